@@ -1,0 +1,205 @@
+//! The command line: flags, their environment variables and their help, which is a manual.
+
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, builder::FalseyValueParser};
+use shared::{
+    exit_code,
+    job::{Durability, Existing},
+};
+
+mod plan;
+
+pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
+
+/// Where workers find the coordinator unless `--listen` says something else.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+/// Beyond that no origin answers faster, and file descriptors run out.
+const MAX_WORKERS: i64 = 1000;
+/// A renewal every third of it must have time for a slow line.
+const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+
+const EXAMPLES: &str = "\
+Examples:
+  See it work, without ImageNet and without a list:
+      coordinator --demo
+  One machine, 10 downloads at a time:
+      coordinator --fname data.csv --target /data/imagenet --dev
+  Several workers: one coordinator, and workers here or, through an SSH tunnel, on other machines:
+      coordinator --fname data.csv
+      worker --connect http://127.0.0.1:50051 --target /data/imagenet
+
+Every flag can also be given as the environment variable beside it; the flag wins.";
+
+/// Downloads ImageNet classes: hands the classes of a CSV to workers, counts, and names what failed.
+///
+/// Each class is downloaded once, unpacked while it arrives, and appears under its final name only when it is complete. The
+/// same command after an interruption goes on where it stopped; after a finished run it skips what is there and tries again
+/// what failed.
+#[derive(Debug, Parser)]
+#[command(name = "coordinator", version)]
+pub struct Config {
+    /// What to download.
+    #[command(flatten)]
+    pub origin: OriginConfig,
+    /// Where it goes.
+    #[command(flatten)]
+    pub target: TargetConfig,
+    /// Who downloads, on this machine.
+    #[command(flatten)]
+    pub single_host: SingleHostConfig,
+    /// Who downloads, on many machines.
+    #[command(flatten)]
+    pub fleet: FleetConfig,
+}
+
+/// What to download.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to download")]
+pub struct OriginConfig {
+    /// CSV file with a `wnid` column; other columns are ignored
+    #[arg(long, env = "IMAGENET_FNAME", value_name = "FILE", default_value = "data.csv")]
+    pub fname: PathBuf,
+    /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`
+    #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = "https://image-net.org/data/winter21_whole")]
+    pub url: String,
+    /// Attempts without progress after the first one; an attempt that brings bytes starts the count anew
+    #[arg(long, env = "IMAGENET_RETRIES", value_name = "N", default_value_t = 5)]
+    pub retries: u32,
+    /// A download that brings no byte for this long is tried again, e.g. 120s or 2m
+    #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
+    pub timeout: Duration,
+    /// Extra certificate authorities for the origin, PEM
+    #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Extra request headers for the origin (cookies, tokens), one `Name: value` a line; never logged
+    #[arg(long, env = "IMAGENET_HEADER_FILE", value_name = "FILE")]
+    pub header_file: Option<PathBuf>,
+}
+
+/// Where it goes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Where it goes")]
+pub struct TargetConfig {
+    /// Folder for the logs and, with --dev, for the images [default: the current directory; with --demo ./imagenet-demo]
+    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Leave no tar behind; with this none is ever written, only the class folders
+    #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = FalseyValueParser::new())]
+    pub delete_tar: bool,
+    /// What becomes of a class folder that this program did not write
+    #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
+    pub existing: ExistingArg,
+    /// What a finished class survives
+    #[arg(long, env = "IMAGENET_DURABILITY", value_name = "WHAT", value_enum, default_value_t)]
+    pub durability: DurabilityArg,
+}
+
+/// Who downloads, on this machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On one machine")]
+pub struct SingleHostConfig {
+    /// Download in this process; no worker needs to be started
+    #[arg(long, env = "IMAGENET_DEV", value_parser = FalseyValueParser::new())]
+    pub dev: bool,
+    /// Show how it works with a little origin of its own, whose faults are part of the show; implies --dev, needs no CSV
+    #[arg(long, env = "IMAGENET_DEMO", value_parser = FalseyValueParser::new())]
+    pub demo: bool,
+    /// With --dev: parallel downloads
+    #[arg(
+        long,
+        env = "IMAGENET_WORKERS",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS)
+    )]
+    pub workers: u16,
+    /// With --dev: the worker's name in logs [default: the host's name]
+    #[arg(long, env = "IMAGENET_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Who downloads, on many machines.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "On many machines")]
+pub struct FleetConfig {
+    /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens unless this is given]
+    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Classes of a worker that is silent for this long (and 10s more) go to another one
+    #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
+    pub lease_ttl: Duration,
+}
+
+/// As [`Existing`], on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ExistingArg {
+    /// Prove it against the origin; a folder that does not match stays untouched and the class fails
+    #[default]
+    Adopt,
+    /// Download the class and put it in the folder's place
+    Replace,
+    /// Believe that it is complete
+    Trust,
+}
+
+/// As [`Durability`], on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArg {
+    /// A power cut
+    #[default]
+    Power,
+    /// The end of the process, also by SIGKILL; faster on slow disks
+    Process,
+}
+
+impl Config {
+    /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`; clap knows which.
+    ///
+    /// # Errors
+    /// What clap says; it prints itself and knows its exit code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        // Values from the environment may be secret, so the help shows only the variables' names.
+        let command = Self::command()
+            .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
+            .mut_args(|argument| argument.hide_env_values(true));
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() { Err("it must be longer than nothing, e.g. 120s".to_owned()) } else { Ok(duration) }
+}
+
+fn lease_ttl(text: &str) -> Result<Duration, String> {
+    let duration = positive(text)?;
+    if duration < SHORTEST_LEASE {
+        return Err("the shortest is 3s: leases are renewed every third of it, over the network".to_owned());
+    }
+    Ok(duration)
+}
+
+impl From<ExistingArg> for Existing {
+    fn from(argument: ExistingArg) -> Self {
+        match argument {
+            ExistingArg::Adopt => Self::Adopt,
+            ExistingArg::Replace => Self::Replace,
+            ExistingArg::Trust => Self::Trust,
+        }
+    }
+}
+
+impl From<DurabilityArg> for Durability {
+    fn from(argument: DurabilityArg) -> Self {
+        match argument {
+            DurabilityArg::Power => Self::Power,
+            DurabilityArg::Process => Self::Process,
+        }
+    }
+}

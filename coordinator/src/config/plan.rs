@@ -1,0 +1,270 @@
+//! `Plan`: the configuration as checked types; nothing after it checks again.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use shared::job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate};
+
+use super::{Config, DEFAULT_LISTEN};
+
+/// Where `--demo` puts its pictures unless `--target` says something else.
+const DEMO_TARGET: &str = "imagenet-demo";
+const LONGEST_NAME: usize = 64;
+
+/// The checked configuration.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which classes.
+    pub source: ClassSource,
+    /// Where the logs go and, in single-host mode, the images.
+    pub target: PathBuf,
+    /// What the workers are told. The demo puts its own URL in.
+    pub job: JobOptions,
+    /// Where workers connect to, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// A lease that is not renewed for this long goes to another worker.
+    pub lease_ttl: Duration,
+    /// The worker in this process, in single-host mode.
+    pub single_host: Option<SingleHost>,
+}
+
+/// Which classes to download.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ClassSource {
+    /// Those of a CSV file.
+    Csv(PathBuf),
+    /// Those of the little origin in this process.
+    Demo,
+}
+
+/// The worker in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SingleHost {
+    /// Its name in logs.
+    pub name: String,
+    /// Parallel downloads.
+    pub workers: u16,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not a URL; the text may hold credentials and is not shown.
+    #[error("use the value of --url: {0}")]
+    Url(#[from] InvalidUrl),
+    /// Plaintext is for this machine only.
+    #[error(
+        "listen on {0}: without encryption only this machine may connect; give a loopback address, e.g. --listen {DEFAULT_LISTEN}"
+    )]
+    PublicListen(SocketAddr),
+    /// A name that could not be part of a file name.
+    #[error(
+        "use the value of --name: a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores, and starts with no dot"
+    )]
+    Name,
+    /// A file named by a flag.
+    #[error("read {}, given with {flag}: {source}", path.display())]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Not `Name: value`; the text is secret and is not shown.
+    #[error("use the header file {}: line {line} is not of the form `Name: value`", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// No certificate in it.
+    #[error("use {}, given with --cacert: it holds no PEM certificate (-----BEGIN CERTIFICATE-----)", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Config {
+    /// Checks everything that can be checked without the target, and reads the files that flags name.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one sentence that names the flag.
+    pub fn plan(self) -> Result<Plan, ConfigError> {
+        let Self { origin, target, single_host, fleet } = self;
+        let dev = single_host.dev || single_host.demo;
+        let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
+        if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError::PublicListen(address));
+        }
+        let job = JobOptions {
+            run_id: format!("{:032x}", rand::random::<u128>()),
+            url: UrlTemplate::parse(&origin.url)?,
+            delete_tar: target.delete_tar,
+            retries: origin.retries,
+            timeout: origin.timeout,
+            existing: target.existing.into(),
+            durability: target.durability.into(),
+            ca_pem: origin.cacert.as_deref().map(certificates).transpose()?.unwrap_or_default(),
+            headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
+        };
+        let folder = target.target.unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
+        let worker = || -> Result<_, ConfigError> {
+            Ok(SingleHost { name: worker_name(single_host.name)?, workers: single_host.workers })
+        };
+        Ok(Plan {
+            source: if single_host.demo { ClassSource::Demo } else { ClassSource::Csv(origin.fname) },
+            target: folder,
+            job,
+            listen,
+            lease_ttl: fleet.lease_ttl,
+            single_host: dev.then(worker).transpose()?,
+        })
+    }
+}
+
+fn worker_name(given: Option<String>) -> Result<String, ConfigError> {
+    let fits = |name: &str| {
+        (1..=LONGEST_NAME).contains(&name.len())
+            && !name.starts_with('.')
+            && name.chars().all(|character| character.is_ascii_alphanumeric() || ".-_".contains(character))
+    };
+    match given {
+        Some(name) if fits(&name) => Ok(name),
+        Some(_) => Err(ConfigError::Name),
+        None => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            Ok(Some(host.trim().to_owned()).filter(|name| fits(name)).unwrap_or_else(|| "worker".to_owned()))
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let pem =
+        std::fs::read(path).map_err(|source| ConfigError::File { flag: "--cacert", path: path.to_owned(), source })?;
+    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+        return Err(ConfigError::Certificate { path: path.to_owned() });
+    }
+    Ok(pem)
+}
+
+fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+        flag: "--header-file",
+        path: path.to_owned(),
+        source,
+    })?;
+    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    lines
+        .map(|(number, line)| (number + 1, line.trim()))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(line, text)| header(text).ok_or_else(|| ConfigError::Header { path: path.to_owned(), line }))
+        .collect()
+}
+
+/// A header as RFC 9110 has it: a token, a colon, visible text.
+fn header(line: &str) -> Option<SecretHeader> {
+    let (name, value) = line.split_once(':')?;
+    let (name, value) = (name.trim(), value.trim());
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let fits = !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control);
+    fits.then(|| SecretHeader { name: name.to_owned(), value: value.as_bytes().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use shared::job::{Durability, Existing};
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, String> {
+        let arguments = ["coordinator"].iter().chain(flags).map(OsString::from);
+        Config::read(arguments).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn plan(flags: &[&str]) -> Result<Plan, String> {
+        config(flags)?.plan().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_contract() {
+        let plan = plan(&[]).unwrap();
+        assert_eq!(plan.source, ClassSource::Csv("data.csv".into()));
+        assert_eq!(plan.target, Path::new("."));
+        assert_eq!(plan.listen, Some(DEFAULT_LISTEN));
+        assert_eq!((plan.lease_ttl, plan.single_host), (Duration::from_secs(30), None));
+        let job = plan.job;
+        assert_eq!(job.url.as_str(), "https://image-net.org/data/winter21_whole/{wnid}.tar");
+        assert_eq!((job.delete_tar, job.retries, job.timeout), (false, 5, Duration::from_mins(2)));
+        assert_eq!((job.existing, job.durability), (Existing::Adopt, Durability::Power));
+    }
+
+    #[test]
+    fn single_host_mode_listens_only_where_it_is_told_to() {
+        let dev = plan(&["--dev", "--workers", "3", "--name", "cat"]).unwrap();
+        assert_eq!(dev.listen, None);
+        assert_eq!(dev.single_host, Some(SingleHost { name: "cat".to_owned(), workers: 3 }));
+        assert!(plan(&["--dev", "--listen", "127.0.0.1:0"]).unwrap().listen.is_some());
+        let demo = plan(&["--demo"]).unwrap();
+        assert_eq!((demo.source, demo.target), (ClassSource::Demo, DEMO_TARGET.into()));
+        assert_eq!(demo.single_host.unwrap().workers, 10);
+        assert_eq!(plan(&["--demo", "--target", "x"]).unwrap().target, Path::new("x"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_in_one_sentence() {
+        for (flags, said) in [
+            (&["--listen", "0.0.0.0:50051"][..], "give a loopback address, e.g. --listen 127.0.0.1:50051"),
+            (&["--listen", "[2001:db8::1]:1"], "only this machine may connect"),
+            (&["--url", "ftp://u:secret@h/x"], "use the value of --url: its scheme is ftp:"),
+            (&["--workers", "0"], "0 is not in 1..=1000"),
+            (&["--workers", "1001"], "1001 is not in 1..=1000"),
+            (&["--timeout", "0s"], "it must be longer than nothing"),
+            (&["--timeout", "soon"], "expected number at 0"),
+            (&["--lease-ttl", "2s"], "the shortest is 3s"),
+            (&["--existing", "delete"], "invalid value 'delete' for '--existing <HOW>'"),
+            (&["--dev", "--name", "../x"], "use the value of --name"),
+            (&["--cacert", "/nowhere/ca.pem"], "read /nowhere/ca.pem, given with --cacert: No such file"),
+        ] {
+            let error = plan(flags).unwrap_err();
+            assert!(error.contains(said) && !error.contains("secret"), "{flags:?}: {error}");
+        }
+        assert_eq!(plan(&["--timeout", "500ms"]).unwrap().job.timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn headers_are_read_line_by_line_and_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            headers(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "F"))
+        };
+        let found = read("\u{feff}# mine\n\nCookie: a=b; c=d\r\n X-Token :  secret:1 \n").unwrap();
+        let header = |name: &str, value: &str| SecretHeader { name: name.to_owned(), value: value.into() };
+        assert_eq!(found, [header("Cookie", "a=b; c=d"), header("X-Token", "secret:1")]);
+        for text in ["A: b\nsecret\n", "A: b\nse cret: x\n", "A: b\n: secret\n", "A: b\nC: se\x01cret\n"] {
+            let said = "use the header file F: line 2 is not of the form `Name: value`";
+            assert_eq!(read(text).unwrap_err(), said);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_no_certificate_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        std::fs::write(&path, "key").unwrap();
+        assert!(matches!(certificates(&path), Err(ConfigError::Certificate { .. })));
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        assert!(certificates(&path).is_ok());
+    }
+}

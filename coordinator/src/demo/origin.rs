@@ -1,0 +1,184 @@
+//! The demo's origin: ranges, validators and, by script, a few of the faults that the real one has.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use shared::Wnid;
+
+use super::{Script, pictures};
+
+/// A class takes about this long, so that there is something to see.
+const PACE: Duration = Duration::from_millis(1500);
+const CHUNK: usize = 4096;
+const LAST_MODIFIED: HeaderValue = HeaderValue::from_static("Sat, 01 Jan 2022 00:00:00 GMT");
+
+/// A class and how often it was asked for.
+struct Class {
+    script: Script,
+    tar: Bytes,
+    etag: HeaderValue,
+    requests: AtomicU32,
+}
+
+type Classes = Arc<HashMap<String, Class>>;
+
+/// Serves `/<wnid>.tar` for each of the classes. Draws all pictures, so not for an async task.
+pub(super) fn router(classes: &[(Wnid, Script)]) -> Router {
+    let class = |(seed, (wnid, script)): (u32, &(Wnid, Script))| {
+        let tar = Bytes::from(pictures::tar_of(*wnid, seed));
+        let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len())).expect("an id and a number are text");
+        (format!("{wnid}.tar"), Class { script: *script, tar, etag, requests: AtomicU32::new(0) })
+    };
+    let classes: Classes = Arc::new((0..).zip(classes).map(class).collect());
+    Router::new().route("/{file}", get(answer)).with_state(classes)
+}
+
+async fn answer(
+    State(classes): State<Classes>,
+    Path(file): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Some(class) = classes.get(&file).filter(|class| class.script != Script::Missing) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let is_first = method == Method::GET && class.requests.fetch_add(1, Ordering::Relaxed) == 0;
+    if is_first && class.script == Script::BusyFirst {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response();
+    }
+    let length = class.tar.len();
+    let start = match range_start(&headers, &class.etag) {
+        Some(start) if start >= length => {
+            let range = format!("bytes */{length}");
+            return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, range)]).into_response();
+        }
+        start => start,
+    };
+    let body = class.tar.slice(start.unwrap_or(0)..);
+    let size = body.len();
+    let body = if is_first && class.script == Script::CutFirst {
+        let half = body.slice(..size / 2);
+        let cut = stream::once(async { Err(io::Error::from(io::ErrorKind::ConnectionReset)) });
+        Body::from_stream(paced(half, length).chain(cut))
+    } else {
+        Body::from_stream(paced(body, length))
+    };
+    let mut response = Response::new(body);
+    let head = response.headers_mut();
+    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    head.insert(header::CONTENT_LENGTH, size.into());
+    head.insert(header::ETAG, class.etag.clone());
+    head.insert(header::LAST_MODIFIED, LAST_MODIFIED);
+    if let Some(start) = start {
+        let range = format!("bytes {start}-{}/{length}", length - 1);
+        head.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are text"));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+/// The start of `Range: bytes=N-`, unless `If-Range` names another version; every other form of range may be ignored.
+fn range_start(headers: &HeaderMap, etag: &HeaderValue) -> Option<usize> {
+    let is_current = headers.get(header::IF_RANGE).is_none_or(|version| version == etag || version == LAST_MODIFIED);
+    let range = headers.get(header::RANGE).filter(|_| is_current)?;
+    range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+/// The body in small pieces, at the pace of a tar of `length` bytes.
+fn paced(body: Bytes, length: usize) -> impl Stream<Item = io::Result<Bytes>> {
+    let pieces = u32::try_from(length.div_ceil(CHUNK)).unwrap_or(u32::MAX);
+    let pause = PACE / pieces.max(1);
+    stream::unfold(body, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        let piece = rest.split_to(rest.len().min(CHUNK));
+        Some((Ok(piece), rest))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, extract::Request};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(router: &Router, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    fn router_of(script: Script) -> Router {
+        router(&[("n02124075".parse().unwrap(), script)])
+    }
+
+    fn text(response: &Response, name: &header::HeaderName) -> String {
+        response.headers()[name].to_str().unwrap().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_answer_is_cut_and_a_range_brings_the_rest() {
+        let router = router_of(Script::CutFirst);
+        let head = ask(&router, Method::HEAD, "/n02124075.tar", &[]).await;
+        let (length, etag) = (text(&head, &header::CONTENT_LENGTH), text(&head, &header::ETAG));
+        let mut first = ask(&router, Method::GET, "/n02124075.tar", &[]).await.into_body().into_data_stream();
+        let mut received = Vec::new();
+        while let Some(Ok(piece)) = first.next().await {
+            received.extend(piece);
+        }
+        assert_eq!(received.len(), length.parse::<usize>().unwrap() / 2);
+        let range = format!("bytes={}-", received.len());
+        let rest =
+            ask(&router, Method::GET, "/n02124075.tar", &[(header::RANGE, &range), (header::IF_RANGE, &etag)]).await;
+        assert_eq!(rest.status(), StatusCode::PARTIAL_CONTENT);
+        assert!(text(&rest, &header::CONTENT_RANGE).ends_with(&format!("/{length}")));
+        received.extend(to_bytes(rest.into_body(), usize::MAX).await.unwrap());
+        assert_eq!(received, pictures::tar_of("n02124075".parse().unwrap(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_version_is_sent_whole_and_a_range_beyond_the_end_is_refused() {
+        let router = router_of(Script::Plain);
+        let other = [(header::RANGE, "bytes=5-"), (header::IF_RANGE, "\"other\"")];
+        assert_eq!(ask(&router, Method::GET, "/n02124075.tar", &other).await.status(), StatusCode::OK);
+        let beyond = [(header::RANGE, "bytes=99999999-")];
+        let refused = ask(&router, Method::GET, "/n02124075.tar", &beyond).await;
+        assert_eq!(refused.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_origin_answers_the_second_time_and_a_missing_class_never() {
+        let router = router_of(Script::BusyFirst);
+        let busy = ask(&router, Method::GET, "/n02124075.tar", &[]).await;
+        assert_eq!((busy.status(), text(&busy, &header::RETRY_AFTER)), (StatusCode::SERVICE_UNAVAILABLE, "1".into()));
+        assert_eq!(ask(&router, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::OK);
+        assert_eq!(ask(&router, Method::GET, "/n00000000.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+        let missing = router_of(Script::Missing);
+        for _ in 0..2 {
+            assert_eq!(ask(&missing, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+        }
+    }
+}

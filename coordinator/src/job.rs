@@ -1,0 +1,245 @@
+//! A job from its first lease to its summary: starts the dispatcher, the servers and, in single-host mode, the worker; waits
+//! for the end; stops them in phases, each with a deadline.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use shared::{
+    class_list::ClassList,
+    exit_code::Exit,
+    job::{JobOptions, JobStatus},
+    job_line::{JobLine, Screen},
+    shutdown::Shutdown,
+};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CoordinatorError,
+    config::Plan,
+    dev::{self, DevWorker, DevWorkerError},
+    dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
+    failure_log::FailureLog,
+    lease_table::LeaseTable,
+    service::{self, LeaseTerms, ServeError},
+    summary,
+};
+
+const FRAME: Duration = Duration::from_millis(200);
+/// Workers that hear that the job is done have this long to leave.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The worker in this process, which stops too, has this long to hand back what it holds.
+const HAND_BACK: Duration = Duration::from_secs(10);
+/// Workers elsewhere go on with what they hold and wait for the next coordinator: they only need to hear of it.
+const NOTICE: Duration = Duration::from_secs(1);
+/// Then connections have this long to close.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// How the wait for the end went.
+enum End {
+    Finished,
+    Interrupted,
+}
+
+/// Runs a job to its end; the summary goes to `out`. `worker` is called in single-host mode.
+pub(crate) async fn run<W, F>(
+    plan: Plan,
+    classes: &ClassList,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    mut out: impl Write,
+    worker: W,
+) -> Result<Exit, CoordinatorError>
+where
+    W: FnOnce(DevWorker) -> F,
+    F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
+{
+    let mut job = Job::start(plan, classes, screen, shutdown, worker).await?;
+    let end = job.until_end(screen, shutdown).await;
+    let grace = match &end {
+        Ok(End::Finished) => FAREWELL,
+        Ok(End::Interrupted) if job.worker.is_empty() => NOTICE,
+        Ok(End::Interrupted) => HAND_BACK,
+        Err(_) => Duration::ZERO,
+    };
+    let status = job.stop(grace, &shutdown.abort).await;
+    match end? {
+        // Also when the signal came while the last class was reported.
+        _ if status.is_done() => {
+            if let Err(error) = summary::write(&mut out, &status) {
+                tracing::warn!("failed to write the summary to standard output: {error}");
+            }
+            Ok(summary::exit(&status))
+        }
+        End::Finished | End::Interrupted => {
+            let there = status.success + status.skipped;
+            say(
+                screen,
+                &format!("interrupted: {there} of {} classes are there; the same command goes on", status.total),
+            );
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+/// One line for people.
+pub(crate) fn say(screen: &Screen, line: &str) {
+    // A closed standard error must not stop a download.
+    screen.write(format!("{line}\n").as_bytes()).ok();
+}
+
+/// Everything that runs for a job.
+struct Job {
+    handle: DispatcherHandle,
+    dispatcher: JoinSet<()>,
+    servers: JoinSet<Result<(), ServeError>>,
+    worker: JoinSet<Result<(), DevWorkerError>>,
+    /// Ends the servers.
+    close: CancellationToken,
+}
+
+impl Job {
+    async fn start<W, F>(
+        plan: Plan,
+        classes: &ClassList,
+        screen: &Screen,
+        shutdown: &Shutdown,
+        worker: W,
+    ) -> Result<Self, CoordinatorError>
+    where
+        W: FnOnce(DevWorker) -> F,
+        F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
+    {
+        // The address first: what cannot run must not empty the failure log of the last run.
+        let listener = match plan.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let log = FailureLog::create(&plan.target)?;
+        let terms = LeaseTerms { epoch: epoch(), ttl: plan.lease_ttl };
+        let table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        tracing::info!(
+            run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
+            duplicates = classes.duplicates, "starting"
+        );
+        let (owner, handle) = Dispatcher::new(table, log, &classes.invalid);
+        let close = CancellationToken::new();
+        let mut job =
+            Self { handle, dispatcher: JoinSet::new(), servers: JoinSet::new(), worker: JoinSet::new(), close };
+        job.dispatcher.spawn(owner.run());
+        let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
+        if let Some((listener, address)) = listener {
+            say(
+                screen,
+                &format!("listening on {address} (local only); start workers with: worker --connect http://{address}"),
+            );
+            job.serve(&plan.job, terms, service::accept(listener), stop.clone());
+        }
+        if let Some(single_host) = plan.single_host {
+            let (connect, incoming) = dev::in_process();
+            job.serve(&plan.job, terms, incoming, stop);
+            let (screen, shutdown) = (screen.clone(), shutdown.clone());
+            job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown }));
+        }
+        Ok(job)
+    }
+
+    fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, incoming: I, stop: Shutdown)
+    where
+        I: futures_util::Stream<Item = io::Result<IO>> + Send + 'static,
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,
+    {
+        self.servers.spawn(service::serve(self.handle.clone(), options.clone(), terms, incoming, stop));
+    }
+
+    async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
+        let mut status = self.handle.watch();
+        let mut frames = interval(FRAME);
+        // The worker in this process draws the line itself, below its bars.
+        let mut line = self.worker.is_empty().then(|| JobLine::new(screen));
+        let end = loop {
+            tokio::select! {
+                biased;
+                _ = status.wait_for(JobStatus::is_done) => break Ok(End::Finished),
+                () = shutdown.drain.cancelled() => break Ok(End::Interrupted),
+                Some(ended) = self.worker.join_next() => break Err(self.without_worker(ended)),
+                Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
+                _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.handle.status()) },
+            }
+        };
+        if let Some(line) = line {
+            line.finish();
+        }
+        end
+    }
+
+    /// Why the job cannot go on once the worker in this process has ended.
+    fn without_worker(&self, ended: Result<Result<(), DevWorkerError>, tokio::task::JoinError>) -> CoordinatorError {
+        match ended {
+            Ok(Err(error)) => error.into(),
+            Err(error) => DevWorkerError(format!("run the worker: {error}")).into(),
+            Ok(Ok(())) => {
+                let stopped = self.handle.watch_stopped().borrow().clone();
+                let WorkerStopped { name, reason } = stopped.unwrap_or_else(|| WorkerStopped {
+                    name: "in this process".to_owned(),
+                    reason: "it left before the job was done".to_owned(),
+                });
+                CoordinatorError::WorkerStopped { name, reason }
+            }
+        }
+    }
+
+    /// Waits for the workers to leave, closes the connections, and gives the last counts.
+    async fn stop(mut self, grace: Duration, abort: &CancellationToken) -> JobStatus {
+        let mut watch = self.handle.watch();
+        let left = async {
+            let all_left = watch.wait_for(|status| status.workers == 0).await;
+            drop(all_left);
+            while self.worker.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            left = timeout(grace, left) => if left.is_err() {
+                tracing::info!(workers = self.handle.status().workers, "workers did not leave in time");
+            },
+            () = abort.cancelled() => {}
+        }
+        self.close.cancel();
+        let closed = async { while self.servers.join_next().await.is_some() {} };
+        if timeout(CLOSE, closed).await.is_err() {
+            tracing::info!("connections did not close in time");
+        }
+        self.servers.shutdown().await;
+        let status = self.handle.status();
+        drop(self.handle);
+        self.dispatcher.shutdown().await;
+        status
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
+        _ => CoordinatorError::Listen { address, source },
+    })
+}
+
+/// Higher for each start: the seconds since 1970, which fit until 2106.
+fn epoch() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Whole jobs with a worker that speaks the protocol and downloads nothing.
+
+use hyper_util::rt::TokioIo;
+use proto::coordinator_client::CoordinatorClient;
+use shared::job::{Durability, Existing, UrlTemplate};
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::config::{ClassSource, SingleHost};
+
+fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
+    Plan {
+        source: ClassSource::Demo,
+        target: target.to_owned(),
+        job: JobOptions {
+            run_id: "run".to_owned(),
+            url: UrlTemplate::parse("http://127.0.0.1/x").unwrap(),
+            delete_tar: false,
+            retries: 5,
+            timeout: Duration::from_secs(1),
+            existing: Existing::Adopt,
+            durability: Durability::Power,
+            ca_pem: vec![],
+            headers: vec![],
+        },
+        listen,
+        lease_ttl: Duration::from_secs(30),
+        single_host: Some(SingleHost { name: "host".to_owned(), workers: 2 }),
+    }
+}
+
+fn classes() -> ClassList {
+    let wnids = ["n00000001", "n00000002", "n00000003"].map(|wnid| wnid.parse().unwrap());
+    ClassList { wnids: wnids.into(), ..ClassList::default() }
+}
+
+/// Reports every class it gets: the last of the list as failed, the others as success. Leaves with a reason, if it has one.
+async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
+    let connect = worker.connect.clone();
+    let channel = Endpoint::from_static("http://in-process")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let connect = connect.clone();
+            async move {
+                let (near, far) = tokio::io::duplex(64 * 1024);
+                connect.send(far).await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>(TokioIo::new(near))
+            }
+        }))
+        .await
+        .unwrap();
+    let mut client = CoordinatorClient::new(channel);
+    let register = proto::RegisterRequest {
+        protocol_version: 1,
+        worker_name: worker.single_host.name,
+        instance_nonce: vec![1],
+        ..proto::RegisterRequest::default()
+    };
+    let session_id = client.register(register).await.unwrap().into_inner().session_id;
+    while reason.is_empty() {
+        let acquire = proto::AcquireRequest { session_id, max: 1, held: vec![] };
+        let acquired = client.acquire(acquire).await.unwrap().into_inner();
+        if acquired.job_done || acquired.directive() == proto::Directive::Stop {
+            break;
+        }
+        let results = acquired.leases.into_iter().map(|lease| {
+            let kind = if lease.wnid == "n00000003" {
+                let kind = proto::FailureKind::HttpError.into();
+                proto::outcome::Kind::Failure(proto::Failure { kind, message: "404 Client Error".to_owned() })
+            } else {
+                proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
+            };
+            proto::Result { wnid: lease.wnid, token: lease.token, outcome: Some(proto::Outcome { kind: Some(kind) }) }
+        });
+        let report = proto::ReportRequest { session_id, results: results.collect() };
+        client.report(report).await.unwrap();
+        if worker.shutdown.drain.is_cancelled() {
+            break;
+        }
+    }
+    let leave = proto::LeaveRequest { session_id, reason: reason.to_owned(), ..proto::LeaveRequest::default() };
+    client.leave(leave).await.unwrap();
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut out, shutdown, start) = (Vec::new(), Shutdown::default(), Instant::now());
+    let plan = plan(folder.path(), None);
+    let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, |worker| work(worker, "")).await;
+    assert_eq!(exit.unwrap(), Exit::SomeFailed);
+    let out = String::from_utf8(out).unwrap();
+    assert!(out.contains("✓ Success: 2\n⊘ Skipped: 0\n✗ Failed:  1\nTotal:     3\n"), "{out}");
+    let log = std::fs::read_to_string(folder.path().join(crate::failure_log::NAME)).unwrap();
+    assert_eq!(log, "n00000003 - HTTPError: 404 Client Error\n");
+    assert!(start.elapsed() < Duration::from_secs(1), "nothing is waited for once everybody has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_cannot_go_on_without_its_only_worker_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut out, shutdown) = (Vec::new(), Shutdown::default());
+    let plan = plan(folder.path(), None);
+    let stops = |worker| async { work(worker, "the disk is full").await };
+    let error = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, stops).await.unwrap_err();
+    assert_eq!(error.to_string(), "go on: worker host stopped: the disk is full");
+    assert!(out.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_so_long() {
+    let folder = tempfile::tempdir().unwrap();
+    for (aborts, least, most) in [(false, HAND_BACK, HAND_BACK + CLOSE), (true, Duration::ZERO, CLOSE)] {
+        let (mut out, shutdown, start) = (Vec::new(), Shutdown::default(), Instant::now());
+        shutdown.drain.cancel();
+        if aborts {
+            shutdown.abort.cancel();
+        }
+        let plan = plan(folder.path(), None);
+        let stuck = |worker: DevWorker| async move {
+            let _worker = worker;
+            std::future::pending().await
+        };
+        let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, stuck).await;
+        assert_eq!(exit.unwrap(), Exit::Interrupted);
+        assert!(out.is_empty());
+        let waited = start.elapsed();
+        assert!(waited >= least && waited <= most, "{waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join(crate::failure_log::NAME);
+    std::fs::write(&log, "n00000009 - Timeout: of the last run\n").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let plan = plan(folder.path(), Some(address));
+    let none = |_| async { Ok(()) };
+    let result = run(plan, &classes(), &Screen::Silent, &Shutdown::default(), io::sink(), none).await;
+    assert!(matches!(result, Err(CoordinatorError::AddressInUse(busy)) if busy == address));
+    assert!(std::fs::read_to_string(log).unwrap().starts_with("n00000009"));
+}

@@ -1,0 +1,330 @@
+//! Each rule as a sentence, then all of them at once under random sequences of operations.
+
+use proptest::{collection::vec, prelude::*};
+use shared::outcome::{Failure, FailureKind, Published};
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn wnids(count: u32) -> Vec<Wnid> {
+    (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect()
+}
+
+fn table(count: u32) -> LeaseTable {
+    LeaseTable::new(&wnids(count), 0, 1, TTL)
+}
+
+fn good() -> Outcome {
+    Outcome::Success(Published { files: 1, bytes: 10_240 })
+}
+
+fn bad() -> Outcome {
+    Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error"))
+}
+
+fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
+    table.register(worker, worker.as_bytes(), &[], now).session
+}
+
+fn numbers(leases: &[Lease]) -> Vec<String> {
+    leases.iter().map(|lease| lease.wnid.to_string().trim_start_matches(['n', '0']).to_owned()).collect()
+}
+
+/// What must hold after each step.
+fn check(table: &LeaseTable) {
+    let mut folded = JobStatus { total: table.status.total, ..JobStatus::default() };
+    for class in &table.classes {
+        *counter(&mut folded, class.state) += 1;
+    }
+    folded.failed += table.status.total - table.classes.len() as u64;
+    folded.workers = u32::try_from(table.sessions.len()).unwrap();
+    folded.received_bytes = table.received.values().sum();
+    assert_eq!(table.status, folded);
+    assert_eq!(folded.settled() + folded.leased + folded.pending, folded.total);
+    let held: usize = table.sessions.values().map(|session| session.leases.len()).sum();
+    assert_eq!(held as u64, folded.leased);
+    assert!(table.returned.len() <= table.classes.len());
+    assert_eq!(table.by_worker.len(), table.sessions.len());
+}
+
+#[test]
+fn leases_go_out_in_list_order_and_given_back_ones_first() {
+    let now = Instant::now();
+    let mut table = table(5);
+    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    assert_eq!(numbers(&table.acquire(one, 2, now).unwrap()), ["1", "2"]);
+    assert_eq!(numbers(&table.acquire(other, 1, now).unwrap()), ["3"]);
+    table.leave(one).unwrap();
+    assert_eq!(numbers(&table.acquire(other, 3, now).unwrap()), ["1", "2", "4"]);
+    check(&table);
+}
+
+#[test]
+fn a_registration_that_comes_twice_finds_its_session_and_another_process_replaces_it() {
+    let now = Instant::now();
+    let mut table = table(3);
+    let first = table.register("host", b"a", &[], now);
+    let leases = table.acquire(first.session, 2, now).unwrap();
+    assert_eq!(table.register("host", b"a", &leases, now), Registered { replaced: None, ..first });
+    let second = table.register("host", b"b", &[], now);
+    assert_eq!(second.replaced, Some(Ended { worker: "host".to_owned(), returned: 2, given_up: vec![] }));
+    assert_eq!(table.renew(first.session, &leases, 0, now), Err(UnknownSession));
+    assert_eq!(table.report(leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
+    assert_eq!(numbers(&table.acquire(second.session, 9, now).unwrap()), ["1", "2", "3"]);
+    check(&table);
+}
+
+#[test]
+fn one_renewal_keeps_all_leases_and_a_missed_one_gives_them_away_after_the_margin() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let one = session(&mut table, "one", now);
+    let leases = table.acquire(one, 2, now).unwrap();
+    now += TTL;
+    assert_eq!(table.renew(one, &leases, 7, now), Ok(vec![]));
+    now += TTL + EXPIRY_MARGIN;
+    assert_eq!(table.expire(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
+    assert_eq!(table.expire(now), [Ended { worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
+    assert_eq!(table.status().received_bytes, 7, "what was received stays received");
+    check(&table);
+}
+
+#[test]
+fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let one = session(&mut table, "one", now);
+    let leases = table.acquire(one, 2, now).unwrap();
+    now += TTL + EXPIRY_MARGIN;
+    table.expire(now);
+    let other = session(&mut table, "other", now);
+    assert_eq!(numbers(&table.acquire(other, 1, now).unwrap()), ["1"]);
+    let again = table.register("one", b"one", &leases, now);
+    assert_eq!(again.drop, [leases[0].wnid]);
+    assert_eq!(table.renew(again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
+    assert_eq!((table.status().leased, table.status().pending), (2, 0));
+    assert_eq!(table.report(leases[0], &bad()), Verdict::Stale);
+    assert_eq!(table.report(leases[1], &bad()), Verdict::Settled);
+    check(&table);
+}
+
+#[test]
+fn good_news_is_believed_from_anyone_and_is_final() {
+    let now = Instant::now();
+    let mut table = table(1);
+    let one = session(&mut table, "one", now);
+    let lease = table.acquire(one, 1, now).unwrap()[0];
+    let stranger = Lease { token: LeaseToken(3), ..lease };
+    assert_eq!(table.report(stranger, &bad()), Verdict::Stale);
+    assert_eq!(table.report(stranger, &good()), Verdict::Settled);
+    assert_eq!(table.report(stranger, &good()), Verdict::AlreadySettled);
+    assert_eq!(table.report(lease, &bad()), Verdict::AlreadySettled);
+    assert_eq!(table.renew(one, &[lease], 0, now), Ok(vec![lease.wnid]));
+    assert_eq!(table.report(Lease { wnid: wnids(2)[1], ..lease }, &good()), Verdict::NotInList);
+    assert_eq!(table.status(), JobStatus { total: 1, success: 1, workers: 1, ..JobStatus::default() });
+}
+
+#[test]
+fn late_good_news_corrects_a_failure() {
+    let now = Instant::now();
+    let mut table = table(1);
+    let one = session(&mut table, "one", now);
+    let lease = table.acquire(one, 1, now).unwrap()[0];
+    assert_eq!(table.report(lease, &bad()), Verdict::Settled);
+    assert_eq!(table.report(lease, &bad()), Verdict::AlreadySettled);
+    assert_eq!(table.report(lease, &Outcome::Skipped(Published::default())), Verdict::Corrected);
+    assert_eq!((table.status().failed, table.status().skipped), (0, 1));
+}
+
+#[test]
+fn a_grant_that_was_lost_on_the_way_goes_back_although_the_session_lives() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let one = session(&mut table, "one", now);
+    let known = table.acquire(one, 1, now).unwrap();
+    let lost = table.acquire(one, 1, now).unwrap();
+    for _ in 0..2 {
+        now += TTL / 3;
+        assert_eq!(table.renew(one, &known, 0, now), Ok(vec![]));
+        assert_eq!(table.status().leased, 2, "the grant may still be on its way, or the result");
+    }
+    now += TTL / 3;
+    table.renew(one, &known, 0, now).unwrap();
+    assert_eq!((table.status().leased, table.status().pending), (1, 1));
+    assert!(table.acquire(one, 9, now).unwrap()[0].token > lost[0].token);
+    table.take_back(one, &lost);
+    assert_eq!(table.status().leased, 2, "an older grant of the same class is not taken back");
+    table.take_back(one, &known);
+    assert_eq!(table.status().pending, 1);
+    check(&table);
+}
+
+#[test]
+fn a_class_that_is_lost_ten_times_is_given_up() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    for round in 1..=MAX_LOSSES {
+        // Half of the losses are silence, half a process that was started again.
+        let registered = table.register("host", &[round], &[], now);
+        assert!(registered.replaced.is_none_or(|ended| ended.given_up.is_empty()));
+        assert_eq!(table.acquire(registered.session, 1, now).unwrap().len(), 1);
+        if round % 2 == 0 {
+            now += TTL + EXPIRY_MARGIN;
+            let ended = table.expire(now);
+            assert_eq!(ended[0].given_up.len(), usize::from(round == MAX_LOSSES));
+        }
+    }
+    assert!(table.status().is_done());
+    assert_eq!(table.status().failed, 1);
+    check(&table);
+}
+
+#[test]
+fn rows_that_hold_no_id_count_as_failed_from_the_start() {
+    let status = LeaseTable::new(&wnids(2), 3, 1, TTL).status();
+    assert_eq!((status.total, status.failed, status.pending), (5, 3, 2));
+}
+
+#[test]
+fn a_class_costs_less_than_two_hundred_bytes() {
+    // A hash map may be at most as large as twice its content and a half, and the queue may hold every class.
+    let index = 5 * size_of::<(Wnid, usize)>() / 2;
+    assert!(size_of::<Class>() + index + 2 * size_of::<usize>() + 2 * 32 < 200);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Register { worker: usize, instance: u8 },
+    Renew { worker: usize, received: u64 },
+    Acquire { worker: usize, max: usize, forget: bool },
+    Report { pick: usize, good: bool },
+    Leave { worker: usize },
+    Wait { seconds: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let worker = 0..3_usize;
+    prop_oneof![
+        2 => (worker.clone(), 0..2_u8).prop_map(|(worker, instance)| Step::Register { worker, instance }),
+        3 => (worker.clone(), 0..100_u64).prop_map(|(worker, received)| Step::Renew { worker, received }),
+        4 => (worker.clone(), 0..4_usize, any::<bool>())
+            .prop_map(|(worker, max, forget)| Step::Acquire { worker, max, forget }),
+        5 => (any::<usize>(), any::<bool>()).prop_map(|(pick, good)| Step::Report { pick, good }),
+        1 => worker.prop_map(|worker| Step::Leave { worker }),
+        2 => (1..60_u64).prop_map(|seconds| Step::Wait { seconds }),
+    ]
+}
+
+/// Three workers as they see themselves, and everything that was ever granted.
+#[derive(Default)]
+struct Fleet {
+    sessions: [Option<SessionId>; 3],
+    held: [Vec<Lease>; 3],
+    granted: Vec<Lease>,
+    last_token: HashMap<Wnid, LeaseToken>,
+    settled: HashMap<Wnid, Outcome>,
+}
+
+impl Fleet {
+    fn take(&mut self, table: &mut LeaseTable, step: &Step, now: &mut Instant) {
+        match *step {
+            Step::Register { worker, instance } => {
+                let registered = table.register(&worker.to_string(), &[instance], &self.held[worker], *now);
+                self.give_up(worker, &registered.drop);
+                self.sessions[worker] = Some(registered.session);
+                self.note(registered.replaced);
+            }
+            Step::Renew { worker, received } => {
+                let Some(session) = self.sessions[worker] else { return };
+                match table.renew(session, &self.held[worker], received, *now) {
+                    Ok(drop) => self.give_up(worker, &drop),
+                    Err(UnknownSession) => self.sessions[worker] = None,
+                }
+            }
+            Step::Acquire { worker, max, forget } => {
+                let Some(session) = self.sessions[worker] else { return };
+                let Ok(leases) = table.acquire(session, max, *now) else { return };
+                assert!(leases.len() <= max);
+                for lease in leases {
+                    assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
+                    assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
+                    self.granted.push(lease);
+                    if !forget {
+                        self.held[worker].retain(|held| held.wnid != lease.wnid);
+                        self.held[worker].push(lease);
+                    }
+                }
+            }
+            Step::Report { pick, good: is_good } => {
+                if self.granted.is_empty() {
+                    return;
+                }
+                self.report(table, self.granted[pick % self.granted.len()], if is_good { good() } else { bad() });
+            }
+            Step::Leave { worker } => {
+                self.held[worker].clear();
+                if let Some(session) = self.sessions[worker].take() {
+                    let left = table.leave(session);
+                    assert!(left.is_err() || left.unwrap().given_up.is_empty());
+                }
+            }
+            Step::Wait { seconds } => {
+                *now += Duration::from_secs(seconds);
+                table.expire(*now).into_iter().for_each(|ended| self.note(Some(ended)));
+            }
+        }
+    }
+
+    fn report(&mut self, table: &mut LeaseTable, lease: Lease, outcome: Outcome) {
+        let is_good = !matches!(outcome, Outcome::Failed(_));
+        let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
+        let verdict = table.report(lease, &outcome);
+        match verdict {
+            Verdict::Settled => assert_eq!(before, None, "settled twice"),
+            Verdict::Corrected => assert!(is_good && before == Some(false)),
+            Verdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
+            Verdict::Stale => assert!(!is_good && before.is_none()),
+            Verdict::NotInList => panic!("all classes are in the list"),
+        }
+        if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
+            self.settled.insert(lease.wnid, outcome);
+        }
+    }
+
+    fn give_up(&mut self, worker: usize, drop: &[Wnid]) {
+        self.held[worker].retain(|held| !drop.contains(&held.wnid));
+    }
+
+    fn note(&mut self, ended: Option<Ended>) {
+        for wnid in ended.into_iter().flat_map(|ended| ended.given_up) {
+            assert_eq!(self.settled.insert(wnid, bad()), None, "settled twice");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_operations_loses_or_doubles_a_class(steps in vec(step(), 1..200), count in 1..12_u32) {
+        let mut now = Instant::now();
+        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL);
+        let mut fleet = Fleet::default();
+        for step in &steps {
+            fleet.take(&mut table, step, &mut now);
+            check(&table);
+        }
+        prop_assert_eq!(table.status().settled(), fleet.settled.len() as u64 + 2);
+        // Whatever happened before, a healthy worker that comes last finishes the job.
+        now += TTL + EXPIRY_MARGIN;
+        for ended in table.expire(now) {
+            fleet.note(Some(ended));
+        }
+        let last = session(&mut table, "last", now);
+        for lease in table.acquire(last, usize::MAX, now).unwrap() {
+            fleet.report(&mut table, lease, good());
+        }
+        check(&table);
+        prop_assert!(table.status().is_done());
+        prop_assert_eq!(fleet.settled.len(), count as usize);
+    }
+}

@@ -1,0 +1,137 @@
+//! The coordinator: reads the class list, leases classes to workers, keeps the counts and the failure log.
+//!
+//! [`run`] tells the story. The modules stand in the order in which a class meets them.
+
+pub mod config;
+pub mod demo;
+pub mod target;
+
+pub mod dispatcher;
+pub mod failure_log;
+pub mod lease_table;
+
+pub mod dev;
+pub mod service;
+
+mod job;
+pub mod summary;
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use shared::{
+    class_list::{ClassList, ClassListError},
+    exit_code::Exit,
+    job_line::Screen,
+    shutdown::Shutdown,
+    telemetry::{Telemetry, TelemetryError},
+};
+
+use crate::{
+    config::{ClassSource, Config, ConfigError, Plan},
+    demo::{Demo, DemoError},
+    dev::DevWorkerError,
+    failure_log::FailureLogError,
+    service::ServeError,
+    target::{Target, TargetError},
+};
+
+/// Why the coordinator could not run, or not go on; fit to follow "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// A flag or a file that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The CSV cannot be read, or holds no class.
+    #[error(transparent)]
+    ClassList(ClassListError),
+    /// The CSV has no column of classes.
+    #[error("read {}: {source}", path.display())]
+    Column {
+        /// The CSV.
+        path: PathBuf,
+        /// What is missing.
+        source: ClassListError,
+    },
+    /// The demo's origin.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// The target folder.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The detailed log.
+    #[error("open the log: {0}")]
+    Log(io::Error),
+    /// Logs and traces.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The failure log.
+    #[error(transparent)]
+    FailureLog(#[from] FailureLogError),
+    /// Another program has the address.
+    #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
+    AddressInUse(SocketAddr),
+    /// The address is not to be had.
+    #[error("listen on {address}: {source}; give another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The service.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The worker in this process.
+    #[error(transparent)]
+    Worker(#[from] DevWorkerError),
+    /// The worker in this process left before the job was done.
+    #[error("go on: worker {name} stopped: {reason}")]
+    WorkerStopped {
+        /// The worker's name.
+        name: String,
+        /// Its last words.
+        reason: String,
+    },
+}
+
+/// Runs a job from the command line to its end: reads the list, takes the target, leases every class and tells the outcome.
+///
+/// `Exit::Interrupted` means that `shutdown` asked for the end.
+///
+/// # Errors
+/// [`CoordinatorError`], one sentence that says what to do.
+pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
+    let mut plan = config.plan()?;
+    let (classes, _demo) = classes(&mut plan, &screen).await?;
+    let target = Target::prepare(&plan.target)?;
+    let log = target.log().map_err(CoordinatorError::Log)?;
+    let telemetry = Telemetry::start(log, &screen, "coordinator")?;
+    target.warn_if_unlocked();
+    let exit = job::run(plan, &classes, &screen, &shutdown, io::stdout(), dev::run_worker).await;
+    match &exit {
+        Ok(exit) => tracing::info!(code = exit.code(), "finished"),
+        // The screen hears it from `main`.
+        Err(error) => tracing::info!("failed to {error}"),
+    }
+    telemetry.flush().await;
+    exit
+}
+
+/// The classes of the CSV, or those of the demo, which lives as long as what is returned with them.
+async fn classes(plan: &mut Plan, screen: &Screen) -> Result<(ClassList, Option<Demo>), CoordinatorError> {
+    match &plan.source {
+        ClassSource::Csv(path) => match ClassList::read(path) {
+            Ok(classes) => Ok((classes, None)),
+            Err(source @ ClassListError::MissingColumn { .. }) => {
+                Err(CoordinatorError::Column { path: path.clone(), source })
+            }
+            Err(error) => Err(CoordinatorError::ClassList(error)),
+        },
+        ClassSource::Demo => {
+            let demo = Demo::start().await?;
+            job::say(screen, &demo.announcement());
+            plan.job.url = demo.url.clone();
+            Ok((ClassList { wnids: demo.wnids.clone(), ..ClassList::default() }, Some(demo)))
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The wire door: the tonic service over the dispatcher. Beside `shared`, the only module that names the generated types.
+//!
+//! Everything is parsed here, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
+//! from the drain on every answer tells the worker to stop.
+
+use std::{io, pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt as _, stream};
+use proto::coordinator_server::{Coordinator, CoordinatorServer};
+use shared::{
+    Wnid,
+    ids::{LeaseToken, SessionId},
+    job::{JobOptions, JobStatus},
+    outcome::{Outcome, printable},
+    shutdown::Shutdown,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::Connected},
+};
+
+use crate::{
+    dispatcher::{DispatchError, DispatcherHandle, Reported},
+    lease_table::Lease,
+};
+
+/// The version of the protocol that is spoken here.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// How long `Acquire` waits while there is nothing to lease.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// No answer holds more leases, and no message more held ones or results.
+const MAX_BATCH: usize = 4096;
+/// Longer names are cut; they are shown, nothing else.
+const MAX_NAME: usize = 128;
+
+/// The server could not go on.
+#[derive(Debug, thiserror::Error)]
+#[error("serve workers: {0}")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// What the service tells workers about their leases.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTerms {
+    /// Of this start of the coordinator.
+    pub epoch: u32,
+    /// A lease that is not renewed for this long goes to another worker.
+    pub ttl: Duration,
+}
+
+/// Serves workers over any stream of connections until `shutdown.abort`; from `shutdown.drain` on it tells them to stop.
+///
+/// # Errors
+/// When the stream of connections fails.
+pub async fn serve<I, IO, E>(
+    dispatcher: DispatcherHandle,
+    job: JobOptions,
+    terms: LeaseTerms,
+    incoming: I,
+    shutdown: Shutdown,
+) -> Result<(), ServeError>
+where
+    I: Stream<Item = Result<IO, E>>,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let abort = shutdown.abort.clone();
+    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown });
+    // A host that vanished without a word must not keep its connection for ever.
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(door)
+        .serve_with_incoming_shutdown(incoming, abort.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+/// Accepted connections, with small answers sent at once.
+pub fn accept(listener: tokio::net::TcpListener) -> impl Stream<Item = io::Result<tokio::net::TcpStream>> {
+    tokio_stream::wrappers::TcpListenerStream::new(listener).inspect(|connection| {
+        if let Err(error) = connection.as_ref().map(|connection| connection.set_nodelay(true)) {
+            tracing::debug!(%error, "a connection was not accepted");
+        }
+    })
+}
+
+struct Door {
+    dispatcher: DispatcherHandle,
+    job: JobOptions,
+    terms: LeaseTerms,
+    shutdown: Shutdown,
+}
+
+impl Door {
+    fn directive(&self) -> proto::Directive {
+        if self.shutdown.drain.is_cancelled() || self.shutdown.abort.is_cancelled() {
+            proto::Directive::Stop
+        } else {
+            proto::Directive::Continue
+        }
+    }
+
+    fn status(&self) -> proto::JobStatus {
+        self.dispatcher.status().into()
+    }
+
+    fn acquired(&self, leases: Vec<Lease>, directive: proto::Directive) -> Response<proto::AcquireReply> {
+        let leases =
+            leases.into_iter().map(|lease| proto::Lease { wnid: lease.wnid.to_string(), token: lease.token.0 });
+        Response::new(proto::AcquireReply {
+            leases: leases.collect(),
+            directive: directive.into(),
+            job_done: self.dispatcher.status().is_done(),
+            status: Some(self.status()),
+        })
+    }
+
+    /// Waits for a change that `acquire` should know of: something to lease, or the end.
+    async fn something_to_lease(&self, max: usize, until: Instant) -> bool {
+        let mut watch = self.dispatcher.watch();
+        let wanted = watch.wait_for(|status| status.is_done() || (max > 0 && status.pending > 0));
+        tokio::select! {
+            found = timeout_at(until, wanted) => matches!(found, Ok(Ok(_))),
+            () = self.shutdown.drain.cancelled() => false,
+            () = self.shutdown.abort.cancelled() => false,
+        }
+    }
+}
+
+type StatusStream = Pin<Box<dyn Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Coordinator for Door {
+    type WatchStream = StatusStream;
+
+    async fn register(
+        &self,
+        request: Request<proto::RegisterRequest>,
+    ) -> Result<Response<proto::RegisterReply>, Status> {
+        let request = request.into_inner();
+        if request.protocol_version != PROTOCOL_VERSION {
+            return Err(Status::failed_precondition(format!(
+                "the worker speaks protocol version {}, the coordinator version {PROTOCOL_VERSION}: use the same release",
+                request.protocol_version
+            )));
+        }
+        if request.instance_nonce.is_empty() {
+            return Err(Status::invalid_argument("instance_nonce is empty"));
+        }
+        let name: String = printable(&request.worker_name).chars().take(MAX_NAME).collect();
+        let held = held(request.held)?;
+        let (session, drop) = self.dispatcher.register(name, request.instance_nonce, held).await.map_err(refused)?;
+        Ok(Response::new(proto::RegisterReply {
+            session_id: session.0,
+            epoch: self.terms.epoch,
+            ttl_ms: milliseconds(self.terms.ttl),
+            renew_ms: milliseconds(self.terms.ttl / 3),
+            job: Some(self.job.clone().into()),
+            drop: names(&drop),
+        }))
+    }
+
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
+        let request = request.into_inner();
+        let held = held(request.held)?;
+        let renewed = self.dispatcher.renew(SessionId(request.session_id), held, request.received_bytes).await;
+        let (drop, directive) = match renewed {
+            Ok(drop) => (names(&drop), self.directive()),
+            Err(DispatchError::UnknownSession(_)) => (Vec::new(), proto::Directive::Reregister),
+            Err(error) => return Err(refused(error)),
+        };
+        Ok(Response::new(proto::RenewReply {
+            epoch: self.terms.epoch,
+            drop,
+            directive: directive.into(),
+            status: Some(self.status()),
+        }))
+    }
+
+    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
+        let until = Instant::now() + LONG_POLL;
+        let request = request.into_inner();
+        let session = SessionId(request.session_id);
+        let max = usize::try_from(request.max).unwrap_or(MAX_BATCH).min(MAX_BATCH);
+        loop {
+            if self.directive() == proto::Directive::Stop {
+                return Ok(self.acquired(Vec::new(), proto::Directive::Stop));
+            }
+            match self.dispatcher.acquire(session, max).await {
+                Ok(leases) if leases.is_empty() && !self.dispatcher.status().is_done() => {}
+                Ok(leases) => return Ok(self.acquired(leases, self.directive())),
+                Err(DispatchError::UnknownSession(_)) => {
+                    return Ok(self.acquired(Vec::new(), proto::Directive::Reregister));
+                }
+                Err(error) => return Err(refused(error)),
+            }
+            if !self.something_to_lease(max, until).await {
+                return Ok(self.acquired(Vec::new(), self.directive()));
+            }
+        }
+    }
+
+    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
+        let request = request.into_inner();
+        let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
+        let acked = results.iter().map(|reported| reported.lease.wnid).collect::<Vec<_>>();
+        let directive = match self.dispatcher.report(SessionId(request.session_id), results).await {
+            Ok(()) => self.directive(),
+            Err(DispatchError::UnknownSession(_)) => proto::Directive::Reregister,
+            Err(error) => return Err(refused(error)),
+        };
+        Ok(Response::new(proto::ReportReply {
+            acked: names(&acked),
+            directive: directive.into(),
+            status: Some(self.status()),
+        }))
+    }
+
+    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+        let request = request.into_inner();
+        let reason = Some(printable(&request.reason)).filter(|reason| !reason.is_empty());
+        self.dispatcher.leave(SessionId(request.session_id), reason).await.map_err(refused)?;
+        Ok(Response::new(proto::LeaveReply {}))
+    }
+
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<StatusStream>, Status> {
+        let changes = changes(self.dispatcher.watch());
+        let until = self.shutdown.abort.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(changes.map(|status| Ok(status.into())).take_until(until))))
+    }
+}
+
+/// The counts now, then whenever they have changed, up to those of the finished job.
+fn changes(watch: watch::Receiver<JobStatus>) -> impl Stream<Item = JobStatus> {
+    stream::unfold(Some((watch, true)), |state| async move {
+        let (mut watch, first) = state?;
+        if !first {
+            watch.changed().await.ok()?;
+        }
+        let status = *watch.borrow_and_update();
+        Some((status, (!status.is_done()).then_some((watch, false))))
+    })
+}
+
+fn refused(error: DispatchError) -> Status {
+    match error {
+        DispatchError::UnknownSession(_) => Status::not_found(error.to_string()),
+        DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
+    }
+}
+
+fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
+    if batch.len() > MAX_BATCH {
+        return Err(Status::invalid_argument(format!(
+            "a message may name {MAX_BATCH} classes, this one {}",
+            batch.len()
+        )));
+    }
+    Ok(batch)
+}
+
+fn lease(wnid: &str, token: u64) -> Result<Lease, Status> {
+    let wnid = wnid.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(wnid))))?;
+    Ok(Lease { wnid, token: LeaseToken(token) })
+}
+
+fn held(held: Vec<proto::Held>) -> Result<Vec<Lease>, Status> {
+    at_most(held)?.into_iter().map(|held| lease(&held.wnid, held.token)).collect()
+}
+
+fn reported(result: proto::Result) -> Result<Reported, Status> {
+    let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
+    let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(Reported { lease: lease(&result.wnid, result.token)?, outcome })
+}
+
+fn names(wnids: &[Wnid]) -> Vec<String> {
+    wnids.iter().map(Wnid::to_string).collect()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Over in-process connections and a paused clock: what a worker sees on the wire.
+
+use hyper_util::rt::TokioIo;
+use proto::coordinator_client::CoordinatorClient;
+use shared::job::{Durability, Existing, UrlTemplate};
+use tokio::{io::DuplexStream, sync::mpsc, task::JoinSet};
+use tonic::transport::{Channel, Endpoint};
+
+use super::*;
+use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable};
+
+const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
+
+struct Running {
+    client: CoordinatorClient<Channel>,
+    handle: DispatcherHandle,
+    shutdown: Shutdown,
+    server: JoinSet<Result<(), ServeError>>,
+    _dispatcher: JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+fn job() -> JobOptions {
+    JobOptions {
+        run_id: "run".to_owned(),
+        url: UrlTemplate::parse("http://127.0.0.1/x").unwrap(),
+        delete_tar: false,
+        retries: 5,
+        timeout: Duration::from_mins(2),
+        existing: Existing::Adopt,
+        durability: Durability::Power,
+        ca_pem: vec![],
+        headers: vec![],
+    }
+}
+
+impl Running {
+    async fn start(count: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
+        let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
+        let (owner, handle) = Dispatcher::new(table, FailureLog::create(folder.path()).unwrap(), &[]);
+        let mut dispatcher = JoinSet::new();
+        dispatcher.spawn(owner.run());
+        let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
+        let shutdown = Shutdown::default();
+        let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
+        let mut server = JoinSet::new();
+        server.spawn(serve(handle.clone(), job(), TERMS, incoming, shutdown.clone()));
+        let channel = Endpoint::from_static("http://in-process")
+            .connect_with_connector(tower::service_fn(move |_| {
+                let connect = connect.clone();
+                async move {
+                    let (client, server) = tokio::io::duplex(64 * 1024);
+                    connect.send(Ok(server)).await.map_err(io::Error::other)?;
+                    Ok::<_, io::Error>(TokioIo::new(client))
+                }
+            }))
+            .await
+            .unwrap();
+        let client = CoordinatorClient::new(channel);
+        Self { client, handle, shutdown, server, _dispatcher: dispatcher, _folder: folder }
+    }
+
+    async fn register(&mut self) -> proto::RegisterReply {
+        self.client.register(registration(1)).await.unwrap().into_inner()
+    }
+
+    async fn acquire(&self, session_id: u64, max: u32) -> proto::AcquireReply {
+        let request = proto::AcquireRequest { session_id, max, held: vec![] };
+        self.client.clone().acquire(request).await.unwrap().into_inner()
+    }
+
+    async fn report(&self, session_id: u64, lease: &proto::Lease, outcome: proto::outcome::Kind) -> proto::ReportReply {
+        let outcome = Some(proto::Outcome { kind: Some(outcome) });
+        let results = vec![proto::Result { wnid: lease.wnid.clone(), token: lease.token, outcome }];
+        self.client.clone().report(proto::ReportRequest { session_id, results }).await.unwrap().into_inner()
+    }
+}
+
+fn registration(protocol_version: u32) -> proto::RegisterRequest {
+    proto::RegisterRequest {
+        protocol_version,
+        worker_name: "host".to_owned(),
+        instance_nonce: vec![1],
+        slots: 2,
+        ..proto::RegisterRequest::default()
+    }
+}
+
+fn success() -> proto::outcome::Kind {
+    proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_registers_acquires_reports_and_leaves() {
+    let mut running = Running::start(2).await;
+    let registered = running.register().await;
+    assert_eq!((registered.epoch, registered.ttl_ms, registered.renew_ms), (7, 30_000, 10_000));
+    assert_eq!(registered.job.unwrap().url_template, "http://127.0.0.1/x/{wnid}.tar");
+    let session_id = registered.session_id;
+    let acquired = running.acquire(session_id, 5).await;
+    assert_eq!(acquired.leases.iter().map(|lease| lease.wnid.as_str()).collect::<Vec<_>>(), ["n00000001", "n00000002"]);
+    assert!(acquired.leases.iter().all(|lease| lease.token >> 32 == 7));
+    for lease in &acquired.leases {
+        let reply = running.report(session_id, lease, success()).await;
+        assert_eq!(reply.acked, *std::slice::from_ref(&lease.wnid));
+    }
+    let end = running.acquire(session_id, 1).await;
+    assert!(end.job_done && end.status.unwrap().done);
+    running.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.unwrap();
+    assert_eq!(running.handle.status().workers, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn acquire_waits_until_something_is_given_back() {
+    let mut running = Running::start(1).await;
+    let one = running.register().await.session_id;
+    assert_eq!(running.acquire(one, 1).await.leases.len(), 1);
+    let other = proto::RegisterRequest { worker_name: "other".to_owned(), ..registration(1) };
+    let other = running.client.register(other).await.unwrap().into_inner().session_id;
+    let start = Instant::now();
+    let nothing = running.acquire(other, 1).await;
+    assert_eq!(
+        (nothing.leases.len(), nothing.directive(), start.elapsed()),
+        (0, proto::Directive::Continue, LONG_POLL)
+    );
+    let leave = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        running.client.clone().leave(proto::LeaveRequest { session_id: one, ..Default::default() }).await.unwrap();
+    };
+    let start = Instant::now();
+    let (acquired, ()) = tokio::join!(running.acquire(other, 1), leave);
+    assert_eq!((acquired.leases.len(), start.elapsed()), (1, Duration::from_secs(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again() {
+    let mut running = Running::start(1).await;
+    let refused = running.client.register(registration(2)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("version 2") && refused.message().contains("version 1"), "{refused}");
+    let held = vec![proto::Held { wnid: "../etc".to_owned(), token: 1, bytes: 0 }];
+    let request = proto::RegisterRequest { held, ..registration(1) };
+    assert_eq!(running.client.register(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
+    assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);
+    assert_eq!(running.acquire(99, 1).await.directive(), proto::Directive::Reregister);
+    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1 };
+    let reported = running.report(99, &lease, success()).await;
+    assert_eq!(reported.directive(), proto::Directive::Reregister);
+    assert_eq!((reported.acked.len(), running.handle.status().success), (1, 1), "good news is believed from anyone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
+    let mut running = Running::start(1).await;
+    let mut watch = running.client.watch(proto::WatchRequest {}).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().pending, 1);
+    let session_id = running.register().await.session_id;
+    let lease = running.acquire(session_id, 1).await.leases.remove(0);
+    // Changes that follow one another at once may come as one.
+    while watch.message().await.unwrap().unwrap().leased == 0 {}
+    let missing = proto::Failure { kind: proto::FailureKind::HttpError.into(), message: "404".to_owned() };
+    running.report(session_id, &lease, proto::outcome::Kind::Failure(missing)).await;
+    let last = watch.message().await.unwrap().unwrap();
+    assert!(last.done && last.failed == 1);
+    assert!(watch.message().await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_tells_workers_to_stop_and_waits_for_no_poll_and_no_stream() {
+    let mut running = Running::start(1).await;
+    let session_id = running.register().await.session_id;
+    running.acquire(session_id, 1).await;
+    let _watch = running.client.watch(proto::WatchRequest {}).await.unwrap();
+    let other = proto::RegisterRequest { worker_name: "other".to_owned(), ..registration(1) };
+    let other = running.client.register(other).await.unwrap().into_inner().session_id;
+    let start = Instant::now();
+    let drain = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        running.shutdown.drain.cancel();
+    };
+    let (polled, ()) = tokio::join!(running.acquire(other, 1), drain);
+    assert_eq!((polled.directive(), start.elapsed()), (proto::Directive::Stop, Duration::from_secs(1)));
+    let renewed = running.client.renew(proto::RenewRequest { session_id, ..Default::default() }).await.unwrap();
+    assert_eq!(renewed.into_inner().directive(), proto::Directive::Stop);
+    running.shutdown.abort.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(1), running.server.join_next()).await;
+    assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
+}

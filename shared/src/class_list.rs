@@ -1,0 +1,449 @@
+//! `ClassList`: the rows of the CSV, read once, at the door.
+//!
+//! Whatever a spreadsheet or a script writes around the ids is understood; what is no id is kept with its line, so that no
+//! row is lost silently. Memory holds four bytes for each valid row, and never a line longer than [`LINE_LIMIT`].
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use csv::ByteRecord;
+
+use crate::{Wnid, outcome::printable};
+
+/// No line of the CSV may be longer, in bytes.
+pub const LINE_LIMIT: u64 = 64 * 1024;
+/// No row may be longer, with its quoted line breaks, in bytes: a quote that is never closed must not swallow the file.
+const ROW_LIMIT: u64 = 1024 * 1024;
+/// The name of the column that counts.
+const COLUMN: &str = "wnid";
+/// So much of a bad value is kept, in characters.
+const SHOWN: usize = 64;
+
+/// What the CSV asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClassList {
+    /// The valid ids, each once, in the order of the file.
+    pub wnids: Vec<Wnid>,
+    /// The rows that hold something else.
+    pub invalid: Vec<InvalidRow>,
+    /// Rows that repeat an id.
+    pub duplicates: u64,
+}
+
+/// A row whose value is no WordNet id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidRow {
+    /// Where the row starts, from 1.
+    pub line: u64,
+    /// The value, escaped and cut, fit for a log; empty where the row has none.
+    pub value: String,
+    /// How many of the valid ids stand before it.
+    pub after: usize,
+}
+
+/// Why there is no class list.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassListError {
+    /// Nothing has that name.
+    #[error("read {}: there is no such file; name the CSV file with the class ids", path.display())]
+    Missing {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("read {}: {source}", path.display())]
+    Unreadable {
+        /// The path as given.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A folder.
+    #[error("read {}: it is a folder; name the CSV file in it", path.display())]
+    Directory {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A pipe, socket or device, which might never end.
+    #[error("read {}: it is no regular file; save the list to a file first", path.display())]
+    NotAFile {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// It starts with gzip's magic number.
+    #[error("read {}: it is gzip-compressed: unpack it first", path.display())]
+    Gzip {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// It starts with the byte order mark of UTF-16.
+    #[error("read {}: it is UTF-16 text: save it as UTF-8", path.display())]
+    Utf16 {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// No header.
+    #[error("read {}: it is empty; it needs a header with a '{COLUMN}' column and one row per class", path.display())]
+    Empty {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A header without the column. The wording is a contract.
+    #[error("CSV file must contain '{COLUMN}' column (found: {found})")]
+    MissingColumn {
+        /// The columns that are there.
+        found: String,
+    },
+    /// Memory stays flat.
+    #[error("read {}: line {line} is longer than {LINE_LIMIT} bytes; is this the right file?", path.display())]
+    LongLine {
+        /// The path as given.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+    },
+    /// Memory stays flat.
+    #[error("read {}: the row that ends in line {line} is longer than {ROW_LIMIT} bytes; is a quote left open?", path.display())]
+    LongRow {
+        /// The path as given.
+        path: PathBuf,
+        /// Where the limit was passed, from 1.
+        line: u64,
+    },
+    /// A header and nothing below it.
+    #[error("read {}: it has a header and no rows; add one row per class", path.display())]
+    NoRows {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// Rows, and none of use.
+    #[error(
+        "read {}: none of its {bad} rows holds a class id like n02124075; the first is line {line}: \"{value}\"",
+        path.display()
+    )]
+    NoValidRow {
+        /// The path as given.
+        path: PathBuf,
+        /// How many rows.
+        bad: usize,
+        /// The line of the first.
+        line: u64,
+        /// The value of the first.
+        value: String,
+    },
+}
+
+impl ClassList {
+    /// Reads the `wnid` column of a CSV file.
+    ///
+    /// A byte order mark, any line ends, quotes, blank lines, spaces around values, `#` comment lines, any column order and
+    /// rows of differing length are fine.
+    ///
+    /// # Errors
+    /// [`ClassListError`], one sentence that says what to do.
+    pub fn read(path: &Path) -> Result<Self, ClassListError> {
+        let mut file = open(path)?;
+        let start = file.fill_buf().map_err(|source| ClassListError::Unreadable { path: path.to_owned(), source })?;
+        match start {
+            [] => return Err(ClassListError::Empty { path: path.to_owned() }),
+            [0x1f, 0x8b, ..] => return Err(ClassListError::Gzip { path: path.to_owned() }),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(ClassListError::Utf16 { path: path.to_owned() }),
+            [0xef, 0xbb, 0xbf, ..] => file.consume(3),
+            _ => {}
+        }
+        let list = Rows::new(path, file).collect()?;
+        match list.invalid.first() {
+            _ if !list.wnids.is_empty() => Ok(list),
+            None => Err(ClassListError::NoRows { path: path.to_owned() }),
+            Some(first) => Err(ClassListError::NoValidRow {
+                path: path.to_owned(),
+                bad: list.invalid.len(),
+                line: first.line,
+                value: first.value.clone(),
+            }),
+        }
+    }
+
+    /// All values, valid or not, in the order of the file.
+    pub fn part_ids(&self) -> impl Iterator<Item = String> {
+        let mut invalid = self.invalid.iter().peekable();
+        let mut valid = self.wnids.iter().enumerate().peekable();
+        std::iter::from_fn(move || {
+            let position = valid.peek().map_or(usize::MAX, |(position, _)| *position);
+            match invalid.next_if(|row| row.after <= position) {
+                Some(row) => Some(row.value.clone()),
+                None => valid.next().map(|(_, wnid)| wnid.to_string()),
+            }
+        })
+    }
+}
+
+/// Opens a regular file. The kind is asked for first: to open a pipe can wait for ever.
+fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ClassListError::Missing { path: path.to_owned() },
+        _ => ClassListError::Unreadable { path: path.to_owned(), source },
+    };
+    let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
+    if kind.is_dir() {
+        return Err(ClassListError::Directory { path: path.to_owned() });
+    }
+    if !kind.is_file() {
+        return Err(ClassListError::NotAFile { path: path.to_owned() });
+    }
+    File::open(path).map(BufReader::new).map_err(unreadable)
+}
+
+/// The rows of a CSV, blank ones left out, each with the line where it starts.
+struct Rows<'path> {
+    path: &'path Path,
+    csv: csv::Reader<Lines<BufReader<File>>>,
+    row: ByteRecord,
+}
+
+impl<'path> Rows<'path> {
+    fn new(path: &'path Path, file: BufReader<File>) -> Self {
+        let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).comment(Some(b'#')).from_reader(Lines {
+            inner: file,
+            begun: 0,
+            in_line: 0,
+            in_row: 0,
+            too_long: None,
+        });
+        Self { path, csv, row: ByteRecord::new() }
+    }
+
+    fn collect(mut self) -> Result<ClassList, ClassListError> {
+        if self.next()?.is_none() {
+            return Err(ClassListError::Empty { path: self.path.to_owned() });
+        }
+        let column = (0..self.row.len()).find(|column| self.value(*column) == COLUMN).ok_or_else(|| {
+            let found: Vec<_> = (0..self.row.len()).map(|column| self.value(column)).collect();
+            ClassListError::MissingColumn { found: shown(&found.join(", ")) }
+        })?;
+        let mut list = ClassList::default();
+        let mut seen = HashSet::new();
+        while let Some(line) = self.next()? {
+            let value = self.value(column);
+            match value.parse::<Wnid>() {
+                Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
+                Ok(_) => list.duplicates += 1,
+                Err(_) => list.invalid.push(InvalidRow { line, value: shown(&value), after: list.wnids.len() }),
+            }
+        }
+        Ok(list)
+    }
+
+    /// Reads the next row that is not blank and says where it starts.
+    fn next(&mut self) -> Result<Option<u64>, ClassListError> {
+        loop {
+            self.csv.get_mut().in_row = 0;
+            let more = self.csv.read_byte_record(&mut self.row).map_err(|error| self.explain(error))?;
+            if !more {
+                return Ok(None);
+            }
+            if self.row.iter().all(<[u8]>::is_ascii) && self.row.iter().all(|field| field.trim_ascii().is_empty()) {
+                continue;
+            }
+            // The csv crate gives the line after the row before, blank and comment lines not skipped; `Lines` hands out one
+            // line at a time, so the last one is where the row ends.
+            let breaks = self.row.iter().flatten().filter(|byte| **byte == b'\n').count();
+            return Ok(Some(self.csv.get_ref().begun - breaks as u64));
+        }
+    }
+
+    /// A field without what stands around the text: spaces, and quotes that came after a space.
+    fn value(&self, column: usize) -> String {
+        let text = String::from_utf8_lossy(self.row.get(column).unwrap_or_default());
+        let text = text.trim();
+        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).trim().to_owned()
+    }
+
+    fn explain(&self, error: csv::Error) -> ClassListError {
+        let path = self.path.to_owned();
+        let lines = self.csv.get_ref();
+        match lines.too_long {
+            Some(TooLong::Line) => ClassListError::LongLine { path, line: lines.begun },
+            Some(TooLong::Row) => ClassListError::LongRow { path, line: lines.begun },
+            None => ClassListError::Unreadable { path, source: error.into() },
+        }
+    }
+}
+
+/// Escaped and cut, fit for a log.
+fn shown(value: &str) -> String {
+    // Each character becomes at least one, so cutting before keeps the work small and cutting after keeps the length.
+    printable(&value.chars().take(SHOWN).collect::<String>()).chars().take(SHOWN).collect()
+}
+
+/// Hands out at most one line per read, counts lines and stops at a line or row that is too long.
+struct Lines<R> {
+    inner: R,
+    /// Lines of which something was handed out.
+    begun: u64,
+    in_line: u64,
+    in_row: u64,
+    too_long: Option<TooLong>,
+}
+
+#[derive(Clone, Copy)]
+enum TooLong {
+    Line,
+    Row,
+}
+
+impl<R: BufRead> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.inner.fill_buf()?;
+        let available = &available[..available.len().min(buffer.len())];
+        let end = available.iter().position(|byte| *byte == b'\n').map(|position| position + 1);
+        let length = end.unwrap_or(available.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.inner.consume(length);
+        if length > 0 && self.in_line == 0 {
+            self.begun += 1;
+        }
+        self.in_line += length as u64;
+        self.in_row += length as u64;
+        if self.in_line > LINE_LIMIT {
+            self.too_long = Some(TooLong::Line);
+        } else if self.in_row > ROW_LIMIT {
+            self.too_long = Some(TooLong::Row);
+        }
+        if self.too_long.is_some() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if end.is_some() {
+            self.in_line = 0;
+        }
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn read(csv: impl AsRef<[u8]>) -> Result<ClassList, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.csv");
+        std::fs::write(&path, csv).unwrap();
+        ClassList::read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "data.csv"))
+    }
+
+    fn ids(csv: impl AsRef<[u8]>) -> Vec<String> {
+        let list = read(csv).unwrap();
+        assert!(list.invalid.is_empty(), "{:?}", list.invalid);
+        list.part_ids().collect()
+    }
+
+    fn bad(csv: &str) -> Vec<(u64, String)> {
+        read(csv).unwrap().invalid.into_iter().map(|row| (row.line, row.value)).collect()
+    }
+
+    #[test]
+    fn every_dress_of_a_csv_holds_the_same_ids() {
+        for csv in [
+            "wnid\nn02124075\nn00000001\n",
+            "wnid\nn02124075\nn00000001",
+            "\u{feff}wnid\r\nn02124075\r\nn00000001\r\n",
+            "\u{feff}\"wnid\",\"name\"\n\"n02124075\",\"cat, Egyptian\"\n\"n00000001\",\"line\nbreak\"\n",
+            "\n  \n,,\n wnid , name \n\n n02124075 , cat \n   \n,\n\tn00000001\t,\n\n",
+            "# from a script\nwnid,name\n# cats\nn02124075,cat\n#n00000009,no\nn00000001,x\n",
+            "name,wnid,more\ncat,n02124075,1,2,3\nx,n00000001\n",
+            "id, \"wnid\"\n1, \"n02124075\"\n2, \" n00000001 \"\n",
+            "wnid\nn02124075\nn00000001\nn02124075\n",
+        ] {
+            assert_eq!(ids(csv), ["n02124075", "n00000001"], "{csv:?}");
+        }
+        assert_eq!(ids(b"wnid,name\nn02124075,caf\xe9\n"), ["n02124075"]);
+    }
+
+    #[test]
+    fn a_repeated_id_is_one_class_and_is_counted() {
+        assert_eq!(read("wnid\nn00000001\nn00000002\nn00000001\nn00000001\n").unwrap().duplicates, 2);
+    }
+
+    #[test]
+    fn a_bad_row_is_kept_with_its_line_and_its_place() {
+        let csv = "wnid,name\n\n# c\nN02124075,x\r\nn00000001,\"a\nb\nc\"\n\"../etc\",\"x\ny\"\n,only a name\n\nn00000002\n-rf";
+        let found = [(4, "N02124075"), (8, "../etc"), (10, ""), (13, "-rf")];
+        assert_eq!(bad(csv), found.map(|(line, value)| (line, value.to_owned())));
+        let order: Vec<_> = read(csv).unwrap().part_ids().collect();
+        assert_eq!(order, ["N02124075", "n00000001", "../etc", "", "n00000002", "-rf"]);
+        assert_eq!(bad("a,wnid\n1,n00000001\nshort\n"), [(3, String::new())]);
+    }
+
+    #[test]
+    fn a_bad_value_is_shown_escaped_and_cut() {
+        let csv = format!("wnid\nn00000001\n\u{1b}[2J\0\n{}\n", "ü".repeat(300));
+        assert_eq!(bad(&csv), [(3, "\\u{1b}[2J\\u{0}".to_owned()), (4, "ü".repeat(64))]);
+    }
+
+    #[test]
+    fn a_file_without_the_column_says_what_it_has() {
+        assert_eq!(read("id,name\n1,x\n").unwrap_err(), "CSV file must contain 'wnid' column (found: id, name)");
+        assert_eq!(read("n02124075\n").unwrap_err(), "CSV file must contain 'wnid' column (found: n02124075)");
+    }
+
+    #[test]
+    fn a_file_without_a_good_row_is_refused() {
+        let empty = "read data.csv: it is empty; it needs a header with a 'wnid' column and one row per class";
+        for csv in ["", "\u{feff}", "\n\n", " \n,\n# c\n"] {
+            assert_eq!(read(csv).unwrap_err(), empty);
+        }
+        assert_eq!(read("wnid\n\n").unwrap_err(), "read data.csv: it has a header and no rows; add one row per class");
+        assert_eq!(
+            read("wnid\n\nx\ny\n").unwrap_err(),
+            "read data.csv: none of its 2 rows holds a class id like n02124075; the first is line 3: \"x\""
+        );
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        assert!(matches!(ClassList::read(&path), Err(ClassListError::Missing { .. })));
+        assert!(matches!(ClassList::read(folder.path()), Err(ClassListError::Directory { .. })));
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(matches!(ClassList::read(&socket), Err(ClassListError::NotAFile { .. })));
+        let fifo = folder.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert!(matches!(ClassList::read(&fifo), Err(ClassListError::NotAFile { .. })));
+        assert_eq!(read([0x1f, 0x8b, 8, 0]).unwrap_err(), "read data.csv: it is gzip-compressed: unpack it first");
+        assert_eq!(read(b"\xff\xfew\0n\0").unwrap_err(), "read data.csv: it is UTF-16 text: save it as UTF-8");
+    }
+
+    #[test]
+    fn a_line_beyond_the_limit_is_refused_with_its_number() {
+        let fits = format!("wnid,x\nn00000001,{}\n", "x".repeat(65_525));
+        assert_eq!(fits.lines().nth(1).unwrap().len(), 65_535);
+        assert_eq!(ids(&fits), ["n00000001"]);
+        let long = format!("wnid,x\n\nn00000001,{}\n", "x".repeat(70_000));
+        assert_eq!(
+            read(long).unwrap_err(),
+            "read data.csv: line 3 is longer than 65536 bytes; is this the right file?"
+        );
+        // A gigabyte without a line end, read from a source that has no memory of its own.
+        let endless = BufReader::new(io::repeat(b'x').take(1 << 30));
+        let mut lines = Lines { inner: endless, begun: 0, in_line: 0, in_row: 0, too_long: None };
+        let read = io::copy(&mut lines, &mut io::sink());
+        assert!(read.is_err() && lines.in_line <= LINE_LIMIT + 8192);
+    }
+
+    #[test]
+    fn a_quote_left_open_does_not_swallow_the_file() {
+        let mut csv = "wnid,x\nn00000001,\"oops\n".to_owned();
+        for number in 2..150_000 {
+            writeln!(csv, "n{number:08}").unwrap();
+        }
+        assert!(read(csv).unwrap_err().ends_with("is a quote left open?"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Numbers that name a lease and a process, as types, so that no two can be mixed up.
+
+use std::fmt;
+
+/// Fencing token of a lease: the coordinator's epoch in the upper half, a sequence number in the lower.
+///
+/// Tokens grow strictly, also across restarts of the coordinator, because each start takes a higher epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseToken(pub u64);
+
+impl LeaseToken {
+    /// The first token of an epoch.
+    pub fn first(epoch: u32) -> Self {
+        Self(u64::from(epoch) << 32)
+    }
+
+    /// The token after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for LeaseToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.0 >> 32, self.0 & u64::from(u32::MAX))
+    }
+}
+
+/// A worker's session with the coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_epoch_outranks_every_token_of_an_earlier_one() {
+        let late_in_epoch_one = LeaseToken((1 << 32) | u64::from(u32::MAX));
+        assert!(LeaseToken::first(2) > late_in_epoch_one);
+        assert_eq!(LeaseToken::first(2).next().to_string(), "2.1");
+    }
+}

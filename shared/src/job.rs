@@ -1,0 +1,331 @@
+//! What the whole job has in common: options that the coordinator hands to every worker, and the job's counts.
+
+use std::{fmt, time::Duration};
+
+use url::Url;
+
+use crate::Wnid;
+
+/// Options of a job. The worker's own flags say only where to and how many at once.
+#[derive(Debug, Clone)]
+pub struct JobOptions {
+    /// The same for all processes of one run; written into each manifest.
+    pub run_id: String,
+    /// Where the tars are.
+    pub url: UrlTemplate,
+    /// No tar is left behind.
+    pub delete_tar: bool,
+    /// Attempts without progress, after the first.
+    pub retries: u32,
+    /// Time without a byte.
+    pub timeout: Duration,
+    /// What becomes of a class folder that has no manifest.
+    pub existing: Existing,
+    /// What a published class survives.
+    pub durability: Durability,
+    /// Extra certificate authorities for the origin, PEM.
+    pub ca_pem: Vec<u8>,
+    /// Extra request headers for the origin.
+    pub headers: Vec<SecretHeader>,
+}
+
+/// What becomes of a class folder that has no manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Prove it by the sizes of its files and give it a manifest; else the class fails and the folder stays untouched.
+    #[default]
+    Adopt,
+    /// Download the class and put it in the folder's place.
+    Replace,
+    /// Believe that it is complete.
+    Trust,
+}
+
+/// What a published class survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut.
+    #[default]
+    Power,
+    /// The end of the process, also by SIGKILL.
+    Process,
+}
+
+/// A request header whose value never shows in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretHeader {
+    /// The header's name, e.g. `Cookie`.
+    pub name: String,
+    /// The header's value.
+    pub value: Vec<u8>,
+}
+
+impl fmt::Debug for SecretHeader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: (hidden)", self.name)
+    }
+}
+
+/// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UrlTemplate(String);
+
+/// Why a text is no usable URL template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidUrl {
+    /// It cannot be read as a URL.
+    #[error("it is no URL ({0}); give one like https://host/path")]
+    Unreadable(url::ParseError),
+    /// Another scheme.
+    #[error("its scheme is {0}:, and only http and https are spoken")]
+    Scheme(String),
+    /// A query or fragment, where `/<wnid>.tar` would be lost.
+    #[error("it has a query or a fragment; put {{wnid}} where the id belongs")]
+    Query,
+    /// `{wnid}` in the host, where an id would choose whom to ask.
+    #[error("{{wnid}} may only stand in the path or the query")]
+    Placeholder,
+}
+
+const PLACEHOLDER: &str = "{wnid}";
+
+impl UrlTemplate {
+    /// Reads a base URL or a template.
+    ///
+    /// # Errors
+    /// [`InvalidUrl`] says in which way the text is none.
+    pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let text = text.trim();
+        let template = if text.contains(PLACEHOLDER) {
+            text.to_owned()
+        } else {
+            let base = Url::parse(text).map_err(InvalidUrl::Unreadable)?;
+            if base.query().is_some() || base.fragment().is_some() {
+                return Err(InvalidUrl::Query);
+            }
+            format!("{}/{PLACEHOLDER}.tar", text.trim_end_matches('/'))
+        };
+        let probe = |id: &str| Url::parse(&template.replace(PLACEHOLDER, id)).map_err(InvalidUrl::Unreadable);
+        let (one, other) = (probe("n00000001")?, probe("n00000002")?);
+        if !matches!(one.scheme(), "http" | "https") {
+            return Err(InvalidUrl::Scheme(one.scheme().to_owned()));
+        }
+        if one.origin() != other.origin() || one.username() != other.username() || one.password() != other.password() {
+            return Err(InvalidUrl::Placeholder);
+        }
+        Ok(Self(template))
+    }
+
+    /// The URL of a class's tar.
+    pub fn for_class(&self, wnid: Wnid) -> Url {
+        Url::parse(&self.0.replace(PLACEHOLDER, &wnid.to_string())).expect("the template was tried when it was read")
+    }
+
+    /// The template as it was given; may hold credentials, so not for a log.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UrlTemplate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&without_credentials(&self.0))
+    }
+}
+
+impl fmt::Debug for UrlTemplate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// The URL without `user:password@`, fit for a log.
+pub fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
+/// The job's counts. `success + skipped + failed + leased + pending = total`, always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JobStatus {
+    /// Rows of the CSV, duplicates counted once.
+    pub total: u64,
+    /// Completed by this run.
+    pub success: u64,
+    /// Complete before this run.
+    pub skipped: u64,
+    /// Failed in this run.
+    pub failed: u64,
+    /// With a worker now.
+    pub leased: u64,
+    /// With nobody yet.
+    pub pending: u64,
+    /// Workers with a session.
+    pub workers: u32,
+    /// Bytes received from the origin in this run.
+    pub received_bytes: u64,
+}
+
+impl JobStatus {
+    /// Classes that have ended.
+    pub fn settled(&self) -> u64 {
+        self.success + self.skipped + self.failed
+    }
+
+    /// Every class has ended.
+    pub fn is_done(&self) -> bool {
+        self.settled() == self.total
+    }
+}
+
+impl From<JobStatus> for proto::JobStatus {
+    fn from(status: JobStatus) -> Self {
+        Self {
+            total: status.total,
+            success: status.success,
+            skipped: status.skipped,
+            failed: status.failed,
+            leased: status.leased,
+            pending: status.pending,
+            workers: status.workers,
+            received_bytes: status.received_bytes,
+            done: status.is_done(),
+        }
+    }
+}
+
+impl From<proto::JobStatus> for JobStatus {
+    fn from(wire: proto::JobStatus) -> Self {
+        Self {
+            total: wire.total,
+            success: wire.success,
+            skipped: wire.skipped,
+            failed: wire.failed,
+            leased: wire.leased,
+            pending: wire.pending,
+            workers: wire.workers,
+            received_bytes: wire.received_bytes,
+        }
+    }
+}
+
+impl From<JobOptions> for proto::JobOptions {
+    fn from(job: JobOptions) -> Self {
+        Self {
+            run_id: job.run_id,
+            url_template: job.url.0,
+            delete_tar: job.delete_tar,
+            retries: job.retries,
+            timeout_ms: u64::try_from(job.timeout.as_millis()).unwrap_or(u64::MAX),
+            existing: match job.existing {
+                Existing::Adopt => proto::Existing::Adopt,
+                Existing::Replace => proto::Existing::Replace,
+                Existing::Trust => proto::Existing::Trust,
+            }
+            .into(),
+            durability: match job.durability {
+                Durability::Power => proto::Durability::Power,
+                Durability::Process => proto::Durability::Process,
+            }
+            .into(),
+            ca_pem: job.ca_pem,
+            headers: job
+                .headers
+                .into_iter()
+                .map(|header| proto::Header { name: header.name, value: header.value })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::JobOptions> for JobOptions {
+    type Error = InvalidUrl;
+
+    fn try_from(wire: proto::JobOptions) -> Result<Self, InvalidUrl> {
+        Ok(Self {
+            existing: match wire.existing() {
+                proto::Existing::Unspecified | proto::Existing::Adopt => Existing::Adopt,
+                proto::Existing::Replace => Existing::Replace,
+                proto::Existing::Trust => Existing::Trust,
+            },
+            durability: match wire.durability() {
+                proto::Durability::Unspecified | proto::Durability::Power => Durability::Power,
+                proto::Durability::Process => Durability::Process,
+            },
+            run_id: wire.run_id,
+            url: UrlTemplate::parse(&wire.url_template)?,
+            delete_tar: wire.delete_tar,
+            retries: wire.retries,
+            timeout: Duration::from_millis(wire.timeout_ms),
+            ca_pem: wire.ca_pem,
+            headers: wire
+                .headers
+                .into_iter()
+                .map(|header| SecretHeader { name: header.name, value: header.value })
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(template: &str) -> Result<String, InvalidUrl> {
+        UrlTemplate::parse(template).map(|template| template.for_class("n02124075".parse().unwrap()).to_string())
+    }
+
+    #[test]
+    fn a_base_or_a_template_becomes_the_url_of_a_class() {
+        for (template, expected) in [
+            ("https://image-net.org/data/winter21_whole", "https://image-net.org/data/winter21_whole/n02124075.tar"),
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/n02124075.tar"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/n02124075.tar"),
+            ("http://[::1]:8080/a//", "http://[::1]:8080/a/n02124075.tar"),
+            ("https://h/get?id={wnid}&key=1", "https://h/get?id=n02124075&key=1"),
+            ("https://u:p@h/x", "https://u:p@h/x/n02124075.tar"),
+        ] {
+            assert_eq!(url(template).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_with_the_reason() {
+        assert!(matches!(url("image-net.org/data"), Err(InvalidUrl::Unreadable(_))));
+        assert!(matches!(url(""), Err(InvalidUrl::Unreadable(_))));
+        assert_eq!(url("ftp://h/x"), Err(InvalidUrl::Scheme("ftp".to_owned())));
+        assert_eq!(url("file:///etc"), Err(InvalidUrl::Scheme("file".to_owned())));
+        assert_eq!(url("https://h/x?key=1"), Err(InvalidUrl::Query));
+        assert_eq!(url("https://{wnid}.h/x"), Err(InvalidUrl::Placeholder));
+    }
+
+    #[test]
+    fn credentials_are_never_shown() {
+        let template = UrlTemplate::parse("https://user:secret@host/x@y").unwrap();
+        assert_eq!(format!("{template} {template:?}"), "https://host/x@y/{wnid}.tar https://host/x@y/{wnid}.tar");
+        let header = SecretHeader { name: "Cookie".to_owned(), value: b"secret".to_vec() };
+        assert!(!format!("{header:?}").contains("secret"));
+    }
+
+    #[test]
+    fn options_survive_the_wire() {
+        let job = JobOptions {
+            run_id: "r".to_owned(),
+            url: UrlTemplate::parse("https://h/{wnid}.tar").unwrap(),
+            delete_tar: true,
+            retries: 7,
+            timeout: Duration::from_millis(1500),
+            existing: Existing::Replace,
+            durability: Durability::Process,
+            ca_pem: b"pem".to_vec(),
+            headers: vec![SecretHeader { name: "A".to_owned(), value: b"b".to_vec() }],
+        };
+        let back = JobOptions::try_from(proto::JobOptions::from(job.clone())).unwrap();
+        assert_eq!(format!("{job:?}"), format!("{back:?}"));
+        assert_eq!(job.headers, back.headers);
+    }
+}

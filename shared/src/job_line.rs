@@ -1,0 +1,219 @@
+//! The screen: bars on a terminal, a plain line every few seconds elsewhere, and one line for the whole job.
+//!
+//! Without a terminal nothing here ever writes an escape code.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::job::JobStatus;
+
+/// How often a plain line is written where there is no terminal.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+/// The rate is the mean over this long.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// Where progress and log lines for people go, on standard error. Clones share it.
+#[derive(Debug, Clone)]
+pub enum Screen {
+    /// A terminal: bars, with log lines above them.
+    Bars(MultiProgress),
+    /// No terminal: plain lines.
+    Plain,
+    /// Nothing: the program that calls this library speaks for itself.
+    Silent,
+}
+
+impl Screen {
+    /// Bars if standard error is a terminal that can move its cursor, else plain lines.
+    pub fn for_stderr() -> Self {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if io::stderr().is_terminal() && !dumb {
+            Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// Writes text above the bars; a silent screen drops it.
+    pub fn write(&self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Bars(bars) => bars.suspend(|| io::stderr().write_all(text)),
+            Self::Plain => io::stderr().write_all(text),
+            Self::Silent => Ok(()),
+        }
+    }
+}
+
+impl Write for &Screen {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        Screen::write(self, text)?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'screen> MakeWriter<'screen> for Screen {
+    type Writer = &'screen Self;
+
+    fn make_writer(&'screen self) -> &'screen Self {
+        self
+    }
+}
+
+/// One line for the whole job: classes, bytes, rate and time left.
+#[derive(Debug)]
+pub struct JobLine {
+    screen: Screen,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_plain: Option<Instant>,
+    received: VecDeque<(Instant, u64)>,
+}
+
+impl JobLine {
+    /// Starts the clock of rate and time left.
+    pub fn new(screen: &Screen) -> Self {
+        let bar = match screen {
+            Screen::Bars(bars) => {
+                let bar = bars.add(ProgressBar::new_spinner());
+                bar.set_style(ProgressStyle::with_template("{msg}").expect("a template of one field"));
+                Some(bar)
+            }
+            Screen::Plain | Screen::Silent => None,
+        };
+        Self { screen: screen.clone(), bar, started: Instant::now(), last_plain: None, received: VecDeque::new() }
+    }
+
+    /// Shows the counts; call it a few times a second. Without a terminal most calls write nothing.
+    pub fn update(&mut self, status: &JobStatus) {
+        let now = Instant::now();
+        self.received.push_back((now, status.received_bytes));
+        while self.received.front().is_some_and(|(then, _)| now - *then > RATE_WINDOW) {
+            self.received.pop_front();
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.text(status, now));
+        } else if matches!(self.screen, Screen::Plain)
+            && now - self.last_plain.unwrap_or(self.started) >= PLAIN_INTERVAL
+        {
+            self.last_plain = Some(now);
+            // A closed standard error must not stop a download.
+            self.screen.write(format!("{}\n", self.text(status, now)).as_bytes()).ok();
+        }
+    }
+
+    /// Takes the line off the terminal.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn text(&self, status: &JobStatus, now: Instant) -> String {
+        let rate = self.received.front().map_or(0.0, |(then, bytes)| {
+            let seconds = (now - *then).as_secs_f64();
+            if seconds > 0.0 { approximate(status.received_bytes.saturating_sub(*bytes)) / seconds } else { 0.0 }
+        });
+        describe(status, rate, time_left(status, now - self.started))
+    }
+}
+
+/// The job's line, e.g. `12/100 classes, 3 skipped, 1 failed, 1.20GB, 25.3MB/s, 02:10 left`.
+fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -> String {
+    let mut parts = vec![format!("{}/{} classes", status.settled(), status.total)];
+    for (count, word) in [(status.skipped, "skipped"), (status.failed, "failed")] {
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    parts.push(format!("{}B", short(approximate(status.received_bytes))));
+    parts.push(format!("{}B/s", short(bytes_per_second)));
+    parts.push(format!("{} left", left.map_or_else(|| "--:--".to_owned(), clock)));
+    parts.join(", ")
+}
+
+/// Time left if the rest goes as fast as what was done so far; skipped classes took no time and do not count.
+fn time_left(status: &JobStatus, elapsed: Duration) -> Option<Duration> {
+    let worked = status.success + status.failed;
+    let rest = status.total - status.settled().min(status.total);
+    (worked > 0).then(|| elapsed.mul_f64(approximate(rest) / approximate(worked)))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn approximate(number: u64) -> f64 {
+    number as f64
+}
+
+/// Three significant digits and a decimal prefix, as tqdm writes numbers: `950`, `45.2M`, `1.95k`.
+pub fn short(number: f64) -> String {
+    let mut number = number;
+    for prefix in ["", "k", "M", "G", "T"] {
+        if number < 999.5 {
+            return match number {
+                _ if prefix.is_empty() && number.fract() == 0.0 => format!("{number:.0}"),
+                _ if number < 9.995 => format!("{number:.2}{prefix}"),
+                _ if number < 99.95 => format!("{number:.1}{prefix}"),
+                _ => format!("{number:.0}{prefix}"),
+            };
+        }
+        number /= 1000.0;
+    }
+    format!("{number:.1}P")
+}
+
+/// `mm:ss`, and `h:mm:ss` from an hour on.
+pub fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_users_know_them() {
+        for (number, text) in [
+            (0.0, "0"),
+            (950.0, "950"),
+            (1950.0, "1.95k"),
+            (45_200_000.0, "45.2M"),
+            (999_600.0, "1.00M"),
+            (2.5e15, "2.5P"),
+        ] {
+            assert_eq!(short(number), text);
+        }
+        assert_eq!(clock(Duration::from_secs(23)), "00:23");
+        assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
+    }
+
+    #[test]
+    fn the_line_names_counts_rate_and_time_left() {
+        let status = JobStatus {
+            total: 100,
+            success: 20,
+            skipped: 30,
+            failed: 5,
+            received_bytes: 1_200_000_000,
+            ..JobStatus::default()
+        };
+        let left = time_left(&status, Duration::from_secs(50));
+        assert_eq!(
+            describe(&status, 25.3e6, left),
+            "55/100 classes, 30 skipped, 5 failed, 1.20GB, 25.3MB/s, 01:30 left"
+        );
+        let fresh = JobStatus { total: 2, pending: 2, ..JobStatus::default() };
+        assert_eq!(describe(&fresh, 0.0, time_left(&fresh, Duration::ZERO)), "0/2 classes, 0B, 0B/s, --:-- left");
+    }
+}

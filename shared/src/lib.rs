@@ -1,0 +1,14 @@
+//! What coordinator and worker both need, in the order a class meets it.
+
+pub mod backoff;
+pub mod class_list;
+pub mod exit_code;
+pub mod ids;
+pub mod job;
+pub mod job_line;
+pub mod outcome;
+pub mod shutdown;
+pub mod telemetry;
+mod wnid;
+
+pub use wnid::{InvalidWnid, Wnid};

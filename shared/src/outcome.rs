@@ -1,0 +1,220 @@
+//! How a class ended: success, skipped, or a failure of a known kind; to and from the wire.
+
+use std::fmt;
+
+/// How a class ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Completed by this run.
+    Success(Published),
+    /// Was complete before this run.
+    Skipped(Published),
+    /// Not there; why is in the failure.
+    Failed(Failure),
+}
+
+/// What stands in a class folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Images in the folder.
+    pub files: u64,
+    /// Length of the tar in bytes; 0 where it is not known (`--existing trust`).
+    pub bytes: u64,
+}
+
+/// Why a class failed. Displays as `Kind: message`, the form of `failed_downloads.log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind, which says whether another attempt can help.
+    pub kind: FailureKind,
+    /// One line, without the kind, free of control characters.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of a kind; control characters in the message (file names, snippets of pages) are escaped, so that no
+    /// terminal or log reader can be steered by them.
+    pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
+        Self { kind, message: printable(&message.to_string()) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.kind, self.message)
+    }
+}
+
+/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is.
+pub fn printable(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_invisible(character) {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Direction marks and other characters that change how the text around them looks.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The kinds of failure that a log can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The origin answered, but not with the tar.
+    HttpError,
+    /// The origin fell silent, or was slower than the floor.
+    Timeout,
+    /// The line broke, or never came up.
+    ConnectionError,
+    /// What came is something else: a page, a compressed file.
+    NotATar,
+    /// A tar that is broken, unsafe or beyond a limit.
+    TarError,
+    /// The target could not be read or written.
+    StorageError,
+    /// Something else stands under the class's name.
+    Conflict,
+    /// The row of the CSV holds no WordNet id.
+    InvalidWnid,
+    /// The lease was lost too often.
+    LeaseLost,
+}
+
+impl FailureKind {
+    /// Whether the same request can succeed later without anybody's doing.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Timeout | Self::ConnectionError | Self::StorageError | Self::LeaseLost => true,
+            Self::HttpError | Self::NotATar | Self::TarError | Self::Conflict | Self::InvalidWnid => false,
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::HttpError => "HTTPError",
+            Self::Timeout => "Timeout",
+            Self::ConnectionError => "ConnectionError",
+            Self::NotATar => "NotATar",
+            Self::TarError => "TarError",
+            Self::StorageError => "StorageError",
+            Self::Conflict => "Conflict",
+            Self::InvalidWnid => "InvalidWnid",
+            Self::LeaseLost => "LeaseLost",
+        })
+    }
+}
+
+impl From<Outcome> for proto::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        let wire = |published: Published| proto::Published { files: published.files, bytes: published.bytes };
+        let kind = match outcome {
+            Outcome::Success(published) => proto::outcome::Kind::Success(wire(published)),
+            Outcome::Skipped(published) => proto::outcome::Kind::Skipped(wire(published)),
+            Outcome::Failed(failure) => proto::outcome::Kind::Failure(proto::Failure {
+                kind: proto::FailureKind::from(failure.kind).into(),
+                message: failure.message,
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+/// The message names no outcome, or one of a newer protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("read an outcome of a kind this version does not know")]
+pub struct UnknownOutcome;
+
+impl TryFrom<proto::Outcome> for Outcome {
+    type Error = UnknownOutcome;
+
+    fn try_from(wire: proto::Outcome) -> Result<Self, UnknownOutcome> {
+        let published = |wire: proto::Published| Published { files: wire.files, bytes: wire.bytes };
+        Ok(match wire.kind.ok_or(UnknownOutcome)? {
+            proto::outcome::Kind::Success(wire) => Self::Success(published(wire)),
+            proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
+            proto::outcome::Kind::Failure(wire) => {
+                Self::Failed(Failure::new(FailureKind::try_from(wire.kind())?, wire.message))
+            }
+        })
+    }
+}
+
+impl From<FailureKind> for proto::FailureKind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::HttpError => Self::HttpError,
+            FailureKind::Timeout => Self::Timeout,
+            FailureKind::ConnectionError => Self::ConnectionError,
+            FailureKind::NotATar => Self::NotATar,
+            FailureKind::TarError => Self::TarError,
+            FailureKind::StorageError => Self::StorageError,
+            FailureKind::Conflict => Self::Conflict,
+            FailureKind::InvalidWnid => Self::InvalidWnid,
+            FailureKind::LeaseLost => Self::LeaseLost,
+        }
+    }
+}
+
+impl TryFrom<proto::FailureKind> for FailureKind {
+    type Error = UnknownOutcome;
+
+    fn try_from(kind: proto::FailureKind) -> Result<Self, UnknownOutcome> {
+        Ok(match kind {
+            proto::FailureKind::Unspecified => return Err(UnknownOutcome),
+            proto::FailureKind::HttpError => Self::HttpError,
+            proto::FailureKind::Timeout => Self::Timeout,
+            proto::FailureKind::ConnectionError => Self::ConnectionError,
+            proto::FailureKind::NotATar => Self::NotATar,
+            proto::FailureKind::TarError => Self::TarError,
+            proto::FailureKind::StorageError => Self::StorageError,
+            proto::FailureKind::Conflict => Self::Conflict,
+            proto::FailureKind::InvalidWnid => Self::InvalidWnid,
+            proto::FailureKind::LeaseLost => Self::LeaseLost,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [FailureKind; 9] = [
+        FailureKind::HttpError,
+        FailureKind::Timeout,
+        FailureKind::ConnectionError,
+        FailureKind::NotATar,
+        FailureKind::TarError,
+        FailureKind::StorageError,
+        FailureKind::Conflict,
+        FailureKind::InvalidWnid,
+        FailureKind::LeaseLost,
+    ];
+
+    #[test]
+    fn every_outcome_survives_the_wire() {
+        let published = Published { files: 3, bytes: 10_240 };
+        let failures = KINDS.map(|kind| Outcome::Failed(Failure::new(kind, "why")));
+        for outcome in [Outcome::Success(published), Outcome::Skipped(published)].into_iter().chain(failures) {
+            assert_eq!(Outcome::try_from(proto::Outcome::from(outcome.clone())), Ok(outcome));
+        }
+    }
+
+    #[test]
+    fn an_outcome_of_a_newer_protocol_is_refused() {
+        assert_eq!(Outcome::try_from(proto::Outcome { kind: None }), Err(UnknownOutcome));
+    }
+
+    #[test]
+    fn control_characters_reach_no_terminal() {
+        let failure = Failure::new(FailureKind::TarError, "unsafe path \"\u{1b}[2J\u{202e}gpj\"\n");
+        assert_eq!(failure.to_string(), "TarError: unsafe path \"\\u{1b}[2J\\u{202e}gpj\"\\n");
+    }
+}

@@ -1,0 +1,86 @@
+//! A disk that fills up in the middle: one sentence, no half class, and the next run goes on.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use tempfile::TempDir;
+use tests::{
+    archives::{assert_class_is, images},
+    cluster::Job,
+    origin::Origin,
+};
+
+/// A file system in memory of a given size, for those who may mount one. The folder goes after it is unmounted.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let disk = Self { folder: tempfile::tempdir().ok()? };
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(disk.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(disk)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn remount(&self, size: &str) {
+        let option = format!("remount,{size}");
+        let status = Command::new("mount").args(["-o", &option]).arg(self.path()).status();
+        assert!(status.expect("mount was there before").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).output());
+    }
+}
+
+/// Fills a disk with so much room, then gives it more. `None`: this user may not mount a file system.
+#[track_caller]
+fn fill(room: &str, more_room: &str) -> Option<()> {
+    let origin = Origin::start();
+    let wnids = ["n00000001", "n00000002"];
+    // Three and twenty megabytes: the disk fills up in the second.
+    let tars = [images(wnids[0], 60, 40_000..60_000, 1), images(wnids[1], 400, 40_000..60_000, 2)];
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(wnids).origin(&origin).args(["--delete-tar", "--workers", "1"]);
+    let disk = SmallDisk::mount(room)?;
+    let job = job.target(disk.path().join("images")).deadline(Duration::from_secs(30));
+
+    let finished = job.run();
+    job.assert_could_not_run(&finished, &["free some space"]);
+    assert_class_is(&tars[0], &job.class_folder(wnids[0]));
+    assert!(!job.class_folder(wnids[1]).exists());
+    assert_eq!(job.failures(), Vec::<String>::new(), "no class is to blame for the disk");
+    assert!(job.target_path().join(".partial").is_dir(), "the checkpoints are kept");
+
+    disk.remount(more_room);
+    origin.forget_requests();
+    job.assert_all_there(&job.run(), 2);
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    assert!(origin.gets(wnids[0]).is_empty(), "what was complete is not downloaded again");
+    let gets = origin.gets(wnids[1]);
+    assert!(gets.len() == 1 && gets[0].start() > 0, "nothing went on at its checkpoint: {gets:#?}");
+    Some(())
+}
+
+#[test]
+fn a_full_disk_stops_the_job_and_more_room_lets_it_go_on() {
+    if fill("size=16m", "size=60m").is_none() {
+        println!("skipped: this user may not mount a file system");
+    }
+}
+
+#[test]
+fn a_disk_without_inodes_is_full_too() {
+    if fill("size=100m,nr_inodes=350", "size=100m,nr_inodes=1000").is_none() {
+        println!("skipped: this user may not mount a file system");
+    }
+}

@@ -1,0 +1,173 @@
+//! What already stands in the target: believed only when it is proved, and never harmed.
+
+use std::{fs, path::Path};
+
+use tests::{
+    archives::{MANIFEST, assert_class_is, images, unpack_by_hand},
+    cluster::{Job, Table},
+    folders::{Snapshot, snapshot},
+    origin::Origin,
+};
+
+const WNID: &str = "n00000001";
+
+/// Large enough that one image more or less shows in the size of the tar.
+fn setting() -> (Origin, Vec<u8>, Job) {
+    let origin = Origin::start();
+    let tar = images(WNID, 6, 11_000..20_000, 1);
+    origin.class(WNID, tar.clone());
+    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    (origin, tar, job)
+}
+
+#[track_caller]
+fn assert_conflict(job: &Job, origin: &Origin, before: &Snapshot) {
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+    assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
+    assert_eq!(snapshot(&job.class_folder(WNID)), *before, "the folder was touched");
+    assert_eq!(origin.gets(WNID).len(), 0, "nothing is downloaded for a folder that stays");
+}
+
+#[test]
+fn a_folder_made_by_hand_is_proved_and_adopted() {
+    let (origin, tar, job) = setting();
+    unpack_by_hand(&tar, &job.class_folder(WNID));
+    job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
+    let methods: Vec<String> = origin.requests(WNID).into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["HEAD"]);
+    assert_class_is(&tar, &job.class_folder(WNID));
+    let manifest = fs::read(job.class_folder(WNID).join(MANIFEST)).expect("an adopted folder gets a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
+    assert!(manifest.is_object());
+
+    origin.forget_requests();
+    job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
+    assert_eq!(origin.all_requests().len(), 0, "once adopted, a folder is as good as a downloaded one");
+}
+
+#[test]
+fn a_folder_whose_sizes_do_not_add_up_is_a_conflict_and_stays_untouched() {
+    let (origin, tar, job) = setting();
+    let folder = job.class_folder(WNID);
+    unpack_by_hand(&tar, &folder);
+    fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
+    assert_conflict(&job, &origin, &snapshot(&folder));
+}
+
+#[test]
+fn replace_puts_the_complete_class_in_its_place() {
+    let (_origin, tar, job) = setting();
+    let folder = job.class_folder(WNID);
+    unpack_by_hand(&tar, &folder);
+    fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
+    fs::write(folder.join("stray"), "").unwrap();
+    let job = job.args(["--delete-tar", "--existing", "replace"]);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&tar, &folder);
+}
+
+#[test]
+fn a_replacement_that_cannot_be_had_costs_nothing() {
+    let (origin, tar, job) = setting();
+    let folder = job.class_folder(WNID);
+    unpack_by_hand(&tar, &folder);
+    fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
+    let before = snapshot(&folder);
+    origin.class(WNID, b"<html>".to_vec());
+    let job = job.args(["--delete-tar", "--existing", "replace"]);
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+    assert_eq!(snapshot(&folder), before);
+}
+
+#[test]
+fn trust_asks_nobody() {
+    let (origin, tar, job) = setting();
+    let folder = job.class_folder(WNID);
+    unpack_by_hand(&tar, &folder);
+    fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
+    let job = job.args(["--delete-tar", "--existing", "trust"]);
+    job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
+    assert_eq!(origin.all_requests().len(), 0);
+}
+
+#[test]
+fn an_empty_folder_is_replaced() {
+    let (_origin, tar, job) = setting();
+    fs::create_dir(job.class_folder(WNID)).unwrap();
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&tar, &job.class_folder(WNID));
+}
+
+#[test]
+fn a_link_under_the_final_name_is_a_conflict_and_never_followed() {
+    let (origin, tar, job) = setting();
+    let elsewhere = job.folder().join("elsewhere");
+    unpack_by_hand(&tar, &elsewhere);
+    let before = snapshot(&elsewhere);
+    for leads_to in [elsewhere.as_path(), Path::new("nowhere")] {
+        let link = job.class_folder(WNID);
+        std::os::unix::fs::symlink(leads_to, &link).unwrap();
+        job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+        assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
+        assert_eq!(fs::read_link(&link).unwrap(), leads_to);
+        assert_eq!(snapshot(&elsewhere), before);
+        assert_eq!(origin.gets(WNID).len(), 0);
+        fs::remove_file(link).unwrap();
+    }
+}
+
+#[test]
+fn a_file_under_the_final_name_is_a_conflict() {
+    let (origin, _tar, job) = setting();
+    fs::write(job.class_folder(WNID), "mine").unwrap();
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+    assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
+    assert_eq!(fs::read(job.class_folder(WNID)).unwrap(), b"mine");
+    assert_eq!(origin.gets(WNID).len(), 0);
+}
+
+#[test]
+fn an_edited_or_cut_manifest_is_a_conflict() {
+    let (origin, _tar, job) = setting();
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    let path = job.class_folder(WNID).join(MANIFEST);
+    let good = fs::read(&path).unwrap();
+    let mut edited = good.clone();
+    let digit = edited.iter().rposition(u8::is_ascii_digit).expect("a manifest holds numbers");
+    edited[digit] = if edited[digit] == b'9' { b'8' } else { edited[digit] + 1 };
+    for bad in [edited, good[..good.len() / 2].to_vec(), Vec::new()] {
+        fs::write(&path, bad).unwrap();
+        origin.forget_requests();
+        assert_conflict(&job, &origin, &snapshot(&job.class_folder(WNID)));
+    }
+    fs::write(&path, good).unwrap();
+    job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
+}
+
+#[test]
+fn a_whole_tar_is_unpacked_and_not_downloaded() {
+    for (args, stays) in [(&["--delete-tar"][..], false), (&[], true)] {
+        let (origin, tar, job) = setting();
+        let job = job.args(args.iter().copied());
+        let path = job.target_path().join("n00000001.tar");
+        fs::write(&path, &tar).unwrap();
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&tar, &job.class_folder(WNID));
+        assert_eq!(origin.gets(WNID).len(), 0);
+        assert_eq!(fs::read(&path).ok(), stays.then_some(tar));
+    }
+}
+
+#[test]
+fn a_broken_tar_is_downloaded_again() {
+    for length in [0, 5000, 40_000] {
+        let (origin, tar, job) = setting();
+        let job = job.args([]);
+        let path = job.target_path().join("n00000001.tar");
+        fs::write(&path, &tar[..length]).unwrap();
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&tar, &job.class_folder(WNID));
+        assert_eq!(origin.gets(WNID).len(), 1);
+        assert_eq!(fs::read(&path).unwrap(), tar);
+    }
+}

@@ -1,0 +1,89 @@
+//! Ctrl-C and SIGTERM: the exit code says so, the work stays, and the same command goes on where it stopped.
+
+use std::time::Duration;
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::Origin,
+    running::Signal,
+};
+
+const SMALL: &str = "n00000001";
+const LARGE: &str = "n00000002";
+
+/// Interrupts a job in the middle of its large class and lets the same command finish it; gives the table of the latter.
+#[track_caller]
+fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
+    let origin = Origin::start();
+    let small = images(SMALL, 2, 1000..2000, 1);
+    let large = images(LARGE, 400, 40_000..60_000, 2);
+    origin.class(SMALL, small.clone());
+    origin.class(LARGE, large.clone());
+    origin.limit_rate(1_000_000);
+    let deadline = Duration::from_secs(15);
+    let job = Job::new().classes([SMALL, LARGE]).origin(&origin).args(args.iter().copied()).deadline(deadline);
+
+    let mut running = job.start();
+    running.wait_until("three megabytes are under way", |_| {
+        (origin.bytes_sent() > 3_000_000 && job.class_folder(SMALL).exists()).then_some(())
+    });
+    running.signal(signal);
+    let finished = running.wait();
+    assert_eq!(finished.code, Some(code), "{}", finished.stderr);
+    assert!(job.target_path().join(".partial").is_dir(), "the checkpoint is kept");
+    assert!(!job.class_folder(LARGE).exists());
+    let sent = origin.gets(LARGE)[0].sent;
+
+    origin.limit_rate(0);
+    origin.forget_requests();
+    let table = job.assert_all_there(&job.run(), 2);
+    assert_class_is(&small, &job.class_folder(SMALL));
+    assert_class_is(&large, &job.class_folder(LARGE));
+    let gets = origin.gets(LARGE);
+    assert_eq!(gets.len(), 1, "{gets:#?}");
+    assert!(gets[0].if_range.is_some());
+    // What the kernels held between the two, and the image that was not complete, may come again.
+    assert!(gets[0].start() >= sent / 2, "went on at {} of {sent}", gets[0].start());
+    assert_eq!(gets[0].start() + gets[0].sent, large.len() as u64);
+    assert_eq!(origin.gets(SMALL).len(), 0);
+    table
+}
+
+#[test]
+fn ctrl_c_keeps_the_work() {
+    interrupt(Signal::INT, 130, &["--delete-tar"]);
+}
+
+#[test]
+fn sigterm_keeps_the_work() {
+    interrupt(Signal::TERM, 143, &["--delete-tar", "--workers", "2"]);
+}
+
+#[test]
+fn an_interrupted_tar_that_is_kept_goes_on_too() {
+    interrupt(Signal::INT, 130, &[]);
+}
+
+#[test]
+fn a_job_that_waits_for_a_silent_origin_ends_at_once() {
+    let origin = Origin::start();
+    origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::silence());
+    let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
+    let mut running = job.start();
+    running.wait_until("the origin is asked", |_| (!origin.gets(SMALL).is_empty()).then_some(()));
+    running.signal(Signal::INT);
+    assert_eq!(running.wait().code, Some(130));
+}
+
+#[test]
+fn a_job_that_was_told_to_wait_ends_at_once() {
+    let origin = Origin::start();
+    origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::too_many_requests(600));
+    let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
+    let mut running = job.start();
+    running.wait_until("the origin answers", |_| origin.gets(SMALL).first().filter(|get| get.status == 429).map(drop));
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+}

@@ -1,0 +1,77 @@
+//! Resuming a tar that is not the same any more: the result is one version, never a mix (O14, O15, O16).
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::{Origin, Request},
+};
+
+use super::{QUICK, WNID, assert_arrives, class};
+
+#[track_caller]
+fn assert_began_anew(gets: &[Request]) {
+    assert!(gets[1].start() > 0, "the first attempt after the cut asks for the rest: {gets:#?}");
+    let last = gets.last().expect("there were requests");
+    assert!(last.start() == 0 || last.status == 200, "{gets:#?}");
+}
+
+#[test]
+fn a_range_that_is_answered_with_everything_begins_anew() {
+    let gets = assert_arrives(&class(), [Answer::cut_at(50_000), Answer::plain().ignoring_range()], &QUICK);
+    assert_began_anew(&gets);
+    assert_eq!(gets.len(), 2, "the whole tar came already");
+}
+
+#[test]
+fn a_part_that_begins_elsewhere_is_thrown_away() {
+    let gets = assert_arrives(&class(), [Answer::cut_at(50_000), Answer::plain().starting_late(512)], &QUICK);
+    assert_began_anew(&gets);
+}
+
+#[test]
+fn a_part_of_another_version_is_thrown_away() {
+    let cut = || Answer::cut_at(50_000);
+    assert_began_anew(&assert_arrives(&class(), [cut(), Answer::plain().with_etag("\"other\"")], &QUICK));
+    assert_began_anew(&assert_arrives(&class(), [cut(), Answer::plain().with_total(999_999)], &QUICK));
+}
+
+#[test]
+fn a_range_beyond_the_end_begins_anew() {
+    let gets = assert_arrives(&class(), [Answer::cut_at(50_000), Answer::status(416)], &QUICK);
+    assert_began_anew(&gets);
+}
+
+#[test]
+fn a_tar_that_changes_on_the_server_is_never_mixed() {
+    let old = class();
+    let newer = [images(WNID, 10, 8000..12_000, 2), images(WNID, 3, 8000..12_000, 3), {
+        // As long as the old one, with other bytes.
+        let mut same_length = old.clone();
+        same_length[600] ^= 1;
+        same_length[70_000] ^= 1;
+        same_length
+    }];
+    for new in newer {
+        for careless in [Answer::plain(), Answer::plain().ignoring_if_range()] {
+            let origin = Origin::start();
+            let cut = Answer::cut_at(50_000).then_replaced_by(new.clone());
+            origin.class(WNID, old.clone()).script([cut, careless]);
+            let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
+            job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+            assert_class_is(&new, &job.class_folder(WNID));
+        }
+    }
+}
+
+#[test]
+fn a_kept_tar_that_changed_is_the_new_one() {
+    let old = class();
+    let new = images(WNID, 4, 8000..12_000, 2);
+    let origin = Origin::start();
+    origin.class(WNID, old).script([Answer::cut_at(90_000).then_replaced_by(new.clone())]);
+    let job = Job::new().classes([WNID]).origin(&origin).args(["--retries", "1"]);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&new, &job.class_folder(WNID));
+    assert!(std::fs::read(job.target_path().join("n00000001.tar")).unwrap() == new, "the tar is not the new one");
+}

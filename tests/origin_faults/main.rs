@@ -1,0 +1,65 @@
+//! The faults of an origin, row by row of the fault matrix: each has exactly one outcome, and none leaves half a class.
+
+mod changed_versions;
+mod lost_connections;
+mod patience;
+mod redirects;
+mod tls;
+mod wrong_answers;
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::{Origin, Request},
+};
+
+const WNID: &str = "n00000001";
+/// Few attempts and little patience, so that the tests are quick.
+const QUICK: [&str; 7] = ["--delete-tar", "--retries", "1", "--timeout", "1s", "--workers", "2"];
+
+/// About 100 KB in ten images.
+fn class() -> Vec<u8> {
+    images(WNID, 10, 8000..12_000, 1)
+}
+
+/// Whatever the script does, the class arrives whole; gives the requests it took.
+#[track_caller]
+fn assert_arrives(tar: &[u8], script: impl IntoIterator<Item = Answer>, args: &[&str]) -> Vec<Request> {
+    let origin = Origin::start();
+    origin.class(WNID, tar.to_vec()).script(script);
+    let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(tar, &job.class_folder(WNID));
+    origin.gets(WNID)
+}
+
+/// The answer never changes, so the class fails; gives the line of the failure log and the requests it took.
+#[track_caller]
+fn assert_fails(answer: Answer, args: &[&str]) -> (String, Vec<Request>) {
+    let origin = Origin::start();
+    origin.class(WNID, class()).forever(answer);
+    let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+    assert!(!job.class_folder(WNID).exists(), "half a class is visible");
+    (job.failure_of(WNID), origin.gets(WNID))
+}
+
+/// As [`assert_fails`], with a failure that no second request can mend.
+#[track_caller]
+fn assert_fails_at_once(answer: Answer, kind: &str) -> String {
+    let (failure, gets) = assert_fails(answer, &QUICK);
+    assert!(failure.starts_with(&format!("{kind}: ")), "{failure}");
+    assert_eq!(gets.len(), 1, "another attempt could not help: {gets:#?}");
+    failure
+}
+
+/// As [`assert_fails`], with a failure that may pass: tried again once.
+#[track_caller]
+fn assert_fails_after_a_retry(answer: Answer, kind: &str) -> String {
+    let (failure, gets) = assert_fails(answer, &QUICK);
+    assert!(failure.starts_with(&format!("{kind}: ")), "{failure}");
+    // An attempt that brings new bytes does not count, so there may be one more.
+    assert!((2..=3).contains(&gets.len()), "{gets:#?}");
+    failure
+}

@@ -1,0 +1,120 @@
+//! Answers that are no tar: permanent, told as what they are, and bounded (O3, O4, O5, O11, O12, O17).
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    content::{Segment, Segments},
+    origin::Origin,
+    raw_tar::Entry,
+};
+
+use super::{QUICK, WNID, assert_fails, assert_fails_at_once, class};
+
+#[test]
+fn a_class_that_is_not_there_is_asked_for_once() {
+    for (status, words) in
+        [(404, "404 Client Error"), (403, "403 Client Error"), (410, "410 Client Error"), (401, "401")]
+    {
+        let failure = assert_fails_at_once(Answer::status(status), "HTTPError");
+        assert!(failure.contains(words) && failure.contains(WNID), "{failure}");
+    }
+}
+
+#[test]
+fn an_empty_answer_is_no_class() {
+    let failure = assert_fails(Answer::body(Vec::new()), &QUICK).0;
+    assert!(failure.starts_with("TarError: ") || failure.starts_with("NotATar: "), "{failure}");
+    assert_fails_at_once(Answer::body(vec![0; 1024]), "TarError");
+    assert_fails_at_once(Answer::body(vec![0; 10_240]), "TarError");
+}
+
+#[test]
+fn a_page_is_told_with_its_first_words_and_harms_no_other_class() {
+    let failure = assert_fails_at_once(Answer::html(), "NotATar");
+    assert!(failure.contains("<!DOCTYPE html>"), "{failure}");
+    assert_fails_at_once(Answer::html().without_length(), "NotATar");
+
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=8).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids {
+        origin.class(wnid, images(wnid, 3, 100..9000, 1));
+    }
+    for wnid in &wnids[..4] {
+        origin.script_of(wnid).expect("it is served").forever(Answer::html());
+    }
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(QUICK);
+    job.assert_ended(&job.run(), 1, Table::of(4, 0, 4));
+    assert!(job.failures().iter().all(|line| line.contains(" - NotATar: ")), "{:?}", job.failures());
+    for wnid in &wnids[4..] {
+        assert_class_is(&images(wnid, 3, 100..9000, 1), &job.class_folder(wnid));
+    }
+}
+
+#[test]
+fn a_page_cannot_steer_the_terminal() {
+    let page = b"<html>\x1b[2J\x1b]0;owned\x07\x9b31m\xe2\x80\xaegnp</html>".to_vec();
+    let origin = Origin::start();
+    origin.class(WNID, class()).forever(Answer::body(page));
+    let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
+    let finished = job.run();
+    job.assert_ended(&finished, 1, Table::of(0, 0, 1));
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+    for text in [log, finished.stderr, job.failure_of(WNID)] {
+        let steers = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+        assert!(!text.contains(|character| steers(character) || character == '\u{202e}'), "{text:?}");
+    }
+}
+
+#[test]
+fn compressed_bodies_are_refused_as_such() {
+    let failure = assert_fails_at_once(Answer::plain().header("Content-Encoding", "gzip"), "NotATar");
+    assert!(failure.contains("gzip"), "{failure}");
+    for (magic, name) in [
+        (&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..], "gzip"),
+        (b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4F", "xz"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
+    ] {
+        let mut body = magic.to_vec();
+        body.extend((0..5000_u32).map(|number| u8::try_from(number * 31 % 251).expect("below 251")));
+        let failure = assert_fails_at_once(Answer::body(body), "NotATar");
+        assert!(failure.contains(name), "{failure}");
+    }
+}
+
+#[test]
+fn headers_without_end_are_cut_short_and_memory_stays_flat() {
+    for answer in [Answer::endless_header(), Answer::padded_header(1 << 20), Answer::padded_header(64 << 20)] {
+        let origin = Origin::start();
+        origin.class(WNID, class()).forever(answer);
+        let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
+        let finished = job.run();
+        job.assert_ended(&finished, 1, Table::of(0, 0, 1));
+        let failure = job.failure_of(WNID);
+        let kinds = ["ConnectionError: ", "HTTPError: ", "Timeout: "];
+        assert!(kinds.iter().any(|kind| failure.starts_with(kind)), "{failure}");
+        assert!(finished.peak_memory.is_none_or(|bytes| bytes < 100 << 20), "{:?}", finished.peak_memory);
+    }
+}
+
+#[test]
+fn a_body_without_end_is_cut_at_a_limit_and_the_disk_is_freed() {
+    let endless = |size| {
+        let header = Entry::file("n00000001_1.JPEG", b"").stating_size(size).header().to_vec();
+        Segments::new(vec![Segment::Bytes(header), Segment::Pattern { seed: 1, length: 1 << 50 }])
+    };
+    // No file is that long, so not a byte of it is wanted.
+    let (failure, gets) = assert_fails(Answer::body(endless(3 << 30)).without_length(), &QUICK);
+    assert!(failure.starts_with("TarError: "), "{failure}");
+    assert!(gets.len() == 1 && gets[0].sent < 64 << 20, "{gets:#?}");
+    // What follows a file of 1 MiB is no header.
+    let (failure, gets) = assert_fails(Answer::body(endless(1 << 20)).without_length(), &QUICK);
+    assert!(failure.starts_with("TarError: "), "{failure}");
+    assert!(gets.len() == 1 && gets[0].sent < 64 << 20, "{gets:#?}");
+    // Zeros behind the end marker are padding, but not for ever.
+    let entry = Entry::file("n00000001_1.JPEG", b"").header().to_vec();
+    let zeros = Segments::new(vec![Segment::Bytes(entry), Segment::Fill { byte: 0, length: 1 << 50 }]);
+    assert_fails_at_once(Answer::body(zeros).without_length(), "TarError");
+    // And a tar that is announced as longer than any class is not even begun.
+    assert_fails_at_once(Answer::body(endless(1 << 20)), "TarError");
+}

@@ -1,0 +1,297 @@
+//! A job as a person would start it: the real programs, a CSV, a target folder, and a deadline.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    folders,
+    origin::Origin,
+    programs::program,
+    running::{Finished, Running, tail},
+};
+
+/// How long a job may take unless the test says otherwise.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A job in a folder of its own. The same job can be run again, with other classes or arguments too.
+#[derive(Debug)]
+pub struct Job {
+    folder: TempDir,
+    target: PathBuf,
+    csv: Option<PathBuf>,
+    url: Option<String>,
+    args: Vec<String>,
+    deadline: Duration,
+}
+
+/// The numbers of the closing table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// Completed by this run.
+    pub success: u64,
+    /// Complete before.
+    pub skipped: u64,
+    /// Not there.
+    pub failed: u64,
+    /// All rows.
+    pub total: u64,
+}
+
+impl Table {
+    /// A table whose counts add up.
+    pub fn of(success: u64, skipped: u64, failed: u64) -> Self {
+        Self { success, skipped, failed, total: success + skipped + failed }
+    }
+
+    /// Reads the table from standard output; panics if it is not all that stands there.
+    #[track_caller]
+    pub fn read(stdout: &str) -> Self {
+        let number = |word: &str| {
+            let rest = stdout.lines().find_map(|line| line.split_once(word));
+            rest.and_then(|(_, number)| number.trim().parse().ok()).unwrap_or_else(|| panic!("no {word} in:\n{stdout}"))
+        };
+        let [success, skipped, failed] = ["Success:", "Skipped:", "Failed:"].map(number);
+        let table = Self { success, skipped, failed, total: number("Total:") };
+        assert_eq!(table.text(), stdout);
+        table
+    }
+
+    /// Exactly what standard output must hold.
+    pub fn text(&self) -> String {
+        let line = "=".repeat(80);
+        let Self { success, skipped, failed, total } = self;
+        format!("{line}\n✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}\n{line}\n")
+    }
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Job {
+    /// A job without classes.
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("imagenet-job-").tempdir().expect("a temporary folder");
+        let target = folder.path().join("target");
+        std::fs::create_dir_all(folder.path().join("output")).expect("the folder is ours");
+        std::fs::create_dir(&target).expect("the folder is ours");
+        Self { folder, target, csv: None, url: None, args: Vec::new(), deadline: DEADLINE }
+    }
+
+    /// A CSV with these ids, in this order.
+    #[must_use]
+    pub fn classes<'id>(self, wnids: impl IntoIterator<Item = &'id str>) -> Self {
+        let row = |wnid| format!("{wnid},\"a label, with a comma\"\n");
+        let lines: Vec<String> = std::iter::once("wnid,label\n".to_owned()).chain(wnids.into_iter().map(row)).collect();
+        self.csv_text(lines.concat())
+    }
+
+    /// A CSV with this text.
+    #[must_use]
+    pub fn csv_text(mut self, text: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join("data.csv");
+        std::fs::write(&path, text).expect("the folder is ours");
+        self.csv = Some(path);
+        self
+    }
+
+    /// A CSV that may not even exist.
+    #[must_use]
+    pub fn csv_at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.csv = Some(path.into());
+        self
+    }
+
+    /// Where the tars come from.
+    #[must_use]
+    pub fn origin(self, origin: &Origin) -> Self {
+        self.url(&origin.url())
+    }
+
+    /// Where the tars come from, as it is given on the command line.
+    #[must_use]
+    pub fn url(mut self, url: &str) -> Self {
+        self.url = Some(url.to_owned());
+        self
+    }
+
+    /// Another target folder than its own.
+    #[must_use]
+    pub fn target(mut self, path: impl Into<PathBuf>) -> Self {
+        self.target = path.into();
+        self
+    }
+
+    /// Further arguments, in the place of those given before.
+    #[must_use]
+    pub fn args<'word>(mut self, args: impl IntoIterator<Item = &'word str>) -> Self {
+        self.args = args.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Another deadline than one minute.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// A folder for whatever else the test needs, gone with the job.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the classes go.
+    pub fn target_path(&self) -> &Path {
+        &self.target
+    }
+
+    /// A class's folder under its final name.
+    pub fn class_folder(&self, wnid: &str) -> PathBuf {
+        self.target.join(wnid)
+    }
+
+    /// The lines of `failed_downloads.log`; none if there is no such file.
+    pub fn failures(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.target.join("failed_downloads.log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The line of a class in `failed_downloads.log`, without the class. Panics unless there is exactly one.
+    #[track_caller]
+    pub fn failure_of(&self, wnid: &str) -> String {
+        let prefix = format!("{wnid} - ");
+        let failures = self.failures();
+        let found: Vec<&str> = failures.iter().filter_map(|line| line.strip_prefix(prefix.as_str())).collect();
+        let [failure] = found.as_slice() else { panic!("{wnid} has not one line in the failure log: {failures:#?}") };
+        (*failure).to_owned()
+    }
+
+    /// Runs it on one host, in one process.
+    #[track_caller]
+    pub fn run(&self) -> Finished {
+        self.start().wait()
+    }
+
+    /// Starts it on one host, in one process.
+    pub fn start(&self) -> Running {
+        let mut command = self.coordinator_command();
+        command.arg("--dev");
+        self.spawn(command, "imagenet_downloader.log")
+    }
+
+    /// Starts the program with exactly these arguments and the job's target as its working directory.
+    pub fn start_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
+        let mut command = Command::new(program("coordinator"));
+        command.args(args).current_dir(&self.target);
+        self.spawn(command, "imagenet_downloader.log")
+    }
+
+    /// Starts only the coordinator, which workers on loopback can join.
+    pub fn start_coordinator(&self) -> Coordinator {
+        let http = free_address();
+        let mut command = self.coordinator_command();
+        // By its variable and not its flag: the dashboard is not what these tests are about.
+        command.args(["--listen", "127.0.0.1:0"]).env("IMAGENET_HTTP", http.to_string());
+        let mut running = self.spawn(command, "imagenet_downloader.log");
+        let origin = self.url.as_deref().and_then(|url| url.strip_prefix("http://")?.parse().ok());
+        let known: Vec<SocketAddr> = origin.into_iter().chain([http]).collect();
+        let address = running.wait_for_address(&known);
+        Coordinator { running, address, http }
+    }
+
+    /// Starts a worker that writes into a target of its own, or into the job's.
+    pub fn start_worker(&self, name: &str, coordinator: &Coordinator, target: &Path) -> Running {
+        let mut command = Command::new(program("worker"));
+        command.args(["--connect", &format!("http://{}", coordinator.address), "--name", name]);
+        command.arg("--target").arg(target);
+        let output = self.folder.path().join("output");
+        Running::start(command, &output, target, &format!("imagenet_downloader.{name}.log"), self.deadline)
+    }
+
+    /// Starts a worker with exactly these arguments.
+    pub fn start_worker_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
+        let mut command = Command::new(program("worker"));
+        command.args(args).current_dir(&self.target);
+        self.spawn(command, "imagenet_downloader.log")
+    }
+
+    /// Panics with what the program said unless it ended with this code and this table, and nothing else on stdout.
+    #[track_caller]
+    pub fn assert_ended(&self, finished: &Finished, code: i32, table: Table) {
+        let (found, signal, stdout) = (finished.code, finished.signal, &finished.stdout);
+        let said = || format!("{:#?}\n--- stderr\n{}", self.failures(), tail(&finished.stderr));
+        assert!(
+            found == Some(code) && *stdout == table.text(),
+            "code {found:?}, signal {signal:?}\n{stdout}\n--- failures\n{}",
+            said()
+        );
+        folders::assert_no_partial(&self.target);
+        for text in [stdout, &finished.stderr] {
+            assert!(!text.contains('\u{1b}'), "an escape code without a terminal: {text:?}");
+        }
+    }
+
+    /// Panics unless every class is there; which of them an earlier process completed is left open, and told.
+    #[track_caller]
+    pub fn assert_all_there(&self, finished: &Finished, classes: u64) -> Table {
+        let said = tail(&finished.stderr);
+        assert_eq!(finished.code, Some(0), "{}\n--- stderr\n{said}", finished.stdout);
+        let table = Table::read(&finished.stdout);
+        self.assert_ended(finished, 0, Table::of(table.success, classes - table.success.min(classes), 0));
+        table
+    }
+
+    /// Panics unless it could not run: code 2, nothing on stdout, and one sentence that holds all the words.
+    #[track_caller]
+    pub fn assert_could_not_run(&self, finished: &Finished, words: &[&str]) {
+        let Finished { code, stdout, stderr, .. } = finished;
+        assert!(*code == Some(2) && stdout.is_empty(), "{code:?}\n{stdout}\n--- stderr\n{}", tail(stderr));
+        for word in words {
+            assert!(stderr.contains(word), "no {word:?} in:\n{stderr}");
+        }
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+
+    fn coordinator_command(&self) -> Command {
+        let mut command = Command::new(program("coordinator"));
+        if let Some(csv) = &self.csv {
+            command.arg("--fname").arg(csv);
+        }
+        command.arg("--target").arg(&self.target);
+        if let Some(url) = &self.url {
+            command.args(["--url", url]);
+        }
+        command.args(&self.args);
+        command
+    }
+
+    fn spawn(&self, command: Command, log: &str) -> Running {
+        Running::start(command, &self.folder.path().join("output"), &self.target, log, self.deadline)
+    }
+}
+
+/// A coordinator that workers can join.
+#[derive(Debug)]
+pub struct Coordinator {
+    /// The process.
+    pub running: Running,
+    /// Where it listens for workers.
+    pub address: SocketAddr,
+    /// Where its dashboard is.
+    pub http: SocketAddr,
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    listener.local_addr().expect("it is bound")
+}

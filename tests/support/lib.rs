@@ -1,0 +1,23 @@
+//! What the stories stand on: tars good and bad, ImageNet's server with a script of faults, and the real programs as
+//! processes that a deadline ends.
+//!
+//! Nothing here knows the inside of the programs: command lines, files, exit codes and bytes on the wire are the contract.
+
+pub mod archives;
+pub mod content;
+pub mod raw_tar;
+
+pub mod answer;
+mod connection;
+pub mod origin;
+#[cfg(test)]
+mod origin_keeps_to_its_script;
+mod reply;
+pub mod script_file;
+pub mod tls_front;
+
+pub mod cluster;
+pub mod folders;
+mod programs;
+pub mod running;
+pub mod wait;

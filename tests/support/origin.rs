@@ -1,0 +1,337 @@
+//! ImageNet's server with a script of faults per class, and a record of all that was asked of it.
+//!
+//! Faults go by budget: each scripted answer is given once, then the honest one again.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use tokio::time::Instant;
+
+use crate::{answer::Answer, connection, content::Content};
+
+/// A running server; stops when it is dropped.
+#[derive(Debug)]
+pub struct Origin {
+    address: SocketAddr,
+    state: Arc<State>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// What proves that two answers are about the same version of a tar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Validators {
+    /// A strong `ETag` and `Last-Modified`.
+    #[default]
+    Strong,
+    /// A weak `ETag` only.
+    Weak,
+    /// `Last-Modified` only.
+    Date,
+    /// Nothing.
+    None,
+}
+
+/// A request as it came, and what was sent for it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// `GET` or `HEAD`.
+    pub method: String,
+    /// Path with query.
+    pub path: String,
+    /// The class that the path names.
+    pub wnid: String,
+    /// The `Range` header.
+    pub range: Option<String>,
+    /// The `If-Range` header.
+    pub if_range: Option<String>,
+    /// All headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// When it was read.
+    pub at: Instant,
+    /// Numbers the connections from 1 on.
+    pub connection: u64,
+    /// Status of the answer; 0 as long as there is none.
+    pub status: u16,
+    /// Bytes of the body handed to the kernel; of the last half megabyte perhaps only a part.
+    pub sent: u64,
+}
+
+impl Request {
+    /// Where the bytes that it asks for begin.
+    pub fn start(&self) -> u64 {
+        let range = self.range.as_deref().and_then(|range| range.strip_prefix("bytes="));
+        range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+pub(crate) struct Class {
+    pub(crate) content: Arc<dyn Content>,
+    pub(crate) version: u32,
+    pub(crate) validators: Validators,
+    script: VecDeque<Answer>,
+    forever: Option<Answer>,
+}
+
+#[derive(Debug, Default)]
+struct RequestLog {
+    forgotten: usize,
+    requests: Vec<Request>,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    classes: Mutex<HashMap<String, Class>>,
+    requests: Mutex<RequestLog>,
+    connections: Mutex<HashMap<u64, TcpStream>>,
+    most_connections: AtomicU64,
+    transfers: AtomicU64,
+    most_transfers: AtomicU64,
+    sent: AtomicU64,
+    /// Bytes per second and connection; 0 is without a limit.
+    pub(crate) rate: AtomicU64,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl Origin {
+    /// Serves on a free port of 127.0.0.1.
+    pub fn start() -> Self {
+        Self::listen("127.0.0.1:0").expect("a free port on loopback")
+    }
+
+    /// Serves on an address.
+    pub fn listen(address: &str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State::default());
+        let acceptor = std::thread::spawn({
+            let state = Arc::clone(&state);
+            move || accept(&listener, &state)
+        });
+        Ok(Self { address, state, acceptor: Some(acceptor) })
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves a class, honestly until a script says otherwise.
+    pub fn class(&self, wnid: &str, content: impl Content + 'static) -> Scripted<'_> {
+        let class = Class {
+            content: Arc::new(content),
+            version: 1,
+            validators: Validators::default(),
+            script: VecDeque::new(),
+            forever: None,
+        };
+        self.state.classes().insert(wnid.to_owned(), class);
+        Scripted { origin: self, wnid: wnid.to_owned() }
+    }
+
+    /// The script of a class that is served already.
+    pub fn script_of(&self, wnid: &str) -> Option<Scripted<'_>> {
+        let known = self.state.classes().contains_key(wnid);
+        known.then(|| Scripted { origin: self, wnid: wnid.to_owned() })
+    }
+
+    /// Sends no faster than so many bytes per second on each connection; 0 lifts the limit.
+    pub fn limit_rate(&self, bytes_per_second: u64) {
+        self.state.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// All requests for a class so far, in the order in which they came.
+    pub fn requests(&self, wnid: &str) -> Vec<Request> {
+        self.all_requests().into_iter().filter(|request| request.wnid == wnid).collect()
+    }
+
+    /// The GET requests for a class so far.
+    pub fn gets(&self, wnid: &str) -> Vec<Request> {
+        self.requests(wnid).into_iter().filter(|request| request.method == "GET").collect()
+    }
+
+    /// All requests so far.
+    pub fn all_requests(&self) -> Vec<Request> {
+        self.state.requests().requests.clone()
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget_requests(&self) {
+        let mut log = self.state.requests();
+        log.forgotten += log.requests.len();
+        log.requests.clear();
+    }
+
+    /// Bytes of bodies sent so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.state.connections().len()
+    }
+
+    /// The most answers with a body that were ever being sent at once.
+    pub fn most_transfers(&self) -> u64 {
+        self.state.most_transfers.load(Ordering::Relaxed)
+    }
+
+    /// The most connections that were ever open at once.
+    pub fn most_connections(&self) -> u64 {
+        self.state.most_connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.state.stopping.store(true, Ordering::Relaxed);
+        // Wakes the acceptor, which then ends the connections and waits for their threads.
+        drop(TcpStream::connect(self.address));
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+    }
+}
+
+/// A class whose answers can be scripted.
+#[derive(Debug)]
+pub struct Scripted<'origin> {
+    origin: &'origin Origin,
+    wnid: String,
+}
+
+impl Scripted<'_> {
+    /// Adds answers, each to be given once to a GET; after them the honest one.
+    pub fn script(&self, answers: impl IntoIterator<Item = Answer>) -> &Self {
+        self.change(|class| class.script.extend(answers))
+    }
+
+    /// After the script this answer, to GET and HEAD, for ever.
+    pub fn forever(&self, answer: Answer) -> &Self {
+        self.change(|class| class.forever = Some(answer))
+    }
+
+    /// Chooses the validators.
+    pub fn validators(&self, validators: Validators) -> &Self {
+        self.change(|class| class.validators = validators)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Class)) -> &Self {
+        if let Some(class) = self.origin.state.classes().get_mut(&self.wnid) {
+            change(class);
+        }
+        self
+    }
+}
+
+impl State {
+    fn classes(&self) -> MutexGuard<'_, HashMap<String, Class>> {
+        self.classes.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn requests(&self) -> MutexGuard<'_, RequestLog> {
+        self.requests.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+        self.connections.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Takes the next answer of a class and looks at the class as it is then; `None`: no such class.
+    pub(crate) fn take_answer<T>(&self, wnid: &str, is_get: bool, look: impl FnOnce(Answer, &Class) -> T) -> Option<T> {
+        let mut classes = self.classes();
+        let class = classes.get_mut(wnid)?;
+        let scripted = if is_get { class.script.pop_front() } else { None };
+        let mut answer = scripted.or_else(|| class.forever.clone()).unwrap_or_default();
+        let replaced_by = answer.replaced_by.take();
+        let seen = look(answer, class);
+        if let Some(content) = replaced_by {
+            class.content = content;
+            class.version += 1;
+        }
+        Some(seen)
+    }
+
+    /// Notes a request and says under which number.
+    pub(crate) fn record(&self, request: Request) -> usize {
+        let mut log = self.requests();
+        log.requests.push(request);
+        log.forgotten + log.requests.len() - 1
+    }
+
+    /// Notes what was sent for the request of that number, unless all were forgotten meanwhile.
+    pub(crate) fn note(&self, number: usize, status: u16, sent: u64) {
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        let mut log = self.requests();
+        let index = number.checked_sub(log.forgotten);
+        if let Some(request) = index.and_then(|index| log.requests.get_mut(index)) {
+            request.status = status;
+            request.sent += sent;
+        }
+    }
+
+    /// Runs a transfer and counts it among those at once.
+    pub(crate) fn transfer<T>(&self, transfer: impl FnOnce() -> T) -> T {
+        let now = self.transfers.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_transfers.fetch_max(now, Ordering::Relaxed);
+        let result = transfer();
+        self.transfers.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    fn opened(&self, id: u64, stream: TcpStream) {
+        let mut connections = self.connections();
+        connections.insert(id, stream);
+        self.most_connections.fetch_max(connections.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// One thread a connection; all are waited for when the origin stops.
+fn accept(listener: &TcpListener, state: &Arc<State>) {
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    for id in 1.. {
+        let accepted = listener.accept();
+        if state.stopping.load(Ordering::Relaxed) {
+            break;
+        }
+        let Ok((stream, _)) = accepted else { continue };
+        let Ok(second) = stream.try_clone() else { continue };
+        state.opened(id, second);
+        threads.retain(|thread| !thread.is_finished());
+        let state = Arc::clone(state);
+        threads.push(std::thread::spawn(move || {
+            connection::serve(&stream, id, &state);
+            drop(stream);
+            state.connections().remove(&id);
+        }));
+    }
+    for stream in state.connections().values() {
+        drop(stream.shutdown(Shutdown::Both));
+    }
+    for thread in threads {
+        drop(thread.join());
+    }
+}

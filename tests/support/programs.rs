@@ -1,0 +1,40 @@
+//! Finds the programs under test beside the test executable, and refuses those that are older than their sources.
+
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+const HOW: &str =
+    "build the programs that these tests run: `cargo test --workspace`, or `cargo build -p coordinator -p worker`";
+
+/// The path of a program. Panics with what to do if it is missing or stale.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let sources: &[&str] = match name {
+        "coordinator" => &["coordinator/src", "worker/src", "shared/src", "proto"],
+        _ => &["worker/src", "shared/src", "proto"],
+    };
+    let test = std::env::current_exe().expect("a process knows its executable");
+    let folder = test.parent().and_then(Path::parent).expect("cargo puts tests into target/<profile>/deps");
+    let path = folder.join(name);
+    let Some(built) = modified(&path) else { panic!("{} is missing; {HOW}", path.display()) };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package stands in the workspace");
+    let newest = sources.iter().filter_map(|source| newest_below(&root.join(source))).max();
+    if let Some((changed, file)) = newest.filter(|(changed, _)| *changed > built) {
+        let older = changed.duration_since(built).unwrap_or_default();
+        panic!("{} is {older:?} older than {}; {HOW}", path.display(), file.display());
+    }
+    path
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().ok()?.modified().ok()
+}
+
+fn newest_below(path: &Path) -> Option<(SystemTime, PathBuf)> {
+    if !path.is_dir() {
+        return Some((modified(path)?, path.to_owned()));
+    }
+    let entries = path.read_dir().ok()?;
+    entries.filter_map(|entry| newest_below(&entry.ok()?.path())).max()
+}

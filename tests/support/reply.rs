@@ -1,0 +1,265 @@
+//! From a scripted answer to bytes on the wire.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    net::TcpStream,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    answer::{Answer, Ending, Framing, HeadManners, RangeManners, Tag},
+    connection::is_gone,
+    content::Content,
+    origin::{Class, Request, State, Validators},
+};
+
+/// What becomes of the connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    Serve,
+    Close,
+    HangUp,
+    Stall,
+    Reset,
+}
+
+/// At once into the kernel where no pace is set; large enough that system calls do not matter.
+const SLICE: usize = 512 << 10;
+const LAST_MODIFIED: [&str; 2] = ["Thu, 11 Mar 2021 10:00:00 GMT", "Fri, 12 Mar 2021 10:00:00 GMT"];
+
+/// An answer that is ready to be sent.
+struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Arc<dyn Content>,
+    from: u64,
+    /// Bytes of the body, whatever the headers say.
+    length: u64,
+    answer: Answer,
+}
+
+/// Answers a request.
+pub(crate) fn answer(stream: &TcpStream, state: &State, request: &Request, number: usize) -> io::Result<Next> {
+    let is_get = request.method == "GET";
+    let reply = state.take_answer(&request.wnid, is_get, |answer, class| Reply::new(answer, class, request));
+    let reply = reply.unwrap_or_else(|| Reply::with_text(Answer::status(404)));
+    state.note(number, reply.status, 0);
+    if reply.send_head(stream, state)? == Next::Stall {
+        return Ok(Next::Stall);
+    }
+    if is_get { state.transfer(|| reply.send_body(stream, state, number)) } else { Ok(Next::Serve) }
+}
+
+impl Reply {
+    fn new(answer: Answer, class: &Class, request: &Request) -> Self {
+        if answer.status.is_some() {
+            return Self::with_text(answer);
+        }
+        let body = answer.body.clone().unwrap_or_else(|| Arc::clone(&class.content));
+        let (etag, date) = validators(&answer, class, request);
+        let whole = body.length();
+        let range = asked_range(&answer, request, etag.as_deref(), date, whole);
+        let mut headers = vec![("Content-Type".to_owned(), "application/x-tar".to_owned())];
+        headers.push(("Accept-Ranges".to_owned(), "bytes".to_owned()));
+        headers.extend(etag.map(|etag| ("ETag".to_owned(), etag)));
+        headers.extend(date.map(|date| ("Last-Modified".to_owned(), date.to_owned())));
+        let (status, from, length) = match range {
+            Asked::Whole => (200, 0, whole),
+            Asked::Beyond => {
+                headers.push(("Content-Range".to_owned(), format!("bytes */{whole}")));
+                (416, 0, 0)
+            }
+            Asked::Part(from, to) => {
+                let late = if let RangeManners::StartsLate(bytes) = answer.range { bytes } else { 0 };
+                let from = (from + late).min(to - 1);
+                let total = if let RangeManners::Total(bytes) = answer.range { bytes } else { whole };
+                headers.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{total}", to - 1)));
+                (206, from, to - from)
+            }
+        };
+        Self { status, headers, body, from, length, answer }
+    }
+
+    fn with_text(answer: Answer) -> Self {
+        let body = answer.body.clone().unwrap_or_else(|| Arc::new(Vec::new()));
+        let headers = vec![("Content-Type".to_owned(), "text/plain".to_owned())];
+        Self { status: answer.status.unwrap_or(200), headers, length: body.length(), body, from: 0, answer }
+    }
+
+    fn send_head(&self, mut stream: &TcpStream, state: &State) -> io::Result<Next> {
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        let framing = match self.answer.framing {
+            Framing::Honest => Some(("Content-Length".to_owned(), self.length.to_string())),
+            Framing::Stated(length) => Some(("Content-Length".to_owned(), length.to_string())),
+            Framing::UntilClose => None,
+            Framing::Chunked { .. } => Some(("Transfer-Encoding".to_owned(), "chunked".to_owned())),
+        };
+        let honest = self
+            .headers
+            .iter()
+            .chain(&framing)
+            .filter(|(name, _)| !self.answer.headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
+        for (name, value) in honest.chain(&self.answer.headers) {
+            write!(head, "{name}: {value}\r\n").expect("a string takes all");
+        }
+        match self.answer.head {
+            HeadManners::Silent => return Ok(Next::Stall),
+            HeadManners::Honest => {}
+            HeadManners::Padded(bytes) => {
+                write!(head, "X-Padding: {}\r\n", "a".repeat(bytes)).expect("a string takes all");
+            }
+            HeadManners::Endless => {
+                while !state.stopping.load(Ordering::Relaxed) {
+                    stream.write_all(head.as_bytes())?;
+                    "X-Padding: aaaaaaaaaaaaaaaa\r\n".repeat(64).clone_into(&mut head);
+                }
+            }
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes())?;
+        Ok(Next::Serve)
+    }
+
+    fn send_body(&self, mut stream: &TcpStream, state: &State, number: usize) -> io::Result<Next> {
+        let stop = match self.answer.ending {
+            Ending::CutAt(bytes) | Ending::ResetAt(bytes) | Ending::StallAt(bytes) => bytes.min(self.length),
+            Ending::KeepAlive | Ending::HangUp | Ending::HangUpOnNext => self.length,
+        };
+        let chunked = matches!(self.answer.framing, Framing::Chunked { .. });
+        let pace = Pace::new(self.answer.drip, state.rate.load(Ordering::Relaxed));
+        let mut sent = 0;
+        while sent < stop {
+            let count = usize::try_from(stop - sent).unwrap_or(SLICE).min(pace.slice);
+            // Noted first: once the client has the bytes, nobody can look at a count without them.
+            state.note(number, self.status, count as u64);
+            if chunked {
+                write!(stream, "{count:x}\r\n")?;
+            }
+            self.body.send(self.from + sent, count, stream)?;
+            if chunked {
+                stream.write_all(b"\r\n")?;
+            }
+            sent += count as u64;
+            if !pace.wait(sent, stream, state) {
+                return Ok(Next::Close);
+            }
+        }
+        if self.answer.framing == (Framing::Chunked { ended: true }) && stop == self.length {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        Ok(self.next())
+    }
+
+    fn next(&self) -> Next {
+        let ends_by_closing = match self.answer.framing {
+            Framing::Honest | Framing::Chunked { ended: true } => false,
+            Framing::Stated(length) => length != self.length,
+            Framing::UntilClose | Framing::Chunked { ended: false } => true,
+        };
+        match self.answer.ending {
+            Ending::StallAt(_) => Next::Stall,
+            Ending::ResetAt(_) => Next::Reset,
+            Ending::HangUp | Ending::CutAt(_) => Next::Close,
+            Ending::HangUpOnNext => Next::HangUp,
+            Ending::KeepAlive if ends_by_closing => Next::Close,
+            Ending::KeepAlive => Next::Serve,
+        }
+    }
+}
+
+fn validators(answer: &Answer, class: &Class, request: &Request) -> (Option<String>, Option<&'static str>) {
+    let strong = format!("\"{}-v{}-{}\"", request.wnid, class.version, class.content.length());
+    let date = LAST_MODIFIED[usize::from(class.version > 1)];
+    match (&answer.tag, class.validators) {
+        (Tag::None, _) | (Tag::Honest, Validators::None) => (None, None),
+        (Tag::Stated(etag), _) => (Some(etag.clone()), Some(date)),
+        (Tag::Honest, Validators::Strong) => (Some(strong), Some(date)),
+        (Tag::Honest, Validators::Weak) => (Some(format!("W/{strong}")), None),
+        (Tag::Honest, Validators::Date) => (None, Some(date)),
+    }
+}
+
+enum Asked {
+    Whole,
+    Part(u64, u64),
+    Beyond,
+}
+
+fn asked_range(answer: &Answer, request: &Request, etag: Option<&str>, date: Option<&str>, whole: u64) -> Asked {
+    if answer.range == RangeManners::Ignored {
+        return Asked::Whole;
+    }
+    let same =
+        |validator: &str| Some(validator) == etag.filter(|etag| etag.starts_with('"')) || Some(validator) == date;
+    let conditional = answer.range == RangeManners::Honest;
+    if conditional && request.if_range.as_deref().is_some_and(|validator| !same(validator)) {
+        return Asked::Whole;
+    }
+    let parsed = request.range.as_deref().and_then(|range| {
+        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let to = if to.is_empty() { whole } else { to.parse::<u64>().ok()?.saturating_add(1).min(whole) };
+        Some((from.parse::<u64>().ok()?, to))
+    });
+    match parsed {
+        None => Asked::Whole,
+        Some((from, to)) if from >= to => Asked::Beyond,
+        Some((from, to)) => Asked::Part(from, to),
+    }
+}
+
+/// When the next bytes may be sent.
+struct Pace {
+    slice: usize,
+    every: Option<Duration>,
+    rate: u64,
+    started: Instant,
+}
+
+impl Pace {
+    fn new(drip: Option<(usize, Duration)>, rate: u64) -> Self {
+        let slice = match (drip, usize::try_from(rate)) {
+            (Some((bytes, _)), _) => bytes.max(1),
+            (None, Ok(0) | Err(_)) => SLICE,
+            (None, Ok(rate)) => (rate / 50).clamp(1, SLICE),
+        };
+        Self { slice, every: drip.map(|(_, every)| every), rate, started: Instant::now() }
+    }
+
+    /// Waits until more may be sent; false if nobody wants it any more.
+    fn wait(&self, sent: u64, stream: &TcpStream, state: &State) -> bool {
+        let due = match self.every {
+            Some(every) => Instant::now() + every,
+            None if self.rate == 0 => return !state.stopping.load(Ordering::Relaxed),
+            None => self.started + Duration::from_micros(sent.saturating_mul(1_000_000) / self.rate),
+        };
+        while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if left < Duration::from_millis(60) {
+                std::thread::sleep(left);
+            } else if is_gone(stream, state) {
+                return false;
+            }
+        }
+        !state.stopping.load(Ordering::Relaxed)
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        206 => "Partial Content",
+        302 => "Found",
+        403 => "Forbidden",
+        404 => "Not Found",
+        416 => "Range Not Satisfiable",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Status",
+    }
+}

@@ -1,0 +1,129 @@
+//! HTTPS before an origin: takes one request a connection, passes it on in plain and the answer back.
+//!
+//! The certificates in `certificates/` were made once, with `openssl ca`: an authority, and from it one for 127.0.0.1 that
+//! is valid until 2120, one that expired in 2021, and one for another host. They guard nothing.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+/// Which certificate is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificate {
+    /// For 127.0.0.1, by the authority.
+    Valid,
+    /// The same, but of the past.
+    Expired,
+    /// By the authority, for another host.
+    WrongName,
+}
+
+/// A running front; stops when it is dropped.
+#[derive(Debug)]
+pub struct TlsFront {
+    address: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl TlsFront {
+    /// Listens on loopback before the origin at this address.
+    pub fn start(origin: SocketAddr, certificate: Certificate) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+        let address = listener.local_addr().expect("it is bound");
+        let stopping = Arc::new(AtomicBool::new(false));
+        let config = Arc::new(config(certificate));
+        let acceptor = std::thread::spawn({
+            let stopping = Arc::clone(&stopping);
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // Refused certificates end here, and that is what some tests are about.
+                    drop(pass_on(stream, origin, &config));
+                }
+            }
+        });
+        Self { address, stopping, acceptor: Some(acceptor) }
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+}
+
+impl Drop for TlsFront {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+    }
+}
+
+/// The authority that `--cacert` needs.
+pub fn authority() -> PathBuf {
+    file("authority")
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("support/certificates/{name}.pem"))
+}
+
+fn config(certificate: Certificate) -> ServerConfig {
+    let name = match certificate {
+        Certificate::Valid => "valid",
+        Certificate::Expired => "expired",
+        Certificate::WrongName => "wrong_name",
+    };
+    let chain = CertificateDer::from_pem_file(file(name)).expect("the certificate stands in the repository");
+    let key = PrivateKeyDer::from_pem_file(file("key")).expect("the key stands in the repository");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![chain], key)
+        .expect("the key belongs to the certificate")
+}
+
+fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>) -> io::Result<()> {
+    client.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+    let mut client = BufReader::new(StreamOwned::new(session, client));
+    let mut server = TcpStream::connect(origin)?;
+    let mut line = String::new();
+    while client.read_line(&mut line)? > 2 {
+        if !line.to_ascii_lowercase().starts_with("connection:") {
+            server.write_all(line.as_bytes())?;
+        }
+        line.clear();
+    }
+    server.write_all(b"Connection: close\r\n\r\n")?;
+    let mut client = client.into_inner();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match server.read(&mut buffer)? {
+            0 => break,
+            read => client.write_all(&buffer[..read])?,
+        }
+    }
+    client.conn.send_close_notify();
+    client.flush()
+}

@@ -1,0 +1,128 @@
+//! Calls in flight to the coordinator: of each kind at most one, and after a lost one a growing pause before the next.
+
+use std::time::Duration;
+
+use shared::{backoff::Backoff, ids::SessionId};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    coordinator_client::{Acquired, CallError, CoordinatorClient, Finished, Identity, Registration, Reported},
+    slots::{Held, Lease},
+};
+
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
+/// How long a stopping worker waits to hand back its leases.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The coordinator's answer to a call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Registered(Box<Registration>),
+    Acquired(Acquired),
+    Reported(Reported),
+    /// None came; it will be asked for again.
+    Lost,
+}
+
+/// The coordinator refused, and asking again will not change it.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Register,
+    Acquire,
+    Report,
+}
+
+/// The calls of one worker.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    client: CoordinatorClient,
+    tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
+    in_flight: Vec<Kind>,
+    lost: u32,
+}
+
+impl Calls {
+    pub(crate) fn new(client: CoordinatorClient) -> Self {
+        Self { client, tasks: JoinSet::new(), in_flight: Vec::new(), lost: 0 }
+    }
+
+    /// The last call had no answer.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.lost > 0
+    }
+
+    pub(crate) fn register(&mut self, who: &Identity, held: Vec<Held>) {
+        let who = who.clone();
+        self.begin(Kind::Register, Duration::ZERO, async move |mut client| {
+            client.register(&who, &held).await.map(|answer| Answer::Registered(Box::new(answer)))
+        });
+    }
+
+    /// Asks for leases, after a pause.
+    pub(crate) fn acquire(&mut self, session: SessionId, max: usize, held: Vec<Held>, pause: Duration) {
+        self.begin(Kind::Acquire, pause, async move |mut client| {
+            client.acquire(session, max, &held).await.map(Answer::Acquired)
+        });
+    }
+
+    pub(crate) fn report(&mut self, session: SessionId, results: &[Finished]) {
+        let results = results.to_vec();
+        self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
+            client.report(session, &results).await.map(Answer::Reported)
+        });
+    }
+
+    /// Starts a call, unless one of the kind is in flight.
+    fn begin<Call>(&mut self, kind: Kind, pause: Duration, call: impl FnOnce(CoordinatorClient) -> Call)
+    where
+        Call: Future<Output = Result<Answer, CallError>> + Send + 'static,
+    {
+        if self.in_flight.contains(&kind) {
+            return;
+        }
+        self.in_flight.push(kind);
+        let pause = match self.lost {
+            0 => pause,
+            lost => pause.max(RECONNECT.delay(lost - 1, rand::random())),
+        };
+        let call = call(self.client.clone());
+        self.tasks.spawn(async move {
+            sleep(pause).await;
+            (kind, call.await)
+        });
+    }
+
+    /// The next answer; `None` when nothing is in flight. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Answer, Refused>> {
+        let (kind, answer) = self.tasks.join_next().await?.expect("calls do not panic");
+        self.in_flight.retain(|in_flight| *in_flight != kind);
+        Some(match answer {
+            Ok(answer) => {
+                self.lost = 0;
+                Ok(answer)
+            }
+            Err(CallError::Refused(why)) => Err(Refused(why)),
+            Err(CallError::Unreachable(why)) => {
+                if self.lost == 0 {
+                    tracing::warn!("no answer from the coordinator, trying again: {why}");
+                }
+                self.lost = self.lost.saturating_add(1);
+                Ok(Answer::Lost)
+            }
+        })
+    }
+
+    /// Ends the session and hands back what was not finished; does not wait for long.
+    pub(crate) async fn leave(&mut self, session: SessionId, released: &[Lease], reason: &str) {
+        self.tasks.shutdown().await;
+        if !matches!(timeout(FAREWELL, self.client.leave(session, released, reason)).await, Ok(Ok(()))) {
+            tracing::info!("could not say goodbye to the coordinator; the leases run out by themselves");
+        }
+    }
+}

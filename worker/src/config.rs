@@ -1,0 +1,102 @@
+//! The worker's command line. Every flag has an environment variable; the doc comments are the manual.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+use shared::exit_code;
+
+use crate::coordinator_client::Connector;
+
+const EXAMPLES: &str = "\
+Examples:
+  worker --connect http://127.0.0.1:50051 --target /data/imagenet
+  worker --connect http://127.0.0.1:50051 --workers 5 --name left";
+
+/// Downloads and unpacks the classes that a coordinator leases to it.
+///
+/// Start as many workers as you like; they may come and go at any time. The URL, the retries and all other options of the
+/// job come from the coordinator: a worker only says where to put the images and how many downloads run at once.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "worker", version, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
+pub struct Cli {
+    /// Address of the coordinator, e.g. `http://127.0.0.1:50051`
+    #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL", value_parser = parse_connector)]
+    pub connect: Connector,
+    /// Folder that gets one folder of images for each class; made if it is missing
+    #[arg(long, env = "IMAGENET_TARGET", hide_env_values = true, value_name = "DIR", default_value = ".")]
+    pub target: PathBuf,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub slots: SlotArgs,
+}
+
+/// How one worker works, in the worker program and in single-host mode.
+#[derive(Debug, Clone, Args)]
+pub struct SlotArgs {
+    /// Parallel downloads, each over a connection of its own
+    #[arg(long, env = "IMAGENET_WORKERS", hide_env_values = true, value_name = "N", default_value_t = 10,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    pub workers: usize,
+    /// Name of this worker in logs and counts [default: the host's name]
+    #[arg(long, env = "IMAGENET_NAME", hide_env_values = true, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+}
+
+impl SlotArgs {
+    /// The name given, or the host's.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(host_name)
+    }
+}
+
+fn parse_connector(text: &str) -> Result<Connector, String> {
+    Connector::tcp(text).map_err(|error| error.to_string())
+}
+
+/// A name becomes part of a file name.
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits) {
+        return Err(
+            "a name has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit".to_owned()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+fn host_name() -> String {
+    let node = rustix::system::uname();
+    let name = node.nodename().to_string_lossy();
+    parse_name(&name).unwrap_or_else(|_| "worker".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["worker"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn a_worker_needs_to_know_whom_to_ask() {
+        assert!(cli(&[]).is_err());
+        let cli = cli(&["--connect", "http://127.0.0.1:50051"]).unwrap();
+        assert_eq!((cli.slots.workers, cli.target), (10, PathBuf::from(".")));
+        assert!(!cli.slots.name().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_at_the_door() {
+        for wrong in [
+            ["--connect", "127.0.0.1:50051"],
+            ["--connect", "ftp://h"],
+            ["--workers", "0"],
+            ["--workers", "1001"],
+            ["--name", "../up"],
+            ["--name", ""],
+        ] {
+            assert!(cli(&["--connect", "http://h:1", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
+        }
+    }
+}

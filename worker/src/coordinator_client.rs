@@ -1,0 +1,287 @@
+//! The worker's side of the wire: the only module here that names the generated types.
+//!
+//! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
+//! may be repeated: they are all idempotent.
+
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use proto::coordinator_client::CoordinatorClient as Stub;
+use shared::{
+    Wnid,
+    ids::{LeaseToken, SessionId},
+    job::{JobOptions, JobStatus},
+    outcome::Outcome,
+};
+use tokio::{io::DuplexStream, sync::mpsc, time::timeout};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::slots::{Held, Lease};
+
+/// The version of the protocol that this worker speaks.
+const PROTOCOL_VERSION: u32 = 1;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(4);
+/// The coordinator holds an `Acquire` for at most 20 s.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes in flight on an in-process connection.
+const IN_PROCESS_BUFFER: usize = 64 << 10;
+
+/// How to reach the coordinator.
+#[derive(Debug, Clone)]
+pub enum Connector {
+    /// Over TCP.
+    Tcp(Box<Endpoint>),
+    /// In the same process: each connection is handed to the coordinator through this channel.
+    InProcess(mpsc::Sender<DuplexStream>),
+}
+
+/// The text given with `--connect` is no address of a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is no address like http://127.0.0.1:50051")]
+pub struct InvalidAddress;
+
+impl Connector {
+    /// Reads the address of a coordinator, `http://host:port`.
+    ///
+    /// # Errors
+    /// When the text is no such address.
+    pub fn tcp(address: &str) -> Result<Self, InvalidAddress> {
+        let url = url::Url::parse(address).map_err(|_| InvalidAddress)?;
+        if url.scheme() != "http" || url.host().is_none() {
+            return Err(InvalidAddress);
+        }
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| InvalidAddress)?;
+        Ok(Self::Tcp(Box::new(
+            endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .http2_keep_alive_interval(Duration::from_secs(20))
+                .keep_alive_timeout(Duration::from_secs(10))
+                .keep_alive_while_idle(true),
+        )))
+    }
+
+    fn channel(&self) -> Channel {
+        match self {
+            Self::Tcp(endpoint) => endpoint.connect_lazy(),
+            Self::InProcess(coordinator) => {
+                let coordinator = coordinator.clone();
+                let connect = tower::service_fn(move |_: tonic::transport::Uri| {
+                    let coordinator = coordinator.clone();
+                    async move {
+                        let (near, far) = tokio::io::duplex(IN_PROCESS_BUFFER);
+                        let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                        coordinator.send(far).await.map_err(gone)?;
+                        Ok::<_, std::io::Error>(TokioIo::new(near))
+                    }
+                });
+                Endpoint::from_static("http://in-process").connect_with_connector_lazy(connect)
+            }
+        }
+    }
+}
+
+/// Who this worker is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    /// New for each process.
+    pub(crate) nonce: [u8; 16],
+    pub(crate) slots: usize,
+}
+
+/// What the coordinator wants of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Directive {
+    Continue,
+    /// The session is gone: register again.
+    Reregister,
+    /// The coordinator is going away for a while: ask for nothing.
+    Stop,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The coordinator answered that it never will.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer; it may come next time.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// Answer to `Register`.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pub(crate) session: SessionId,
+    pub(crate) renew: Duration,
+    pub(crate) job: JobOptions,
+    pub(crate) drop: Vec<Wnid>,
+}
+
+/// Answer to `Acquire`.
+#[derive(Debug)]
+pub(crate) struct Acquired {
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
+    pub(crate) status: JobStatus,
+}
+
+/// Answer to `Report`.
+#[derive(Debug)]
+pub(crate) struct Reported {
+    pub(crate) acked: Vec<Wnid>,
+    pub(crate) directive: Directive,
+    pub(crate) status: JobStatus,
+}
+
+/// Answer to `Renew`.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) drop: Vec<Wnid>,
+    pub(crate) directive: Directive,
+}
+
+/// A result that is to be delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Finished {
+    pub(crate) lease: Lease,
+    pub(crate) outcome: Outcome,
+}
+
+/// A connection to the coordinator; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinatorClient {
+    stub: Stub<Channel>,
+}
+
+impl CoordinatorClient {
+    /// Connects at the first call, and again whenever the connection is lost.
+    pub(crate) fn new(connector: &Connector) -> Self {
+        Self { stub: Stub::new(connector.channel()) }
+    }
+
+    pub(crate) async fn register(&mut self, who: &Identity, held: &[Held]) -> Result<Registration, CallError> {
+        let request = proto::RegisterRequest {
+            protocol_version: PROTOCOL_VERSION,
+            worker_name: who.name.clone(),
+            instance_nonce: who.nonce.to_vec(),
+            slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            held: wire_held(held),
+        };
+        let reply = within(CALL_TIMEOUT, self.stub.register(request)).await?;
+        let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
+        Ok(Registration {
+            session: SessionId(reply.session_id),
+            renew: Duration::from_millis(reply.renew_ms),
+            job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
+            drop: wnids(&reply.drop),
+        })
+    }
+
+    pub(crate) async fn renew(
+        &mut self,
+        session: SessionId,
+        held: &[Held],
+        received_bytes: u64,
+    ) -> Result<Renewed, CallError> {
+        let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
+        let reply = within(RENEW_TIMEOUT, self.stub.renew(request)).await?;
+        Ok(Renewed { directive: directive(reply.directive()), drop: wnids(&reply.drop) })
+    }
+
+    pub(crate) async fn acquire(
+        &mut self,
+        session: SessionId,
+        max: usize,
+        held: &[Held],
+    ) -> Result<Acquired, CallError> {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
+        let reply = within(ACQUIRE_TIMEOUT, self.stub.acquire(request)).await?;
+        let leases = reply
+            .leases
+            .iter()
+            .filter_map(|lease| Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token) }));
+        Ok(Acquired {
+            leases: leases.collect(),
+            directive: directive(reply.directive()),
+            job_done: reply.job_done,
+            status: reply.status.map(JobStatus::from).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) async fn report(&mut self, session: SessionId, results: &[Finished]) -> Result<Reported, CallError> {
+        let results = results.iter().map(|finished| proto::Result {
+            wnid: finished.lease.wnid.to_string(),
+            token: finished.lease.token.0,
+            outcome: Some(finished.outcome.clone().into()),
+        });
+        let request = proto::ReportRequest { session_id: session.0, results: results.collect() };
+        let reply = within(CALL_TIMEOUT, self.stub.report(request)).await?;
+        Ok(Reported {
+            directive: directive(reply.directive()),
+            acked: wnids(&reply.acked),
+            status: reply.status.map(JobStatus::from).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) async fn leave(
+        &mut self,
+        session: SessionId,
+        released: &[Lease],
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let released = released.iter().map(|lease| wire_lease(*lease, 0)).collect();
+        let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
+        within(CALL_TIMEOUT, self.stub.leave(request)).await?;
+        Ok(())
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match timeout(limit, call).await {
+        Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs()))),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(match status.code() {
+            Code::FailedPrecondition
+            | Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented
+            | Code::AlreadyExists => CallError::Refused(status.message().to_owned()),
+            _ => CallError::Unreachable(status.message().to_owned()),
+        }),
+    }
+}
+
+fn directive(wire: proto::Directive) -> Directive {
+    match wire {
+        proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
+        proto::Directive::Reregister => Directive::Reregister,
+        proto::Directive::Stop => Directive::Stop,
+    }
+}
+
+fn wire_held(held: &[Held]) -> Vec<proto::Held> {
+    held.iter().map(|held| wire_lease(held.lease, held.progress.position())).collect()
+}
+
+fn wire_lease(lease: Lease, bytes: u64) -> proto::Held {
+    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, bytes }
+}
+
+/// What is no id was never ours to drop or to have acknowledged.
+fn wnids(texts: &[String]) -> Vec<Wnid> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}

@@ -1,0 +1,289 @@
+//! One tar as a sequence of pieces, whatever happens to the connections underneath.
+//!
+//! Invariant: the bytes handed out since the last [`Piece::Begin`] are a prefix of one version of the tar.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Response;
+use shared::backoff::Backoff;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::{
+    download_error::DownloadError,
+    origin::Origin,
+    retry::{Verdict, verdict},
+    source::Source,
+};
+
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+/// Slower than this, averaged over half of `--timeout`, is as good as dead.
+const SLOWEST_BYTES_PER_SECOND: f64 = 1024.0;
+/// So much more than ever before, or a hundredth of the tar, counts as progress and renews the attempts.
+const PROGRESS: u64 = 64 << 10;
+
+/// What comes next of a tar.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// The tar begins (again): forget what came before.
+    Begin(Source),
+    /// The bytes that follow.
+    Bytes(Bytes),
+    /// All of the announced length has come, or the origin ended a body of unknown length.
+    End,
+}
+
+/// A download that survives its connections.
+#[derive(Debug)]
+pub(crate) struct Download<'origin> {
+    origin: &'origin Origin,
+    url: Url,
+    retries: u32,
+    source: Option<Source>,
+    position: u64,
+    response: Option<Response>,
+    floor: SpeedFloor,
+    attempts: Attempts,
+}
+
+impl<'origin> Download<'origin> {
+    /// Prepares a download; `resume`: the version of which so many bytes are already here.
+    pub(crate) fn new(origin: &'origin Origin, url: Url, retries: u32, resume: Option<(Source, u64)>) -> Self {
+        let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
+        let floor = SpeedFloor::new(origin.timeout() / 2);
+        let attempts = Attempts { furthest: position, ..Attempts::default() };
+        Self { origin, url, retries, source, position, response: None, floor, attempts }
+    }
+
+    /// The next piece. An error is final: whatever could help has been tried.
+    ///
+    /// Cancel safe in the sense that a dropped call loses at most bytes that the next connection asks for again.
+    pub(crate) async fn next(&mut self) -> Result<Piece, DownloadError> {
+        loop {
+            if self.is_complete() {
+                return Ok(Piece::End);
+            }
+            let step = match self.response.take() {
+                None => self.connect().await,
+                Some(response) => self.read(response).await,
+            };
+            match step {
+                Ok(Some(piece)) => return Ok(piece),
+                Ok(None) => {}
+                Err(error) => self.wait_or_give_up(error).await?,
+            }
+        }
+    }
+
+    /// The tar turned out to be incomplete although its body ended: starts anew if attempts are left.
+    pub(crate) async fn begin_again(&mut self) -> Result<(), DownloadError> {
+        let cut = DownloadError::Cut { received: self.position, length: None };
+        self.forget();
+        self.wait_or_give_up(cut).await
+    }
+
+    fn is_complete(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.length == Some(self.position))
+    }
+
+    fn forget(&mut self) {
+        self.source = None;
+        self.position = 0;
+        self.response = None;
+    }
+
+    /// Opens a connection where the last one broke; `None`: it goes on there.
+    async fn connect(&mut self) -> Result<Option<Piece>, DownloadError> {
+        if self.source.as_ref().is_some_and(|source| source.validator().is_none()) {
+            self.forget();
+        }
+        let known = self.source.as_ref().map(|source| (source, self.position));
+        let opened = match self.origin.open(&self.url, known).await {
+            Err(DownloadError::Status { code: 416, .. }) if known.is_some() => {
+                self.forget();
+                return Ok(None);
+            }
+            opened => opened?,
+        };
+        self.floor.restart();
+        match &self.source {
+            Some(source) if opened.from == self.position && self.position > 0 => {
+                if !source.is_continued_by(&opened.source) {
+                    self.forget();
+                    return Ok(None);
+                }
+                self.response = Some(opened.response);
+                Ok(None)
+            }
+            None if opened.from > 0 => Err(DownloadError::Connection {
+                why: "the origin sent a part of the tar when asked for all of it".to_owned(),
+            }),
+            Some(_) if opened.from > 0 => {
+                self.forget();
+                Ok(None)
+            }
+            _ => {
+                self.position = 0;
+                self.source = Some(opened.source.clone());
+                self.response = Some(opened.response);
+                Ok(Some(Piece::Begin(opened.source)))
+            }
+        }
+    }
+
+    async fn read(&mut self, mut response: Response) -> Result<Option<Piece>, DownloadError> {
+        let started = Instant::now();
+        let chunk = tokio::time::timeout(self.origin.timeout(), response.chunk()).await;
+        let length = self.source.as_ref().and_then(|source| source.length);
+        let cut = DownloadError::Cut { received: self.position, length };
+        match chunk {
+            Err(_) => Err(DownloadError::Timeout { after: self.origin.timeout() }),
+            Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout { after: self.origin.timeout() }),
+            Ok(Err(error)) => {
+                tracing::debug!(url = %self.url.path(), %error, "connection broke");
+                Err(cut)
+            }
+            Ok(Ok(None)) if length.is_some() => Err(cut),
+            Ok(Ok(None)) => Ok(Some(Piece::End)),
+            Ok(Ok(Some(bytes))) => {
+                self.floor.check(bytes.len(), started.elapsed())?;
+                self.position += bytes.len() as u64;
+                self.attempts.received(self.position, length);
+                self.response = Some(response);
+                Ok(Some(Piece::Bytes(bytes)))
+            }
+        }
+    }
+
+    async fn wait_or_give_up(&mut self, error: DownloadError) -> Result<(), DownloadError> {
+        self.response = None;
+        self.attempts.wait_or_give_up(error, &self.url, self.retries).await
+    }
+}
+
+/// Asks for a tar's length and validators, as often as for the tar itself.
+pub(crate) async fn head(origin: &Origin, url: &Url, retries: u32) -> Result<Source, DownloadError> {
+    let mut attempts = Attempts::default();
+    loop {
+        match origin.head(url).await {
+            Ok(source) => return Ok(source),
+            Err(error) => attempts.wait_or_give_up(error, url, retries).await?,
+        }
+    }
+}
+
+/// Counts attempts without progress. Progress is more than was ever received before, so that an origin which breaks at the
+/// same place for ever, or drips, does not hold a slot for ever.
+#[derive(Debug, Default)]
+struct Attempts {
+    without_progress: u32,
+    furthest: u64,
+    progressed: bool,
+}
+
+impl Attempts {
+    fn received(&mut self, position: u64, length: Option<u64>) {
+        let needed = length.map_or(PROGRESS, |length| PROGRESS.min(length / 100)).max(1);
+        if position >= self.furthest + needed {
+            self.furthest = position;
+            self.progressed = true;
+        }
+    }
+
+    /// Waits for the next attempt, or gives the error back when it is final.
+    async fn wait_or_give_up(&mut self, error: DownloadError, url: &Url, retries: u32) -> Result<(), DownloadError> {
+        let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
+        let Some(retry) = self.broken(&error, retries) else { return Err(error) };
+        let wait = BACKOFF.delay(retry, rand::random()).max(at_least.unwrap_or_default());
+        tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    /// The number of the retry that is left (the first is 0), if one is.
+    fn broken(&mut self, error: &DownloadError, retries: u32) -> Option<u32> {
+        if self.progressed && !matches!(error, DownloadError::TooSlow { .. }) {
+            self.without_progress = 0;
+        }
+        self.progressed = false;
+        self.without_progress += 1;
+        (self.without_progress <= retries).then(|| self.without_progress - 1)
+    }
+}
+
+/// A floor under the speed of one connection, over the time spent waiting for the origin and not for our own disk.
+#[derive(Debug)]
+struct SpeedFloor {
+    window: Duration,
+    waited: Duration,
+    received: usize,
+}
+
+impl SpeedFloor {
+    fn new(window: Duration) -> Self {
+        Self { window, waited: Duration::ZERO, received: 0 }
+    }
+
+    fn restart(&mut self) {
+        *self = Self::new(self.window);
+    }
+
+    fn check(&mut self, bytes: usize, waited: Duration) -> Result<(), DownloadError> {
+        self.received += bytes;
+        self.waited += waited;
+        if self.waited < self.window {
+            return Ok(());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "compared with a rough floor")]
+        let rate = self.received as f64 / self.waited.as_secs_f64();
+        self.restart();
+        if rate < SLOWEST_BYTES_PER_SECOND { Err(DownloadError::TooSlow { over: self.window }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: DownloadError = DownloadError::Cut { received: 0, length: None };
+
+    #[test]
+    fn attempts_without_progress_run_out() {
+        let mut attempts = Attempts::default();
+        let left: Vec<_> = (0..4).map(|_| attempts.broken(&CUT, 2)).collect();
+        assert_eq!(left, [Some(0), Some(1), None, None]);
+    }
+
+    #[test]
+    fn progress_renews_them_but_the_same_bytes_again_do_not() {
+        let mut attempts = Attempts::default();
+        attempts.broken(&CUT, 2);
+        attempts.received(500, Some(1000));
+        assert_eq!(attempts.broken(&CUT, 2), Some(0));
+        attempts.received(500, Some(1000));
+        assert_eq!(attempts.broken(&CUT, 2), Some(1));
+        attempts.received(509, Some(1000));
+        assert_eq!(attempts.broken(&CUT, 2), None, "nine bytes of a thousand are no progress");
+    }
+
+    #[test]
+    fn a_drip_never_counts_as_progress() {
+        let mut attempts = Attempts::default();
+        attempts.received(900, Some(1000));
+        assert_eq!(attempts.broken(&DownloadError::TooSlow { over: Duration::ZERO }, 0), None);
+    }
+
+    #[test]
+    fn the_floor_is_an_average_over_the_window() {
+        let mut floor = SpeedFloor::new(Duration::from_mins(1));
+        for _ in 0..59 {
+            assert!(floor.check(1, Duration::from_secs(1)).is_ok());
+        }
+        assert_eq!(
+            floor.check(1, Duration::from_secs(1)),
+            Err(DownloadError::TooSlow { over: Duration::from_mins(1) })
+        );
+        assert!(floor.check(61 << 10, Duration::from_mins(1)).is_ok());
+    }
+}

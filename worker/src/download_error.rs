@@ -1,0 +1,171 @@
+//! The ways in which a download can break, with their identity kept: nothing downstream has to guess from a text.
+
+use std::{error::Error as _, time::Duration};
+
+use reqwest::StatusCode;
+use shared::{
+    job::without_credentials,
+    outcome::{Failure, FailureKind},
+};
+
+use crate::redirect::RefusedRedirect;
+
+/// Why an attempt to download ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DownloadError {
+    /// The origin answered with a status that is no tar.
+    #[error("{code} {}: {} for url: {url}", status_class(*code), reason(*code))]
+    Status {
+        /// HTTP status.
+        code: u16,
+        /// The URL that answered, without credentials.
+        url: String,
+        /// The `Retry-After` header, as a duration from now.
+        retry_after: Option<Duration>,
+    },
+    /// The origin sent us on, to where we do not go.
+    #[error("{why}")]
+    Redirect {
+        /// Whereto, and why not.
+        why: String,
+    },
+    /// No byte for the whole of `--timeout`.
+    #[error("Request timeout after {}s", after.as_secs_f64())]
+    Timeout {
+        /// `--timeout`.
+        after: Duration,
+    },
+    /// Bytes came, but slower than the floor.
+    #[error("too slow: less than 1 KiB/s over {}s", over.as_secs_f64())]
+    TooSlow {
+        /// How long the floor was missed.
+        over: Duration,
+    },
+    /// The connection could not be made, or broke.
+    #[error("{why}")]
+    Connection {
+        /// The chain of causes.
+        why: String,
+    },
+    /// The origin's certificate does not prove who it is.
+    #[error("certificate refused: {why}")]
+    Certificate {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The body ended early.
+    #[error("connection cut after {received} of {} bytes", length.map_or("an unknown number of".to_owned(), |bytes| bytes.to_string()))]
+    Cut {
+        /// Bytes received, from the start of the tar.
+        received: u64,
+        /// Length of the tar, where the origin said it.
+        length: Option<u64>,
+    },
+    /// The headers already say that no tar follows.
+    #[error("{why}")]
+    NotATar {
+        /// What comes instead.
+        why: String,
+    },
+    /// Longer than any class can be.
+    #[error("limit exceeded: {length} bytes announced")]
+    TooLong {
+        /// The announced length.
+        length: u64,
+    },
+}
+
+impl DownloadError {
+    /// Sorts an error of the HTTP client.
+    pub(crate) fn from_client(error: &reqwest::Error) -> Self {
+        let mut chain = Vec::new();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if let Some(refused) = error.downcast_ref::<RefusedRedirect>() {
+                return Self::Redirect { why: refused.to_string() };
+            }
+            if let Some(refused) = certificate_error(error) {
+                return Self::Certificate { why: refused };
+            }
+            let text = error.to_string();
+            if chain.last().is_none_or(|last: &String| !last.contains(&text)) {
+                chain.push(text);
+            }
+            cause = error.source();
+        }
+        if chain.is_empty() {
+            chain.push(error.to_string());
+        }
+        Self::Connection { why: chain.join(": ") }
+    }
+
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Status { .. } | Self::Redirect { .. } => FailureKind::HttpError,
+            Self::Timeout { .. } | Self::TooSlow { .. } => FailureKind::Timeout,
+            Self::Connection { .. } | Self::Certificate { .. } | Self::Cut { .. } => FailureKind::ConnectionError,
+            Self::NotATar { .. } => FailureKind::NotATar,
+            Self::TooLong { .. } => FailureKind::TarError,
+        }
+    }
+}
+
+/// rustls hides behind `std::io::Error`, whose `source` skips the error that it wraps.
+fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
+        error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>())
+    })?;
+    matches!(tls, rustls::Error::InvalidCertificate(_)).then(|| tls.to_string())
+}
+
+impl From<DownloadError> for Failure {
+    fn from(error: DownloadError) -> Self {
+        Self::new(error.kind(), &error)
+    }
+}
+
+/// The words that Python's `requests` uses; scripts of our users look for them.
+fn status_class(code: u16) -> &'static str {
+    match code {
+        400..500 => "Client Error",
+        500..600 => "Server Error",
+        _ => "Unexpected Status",
+    }
+}
+
+fn reason(code: u16) -> &'static str {
+    StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("unknown")
+}
+
+/// A URL as it may stand in a log.
+pub(crate) fn shown(url: &url::Url) -> String {
+    without_credentials(url.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(error: DownloadError) -> String {
+        Failure::from(error).to_string()
+    }
+
+    #[test]
+    fn the_messages_are_those_that_users_scripts_read() {
+        let status = |code| DownloadError::Status { code, url: "http://h/n1.tar".to_owned(), retry_after: None };
+        assert_eq!(line(status(404)), "HTTPError: 404 Client Error: Not Found for url: http://h/n1.tar");
+        assert_eq!(line(status(503)), "HTTPError: 503 Server Error: Service Unavailable for url: http://h/n1.tar");
+        assert_eq!(
+            line(DownloadError::Timeout { after: Duration::from_mins(2) }),
+            "Timeout: Request timeout after 120s"
+        );
+        assert_eq!(
+            line(DownloadError::Timeout { after: Duration::from_millis(1500) }),
+            "Timeout: Request timeout after 1.5s"
+        );
+        assert_eq!(
+            line(DownloadError::Cut { received: 300, length: Some(1000) }),
+            "ConnectionError: connection cut after 300 of 1000 bytes"
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! What already stands under a class's name: complete, to be proved, in the way, or nothing.
+
+use std::{fs, io, path::Path};
+
+use shared::Wnid;
+
+use crate::{
+    checkpoint::FileEntry,
+    manifest::{self, MANIFEST, Manifest, Provenance},
+    source::Source,
+    staging::digest,
+    target::Target,
+};
+
+/// What stands under a class's name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing, or an empty folder.
+    Nothing,
+    /// A folder with a valid manifest.
+    Complete(Manifest),
+    /// A folder without one: another tool's, or made by hand.
+    Unproved,
+    /// A folder whose manifest was cut or edited.
+    Damaged,
+    /// Something that is never touched, and why.
+    InTheWay(&'static str),
+}
+
+/// Looks, and follows no link.
+pub(crate) fn look(target: &Target, wnid: Wnid) -> io::Result<Found> {
+    let folder = target.class_folder(wnid);
+    let kind = match fs::symlink_metadata(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        found => found?.file_type(),
+    };
+    if kind.is_symlink() {
+        return Ok(Found::InTheWay("a symbolic link stands under the class's name"));
+    }
+    if !kind.is_dir() {
+        return Ok(Found::InTheWay("a file stands under the class's name"));
+    }
+    if let Some(manifest) = manifest::read(&folder, wnid)? {
+        return Ok(Found::Complete(manifest));
+    }
+    if folder.join(MANIFEST).symlink_metadata().is_ok() {
+        return Ok(Found::Damaged);
+    }
+    Ok(if fs::read_dir(&folder)?.next().is_none() { Found::Nothing } else { Found::Unproved })
+}
+
+/// Whether a folder without a manifest is the whole tar, by arithmetic, and why not.
+///
+/// A tar of plain files is a header block and the contents in 512-byte blocks for each, two blocks as end marker, and
+/// (GNU tar) zeros up to a record of 10,240 bytes; some hold an entry for the folder itself.
+pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<(), String>> {
+    let (mut files, mut blocks) = (0_u64, 0_u64);
+    for entry in visible(folder)? {
+        let (name, metadata) = entry?;
+        if !metadata.is_file() {
+            return Ok(Err(format!("{name} in it is no plain file")));
+        }
+        files += 1;
+        blocks += 512 + metadata.len().next_multiple_of(512);
+    }
+    let lengths = [0, 512].map(|folder_entry| blocks + folder_entry + 1024);
+    let fits = lengths.iter().any(|length| tar_bytes == *length || tar_bytes == length.next_multiple_of(10_240));
+    if files > 0 && fits {
+        return Ok(Ok(()));
+    }
+    Ok(Err(format!(
+        "its {files} files make a tar of {} bytes, the origin's has {tar_bytes}",
+        lengths[0].next_multiple_of(10_240)
+    )))
+}
+
+/// Gives a folder that was proved its manifest.
+pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
+    let files = visible(folder)?.map(|entry| {
+        let (name, metadata) = entry?;
+        let blake3 = digest(fs::File::open(folder.join(&name))?)?;
+        Ok(FileEntry { name, size: metadata.len(), blake3, next_header: 0 })
+    });
+    manifest::write(folder, Provenance { wnid, run, source, adopted: true }, files)
+}
+
+/// The entries of a folder, without the dot files that tools and desktops leave behind.
+fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
+    let entries = fs::read_dir(folder)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), entry.path().symlink_metadata()?))
+    });
+    Ok(entries.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.starts_with('.'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_of(sizes: &[usize]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, size) in sizes.iter().enumerate() {
+            fs::write(folder.path().join(format!("n_{number}.JPEG")), vec![0; *size]).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_sizes_of_the_files_prove_the_tar() {
+        let folder = folder_of(&[0, 1, 512, 513, 20_000]);
+        let exact = 5 * 512 + 512 + 512 + 1024 + 20_480 + 1024;
+        for length in [exact, exact + 512, 30_720] {
+            assert_eq!(matches(folder.path(), length).unwrap(), Ok(()), "{length}");
+        }
+        for length in [0, exact - 512, exact + 1024, 20_480, 40_960] {
+            assert!(matches(folder.path(), length).unwrap().is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn dot_files_do_not_count_and_folders_do_not_pass() {
+        let folder = folder_of(&[100]);
+        fs::write(folder.path().join(".DS_Store"), [0; 6148]).unwrap();
+        assert_eq!(matches(folder.path(), 10_240).unwrap(), Ok(()));
+        fs::create_dir(folder.path().join("more")).unwrap();
+        assert!(matches(folder.path(), 10_240).unwrap().is_err());
+        assert!(matches(tempfile::tempdir().unwrap().path(), 10_240).unwrap().is_err(), "nothing proves nothing");
+    }
+}

@@ -1,0 +1,352 @@
+//! `Extensions`: what PAX and GNU headers say about the entry behind them; and which names an entry may have.
+//!
+//! Invariant: of an extension no byte is kept before its size is within the limit, and what two readers could take for
+//! two different things (a key twice, two names, a line break inside a value) is refused.
+
+use super::{
+    framing_error::FramingError,
+    header::{Kind, shown},
+};
+
+/// Longest GNU long name, in bytes: `PATH_MAX`.
+const MAX_LONG_NAME: u64 = 4096;
+
+/// Longest file name that file systems take, in bytes.
+const MAX_NAME: usize = 255;
+
+/// The manifest of a class stands beside its images under this name.
+const RESERVED: &[u8] = b".manifest.json";
+
+/// Collects the extension headers before an entry; its buffers are used again for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Extensions {
+    body: Vec<u8>,
+    path: Vec<u8>,
+    has_path: bool,
+    size: Option<u64>,
+    has_pax: bool,
+    has_long_name: bool,
+}
+
+impl Extensions {
+    /// A header of this kind, with a body of `size` bytes, stands at `offset`.
+    pub(super) fn begin(&mut self, kind: Kind, size: u64, limit: u64, offset: u64) -> Result<(), FramingError> {
+        let (seen, limit, problem) = match kind {
+            Kind::LongName => (&mut self.has_long_name, limit.min(MAX_LONG_NAME), "two long names for one entry"),
+            _ => (&mut self.has_pax, limit, "two pax headers for one entry"),
+        };
+        if std::mem::replace(seen, true) {
+            return Err(FramingError::Corrupt { offset, problem });
+        }
+        if size > limit {
+            return Err(FramingError::LimitExceeded { limit, unit: "bytes in an extension header" });
+        }
+        self.body.clear();
+        Ok(())
+    }
+
+    /// The next bytes of the body.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.body.extend_from_slice(bytes);
+    }
+
+    /// The body, which ended at `offset`, is complete.
+    pub(super) fn complete(&mut self, kind: Kind, offset: u64) -> Result<(), FramingError> {
+        match kind {
+            Kind::LongName => {
+                let name = self.body.strip_suffix(&[0]).unwrap_or(&self.body);
+                set_path(&mut self.path, &mut self.has_path, name, offset)
+            }
+            _ => self.read_pax(offset),
+        }
+    }
+
+    fn read_pax(&mut self, offset: u64) -> Result<(), FramingError> {
+        let corrupt = |problem| FramingError::Corrupt { offset, problem };
+        let mut rest = self.body.as_slice();
+        while !rest.is_empty() {
+            let (key, value, behind) = split_record(rest).ok_or(corrupt("malformed pax record"))?;
+            rest = behind;
+            match key {
+                b"path" => set_path(&mut self.path, &mut self.has_path, value, offset)?,
+                b"size" => {
+                    let size = decimal(value).ok_or(corrupt("the pax size is not a number"))?;
+                    if self.size.replace(size).is_some() {
+                        return Err(corrupt("two pax sizes for one entry"));
+                    }
+                }
+                b"hdrcharset" => return Err(corrupt("a pax header in a character set of its own")),
+                _ if key.starts_with(b"GNU.sparse.") => {
+                    return Err(FramingError::SparseEntry { path: shown(&self.path) });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The path that replaces the header's.
+    pub(super) fn path(&self) -> Option<&[u8]> {
+        self.has_path.then_some(&self.path)
+    }
+
+    /// The size that replaces the header's.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Whether an entry has to follow.
+    pub(super) fn is_pending(&self) -> bool {
+        self.has_pax || self.has_long_name
+    }
+
+    /// The entry they were about has come.
+    pub(super) fn clear(&mut self) {
+        self.path.clear();
+        self.size = None;
+        (self.has_path, self.has_pax, self.has_long_name) = (false, false, false);
+    }
+}
+
+fn set_path(path: &mut Vec<u8>, has_path: &mut bool, value: &[u8], offset: u64) -> Result<(), FramingError> {
+    if std::mem::replace(has_path, true) {
+        return Err(FramingError::Corrupt { offset, problem: "two extension headers name one entry" });
+    }
+    path.clear();
+    path.extend_from_slice(value);
+    Ok(())
+}
+
+/// Takes one `<length> <key>=<value>\n` off the front; the length counts the whole record.
+///
+/// POSIX allows line breaks in values, but readers that split at line breaks (the `tar` crate does) would see other
+/// records than those that count, and so could be shown another path.
+fn split_record(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let digits = body.iter().position(|&byte| byte == b' ')?;
+    let length = decimal(&body[..digits]).filter(|_| body[0] != b'0')?;
+    let (record, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
+    let content = record.get(digits + 1..)?.strip_suffix(b"\n")?;
+    let equals = content.iter().position(|&byte| byte == b'=').filter(|&equals| equals > 0)?;
+    (!content.contains(&b'\n')).then_some((&content[..equals], &content[equals + 1..], rest))
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The name under which a file of the class may be written: its path without `./` and `<wnid>/` in front, and flat.
+pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path str, FramingError> {
+    let refused = |problem| FramingError::UnsafePath { path: shown(path), problem };
+    let text = str::from_utf8(path).map_err(|_| refused("it is not utf-8"))?;
+    if text.chars().any(char::is_control) {
+        return Err(refused("it has a control character"));
+    }
+    if text.contains('\\') {
+        return Err(refused("it has a backslash"));
+    }
+    if text.starts_with('/') {
+        return Err(refused("it is absolute"));
+    }
+    if text.split('/').any(|part| part == "..") {
+        return Err(refused("it leads out of the folder"));
+    }
+    let relative = text.strip_prefix("./").unwrap_or(text);
+    let name = relative.strip_prefix(wnid).and_then(|rest| rest.strip_prefix('/')).unwrap_or(relative);
+    if name.is_empty() || name == "." {
+        return Err(refused("it names no file"));
+    }
+    if name.contains('/') {
+        return Err(FramingError::UnexpectedLayout { path: shown(path) });
+    }
+    if name.len() > MAX_NAME {
+        return Err(refused("it is longer than 255 bytes"));
+    }
+    // On a file system that ignores case another spelling is the same file.
+    if name.as_bytes().get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED)) {
+        return Err(FramingError::ReservedName { path: shown(path) });
+    }
+    Ok(name)
+}
+
+/// Checks that a directory is the archive's root or the class's own.
+pub(super) fn check_directory(path: &[u8], wnid: &str) -> Result<(), FramingError> {
+    let directory = path.strip_suffix(b"/").unwrap_or(path);
+    let relative = directory.strip_prefix(b"./").unwrap_or(directory);
+    if directory == b"." || relative == wnid.as_bytes() {
+        return Ok(());
+    }
+    flat_name(directory, wnid)?;
+    Err(FramingError::UnexpectedLayout { path: shown(path) })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    const WNID: &str = "n01440764";
+
+    fn pax(body: &[u8]) -> Result<Extensions, FramingError> {
+        let mut extensions = Extensions::default();
+        extensions.begin(Kind::Pax, body.len() as u64, 65_536, 0)?;
+        extensions.push(body);
+        extensions.complete(Kind::Pax, 0)?;
+        Ok(extensions)
+    }
+
+    /// One record of a PAX header; its length counts its own digits.
+    pub(in super::super) fn record(key: &str, value: &str) -> String {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
+        format!("{length} {key}={value}\n")
+    }
+
+    #[test]
+    fn reads_path_and_size_and_ignores_the_rest() {
+        let others = [("mtime", "1350244992.5"), ("comment", ""), ("linkpath", "/x"), ("SCHILY.xattr.user.a", "b=c d")];
+        let records: String = others.iter().map(|(key, value)| record(key, value)).collect();
+        let body = format!("{records}15 path=b.JPEG\n11 size=35\n{records}");
+        let extensions = pax(body.as_bytes()).unwrap();
+        assert_eq!((extensions.path(), extensions.size()), (Some(&b"b.JPEG"[..]), Some(35)));
+        assert_eq!(pax(records.as_bytes()).unwrap().path(), None);
+    }
+
+    #[test]
+    fn refuses_records_that_are_not_exactly_framed() {
+        for body in [
+            &b"\n"[..],
+            b"path=b\n",
+            b" path=b\n",
+            b"0 path=b\n",
+            b"011 path=b\n",
+            b"+11 path=b\n",
+            b"-11 path=b\n",
+            b"8 path=b\n",
+            b"11 path=b\n",
+            b"9 path=b ",
+            b"9 path=b\n\0",
+            b"9  ath=b\n9",
+            b"99999999999999999999999 path=b\n",
+            b"5 =b\n",
+            b"8 pathb\n",
+            b"8 path=b",
+            b"1 ",
+            b"2 ",
+            b"3 \n",
+            b"12 comment=\n\n",
+        ] {
+            let refused = pax(body);
+            assert!(matches!(refused, Err(FramingError::Corrupt { .. })), "{} {refused:?}", body.escape_ascii());
+        }
+        assert!(pax(b"9 path=b\n").is_ok());
+        assert!(pax(b"").is_ok());
+    }
+
+    #[test]
+    fn no_record_hides_inside_another() {
+        let hidden = record("comment", &format!("\n{}", record("path", "evil.JPEG")));
+        assert!(matches!(pax(hidden.as_bytes()), Err(FramingError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn refuses_what_is_said_twice() {
+        assert!(pax(b"9 path=b\n9 path=b\n").is_err());
+        assert!(pax(b"9 size=1\n9 size=1\n").is_err());
+        let mut extensions = pax(b"9 path=b\n").unwrap();
+        assert!(extensions.begin(Kind::Pax, 0, 9, 0).is_err());
+        extensions.begin(Kind::LongName, 1, 9, 0).unwrap();
+        extensions.push(b"b");
+        assert!(extensions.complete(Kind::LongName, 0).is_err(), "a PAX path and a long name");
+    }
+
+    #[test]
+    fn refuses_sizes_that_are_no_number_and_other_character_sets() {
+        for size in ["", "-1", "+1", " 1", "1 ", "0x1", "1e3", "18446744073709551616"] {
+            assert!(matches!(pax(record("size", size).as_bytes()), Err(FramingError::Corrupt { .. })), "{size:?}");
+        }
+        assert_eq!(pax(record("size", "18446744073709551615").as_bytes()).unwrap().size(), Some(u64::MAX));
+        let charset = pax(record("hdrcharset", "BINARY").as_bytes());
+        assert!(matches!(charset, Err(FramingError::Corrupt { .. })));
+        let sparse = pax(record("GNU.sparse.major", "1").as_bytes());
+        assert!(matches!(sparse, Err(FramingError::SparseEntry { .. })));
+    }
+
+    #[test]
+    fn strips_the_prefixes_of_a_class() {
+        for path in ["a.JPEG", "./a.JPEG", "n01440764/a.JPEG", "./n01440764/a.JPEG"] {
+            assert_eq!(flat_name(path.as_bytes(), WNID).unwrap(), "a.JPEG");
+        }
+        assert_eq!(flat_name(b"n01440764", WNID).unwrap(), WNID);
+        assert_eq!(flat_name("猫 1…JPEG".as_bytes(), WNID).unwrap(), "猫 1…JPEG");
+        assert_eq!(flat_name("a".repeat(255).as_bytes(), WNID).unwrap().len(), 255);
+    }
+
+    #[test]
+    fn refuses_unsafe_paths() {
+        let long = "a".repeat(256);
+        for path in [
+            &b""[..],
+            b".",
+            b"..",
+            b"./",
+            b"./.",
+            b"./..",
+            b"../x",
+            b"/etc/x",
+            b"/",
+            b"//x",
+            b"a/../../x",
+            b"n01440764/",
+            b"n01440764/..",
+            b"n01440764/../x",
+            b"C:\\x",
+            b"a\\b",
+            b"a\0b",
+            b"a\nb",
+            b"\x1b[2J",
+            b"a\x7f",
+            "a\u{85}".as_bytes(),
+            b"a\xff",
+            long.as_bytes(),
+        ] {
+            let refused = flat_name(path, WNID);
+            assert!(matches!(refused, Err(FramingError::UnsafePath { .. })), "{} {refused:?}", path.escape_ascii());
+        }
+        assert!(flat_name(b"/x", "").is_err(), "an absolute path stays absolute whatever the class is called");
+    }
+
+    #[test]
+    fn refuses_nested_paths() {
+        for path in
+            ["a/b", "a/", "././a", ".//a", "n01440765/a", "n01440764//a", "n01440764/n01440764/a", "n01440764/./a"]
+        {
+            let refused = flat_name(path.as_bytes(), WNID);
+            assert!(matches!(refused, Err(FramingError::UnexpectedLayout { .. })), "{path} {refused:?}");
+        }
+    }
+
+    #[test]
+    fn keeps_the_manifests_name_free() {
+        for path in [".manifest.json", "./.manifest.json", "n01440764/.manifest.json.tmp", ".Manifest.JSON"] {
+            assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::ReservedName { .. })), "{path}");
+        }
+        assert!(flat_name(b".manifest.jso", WNID).is_ok());
+    }
+
+    #[test]
+    fn knows_the_directories_of_a_class() {
+        for path in [".", "./", "n01440764", "n01440764/", "./n01440764", "./n01440764/"] {
+            check_directory(path.as_bytes(), WNID).unwrap();
+        }
+        for path in ["", "/", "..", "../", "/n01440764", "n01440764/../", "a\\", "a\n/"] {
+            let refused = check_directory(path.as_bytes(), WNID);
+            assert!(matches!(refused, Err(FramingError::UnsafePath { .. })), "{path} {refused:?}");
+        }
+        for path in ["a", "a/", "a/b/", "n01440764/a", "n01440764/a/", "./a/"] {
+            let refused = check_directory(path.as_bytes(), WNID);
+            assert!(matches!(refused, Err(FramingError::UnexpectedLayout { .. })), "{path} {refused:?}");
+        }
+    }
+}

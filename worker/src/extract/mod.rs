@@ -1,0 +1,58 @@
+//! Unpacking while the bytes arrive: framing says what they are, the unpacker writes them, on a thread of its own.
+
+mod extension;
+mod framing;
+mod framing_error;
+mod header;
+mod unpack;
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+pub(crate) use unpack::{Start, UnpackError, Unpacker};
+
+/// Pieces that may wait for the disk. A piece is at most some 400 KiB (what the HTTP client reads at once).
+const QUEUE: usize = 4;
+
+/// An unpacker at work.
+#[derive(Debug)]
+pub(crate) struct Extraction {
+    pieces: mpsc::Sender<Bytes>,
+    thread: JoinHandle<Result<Unpacker, UnpackError>>,
+}
+
+/// The unpacker has stopped taking pieces; [`Extraction::finish`] says why.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+impl Extraction {
+    /// Opens an unpacker on a thread of its own and feeds it there.
+    pub(crate) fn start(open: impl FnOnce() -> Result<Unpacker, UnpackError> + Send + 'static) -> Self {
+        let (pieces, mut queue) = mpsc::channel::<Bytes>(QUEUE);
+        let thread = tokio::task::spawn_blocking(move || {
+            let mut unpacker = open()?;
+            while let Some(piece) = queue.blocking_recv() {
+                unpacker.push(&piece)?;
+            }
+            unpacker.checkpoint()?;
+            Ok(unpacker)
+        });
+        Self { pieces, thread }
+    }
+
+    /// Hands over the next bytes of the tar; waits while the disk is behind.
+    pub(crate) async fn push(&self, piece: Bytes) -> Result<(), Stopped> {
+        self.pieces.send(piece).await.map_err(|_| Stopped)
+    }
+
+    /// Ends the thread with a checkpoint of what is done.
+    pub(crate) async fn stop(self) -> Result<Unpacker, UnpackError> {
+        drop(self.pieces);
+        self.thread.await.expect("an unpacker does not panic")
+    }
+
+    /// Ends the thread and proves that the tar was complete.
+    pub(crate) async fn finish(self) -> Result<(), UnpackError> {
+        self.stop().await?.finish()
+    }
+}

@@ -1,0 +1,51 @@
+//! The story of one class: look what is there, receive the tar while unpacking it, publish. The decisions are all here.
+
+use shared::{
+    Wnid,
+    job::Existing,
+    outcome::{Outcome, Published},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    existing::Found,
+    local_tar::unpack_local_tar,
+    progress::ClassProgress,
+    publish::TarFate,
+    receive::receive,
+    site::Site,
+    unfinished::{Unfinished, conflict},
+};
+
+/// Brings one class to its end, or to a checkpoint when `stop` is cancelled.
+pub(crate) async fn fetch_class(
+    site: &Site,
+    wnid: Wnid,
+    progress: &ClassProgress,
+    stop: &CancellationToken,
+) -> Result<Outcome, Unfinished> {
+    let replace = match (site.look(wnid).await?, site.job.existing) {
+        (Found::Complete(manifest), _) => {
+            site.drop_tar(wnid).await?;
+            // A manifest of this very run: an earlier process published the class and had no time to say so.
+            let by_this_run = manifest.run == site.job.run_id;
+            let published = manifest.published();
+            return Ok(if by_this_run { Outcome::Success(published) } else { Outcome::Skipped(published) });
+        }
+        (Found::InTheWay(what), _) => return Err(conflict(what)),
+        (Found::Unproved | Found::Damaged, Existing::Trust) => return Ok(Outcome::Skipped(Published::default())),
+        (Found::Unproved | Found::Damaged, Existing::Replace) => true,
+        (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
+        (Found::Unproved, Existing::Adopt) => return site.prove(wnid).await,
+        (Found::Nothing, _) => false,
+    };
+    let (staging, source, tar) = match (unpack_local_tar(site, wnid, stop).await?, site.job.delete_tar) {
+        (Some((staging, source)), false) => (staging, source, TarFate::Stay),
+        (Some((staging, source)), true) => (staging, source, TarFate::Remove),
+        (None, delete_tar) => {
+            let (staging, source) = receive(site, wnid, progress, stop).await?;
+            (staging, source, if delete_tar { TarFate::Remove } else { TarFate::Move })
+        }
+    };
+    site.publish(wnid, staging, source, tar, replace).await
+}

@@ -1,0 +1,99 @@
+//! The worker: leases classes from a coordinator, downloads, unpacks and publishes them.
+//!
+//! For one program on one machine there is [`download_batch`], with [`load_part_ids_from_csv`] beside it. The modules below
+//! stand in the order in which a class meets them.
+
+mod calls;
+pub mod config;
+mod coordinator_client;
+mod renewal;
+mod session;
+mod slots;
+
+mod existing;
+mod fetch_class;
+mod local_tar;
+mod receive;
+mod site;
+mod unfinished;
+
+mod download;
+mod download_error;
+mod origin;
+mod redirect;
+mod retry;
+mod source;
+
+mod checkpoint;
+mod extract;
+mod manifest;
+mod publish;
+mod staging;
+mod target;
+
+mod library;
+mod progress;
+
+use std::path::PathBuf;
+
+use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
+
+pub use crate::{
+    coordinator_client::{Connector, InvalidAddress},
+    library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
+    origin::OriginError,
+    site::SiteError,
+    target::TargetError,
+};
+pub use shared::{
+    class_list::ClassListError,
+    job::{Durability, Existing, InvalidUrl, SecretHeader},
+    outcome::{Failure, FailureKind},
+};
+
+use crate::{coordinator_client::Identity, session::Ended};
+
+/// What a worker is told by its own command line; the rest comes from the coordinator.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Stable name, e.g. the host's.
+    pub name: String,
+    /// Parallel downloads, at least 1.
+    pub slots: usize,
+    /// Folder that gets the class folders.
+    pub target: PathBuf,
+}
+
+/// Why a worker could not run, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The coordinator answered that it never will.
+    #[error("work for the coordinator, which refused: {0}")]
+    Refused(String),
+    /// The target folder, or the HTTP client.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// The target failed on the way, e.g. because it is full.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// Works for the coordinator until the job is done (`Exit::Done`) or the shutdown asks for an end (`Exit::Interrupted`).
+///
+/// # Errors
+/// [`WorkerError`]; what was leased is checkpointed and handed back first.
+pub async fn run(
+    config: &WorkerConfig,
+    connector: &Connector,
+    screen: &Screen,
+    shutdown: &Shutdown,
+) -> Result<Exit, WorkerError> {
+    let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
+    loop {
+        match session::work(connector, &who, &config.target, screen, shutdown).await? {
+            Ended::JobDone => return Ok(Exit::Done),
+            Ended::Drained => return Ok(Exit::Interrupted),
+            Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),
+        }
+    }
+}

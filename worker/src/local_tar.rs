@@ -1,0 +1,83 @@
+//! A `<wnid>.tar` that is already in the target is unpacked, not downloaded; one that is not whole is left for the download.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use shared::Wnid;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    extract::{Start, UnpackError, Unpacker},
+    site::Site,
+    source::Source,
+    staging::Staging,
+    unfinished::Unfinished,
+};
+
+const BLOCK: usize = 256 << 10;
+
+/// Unpacks the class's tar from the target into a staging folder; `None` when there is none, or none that is whole.
+pub(crate) async fn unpack_local_tar(
+    site: &Site,
+    wnid: Wnid,
+    stop: &CancellationToken,
+) -> Result<Option<(Staging, Source)>, Unfinished> {
+    let (stop, url) = (stop.clone(), site.job.url.for_class(wnid));
+    site.off_thread(move |target| {
+        let path = target.tar(wnid);
+        // A link or a folder of that name is not ours to read.
+        let Ok(length) = path.symlink_metadata().and_then(|found| plain_length(&found)) else { return Ok(None) };
+        let Ok(tar) = File::open(&path) else { return Ok(None) };
+        let fault = |source| Unfinished::Target(target.error("make a staging folder", source));
+        let staging = Staging::create(target, wnid).map_err(fault)?;
+        let source = Source { url: crate::download_error::shown(&url), length: Some(length), ..Source::default() };
+        match unpack(tar, &staging, wnid, &source, &stop) {
+            Ok(Ended::Whole) => Ok(Some((staging, source))),
+            Ok(Ended::Stopped) => staging.remove().map_err(fault).and(Err(Unfinished::Stopped)),
+            Err(error) => {
+                tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
+                staging.remove().map_err(fault)?;
+                match error.into_failure() {
+                    Ok(_) => Ok(None),
+                    Err((action, source)) => Err(Unfinished::Target(target.error(action, source))),
+                }
+            }
+        }
+    })
+    .await
+}
+
+enum Ended {
+    Whole,
+    Stopped,
+}
+
+fn plain_length(found: &std::fs::Metadata) -> io::Result<u64> {
+    if found.is_file() { Ok(found.len()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+fn unpack(
+    mut tar: File,
+    staging: &Staging,
+    wnid: Wnid,
+    source: &Source,
+    stop: &CancellationToken,
+) -> Result<Ended, UnpackError> {
+    let start = Start { source: source.clone(), files: 0, offset: 0 };
+    let mut unpacker = Unpacker::open(staging, wnid, &start, false)?;
+    let mut block = vec![0; BLOCK];
+    loop {
+        if stop.is_cancelled() {
+            return Ok(Ended::Stopped);
+        }
+        match tar.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
+            0 => break,
+            read => unpacker.push(&block[..read])?,
+        }
+    }
+    unpacker.checkpoint()?;
+    unpacker.finish()?;
+    Ok(Ended::Whole)
+}

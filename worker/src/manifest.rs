@@ -1,0 +1,201 @@
+//! `.manifest.json`: the proof that a class folder is complete. Written last, inside the folder, published with it.
+//!
+//! The file ends with a digest of everything before it, so one that was cut or edited is no proof.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+use shared::{Wnid, outcome::Published};
+
+use crate::{checkpoint::FileEntry, source::Source};
+
+/// Name of the manifest in a class folder.
+pub(crate) const MANIFEST: &str = ".manifest.json";
+/// Version of the format that is written; older ones are read.
+const VERSION: u32 = 1;
+/// Stands before the digest; what it covers ends right before this.
+const DIGEST_MARK: &str = "  \"digest\": \"";
+/// A class of 200,000 files stays below this; anything larger was not written by this program.
+const LARGEST: u64 = 128 << 20;
+
+/// What a manifest says of the class as a whole; the list of files follows it in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    version: u32,
+    wnid: String,
+    /// The run that published the class.
+    pub(crate) run: String,
+    /// Whether the folder was found and proved, rather than downloaded.
+    adopted: bool,
+    #[serde(flatten)]
+    source: Source,
+    file_count: u64,
+    file_bytes: u64,
+}
+
+impl Manifest {
+    /// What stands in the folder, for the counts.
+    pub(crate) fn published(&self) -> Published {
+        Published { files: self.file_count, bytes: self.source.length.unwrap_or_default() }
+    }
+}
+
+/// What a manifest is made of, besides the files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Provenance<'class> {
+    pub(crate) wnid: Wnid,
+    pub(crate) run: &'class str,
+    pub(crate) source: &'class Source,
+    pub(crate) adopted: bool,
+}
+
+/// Writes the manifest of the files into a folder, under a temporary name first.
+///
+/// The files come one by one: memory does not grow with their number.
+pub(crate) fn write(
+    folder: &Path,
+    provenance: Provenance<'_>,
+    files: impl Iterator<Item = io::Result<FileEntry>>,
+) -> io::Result<Manifest> {
+    let temporary = folder.join(format!("{MANIFEST}.new"));
+    let mut out = Hashing { out: BufWriter::new(File::create(&temporary)?), hasher: blake3::Hasher::new() };
+    writeln!(out, "{{\n  \"files\": [")?;
+    let (mut file_count, mut file_bytes) = (0, 0);
+    for entry in files {
+        let entry = entry?;
+        let separator = if file_count == 0 { "" } else { ",\n" };
+        write!(out, "{separator}    {}", serde_json::to_string(&entry.listed())?)?;
+        file_count += 1;
+        file_bytes += entry.size;
+    }
+    let manifest = Manifest {
+        version: VERSION,
+        wnid: provenance.wnid.to_string(),
+        run: provenance.run.to_owned(),
+        adopted: provenance.adopted,
+        source: provenance.source.clone(),
+        file_count,
+        file_bytes,
+    };
+    let head = serde_json::to_string_pretty(&manifest)?;
+    let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
+    write!(out, "\n  ],{head},\n")?;
+    let digest = out.hasher.finalize().to_hex();
+    write!(out, "{DIGEST_MARK}{digest}\"\n}}\n")?;
+    out.flush()?;
+    fs::rename(&temporary, folder.join(MANIFEST))?;
+    Ok(manifest)
+}
+
+/// Reads the manifest of a class; `None` when there is none that proves anything.
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
+    let text = match File::open(folder.join(MANIFEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(file) if file.metadata()?.len() > LARGEST => return Ok(None),
+        Ok(mut file) => {
+            let mut text = Vec::new();
+            io::Read::read_to_end(&mut file, &mut text)?;
+            text
+        }
+    };
+    Ok(parse(&text, wnid))
+}
+
+fn parse(text: &[u8], wnid: Wnid) -> Option<Manifest> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (covered, digest) = text.split_at(text.rfind(DIGEST_MARK)?);
+    let digest = digest.strip_prefix(DIGEST_MARK)?.strip_suffix("\"\n}\n")?;
+    if blake3::hash(covered.as_bytes()).to_hex().as_str() != digest {
+        return None;
+    }
+    let manifest: Manifest = serde_json::from_str(text).ok()?;
+    (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
+}
+
+struct Hashing<W> {
+    out: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As version 1 wrote it; a later version must go on reading it.
+    const VERSION_1: &str = include_str!("manifest_version_1.json");
+
+    fn wnid() -> Wnid {
+        "n02124075".parse().unwrap()
+    }
+
+    fn entry(name: &str, size: u64) -> FileEntry {
+        FileEntry { name: name.to_owned(), size, blake3: blake3::hash(name.as_bytes()), next_header: 0 }
+    }
+
+    fn written(folder: &Path) -> Manifest {
+        let source = Source {
+            url: "http://h/n02124075.tar".to_owned(),
+            length: Some(10_240),
+            etag: Some("\"a\"".to_owned()),
+            last_modified: None,
+        };
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
+        write(folder, provenance, [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].into_iter().map(Ok))
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_written_proves_the_class_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = written(folder.path());
+        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        assert_eq!(read(folder.path(), wnid()).unwrap(), Some(manifest));
+        assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_cut_or_edited_manifest_proves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let text = fs::read(folder.path().join(MANIFEST)).unwrap();
+        for cut in 0..text.len() {
+            assert_eq!(parse(&text[..cut], wnid()), None, "cut at {cut}");
+            let mut edited = text.clone();
+            edited[cut] ^= 1;
+            assert_eq!(parse(&edited, wnid()), None, "edited at {cut}");
+        }
+    }
+
+    #[test]
+    fn no_manifest_is_no_error() {
+        assert_eq!(read(tempfile::tempdir().unwrap().path(), wnid()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_first_version_stays_readable() {
+        let manifest = parse(VERSION_1.as_bytes(), wnid()).expect("a valid manifest of version 1");
+        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        assert_eq!(manifest.run, "run");
+    }
+}

@@ -1,0 +1,156 @@
+//! One bar per download on a terminal, and the byte counts that renewals and the job's line report.
+
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use shared::{
+    Wnid,
+    job_line::{Screen, clock, short},
+};
+
+/// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
+const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
+/// While the origin has not said how long the tar is.
+const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {rate}B/s]";
+
+/// Byte counts of this process, and where bars are drawn.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    screen: Screen,
+    received: Arc<AtomicU64>,
+}
+
+/// Progress of one class in one slot.
+#[derive(Debug)]
+pub(crate) struct ClassProgress {
+    bar: Option<ProgressBar>,
+    here: AtomicU64,
+    received: Arc<AtomicU64>,
+}
+
+impl Progress {
+    pub(crate) fn new(screen: Screen) -> Self {
+        Self { screen, received: Arc::default() }
+    }
+
+    pub(crate) fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// Bytes received from the origin since the process started.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Opens the bar of a slot.
+    pub(crate) fn class(&self, slot: usize, wnid: Wnid) -> ClassProgress {
+        let bar = match &self.screen {
+            Screen::Bars(bars) => {
+                // Above the job's line, which was added first.
+                let bar = bars.insert_from_back(1, ProgressBar::no_length());
+                bar.set_style(style(TEMPLATE_WITHOUT_LENGTH));
+                bar.set_prefix(format!("{slot:02}"));
+                bar.set_message(wnid.to_string());
+                Some(bar)
+            }
+            Screen::Plain | Screen::Silent => None,
+        };
+        ClassProgress { bar, here: AtomicU64::new(0), received: Arc::clone(&self.received) }
+    }
+}
+
+impl ClassProgress {
+    /// The tar begins, or goes on, at a position.
+    pub(crate) fn begin(&self, position: u64, length: Option<u64>) {
+        self.here.store(position, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            if let Some(length) = length {
+                bar.set_length(length);
+                bar.set_style(style(TEMPLATE));
+            }
+            bar.set_position(position);
+            bar.reset_eta();
+        }
+    }
+
+    /// So many bytes more have come from the origin.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.here.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
+    /// Bytes of the tar that are here.
+    pub(crate) fn position(&self) -> u64 {
+        self.here.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ClassProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the template is a constant")
+        .progress_chars("█▉▊▋▌▍▎▏ ")
+        .with_key("position", key(|state| shortened(state.pos())))
+        .with_key("length", key(|state| shortened(state.len().unwrap_or(0))))
+        .with_key("so_far", key(|state| clock(state.elapsed())))
+        .with_key("left", key(|state| clock(state.eta())))
+        .with_key("rate", key(|state| short(state.per_sec())))
+}
+
+fn key(text: fn(&ProgressState) -> String) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
+    // A bar that cannot be drawn must not stop a download.
+    move |state, out| out.write_str(&text(state)).unwrap_or_default()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn shortened(bytes: u64) -> String {
+    short(bytes as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget, TermLike};
+
+    #[test]
+    fn the_bar_has_the_shape_that_users_know() {
+        let terminal = InMemoryTerm::new(5, 100);
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
+        let screen = Screen::Bars(MultiProgress::with_draw_target(target));
+        let progress = Progress::new(screen).class(0, "n02124075".parse().unwrap());
+        progress.begin(0, Some(45_200_000));
+        progress.received(45_200_000);
+        if let Some(bar) = &progress.bar {
+            bar.tick();
+        }
+        let line = terminal.contents();
+        assert!(line.starts_with("[00] n02124075: 100%|██"), "{line}");
+        assert!(line.contains("█| 45.2M/45.2M [00:00<00:00, "), "{line}");
+        assert!(line.ends_with("B/s]"), "{line}");
+    }
+
+    #[test]
+    fn bytes_are_counted_without_a_terminal_too() {
+        let progress = Progress::new(Screen::Silent);
+        let class = progress.class(3, "n02124075".parse().unwrap());
+        class.begin(100, None);
+        class.received(28);
+        assert_eq!((class.position(), progress.received_bytes()), (128, 28));
+    }
+}

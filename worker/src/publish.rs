@@ -1,0 +1,190 @@
+//! Publishing by group commit: one sync for all classes that are ready, then one rename each, then one sync of the target.
+//!
+//! Invariant: a class folder under its final name is complete at every instant, and under `--durability power` also after a
+//! power cut, because no folder is renamed before all its bytes are on the disk. The rename is the fence: it fails on a
+//! folder with something in it, so the first publisher wins without any lock.
+
+use std::{
+    fs::{self, File},
+    io,
+    sync::Arc,
+};
+
+use shared::{Wnid, job::Durability};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{manifest, staging::Staging, target::Target};
+
+/// At most so many classes share a commit.
+const LARGEST_BATCH: usize = 64;
+
+/// A class that is complete in its staging folder, manifest and all.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) wnid: Wnid,
+    pub(crate) staging: Staging,
+    pub(crate) tar: TarFate,
+    /// Whether what stands under the final name may be put aside.
+    pub(crate) replace: bool,
+}
+
+/// What becomes of the tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TarFate {
+    /// It was written to the staging folder and moves to its final name.
+    Move,
+    /// It is under its final name and stays there.
+    Stay,
+    /// One that is under the final name goes.
+    Remove,
+}
+
+/// How a publication ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Publication {
+    /// The class folder is there, by this call.
+    Done,
+    /// Somebody else was first, and the folder has a valid manifest.
+    AlreadyThere,
+    /// Something else stands under the name.
+    Occupied,
+}
+
+type Reply = oneshot::Sender<io::Result<Publication>>;
+
+/// The way to the committer; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    queue: mpsc::Sender<(Staged, Reply)>,
+}
+
+impl Publisher {
+    /// Publishes a class; comes back when it would survive what `--durability` says.
+    pub(crate) async fn publish(&self, staged: Staged) -> io::Result<Publication> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || io::Error::other("the committer has ended");
+        self.queue.send((staged, reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Starts the committer on a thread of the given set; it ends when the last [`Publisher`] is dropped.
+pub(crate) fn start(target: Arc<Target>, durability: Durability, threads: &mut tokio::task::JoinSet<()>) -> Publisher {
+    let (queue, mut ready) = mpsc::channel::<(Staged, Reply)>(LARGEST_BATCH);
+    threads.spawn_blocking(move || {
+        // While one commit runs the next ones queue up: batches grow with the load, and nobody waits for company.
+        while let Some(first) = ready.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < LARGEST_BATCH
+                && let Ok(more) = ready.try_recv()
+            {
+                batch.push(more);
+            }
+            commit(&target, durability, batch);
+        }
+    });
+    Publisher { queue }
+}
+
+fn commit(target: &Target, durability: Durability, batch: Vec<(Staged, Reply)>) {
+    let mut outcome = match durability {
+        Durability::Power => sync_contents(target, &batch),
+        Durability::Process => Ok(()),
+    };
+    let mut published = Vec::with_capacity(batch.len());
+    for (staged, reply) in batch {
+        // After a failed sync nothing can be trusted: the kernel may have dropped what it could not write.
+        let result = match &outcome {
+            Ok(()) => move_into_place(target, &staged),
+            Err(error) => Err(same(error)),
+        };
+        published.push((staged, reply, result));
+    }
+    if durability == Durability::Power && outcome.is_ok() {
+        outcome = target.folder().sync_all();
+    }
+    for (staged, reply, result) in published {
+        let result = result.and_then(|publication| match &outcome {
+            Ok(()) => Ok(publication),
+            Err(error) => Err(same(error)),
+        });
+        if result.is_ok()
+            && let Err(error) = staged.staging.remove()
+        {
+            tracing::warn!(wnid = %staged.wnid, %error, "could not remove the staging folder");
+        }
+        // A receiver that is gone was stopped; the class is there and the next run finds it.
+        reply.send(result).ok();
+    }
+}
+
+/// The same error for each class of the batch.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+fn sync_contents(target: &Target, batch: &[(Staged, Reply)]) -> io::Result<()> {
+    sync_file_system(target)?;
+    for (staged, _) in batch {
+        File::open(staged.staging.class_folder())?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn sync_file_system(target: &Target) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(target.folder())?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_file_system(_: &Target) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
+}
+
+/// The tar first: where the folder is, everything is.
+fn move_into_place(target: &Target, staged: &Staged) -> io::Result<Publication> {
+    if staged.tar == TarFate::Move {
+        fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;
+    }
+    let publication = rename_folder(target, staged)?;
+    if staged.tar == TarFate::Remove {
+        remove_tar(target, staged.wnid)?;
+    }
+    Ok(publication)
+}
+
+fn rename_folder(target: &Target, staged: &Staged) -> io::Result<Publication> {
+    let (from, to) = (staged.staging.class_folder(), target.class_folder(staged.wnid));
+    let occupied = match fs::rename(&from, &to) {
+        Ok(()) => return Ok(Publication::Done),
+        Err(error) => error,
+    };
+    if !is_occupied(&occupied) {
+        return Err(occupied);
+    }
+    if manifest::read(&to, staged.wnid).is_ok_and(|manifest| manifest.is_some()) {
+        return Ok(Publication::AlreadyThere);
+    }
+    if !staged.replace {
+        return Ok(Publication::Occupied);
+    }
+    fs::rename(&to, staged.staging.replaced())?;
+    fs::rename(&from, &to)?;
+    Ok(Publication::Done)
+}
+
+/// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
+/// link under the name as well, and never follows a link.
+fn is_occupied(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+}
+
+/// Removes a class's tar, if there is one.
+pub(crate) fn remove_tar(target: &Target, wnid: Wnid) -> io::Result<()> {
+    match fs::remove_file(target.tar(wnid)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! The slots of one worker: so many classes at once, each under its lease, each ended by an outcome or a checkpoint.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use shared::{
+    Wnid,
+    ids::LeaseToken,
+    outcome::{Failure, FailureKind, Outcome},
+};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::{
+    fetch_class::fetch_class,
+    progress::{ClassProgress, Progress},
+    site::Site,
+    unfinished::Unfinished,
+};
+
+/// A class and the fencing token under which it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) wnid: Wnid,
+    pub(crate) token: LeaseToken,
+}
+
+/// A class that this worker is working on.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) lease: Lease,
+    pub(crate) progress: Arc<ClassProgress>,
+}
+
+/// All slots of a worker.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    site: Arc<Site>,
+    progress: Progress,
+    busy: Vec<Option<Busy>>,
+    tasks: JoinSet<Result<Outcome, Unfinished>>,
+    slot_of: BTreeMap<Id, usize>,
+}
+
+#[derive(Debug)]
+struct Busy {
+    held: Held,
+    stop: CancellationToken,
+}
+
+impl Slots {
+    pub(crate) fn new(site: Arc<Site>, progress: Progress, count: usize) -> Self {
+        let busy = (0..count).map(|_| None).collect();
+        Self { site, progress, busy, tasks: JoinSet::new(), slot_of: BTreeMap::new() }
+    }
+
+    /// Slots with nothing to do.
+    pub(crate) fn free(&self) -> usize {
+        self.busy.len() - self.tasks.len()
+    }
+
+    /// What is being worked on.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        self.busy.iter().flatten().map(|busy| busy.held.clone()).collect()
+    }
+
+    /// Starts a class in a free slot. A lease beyond the free slots, or of a class that is already here, is given back.
+    pub(crate) fn start(&mut self, lease: Lease) -> Result<(), Lease> {
+        if let Some(busy) = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.wnid == lease.wnid) {
+            // Granted again, because the first answer was lost: the work goes on under the newer token.
+            busy.held.lease = lease;
+            return Ok(());
+        }
+        let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
+        let held = Held { lease, progress: Arc::new(self.progress.class(slot, lease.wnid)) };
+        let stop = CancellationToken::new();
+        let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&held.progress), stop.clone());
+        let span = tracing::info_span!("class", wnid = %lease.wnid, token = %lease.token);
+        let task =
+            self.tasks.spawn(async move { fetch_class(&site, lease.wnid, &class, &stopped).await }.instrument(span));
+        self.slot_of.insert(task.id(), slot);
+        self.busy[slot] = Some(Busy { held, stop });
+        Ok(())
+    }
+
+    /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
+    pub(crate) fn stop(&self, wnid: Wnid) {
+        self.busy.iter().flatten().filter(|busy| busy.held.lease.wnid == wnid).for_each(|busy| busy.stop.cancel());
+    }
+
+    /// Stops every class at a checkpoint.
+    pub(crate) fn stop_all(&self) {
+        self.busy.iter().flatten().for_each(|busy| busy.stop.cancel());
+    }
+
+    /// The next class that ends; `None` when no slot is busy. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<(Lease, Result<Outcome, Unfinished>)> {
+        let (task, result) = match self.tasks.join_next_with_id().await? {
+            Ok((task, result)) => (task, result),
+            Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
+        };
+        let slot = self.slot_of.remove(&task).expect("every task has a slot");
+        let busy = self.busy[slot].take().expect("a slot is busy until its task ends");
+        Some((busy.held.lease, result))
+    }
+}
+
+/// A bug in one class's task costs that class and nothing else.
+fn internal(error: &JoinError) -> Failure {
+    Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"))
+}

@@ -1,0 +1,91 @@
+//! What identifies one version of a tar at the origin, so that no two versions are ever mixed.
+
+use reqwest::{Response, header};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::download_error::shown;
+
+/// A tar at the origin: where it is, how long, and the validators that tell one version from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// URL without credentials.
+    pub(crate) url: String,
+    /// Length in bytes, where the origin said it.
+    pub(crate) length: Option<u64>,
+    /// `ETag`, verbatim.
+    pub(crate) etag: Option<String>,
+    /// `Last-Modified`, verbatim.
+    pub(crate) last_modified: Option<String>,
+}
+
+impl Source {
+    /// What an answer says of the tar that it carries from `from` on.
+    pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let total = text(header::CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.trim().parse().ok());
+        let rest =
+            || text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
+        Self {
+            url: shown(url),
+            length: total.or_else(rest),
+            etag: text(header::ETAG).map(str::to_owned),
+            last_modified: text(header::LAST_MODIFIED).map(str::to_owned),
+        }
+    }
+
+    /// What to send as `If-Range`: a strong `ETag`, else `Last-Modified` where the length is known too. Without one a cut
+    /// download starts anew, because nothing would prove that the rest belongs to the same version (RFC 9110 §13.1.5).
+    pub(crate) fn validator(&self) -> Option<&str> {
+        let strong = self.etag.as_deref().filter(|etag| etag.starts_with('"'));
+        strong.or_else(|| self.length.and(self.last_modified.as_deref()))
+    }
+
+    /// Whether a partial answer about `other` goes on with this version. A validator that only one of them has proves
+    /// nothing against it: the origin has already compared the one that was sent.
+    pub(crate) fn is_continued_by(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+            one.zip(other).is_none_or(|(one, other)| one == other)
+        }
+        agree(self.length.as_ref(), other.length.as_ref())
+            && agree(self.etag.as_ref(), other.etag.as_ref())
+            && agree(self.last_modified.as_ref(), other.last_modified.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(length: Option<u64>, etag: Option<&str>, last_modified: Option<&str>) -> Source {
+        Source {
+            url: String::new(),
+            length,
+            etag: etag.map(str::to_owned),
+            last_modified: last_modified.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_a_strong_tag_or_a_date_with_a_length_validates() {
+        let date = "Wed, 21 Oct 2015 07:28:00 GMT";
+        for (source, validator) in [
+            (source(Some(1), Some("\"a\""), Some(date)), Some("\"a\"")),
+            (source(None, Some("\"a\""), None), Some("\"a\"")),
+            (source(Some(1), Some("W/\"a\""), Some(date)), Some(date)),
+            (source(None, Some("W/\"a\""), Some(date)), None),
+            (source(Some(1), None, None), None),
+        ] {
+            assert_eq!(source.validator(), validator);
+        }
+    }
+
+    #[test]
+    fn another_length_tag_or_date_is_another_version() {
+        let known = source(Some(10), Some("\"a\""), None);
+        assert!(known.is_continued_by(&source(Some(10), Some("\"a\""), Some("date"))));
+        assert!(known.is_continued_by(&source(Some(10), None, None)));
+        assert!(!known.is_continued_by(&source(Some(11), Some("\"a\""), None)));
+        assert!(!known.is_continued_by(&source(Some(10), Some("\"b\""), None)));
+    }
+}

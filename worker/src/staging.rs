@@ -1,0 +1,209 @@
+//! The staging folder of a class: `.partial/<wnid>.<nonce>/` with the future class folder, the future tar and the journal.
+//!
+//! Only one owner at a time: whoever takes over an earlier attempt first renames its folder, so a former owner that still
+//! runs finds nothing to publish, and then moves the proved files into a folder of its own.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use shared::Wnid;
+
+use crate::{
+    checkpoint::{self, Entries, FileEntry, Journal},
+    source::Source,
+    target::Target,
+};
+
+/// A staging folder that this process owns.
+#[derive(Debug, Clone)]
+pub(crate) struct Staging {
+    path: PathBuf,
+}
+
+/// What an earlier attempt has left and was proved to be right.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// The version of the tar that it belongs to.
+    pub(crate) source: Source,
+    /// Files that are done.
+    pub(crate) files: u64,
+    /// Where in the tar the next header stands.
+    pub(crate) next_header: u64,
+}
+
+impl Staging {
+    /// Makes an empty staging folder.
+    pub(crate) fn create(target: &Target, wnid: Wnid) -> io::Result<Self> {
+        let staging = Self { path: target.partial().join(format!("{wnid}.{:016x}", rand::random::<u64>())) };
+        fs::create_dir(&staging.path)?;
+        fs::create_dir(staging.class_folder())?;
+        Ok(staging)
+    }
+
+    /// Makes a staging folder and moves into it what earlier attempts at the class have left, if it proves right and
+    /// belongs to the same URL. `with_tar`: the tar is kept, so its first part must be there too.
+    pub(crate) fn take_over(
+        target: &Target,
+        wnid: Wnid,
+        url: &str,
+        with_tar: bool,
+    ) -> io::Result<(Self, Option<Checkpoint>)> {
+        let staging = Self::create(target, wnid)?;
+        let mut checkpoint: Option<Checkpoint> = None;
+        for left in left_behind(target, wnid, &staging.path)? {
+            let mine = staging.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
+            match fs::rename(&left, &mine) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                renamed => renamed?,
+            }
+            if checkpoint.is_none() {
+                checkpoint = staging.adopt(&Self { path: mine.clone() }, url, with_tar)?;
+            }
+            fs::remove_dir_all(&mine)?;
+        }
+        Ok((staging, checkpoint))
+    }
+
+    fn adopt(&self, left: &Self, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
+        let Some((source, entries)) = checkpoint::open(&left.journal()) else { return Ok(None) };
+        if source.url != url || source.validator().is_none() {
+            return Ok(None);
+        }
+        let mut journal = Journal::create(&self.journal(), &source)?;
+        let mut tar = if with_tar {
+            let Ok(from) = File::open(left.tar()) else { return self.clear().map(|()| None) };
+            Some((from, File::create_new(self.tar())?))
+        } else {
+            None
+        };
+        let mut checkpoint = Checkpoint { source, files: 0, next_header: 0 };
+        for entry in entries {
+            let file = left.class_folder().join(&entry.name);
+            if !entry.holds(&file) {
+                break;
+            }
+            if let Some((from, to)) = &mut tar
+                && !entry.copy_from_tar(checkpoint.next_header, from, to)?
+            {
+                break;
+            }
+            fs::rename(&file, self.class_folder().join(&entry.name))?;
+            journal.append(&entry)?;
+            checkpoint.files += 1;
+            checkpoint.next_header = entry.next_header;
+        }
+        journal.flush()?;
+        if let Some((_, to)) = &tar {
+            to.set_len(checkpoint.next_header)?;
+        }
+        if checkpoint.files == 0 {
+            self.clear()?;
+            return Ok(None);
+        }
+        Ok(Some(checkpoint))
+    }
+
+    /// Empties the staging folder, for a tar that begins anew.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)?;
+        fs::create_dir(&self.path)?;
+        fs::create_dir(self.class_folder())
+    }
+
+    /// Removes it with all that is in it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The future class folder.
+    pub(crate) fn class_folder(&self) -> PathBuf {
+        self.path.join("class")
+    }
+
+    /// The future `<wnid>.tar`.
+    pub(crate) fn tar(&self) -> PathBuf {
+        self.path.join("tar")
+    }
+
+    /// Where a folder that is being replaced waits for its removal.
+    pub(crate) fn replaced(&self) -> PathBuf {
+        self.path.join("replaced")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// The finished files, as the journal has them.
+    pub(crate) fn entries(&self) -> io::Result<Entries> {
+        let unreadable = || io::Error::other("the journal cannot be read back");
+        checkpoint::open(&self.journal()).map(|(_, entries)| entries).ok_or_else(unreadable)
+    }
+}
+
+impl FileEntry {
+    /// Whether the file is there with the contents that the journal says.
+    fn holds(&self, path: &Path) -> bool {
+        let is_plain = OsStr::new(&self.name) == path.file_name().unwrap_or_default()
+            && fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == self.size);
+        is_plain && File::open(path).and_then(digest).is_ok_and(|found| found == self.blake3)
+    }
+
+    /// Copies this file's part of a kept tar, headers and all, if the contents in it are those of the file.
+    fn copy_from_tar(&self, start: u64, from: &mut File, to: &mut File) -> io::Result<bool> {
+        let padding = self.size.next_multiple_of(512) - self.size;
+        let Some(headers) = (self.next_header - start).checked_sub(self.size + padding) else { return Ok(false) };
+        let copied = io::copy(&mut Read::by_ref(from).take(headers), to)?;
+        let mut hashing = Hashing { to, hasher: blake3::Hasher::new() };
+        let copied = copied + io::copy(&mut Read::by_ref(from).take(self.size), &mut hashing)?;
+        let same = hashing.hasher.finalize() == self.blake3;
+        let copied = copied + io::copy(&mut from.take(padding), to)?;
+        Ok(same && copied == self.next_header - start)
+    }
+}
+
+/// Digest of what a reader gives.
+pub(crate) fn digest(mut reader: impl Read) -> io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut reader)?;
+    Ok(hasher.finalize())
+}
+
+struct Hashing<'file> {
+    to: &'file mut File,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Folders of earlier attempts at a class, the one with the longest journal first.
+fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBuf>> {
+    let prefix = format!("{wnid}.");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(target.partial())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path() != own {
+            let journal = Staging { path: entry.path() }.journal();
+            found.push((fs::metadata(journal).map_or(0, |journal| journal.len()), entry.path()));
+        }
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
