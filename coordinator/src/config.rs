@@ -12,6 +12,7 @@ use shared::{
     exit_code,
     job::{Durability, Existing},
 };
+use worker::config::SlotArgs;
 
 mod plan;
 
@@ -19,8 +20,6 @@ pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
-/// Beyond that no origin answers faster, and file descriptors run out.
-const MAX_WORKERS: i64 = 1000;
 /// A renewal every third of it must have time for a slow line.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
 
@@ -110,18 +109,9 @@ pub struct SingleHostConfig {
     /// Show how it works with a little origin of its own, whose faults are part of the show; implies --dev, needs no CSV
     #[arg(long, env = "IMAGENET_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
-    /// With --dev: parallel downloads
-    #[arg(
-        long,
-        env = "IMAGENET_WORKERS",
-        value_name = "N",
-        default_value_t = 10,
-        value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS)
-    )]
-    pub workers: u16,
-    /// With --dev: the worker's name in logs [default: the host's name]
-    #[arg(long, env = "IMAGENET_NAME", value_name = "NAME")]
-    pub name: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub slots: SlotArgs,
 }
 
 /// Who downloads, on many machines.
@@ -131,6 +121,10 @@ pub struct FleetConfig {
     /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens unless this is given]
     #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// File that keeps what is settled, for a coordinator that is started again [default:
+    /// `.imagenet_downloader.ledger` in the target]
+    #[arg(long, env = "IMAGENET_LEDGER", value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,

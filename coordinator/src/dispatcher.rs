@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     failure_log::{self, FailureLog, FailureLogError},
     lease_table::{Ended, Lease, LeaseTable, MAX_LOSSES, Registered, UnknownSession, Verdict},
+    ledger::{Entry, Record, Writer},
 };
 
 /// Commands that may wait; more senders than that wait in turn.
@@ -150,6 +151,7 @@ impl DispatcherHandle {
 pub struct Dispatcher {
     table: LeaseTable,
     log: FailureLog,
+    ledger: Writer,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<JobStatus>,
     stopped: watch::Sender<Option<WorkerStopped>>,
@@ -157,12 +159,12 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// A dispatcher that waits to be run, and the way to it. The invalid rows, which the table counts as failed, go to the
-    /// log.
-    pub fn new(table: LeaseTable, log: FailureLog, invalid: &[InvalidRow]) -> (Self, DispatcherHandle) {
+    /// log. Results are answered when the ledger has them.
+    pub fn new(table: LeaseTable, log: FailureLog, ledger: Writer, invalid: &[InvalidRow]) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (status, status_receiver) = watch::channel(table.status());
         let (stopped, stopped_receiver) = watch::channel(None);
-        let mut dispatcher = Self { table, log, commands, status, stopped };
+        let mut dispatcher = Self { table, log, ledger, commands, status, stopped };
         for row in invalid {
             let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
             tracing::warn!("{} failed: {failure}", failure_log::shown(row));
@@ -176,31 +178,34 @@ impl Dispatcher {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let entry = tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.answer(command),
                     None => return,
                 },
                 now = ticks.tick() => {
-                    for ended in self.table.expire(now) {
-                        self.session_ended(&ended, "was silent for too long");
-                    }
+                    let ended = self.table.expire(now);
+                    let given_up = ended.iter().flat_map(|ended| self.session_ended(ended, "was silent for too long"));
+                    Entry::unconfirmed(given_up.collect())
                 }
-            }
+            };
             self.publish();
+            if let Some(entry) = entry {
+                self.ledger.write(entry).await;
+            }
         }
     }
 
-    fn answer(&mut self, command: Command) {
+    /// Deals with a command; what it has settled is for the ledger, which confirms it.
+    fn answer(&mut self, command: Command) -> Option<Entry> {
         let now = Instant::now();
         match command {
             Command::Register { worker, instance, held, reply } => {
                 let registered = self.table.register(&worker, &instance, &held, now);
                 tracing::info!(worker, session = registered.session.0, held = held.len(), "registered");
-                if let Some(ended) = &registered.replaced {
-                    self.session_ended(ended, "was started again");
-                }
+                let given_up = registered.replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
                 self.send(reply, registered);
+                return Entry::unconfirmed(given_up.unwrap_or_default());
             }
             Command::Renew { session, held, received, reply } => {
                 let drop = self.table.renew(session, &held, received, now);
@@ -213,10 +218,11 @@ impl Dispatcher {
                 }
             }
             Command::Report { session, results, reply } => {
-                for reported in &results {
-                    self.settle(reported);
-                }
-                self.send(reply, self.table.known(session));
+                let records = results.into_iter().filter_map(|reported| self.settle(reported)).collect();
+                let answer = self.table.known(session);
+                // A worker that is gone by then will hear it when it asks again.
+                let confirm = move || reply.send(answer).unwrap_or_default();
+                return Some(Entry { records, finished: false, durable: Some(Box::new(confirm)) });
             }
             Command::Leave { session, reason, reply } => {
                 if let Ok(ended) = self.table.leave(session) {
@@ -227,12 +233,14 @@ impl Dispatcher {
                 self.send(reply, ());
             }
         }
+        None
     }
 
-    fn settle(&mut self, Reported { lease, outcome }: &Reported) {
+    /// Settles a class; gives the record if that is news.
+    fn settle(&mut self, Reported { lease, outcome }: Reported) -> Option<Record> {
         let wnid = lease.wnid;
-        let verdict = self.table.report(*lease, outcome);
-        match (verdict, outcome) {
+        let verdict = self.table.report(lease, &outcome);
+        match (verdict, &outcome) {
             (Verdict::Settled, Outcome::Failed(failure)) => self.log_failure(wnid, failure),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {
                 tracing::info!(files = published.files, bytes = published.bytes, "{wnid} success");
@@ -245,18 +253,23 @@ impl Dispatcher {
         if verdict == Verdict::Corrected {
             complain(self.log.withdraw(wnid));
         }
+        matches!(verdict, Verdict::Settled | Verdict::Corrected).then_some(Record { wnid, outcome })
     }
 
-    fn session_ended(&mut self, ended: &Ended, why: &str) {
+    /// Tells of a session that ended; gives the classes that are settled as failed by that.
+    fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
         if ended.returned > 0 || !ended.given_up.is_empty() {
             tracing::warn!("worker {} {why}: {} of its classes go to others", ended.worker, ended.returned);
         } else {
             tracing::info!("worker {} {why}", ended.worker);
         }
-        for wnid in &ended.given_up {
+        let given_up = ended.given_up.iter().map(|wnid| {
             let message = format!("the lease was lost {MAX_LOSSES} times; its workers crashed or were cut off");
-            self.log_failure(*wnid, &Failure::new(FailureKind::LeaseLost, message));
-        }
+            let failure = Failure::new(FailureKind::LeaseLost, message);
+            self.log_failure(*wnid, &failure);
+            Record { wnid: *wnid, outcome: Outcome::Failed(failure) }
+        });
+        given_up.collect()
     }
 
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) {
@@ -311,8 +324,9 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
             let table = LeaseTable::new(&wnids, invalid.len() as u64, 1, TTL);
-            let (dispatcher, handle) = Dispatcher::new(table, FailureLog::create(folder.path()).unwrap(), invalid);
             let mut task = JoinSet::new();
+            let log = FailureLog::create(folder.path()).unwrap();
+            let (dispatcher, handle) = Dispatcher::new(table, log, Writer::to_nowhere(&mut task), invalid);
             task.spawn(dispatcher.run());
             Self { handle, folder, _task: task }
         }

@@ -4,7 +4,7 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use shared::{
@@ -12,6 +12,7 @@ use shared::{
     exit_code::Exit,
     job::{JobOptions, JobStatus},
     job_line::{JobLine, Screen},
+    outcome::Outcome,
     shutdown::Shutdown,
 };
 use tokio::{
@@ -28,6 +29,7 @@ use crate::{
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
     lease_table::LeaseTable,
+    ledger::{Entry, Ledger, LedgerError, Record, Run, Writer, list_digest},
     service::{self, LeaseTerms, ServeError},
     summary,
 };
@@ -69,8 +71,10 @@ where
         Ok(End::Interrupted) => HAND_BACK,
         Err(_) => Duration::ZERO,
     };
-    let status = job.stop(grace, &shutdown.abort).await;
-    match end? {
+    let stopped = job.stop(grace, &shutdown.abort).await;
+    // What broke the job comes before what its end broke in turn.
+    let (end, status) = (end?, stopped?);
+    match end {
         // Also when the signal came while the last class was reported.
         _ if status.is_done() => {
             if let Err(error) = summary::write(&mut out, &status) {
@@ -98,6 +102,9 @@ pub(crate) fn say(screen: &Screen, line: &str) {
 /// Everything that runs for a job.
 struct Job {
     handle: DispatcherHandle,
+    writer: Writer,
+    /// The ledger's thread.
+    writers: JoinSet<Result<(), LedgerError>>,
     dispatcher: JoinSet<()>,
     servers: JoinSet<Result<(), ServeError>>,
     worker: JoinSet<Result<(), DevWorkerError>>,
@@ -107,7 +114,7 @@ struct Job {
 
 impl Job {
     async fn start<W, F>(
-        plan: Plan,
+        mut plan: Plan,
         classes: &ClassList,
         screen: &Screen,
         shutdown: &Shutdown,
@@ -122,17 +129,30 @@ impl Job {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let log = FailureLog::create(&plan.target)?;
-        let terms = LeaseTerms { epoch: epoch(), ttl: plan.lease_ttl };
-        let table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        let mut ledger = Ledger::open(&plan.ledger)?;
+        let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
+        let run = ledger.run(&list_digest(classes.part_ids()), &plan.job.url.to_string())?;
+        plan.job.run_id.clone_from(&run.run_id);
+        let mut log = FailureLog::create(&plan.target)?;
+        let mut table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        restore(&ledger, &run, &mut table, &mut log)?;
+        let mut writers = JoinSet::new();
+        let writer = ledger.start_writer(run, &mut writers);
         tracing::info!(
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
         );
-        let (owner, handle) = Dispatcher::new(table, log, &classes.invalid);
+        let (owner, handle) = Dispatcher::new(table, log, writer.clone(), &classes.invalid);
         let close = CancellationToken::new();
-        let mut job =
-            Self { handle, dispatcher: JoinSet::new(), servers: JoinSet::new(), worker: JoinSet::new(), close };
+        let mut job = Self {
+            handle,
+            writer,
+            writers,
+            dispatcher: JoinSet::new(),
+            servers: JoinSet::new(),
+            worker: JoinSet::new(),
+            close,
+        };
         job.dispatcher.spawn(owner.run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
         if let Some((listener, address)) = listener {
@@ -169,6 +189,7 @@ impl Job {
                 biased;
                 _ = status.wait_for(JobStatus::is_done) => break Ok(End::Finished),
                 () = shutdown.drain.cancelled() => break Ok(End::Interrupted),
+                Some(Ok(ended)) = self.writers.join_next() => if let Err(error) = ended { break Err(error.into()) },
                 Some(ended) = self.worker.join_next() => break Err(self.without_worker(ended)),
                 Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
                 _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.handle.status()) },
@@ -196,8 +217,8 @@ impl Job {
         }
     }
 
-    /// Waits for the workers to leave, closes the connections, and gives the last counts.
-    async fn stop(mut self, grace: Duration, abort: &CancellationToken) -> JobStatus {
+    /// Waits for the workers to leave, closes the connections and the ledger, and gives the last counts.
+    async fn stop(mut self, grace: Duration, abort: &CancellationToken) -> Result<JobStatus, LedgerError> {
         let mut watch = self.handle.watch();
         let left = async {
             let all_left = watch.wait_for(|status| status.workers == 0).await;
@@ -219,8 +240,29 @@ impl Job {
         let status = self.handle.status();
         drop(self.handle);
         self.dispatcher.shutdown().await;
-        status
+        self.writer.write(Entry { records: Vec::new(), finished: status.is_done(), durable: None }).await;
+        drop(self.writer);
+        while let Some(written) = self.writers.join_next().await {
+            written.expect("the ledger's thread does not panic")?;
+        }
+        Ok(status)
     }
+}
+
+/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log.
+fn restore(ledger: &Ledger, run: &Run, table: &mut LeaseTable, log: &mut FailureLog) -> Result<(), LedgerError> {
+    ledger.settled(run, |Record { wnid, outcome }| {
+        table.restore(wnid, &outcome);
+        if let Outcome::Failed(failure) = &outcome
+            && let Err(error) = log.write(wnid, failure)
+        {
+            tracing::warn!("failed to {error}");
+        }
+    })?;
+    if run.resumed {
+        tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
+    }
+    Ok(())
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
@@ -233,12 +275,6 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Coordi
         io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
         _ => CoordinatorError::Listen { address, source },
     })
-}
-
-/// Higher for each start: the seconds since 1970, which fit until 2106.
-fn epoch() -> u32 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

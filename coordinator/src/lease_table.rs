@@ -84,6 +84,16 @@ enum State {
     Failed,
 }
 
+impl State {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Success(_) => Self::Success,
+            Outcome::Skipped(_) => Self::Skipped,
+            Outcome::Failed(_) => Self::Failed,
+        }
+    }
+}
+
 /// About 32 bytes, and 20 more in the index.
 #[derive(Debug)]
 struct Class {
@@ -221,11 +231,7 @@ impl LeaseTable {
     pub fn report(&mut self, lease: Lease, outcome: &Outcome) -> Verdict {
         let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
         let class = &self.classes[position];
-        let settled = match outcome {
-            Outcome::Success(_) => State::Success,
-            Outcome::Skipped(_) => State::Skipped,
-            Outcome::Failed(_) => State::Failed,
-        };
+        let settled = State::of(outcome);
         let verdict = match (class.state, settled) {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
             (State::Pending | State::Leased(_), State::Failed) if class.token != Some(lease.token) => {
@@ -236,6 +242,13 @@ impl LeaseTable {
         };
         self.set(position, settled);
         verdict
+    }
+
+    /// Settles a class as the ledger has it, before anything is leased.
+    pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
+        if let Some(position) = self.index.get(&wnid).copied() {
+            self.set(position, State::of(outcome));
+        }
     }
 
     /// Takes leases back that were granted but never reached the worker.

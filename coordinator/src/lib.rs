@@ -9,6 +9,7 @@ pub mod target;
 pub mod dispatcher;
 pub mod failure_log;
 pub mod lease_table;
+pub mod ledger;
 
 pub mod dev;
 pub mod service;
@@ -31,6 +32,7 @@ use crate::{
     demo::{Demo, DemoError},
     dev::DevWorkerError,
     failure_log::FailureLogError,
+    ledger::LedgerError,
     service::ServeError,
     target::{Target, TargetError},
 };
@@ -67,6 +69,9 @@ pub enum CoordinatorError {
     /// The failure log.
     #[error(transparent)]
     FailureLog(#[from] FailureLogError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Another program has the address.
     #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
     AddressInUse(SocketAddr),

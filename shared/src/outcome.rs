@@ -1,6 +1,6 @@
 //! How a class ended: success, skipped, or a failure of a known kind; to and from the wire.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// How a class ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,19 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::HttpError,
+        Self::Timeout,
+        Self::ConnectionError,
+        Self::NotATar,
+        Self::TarError,
+        Self::StorageError,
+        Self::Conflict,
+        Self::InvalidWnid,
+        Self::LeaseLost,
+    ];
+
     /// Whether the same request can succeed later without anybody's doing.
     pub fn is_transient(self) -> bool {
         match self {
@@ -109,6 +122,19 @@ impl fmt::Display for FailureKind {
             Self::InvalidWnid => "InvalidWnid",
             Self::LeaseLost => "LeaseLost",
         })
+    }
+}
+
+/// The text is the name of no kind of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("read a kind of failure that this version does not know")]
+pub struct UnknownKind;
+
+impl FromStr for FailureKind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(UnknownKind)
     }
 }
 
@@ -186,25 +212,21 @@ impl TryFrom<proto::FailureKind> for FailureKind {
 mod tests {
     use super::*;
 
-    const KINDS: [FailureKind; 9] = [
-        FailureKind::HttpError,
-        FailureKind::Timeout,
-        FailureKind::ConnectionError,
-        FailureKind::NotATar,
-        FailureKind::TarError,
-        FailureKind::StorageError,
-        FailureKind::Conflict,
-        FailureKind::InvalidWnid,
-        FailureKind::LeaseLost,
-    ];
-
     #[test]
     fn every_outcome_survives_the_wire() {
         let published = Published { files: 3, bytes: 10_240 };
-        let failures = KINDS.map(|kind| Outcome::Failed(Failure::new(kind, "why")));
+        let failures = FailureKind::ALL.map(|kind| Outcome::Failed(Failure::new(kind, "why")));
         for outcome in [Outcome::Success(published), Outcome::Skipped(published)].into_iter().chain(failures) {
             assert_eq!(Outcome::try_from(proto::Outcome::from(outcome.clone())), Ok(outcome));
         }
+    }
+
+    #[test]
+    fn a_kind_is_known_by_its_name() {
+        for kind in FailureKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert_eq!("Bad".parse::<FailureKind>(), Err(UnknownKind));
     }
 
     #[test]

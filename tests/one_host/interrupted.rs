@@ -67,6 +67,12 @@ fn an_interrupted_tar_that_is_kept_goes_on_too() {
 }
 
 #[test]
+fn an_interrupted_run_goes_on_with_its_counts() {
+    let table = interrupt(Signal::INT, 130, &["--delete-tar"]);
+    assert_eq!(table, Table::of(2, 0, 0), "what an earlier process of the same run completed is no skip");
+}
+
+#[test]
 fn a_job_that_waits_for_a_silent_origin_ends_at_once() {
     let origin = Origin::start();
     origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::silence());

@@ -64,7 +64,8 @@ fn parse_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn host_name() -> String {
+/// The host's name, or `worker` where it could not be part of a file name.
+pub fn host_name() -> String {
     let node = rustix::system::uname();
     let name = node.nodename().to_string_lossy();
     parse_name(&name).unwrap_or_else(|_| "worker".to_owned())

@@ -13,7 +13,8 @@ use super::{Config, DEFAULT_LISTEN};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
-const LONGEST_NAME: usize = 64;
+/// The ledger's name in the target.
+const LEDGER: &str = ".imagenet_downloader.ledger";
 
 /// The checked configuration.
 #[derive(Debug)]
@@ -22,7 +23,9 @@ pub struct Plan {
     pub source: ClassSource,
     /// Where the logs go and, in single-host mode, the images.
     pub target: PathBuf,
-    /// What the workers are told. The demo puts its own URL in.
+    /// What survives this process.
+    pub ledger: PathBuf,
+    /// What the workers are told; the run comes from the ledger. The demo puts its own URL in.
     pub job: JobOptions,
     /// Where workers connect to, if anywhere.
     pub listen: Option<SocketAddr>,
@@ -47,7 +50,7 @@ pub struct SingleHost {
     /// Its name in logs.
     pub name: String,
     /// Parallel downloads.
-    pub workers: u16,
+    pub workers: usize,
 }
 
 /// Why a configuration cannot be used.
@@ -61,11 +64,6 @@ pub enum ConfigError {
         "listen on {0}: without encryption only this machine may connect; give a loopback address, e.g. --listen {DEFAULT_LISTEN}"
     )]
     PublicListen(SocketAddr),
-    /// A name that could not be part of a file name.
-    #[error(
-        "use the value of --name: a name has 1 to {LONGEST_NAME} letters, digits, dots, dashes and underscores, and starts with no dot"
-    )]
-    Name,
     /// A file named by a flag.
     #[error("read {}, given with {flag}: {source}", path.display())]
     File {
@@ -105,7 +103,7 @@ impl Config {
             return Err(ConfigError::PublicListen(address));
         }
         let job = JobOptions {
-            run_id: format!("{:032x}", rand::random::<u128>()),
+            run_id: String::new(),
             url: UrlTemplate::parse(&origin.url)?,
             delete_tar: target.delete_tar,
             retries: origin.retries,
@@ -116,33 +114,16 @@ impl Config {
             headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
         };
         let folder = target.target.unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
-        let worker = || -> Result<_, ConfigError> {
-            Ok(SingleHost { name: worker_name(single_host.name)?, workers: single_host.workers })
-        };
+        let slots = single_host.slots;
         Ok(Plan {
             source: if single_host.demo { ClassSource::Demo } else { ClassSource::Csv(origin.fname) },
+            ledger: fleet.ledger.unwrap_or_else(|| folder.join(LEDGER)),
             target: folder,
             job,
             listen,
             lease_ttl: fleet.lease_ttl,
-            single_host: dev.then(worker).transpose()?,
+            single_host: dev.then(|| SingleHost { name: slots.name(), workers: slots.workers }),
         })
-    }
-}
-
-fn worker_name(given: Option<String>) -> Result<String, ConfigError> {
-    let fits = |name: &str| {
-        (1..=LONGEST_NAME).contains(&name.len())
-            && !name.starts_with('.')
-            && name.chars().all(|character| character.is_ascii_alphanumeric() || ".-_".contains(character))
-    };
-    match given {
-        Some(name) if fits(&name) => Ok(name),
-        Some(_) => Err(ConfigError::Name),
-        None => {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            Ok(Some(host.trim().to_owned()).filter(|name| fits(name)).unwrap_or_else(|| "worker".to_owned()))
-        }
     }
 }
 
@@ -232,7 +213,7 @@ mod tests {
             (&["--timeout", "soon"], "expected number at 0"),
             (&["--lease-ttl", "2s"], "the shortest is 3s"),
             (&["--existing", "delete"], "invalid value 'delete' for '--existing <HOW>'"),
-            (&["--dev", "--name", "../x"], "use the value of --name"),
+            (&["--dev", "--name", "../x"], "a name has 1 to 64 letters"),
             (&["--cacert", "/nowhere/ca.pem"], "read /nowhere/ca.pem, given with --cacert: No such file"),
         ] {
             let error = plan(flags).unwrap_err();

@@ -12,6 +12,7 @@ use crate::config::{ClassSource, SingleHost};
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
     Plan {
         source: ClassSource::Demo,
+        ledger: target.join("ledger"),
         target: target.to_owned(),
         job: JobOptions {
             run_id: "run".to_owned(),
@@ -83,7 +84,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
     Ok(())
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
     let folder = tempfile::tempdir().unwrap();
     let (mut out, shutdown, start) = (Vec::new(), Shutdown::default(), Instant::now());
@@ -97,7 +98,7 @@ async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
     assert!(start.elapsed() < Duration::from_secs(1), "nothing is waited for once everybody has left");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_job_cannot_go_on_without_its_only_worker_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let (mut out, shutdown) = (Vec::new(), Shutdown::default());
@@ -108,7 +109,7 @@ async fn a_job_cannot_go_on_without_its_only_worker_and_says_why() {
     assert!(out.is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_so_long() {
     let folder = tempfile::tempdir().unwrap();
     for (aborts, least, most) in [(false, HAND_BACK, HAND_BACK + CLOSE), (true, Duration::ZERO, CLOSE)] {

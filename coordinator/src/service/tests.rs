@@ -7,7 +7,7 @@ use tokio::{io::DuplexStream, sync::mpsc, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
-use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable};
+use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer};
 
 const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
 
@@ -39,8 +39,9 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
-        let (owner, handle) = Dispatcher::new(table, FailureLog::create(folder.path()).unwrap(), &[]);
         let mut dispatcher = JoinSet::new();
+        let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(&mut dispatcher));
+        let (owner, handle) = Dispatcher::new(table, log, ledger, &[]);
         dispatcher.spawn(owner.run());
         let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
         let shutdown = Shutdown::default();

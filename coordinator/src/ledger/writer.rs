@@ -1,0 +1,77 @@
+//! The ledger's only writer: a thread behind a bounded queue, with group commit.
+
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{Ledger, LedgerError, Record, Run};
+
+/// Entries that may wait; more senders wait in turn.
+const QUEUE: usize = 1024;
+/// A transaction takes at most so many entries.
+const LARGEST_COMMIT: usize = 1000;
+
+/// What is to be written, and who hears when it is on the disk.
+pub struct Entry {
+    /// Classes that are settled; none, to be confirmed after all that was queued before.
+    pub records: Vec<Record>,
+    /// The run is at its end.
+    pub finished: bool,
+    /// Called after the commit; not at all when it fails.
+    pub durable: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Entry {
+    /// Records that nobody waits for; `None` when there are none.
+    pub(crate) fn unconfirmed(records: Vec<Record>) -> Option<Self> {
+        (!records.is_empty()).then_some(Self { records, finished: false, durable: None })
+    }
+}
+
+/// The way to the writer.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Entry>,
+}
+
+impl Ledger {
+    /// Starts the writer on a thread of the given set. It ends when the last [`Writer`] is gone, or at once when a write
+    /// fails: what could not be kept must not be confirmed.
+    pub fn start_writer(mut self, run: Run, threads: &mut JoinSet<Result<(), LedgerError>>) -> Writer {
+        let (writer, mut queue) = Writer::channel();
+        threads.spawn_blocking(move || {
+            let mut entries = Vec::new();
+            while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
+                self.write(&run, &entries)?;
+                entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
+            }
+            Ok(())
+        });
+        writer
+    }
+}
+
+impl Writer {
+    /// A writer, and where its entries come out.
+    fn channel() -> (Self, mpsc::Receiver<Entry>) {
+        let (queue, entries) = mpsc::channel(QUEUE);
+        (Self { queue }, entries)
+    }
+
+    /// A writer that confirms everything at once and keeps nothing.
+    #[cfg(test)]
+    pub(crate) fn to_nowhere(tasks: &mut JoinSet<()>) -> Self {
+        let (writer, mut entries) = Self::channel();
+        tasks.spawn(async move {
+            while let Some(entry) = entries.recv().await {
+                entry.durable.into_iter().for_each(|durable| durable());
+            }
+        });
+        writer
+    }
+
+    /// Queues an entry. One that comes after a failed write is dropped, and never confirmed.
+    pub(crate) async fn write(&self, entry: Entry) {
+        if self.queue.send(entry).await.is_err() {
+            tracing::debug!("the ledger is closed");
+        }
+    }
+}
