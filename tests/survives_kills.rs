@@ -1,6 +1,6 @@
 //! SIGKILL at random instants: whatever stands under a final name is complete, and the same command finishes the job.
 //!
-//! `KILLS` is the number of kills (200), `SEED` chooses the instants; both are printed.
+//! `KILLS` is the number of kills in all (200), `SEED` chooses the instants; each failure names it.
 
 use std::{path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tests::{
     archives::{MANIFEST, assert_class_is, difference, images},
     cluster::{Job, Table},
-    folders::classes,
+    folders::{classes, tars},
     origin::Origin,
     wait::wait_until,
 };
@@ -16,82 +16,132 @@ use tokio::time::Instant;
 
 /// A job is killed so often before it may finish.
 const KILLS_PER_JOB: u64 = 4;
-/// The origin's pace on each connection: a job of four classes on two connections takes about a second.
-const BYTES_PER_SECOND: u64 = 1_000_000;
+
+/// A job of about a second that is killed again and again.
+struct Victim {
+    seed: u64,
+    random: SmallRng,
+    origin: Origin,
+    tars: Vec<(String, Vec<u8>)>,
+    /// How long it takes undisturbed.
+    longest: Duration,
+    jobs: u64,
+    killed: u64,
+    /// Complete folders that were seen after kills.
+    checked: usize,
+    /// Requests that went on at a checkpoint, by jobs that keep the tars and by those that do not.
+    resumed: [usize; 2],
+}
 
 fn number_from(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn corpus() -> Vec<(String, Vec<u8>)> {
-    (1..=4).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 25, 5000..35_000, n))).collect()
-}
-
-fn job_with(origin: &Origin, tars: &[(String, Vec<u8>)], random: &mut SmallRng) -> Job {
-    let mut args = vec!["--workers", "2"];
-    if random.random() {
-        args.push("--delete-tar");
-    }
-    if random.random() {
-        args.extend(["--durability", "process"]);
-    }
-    Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(origin).args(args)
-}
-
-/// Every folder under a final name is the whole class with its proof, and every tar under a final name is whole.
-fn assert_complete(target: &Path, tars: &[(String, Vec<u8>)], when: &str) -> usize {
-    let visible = classes(target);
-    for (wnid, tar) in tars {
-        let folder = target.join(wnid);
-        if visible.contains(wnid) {
-            assert_eq!(difference(tar, &folder), None, "{when}: {wnid}");
-            assert!(folder.join(MANIFEST).is_file(), "{when}: {wnid} has no proof");
+impl Victim {
+    fn new(tars: Vec<(String, Vec<u8>)>, bytes_per_second: u64) -> Self {
+        let seed = number_from("SEED").unwrap_or_else(rand::random);
+        let origin = Origin::start();
+        for (wnid, tar) in &tars {
+            origin.class(wnid, tar.clone());
         }
-        if let Ok(found) = std::fs::read(target.join(format!("{wnid}.tar"))) {
-            assert!(found == *tar, "{when}: {wnid}.tar is not whole");
-        }
+        origin.limit_rate(bytes_per_second);
+        let random = SmallRng::seed_from_u64(seed);
+        let (longest, jobs, killed, checked) = (Duration::ZERO, 0, 0, 0);
+        let mut victim = Self { seed, random, origin, tars, longest, jobs, killed, checked, resumed: [0; 2] };
+        let undisturbed = Instant::now();
+        let (job, deletes) = victim.job();
+        job.assert_ended(&job.run(), 0, Table::of(victim.tars.len() as u64, 0, 0));
+        victim.longest = undisturbed.elapsed();
+        victim.assert_finished(&job, deletes);
+        victim
     }
-    visible.len()
+
+    /// The next job, and whether it deletes the tars: every second one does.
+    fn job(&mut self) -> (Job, bool) {
+        let deletes = self.jobs.is_multiple_of(2);
+        let mut args = vec!["--workers", "2"];
+        if deletes {
+            args.push("--delete-tar");
+        }
+        if self.random.random() {
+            args.extend(["--durability", "process"]);
+        }
+        let wnids = self.tars.iter().map(|(wnid, _)| wnid.as_str());
+        (Job::new().classes(wnids).origin(&self.origin).args(args), deletes)
+    }
+
+    /// Kills and finishes jobs; says what was seen.
+    fn suffer(&mut self, kills: u64) -> String {
+        while self.killed < kills {
+            self.jobs += 1;
+            self.origin.forget_requests();
+            let (job, deletes) = self.job();
+            for _ in 0..KILLS_PER_JOB.min(kills - self.killed) {
+                let instant = self.longest.mul_f64(self.random.random());
+                let mut running = job.start();
+                // Waiting for the end of the program up to that instant; usually it is still there then.
+                if wait_until(instant, || (!running.is_running()).then_some(())).is_some() {
+                    break;
+                }
+                running.kill();
+                self.killed += 1;
+                let when = format!("SEED={}, kill {} of job {} after {instant:?}", self.seed, self.killed, self.jobs);
+                self.checked += self.assert_complete(job.target_path(), &when);
+            }
+            // A kill after the last report leaves a finished run, so the counts may be either.
+            job.assert_all_there(&job.run(), self.tars.len() as u64);
+            self.assert_finished(&job, deletes);
+            let resumed = self.origin.all_requests().iter().filter(|request| request.status == 206).count();
+            self.resumed[usize::from(deletes)] += resumed;
+        }
+        let Self { seed, killed, jobs, checked, resumed, .. } = self;
+        format!(
+            "SEED={seed}: {killed} kills in {jobs} jobs; {checked} visible folders, all complete; {resumed:?} requests \
+             went on at checkpoints"
+        )
+    }
+
+    /// Every folder under a final name is the whole class with its proof, and every tar under a final name is whole.
+    fn assert_complete(&self, target: &Path, when: &str) -> usize {
+        let visible = classes(target);
+        for (wnid, tar) in &self.tars {
+            let folder = target.join(wnid);
+            if visible.contains(wnid) {
+                assert_eq!(difference(tar, &folder), None, "{when}: {wnid}");
+                assert!(folder.join(MANIFEST).is_file(), "{when}: {wnid} has no proof");
+            }
+            if let Ok(found) = std::fs::read(target.join(format!("{wnid}.tar"))) {
+                assert!(found == *tar, "{when}: {wnid}.tar is not whole");
+            }
+        }
+        visible.len()
+    }
+
+    /// All classes are there, with all tars or with none.
+    fn assert_finished(&self, job: &Job, deletes: bool) {
+        let when = format!("SEED={}, job {} finished", self.seed, self.jobs);
+        assert_eq!(self.assert_complete(job.target_path(), &when), self.tars.len(), "{when}");
+        let expected = if deletes { 0 } else { self.tars.len() };
+        assert_eq!(tars(job.target_path()).len(), expected, "{when}");
+    }
 }
 
 #[test]
 fn killed_at_any_instant_nothing_visible_is_incomplete_and_the_next_run_finishes() {
-    let kills = number_from("KILLS").unwrap_or(200);
-    let seed = number_from("SEED").unwrap_or_else(rand::random);
-    println!("KILLS={kills} SEED={seed}");
-    let mut random = SmallRng::seed_from_u64(seed);
-    let tars = corpus();
-    let origin = Origin::start();
-    for (wnid, tar) in &tars {
-        origin.class(wnid, tar.clone());
-    }
-    origin.limit_rate(BYTES_PER_SECOND);
-    let undisturbed = Instant::now();
-    let job = job_with(&origin, &tars, &mut random);
-    job.assert_ended(&job.run(), 0, Table::of(4, 0, 0));
-    let longest = undisturbed.elapsed();
+    let tars = (1..=4).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 25, 5000..35_000, n)));
+    let kills = number_from("KILLS").unwrap_or(200) * 3 / 5;
+    println!("{}", Victim::new(tars.collect(), 1_000_000).suffer(kills));
+}
 
-    let (mut killed, mut jobs, mut checked) = (0, 0, 0);
-    while killed < kills {
-        let job = job_with(&origin, &tars, &mut random);
-        jobs += 1;
-        for _ in 0..KILLS_PER_JOB.min(kills - killed) {
-            let instant = longest.mul_f64(random.random());
-            let mut running = job.start();
-            // Waiting for the end of the program up to that instant; usually it is still there then.
-            if wait_until(instant, || (!running.is_running()).then_some(())).is_some() {
-                break;
-            }
-            running.kill();
-            killed += 1;
-            let when = format!("SEED={seed}, kill {killed} of job {jobs} after {instant:?}");
-            checked += assert_complete(job.target_path(), &tars, &when);
-        }
-        // A kill after the last report leaves a finished run, so the counts may be either.
-        job.assert_all_there(&job.run(), 4);
-        assert_eq!(assert_complete(job.target_path(), &tars, &format!("SEED={seed}, job {jobs} finished")), 4);
-    }
-    println!("{killed} kills in {jobs} jobs; {checked} visible folders, all complete");
+/// Nine megabytes a class, where a checkpoint is written every four.
+#[test]
+fn killed_beyond_a_checkpoint_a_class_goes_on_there_and_its_kept_tar_is_the_origins() {
+    let tars = (1..=2).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 180, 40_000..60_000, n)));
+    let kills = number_from("KILLS").unwrap_or(200) * 2 / 5;
+    let mut victim = Victim::new(tars.collect(), 9_000_000);
+    println!("{}", victim.suffer(kills));
+    let both = victim.resumed.iter().all(|resumed| *resumed > 0);
+    assert!(both || kills < 40, "with and without kept tars: {:?} requests went on", victim.resumed);
 }
 
 #[test]

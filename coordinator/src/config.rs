@@ -22,6 +22,8 @@ pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
 /// A renewal every third of it must have time for a slow line.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+/// Whoever wants more means never; and no clock overflows.
+const LONGEST: Duration = Duration::from_hours(24);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -166,9 +168,14 @@ impl Config {
     }
 }
 
+/// More than nothing, a day at the most.
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration.is_zero() { Err("it must be longer than nothing, e.g. 120s".to_owned()) } else { Ok(duration) }
+    match duration {
+        Duration::ZERO => Err("it must be longer than nothing, e.g. 120s".to_owned()),
+        _ if duration > LONGEST => Err("the longest is one day, 24h".to_owned()),
+        _ => Ok(duration),
+    }
 }
 
 fn lease_ttl(text: &str) -> Result<Duration, String> {

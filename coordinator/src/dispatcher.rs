@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     failure_log::{self, FailureLog, FailureLogError},
-    lease_table::{Ended, Lease, LeaseTable, MAX_LOSSES, Registered, UnknownSession, Verdict},
+    lease_table::{Ended, Lease, LeaseTable, MAX_LOSSES, NameTaken, Registered, UnknownSession, Verdict},
     ledger::{Entry, Record, Writer},
 };
 
@@ -38,11 +38,14 @@ pub struct WorkerStopped {
 }
 
 /// Why a command has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DispatchError {
     /// The worker must register again.
     #[error(transparent)]
     UnknownSession(#[from] UnknownSession),
+    /// Another worker has the name.
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
     /// The coordinator is at its end.
     #[error("reach the dispatcher: it has stopped")]
     Stopped,
@@ -60,11 +63,12 @@ pub struct Reported {
 type Reply<T> = oneshot::Sender<T>;
 
 enum Command {
-    Register { worker: String, instance: Vec<u8>, held: Vec<Lease>, reply: Reply<Registered> },
+    Register { worker: String, instance: Vec<u8>, held: Vec<Lease>, reply: Reply<Result<Registered, NameTaken>> },
     Renew { session: SessionId, held: Vec<Lease>, received: u64, reply: Reply<Result<Vec<Wnid>, UnknownSession>> },
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Vec<Lease>, UnknownSession>> },
     Report { session: SessionId, results: Vec<Reported>, reply: Reply<Result<(), UnknownSession>> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
+    HeardOf { span: Duration, reply: Reply<usize> },
 }
 
 /// The way to the dispatcher. Clones lead to the same one.
@@ -79,14 +83,14 @@ impl DispatcherHandle {
     /// Opens a session, or finds it; says what to give up.
     ///
     /// # Errors
-    /// [`DispatchError::Stopped`].
+    /// [`DispatchError`].
     pub async fn register(
         &self,
         worker: String,
         instance: Vec<u8>,
         held: Vec<Lease>,
     ) -> Result<(SessionId, Vec<Wnid>), DispatchError> {
-        let registered = self.ask(|reply| Command::Register { worker, instance, held, reply }).await?;
+        let registered = self.ask(|reply| Command::Register { worker, instance, held, reply }).await??;
         Ok((registered.session, registered.drop))
     }
 
@@ -122,6 +126,14 @@ impl DispatcherHandle {
     /// [`DispatchError::Stopped`].
     pub async fn leave(&self, session: SessionId, reason: Option<String>) -> Result<(), DispatchError> {
         self.ask(|reply| Command::Leave { session, reason, reply }).await
+    }
+
+    /// How many of the workers that have not left were heard of within the last `span`.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn heard_of(&self, span: Duration) -> Result<usize, DispatchError> {
+        self.ask(|reply| Command::HeardOf { span, reply }).await
     }
 
     /// The job's counts now.
@@ -202,10 +214,9 @@ impl Dispatcher {
         match command {
             Command::Register { worker, instance, held, reply } => {
                 let registered = self.table.register(&worker, &instance, &held, now);
-                tracing::info!(worker, session = registered.session.0, held = held.len(), "registered");
-                let given_up = registered.replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
+                let given_up = self.registered(&worker, held.len(), &registered);
                 self.send(reply, registered);
-                return Entry::unconfirmed(given_up.unwrap_or_default());
+                return Entry::unconfirmed(given_up);
             }
             Command::Renew { session, held, received, reply } => {
                 let drop = self.table.renew(session, &held, received, now);
@@ -232,8 +243,26 @@ impl Dispatcher {
                 }
                 self.send(reply, ());
             }
+            Command::HeardOf { span, reply } => {
+                let heard_of = self.table.heard_of(span, now);
+                self.send(reply, heard_of);
+            }
         }
         None
+    }
+
+    /// Tells of a registration; gives the classes that are settled as failed by it.
+    fn registered(&mut self, worker: &str, held: usize, registered: &Result<Registered, NameTaken>) -> Vec<Record> {
+        match registered {
+            Ok(Registered { session, replaced, .. }) => {
+                tracing::info!(worker, session = session.0, held, "registered");
+                replaced.as_ref().map(|ended| self.session_ended(ended, "was started again")).unwrap_or_default()
+            }
+            Err(taken) => {
+                tracing::warn!("a worker was refused: {taken}");
+                Vec::new()
+            }
+        }
     }
 
     /// Settles a class; gives the record if that is news.
@@ -264,7 +293,7 @@ impl Dispatcher {
             tracing::info!("worker {} {why}", ended.worker);
         }
         let given_up = ended.given_up.iter().map(|wnid| {
-            let message = format!("the lease was lost {MAX_LOSSES} times; its workers crashed or were cut off");
+            let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
             let failure = Failure::new(FailureKind::LeaseLost, message);
             self.log_failure(*wnid, &failure);
             Record { wnid: *wnid, outcome: Outcome::Failed(failure) }
@@ -274,7 +303,8 @@ impl Dispatcher {
 
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) {
         if let Some(reason) = reason {
-            tracing::warn!("worker {} stopped: {reason}", ended.worker);
+            // Whoever watches tells people; of the worker in this process they hear from itself.
+            tracing::info!("worker {} stopped: {reason}", ended.worker);
             self.stopped.send_replace(Some(WorkerStopped { name: ended.worker, reason }));
         } else {
             tracing::info!(returned = ended.returned, "worker {} left", ended.worker);

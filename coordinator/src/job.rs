@@ -10,7 +10,7 @@ use std::{
 use shared::{
     class_list::ClassList,
     exit_code::Exit,
-    job::{JobOptions, JobStatus},
+    job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
     outcome::Outcome,
     shutdown::Shutdown,
@@ -18,7 +18,7 @@ use shared::{
 use tokio::{
     net::TcpListener,
     task::JoinSet,
-    time::{interval, timeout},
+    time::{interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -35,8 +35,12 @@ use crate::{
 };
 
 const FRAME: Duration = Duration::from_millis(200);
-/// Workers that hear that the job is done have this long to leave.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Workers elsewhere have this long to hear that the job is done, and to leave.
+const FAREWELL: Duration = Duration::from_secs(15);
+/// A worker that has missed its last renewal by more than this is not waited for.
+const LATE: Duration = Duration::from_secs(5);
+/// How often to look who is still there.
+const LOOK: Duration = Duration::from_millis(100);
 /// The worker in this process, which stops too, has this long to hand back what it holds.
 const HAND_BACK: Duration = Duration::from_secs(10);
 /// Workers elsewhere go on with what they hold and wait for the next coordinator: they only need to hear of it.
@@ -45,9 +49,19 @@ const NOTICE: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// How the wait for the end went.
+#[derive(Debug)]
 enum End {
     Finished,
     Interrupted,
+}
+
+/// How long to wait for workers that stop.
+enum Grace {
+    /// For the worker in this process, which cleans up, as long as it takes; for those elsewhere as long as they can be
+    /// expected to ask once more.
+    Finished,
+    /// For all of them so long.
+    Limited(Duration),
 }
 
 /// Runs a job to its end; the summary goes to `out`. `worker` is called in single-host mode.
@@ -66,10 +80,10 @@ where
     let mut job = Job::start(plan, classes, screen, shutdown, worker).await?;
     let end = job.until_end(screen, shutdown).await;
     let grace = match &end {
-        Ok(End::Finished) => FAREWELL,
-        Ok(End::Interrupted) if job.worker.is_empty() => NOTICE,
-        Ok(End::Interrupted) => HAND_BACK,
-        Err(_) => Duration::ZERO,
+        Ok(End::Finished) => Grace::Finished,
+        Ok(End::Interrupted) if job.worker.is_empty() => Grace::Limited(NOTICE),
+        Ok(End::Interrupted) => Grace::Limited(HAND_BACK),
+        Err(_) => Grace::Limited(Duration::ZERO),
     };
     let stopped = job.stop(grace, &shutdown.abort).await;
     // What broke the job comes before what its end broke in turn.
@@ -108,6 +122,7 @@ struct Job {
     dispatcher: JoinSet<()>,
     servers: JoinSet<Result<(), ServeError>>,
     worker: JoinSet<Result<(), DevWorkerError>>,
+    lease_ttl: Duration,
     /// Ends the servers.
     close: CancellationToken,
 }
@@ -131,7 +146,7 @@ impl Job {
         };
         let mut ledger = Ledger::open(&plan.ledger)?;
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
-        let run = ledger.run(&list_digest(classes.part_ids()), &plan.job.url.to_string())?;
+        let run = ledger.run(&digest(classes, &plan.job.url), &plan.job.url.to_string())?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
         let mut table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
@@ -151,6 +166,7 @@ impl Job {
             dispatcher: JoinSet::new(),
             servers: JoinSet::new(),
             worker: JoinSet::new(),
+            lease_ttl: terms.ttl,
             close,
         };
         job.dispatcher.spawn(owner.run());
@@ -180,18 +196,26 @@ impl Job {
     }
 
     async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
-        let mut status = self.handle.watch();
+        let (mut status, mut stopped) = (self.handle.watch(), self.handle.watch_stopped());
         let mut frames = interval(FRAME);
         // The worker in this process draws the line itself, below its bars.
         let mut line = self.worker.is_empty().then(|| JobLine::new(screen));
         let end = loop {
             tokio::select! {
                 biased;
-                _ = status.wait_for(JobStatus::is_done) => break Ok(End::Finished),
+                done = status.wait_for(JobStatus::is_done) => break match done {
+                    Ok(_) => Ok(End::Finished),
+                    Err(_) => Err(CoordinatorError::DispatcherDied),
+                },
                 () = shutdown.drain.cancelled() => break Ok(End::Interrupted),
                 Some(Ok(ended)) = self.writers.join_next() => if let Err(error) = ended { break Err(error.into()) },
                 Some(ended) = self.worker.join_next() => break Err(self.without_worker(ended)),
                 Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
+                Ok(()) = stopped.changed(), if self.worker.is_empty() => {
+                    if let Some(WorkerStopped { name, reason }) = &*stopped.borrow_and_update() {
+                        say(screen, &format!("worker {name} stopped: {reason}"));
+                    }
+                }
                 _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.handle.status()) },
             }
         };
@@ -218,15 +242,26 @@ impl Job {
     }
 
     /// Waits for the workers to leave, closes the connections and the ledger, and gives the last counts.
-    async fn stop(mut self, grace: Duration, abort: &CancellationToken) -> Result<JobStatus, LedgerError> {
-        let mut watch = self.handle.watch();
+    async fn stop(mut self, grace: Grace, abort: &CancellationToken) -> Result<JobStatus, LedgerError> {
+        let mut status = self.handle.watch();
         let left = async {
-            let all_left = watch.wait_for(|status| status.workers == 0).await;
-            drop(all_left);
-            while self.worker.join_next().await.is_some() {}
+            match grace {
+                Grace::Finished => {
+                    let elsewhere = all_have_heard(self.handle.clone(), self.lease_ttl);
+                    let cleaned_up = async { while self.worker.join_next().await.is_some() {} };
+                    tokio::join!(timeout(FAREWELL, elsewhere), cleaned_up).0
+                }
+                Grace::Limited(limit) => {
+                    let all_left = async {
+                        drop(status.wait_for(|status| status.workers == 0).await);
+                        while self.worker.join_next().await.is_some() {}
+                    };
+                    timeout(limit, all_left).await
+                }
+            }
         };
         tokio::select! {
-            left = timeout(grace, left) => if left.is_err() {
+            left = left => if left.is_err() {
                 tracing::info!(workers = self.handle.status().workers, "workers did not leave in time");
             },
             () = abort.cancelled() => {}
@@ -237,6 +272,8 @@ impl Job {
             tracing::info!("connections did not close in time");
         }
         self.servers.shutdown().await;
+        // Its tasks must not outlive it: the end of the runtime would break them in the middle.
+        drop(timeout(CLOSE, self.worker.shutdown()).await);
         let status = self.handle.status();
         drop(self.handle);
         self.dispatcher.shutdown().await;
@@ -247,6 +284,19 @@ impl Job {
         }
         Ok(status)
     }
+}
+
+/// Waits until every worker that is still there knows that the job is done. One that is backing off asks again soon; one
+/// that was not heard of for longer than it may be is cut off, or gone.
+async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) {
+    while handle.heard_of(lease_ttl / 3 + LATE).await.is_ok_and(|workers| workers > 0) {
+        sleep(LOOK).await;
+    }
+}
+
+/// What tells one job from another. The ledger can be read by anyone, so a query stands in it only as a part of the digest.
+fn digest(classes: &ClassList, url: &UrlTemplate) -> String {
+    list_digest(classes.part_ids().chain(url.query().map(str::to_owned)))
 }
 
 /// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log.

@@ -5,7 +5,7 @@
 //! believed whoever brings it, bad news only with the token of the last grant.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     mem,
     time::Duration,
 };
@@ -18,10 +18,20 @@ use shared::{
 };
 use tokio::time::Instant;
 
+mod sessions;
+
+pub use sessions::NameTaken;
+use sessions::{Claim, Session, Sessions};
+
 /// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 /// A class whose lease was lost this often takes its workers down with it: it is settled as failed.
 pub const MAX_LOSSES: u8 = 10;
+/// What a loss counts.
+const LOSS: u8 = 10;
+/// What it counts when the worker, heard of a moment ago, is there again as a new process: it was started again, or its
+/// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
+const RESTART: u8 = 1;
 
 /// A class and the fencing token of its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,18 +111,10 @@ struct Class {
     state: State,
     /// Of the last grant; `None` when nobody may refer to it any more.
     token: Option<LeaseToken>,
+    /// The sum of what its losses count.
     losses: u8,
     /// Stands in `returned`, at most once, so that this queue never outgrows the list.
     queued: bool,
-}
-
-#[derive(Debug)]
-struct Session {
-    worker: String,
-    instance: Vec<u8>,
-    expires: Instant,
-    /// Its classes, and when the worker was granted or last named each.
-    leases: BTreeMap<usize, Instant>,
 }
 
 /// See the module.
@@ -124,12 +126,10 @@ pub struct LeaseTable {
     returned: VecDeque<usize>,
     /// Everything before it was granted or settled at some time.
     fresh: usize,
-    sessions: BTreeMap<SessionId, Session>,
-    by_worker: HashMap<String, SessionId>,
+    sessions: Sessions,
     /// Bytes received, for each process of a worker, also after its session ended.
     received: HashMap<Vec<u8>, u64>,
     last_token: LeaseToken,
-    last_session: u64,
     ttl: Duration,
     /// The only place where anything is counted.
     status: JobStatus,
@@ -146,12 +146,10 @@ impl LeaseTable {
             index: wnids.iter().enumerate().map(|(position, wnid)| (*wnid, position)).collect(),
             returned: VecDeque::new(),
             fresh: 0,
-            sessions: BTreeMap::new(),
-            by_worker: HashMap::new(),
+            // A session of an earlier coordinator must not be taken for one of this.
+            sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             received: HashMap::new(),
             last_token: LeaseToken::first(epoch),
-            // A session of an earlier coordinator must not be taken for one of this.
-            last_session: LeaseToken::first(epoch).0,
             ttl,
             status: JobStatus { total: count + invalid, failed: invalid, pending: count, ..JobStatus::default() },
         }
@@ -167,30 +165,41 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn known(&self, id: SessionId) -> Result<(), UnknownSession> {
-        if self.sessions.contains_key(&id) { Ok(()) } else { Err(UnknownSession) }
+        if self.sessions.by_id.contains_key(&id) { Ok(()) } else { Err(UnknownSession) }
+    }
+
+    /// Sessions whose workers were heard of (a registration or a renewal) within the last `span`.
+    pub fn heard_of(&self, span: Duration, now: Instant) -> usize {
+        self.sessions.by_id.keys().filter(|id| self.sessions.is_fresh(**id, span, now)).count()
     }
 
     /// Opens a session for a worker process, or finds the one it has. Another process under the same name ends the older
     /// session, and its leases go back at once.
-    pub fn register(&mut self, worker: &str, instance: &[u8], held: &[Lease], now: Instant) -> Registered {
-        let known = self.by_worker.get(worker).copied();
-        let same = known.filter(|id| self.sessions.get(id).is_some_and(|session| session.instance == instance));
-        let replaced = if same.is_none() { known.map(|id| self.end(id, true)) } else { None };
-        let id = same.unwrap_or_else(|| {
-            self.last_session += 1;
-            SessionId(self.last_session)
-        });
-        let expires = now + self.ttl + EXPIRY_MARGIN;
-        let session = self.sessions.entry(id).or_insert_with(|| Session {
-            worker: worker.to_owned(),
-            instance: instance.to_owned(),
-            expires,
-            leases: BTreeMap::new(),
-        });
-        session.expires = expires;
-        self.by_worker.insert(worker.to_owned(), id);
+    ///
+    /// # Errors
+    /// [`NameTaken`] when both processes are alive; the session of the one that has the name is not touched.
+    pub fn register(
+        &mut self,
+        worker: &str,
+        instance: &[u8],
+        held: &[Lease],
+        now: Instant,
+    ) -> Result<Registered, NameTaken> {
+        let (session, replaced) = match self.sessions.claim(worker, instance, now)? {
+            Claim::Mine(id) => {
+                let renewed = self.sessions.renew(id, now);
+                renewed.expect("a session that was found is known");
+                (id, None)
+            }
+            Claim::Takeover(id) => {
+                let weight = if self.sessions.is_fresh(id, self.ttl / 3, now) { RESTART } else { LOSS };
+                let (older, ended) = self.end(id, weight);
+                (self.sessions.open(worker, instance, Some(older), now), Some(ended))
+            }
+            Claim::Free => (self.sessions.open(worker, instance, None, now), None),
+        };
         self.count_workers();
-        Registered { session: id, drop: self.reconcile(id, held, now), replaced }
+        Ok(Registered { session, drop: self.reconcile(session, held, now), replaced })
     }
 
     /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
@@ -203,9 +212,8 @@ impl LeaseTable {
         received_bytes: u64,
         now: Instant,
     ) -> Result<Vec<Wnid>, UnknownSession> {
-        let session = self.sessions.get_mut(&id).ok_or(UnknownSession)?;
-        session.expires = now + self.ttl + EXPIRY_MARGIN;
-        let before = self.received.entry(session.instance.clone()).or_default();
+        let instance = self.sessions.renew(id, now)?;
+        let before = self.received.entry(instance.to_owned()).or_default();
         self.status.received_bytes += received_bytes.saturating_sub(*before);
         *before = received_bytes.max(*before);
         let drop = self.reconcile(id, held, now);
@@ -266,37 +274,32 @@ impl LeaseTable {
     /// Ends a session on the worker's wish; what it still had is pending again, without a penalty.
     pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
         self.known(id)?;
-        Ok(self.end(id, false))
+        Ok(self.end(id, 0).1)
     }
 
     /// Ends the sessions that were not renewed in time. Their tokens stay good until somebody else gets the class.
     pub fn expire(&mut self, now: Instant) -> Vec<Ended> {
-        let late = |(id, session): (&SessionId, &Session)| (session.expires <= now).then_some(*id);
-        let late: Vec<_> = self.sessions.iter().filter_map(late).collect();
-        late.into_iter().map(|id| self.expire_session(id)).collect()
+        self.sessions.late(now).into_iter().map(|id| self.expire_session(id)).collect()
     }
 
     fn expire_session(&mut self, id: SessionId) -> Ended {
         let tokens: Vec<_> =
-            self.sessions[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
-        let ended = self.end(id, true);
+            self.sessions.by_id[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
+        let (_, ended) = self.end(id, LOSS);
         for (position, token) in tokens {
             self.classes[position].token = token;
         }
         ended
     }
 
-    /// Ends a session and gives back what it had. `lost`: the worker did not hand it back itself.
-    fn end(&mut self, id: SessionId, lost: bool) -> Ended {
-        let session = self.sessions.remove(&id).expect("only known sessions end");
-        self.by_worker.remove(&session.worker);
+    /// Ends a session and gives back what it had; `weight` is what that counts as a loss.
+    fn end(&mut self, id: SessionId, weight: u8) -> (Session, Ended) {
+        let mut session = self.sessions.remove(id);
         self.count_workers();
-        let mut ended = Ended { worker: session.worker, returned: 0, given_up: Vec::new() };
-        for position in session.leases.into_keys() {
-            if lost {
-                self.classes[position].losses += 1;
-            }
-            if self.classes[position].losses >= MAX_LOSSES {
+        let mut ended = Ended { worker: session.worker.clone(), returned: 0, given_up: Vec::new() };
+        for position in mem::take(&mut session.leases).into_keys() {
+            self.classes[position].losses += weight;
+            if self.classes[position].losses >= MAX_LOSSES * LOSS {
                 self.set(position, State::Failed);
                 ended.given_up.push(self.classes[position].wnid);
             } else {
@@ -304,7 +307,7 @@ impl LeaseTable {
                 ended.returned += 1;
             }
         }
-        ended
+        (session, ended)
     }
 
     /// Makes a leased class pending; the old token is worth nothing from now on.
@@ -352,11 +355,11 @@ impl LeaseTable {
     /// Gives a class to a session, or notes that the session still has it.
     fn lease(&mut self, position: usize, id: SessionId, now: Instant) {
         self.set(position, State::Leased(id));
-        self.sessions.get_mut(&id).expect("leases go to known sessions").leases.insert(position, now);
+        self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases.insert(position, now);
     }
 
     fn take_back_forgotten(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.by_id.get(&id) else { return };
         let forgotten = |(position, named): (&usize, &Instant)| (now - *named >= self.ttl).then_some(*position);
         for position in session.leases.iter().filter_map(forgotten).collect::<Vec<_>>() {
             self.give_back(position);
@@ -369,14 +372,14 @@ impl LeaseTable {
         *counter(&mut self.status, before) -= 1;
         *counter(&mut self.status, state) += 1;
         if let State::Leased(id) = before
-            && let Some(session) = self.sessions.get_mut(&id)
+            && let Some(session) = self.sessions.by_id.get_mut(&id)
         {
             session.leases.remove(&position);
         }
     }
 
     fn count_workers(&mut self) {
-        self.status.workers = u32::try_from(self.sessions.len()).unwrap_or(u32::MAX);
+        self.status.workers = u32::try_from(self.sessions.by_id.len()).unwrap_or(u32::MAX);
     }
 }
 

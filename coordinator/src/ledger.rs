@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind, Outcome, Published},
@@ -54,6 +54,7 @@ COMMIT;";
 pub struct Ledger {
     // Closed first: closing any descriptor of the file ends SQLite's own locks.
     connection: Connection,
+    path: PathBuf,
     _lock: File,
 }
 
@@ -87,6 +88,18 @@ pub enum LedgerError {
         /// Who said to have it.
         owner: String,
     },
+    /// A folder.
+    #[error("open the ledger {}: it is a folder; name a file with --ledger", path.display())]
+    Directory {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A pipe or a device, which keeps nothing.
+    #[error("open the ledger {}: it is no regular file; give another one with --ledger", path.display())]
+    NotAFile {
+        /// The path as given.
+        path: PathBuf,
+    },
     /// The file itself.
     #[error("open the ledger {}: {source}; give another file with --ledger", path.display())]
     File {
@@ -115,10 +128,11 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// A result that could not be kept; it was not confirmed to anybody.
-    #[error("write the ledger: {source}{}", advice(source))]
+    #[error("write the ledger {}: {source}{}", path.display(), advice(source))]
     Write {
+        /// The ledger.
+        path: PathBuf,
         /// What `SQLite` said.
-        #[from]
         source: rusqlite::Error,
     },
 }
@@ -128,11 +142,15 @@ fn advice(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
             " (free some space and run the same command again: it goes on where it stopped)"
         }
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            " (it is damaged: move it away, and the next run finds again what is in the target)"
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            " (give a file in a writable folder with --ledger)"
         }
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) => " (give a file in a writable folder with --ledger)",
-        _ => "",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            " (another program has it open: close that, and run the same command again)"
+        }
+        Some(ErrorCode::OutOfMemory) => "",
+        // No table, no row, another type: not what this program has written.
+        _ => " (it is damaged or no ledger: move it away, and the next run finds again what is in the target)",
     }
 }
 
@@ -144,6 +162,12 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let file = |source| LedgerError::File { path: path.to_owned(), source };
         let read = |source| LedgerError::Read { path: path.to_owned(), source };
+        // Asked for first: to open a pipe can wait for ever.
+        match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+            Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
+            Ok(kind) if !kind.is_file() => return Err(LedgerError::NotAFile { path: path.to_owned() }),
+            _ => {}
+        }
         let lock = File::options().create(true).append(true).open(path).map_err(file)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -154,17 +178,22 @@ impl Ledger {
             // The target's lock or nothing: some file systems know no locks, and say so there.
             Err(TryLockError::Error(error)) => tracing::warn!("the ledger cannot be locked ({error})"),
         }
-        let connection = Connection::open(path).map_err(read)?;
+        // A path from the root is a file to `SQLite` too, whatever its name: `:memory:` or `file:x?mode=memory` keep nothing.
+        let absolute = std::path::absolute(path).map_err(file)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(absolute, flags).map_err(read)?;
         connection
             .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;")
             .map_err(read)?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(read)?;
         match found {
-            0 => connection.execute_batch(SCHEMA).map_err(read)?,
+            0 => connection
+                .execute_batch(SCHEMA)
+                .map_err(|source| LedgerError::Write { path: path.to_owned(), source })?,
             VERSION => {}
             _ => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
         }
-        Ok(Self { connection, _lock: lock })
+        Ok(Self { connection, path: path.to_owned(), _lock: lock })
     }
 
     /// The epoch of this start: higher than any before, and durable before it is used.
@@ -174,7 +203,7 @@ impl Ledger {
     pub fn next_epoch(&self) -> Result<u32, LedgerError> {
         let owner = format!("process {} on {}", std::process::id(), worker::config::host_name());
         let update = "UPDATE coordinator SET epoch = epoch + 1, owner = ?1 RETURNING epoch";
-        Ok(self.connection.query_row(update, [owner], |row| row.get(0))?)
+        self.connection.query_row(update, [owner], |row| row.get(0)).map_err(|source| self.not_written(source))
     }
 
     /// The run to work on: the last one, if it is not finished and has the same list and origin, else a new one. Results of
@@ -183,7 +212,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Write`].
     pub fn run(&mut self, list_digest: &str, url: &str) -> Result<Run, LedgerError> {
-        Ok(self.run_or_begin(list_digest, url)?)
+        self.run_or_begin(list_digest, url).map_err(|source| self.not_written(source))
     }
 
     fn run_or_begin(&mut self, list_digest: &str, url: &str) -> rusqlite::Result<Run> {
@@ -208,19 +237,32 @@ impl Ledger {
     /// Calls `each` with every settled class of a run, in the order in which they were settled.
     ///
     /// # Errors
-    /// [`LedgerError::Write`], for a row that cannot be read as well.
-    pub fn settled(&self, run: &Run, mut each: impl FnMut(Record)) -> Result<(), LedgerError> {
+    /// [`LedgerError::Read`].
+    pub fn settled(&self, run: &Run, each: impl FnMut(Record)) -> Result<(), LedgerError> {
+        self.read_settled(run, each).map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    fn read_settled(&self, run: &Run, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
         let select = "SELECT wnid, outcome, kind, message, files, bytes FROM result WHERE run = ?1 ORDER BY settled_at";
         let mut statement = self.connection.prepare(select)?;
         let mut rows = statement.query([run.row])?;
+        let mut unknown = 0_u64;
         while let Some(row) = rows.next()? {
-            if let Some(record) = record(row)? {
-                each(record);
-            } else {
-                tracing::warn!("passed over a row of the ledger that this version does not understand");
+            match record(row)? {
+                Some(record) => each(record),
+                None => unknown += 1,
             }
         }
+        if unknown > 0 {
+            tracing::warn!(
+                "passed over {unknown} rows of the ledger that make no sense; their classes are looked at again"
+            );
+        }
         Ok(())
+    }
+
+    fn not_written(&self, source: rusqlite::Error) -> LedgerError {
+        LedgerError::Write { path: self.path.clone(), source }
     }
 
     fn write(&mut self, run: &Run, entries: &[Entry]) -> rusqlite::Result<()> {
@@ -264,12 +306,12 @@ pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
 
 /// Who has said to have the ledger.
 fn owner(path: &Path) -> Option<String> {
-    let connection = Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
     Some(owner).filter(|owner| !owner.is_empty())
 }
 
-/// A row as a record; `None` for what a later version wrote.
+/// A row as a record; `None` for what this version does not understand.
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
     let (wnid, outcome): (String, String) = (row.get(0)?, row.get(1)?);
     let Ok(wnid) = wnid.parse() else { return Ok(None) };
@@ -288,6 +330,8 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+
     use super::*;
 
     fn record(number: u32, outcome: Outcome) -> Record {
@@ -376,5 +420,95 @@ mod tests {
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");
+        // Somebody else's database.
+        std::fs::remove_file(&path).unwrap();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE run (x); PRAGMA user_version = 1").unwrap();
+        let refused = Ledger::open(&path).and_then(|ledger| ledger.next_epoch()).unwrap_err().to_string();
+        assert!(refused.contains("no ledger: move it away"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(Ledger::open(folder.path()), Err(LedgerError::Directory { .. })));
+        let fifo = folder.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for path in [&fifo, Path::new("/dev/null")] {
+            assert!(matches!(Ledger::open(path), Err(LedgerError::NotAFile { .. })), "{}", path.display());
+        }
+        let nowhere = Ledger::open(&folder.path().join("nowhere/ledger")).unwrap_err().to_string();
+        assert!(
+            nowhere.contains("No such file or directory (os error 2); give another file with --ledger"),
+            "{nowhere}"
+        );
+    }
+
+    #[test]
+    fn names_that_mean_something_to_sqlite_are_files_here() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [":memory:", "file:x?mode=memory"] {
+            let path = folder.path().join(name);
+            Ledger::open(&path).unwrap().next_epoch().unwrap();
+            assert_eq!(Ledger::open(&path).unwrap().next_epoch().unwrap(), 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_to_do_and_nothing_is_confirmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
+        let run = ledger.run("list", "url").unwrap();
+        ledger.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
+        let many = (0..10_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
+        let durable = Box::new(|| panic!("confirmed what was not kept"));
+        let mut threads = JoinSet::new();
+        let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let writer = ledger.start_writer(run, &mut threads);
+            writer.write(Entry { records: many, finished: false, durable: Some(durable) }).await;
+            threads.join_next().await.unwrap().unwrap()
+        });
+        let said = ended.unwrap_err().to_string();
+        assert!(said.contains("/ledger: database or disk is full (free some space and run"), "{said}");
+    }
+
+    #[test]
+    fn damage_anywhere_ends_in_one_sentence_or_harms_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url").unwrap();
+        let records =
+            |from: u32| (from..from + 500).map(|number| record(number, Outcome::Skipped(Published::default())));
+        ledger.write(&run, &[entry(records(0).collect(), false)]).unwrap();
+        drop(ledger);
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(whole.len() % 512, 0);
+        let mut refused = 0;
+        for start in (0..whole.len()).step_by(512) {
+            let mut damaged = whole.clone();
+            damaged[start..start + 512].fill(0xa5);
+            std::fs::write(&path, &damaged).unwrap();
+            let use_it = || {
+                let mut ledger = Ledger::open(&path)?;
+                ledger.next_epoch()?;
+                let run = ledger.run("list", "url")?;
+                ledger.settled(&run, |_| ())?;
+                let written = ledger.write(&run, &[entry(records(500).collect(), true)]);
+                written.map_err(|source| ledger.not_written(source))
+            };
+            if let Err(error) = use_it() {
+                let said = error.to_string();
+                assert!(said.contains(&path.display().to_string()) && !said.contains('\n'), "{said}");
+                assert!(
+                    said.contains("move it away") || matches!(error, LedgerError::TooNew { .. }),
+                    "{start}: {said}"
+                );
+                refused += 1;
+            }
+            for left in ["-wal", "-shm"] {
+                std::fs::remove_file(format!("{}{left}", path.display())).ok();
+            }
+        }
+        assert!(refused > 4, "{refused}");
     }
 }

@@ -89,6 +89,11 @@ pub enum CoordinatorError {
     /// The worker in this process.
     #[error(transparent)]
     Worker(#[from] DevWorkerError),
+    /// A mistake of ours: the counts cannot be trusted any more.
+    #[error(
+        "go on: the task that keeps the counts has died, which is a bug; the same command goes on with what is in the ledger"
+    )]
+    DispatcherDied,
     /// The worker in this process left before the job was done.
     #[error("go on: worker {name} stopped: {reason}")]
     WorkerStopped {

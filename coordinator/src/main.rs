@@ -1,23 +1,20 @@
 //! `coordinator`: hands the classes of a CSV to workers and tells what became of them.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use coordinator::config::Config;
-use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
-use tokio::{runtime::Runtime, sync::oneshot};
+use shared::{exit_code::Exit, job_line::Screen, program, shutdown::Shutdown};
+use tokio::sync::oneshot;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     let config = match Config::read(std::env::args_os()) {
         Ok(config) => config,
         Err(message) => {
-            message.print()?;
-            return Ok(ExitCode::from(u8::try_from(message.exit_code())?));
+            let code = u8::try_from(message.exit_code()).ok().filter(|_| message.print().is_ok());
+            return code.map_or(Exit::CouldNotRun.into(), ExitCode::from);
         }
     };
-    let runtime = Runtime::new()?;
-    let exit = runtime.block_on(run(config));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(exit.into())
+    program::run(run(config)).into()
 }
 
 async fn run(config: Config) -> Exit {

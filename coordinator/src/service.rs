@@ -35,6 +35,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// No answer holds more leases, and no message more held ones or results.
 const MAX_BATCH: usize = 4096;
+/// Nonces are kept; a worker's has 16 bytes.
+const MAX_NONCE: usize = 64;
 /// Longer names are cut; they are shown, nothing else.
 const MAX_NAME: usize = 128;
 
@@ -149,8 +151,8 @@ impl Coordinator for Door {
                 request.protocol_version
             )));
         }
-        if request.instance_nonce.is_empty() {
-            return Err(Status::invalid_argument("instance_nonce is empty"));
+        if !(1..=MAX_NONCE).contains(&request.instance_nonce.len()) {
+            return Err(Status::invalid_argument(format!("instance_nonce must have 1 to {MAX_NONCE} bytes")));
         }
         let name: String = printable(&request.worker_name).chars().take(MAX_NAME).collect();
         let held = held(request.held)?;
@@ -247,9 +249,12 @@ fn changes(watch: watch::Receiver<JobStatus>) -> impl Stream<Item = JobStatus> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
 fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::UnknownSession(_) => Status::not_found(error.to_string()),
+        // The worker's operator must act: asking again will not help.
+        DispatchError::NameTaken(_) => Status::already_exists(error.to_string()),
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
     }
 }

@@ -6,13 +6,17 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufRead as _, BufReader},
     path::{Path, PathBuf},
 };
 
 use csv::ByteRecord;
 
 use crate::{Wnid, outcome::printable};
+
+mod lines;
+
+use lines::{END, Lines, TooLong};
 
 /// No line of the CSV may be longer, in bytes.
 pub const LINE_LIMIT: u64 = 64 * 1024;
@@ -114,6 +118,17 @@ pub enum ClassListError {
         /// Where the limit was passed, from 1.
         line: u64,
     },
+    /// A quoted field that reaches the end of the file, or that holds rows of the list.
+    #[error(
+        "read {}: the row in line {line} opens a quote (\") and does not close it there, so that it swallows the rows below; mend that line",
+        path.display()
+    )]
+    OpenQuote {
+        /// The path as given.
+        path: PathBuf,
+        /// Where the row starts, from 1.
+        line: u64,
+    },
     /// A header and nothing below it.
     #[error("read {}: it has a header and no rows; add one row per class", path.display())]
     NoRows {
@@ -140,8 +155,10 @@ pub enum ClassListError {
 impl ClassList {
     /// Reads the `wnid` column of a CSV file.
     ///
-    /// A byte order mark, any line ends, quotes, blank lines, spaces around values, `#` comment lines, any column order and
-    /// rows of differing length are fine.
+    /// A byte order mark, any line ends, quotes, blank lines, spaces around values, any column order and rows of differing
+    /// length are fine. A line whose first character is `#` is a comment, unless it could be data: it is the header when it
+    /// has a `wnid` cell, a row when there is a class id in that column, and below a header that begins with `#` itself
+    /// every line is a row.
     ///
     /// # Errors
     /// [`ClassListError`], one sentence that says what to do.
@@ -207,24 +224,12 @@ struct Rows<'path> {
 
 impl<'path> Rows<'path> {
     fn new(path: &'path Path, file: BufReader<File>) -> Self {
-        let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).comment(Some(b'#')).from_reader(Lines {
-            inner: file,
-            begun: 0,
-            in_line: 0,
-            in_row: 0,
-            too_long: None,
-        });
+        let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Lines::new(file));
         Self { path, csv, row: ByteRecord::new() }
     }
 
     fn collect(mut self) -> Result<ClassList, ClassListError> {
-        if self.next()?.is_none() {
-            return Err(ClassListError::Empty { path: self.path.to_owned() });
-        }
-        let column = (0..self.row.len()).find(|column| self.value(*column) == COLUMN).ok_or_else(|| {
-            let found: Vec<_> = (0..self.row.len()).map(|column| self.value(column)).collect();
-            ClassListError::MissingColumn { found: shown(&found.join(", ")) }
-        })?;
+        let (column, only_rows) = self.header()?;
         let mut list = ClassList::default();
         let mut seen = HashSet::new();
         while let Some(line) = self.next()? {
@@ -232,10 +237,32 @@ impl<'path> Rows<'path> {
             match value.parse::<Wnid>() {
                 Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
                 Ok(_) => list.duplicates += 1,
+                Err(_) if !only_rows && self.is_marked() => {}
                 Err(_) => list.invalid.push(InvalidRow { line, value: shown(&value), after: list.wnids.len() }),
             }
         }
         Ok(list)
+    }
+
+    /// Finds the column, and whether the mark of a comment is a part of the data in this file.
+    fn header(&mut self) -> Result<(usize, bool), ClassListError> {
+        while self.next()?.is_some() {
+            match (0..self.row.len()).find(|column| self.value(*column) == COLUMN) {
+                Some(column) => return Ok((column, self.is_marked())),
+                None if self.is_marked() => {}
+                None => {
+                    let found: Vec<_> = (0..self.row.len()).map(|column| self.value(column)).collect();
+                    return Err(ClassListError::MissingColumn { found: shown(&found.join(", ")) });
+                }
+            }
+        }
+        Err(ClassListError::Empty { path: self.path.to_owned() })
+    }
+
+    /// Whether the row is one line that begins with `#`, not with a quoted one.
+    fn is_marked(&self) -> bool {
+        let first = self.row.get(0).unwrap_or_default();
+        first.starts_with(b"#") && self.csv.get_ref().first_of_line == b'#' && self.breaks() == 0
     }
 
     /// Reads the next row that is not blank and says where it starts.
@@ -243,17 +270,38 @@ impl<'path> Rows<'path> {
         loop {
             self.csv.get_mut().in_row = 0;
             let more = self.csv.read_byte_record(&mut self.row).map_err(|error| self.explain(error))?;
-            if !more {
+            // The csv crate gives the line after the row before, blank lines not skipped; `Lines` hands out one line at a
+            // time, so the last one is where the row ends.
+            let line = self.csv.get_ref().begun - self.breaks();
+            if self.csv.get_ref().ended && self.row == [END][..] {
                 return Ok(None);
             }
-            if self.row.iter().all(<[u8]>::is_ascii) && self.row.iter().all(|field| field.trim_ascii().is_empty()) {
-                continue;
+            // An end that is not a row of its own stands in quotes that are still open.
+            if !more || self.csv.get_ref().ended || self.holds_rows() {
+                return Err(ClassListError::OpenQuote { path: self.path.to_owned(), line });
             }
-            // The csv crate gives the line after the row before, blank and comment lines not skipped; `Lines` hands out one
-            // line at a time, so the last one is where the row ends.
-            let breaks = self.row.iter().flatten().filter(|byte| **byte == b'\n').count();
-            return Ok(Some(self.csv.get_ref().begun - breaks as u64));
+            let blank = |field: &[u8]| field.trim_ascii().is_empty();
+            if !self.row.iter().all(blank) {
+                return Ok(Some(line));
+            }
         }
+    }
+
+    fn breaks(&self) -> u64 {
+        self.row.iter().flatten().filter(|byte| **byte == b'\n').count() as u64
+    }
+
+    /// Whether a field that goes over several lines looks as if it had swallowed rows: a class id stands alone in one of
+    /// the cells that it would be without its quotes, beside the first, which it is anyway.
+    fn holds_rows(&self) -> bool {
+        let cell = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            text.trim_matches(|character: char| character == '"' || character.is_whitespace()).parse::<Wnid>().is_ok()
+        };
+        let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        let in_lines = |field: &&[u8]| field.iter().any(is_break);
+        let mut fields = self.row.iter().filter(in_lines);
+        fields.any(|field| field.split(|byte| is_break(byte) || *byte == b',').skip(1).any(cell))
     }
 
     /// A field without what stands around the text: spaces, and quotes that came after a space.
@@ -278,50 +326,6 @@ impl<'path> Rows<'path> {
 fn shown(value: &str) -> String {
     // Each character becomes at least one, so cutting before keeps the work small and cutting after keeps the length.
     printable(&value.chars().take(SHOWN).collect::<String>()).chars().take(SHOWN).collect()
-}
-
-/// Hands out at most one line per read, counts lines and stops at a line or row that is too long.
-struct Lines<R> {
-    inner: R,
-    /// Lines of which something was handed out.
-    begun: u64,
-    in_line: u64,
-    in_row: u64,
-    too_long: Option<TooLong>,
-}
-
-#[derive(Clone, Copy)]
-enum TooLong {
-    Line,
-    Row,
-}
-
-impl<R: BufRead> Read for Lines<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.inner.fill_buf()?;
-        let available = &available[..available.len().min(buffer.len())];
-        let end = available.iter().position(|byte| *byte == b'\n').map(|position| position + 1);
-        let length = end.unwrap_or(available.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.inner.consume(length);
-        if length > 0 && self.in_line == 0 {
-            self.begun += 1;
-        }
-        self.in_line += length as u64;
-        self.in_row += length as u64;
-        if self.in_line > LINE_LIMIT {
-            self.too_long = Some(TooLong::Line);
-        } else if self.in_row > ROW_LIMIT {
-            self.too_long = Some(TooLong::Row);
-        }
-        if self.too_long.is_some() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if end.is_some() {
-            self.in_line = 0;
-        }
-        Ok(length)
-    }
 }
 
 #[cfg(test)]
@@ -356,6 +360,10 @@ mod tests {
             "\u{feff}\"wnid\",\"name\"\n\"n02124075\",\"cat, Egyptian\"\n\"n00000001\",\"line\nbreak\"\n",
             "\n  \n,,\n wnid , name \n\n n02124075 , cat \n   \n,\n\tn00000001\t,\n\n",
             "# from a script\nwnid,name\n# cats\nn02124075,cat\n#n00000009,no\nn00000001,x\n",
+            "#,wnid\n#1,n02124075\n#2,n00000001\n",
+            "id,wnid\n# cats\n#1,n02124075\n# and, the rest\n2,n00000001\n#",
+            "wnid,name\rn02124075,cat\rn00000001,x\r",
+            "wnid,name\nn02124075,\"see\nalso n00000009, or\nn0\"\nn00000001,\"\n\"",
             "name,wnid,more\ncat,n02124075,1,2,3\nx,n00000001\n",
             "id, \"wnid\"\n1, \"n02124075\"\n2, \" n00000001 \"\n",
             "wnid\nn02124075\nn00000001\nn02124075\n",
@@ -378,6 +386,17 @@ mod tests {
         let order: Vec<_> = read(csv).unwrap().part_ids().collect();
         assert_eq!(order, ["N02124075", "n00000001", "../etc", "", "n00000002", "-rf"]);
         assert_eq!(bad("a,wnid\n1,n00000001\nshort\n"), [(3, String::new())]);
+        for last in ["end", "end\n", "\"end\"", "end\n\n"] {
+            assert_eq!(bad(&format!("wnid\nn00000001\n{last}")), [(3, "end".to_owned())], "{last:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_swallows_no_data() {
+        assert_eq!(bad("#,wnid\n#1,n00000001\n#2,cat\n# x\n"), [(3, "cat".to_owned()), (4, String::new())]);
+        assert_eq!(bad("id,wnid\n\"#1\",cat\n2,n00000001\n"), [(2, "cat".to_owned())]);
+        assert_eq!(bad("wnid,id\n \"#\"x\nn00000001\n#n00000002\n"), [(2, "\"#\"x".to_owned())]);
+        assert_eq!(bad("wnid,id\n#x,\"a\nb\"\nn00000001\n"), [(2, "#x".to_owned())], "more than a line is no comment");
     }
 
     #[test]
@@ -431,11 +450,6 @@ mod tests {
             read(long).unwrap_err(),
             "read data.csv: line 3 is longer than 65536 bytes; is this the right file?"
         );
-        // A gigabyte without a line end, read from a source that has no memory of its own.
-        let endless = BufReader::new(io::repeat(b'x').take(1 << 30));
-        let mut lines = Lines { inner: endless, begun: 0, in_line: 0, in_row: 0, too_long: None };
-        let read = io::copy(&mut lines, &mut io::sink());
-        assert!(read.is_err() && lines.in_line <= LINE_LIMIT + 8192);
     }
 
     #[test]
@@ -445,5 +459,24 @@ mod tests {
             writeln!(csv, "n{number:08}").unwrap();
         }
         assert!(read(csv).unwrap_err().ends_with("is a quote left open?"));
+        for (csv, line) in [
+            ("wnid,x\nn00000001,\"oops\nn00000002,b\n", 2),
+            ("wnid,x\n\nn00000001,\"oops\nn00000002,b\nn00000003,\"c\nn00000004", 3),
+            ("wnid,x\nn00000001,a\nn00000002,\"oops", 3),
+            ("wnid,x\nn00000001,a\nn00000002,\"oops\n", 3),
+            ("wnid,x\r\nn00000001,\"oops\r\nn00000002,\"b\r\nn00000003,c\r\n", 2),
+            ("x,wnid\n1,n00000001\n2,\"n00000002\n3,\"n00000003\n", 3),
+            ("wnid,x\n# not \"so\",\"bad\nn00000001,\"b\n", 2),
+            ("\"wnid\nn00000001\n", 1),
+            ("x,wnid\n\"1,n00000001\n2\",n00000002\n", 2),
+            ("wnid,x\rn00000001,\"oops\rn00000002,\"b\r", 1),
+            ("wnid\nn00000001\n\"n00000002\n\"\"n00000003\n\"", 3),
+        ] {
+            let said = format!(
+                "read data.csv: the row in line {line} opens a quote (\") and does not close it there, so that it swallows \
+                 the rows below; mend that line"
+            );
+            assert_eq!(read(csv).unwrap_err(), said, "{csv:?}");
+        }
     }
 }

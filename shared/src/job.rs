@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use url::Url;
+use url::{Position, Url};
 
 use crate::Wnid;
 
@@ -68,7 +68,11 @@ impl fmt::Debug for SecretHeader {
 
 /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct UrlTemplate(String);
+pub struct UrlTemplate {
+    text: String,
+    /// Fit for a log; made from what the parser understood, which takes more spellings than anybody thinks of.
+    shown: String,
+}
 
 /// Why a text is no usable URL template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,9 +89,18 @@ pub enum InvalidUrl {
     /// `{wnid}` in the host, where an id would choose whom to ask.
     #[error("{{wnid}} may only stand in the path or the query")]
     Placeholder,
+    /// A placeholder that changes nothing of what is asked for.
+    #[error(
+        "{{wnid}} does not reach the server there (what follows # is never sent), so every class would be the same file; put it into the path or the query"
+    )]
+    NeverSent,
 }
 
 const PLACEHOLDER: &str = "{wnid}";
+/// The same in a path, as the parser writes it.
+const ENCODED_PLACEHOLDER: &str = "%7Bwnid%7D";
+/// What is not shown.
+const HIDDEN: &str = "…";
 
 impl UrlTemplate {
     /// Reads a base URL or a template.
@@ -108,28 +121,40 @@ impl UrlTemplate {
         let probe = |id: &str| Url::parse(&template.replace(PLACEHOLDER, id)).map_err(InvalidUrl::Unreadable);
         let (one, other) = (probe("n00000001")?, probe("n00000002")?);
         if !matches!(one.scheme(), "http" | "https") {
-            return Err(InvalidUrl::Scheme(one.scheme().to_owned()));
+            // Before a mere colon it may as well be the name of a user.
+            let scheme = if template.contains("://") { one.scheme() } else { HIDDEN };
+            return Err(InvalidUrl::Scheme(scheme.to_owned()));
         }
         if one.origin() != other.origin() || one.username() != other.username() || one.password() != other.password() {
             return Err(InvalidUrl::Placeholder);
         }
-        Ok(Self(template))
+        if one[..Position::AfterQuery] == other[..Position::AfterQuery] {
+            return Err(InvalidUrl::NeverSent);
+        }
+        let shown = without_credentials(&template).replace(ENCODED_PLACEHOLDER, PLACEHOLDER);
+        Ok(Self { text: template, shown })
     }
 
     /// The URL of a class's tar.
     pub fn for_class(&self, wnid: Wnid) -> Url {
-        Url::parse(&self.0.replace(PLACEHOLDER, &wnid.to_string())).expect("the template was tried when it was read")
+        Url::parse(&self.text.replace(PLACEHOLDER, &wnid.to_string())).expect("the template was tried when it was read")
     }
 
     /// The template as it was given; may hold credentials, so not for a log.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// What follows the first `?`, to tell origins from one another that look the same when they are shown; not for a log.
+    pub fn query(&self) -> Option<&str> {
+        let (_, query) = self.text.split_once('?')?;
+        Some(query)
     }
 }
 
 impl fmt::Display for UrlTemplate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&without_credentials(&self.0))
+        formatter.write_str(&self.shown)
     }
 }
 
@@ -139,14 +164,27 @@ impl fmt::Debug for UrlTemplate {
     }
 }
 
-/// The URL without `user:password@`, fit for a log.
+/// A URL fit for a log: without `user:password@`, without a fragment, and with hidden values in its query, unless a value is
+/// a class id or `{wnid}`. Of what is no URL nothing is shown.
 pub fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-        None => url.to_owned(),
+    let Ok(mut url) = Url::parse(url) else { return HIDDEN.to_owned() };
+    if url.set_username("").and_then(|()| url.set_password(None)).is_err() && !url.has_host() {
+        return format!("{}:{HIDDEN}", url.scheme());
     }
+    url.set_fragment(None);
+    match url.query() {
+        Some(query) => format!("{}?{}", &url[..Position::AfterPath], shown_query(query)),
+        None => url.into(),
+    }
+}
+
+fn shown_query(query: &str) -> String {
+    let shown = query.split('&').map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or(("", parameter));
+        let value = if value == PLACEHOLDER || value.parse::<Wnid>().is_ok() { value } else { HIDDEN };
+        if name.is_empty() { value.to_owned() } else { format!("{name}={value}") }
+    });
+    shown.collect::<Vec<_>>().join("&")
 }
 
 /// The job's counts. `success + skipped + failed + leased + pending = total`, always.
@@ -217,7 +255,7 @@ impl From<JobOptions> for proto::JobOptions {
     fn from(job: JobOptions) -> Self {
         Self {
             run_id: job.run_id,
-            url_template: job.url.0,
+            url_template: job.url.text,
             delete_tar: job.delete_tar,
             retries: job.retries,
             timeout_ms: u64::try_from(job.timeout.as_millis()).unwrap_or(u64::MAX),
@@ -304,9 +342,44 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_never_shown() {
-        let template = UrlTemplate::parse("https://user:secret@host/x@y").unwrap();
-        assert_eq!(format!("{template} {template:?}"), "https://host/x@y/{wnid}.tar https://host/x@y/{wnid}.tar");
+    fn a_placeholder_that_no_server_sees_is_refused() {
+        for template in
+            ["http://h/x#{wnid}", "http://h/x?key=1#{wnid}", "http://h/{wnid}/../x", "http://h/{wnid}/%2e%2e/x"]
+        {
+            assert_eq!(url(template), Err(InvalidUrl::NeverSent), "{template}");
+        }
+        assert_eq!(url("http://h/{wnid}#x").as_deref(), Ok("http://h/n02124075#x"));
+        let said = InvalidUrl::NeverSent.to_string();
+        assert!(said.starts_with("{wnid} does not reach the server there (what follows # is never sent)"), "{said}");
+    }
+
+    #[test]
+    fn nothing_secret_is_ever_shown_however_it_is_spelled() {
+        for (template, expected) in [
+            ("https://user:secret@host/x@y", "https://host/x@y/{wnid}.tar"),
+            ("http:/u:secret@h/x", "http://h/x/{wnid}.tar"),
+            ("http:u:secret@h/x", "http://h/x/{wnid}.tar"),
+            ("http:\\\\u:secret@h/x", "http://h/x/{wnid}.tar"),
+            ("http:///u:secret@h/x", "http://h/x/{wnid}.tar"),
+            ("http://u:secret@h\\x", "http://h/x/{wnid}.tar"),
+            ("ht\ntp:/\n/u:sec\nret@h/x", "http://h/x/{wnid}.tar"),
+            ("http://secret@h/x", "http://h/x/{wnid}.tar"),
+            ("http://u:/secret@h/x", "http://u/secret@h/x/{wnid}.tar"),
+            ("https://h/{wnid}.tar?key=secret", "https://h/{wnid}.tar?key=…"),
+            ("https://h/{wnid}.tar?secret#secret", "https://h/{wnid}.tar?…"),
+            ("https://h/get?id={wnid}&key=secret&a=secret=", "https://h/get?id={wnid}&key=…&a=…"),
+            ("https://h/get?{wnid}&=secret&id=secret{wnid}", "https://h/get?{wnid}&…&id=…"),
+        ] {
+            let template = UrlTemplate::parse(template).unwrap();
+            assert_eq!((template.to_string(), format!("{template:?}")), (expected.to_owned(), expected.to_owned()));
+            let class = without_credentials(template.for_class("n02124075".parse().unwrap()).as_str());
+            assert_eq!(class, expected.replace(PLACEHOLDER, "n02124075"));
+        }
+        for refused in ["u:secret@h/x", "user:secret@h/x?y", "http://u:secret@", "secret:x@h/x", "mailto:u:secret@h"] {
+            let error = UrlTemplate::parse(refused).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+            assert!(!without_credentials(refused).contains(":secret"), "{refused}");
+        }
         let header = SecretHeader { name: "Cookie".to_owned(), value: b"secret".to_vec() };
         assert!(!format!("{header:?}").contains("secret"));
     }

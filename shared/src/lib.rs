@@ -7,6 +7,7 @@ pub mod ids;
 pub mod job;
 pub mod job_line;
 pub mod outcome;
+pub mod program;
 pub mod shutdown;
 pub mod telemetry;
 mod wnid;

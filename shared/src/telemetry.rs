@@ -48,10 +48,15 @@ impl Telemetry {
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
-        let to_file =
-            tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Mutex::new(log)).with_filter(filter);
+        // A full disk costs lines of the log. The layer would tell standard error of it, and panic where that is closed too.
+        let to_file = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .log_internal_errors(false)
+            .with_writer(Mutex::new(log))
+            .with_filter(filter);
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
+            .log_internal_errors(false)
             .without_time()
             .with_target(false)
             .with_writer(screen.clone())

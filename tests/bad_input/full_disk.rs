@@ -7,6 +7,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::Job,
     origin::Origin,
+    running::Finished,
 };
 
 /// A file system in memory of a given size, for those who may mount one. The folder goes after it is unmounted.
@@ -38,6 +39,15 @@ impl Drop for SmallDisk {
     }
 }
 
+/// One sentence, no class that is to blame, and the checkpoints stay.
+#[track_caller]
+fn assert_told_once(job: &Job, finished: &Finished) {
+    job.assert_could_not_run(finished, &["free some space"]);
+    assert_eq!(finished.stderr.matches("free some space").count(), 1, "{}", finished.stderr);
+    assert_eq!(job.failures(), Vec::<String>::new(), "no class is to blame for the disk");
+    assert!(job.target_path().join(".partial").is_dir(), "the checkpoints are kept");
+}
+
 /// Fills a disk with so much room, then gives it more. `None`: this user may not mount a file system.
 #[track_caller]
 fn fill(room: &str, more_room: &str) -> Option<()> {
@@ -53,11 +63,9 @@ fn fill(room: &str, more_room: &str) -> Option<()> {
     let job = job.target(disk.path().join("images")).deadline(Duration::from_secs(30));
 
     let finished = job.run();
-    job.assert_could_not_run(&finished, &["free some space"]);
+    assert_told_once(&job, &finished);
     assert_class_is(&tars[0], &job.class_folder(wnids[0]));
     assert!(!job.class_folder(wnids[1]).exists());
-    assert_eq!(job.failures(), Vec::<String>::new(), "no class is to blame for the disk");
-    assert!(job.target_path().join(".partial").is_dir(), "the checkpoints are kept");
 
     disk.remount(more_room);
     origin.forget_requests();
@@ -83,4 +91,36 @@ fn a_disk_without_inodes_is_full_too() {
     if fill("size=100m,nr_inodes=350", "size=100m,nr_inodes=1000").is_none() {
         println!("skipped: this user may not mount a file system");
     }
+}
+
+/// Two megabytes are less than what passes between two checkpoints of a class that goes well.
+#[test]
+fn a_small_class_that_filled_the_disk_goes_on_at_its_checkpoint_too() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=5).map(|number| format!("n{number:08}")).collect();
+    let tars: Vec<Vec<u8>> = (1..).zip(&wnids).map(|(seed, wnid)| images(wnid, 40, 40_000..60_000, seed)).collect();
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        origin.class(wnid, tar.clone());
+    }
+    let args = ["--delete-tar", "--workers", "1"];
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
+    // It fills up in the middle of the third.
+    let Some(disk) = SmallDisk::mount("size=5m") else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    let job = job.target(disk.path().join("images")).deadline(Duration::from_secs(30));
+
+    assert_told_once(&job, &job.run());
+    let begun = wnids.iter().filter(|wnid| !origin.gets(wnid).is_empty() && !job.class_folder(wnid).exists());
+    let [interrupted] = begun.collect::<Vec<_>>()[..] else { panic!("not one class was interrupted") };
+
+    disk.remount("size=30m");
+    origin.forget_requests();
+    job.assert_all_there(&job.run(), 5);
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    let gets = origin.gets(interrupted);
+    assert!(gets.len() == 1 && gets[0].start() > 0, "{interrupted} began anew: {gets:#?}");
 }

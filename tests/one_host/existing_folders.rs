@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use tests::{
+    answer::Answer,
     archives::{MANIFEST, assert_class_is, images, unpack_by_hand},
     cluster::{Job, Table},
     folders::{Snapshot, snapshot},
@@ -88,6 +89,40 @@ fn trust_asks_nobody() {
     let job = job.args(["--delete-tar", "--existing", "trust"]);
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
     assert_eq!(origin.all_requests().len(), 0);
+}
+
+#[test]
+fn an_origin_that_proves_nothing_is_no_conflict_unless_it_never_will() {
+    for (status, failure_begins) in [(405, "Conflict: "), (503, "HTTPError: 503 Server Error")] {
+        let (origin, tar, job) = setting();
+        unpack_by_hand(&tar, &job.class_folder(WNID));
+        let before = snapshot(&job.class_folder(WNID));
+        origin.class(WNID, tar).forever(Answer::status(status));
+        let job = job.args(["--delete-tar", "--retries", "1"]);
+        job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+        let failure = job.failure_of(WNID);
+        assert!(failure.starts_with(failure_begins) && failure.contains(&status.to_string()), "{failure}");
+        assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was touched");
+        assert_eq!(origin.gets(WNID).len(), 0, "nothing is downloaded for a folder that stays");
+        let asked = if status == 503 { 2 } else { 1 };
+        assert_eq!(origin.requests(WNID).len(), asked, "{status}");
+    }
+}
+
+#[test]
+fn the_tar_beside_an_adopted_or_trusted_folder_goes_with_delete_tar_only() {
+    for existing in ["adopt", "trust"] {
+        for (args, stays) in [(&["--delete-tar"][..], false), (&[], true)] {
+            let (_origin, tar, job) = setting();
+            unpack_by_hand(&tar, &job.class_folder(WNID));
+            let path = job.target_path().join("n00000001.tar");
+            fs::write(&path, &tar).unwrap();
+            let job = job.args(args.iter().copied().chain(["--existing", existing]));
+            job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
+            assert_class_is(&tar, &job.class_folder(WNID));
+            assert_eq!(path.exists(), stays, "{existing} {args:?}");
+        }
+    }
 }
 
 #[test]

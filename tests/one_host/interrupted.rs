@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tests::{
     answer::Answer,
-    archives::{assert_class_is, images},
+    archives::{assert_class_is, images, unpack_by_hand},
     cluster::{Job, Table},
     origin::Origin,
-    running::Signal,
+    running::{Running, Signal},
 };
+use tokio::time::Instant;
 
 const SMALL: &str = "n00000001";
 const LARGE: &str = "n00000002";
@@ -92,4 +93,55 @@ fn a_job_that_was_told_to_wait_ends_at_once() {
     running.wait_until("the origin answers", |_| origin.gets(SMALL).first().filter(|get| get.status == 429).map(drop));
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
+}
+
+/// Sends a signal; the end has to come soon, whatever is being waited for.
+#[track_caller]
+fn assert_ends_soon(running: Running, signal: Signal, code: i32) {
+    let told = Instant::now();
+    running.signal(signal);
+    let finished = running.wait();
+    let took = told.elapsed();
+    assert_eq!(finished.code, Some(code), "{}", finished.stderr);
+    assert!(took < Duration::from_secs(3), "it took {took:?}");
+}
+
+#[test]
+fn sigterm_does_not_wait_for_the_proof_of_a_folder() {
+    let origin = Origin::start();
+    let tar = images(SMALL, 2, 1000..2000, 1);
+    origin.class(SMALL, tar.clone()).forever(Answer::silence());
+    let job = Job::new().classes([SMALL]).origin(&origin);
+    unpack_by_hand(&tar, &job.class_folder(SMALL));
+    let is_asked = |_: &Running| origin.requests(SMALL).iter().any(|request| request.method == "HEAD").then_some(());
+
+    let mut in_one_process = job.start();
+    in_one_process.wait_until("the origin is asked", is_asked);
+    assert_ends_soon(in_one_process, Signal::TERM, 143);
+
+    origin.forget_requests();
+    let coordinator = job.start_coordinator();
+    let mut worker = job.start_worker("w1", &coordinator, job.target_path());
+    worker.wait_until("the origin is asked", is_asked);
+    assert_ends_soon(worker, Signal::TERM, 143);
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_a_backoff() {
+    let origin = Origin::start();
+    // Each waits for a random time, so there are many: some would wait for too long.
+    let wnids: Vec<String> = (1..=40).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids {
+        let tar = images(wnid, 4, 1000..2000, 1);
+        let cut = Answer::body(tar[..2048].to_vec()).without_length();
+        origin.class(wnid, tar).forever(cut);
+    }
+    let args = ["--workers", "40", "--retries", "30"];
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
+    let mut running = job.start();
+    running.wait_until("every class was cut three times and one five times", |_| {
+        let most = wnids.iter().map(|wnid| origin.gets(wnid).len()).max()?;
+        (most >= 5 && wnids.iter().all(|wnid| origin.gets(wnid).len() >= 3)).then_some(())
+    });
+    assert_ends_soon(running, Signal::INT, 130);
 }

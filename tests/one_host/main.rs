@@ -2,6 +2,10 @@
 
 mod existing_folders;
 mod interrupted;
+mod many_classes;
+mod neighbours;
+mod odd_classes;
+mod stopped_worker;
 mod two_programs;
 
 use std::time::Duration;

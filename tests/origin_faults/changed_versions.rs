@@ -64,6 +64,42 @@ fn a_tar_that_changes_on_the_server_is_never_mixed() {
     }
 }
 
+/// The strong `ETag` that was sent as `If-Range` has to come back (RFC 9110 §15.3.7); without it nothing tells what this is.
+#[test]
+fn a_part_without_the_tag_that_was_asked_for_is_thrown_away() {
+    let old = class();
+    let mut new = old.clone();
+    new[600] ^= 1;
+    new[70_000] ^= 1;
+    for args in [&QUICK[..], &QUICK[1..]] {
+        let origin = Origin::start();
+        let cut = Answer::cut_at(50_000).then_replaced_by(new.clone());
+        let careless = Answer::plain().ignoring_if_range().without_validators();
+        origin.class(WNID, old.clone()).script([cut, careless]);
+        let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&new, &job.class_folder(WNID));
+        assert_began_anew(&origin.gets(WNID));
+        let kept = std::fs::read(job.target_path().join("n00000001.tar")).ok();
+        assert!(kept.is_none_or(|kept| kept == new), "the tar is a mix");
+    }
+}
+
+/// 200 means all of the tar, `Content-Range` means a part of it: who says both cannot be believed in either.
+#[test]
+fn a_whole_that_claims_to_be_a_part_begins_anew() {
+    let tar = class();
+    let (last, length) = (tar.len() - 1, tar.len());
+    let whole_but = |range: String| Answer::plain().ignoring_range().header("Content-Range", &range);
+    for answer in [
+        Answer::plain().calling_a_part_whole(),
+        whole_but(format!("bytes 50000-{last}/{length}")),
+        whole_but("bytes 50000-59999/60000".to_owned()),
+    ] {
+        assert_began_anew(&assert_arrives(&tar, [Answer::cut_at(50_000), answer], &QUICK));
+    }
+}
+
 #[test]
 fn a_kept_tar_that_changed_is_the_new_one() {
     let old = class();

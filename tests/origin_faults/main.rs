@@ -3,6 +3,7 @@
 mod changed_versions;
 mod lost_connections;
 mod patience;
+mod proxies;
 mod redirects;
 mod tls;
 mod wrong_answers;

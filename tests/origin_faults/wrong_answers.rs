@@ -9,7 +9,7 @@ use tests::{
     raw_tar::Entry,
 };
 
-use super::{QUICK, WNID, assert_fails, assert_fails_at_once, class};
+use super::{QUICK, WNID, assert_arrives, assert_fails, assert_fails_at_once, class};
 
 #[test]
 fn a_class_that_is_not_there_is_asked_for_once() {
@@ -79,6 +79,17 @@ fn compressed_bodies_are_refused_as_such() {
         body.extend((0..5000_u32).map(|number| u8::try_from(number * 31 % 251).expect("below 251")));
         let failure = assert_fails_at_once(Answer::body(body), "NotATar");
         assert!(failure.contains(name), "{failure}");
+    }
+}
+
+/// RFC 9112 §6.3: where both are there, the chunks say where the body ends.
+#[test]
+fn a_length_beside_chunks_is_ignored() {
+    let tar = class();
+    for length in [0, 17, tar.len(), tar.len() + 10_240] {
+        let answer = Answer::plain().chunked().header("Content-Length", &length.to_string());
+        let gets = assert_arrives(&tar, [answer], &QUICK);
+        assert_eq!(gets.len(), 1, "{length} of {}", tar.len());
     }
 }
 

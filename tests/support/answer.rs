@@ -63,6 +63,8 @@ pub(crate) enum RangeManners {
     Ignored,
     /// 206 although `If-Range` names another version.
     Unconditional,
+    /// The right part with its `Content-Range`, but as 200.
+    CalledWhole,
     /// 206, but of a part that begins so many bytes later than asked for, and says so.
     StartsLate(u64),
     /// 206 with this total length.
@@ -172,6 +174,13 @@ impl Answer {
     #[must_use]
     pub fn ignoring_if_range(mut self) -> Self {
         self.range = RangeManners::Unconditional;
+        self
+    }
+
+    /// A `Range` is answered with the part that is asked for, but with 200.
+    #[must_use]
+    pub fn calling_a_part_whole(mut self) -> Self {
+        self.range = RangeManners::CalledWhole;
         self
     }
 

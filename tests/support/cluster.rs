@@ -27,6 +27,8 @@ pub struct Job {
     csv: Option<PathBuf>,
     url: Option<String>,
     args: Vec<String>,
+    under: Vec<String>,
+    variables: Vec<(String, String)>,
     deadline: Duration,
 }
 
@@ -83,7 +85,16 @@ impl Job {
         let target = folder.path().join("target");
         std::fs::create_dir_all(folder.path().join("output")).expect("the folder is ours");
         std::fs::create_dir(&target).expect("the folder is ours");
-        Self { folder, target, csv: None, url: None, args: Vec::new(), deadline: DEADLINE }
+        Self {
+            folder,
+            target,
+            csv: None,
+            url: None,
+            args: Vec::new(),
+            under: Vec::new(),
+            variables: Vec::new(),
+            deadline: DEADLINE,
+        }
     }
 
     /// A CSV with these ids, in this order.
@@ -134,6 +145,20 @@ impl Job {
     #[must_use]
     pub fn args<'word>(mut self, args: impl IntoIterator<Item = &'word str>) -> Self {
         self.args = args.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Runs the coordinator under another command, which is given the program and its arguments as its last ones.
+    #[must_use]
+    pub fn under<'word>(mut self, command: impl IntoIterator<Item = &'word str>) -> Self {
+        self.under = command.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// A variable more in the coordinator's environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -190,7 +215,7 @@ impl Job {
 
     /// Starts the program with exactly these arguments and the job's target as its working directory.
     pub fn start_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
-        let mut command = Command::new(program("coordinator"));
+        let mut command = self.coordinator();
         command.args(args).current_dir(&self.target);
         self.spawn(command, "imagenet_downloader.log")
     }
@@ -261,8 +286,16 @@ impl Job {
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 
+    /// The program without arguments.
+    fn coordinator(&self) -> Command {
+        let mut words = self.under.iter().map(PathBuf::from).chain([program("coordinator")]);
+        let mut command = Command::new(words.next().expect("there is the program at least"));
+        command.args(words).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     fn coordinator_command(&self) -> Command {
-        let mut command = Command::new(program("coordinator"));
+        let mut command = self.coordinator();
         if let Some(csv) = &self.csv {
             command.arg("--fname").arg(csv);
         }

@@ -37,7 +37,7 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
             Ok(Next::Serve) if !closes => {}
             Ok(Next::HangUp) => hang_up = true,
             Ok(Next::Stall) => {
-                while !is_gone(stream, state) {}
+                while state.stalls() && !is_gone(stream, state) {}
                 return;
             }
             Ok(Next::Reset) => {

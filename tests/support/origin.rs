@@ -99,6 +99,7 @@ pub(crate) struct State {
     transfers: AtomicU64,
     most_transfers: AtomicU64,
     sent: AtomicU64,
+    stalls_are_over: AtomicBool,
     /// Bytes per second and connection; 0 is without a limit.
     pub(crate) rate: AtomicU64,
     pub(crate) stopping: AtomicBool,
@@ -160,6 +161,11 @@ impl Origin {
     /// Sends no faster than so many bytes per second on each connection; 0 lifts the limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
         self.state.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Closes every connection that stalls, now and from now on.
+    pub fn end_stalls(&self) {
+        self.state.stalls_are_over.store(true, Ordering::Relaxed);
     }
 
     /// All requests for a class so far, in the order in which they came.
@@ -291,6 +297,11 @@ impl State {
             request.status = status;
             request.sent += sent;
         }
+    }
+
+    /// Whether who stalls goes on doing so.
+    pub(crate) fn stalls(&self) -> bool {
+        !self.stalls_are_over.load(Ordering::Relaxed)
     }
 
     /// Runs a transfer and counts it among those at once.

@@ -67,6 +67,8 @@ fn scripted_answers_come_once_and_in_order() {
         Answer::plain().without_length(),
         Answer::body(b"<html>".to_vec()),
         Answer::plain().starting_late(10),
+        Answer::plain().calling_a_part_whole(),
+        Answer::plain().chunked().header("Content-Length", "17"),
         Answer::plain().then_replaced_by(other.clone()),
     ]);
     let (head, _) = exchange(&origin, "GET", "");
@@ -79,6 +81,10 @@ fn scripted_answers_come_once_and_in_order() {
     assert!(!head.contains("Content-Length") && !head.contains("ETag") && body == tar);
     assert_eq!(exchange(&origin, "GET", "").1, b"<html>");
     assert_eq!(exchange(&origin, "GET", "Range: bytes=5-\r\n").1, tar[15..]);
+    let (head, body) = exchange(&origin, "GET", "Range: bytes=5-\r\n");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("Content-Range: bytes 5-") && body == tar[5..]);
+    let (head, _) = exchange(&origin, "GET", "");
+    assert!(head.contains("Content-Length: 17\r\n") && head.contains("Transfer-Encoding: chunked\r\n"));
     assert_eq!(exchange(&origin, "GET", "").1, tar);
     assert_eq!(exchange(&origin, "GET", "").1, other);
     assert_eq!(origin.gets(WNID)[1].sent, 700);
@@ -119,6 +125,14 @@ fn a_stalled_client_does_not_keep_the_origin_from_stopping() {
     }
     drop(origin);
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "nothing but the end follows");
+}
+
+#[test]
+fn stalls_can_be_ended() {
+    let origin = Origin::start();
+    origin.class(WNID, vec![1; 100]).forever(Answer::stall_at(10));
+    origin.end_stalls();
+    assert_eq!(exchange(&origin, "GET", "").1.len(), 10);
 }
 
 #[test]

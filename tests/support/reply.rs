@@ -78,7 +78,7 @@ impl Reply {
                 let from = (from + late).min(to - 1);
                 let total = if let RangeManners::Total(bytes) = answer.range { bytes } else { whole };
                 headers.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{total}", to - 1)));
-                (206, from, to - from)
+                (if answer.range == RangeManners::CalledWhole { 200 } else { 206 }, from, to - from)
             }
         };
         Self { status, headers, body, from, length, answer }
@@ -254,6 +254,7 @@ fn reason(status: u16) -> &'static str {
         302 => "Found",
         403 => "Forbidden",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         416 => "Range Not Satisfiable",
         429 => "Too Many Requests",
         500 => "Internal Server Error",

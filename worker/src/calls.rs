@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::{backoff::Backoff, ids::SessionId};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
 };
 
 const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
+/// A coordinator that is away for so long does not come back.
+const ORPHANED: Duration = Duration::from_hours(24);
 /// How long a stopping worker waits to hand back its leases.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -45,11 +47,12 @@ pub(crate) struct Calls {
     tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
     in_flight: Vec<Kind>,
     lost: u32,
+    last_answer: Instant,
 }
 
 impl Calls {
     pub(crate) fn new(client: CoordinatorClient) -> Self {
-        Self { client, tasks: JoinSet::new(), in_flight: Vec::new(), lost: 0 }
+        Self { client, tasks: JoinSet::new(), in_flight: Vec::new(), lost: 0, last_answer: Instant::now() }
     }
 
     /// The last call had no answer.
@@ -105,9 +108,14 @@ impl Calls {
         Some(match answer {
             Ok(answer) => {
                 self.lost = 0;
+                self.last_answer = Instant::now();
                 Ok(answer)
             }
             Err(CallError::Refused(why)) => Err(Refused(why)),
+            Err(CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => Err(Refused(format!(
+                "no answer for {} hours ({why}); start the worker again when the coordinator is back",
+                ORPHANED.as_secs() / 3600
+            ))),
             Err(CallError::Unreachable(why)) => {
                 if self.lost == 0 {
                     tracing::warn!("no answer from the coordinator, trying again: {why}");

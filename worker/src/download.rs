@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::{
     download_error::DownloadError,
-    origin::Origin,
+    origin::{Origin, Part},
     retry::{Verdict, verdict},
     source::Source,
 };
@@ -107,28 +107,25 @@ impl<'origin> Download<'origin> {
             opened => opened?,
         };
         self.floor.restart();
-        match &self.source {
-            Some(source) if opened.from == self.position && self.position > 0 => {
-                if !source.is_continued_by(&opened.source) {
-                    self.forget();
-                    return Ok(None);
-                }
-                self.response = Some(opened.response);
-                Ok(None)
-            }
-            None if opened.from > 0 => Err(DownloadError::Connection {
-                why: "the origin sent a part of the tar when asked for all of it".to_owned(),
-            }),
-            Some(_) if opened.from > 0 => {
-                self.forget();
-                Ok(None)
-            }
-            _ => {
+        match (opened.part, &self.source) {
+            (Part::Whole, _) => {
                 self.position = 0;
                 self.source = Some(opened.source.clone());
                 self.response = Some(opened.response);
                 Ok(Some(Piece::Begin(opened.source)))
             }
+            (Part::From(from), Some(source)) if from == self.position && source.is_continued_by(&opened.source) => {
+                self.response = Some(opened.response);
+                Ok(None)
+            }
+            // Another part, or of another version: never a mix. The next request asks for all of it.
+            (Part::From(_) | Part::Unclear, Some(_)) => {
+                self.forget();
+                Ok(None)
+            }
+            (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
+                why: "the origin sent a part of the tar when asked for all of it".to_owned(),
+            }),
         }
     }
 

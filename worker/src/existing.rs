@@ -28,7 +28,10 @@ pub(crate) enum Found {
 }
 
 /// Looks, and follows no link.
-pub(crate) fn look(target: &Target, wnid: Wnid) -> io::Result<Found> {
+pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Found> {
+    if keep_tar && target.tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        return Ok(Found::InTheWay("a folder or a link stands under the tar's name"));
+    }
     let folder = target.class_folder(wnid);
     let kind = match fs::symlink_metadata(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -88,7 +91,10 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
 fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
     let entries = fs::read_dir(folder)?.map(|entry| {
         let entry = entry?;
-        Ok((entry.file_name().to_string_lossy().into_owned(), entry.path().symlink_metadata()?))
+        let unreadable =
+            |name| io::Error::new(io::ErrorKind::InvalidData, format!("{} is no UTF-8", Path::new(&name).display()));
+        let name = entry.file_name().into_string().map_err(unreadable)?;
+        Ok((name, entry.path().symlink_metadata()?))
     });
     Ok(entries.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.starts_with('.'))))
 }

@@ -24,21 +24,22 @@ pub(crate) async fn fetch_class(
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
-    let replace = match (site.look(wnid).await?, site.job.existing) {
-        (Found::Complete(manifest), _) => {
-            site.drop_tar(wnid).await?;
-            // A manifest of this very run: an earlier process published the class and had no time to say so.
-            let by_this_run = manifest.run == site.job.run_id;
-            let published = manifest.published();
-            return Ok(if by_this_run { Outcome::Success(published) } else { Outcome::Skipped(published) });
-        }
+    let found = site.look(wnid).await?;
+    let skipped = match (found, site.job.existing) {
+        (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(what)),
-        (Found::Unproved | Found::Damaged, Existing::Trust) => return Ok(Outcome::Skipped(Published::default())),
-        (Found::Unproved | Found::Damaged, Existing::Replace) => true,
+        (Found::Unproved | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
-        (Found::Unproved, Existing::Adopt) => return site.prove(wnid).await,
-        (Found::Nothing, _) => false,
+        (Found::Unproved, Existing::Adopt) => {
+            Some(stop.run_until_cancelled(site.prove(wnid)).await.unwrap_or(Err(Unfinished::Stopped))?)
+        }
+        (Found::Unproved | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
     };
+    if let Some(outcome) = skipped {
+        site.drop_tar(wnid).await?;
+        return Ok(outcome);
+    }
+    let replace = site.job.existing == Existing::Replace;
     let (staging, source, tar) = match (unpack_local_tar(site, wnid, stop).await?, site.job.delete_tar) {
         (Some((staging, source)), false) => (staging, source, TarFate::Stay),
         (Some((staging, source)), true) => (staging, source, TarFate::Remove),

@@ -13,6 +13,7 @@ mod slots;
 mod existing;
 mod fetch_class;
 mod local_tar;
+mod off_thread;
 mod receive;
 mod site;
 mod unfinished;
@@ -25,6 +26,7 @@ mod retry;
 mod source;
 
 mod checkpoint;
+mod descriptors;
 mod extract;
 mod manifest;
 mod publish;
@@ -40,6 +42,7 @@ use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 pub use crate::{
     coordinator_client::{Connector, InvalidAddress},
+    descriptors::TooFewDescriptors,
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
     origin::OriginError,
     site::SiteError,
@@ -68,7 +71,7 @@ pub struct WorkerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The coordinator answered that it never will.
-    #[error("work for the coordinator, which refused: {0}")]
+    #[error("work for the coordinator: {0}")]
     Refused(String),
     /// The target folder, or the HTTP client.
     #[error(transparent)]

@@ -17,6 +17,7 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
+    off_thread::off_thread,
     progress::Progress,
     site::{Site, SiteError},
     slots::{Lease, Slots},
@@ -136,10 +137,8 @@ pub async fn download_batch<Id: AsRef<str>>(
     let target: PathBuf = target_path.as_ref().to_owned();
     let mut threads = JoinSet::new();
     let slots = options.workers;
-    let site = tokio::task::spawn_blocking(move || {
-        Site::open(job, &target, slots, &mut threads).map(|site| (Arc::new(site), threads))
-    });
-    let (site, threads) = site.await.expect("opening the target does not panic")?;
+    let open = move || Site::open(job, &target, slots, &mut threads).map(|site| (Arc::new(site), threads));
+    let (site, threads) = off_thread(open).await?;
     let mut slots = Slots::new(Arc::clone(&site), Progress::new(Screen::Silent), slots);
     let mut waiting = wnids.into_iter();
     let mut fault = None;
@@ -157,7 +156,11 @@ pub async fn download_batch<Id: AsRef<str>>(
             Some((lease, Err(Unfinished::Failed(failure)))) => {
                 stats.count(&lease.wnid.to_string(), Outcome::Failed(failure));
             }
-            Some((_, Err(Unfinished::Stopped))) => {}
+            Some((_, Err(Unfinished::Stopped))) if fault.is_some() => {}
+            Some((lease, Err(Unfinished::Stopped))) => {
+                let taken = Failure::new(FailureKind::LeaseLost, "another process took the class over");
+                stats.count(&lease.wnid.to_string(), Outcome::Failed(taken));
+            }
             Some((_, Err(Unfinished::Target(error)))) => {
                 slots.stop_all();
                 fault.get_or_insert(error);

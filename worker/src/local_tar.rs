@@ -13,7 +13,7 @@ use crate::{
     site::Site,
     source::Source,
     staging::Staging,
-    unfinished::Unfinished,
+    unfinished::{self, Unfinished},
 };
 
 const BLOCK: usize = 256 << 10;
@@ -30,7 +30,7 @@ pub(crate) async fn unpack_local_tar(
         // A link or a folder of that name is not ours to read.
         let Ok(length) = path.symlink_metadata().and_then(|found| plain_length(&found)) else { return Ok(None) };
         let Ok(tar) = File::open(&path) else { return Ok(None) };
-        let fault = |source| Unfinished::Target(target.error("make a staging folder", source));
+        let fault = |error| unfinished::staging(target, "make a staging folder", error);
         let staging = Staging::create(target, wnid).map_err(fault)?;
         let source = Source { url: crate::download_error::shown(&url), length: Some(length), ..Source::default() };
         match unpack(tar, &staging, wnid, &source, &stop) {
@@ -41,7 +41,7 @@ pub(crate) async fn unpack_local_tar(
                 staging.remove().map_err(fault)?;
                 match error.into_failure() {
                     Ok(_) => Ok(None),
-                    Err((action, source)) => Err(Unfinished::Target(target.error(action, source))),
+                    Err((action, error)) => Err(unfinished::staging(target, &action, error)),
                 }
             }
         }
@@ -77,7 +77,6 @@ fn unpack(
             read => unpacker.push(&block[..read])?,
         }
     }
-    unpacker.checkpoint()?;
     unpacker.finish()?;
     Ok(Ended::Whole)
 }

@@ -1,37 +1,61 @@
 //! `worker`: downloads what a coordinator leases to it.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser as _;
-use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown, telemetry};
+use shared::{
+    exit_code::Exit,
+    job_line::Screen,
+    program,
+    shutdown::Shutdown,
+    telemetry::{self, Telemetry},
+};
+use tokio::sync::oneshot;
 use worker::{WorkerConfig, config::Cli};
 
-fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
-    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
-    let exit = runtime.block_on(run(cli)).unwrap_or_else(|error| {
-        // With standard error closed there is nobody left to tell.
-        writeln!(std::io::stderr(), "error: failed to {error:#}").ok();
-        Exit::CouldNotRun
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(exit.into())
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => program::run(run(cli)).into(),
+        Err(message) => {
+            let code = u8::try_from(message.exit_code()).ok().filter(|_| message.print().is_ok());
+            code.map_or(Exit::CouldNotRun.into(), ExitCode::from)
+        }
+    }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    let config = WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target };
-    let screen = Screen::for_stderr();
-    std::fs::create_dir_all(&config.target).with_context(|| format!("make the target {}", config.target.display()))?;
-    let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
-    let log = telemetry::open_log(&log).with_context(|| format!("open the log {}", log.display()))?;
-    let telemetry = telemetry::Telemetry::start(log, &screen, "worker")?;
-    let shutdown = Shutdown::default();
-    let (signalled, mut signal) = tokio::sync::oneshot::channel();
+async fn run(cli: Cli) -> Exit {
+    let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
+    let (signalled, mut signal) = oneshot::channel();
     let result = tokio::select! {
-        result = worker::run(&config, &cli.connect, &screen, &shutdown) => result,
-        Err(error) = shutdown.clone().on_signals(signalled) => return Err(error).context("listen for signals"),
+        result = work(cli, &screen, &shutdown) => result,
+        Err(error) = shutdown.clone().on_signals(signalled) => Err(format!("listen for signals: {error}")),
     };
+    match result {
+        // A signal that came when the job was done changes nothing.
+        Ok(Exit::Interrupted) => signal.try_recv().unwrap_or(Exit::Interrupted),
+        Ok(exit) => exit,
+        Err(error) => {
+            // With standard error closed there is nobody left to tell.
+            screen.write(format!("error: failed to {error}\n").as_bytes()).ok();
+            Exit::CouldNotRun
+        }
+    }
+}
+
+async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
+    let config = WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target };
+    let target = config.target.display();
+    std::fs::create_dir_all(&config.target)
+        .map_err(|error| format!("make the target {target}: {error} (give a folder with --target)"))?;
+    let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
+    let log = telemetry::open_log(&log)
+        .map_err(|error| format!("open the log {}: {error} (give a writable folder with --target)", log.display()))?;
+    let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
+    let exit = worker::run(&config, &cli.connect, screen, shutdown).await.map_err(|error| error.to_string());
+    if let Err(error) = &exit {
+        // The screen hears it from the caller.
+        tracing::info!("failed to {error}");
+    }
     telemetry.flush().await;
-    Ok(signal.try_recv().unwrap_or(result?))
+    exit
 }

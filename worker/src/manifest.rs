@@ -4,10 +4,14 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read as _, Write},
     path::Path,
 };
 
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 use shared::{Wnid, outcome::Published};
 
@@ -19,8 +23,10 @@ pub(crate) const MANIFEST: &str = ".manifest.json";
 const VERSION: u32 = 1;
 /// Stands before the digest; what it covers ends right before this.
 const DIGEST_MARK: &str = "  \"digest\": \"";
-/// A class of 200,000 files stays below this; anything larger was not written by this program.
-const LARGEST: u64 = 128 << 20;
+/// Stands behind the files.
+const FILES_END: &str = "  ],\n";
+/// Names have at most 255 bytes, URLs some thousand; anything longer was not written by this program.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// What a manifest says of the class as a whole; the list of files follows it in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +89,7 @@ pub(crate) fn write(
     };
     let head = serde_json::to_string_pretty(&manifest)?;
     let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
-    write!(out, "\n  ],{head},\n")?;
+    write!(out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
     let digest = out.hasher.finalize().to_hex();
     write!(out, "{DIGEST_MARK}{digest}\"\n}}\n")?;
     out.flush()?;
@@ -91,32 +97,56 @@ pub(crate) fn write(
     Ok(manifest)
 }
 
-/// Reads the manifest of a class; `None` when there is none that proves anything.
+/// Reads the manifest of a class; `None` when there is none that proves anything. Line by line: memory does not grow with the
+/// number of files, which are not needed here.
 ///
 /// # Errors
 /// When a manifest is there and cannot be read.
 pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
-    let text = match File::open(folder.join(MANIFEST)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(file) if file.metadata()?.len() > LARGEST => return Ok(None),
-        Ok(mut file) => {
-            let mut text = Vec::new();
-            io::Read::read_to_end(&mut file, &mut text)?;
-            text
-        }
+    // A pipe of that name must not make anybody wait.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file: File = match rustix::fs::open(folder.join(MANIFEST), flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        opened => opened?.into(),
     };
-    Ok(parse(&text, wnid))
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    parse(BufReader::new(file), wnid)
 }
 
-fn parse(text: &[u8], wnid: Wnid) -> Option<Manifest> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (covered, digest) = text.split_at(text.rfind(DIGEST_MARK)?);
-    let digest = digest.strip_prefix(DIGEST_MARK)?.strip_suffix("\"\n}\n")?;
-    if blake3::hash(covered.as_bytes()).to_hex().as_str() != digest {
-        return None;
+fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
+    let (mut line, mut head, mut files_passed) = (Vec::new(), b"{".to_vec(), false);
+    let mut covered = blake3::Hasher::new();
+    loop {
+        line.clear();
+        text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        if let Some(rest) = line.strip_prefix(DIGEST_MARK.as_bytes()) {
+            let mut end = Vec::new();
+            text.by_ref().take(LONGEST_LINE).read_to_end(&mut end)?;
+            let digest = covered.finalize().to_hex();
+            let whole = rest.strip_suffix(b"\"\n") == Some(digest.as_bytes()) && end == b"}\n";
+            return Ok(whole.then(|| manifest_of(&head, wnid)).flatten());
+        }
+        covered.update(&line);
+        if files_passed {
+            head.extend_from_slice(&line);
+            if head.len() as u64 > LONGEST_LINE {
+                return Ok(None);
+            }
+        }
+        files_passed |= line == FILES_END.as_bytes();
     }
-    let manifest: Manifest = serde_json::from_str(text).ok()?;
+}
+
+/// The head of a manifest, which stands behind the files and ends with a comma.
+fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
+    let mut head = head.trim_ascii_end().strip_suffix(b",")?.to_vec();
+    head.push(b'}');
+    let manifest: Manifest = serde_json::from_slice(&head).ok()?;
     (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
 }
 
@@ -180,10 +210,10 @@ mod tests {
         written(folder.path());
         let text = fs::read(folder.path().join(MANIFEST)).unwrap();
         for cut in 0..text.len() {
-            assert_eq!(parse(&text[..cut], wnid()), None, "cut at {cut}");
+            assert_eq!(parse(&text[..cut], wnid()).unwrap(), None, "cut at {cut}");
             let mut edited = text.clone();
             edited[cut] ^= 1;
-            assert_eq!(parse(&edited, wnid()), None, "edited at {cut}");
+            assert_eq!(parse(&*edited, wnid()).unwrap(), None, "edited at {cut}");
         }
     }
 
@@ -193,8 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_under_the_manifests_name_makes_nobody_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join(MANIFEST);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert_eq!(read(folder.path(), wnid()).unwrap(), None);
+    }
+
+    #[test]
     fn the_first_version_stays_readable() {
-        let manifest = parse(VERSION_1.as_bytes(), wnid()).expect("a valid manifest of version 1");
+        let manifest = parse(VERSION_1.as_bytes(), wnid()).unwrap().expect("a valid manifest of version 1");
         assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
         assert_eq!(manifest.run, "run");
     }

@@ -49,14 +49,25 @@ pub enum OriginError {
     Client(reqwest::Error),
 }
 
-/// The origin's answer to a request for the bytes from `from` on.
+/// The origin's answer to a request for a tar, or for the rest of one.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) response: Response,
     /// The tar that is being sent.
     pub(crate) source: Source,
-    /// Where in the tar the body begins.
-    pub(crate) from: u64,
+    /// What of it the body is.
+    pub(crate) part: Part,
+}
+
+/// What of a tar a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// From this offset to the end.
+    From(u64),
+    /// Nobody can tell.
+    Unclear,
 }
 
 impl Origin {
@@ -64,11 +75,12 @@ impl Origin {
     pub(crate) fn new(job: &JobOptions, connections: usize) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let host = base.host_str().unwrap_or_default().to_owned();
+        let sent_to = redirect::SentTo::default();
         let mut builder = Client::builder()
             .http1_only() // one connection a transfer: HTTP/2 would put all of them on one
             .user_agent(concat!("imagenet-downloader/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers(job)?)
-            .redirect(redirect::policy(base, !job.headers.is_empty()))
+            .redirect(redirect::policy(base, !job.headers.is_empty(), sent_to.clone()))
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT.min(job.timeout))
             .pool_idle_timeout(POOL_IDLE)
@@ -76,7 +88,7 @@ impl Origin {
         if is_loopback(&host) {
             builder = builder.no_proxy();
         }
-        builder = builder.dns_resolver(redirect::PublicAddresses { trusted: host });
+        builder = builder.dns_resolver(redirect::PublicAddresses { sent_to });
         if !job.ca_pem.is_empty() {
             let certificates = reqwest::Certificate::from_pem_bundle(&job.ca_pem).map_err(OriginError::Certificate)?;
             builder = builder.tls_certs_merge(certificates);
@@ -99,15 +111,12 @@ impl Origin {
             request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
         }
         let response = self.send(request).await?;
-        let from =
-            if response.status() == reqwest::StatusCode::PARTIAL_CONTENT { range_start(&response) } else { Some(0) };
-        let from =
-            from.ok_or_else(|| DownloadError::Connection { why: "a partial answer without a range".to_owned() })?;
-        let source = Source::of_answer(url, &response, from);
+        let part = part(&response);
+        let source = Source::of_answer(url, &response, if let Part::From(from) = part { from } else { 0 });
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {
             return Err(DownloadError::TooLong { length });
         }
-        Ok(Opened { response, source, from })
+        Ok(Opened { response, source, part })
     }
 
     /// Asks for a tar's length and validators only.
@@ -208,10 +217,18 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
 }
 
-/// First byte of a `Content-Range: bytes 5-9/10`.
-fn range_start(response: &Response) -> Option<u64> {
-    let text = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
-    text.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+/// Some origins answer 200 and send a part all the same: only 206 with `Content-Range: bytes 5-9/10`, or 200 without, is clear.
+fn part(response: &Response) -> Part {
+    let partial = response.status() == reqwest::StatusCode::PARTIAL_CONTENT;
+    match (partial, response.headers().get(header::CONTENT_RANGE)) {
+        (false, None) => Part::Whole,
+        (true, Some(range)) => range_start(range).map_or(Part::Unclear, Part::From),
+        _ => Part::Unclear,
+    }
+}
+
+fn range_start(range: &HeaderValue) -> Option<u64> {
+    range.to_str().ok()?.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -6,14 +6,18 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, ErrorKind},
     sync::Arc,
 };
 
 use shared::{Wnid, job::Durability};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{manifest, staging::Staging, target::Target};
+use crate::{
+    manifest::{self, Manifest},
+    staging::Staging,
+    target::{Target, remove_if_there},
+};
 
 /// At most so many classes share a commit.
 const LARGEST_BATCH: usize = 64;
@@ -40,12 +44,12 @@ pub(crate) enum TarFate {
 }
 
 /// How a publication ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Publication {
     /// The class folder is there, by this call.
     Done,
     /// Somebody else was first, and the folder has a valid manifest.
-    AlreadyThere,
+    AlreadyThere(Manifest),
     /// Something else stands under the name.
     Occupied,
 }
@@ -87,24 +91,22 @@ pub(crate) fn start(target: Arc<Target>, durability: Durability, threads: &mut t
 }
 
 fn commit(target: &Target, durability: Durability, batch: Vec<(Staged, Reply)>) {
-    let mut outcome = match durability {
-        Durability::Power => sync_contents(target, &batch),
-        Durability::Process => Ok(()),
-    };
-    let mut published = Vec::with_capacity(batch.len());
-    for (staged, reply) in batch {
-        // After a failed sync nothing can be trusted: the kernel may have dropped what it could not write.
-        let result = match &outcome {
-            Ok(()) => move_into_place(target, &staged),
-            Err(error) => Err(same(error)),
-        };
-        published.push((staged, reply, result));
-    }
-    if durability == Durability::Power && outcome.is_ok() {
-        outcome = target.folder().sync_all();
-    }
+    let durable = durability == Durability::Power;
+    // After a failed sync nothing can be trusted: the kernel may have dropped what it could not write.
+    let synced = if durable { sync_file_system(target) } else { Ok(()) };
+    let published: Vec<_> = batch
+        .into_iter()
+        .map(|(staged, reply)| {
+            let result = match &synced {
+                Ok(()) => publish_one(target, &staged, durable),
+                Err(error) => Err(same(error)),
+            };
+            (staged, reply, result)
+        })
+        .collect();
+    let recorded = if durable { target.folder().sync_all() } else { Ok(()) };
     for (staged, reply, result) in published {
-        let result = result.and_then(|publication| match &outcome {
+        let result = result.and_then(|publication| match &recorded {
             Ok(()) => Ok(publication),
             Err(error) => Err(same(error)),
         });
@@ -123,14 +125,6 @@ fn same(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
-fn sync_contents(target: &Target, batch: &[(Staged, Reply)]) -> io::Result<()> {
-    sync_file_system(target)?;
-    for (staged, _) in batch {
-        File::open(staged.staging.class_folder())?.sync_all()?;
-    }
-    Ok(())
-}
-
 #[cfg(target_os = "linux")]
 fn sync_file_system(target: &Target) -> io::Result<()> {
     Ok(rustix::fs::syncfs(target.folder())?)
@@ -143,7 +137,10 @@ fn sync_file_system(_: &Target) -> io::Result<()> {
 }
 
 /// The tar first: where the folder is, everything is.
-fn move_into_place(target: &Target, staged: &Staged) -> io::Result<Publication> {
+fn publish_one(target: &Target, staged: &Staged, durable: bool) -> io::Result<Publication> {
+    if durable {
+        File::open(staged.staging.class_folder())?.sync_all()?;
+    }
     if staged.tar == TarFate::Move {
         fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;
     }
@@ -154,17 +151,20 @@ fn move_into_place(target: &Target, staged: &Staged) -> io::Result<Publication> 
     Ok(publication)
 }
 
+/// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
+/// link under the name as well, and never follows a link.
 fn rename_folder(target: &Target, staged: &Staged) -> io::Result<Publication> {
     let (from, to) = (staged.staging.class_folder(), target.class_folder(staged.wnid));
-    let occupied = match fs::rename(&from, &to) {
+    let error = match fs::rename(&from, &to) {
         Ok(()) => return Ok(Publication::Done),
         Err(error) => error,
     };
-    if !is_occupied(&occupied) {
-        return Err(occupied);
+    // Whatever went wrong, on a network disk also an answer that was lost: what stands there decides.
+    if let Ok(Some(manifest)) = manifest::read(&to, staged.wnid) {
+        return Ok(Publication::AlreadyThere(manifest));
     }
-    if manifest::read(&to, staged.wnid).is_ok_and(|manifest| manifest.is_some()) {
-        return Ok(Publication::AlreadyThere);
+    if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory) {
+        return Err(error);
     }
     if !staged.replace {
         return Ok(Publication::Occupied);
@@ -174,17 +174,11 @@ fn rename_folder(target: &Target, staged: &Staged) -> io::Result<Publication> {
     Ok(Publication::Done)
 }
 
-/// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
-/// link under the name as well, and never follows a link.
-fn is_occupied(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
-    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
-}
-
 /// Removes a class's tar, if there is one.
 pub(crate) fn remove_tar(target: &Target, wnid: Wnid) -> io::Result<()> {
     match fs::remove_file(target.tar(wnid)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        // A folder of that name is no tar.
+        Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(()),
+        removed => remove_if_there(removed),
     }
 }

@@ -48,8 +48,16 @@ pub(crate) async fn receive(
             }
             Ok(Piece::End) => match intake.finish().await? {
                 Some(source) => return Ok((intake.staging, source)),
-                None => download.begin_again().await.map_err(|error| Unfinished::Failed(error.into()))?,
+                None => match stop.run_until_cancelled(download.begin_again()).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => return Err(site.failed(intake.staging, error.into()).await),
+                    None => return Err(Unfinished::Stopped),
+                },
             },
+            Err(Unfinished::Failed(failure)) => {
+                intake.forget().await;
+                return Err(site.failed(intake.staging, failure).await);
+            }
             Err(unfinished) => {
                 intake.checkpoint().await?;
                 return Err(unfinished);
@@ -87,7 +95,7 @@ impl Intake<'_> {
     async fn checkpoint(&mut self) -> Result<(), Unfinished> {
         let Some((extraction, _)) = self.at_work.take() else { return Ok(()) };
         match extraction.stop().await {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => Err(self.site.broken(self.staging.clone(), error).await),
         }
     }

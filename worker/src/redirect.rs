@@ -2,7 +2,11 @@
 //!
 //! The address that was checked is the address that is connected to, because the check stands in the resolver.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+};
 
 use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
@@ -69,12 +73,20 @@ fn below(lower: &str, upper: &str) -> bool {
     upper.contains('.') && lower.strip_suffix(upper).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// The client's redirect policy for an origin.
-pub(crate) fn policy(base: Url, secrets: bool) -> Policy {
+/// Hosts that the origin has sent us to. Everything else that is resolved, the user has named: the origin, a proxy.
+pub(crate) type SentTo = Arc<Mutex<BTreeSet<String>>>;
+
+/// The client's redirect policy for an origin; notes where it leads.
+pub(crate) fn policy(base: Url, secrets: bool, sent_to: SentTo) -> Policy {
     Policy::custom(move |attempt| {
         let from = attempt.previous().last().unwrap_or(&base);
         match judge(&base, from, attempt.url(), attempt.previous().len(), secrets) {
-            Ok(()) => attempt.follow(),
+            Ok(()) => {
+                if let Some(host) = attempt.url().host_str().filter(|host| base.host_str() != Some(*host)) {
+                    sent_to.lock().expect("nothing panics while it holds this lock").insert(host.to_owned());
+                }
+                attempt.follow()
+            }
             Err(refused) => attempt.error(refused),
         }
     })
@@ -83,16 +95,15 @@ pub(crate) fn policy(base: Url, secrets: bool) -> Policy {
 /// Resolves names; those that we were merely sent to must have public addresses.
 #[derive(Debug)]
 pub(crate) struct PublicAddresses {
-    /// The host that the user named: wherever it is, it is meant.
-    pub(crate) trusted: String,
+    pub(crate) sent_to: SentTo,
 }
 
 impl Resolve for PublicAddresses {
     fn resolve(&self, name: Name) -> Resolving {
-        let trusted = name.as_str() == self.trusted;
+        let named = !self.sent_to.lock().expect("nothing panics while it holds this lock").contains(name.as_str());
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| trusted || is_public(address.ip())).collect();
+            let allowed: Vec<SocketAddr> = found.filter(|address| named || is_public(address.ip())).collect();
             if allowed.is_empty() {
                 return Err(RefusedRedirect::OtherHost { host: format!("{}, a private address", name.as_str()) }.into());
             }
@@ -168,6 +179,16 @@ mod tests {
         let host = "www.h.org".to_owned();
         assert_eq!(hop("https://h.org/", "https://www.h.org/", 1, true), Err(RefusedRedirect::Secrets { host }));
         assert_eq!(hop("https://h.org/", "https://h.org/y", 1, true), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_private_address_is_fine_for_a_host_that_the_user_named_and_for_no_other() {
+        let sent_to = SentTo::default();
+        let resolver = PublicAddresses { sent_to: sent_to.clone() };
+        assert!(resolver.resolve("localhost".parse().unwrap()).await.is_ok());
+        sent_to.lock().unwrap().insert("localhost".to_owned());
+        let refused = resolver.resolve("localhost".parse().unwrap()).await.err().unwrap();
+        assert!(refused.to_string().contains("localhost, a private address"), "{refused}");
     }
 
     #[test]

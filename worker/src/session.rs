@@ -111,7 +111,8 @@ pub(crate) async fn work(
     }
     // The renewals stop, and the committer ends with the last handle on the site.
     drop((worker, site, stop_guard));
-    threads.join_all().await;
+    // A sync of a slow disk can take long; a second signal does not wait for it.
+    shutdown.abort.run_until_cancelled(threads.join_all()).await;
     Ok(ended)
 }
 
@@ -150,7 +151,10 @@ impl Worker {
                 () = shutdown.abort.cancelled() => break Ended::Drained,
                 _ = redraw.tick() => {
                     self.status.received_bytes = self.progress.received_bytes();
-                    line.update(&self.status);
+                    // Nothing is known of the job before the first answer.
+                    if self.status.total > 0 {
+                        line.update(&self.status);
+                    }
                 }
             }
         };

@@ -5,21 +5,24 @@ use std::{io, path::Path, sync::Arc};
 use shared::{
     Wnid,
     job::JobOptions,
-    outcome::{Failure, FailureKind, Outcome},
+    outcome::{Failure, Outcome},
 };
 use tokio::task::JoinSet;
 
 use crate::{
+    descriptors::{TooFewDescriptors, make_room},
     download::head,
     existing::{self, Found},
     extract::UnpackError,
     manifest::{self, Manifest, Provenance},
+    off_thread::off_thread,
     origin::{Origin, OriginError},
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
+    retry::{Verdict, verdict},
     source::Source,
     staging::{Checkpoint, Staging},
     target::{Target, TargetError},
-    unfinished::{Unfinished, conflict},
+    unfinished::{self, Unfinished, conflict, storage},
 };
 
 /// A job at a target.
@@ -40,6 +43,9 @@ pub enum SiteError {
     /// The HTTP client.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// The limit on open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
 }
 
 impl Site {
@@ -50,6 +56,7 @@ impl Site {
         slots: usize,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
+        make_room(slots)?;
         let target = Arc::new(Target::open(target)?);
         let origin = Origin::new(&job, slots)?;
         let publisher = publish::start(Arc::clone(&target), job.durability, threads);
@@ -62,8 +69,11 @@ impl Site {
 
     /// What stands under the class's name.
     pub(crate) async fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
-        self.off_thread(move |target| existing::look(target, wnid).map_err(|source| unreadable(target, wnid, &source)))
-            .await
+        let keep_tar = !self.job.delete_tar;
+        self.off_thread(move |target| {
+            existing::look(target, wnid, keep_tar).map_err(|error| storage(target, "look at what is there", error))
+        })
+        .await
     }
 
     /// With `--delete-tar` no tar is left behind, also not by an earlier run.
@@ -72,7 +82,7 @@ impl Site {
             return Ok(());
         }
         self.off_thread(move |target| {
-            remove_tar(target, wnid).map_err(|source| Unfinished::Target(target.error("remove a tar", source)))
+            remove_tar(target, wnid).map_err(|error| storage(target, "remove the tar", error))
         })
         .await
     }
@@ -83,7 +93,7 @@ impl Site {
         let with_tar = !self.job.delete_tar;
         self.off_thread(move |target| {
             Staging::take_over(target, wnid, &url, with_tar)
-                .map_err(|source| Unfinished::Target(target.error("make a staging folder", source)))
+                .map_err(|error| unfinished::staging(target, "make a staging folder", error))
         })
         .await
     }
@@ -91,9 +101,10 @@ impl Site {
     /// Proves a folder that has no manifest by one question to the origin, and gives it one; or says why not.
     pub(crate) async fn prove(&self, wnid: Wnid) -> Result<Outcome, Unfinished> {
         let asked = head(&self.origin, &self.job.url.for_class(wnid), self.job.retries).await;
-        let source = asked.map_err(|error| match Failure::from(error) {
-            failure if failure.kind.is_transient() => Unfinished::Failed(failure),
-            failure => conflict(&format!("the folder has no manifest, and cannot be proved: {}", failure.message)),
+        let source = asked.map_err(|error| match verdict(&error) {
+            // Tried to the end: the origin's fault, and no word about the folder.
+            Verdict::Retry { .. } => Unfinished::Failed(error.into()),
+            Verdict::GiveUp => conflict(&format!("the folder has no manifest, and cannot be proved: {error}")),
         })?;
         let Some(length) = source.length else {
             return Err(conflict("the folder has no manifest, and the origin does not say how long the tar is"));
@@ -101,15 +112,15 @@ impl Site {
         let run = self.job.run_id.clone();
         self.off_thread(move |target| {
             let folder = target.class_folder(wnid);
-            let unreadable = |source: io::Error| unreadable(target, wnid, &source);
-            if let Err(why) = existing::matches(&folder, length).map_err(unreadable)? {
+            let proved = existing::matches(&folder, length);
+            if let Err(why) = proved.map_err(|error| storage(target, "read the folder", error))? {
                 return Err(conflict(&format!(
                     "the folder has no manifest, and is not the origin's tar: {why} \
                      (--existing replace downloads it anew, --existing trust takes it as it is)"
                 )));
             }
             let manifest = existing::adopt(&folder, wnid, &run, &source)
-                .map_err(|source| Unfinished::Target(target.error("write a manifest", source)))?;
+                .map_err(|error| storage(target, "adopt the folder", error))?;
             tracing::info!(%wnid, "adopted: the folder is the whole tar");
             Ok(Outcome::Skipped(manifest.published()))
         })
@@ -129,32 +140,40 @@ impl Site {
         let (staging, manifest) = self
             .off_thread(move |target| {
                 let manifest = write_manifest(&staging, wnid, &run, &source)
-                    .map_err(|source| Unfinished::Target(target.error("write a manifest", source)))?;
+                    .map_err(|error| unfinished::staging(target, "write the manifest", error))?;
                 Ok((staging, manifest))
             })
             .await?;
         let staged = Staged { wnid, staging, tar, replace };
         match self.publisher.publish(staged).await {
             Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
-            Ok(Publication::AlreadyThere) => Ok(Outcome::Skipped(manifest.published())),
+            Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
-            Err(source) => Err(Unfinished::Target(self.target.error("publish a class", source))),
+            Err(error) => Err(unfinished::staging(&self.target, "publish the class", error)),
         }
     }
 
     /// Sorts what broke an unpacking; a bad archive leaves nothing behind.
     pub(crate) async fn broken(&self, staging: Staging, error: UnpackError) -> Unfinished {
         match error.into_failure() {
-            Err((action, source)) => Unfinished::Target(self.target.error(action, source)),
-            Ok(failure) => {
-                let removed = self.off_thread(move |target| {
-                    staging
-                        .remove()
-                        .map_err(|source| Unfinished::Target(target.error("remove a staging folder", source)))
-                });
-                removed.await.err().unwrap_or(Unfinished::Failed(failure))
-            }
+            Err((action, error)) => unfinished::staging(&self.target, &action, error),
+            Ok(failure) => self.failed(staging, failure).await,
         }
+    }
+
+    /// Ends a class as failed; what was staged of it is of no use to anybody.
+    pub(crate) async fn failed(&self, staging: Staging, failure: Failure) -> Unfinished {
+        let removed = self.off_thread(move |target| {
+            staging.remove().map_err(|error| storage(target, "remove a staging folder", error))
+        });
+        removed.await.err().unwrap_or(Unfinished::Failed(failure))
+    }
+
+    /// The outcome of a class whose folder is complete. A manifest of this very run: an earlier process published the class
+    /// and had no time to say so.
+    pub(crate) fn found(&self, manifest: &Manifest) -> Outcome {
+        let published = manifest.published();
+        if manifest.run == self.job.run_id { Outcome::Success(published) } else { Outcome::Skipped(published) }
     }
 
     /// Runs file work where it may block.
@@ -163,17 +182,11 @@ impl Site {
         work: impl FnOnce(&Target) -> Result<T, Unfinished> + Send + 'static,
     ) -> Result<T, Unfinished> {
         let target = Arc::clone(&self.target);
-        tokio::task::spawn_blocking(move || work(&target)).await.expect("file work does not panic")
+        off_thread(move || work(&target)).await
     }
 }
 
 fn write_manifest(staging: &Staging, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
     let files = staging.entries()?.map(Ok);
     manifest::write(&staging.class_folder(), Provenance { wnid, run, source, adopted: false }, files)
-}
-
-/// What cannot be read under one class's name is that class's failure.
-fn unreadable(target: &Target, wnid: Wnid, error: &io::Error) -> Unfinished {
-    let folder = target.class_folder(wnid);
-    Unfinished::Failed(Failure::new(FailureKind::StorageError, format!("cannot read {}: {error}", folder.display())))
 }

@@ -37,19 +37,25 @@ impl Source {
     /// What to send as `If-Range`: a strong `ETag`, else `Last-Modified` where the length is known too. Without one a cut
     /// download starts anew, because nothing would prove that the rest belongs to the same version (RFC 9110 §13.1.5).
     pub(crate) fn validator(&self) -> Option<&str> {
-        let strong = self.etag.as_deref().filter(|etag| etag.starts_with('"'));
+        let strong = self.etag.as_deref().filter(|_| self.has_strong_tag());
         strong.or_else(|| self.length.and(self.last_modified.as_deref()))
     }
 
-    /// Whether a partial answer about `other` goes on with this version. A validator that only one of them has proves
-    /// nothing against it: the origin has already compared the one that was sent.
-    pub(crate) fn is_continued_by(&self, other: &Self) -> bool {
+    /// Whether a partial answer, said to be of `part`, goes on with this version. The validator that was sent must come back
+    /// where an origin has to repeat it (`ETag`, RFC 9110 §15.3.7), so that one which ignores `If-Range` is found out; a
+    /// date need not come back, but the length must.
+    pub(crate) fn is_continued_by(&self, part: &Self) -> bool {
         fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
             one.zip(other).is_none_or(|(one, other)| one == other)
         }
-        agree(self.length.as_ref(), other.length.as_ref())
-            && agree(self.etag.as_ref(), other.etag.as_ref())
-            && agree(self.last_modified.as_ref(), other.last_modified.as_ref())
+        if self.has_strong_tag() {
+            return self.etag == part.etag && agree(self.length.as_ref(), part.length.as_ref());
+        }
+        self.length == part.length && agree(self.last_modified.as_ref(), part.last_modified.as_ref())
+    }
+
+    fn has_strong_tag(&self) -> bool {
+        self.etag.as_deref().is_some_and(|etag| etag.starts_with('"'))
     }
 }
 
@@ -81,11 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn another_length_tag_or_date_is_another_version() {
-        let known = source(Some(10), Some("\"a\""), None);
-        assert!(known.is_continued_by(&source(Some(10), Some("\"a\""), Some("date"))));
+    fn a_part_must_repeat_the_tag_that_was_sent() {
+        let known = source(Some(10), Some("\"a\""), Some("date"));
+        assert!(known.is_continued_by(&source(Some(10), Some("\"a\""), None)));
+        assert!(!known.is_continued_by(&source(Some(10), None, Some("date"))), "it may be any version");
+        assert!(!known.is_continued_by(&source(Some(10), Some("\"b\""), Some("date"))));
+        assert!(!known.is_continued_by(&source(Some(11), Some("\"a\""), Some("date"))));
+    }
+
+    #[test]
+    fn where_a_date_was_sent_the_length_must_be_the_same() {
+        let known = source(Some(10), Some("W/\"a\""), Some("date"));
         assert!(known.is_continued_by(&source(Some(10), None, None)));
-        assert!(!known.is_continued_by(&source(Some(11), Some("\"a\""), None)));
-        assert!(!known.is_continued_by(&source(Some(10), Some("\"b\""), None)));
+        assert!(!known.is_continued_by(&source(None, None, Some("date"))));
+        assert!(!known.is_continued_by(&source(Some(11), None, Some("date"))));
+        assert!(!known.is_continued_by(&source(Some(10), None, Some("another date"))));
     }
 }

@@ -15,7 +15,7 @@ use shared::Wnid;
 use crate::{
     checkpoint::{self, Entries, FileEntry, Journal},
     source::Source,
-    target::Target,
+    target::{Target, remove_if_there},
 };
 
 /// A staging folder that this process owns.
@@ -39,7 +39,10 @@ impl Staging {
     /// Makes an empty staging folder.
     pub(crate) fn create(target: &Target, wnid: Wnid) -> io::Result<Self> {
         let staging = Self { path: target.partial().join(format!("{wnid}.{:016x}", rand::random::<u64>())) };
-        fs::create_dir(&staging.path)?;
+        if fs::create_dir(&staging.path).is_err() {
+            target.restore_partial()?;
+            fs::create_dir(&staging.path)?;
+        }
         fs::create_dir(staging.class_folder())?;
         Ok(staging)
     }
@@ -60,10 +63,18 @@ impl Staging {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 renamed => renamed?,
             }
+            let left = Self { path: mine };
             if checkpoint.is_none() {
-                checkpoint = staging.adopt(&Self { path: mine.clone() }, url, with_tar)?;
+                checkpoint = staging.adopt(&left, url, with_tar)?;
             }
-            fs::remove_dir_all(&mine)?;
+            // A folder that another process was replacing waits there until the new one is in its place.
+            if left.replaced().exists() && !staging.replaced().exists() {
+                fs::rename(left.replaced(), staging.replaced())?;
+            }
+            // A former owner that still writes, or a file that is open on a network disk, can keep it from going.
+            if let Err(error) = left.remove() {
+                tracing::info!(%wnid, %error, "a former staging folder stays until the end of the job");
+            }
         }
         Ok((staging, checkpoint))
     }
@@ -109,17 +120,15 @@ impl Staging {
 
     /// Empties the staging folder, for a tar that begins anew.
     pub(crate) fn clear(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.path)?;
-        fs::create_dir(&self.path)?;
+        remove_if_there(fs::remove_dir_all(self.class_folder()))?;
+        remove_if_there(fs::remove_file(self.tar()))?;
+        remove_if_there(fs::remove_file(self.journal()))?;
         fs::create_dir(self.class_folder())
     }
 
     /// Removes it with all that is in it.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(fs::remove_dir_all(&self.path))
     }
 
     /// The future class folder.

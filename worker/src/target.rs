@@ -3,28 +3,36 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::Access;
 
 use shared::Wnid;
 
 /// Folder of staging and checkpoints, gone when the job is done (loaders take every folder for a class).
 const PARTIAL: &str = ".partial";
+/// In it, the beginning of the names of the files that living processes hold locked.
+const PRESENCE: &str = "in-use.";
 
 /// An open target folder.
 #[derive(Debug)]
 pub(crate) struct Target {
     root: PathBuf,
     folder: File,
+    /// Says to others, by its lock, that this process lives and that what lies in `.partial` may be in use.
+    presence: PathBuf,
+    _present: File,
 }
 
 /// The target cannot be used: not this class's fault, so the process stops and nobody's attempts are burnt.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} in the target folder {}: {source}{}", target.display(), advice(source))]
+#[error("{action} in the target folder {}: {cause}{}", target.display(), advice(cause))]
 pub struct TargetError {
     target: PathBuf,
     action: String,
-    source: io::Error,
+    cause: io::Error,
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -44,25 +52,38 @@ fn advice(error: &io::Error) -> &'static str {
 impl Target {
     /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and renamed in it.
     pub(crate) fn open(path: &Path) -> Result<Self, TargetError> {
-        let error = |action: &str, source| TargetError { target: path.to_owned(), action: action.to_owned(), source };
-        fs::create_dir_all(path).map_err(|source| error("make a folder", source))?;
+        let error = |action: &'static str| {
+            move |cause| TargetError { target: path.to_owned(), action: action.to_owned(), cause }
+        };
+        fs::create_dir_all(path).map_err(error("make a folder"))?;
         // A link at the root is followed once, here.
-        let root = path.canonicalize().map_err(|source| error("find the way", source))?;
-        let folder = File::open(&root).map_err(|source| error("look", source))?;
-        let target = Self { root, folder };
-        target.try_out().map_err(|source| error("write", source))?;
+        let root = path.canonicalize().map_err(error("find the way"))?;
+        let folder = File::open(&root).map_err(error("look"))?;
+        make_partial(&root).map_err(error("make a folder"))?;
+        let presence = root.join(PARTIAL).join(format!("{PRESENCE}{:016x}", rand::random::<u64>()));
+        let present = File::create_new(&presence).map_err(error("write"))?;
+        if let Err(cause) = present.try_lock() {
+            tracing::debug!(%cause, "this file system knows no locks");
+        }
+        let target = Self { root, folder, presence, _present: present };
+        target.try_out().map_err(error("write"))?;
         Ok(target)
     }
 
-    /// What publishing does, once, on something empty.
+    /// What staging and publishing do, on something small; leaves nothing in the target itself, whenever it is cut off.
     fn try_out(&self) -> io::Result<()> {
-        fs::create_dir_all(self.partial())?;
-        let name = format!("probe.{:016x}", rand::random::<u64>());
-        let (staged, published) = (self.partial().join(&name), self.root.join(format!(".{name}")));
-        fs::create_dir(&staged)?;
-        fs::write(staged.join("file"), b"probe")?;
-        fs::rename(&staged, &published)?;
-        fs::remove_dir_all(&published)
+        let probe = self.partial().join(format!("probe.{:016x}", rand::random::<u64>()));
+        let renamed = probe.with_extension("renamed");
+        fs::create_dir(&probe)?;
+        fs::write(probe.join("file"), b"probe")?;
+        fs::rename(&probe, &renamed)?;
+        fs::remove_dir_all(&renamed)?;
+        rustix::fs::access(&self.root, Access::WRITE_OK)?;
+        if fs::metadata(self.partial())?.dev() == fs::metadata(&self.root)?.dev() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::CrossesDevices.into())
+        }
     }
 
     /// The folder itself, open.
@@ -85,15 +106,89 @@ impl Target {
     }
 
     /// Says that the target, and not a class, is at fault.
-    pub(crate) fn error(&self, action: impl Into<String>, source: io::Error) -> TargetError {
-        TargetError { target: self.root.clone(), action: action.into(), source }
+    pub(crate) fn error(&self, action: impl Into<String>, cause: io::Error) -> TargetError {
+        TargetError { target: self.root.clone(), action: action.into(), cause }
     }
 
-    /// Takes staging and checkpoints away when the job is done.
+    /// Whether an error that met one class would meet every other as well.
+    pub(crate) fn is_at_fault(&self, error: &io::Error) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+            || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            || self.try_out().is_err()
+    }
+
+    /// Makes the folder of stagings again, if whoever finished first took it away; never the target itself, which could be
+    /// an unmounted disk.
+    pub(crate) fn restore_partial(&self) -> io::Result<()> {
+        make_partial(&self.root)
+    }
+
+    /// Takes staging and checkpoints away when the job is done, unless another process still works here.
     pub(crate) fn remove_partial(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.partial()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        remove_if_there(fs::remove_file(&self.presence))?;
+        let entries = match fs::read_dir(self.partial()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let is_presence = entry.file_name().to_string_lossy().starts_with(PRESENCE);
+            if is_presence && File::open(entry.path()).is_ok_and(|other| other.try_lock().is_err()) {
+                return Ok(());
+            }
         }
+        remove_if_there(fs::remove_dir_all(self.partial()))
+    }
+}
+
+fn make_partial(root: &Path) -> io::Result<()> {
+    match fs::create_dir(root.join(PARTIAL)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// What is gone already is fine.
+pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_use_by_another_process_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
+        fs::create_dir(one.partial().join("n00000001.1")).unwrap();
+        one.remove_partial().unwrap();
+        assert!(other.partial().join("n00000001.1").exists());
+        other.remove_partial().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(folder.path()).unwrap();
+        fs::write(target.partial().join("in-use.of-a-dead-process"), "").unwrap();
+        target.remove_partial().unwrap();
+        assert!(!target.partial().exists());
+    }
+
+    #[test]
+    fn one_class_is_not_the_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(folder.path()).unwrap();
+        assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
+        assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
+        fs::remove_dir_all(folder.path()).unwrap();
+        assert!(target.is_at_fault(&io::ErrorKind::NotFound.into()));
+        assert!(target.restore_partial().is_err(), "a target that is gone is not made again");
     }
 }

@@ -1,8 +1,10 @@
 //! Why a class did not get where it should: its own failure, the target's fault, or a stop.
 
+use std::io;
+
 use shared::outcome::{Failure, FailureKind};
 
-use crate::target::TargetError;
+use crate::target::{Target, TargetError};
 
 /// Why a class did not get where it should.
 #[derive(Debug)]
@@ -18,4 +20,22 @@ pub(crate) enum Unfinished {
 /// Something else stands under the class's name.
 pub(crate) fn conflict(why: &str) -> Unfinished {
     Unfinished::Failed(Failure::new(FailureKind::Conflict, why))
+}
+
+/// Sorts what the file system said while it worked on one class: the target's fault stops everything, any other is the
+/// class's own.
+pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfinished {
+    if target.is_at_fault(&error) {
+        return Unfinished::Target(target.error(action, error));
+    }
+    Unfinished::Failed(Failure::new(FailureKind::StorageError, format!("cannot {action}: {error}")))
+}
+
+/// As [`storage`], for work in the staging folder: if that is gone while the target is fine, another process has taken the
+/// class over.
+pub(crate) fn staging(target: &Target, action: &str, error: io::Error) -> Unfinished {
+    if error.kind() == io::ErrorKind::NotFound && !target.is_at_fault(&error) {
+        return Unfinished::Stopped;
+    }
+    storage(target, action, error)
 }

@@ -212,6 +212,10 @@ mod tests {
             (&["--timeout", "0s"], "it must be longer than nothing"),
             (&["--timeout", "soon"], "expected number at 0"),
             (&["--lease-ttl", "2s"], "the shortest is 3s"),
+            (&["--lease-ttl", "500000000000y"], "the longest is one day, 24h"),
+            (&["--lease-ttl", "25h"], "the longest is one day, 24h"),
+            (&["--timeout", "500000000000y"], "the longest is one day, 24h"),
+            (&["--timeout", "86401s"], "the longest is one day, 24h"),
             (&["--existing", "delete"], "invalid value 'delete' for '--existing <HOW>'"),
             (&["--dev", "--name", "../x"], "a name has 1 to 64 letters"),
             (&["--cacert", "/nowhere/ca.pem"], "read /nowhere/ca.pem, given with --cacert: No such file"),
@@ -219,6 +223,7 @@ mod tests {
             let error = plan(flags).unwrap_err();
             assert!(error.contains(said) && !error.contains("secret"), "{flags:?}: {error}");
         }
+        assert_eq!(plan(&["--lease-ttl", "24h", "--timeout", "1day"]).unwrap().lease_ttl, Duration::from_hours(24));
         assert_eq!(plan(&["--timeout", "500ms"]).unwrap().job.timeout, Duration::from_millis(500));
     }
 

@@ -2,7 +2,7 @@
 
 use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
-use shared::job::{Durability, Existing, UrlTemplate};
+use shared::job::{Durability, Existing};
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
@@ -143,4 +143,82 @@ async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
     let result = run(plan, &classes(), &Screen::Silent, &Shutdown::default(), io::sink(), none).await;
     assert!(matches!(result, Err(CoordinatorError::AddressInUse(busy)) if busy == address));
     assert!(std::fs::read_to_string(log).unwrap().starts_with("n00000009"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_signal() {
+    for second_signal in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut out, shutdown) = (Vec::new(), Shutdown::default());
+        let mark = folder.path().join("cleaned up");
+        let cleans_slowly = |worker: DevWorker| {
+            let (mark, shutdown) = (mark.clone(), worker.shutdown.clone());
+            async move {
+                work(worker, "").await?;
+                // The clock stands still unless it is moved: the ledger's thread keeps it from running ahead.
+                for _ in 0..100 {
+                    tokio::time::advance(Duration::from_secs(1)).await;
+                }
+                if second_signal {
+                    shutdown.abort.cancel();
+                    std::future::pending::<()>().await;
+                }
+                std::fs::write(mark, "").unwrap();
+                Ok(())
+            }
+        };
+        let plan = plan(folder.path(), None);
+        let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, cleans_slowly).await;
+        assert_eq!(exit.unwrap(), Exit::SomeFailed);
+        assert_eq!(mark.exists(), !second_signal);
+        assert!(!out.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tasks = JoinSet::new();
+    let ttl = Duration::from_secs(30);
+    let table = LeaseTable::new(&classes().wnids, 0, 1, ttl);
+    let log = FailureLog::create(folder.path()).unwrap();
+    let (dispatcher, handle) = Dispatcher::new(table, log, Writer::to_nowhere(&mut tasks), &[]);
+    tasks.spawn(dispatcher.run());
+    let leaves = handle.register("leaves".to_owned(), vec![1], vec![]).await.unwrap().0;
+    let cut_off = handle.register("cut off".to_owned(), vec![2], vec![]).await.unwrap().0;
+    let heard = Instant::now();
+    let backs_off = async {
+        sleep(Duration::from_secs(12)).await;
+        handle.renew(leaves, vec![], 0).await.unwrap();
+        sleep(Duration::from_secs(12)).await;
+        handle.leave(leaves, None).await.unwrap();
+    };
+    tokio::join!(all_have_heard(handle.clone(), ttl), backs_off);
+    assert!(heard.elapsed() < Duration::from_secs(25), "the one that is cut off is not waited for");
+    handle.renew(cut_off, vec![], 0).await.unwrap();
+    let heard = Instant::now();
+    all_have_heard(handle.clone(), ttl).await;
+    assert!((Duration::from_secs(15)..Duration::from_secs(16)).contains(&heard.elapsed()));
+}
+
+#[tokio::test]
+async fn a_job_whose_counts_have_died_is_not_taken_for_a_finished_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let shutdown = Shutdown::default();
+    let waits = |worker: DevWorker| async move {
+        let _worker = worker;
+        std::future::pending().await
+    };
+    let mut job = Job::start(plan(folder.path(), None), &classes(), &Screen::Silent, &shutdown, waits).await.unwrap();
+    job.dispatcher.abort_all();
+    let end = job.until_end(&Screen::Silent, &shutdown).await;
+    assert!(matches!(end, Err(CoordinatorError::DispatcherDied)), "{end:?}");
+    job.stop(Grace::Limited(Duration::ZERO), &shutdown.abort).await.unwrap();
+}
+
+#[test]
+fn another_query_is_another_job_although_it_is_not_shown() {
+    let of = |url: &str| digest(&classes(), &UrlTemplate::parse(url).unwrap());
+    assert_ne!(of("http://h/{wnid}?v=1"), of("http://h/{wnid}?v=2"));
+    assert_eq!(of("http://old:secret@h/{wnid}"), of("http://new:secret@h/{wnid}"));
 }

@@ -24,7 +24,7 @@ fn bad() -> Outcome {
 }
 
 fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
-    table.register(worker, worker.as_bytes(), &[], now).session
+    table.register(worker, worker.as_bytes(), &[], now).unwrap().session
 }
 
 fn numbers(leases: &[Lease]) -> Vec<String> {
@@ -38,14 +38,14 @@ fn check(table: &LeaseTable) {
         *counter(&mut folded, class.state) += 1;
     }
     folded.failed += table.status.total - table.classes.len() as u64;
-    folded.workers = u32::try_from(table.sessions.len()).unwrap();
+    folded.workers = u32::try_from(table.sessions.by_id.len()).unwrap();
     folded.received_bytes = table.received.values().sum();
     assert_eq!(table.status, folded);
     assert_eq!(folded.settled() + folded.leased + folded.pending, folded.total);
-    let held: usize = table.sessions.values().map(|session| session.leases.len()).sum();
+    let held: usize = table.sessions.by_id.values().map(|session| session.leases.len()).sum();
     assert_eq!(held as u64, folded.leased);
     assert!(table.returned.len() <= table.classes.len());
-    assert_eq!(table.by_worker.len(), table.sessions.len());
+    assert_eq!(table.sessions.by_worker.len(), table.sessions.by_id.len());
 }
 
 #[test]
@@ -64,10 +64,10 @@ fn leases_go_out_in_list_order_and_given_back_ones_first() {
 fn a_registration_that_comes_twice_finds_its_session_and_another_process_replaces_it() {
     let now = Instant::now();
     let mut table = table(3);
-    let first = table.register("host", b"a", &[], now);
+    let first = table.register("host", b"a", &[], now).unwrap();
     let leases = table.acquire(first.session, 2, now).unwrap();
-    assert_eq!(table.register("host", b"a", &leases, now), Registered { replaced: None, ..first });
-    let second = table.register("host", b"b", &[], now);
+    assert_eq!(table.register("host", b"a", &leases, now).unwrap(), Registered { replaced: None, ..first });
+    let second = table.register("host", b"b", &[], now).unwrap();
     assert_eq!(second.replaced, Some(Ended { worker: "host".to_owned(), returned: 2, given_up: vec![] }));
     assert_eq!(table.renew(first.session, &leases, 0, now), Err(UnknownSession));
     assert_eq!(table.report(leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
@@ -100,7 +100,7 @@ fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
     table.expire(now);
     let other = session(&mut table, "other", now);
     assert_eq!(numbers(&table.acquire(other, 1, now).unwrap()), ["1"]);
-    let again = table.register("one", b"one", &leases, now);
+    let again = table.register("one", b"one", &leases, now).unwrap();
     assert_eq!(again.drop, [leases[0].wnid]);
     assert_eq!(table.renew(again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
     assert_eq!((table.status().leased, table.status().pending), (2, 0));
@@ -165,12 +165,13 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
     let mut now = Instant::now();
     let mut table = table(1);
     for round in 1..=MAX_LOSSES {
-        // Half of the losses are silence, half a process that was started again.
-        let registered = table.register("host", &[round], &[], now);
+        // Half of the losses are silence, half a process that comes back after a while.
+        let registered = table.register("host", &[round], &[], now).unwrap();
         assert!(registered.replaced.is_none_or(|ended| ended.given_up.is_empty()));
         assert_eq!(table.acquire(registered.session, 1, now).unwrap().len(), 1);
+        now += TTL;
         if round % 2 == 0 {
-            now += TTL + EXPIRY_MARGIN;
+            now += EXPIRY_MARGIN;
             let ended = table.expire(now);
             assert_eq!(ended[0].given_up.len(), usize::from(round == MAX_LOSSES));
         }
@@ -178,6 +179,80 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
     assert!(table.status().is_done());
     assert_eq!(table.status().failed, 1);
     check(&table);
+}
+
+#[test]
+fn a_worker_that_is_started_again_costs_its_classes_little_and_a_crash_at_each_start_still_ends() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    let mut starts = 0;
+    while !table.status().is_done() {
+        starts += 1;
+        // As fast as a takeover is allowed, and always heard of a moment ago.
+        for _ in 0..2 {
+            now += TTL / 3;
+            if let Some(id) = table.sessions.by_worker.get("host").copied() {
+                table.renew(id, &[], 0, now).unwrap();
+            }
+        }
+        let registered = table.register("host", &[starts], &[], now).unwrap();
+        table.acquire(registered.session, 1, now).unwrap();
+    }
+    assert_eq!(starts, MAX_LOSSES * LOSS + 1);
+    check(&table);
+}
+
+#[test]
+fn two_living_processes_of_one_name_do_not_throw_each_other_out() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let older = table.register("host", b"a", &[], now).unwrap();
+    let leases = table.acquire(older.session, 2, now).unwrap();
+    let newer = table.register("host", b"b", &[], now).unwrap();
+    let taken = table.acquire(newer.session, 2, now).unwrap();
+    // The older one is alive after all; under whatever nonce it comes again, the name is taken.
+    for instance in [b"a", b"a", b"c"] {
+        let refused = table.register("host", instance, &leases, now).unwrap_err();
+        assert_eq!(refused.to_string(), "two workers are called host; give each its own --name");
+        now += TTL;
+        assert_eq!(table.renew(newer.session, &taken, 0, now), Ok(vec![]), "the session that has it is not disturbed");
+        assert_eq!(table.status().leased, 2);
+    }
+    table.leave(newer.session).unwrap();
+    assert_eq!(table.register("host", b"a", &[], now).unwrap().replaced, None, "a name that nobody has is free");
+    check(&table);
+}
+
+#[test]
+fn a_name_changes_hands_at_most_three_times_a_minute() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    for process in 0..=3 {
+        table.register("host", &[process], &[], now).unwrap();
+        now += Duration::from_secs(5);
+    }
+    assert!(table.register("host", &[4], &[], now).is_err());
+    table.register("other", &[5], &[], now).unwrap();
+    now += Duration::from_secs(44);
+    assert!(table.register("host", &[4], &[], now).is_err());
+    now += Duration::from_secs(1);
+    assert!(table.register("host", &[4], &[], now).unwrap().replaced.is_some());
+    check(&table);
+}
+
+#[test]
+fn only_workers_that_were_heard_of_lately_are_waited_for() {
+    let start = Instant::now();
+    let mut table = table(1);
+    let one = session(&mut table, "one", start);
+    session(&mut table, "other", start);
+    let span = TTL / 2;
+    let now = start + span;
+    table.renew(one, &[], 0, now).unwrap();
+    assert_eq!(table.heard_of(span, now), 2);
+    assert_eq!(table.heard_of(span, now + Duration::from_millis(1)), 1);
+    table.leave(one).unwrap();
+    assert_eq!(table.heard_of(span, now + Duration::from_millis(1)), 0);
 }
 
 #[test]
@@ -230,7 +305,9 @@ impl Fleet {
     fn take(&mut self, table: &mut LeaseTable, step: &Step, now: &mut Instant) {
         match *step {
             Step::Register { worker, instance } => {
+                let before = table.status();
                 let registered = table.register(&worker.to_string(), &[instance], &self.held[worker], *now);
+                let Ok(registered) = registered else { return assert_eq!(table.status(), before) };
                 self.give_up(worker, &registered.drop);
                 self.sessions[worker] = Some(registered.session);
                 self.note(registered.replaced);

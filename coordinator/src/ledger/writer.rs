@@ -40,7 +40,7 @@ impl Ledger {
         threads.spawn_blocking(move || {
             let mut entries = Vec::new();
             while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
-                self.write(&run, &entries)?;
+                self.write(&run, &entries).map_err(|source| self.not_written(source))?;
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())

@@ -154,6 +154,24 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_two_living_workers_of_one_name_one_is_refused_and_told_why() {
+    let mut running = Running::start(1).await;
+    let older = running.register().await.session_id;
+    assert_eq!(running.acquire(older, 1).await.leases.len(), 1);
+    let newer = proto::RegisterRequest { instance_nonce: vec![2], ..registration(1) };
+    let newer = running.client.register(newer).await.unwrap().into_inner().session_id;
+    assert_eq!(running.acquire(newer, 1).await.leases.len(), 1);
+    let refused = running.client.register(registration(1)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+    assert_eq!(refused.message(), "two workers are called host; give each its own --name");
+    let renew = proto::RenewRequest { session_id: newer, ..Default::default() };
+    let renewed = running.client.renew(renew).await.unwrap().into_inner();
+    assert_eq!((renewed.directive(), renewed.status.unwrap().leased), (proto::Directive::Continue, 1));
+    let endless = proto::RegisterRequest { instance_nonce: vec![0; 65], ..registration(1) };
+    assert_eq!(running.client.register(endless).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test(start_paused = true)]
 async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     let mut running = Running::start(1).await;
     let mut watch = running.client.watch(proto::WatchRequest {}).await.unwrap().into_inner();

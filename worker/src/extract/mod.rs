@@ -11,6 +11,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 pub(crate) use unpack::{Start, UnpackError, Unpacker};
 
+use crate::off_thread::{off_thread, result_of};
+
 /// Pieces that may wait for the disk. A piece is at most some 400 KiB (what the HTTP client reads at once).
 const QUEUE: usize = 4;
 
@@ -32,9 +34,12 @@ impl Extraction {
         let thread = tokio::task::spawn_blocking(move || {
             let mut unpacker = open()?;
             while let Some(piece) = queue.blocking_recv() {
-                unpacker.push(&piece)?;
+                if let Err(error) = unpacker.push(&piece) {
+                    // What is done may serve the next attempt; that it cannot be kept changes nothing.
+                    unpacker.checkpoint().ok();
+                    return Err(error);
+                }
             }
-            unpacker.checkpoint()?;
             Ok(unpacker)
         });
         Self { pieces, thread }
@@ -46,13 +51,21 @@ impl Extraction {
     }
 
     /// Ends the thread with a checkpoint of what is done.
-    pub(crate) async fn stop(self) -> Result<Unpacker, UnpackError> {
-        drop(self.pieces);
-        self.thread.await.expect("an unpacker does not panic")
+    pub(crate) async fn stop(self) -> Result<(), UnpackError> {
+        self.end(|mut unpacker| unpacker.checkpoint()).await
     }
 
     /// Ends the thread and proves that the tar was complete.
     pub(crate) async fn finish(self) -> Result<(), UnpackError> {
-        self.stop().await?.finish()
+        self.end(Unpacker::finish).await
+    }
+
+    async fn end(
+        self,
+        last: impl FnOnce(Unpacker) -> Result<(), UnpackError> + Send + 'static,
+    ) -> Result<(), UnpackError> {
+        drop(self.pieces);
+        let unpacker = result_of(self.thread).await?;
+        off_thread(move || last(unpacker)).await
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io::{self, Seek, Write},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind},
@@ -43,6 +43,8 @@ pub(crate) struct Unpacker {
     tar: Option<File>,
     journal: Journal,
     current: Option<Current>,
+    /// Behind the last file that is done.
+    checkpointed: u64,
 }
 
 /// The file that is being written.
@@ -117,7 +119,7 @@ impl Unpacker {
             (Framing::resume(&wnid.to_string(), limits, start.offset, start.files), journal, tar)
         };
         let folder = File::open(staging.class_folder()).map_err(in_staging())?;
-        Ok(Self { framing, folder, tar, journal, current: None })
+        Ok(Self { framing, folder, tar, journal, current: None, checkpointed: start.offset })
     }
 
     /// Takes the next bytes of the tar.
@@ -135,8 +137,10 @@ impl Unpacker {
                     current.file.write_all(data).map_err(UnpackError::storage("write an image"))?;
                 }
                 Event::FileEnd { next_header } => {
-                    let Current { name, size, hasher, .. } =
-                        self.current.take().expect("an end comes after its header");
+                    let current = self.current.take().expect("an end comes after its header");
+                    let Current { name, size, hasher, file } = current;
+                    close(file).map_err(UnpackError::storage("close an image"))?;
+                    self.checkpointed = next_header;
                     let entry = FileEntry { name, size, blake3: hasher.finalize(), next_header };
                     self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
@@ -145,13 +149,24 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Makes what is done findable for a later attempt.
+    /// Makes what is done findable for a later attempt. What is not done makes room for that: on a full disk there is none.
     pub(crate) fn checkpoint(&mut self) -> Result<(), UnpackError> {
+        if let Some(current) = self.current.take() {
+            let removed = rustix::fs::unlinkat(&self.folder, &*current.name, AtFlags::empty());
+            removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
+        }
+        if let Some(tar) = &self.tar {
+            tar.set_len(self.checkpointed).map_err(UnpackError::storage("cut the tar"))?;
+        }
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))
     }
 
     /// Proves that the tar was complete.
-    pub(crate) fn finish(self) -> Result<(), UnpackError> {
+    pub(crate) fn finish(mut self) -> Result<(), UnpackError> {
+        self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
+        if let Some(tar) = self.tar {
+            close(tar).map_err(UnpackError::storage("close the tar"))?;
+        }
         let totals = self.framing.finish()?;
         tracing::debug!(totals.files, totals.padding_warnings, "the tar is complete");
         Ok(())
@@ -167,6 +182,11 @@ impl Current {
             Err(error) => Err(UnpackError::storage("make an image")(error.into())),
         }
     }
+}
+
+/// On some file systems a full quota or a broken disk shows only here.
+fn close(file: File) -> io::Result<()> {
+    Ok(nix::unistd::close(file)?)
 }
 
 fn append_to(path: &std::path::Path) -> io::Result<File> {

@@ -1,0 +1,99 @@
+//! Exit codes and single sentences of the real program, where the machine refuses what it needs.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn shell(line: &str, folder: &Path) -> Output {
+    Command::new("sh")
+        .args(["-c", line, "sh", env!("CARGO_BIN_EXE_coordinator")])
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+        .output()
+        .expect("sh starts")
+}
+
+/// What it said on standard error; it ended with 2.
+fn could_not_run(line: &str, folder: &Path) -> String {
+    let output = shell(line, folder);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+    said
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("data.csv"), "wnid\nn00000001\n").expect("a file");
+    folder
+}
+
+#[test]
+fn nobody_needs_to_listen_for_an_exit_code_to_be_true() {
+    let folder = folder();
+    for line in [
+        r#""$1" --bogus 2>/dev/full"#,
+        r#""$1" --bogus 2>&-"#,
+        r#""$1" --fname nowhere.csv 2>/dev/full"#,
+        r#""$1" --help >/dev/full"#,
+        // Refuses after the log is open, with a warning on the way.
+        r#""$1" --ledger . 2>/dev/full"#,
+    ] {
+        could_not_run(line, folder.path());
+    }
+    assert_eq!(
+        shell(r#""$1" --demo >/dev/full 2>/dev/full"#, folder.path()).status.code(),
+        Some(1),
+        "of the one that fails"
+    );
+    assert_eq!(shell(r#""$1" --demo >&- 2>&-"#, folder.path()).status.code(), Some(1));
+}
+
+#[test]
+fn a_ledger_that_is_of_no_use_is_told_in_one_sentence() {
+    let folder = folder();
+    for (ledger, said) in [
+        (".", "failed to open the ledger .: it is a folder; name a file with --ledger"),
+        ("/dev/full", "failed to open the ledger /dev/full: it is no regular file; give another one with --ledger"),
+        ("nowhere/x", "failed to open the ledger nowhere/x: No such file or directory (os error 2); give another file"),
+        ("data.csv", "failed to read the ledger data.csv: file is not a database (it is damaged or no ledger: move it"),
+    ] {
+        let error = could_not_run(&format!(r#""$1" --dev --ledger {ledger}"#), folder.path());
+        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.path().join("data.csv")).expect("it stays"), "wnid\nn00000001\n");
+    // A database that others may read, and this user too, and nobody write.
+    if may_become_another_user() {
+        let prepare =
+            r#""$1" --demo --target t --ledger l >/dev/null 2>&1; chmod 555 .; chmod -R a+rwX t; chmod 666 l"#;
+        shell(prepare, folder.path());
+        let line = r#"setpriv --reuid=54321 --clear-groups "$1" --dev --target t --ledger l"#;
+        let error = could_not_run(line, folder.path());
+        assert!(error.contains("(give a file in a writable folder with --ledger)"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    } else {
+        eprintln!("skipped: a folder that cannot be written needs setpriv, prlimit and root");
+    }
+}
+
+#[test]
+fn a_runtime_that_cannot_start_is_told_in_one_sentence() {
+    let folder = folder();
+    let starved =
+        [r#"ulimit -n 4; exec "$1" --demo"#, r#"prlimit --nproc=1 setpriv --reuid=54321 --clear-groups "$1" --demo"#];
+    for line in starved {
+        if line.starts_with("prlimit") && !may_become_another_user() {
+            eprintln!("skipped: a limit of threads needs setpriv, prlimit and root");
+            continue;
+        }
+        let said = could_not_run(line, folder.path());
+        assert!(said.starts_with("error: failed to start: ") && said.lines().count() == 1, "{said}");
+    }
+}
+
+/// And may that user start the program?
+fn may_become_another_user() -> bool {
+    let line = r#"prlimit --nproc=99 setpriv --reuid=54321 --clear-groups "$1" --version"#;
+    shell(line, Path::new("/")).status.success()
+}

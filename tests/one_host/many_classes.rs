@@ -1,0 +1,63 @@
+//! Long lists and many downloads at once: the means stay bounded, and their limits are told before anything begins.
+
+use std::{fs, time::Duration};
+
+use tests::{
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::Origin,
+    wait::wait_for,
+};
+
+#[test]
+fn fifteen_hundred_classes_that_are_not_there_leave_nothing_behind() {
+    const CLASSES: u64 = 1500;
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--workers", "10"]);
+    let partial = job.target_path().join(".partial");
+    let mut running = job.start();
+    let mut most = 0;
+    wait_for("the job ends", Duration::from_mins(1), || {
+        most = most.max(fs::read_dir(&partial).map_or(0, Iterator::count));
+        !running.is_running()
+    });
+    // One for each download that runs, one for each that is being cleared away, and a few marks.
+    assert!(most <= 25, "{most} things in .partial at once");
+    job.assert_ended(&running.wait(), 1, Table::of(0, 0, CLASSES));
+    let failures = job.failures();
+    assert_eq!(failures.len() as u64, CLASSES);
+    assert!(failures.iter().all(|line| line.contains(" - HTTPError: 404 Client Error")), "{failures:?}");
+    assert_eq!(origin.all_requests().len() as u64, CLASSES, "one question a class");
+}
+
+/// Either answer is good, but the job must not break in the middle; and the advice has to work.
+#[test]
+fn too_few_file_descriptors_are_told_at_the_start_or_do_not_matter() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
+    let tars: Vec<Vec<u8>> = (1..).zip(&wnids).map(|(seed, wnid)| images(wnid, 3, 5000..9000, seed)).collect();
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        origin.class(wnid, tar.clone());
+    }
+    // A fifth of a second a class, so that many downloads run at once.
+    origin.limit_rate(100_000);
+    let few = ["sh", "-c", "ulimit -n 256 && exec \"$0\" \"$@\""];
+    let args = ["--delete-tar", "--workers", "350"];
+    let mut job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args).under(few);
+    let mut finished = job.run();
+    if finished.code == Some(2) {
+        job.assert_could_not_run(&finished, &["--workers "]);
+        let sentences = finished.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!(sentences, 1, "{}", finished.stderr);
+        assert_eq!(origin.all_requests().len(), 0, "it was told too late");
+        let advice = finished.stderr.split_once("--workers ").map(|(_, advice)| advice);
+        let number: String = advice.into_iter().flat_map(str::chars).take_while(char::is_ascii_digit).collect();
+        job = job.args(["--delete-tar", "--workers", &number]);
+        finished = job.run();
+    }
+    job.assert_ended(&finished, 0, Table::of(400, 0, 0));
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+}

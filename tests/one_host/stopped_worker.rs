@@ -1,0 +1,61 @@
+//! A worker that stands still for longer than its leases live: others take over, and it wakes up to a changed world.
+
+use std::time::Duration;
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::Origin,
+    running::{Running, Signal},
+};
+
+/// Takes fifteen seconds: the shortest lease and the margin behind it.
+#[test]
+fn a_worker_that_wakes_up_after_its_leases_have_gone_harms_nothing_and_goes_on() {
+    let origin = Origin::start();
+    // In the order in which they are leased, and leased again.
+    let [taken, stalled, kept] = ["n00000001", "n00000002", "n00000003"];
+    let tars = [(taken, 1), (stalled, 2), (kept, 3)].map(|(wnid, seed)| images(wnid, 160, 40_000..60_000, seed));
+    for (wnid, tar) in [taken, stalled, kept].iter().zip(&tars) {
+        origin.class(wnid, tar.clone());
+    }
+    origin.limit_rate(2_000_000);
+    let args = ["--delete-tar", "--lease-ttl", "3s"];
+    let job = Job::new().classes([taken, stalled, kept]).origin(&origin).args(args).deadline(Duration::from_secs(45));
+    let coordinator = job.start_coordinator();
+    let connect = format!("http://{}", coordinator.address);
+    let target = job.target_path().to_str().expect("a plain path");
+    let start = |name: &str, slots: &str| -> Running {
+        job.start_worker_with(["--connect", &connect, "--name", name, "--workers", slots, "--target", target])
+    };
+
+    let mut sleeper = start("sleeper", "3");
+    sleeper.wait_until("five megabytes of each class are under way", |_| {
+        let far = |wnid| origin.gets(wnid).first().is_some_and(|get| get.sent > 5_000_000);
+        [taken, stalled, kept].into_iter().all(far).then_some(())
+    });
+    sleeper.signal(Signal::STOP);
+    origin.limit_rate(0);
+    origin.script_of(stalled).expect("it is served").script([Answer::stall_at(100_000)]);
+    let mut other = start("other", "1");
+    other.wait_until("it has the first class, and is held up in the second", |_| {
+        (job.class_folder(taken).exists() && origin.gets(stalled).len() > 1).then_some(())
+    });
+    sleeper.signal(Signal::CONT);
+    sleeper.wait_until("it brings the third class, which nobody else can", |_| {
+        job.class_folder(kept).exists().then_some(())
+    });
+    origin.end_stalls();
+
+    for worker in [sleeper, other] {
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
+    for (wnid, tar) in [taken, stalled, kept].iter().zip(&tars) {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    let gets = origin.gets(taken);
+    assert!(gets.len() == 2 && gets[1].start() > 3_000_000, "nothing went on at the checkpoint: {gets:#?}");
+}

@@ -1,0 +1,95 @@
+//! A forward proxy for plain http: takes one request a connection in absolute form and passes it on to an origin, which it
+//! alone knows by that name.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// A running proxy; stops when it is dropped.
+#[derive(Debug)]
+pub struct ForwardProxy {
+    address: SocketAddr,
+    state: Arc<State>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stopping: AtomicBool,
+    asked: Mutex<Vec<String>>,
+}
+
+impl ForwardProxy {
+    /// Listens on loopback. A request for the authority `known_as` (`host:port`) goes to the origin; no other one is answered.
+    pub fn start(known_as: &str, origin: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+        let address = listener.local_addr().expect("it is bound");
+        let state = Arc::new(State::default());
+        let prefix = format!("http://{known_as}");
+        let acceptor = std::thread::spawn({
+            let state = Arc::clone(&state);
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if state.stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // A client that goes away early breaks its own connection only.
+                    drop(pass_on(stream, &prefix, origin, &state));
+                }
+            }
+        });
+        Self { address, state, acceptor: Some(acceptor) }
+    }
+
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The first line of each request so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.state.asked.lock().expect("nothing panics while it holds this lock").clone()
+    }
+}
+
+impl Drop for ForwardProxy {
+    fn drop(&mut self) {
+        self.state.stopping.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+    }
+}
+
+fn pass_on(client: TcpStream, prefix: &str, origin: SocketAddr, state: &State) -> io::Result<()> {
+    client.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut answer = client.try_clone()?;
+    let mut client = BufReader::new(client);
+    let mut line = String::new();
+    client.read_line(&mut line)?;
+    state.asked.lock().expect("nothing panics while it holds this lock").push(line.trim_end().to_owned());
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let Some(path) = target.strip_prefix(prefix).filter(|path| path.starts_with('/')) else {
+        return answer.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let mut server = TcpStream::connect(origin)?;
+    write!(server, "{method} {path} HTTP/1.1\r\n")?;
+    line.clear();
+    while client.read_line(&mut line)? > 2 {
+        if !line.to_ascii_lowercase().starts_with("connection:") {
+            server.write_all(line.as_bytes())?;
+        }
+        line.clear();
+    }
+    server.write_all(b"Connection: close\r\n\r\n")?;
+    io::copy(&mut server, &mut answer).map(drop)
+}
