@@ -40,13 +40,13 @@ pub(crate) async fn fetch_class(
         return Ok(outcome);
     }
     let replace = site.job.existing == Existing::Replace;
-    let (staging, source, tar) = match (unpack_local_tar(site, wnid, stop).await?, site.job.delete_tar) {
-        (Some((staging, source)), false) => (staging, source, TarFate::Stay),
-        (Some((staging, source)), true) => (staging, source, TarFate::Remove),
+    let (unpacked, tar) = match (unpack_local_tar(site, wnid, stop).await?, site.job.delete_tar) {
+        (Some(unpacked), false) => (unpacked, TarFate::Stay),
+        (Some(unpacked), true) => (unpacked, TarFate::Remove),
         (None, delete_tar) => {
-            let (staging, source) = receive(site, wnid, progress, stop).await?;
-            (staging, source, if delete_tar { TarFate::Remove } else { TarFate::Move })
+            let unpacked = receive(site, wnid, progress, stop).await?;
+            (unpacked, if delete_tar { TarFate::Remove } else { TarFate::Move })
         }
     };
-    site.publish(wnid, staging, source, tar, replace).await
+    site.publish(wnid, unpacked, tar, replace).await
 }

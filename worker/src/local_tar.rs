@@ -12,7 +12,7 @@ use crate::{
     extract::{Start, UnpackError, Unpacker},
     site::Site,
     source::Source,
-    staging::Staging,
+    staging::{Staging, Unpacked},
     unfinished::{self, Unfinished},
 };
 
@@ -23,7 +23,7 @@ pub(crate) async fn unpack_local_tar(
     site: &Site,
     wnid: Wnid,
     stop: &CancellationToken,
-) -> Result<Option<(Staging, Source)>, Unfinished> {
+) -> Result<Option<Unpacked>, Unfinished> {
     let (stop, url) = (stop.clone(), site.job.url.for_class(wnid));
     site.off_thread(move |target| {
         let path = target.tar(wnid);
@@ -34,7 +34,7 @@ pub(crate) async fn unpack_local_tar(
         let staging = Staging::create(target, wnid).map_err(fault)?;
         let source = Source { url: crate::download_error::shown(&url), length: Some(length), ..Source::default() };
         match unpack(tar, &staging, wnid, &source, &stop) {
-            Ok(Ended::Whole) => Ok(Some((staging, source))),
+            Ok(Ended::Whole(files)) => Ok(Some(Unpacked { staging, source, files })),
             Ok(Ended::Stopped) => staging.remove().map_err(fault).and(Err(Unfinished::Stopped)),
             Err(error) => {
                 tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
@@ -50,7 +50,8 @@ pub(crate) async fn unpack_local_tar(
 }
 
 enum Ended {
-    Whole,
+    /// With so many files.
+    Whole(u64),
     Stopped,
 }
 
@@ -77,6 +78,5 @@ fn unpack(
             read => unpacker.push(&block[..read])?,
         }
     }
-    unpacker.finish()?;
-    Ok(Ended::Whole)
+    Ok(Ended::Whole(unpacker.finish()?))
 }

@@ -10,7 +10,7 @@ use crate::{
     progress::ClassProgress,
     site::Site,
     source::Source,
-    staging::{Checkpoint, Staging},
+    staging::{Checkpoint, Staging, Unpacked},
     unfinished::Unfinished,
 };
 
@@ -20,7 +20,7 @@ pub(crate) async fn receive(
     wnid: Wnid,
     progress: &ClassProgress,
     stop: &CancellationToken,
-) -> Result<(Staging, Source), Unfinished> {
+) -> Result<Unpacked, Unfinished> {
     let (staging, checkpoint) = site.take_over(wnid).await?;
     let mut intake = Intake { site, wnid, staging, at_work: None };
     let resume = checkpoint.map(|Checkpoint { source, files, next_header }| {
@@ -47,7 +47,7 @@ pub(crate) async fn receive(
                 intake.feed(bytes).await?;
             }
             Ok(Piece::End) => match intake.finish().await? {
-                Some(source) => return Ok((intake.staging, source)),
+                Some((source, files)) => return Ok(Unpacked { staging: intake.staging, source, files }),
                 None => match stop.run_until_cancelled(download.begin_again()).await {
                     Some(Ok(())) => {}
                     Some(Err(error)) => return Err(site.failed(intake.staging, error.into()).await),
@@ -108,10 +108,10 @@ impl Intake<'_> {
     }
 
     /// Proves the tar complete; `None` when a body of unknown length was cut, which only the tar can tell.
-    async fn finish(&mut self) -> Result<Option<Source>, Unfinished> {
+    async fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
         let (extraction, source) = self.at_work.take().expect("the end comes after the beginning");
         match extraction.finish().await {
-            Ok(()) => Ok(Some(source)),
+            Ok(files) => Ok(Some((source, files))),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),
             Err(error) => Err(self.site.broken(self.staging.clone(), error).await),
         }

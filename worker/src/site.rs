@@ -19,8 +19,7 @@ use crate::{
     origin::{Origin, OriginError},
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
-    source::Source,
-    staging::{Checkpoint, Staging},
+    staging::{Checkpoint, Staging, Unpacked},
     target::{Target, TargetError},
     unfinished::{self, Unfinished, conflict, storage},
 };
@@ -131,17 +130,16 @@ impl Site {
     pub(crate) async fn publish(
         &self,
         wnid: Wnid,
-        staging: Staging,
-        source: Source,
+        unpacked: Unpacked,
         tar: TarFate,
         replace: bool,
     ) -> Result<Outcome, Unfinished> {
         let run = self.job.run_id.clone();
         let (staging, manifest) = self
             .off_thread(move |target| {
-                let manifest = write_manifest(&staging, wnid, &run, &source)
+                let manifest = write_manifest(&unpacked, wnid, &run)
                     .map_err(|error| unfinished::staging(target, "write the manifest", error))?;
-                Ok((staging, manifest))
+                Ok((unpacked.staging, manifest))
             })
             .await?;
         let staged = Staged { wnid, staging, tar, replace };
@@ -186,7 +184,14 @@ impl Site {
     }
 }
 
-fn write_manifest(staging: &Staging, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
-    let files = staging.entries()?.map(Ok);
-    manifest::write(&staging.class_folder(), Provenance { wnid, run, source, adopted: false }, files)
+/// Writes the manifest from the journal, which must have every file that the tar had.
+fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str) -> io::Result<Manifest> {
+    let Unpacked { staging, source, files } = unpacked;
+    let entries = staging.entries()?.map(Ok);
+    let provenance = Provenance { wnid, run, source, adopted: false };
+    let manifest = manifest::write(&staging.class_folder(), provenance, entries)?;
+    if manifest.published().files != *files {
+        return Err(io::Error::other("the journal does not have every file of the tar"));
+    }
+    Ok(manifest)
 }

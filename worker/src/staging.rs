@@ -24,6 +24,15 @@ pub(crate) struct Staging {
     path: PathBuf,
 }
 
+/// A class that is unpacked to the last byte, but for its manifest.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    pub(crate) staging: Staging,
+    pub(crate) source: Source,
+    /// Files in the tar.
+    pub(crate) files: u64,
+}
+
 /// What an earlier attempt has left and was proved to be right.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {

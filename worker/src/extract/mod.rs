@@ -55,15 +55,15 @@ impl Extraction {
         self.end(|mut unpacker| unpacker.checkpoint()).await
     }
 
-    /// Ends the thread and proves that the tar was complete.
-    pub(crate) async fn finish(self) -> Result<(), UnpackError> {
+    /// Ends the thread and proves that the tar was complete; gives the number of its files.
+    pub(crate) async fn finish(self) -> Result<u64, UnpackError> {
         self.end(Unpacker::finish).await
     }
 
-    async fn end(
+    async fn end<T: Send + 'static>(
         self,
-        last: impl FnOnce(Unpacker) -> Result<(), UnpackError> + Send + 'static,
-    ) -> Result<(), UnpackError> {
+        last: impl FnOnce(Unpacker) -> Result<T, UnpackError> + Send + 'static,
+    ) -> Result<T, UnpackError> {
         drop(self.pieces);
         let unpacker = result_of(self.thread).await?;
         off_thread(move || last(unpacker)).await

@@ -161,15 +161,15 @@ impl Unpacker {
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))
     }
 
-    /// Proves that the tar was complete.
-    pub(crate) fn finish(mut self) -> Result<(), UnpackError> {
+    /// Proves that the tar was complete; gives the number of its files.
+    pub(crate) fn finish(mut self) -> Result<u64, UnpackError> {
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
         if let Some(tar) = self.tar {
             close(tar).map_err(UnpackError::storage("close the tar"))?;
         }
         let totals = self.framing.finish()?;
         tracing::debug!(totals.files, totals.padding_warnings, "the tar is complete");
-        Ok(())
+        Ok(totals.files)
     }
 }
 
