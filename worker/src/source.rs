@@ -24,8 +24,9 @@ impl Source {
     pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let total = text(header::CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.trim().parse().ok());
-        let rest =
-            || text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
+        // Beside chunks a length means nothing (RFC 9112 §6.3).
+        let length = text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
+        let rest = || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
         Self {
             url: shown(url),
             length: total.or_else(rest),
