@@ -72,8 +72,9 @@ impl Target {
 
     /// What staging and publishing do, on something small; leaves nothing in the target itself, whenever it is cut off.
     fn try_out(&self) -> io::Result<()> {
-        let probe = self.partial().join(format!("probe.{:016x}", rand::random::<u64>()));
-        let renamed = probe.with_extension("renamed");
+        // Names of its own: what a process that was killed has left of a probe must not be in the way.
+        let nonce = rand::random::<u64>();
+        let [probe, renamed] = ["probe", "renamed"].map(|name| self.partial().join(format!("{name}.{nonce:016x}")));
         fs::create_dir(&probe)?;
         fs::write(probe.join("file"), b"probe")?;
         fs::rename(&probe, &renamed)?;
@@ -177,6 +178,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(folder.path()).unwrap();
         fs::write(target.partial().join("in-use.of-a-dead-process"), "").unwrap();
+        for left in ["probe", "probe.renamed", "renamed"] {
+            fs::create_dir(target.partial().join(left)).unwrap();
+            fs::write(target.partial().join(left).join("file"), "probe").unwrap();
+        }
+        target.try_out().unwrap();
         target.remove_partial().unwrap();
         assert!(!target.partial().exists());
     }
