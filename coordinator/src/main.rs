@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use coordinator::config::Config;
 use shared::{exit_code::Exit, job_line::Screen, program, shutdown::Shutdown};
-use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
     let config = match Config::read(std::env::args_os()) {
@@ -19,19 +18,6 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Exit {
     let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
-    let (signalled, mut signal) = oneshot::channel();
     let job = coordinator::run(config, screen.clone(), shutdown.clone());
-    let result = tokio::select! {
-        result = job => result.map_err(|error| error.to_string()),
-        Err(error) = shutdown.on_signals(signalled) => Err(format!("listen for signals: {error}")),
-    };
-    match result {
-        Ok(Exit::Interrupted) => signal.try_recv().unwrap_or(Exit::Interrupted),
-        Ok(exit) => exit,
-        Err(error) => {
-            // With standard error closed there is nobody left to tell.
-            screen.write(format!("error: failed to {error}\n").as_bytes()).ok();
-            Exit::CouldNotRun
-        }
-    }
+    program::with_signals(&screen, shutdown, async { job.await.map_err(|error| error.to_string()) }).await
 }

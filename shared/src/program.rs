@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::oneshot};
 
-use crate::exit_code::Exit;
+use crate::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 /// Threads that are stuck in a system call have this long to end.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -23,6 +23,29 @@ pub fn run(program: impl Future<Output = Exit>) -> Exit {
     let exit = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(program))).unwrap_or(Exit::CouldNotRun);
     runtime.shutdown_timeout(LAST_THREADS);
     exit
+}
+
+/// Runs the work of a program beside its signals; an error becomes one sentence on the screen.
+pub async fn with_signals(
+    screen: &Screen,
+    shutdown: Shutdown,
+    work: impl Future<Output = Result<Exit, String>>,
+) -> Exit {
+    let (signalled, mut signal) = oneshot::channel();
+    let result = tokio::select! {
+        result = work => result,
+        Err(error) = shutdown.on_signals(signalled) => Err(format!("listen for signals: {error}")),
+    };
+    match result {
+        // A signal that came when the work was done changes nothing.
+        Ok(Exit::Interrupted) => signal.try_recv().unwrap_or(Exit::Interrupted),
+        Ok(exit) => exit,
+        Err(error) => {
+            // With standard error closed there is nobody left to tell.
+            screen.write(format!("error: failed to {error}\n").as_bytes()).ok();
+            Exit::CouldNotRun
+        }
+    }
 }
 
 /// A runtime. Where the system has no thread left, tokio panics, and then waits for ever for the threads that it has begun.

@@ -10,7 +10,6 @@ use shared::{
     shutdown::Shutdown,
     telemetry::{self, Telemetry},
 };
-use tokio::sync::oneshot;
 use worker::{WorkerConfig, config::Cli};
 
 fn main() -> ExitCode {
@@ -25,21 +24,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Exit {
     let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
-    let (signalled, mut signal) = oneshot::channel();
-    let result = tokio::select! {
-        result = work(cli, &screen, &shutdown) => result,
-        Err(error) = shutdown.clone().on_signals(signalled) => Err(format!("listen for signals: {error}")),
-    };
-    match result {
-        // A signal that came when the job was done changes nothing.
-        Ok(Exit::Interrupted) => signal.try_recv().unwrap_or(Exit::Interrupted),
-        Ok(exit) => exit,
-        Err(error) => {
-            // With standard error closed there is nobody left to tell.
-            screen.write(format!("error: failed to {error}\n").as_bytes()).ok();
-            Exit::CouldNotRun
-        }
-    }
+    program::with_signals(&screen, shutdown.clone(), work(cli, &screen, &shutdown)).await
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
