@@ -112,8 +112,11 @@ impl Door {
     }
 
     fn acquired(&self, leases: Vec<Lease>, directive: proto::Directive) -> Response<proto::AcquireReply> {
-        let leases =
-            leases.into_iter().map(|lease| proto::Lease { wnid: lease.wnid.to_string(), token: lease.token.0 });
+        let leases = leases.into_iter().map(|lease| proto::Lease {
+            wnid: lease.wnid.to_string(),
+            token: lease.token.0,
+            probe: false,
+        });
         Response::new(proto::AcquireReply {
             leases: leases.collect(),
             directive: directive.into(),
@@ -164,6 +167,7 @@ impl Coordinator for Door {
             renew_ms: milliseconds(self.terms.ttl / 3),
             job: Some(self.job.clone().into()),
             drop: names(&drop),
+            survey: false,
         }))
     }
 

@@ -29,13 +29,32 @@ pub struct Failure {
     pub kind: FailureKind,
     /// One line, without the kind, free of control characters.
     pub message: String,
+    /// Who is to blame, as far as anybody can tell.
+    pub suspect: Suspect,
+}
+
+/// Who is to blame for a failure; it decides who tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Suspect {
+    /// The class itself (404, a page, an unsafe archive): nobody else would fare better.
+    Class,
+    /// The origin, or the way to it: it may pass, and it meets other classes as well.
+    Origin,
+    /// The worker's host or storage: another worker may do it.
+    Host,
 }
 
 impl Failure {
     /// A failure of a kind; control characters in the message (file names, snippets of pages) are escaped, so that no
     /// terminal or log reader can be steered by them.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
-        Self { kind, message: printable(&message.to_string()) }
+        Self { kind, message: printable(&message.to_string()), suspect: kind.usual_suspect() }
+    }
+
+    /// The same, when more is known than the kind says.
+    #[must_use]
+    pub fn suspecting(self, suspect: Suspect) -> Self {
+        Self { suspect, ..self }
     }
 }
 
@@ -100,11 +119,13 @@ impl FailureKind {
         Self::LeaseLost,
     ];
 
-    /// Whether the same request can succeed later without anybody's doing.
-    pub fn is_transient(self) -> bool {
+    /// Who is to blame where nothing more is known, and so whether another attempt can help: the class's own failure is
+    /// final, the origin's may pass, the host's is for another host to try.
+    pub fn usual_suspect(self) -> Suspect {
         match self {
-            Self::Timeout | Self::ConnectionError | Self::StorageError | Self::LeaseLost => true,
-            Self::HttpError | Self::NotATar | Self::TarError | Self::Conflict | Self::InvalidWnid => false,
+            Self::HttpError | Self::NotATar | Self::TarError | Self::InvalidWnid | Self::LeaseLost => Suspect::Class,
+            Self::Timeout | Self::ConnectionError => Suspect::Origin,
+            Self::StorageError | Self::Conflict => Suspect::Host,
         }
     }
 }
@@ -147,6 +168,7 @@ impl From<Outcome> for proto::Outcome {
             Outcome::Failed(failure) => proto::outcome::Kind::Failure(proto::Failure {
                 kind: proto::FailureKind::from(failure.kind).into(),
                 message: failure.message,
+                suspect: proto::Suspect::from(failure.suspect).into(),
             }),
         };
         Self { kind: Some(kind) }
@@ -167,9 +189,30 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Success(wire) => Self::Success(published(wire)),
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
             proto::outcome::Kind::Failure(wire) => {
-                Self::Failed(Failure::new(FailureKind::try_from(wire.kind())?, wire.message))
+                let suspect = wire.suspect().into();
+                Self::Failed(Failure::new(FailureKind::try_from(wire.kind())?, wire.message).suspecting(suspect))
             }
         })
+    }
+}
+
+impl From<Suspect> for proto::Suspect {
+    fn from(suspect: Suspect) -> Self {
+        match suspect {
+            Suspect::Class => Self::Class,
+            Suspect::Origin => Self::Origin,
+            Suspect::Host => Self::Host,
+        }
+    }
+}
+
+impl From<proto::Suspect> for Suspect {
+    fn from(wire: proto::Suspect) -> Self {
+        match wire {
+            proto::Suspect::Unspecified | proto::Suspect::Class => Self::Class,
+            proto::Suspect::Origin => Self::Origin,
+            proto::Suspect::Host => Self::Host,
+        }
     }
 }
 

@@ -175,6 +175,7 @@ impl CoordinatorClient {
             slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             held: wire_held(held),
+            storage_id: String::new(),
         };
         let reply = within(CALL_TIMEOUT, self.stub.register(request)).await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
@@ -269,7 +270,7 @@ fn directive(wire: proto::Directive) -> Directive {
     match wire {
         proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
         proto::Directive::Reregister => Directive::Reregister,
-        proto::Directive::Stop => Directive::Stop,
+        proto::Directive::Stop | proto::Directive::Drain => Directive::Stop,
     }
 }
 

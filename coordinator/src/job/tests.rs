@@ -67,7 +67,11 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
         let results = acquired.leases.into_iter().map(|lease| {
             let kind = if lease.wnid == "n00000003" {
                 let kind = proto::FailureKind::HttpError.into();
-                proto::outcome::Kind::Failure(proto::Failure { kind, message: "404 Client Error".to_owned() })
+                proto::outcome::Kind::Failure(proto::Failure {
+                    kind,
+                    message: "404 Client Error".to_owned(),
+                    suspect: 1,
+                })
             } else {
                 proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
             };

@@ -147,7 +147,7 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
     assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);
     assert_eq!(running.acquire(99, 1).await.directive(), proto::Directive::Reregister);
-    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1 };
+    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1, probe: false };
     let reported = running.report(99, &lease, success()).await;
     assert_eq!(reported.directive(), proto::Directive::Reregister);
     assert_eq!((reported.acked.len(), running.handle.status().success), (1, 1), "good news is believed from anyone");
@@ -180,7 +180,7 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     let lease = running.acquire(session_id, 1).await.leases.remove(0);
     // Changes that follow one another at once may come as one.
     while watch.message().await.unwrap().unwrap().leased == 0 {}
-    let missing = proto::Failure { kind: proto::FailureKind::HttpError.into(), message: "404".to_owned() };
+    let missing = proto::Failure { kind: proto::FailureKind::HttpError.into(), message: "404".to_owned(), suspect: 1 };
     running.report(session_id, &lease, proto::outcome::Kind::Failure(missing)).await;
     let last = watch.message().await.unwrap().unwrap();
     assert!(last.done && last.failed == 1);
