@@ -4,7 +4,7 @@
 use std::{io, path::PathBuf};
 
 use futures_util::{Stream, StreamExt as _};
-use shared::{job_line::Screen, shutdown::Shutdown};
+use shared::{connect::Connector, job_line::Screen, shutdown::Shutdown};
 use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -43,7 +43,7 @@ pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
     let DevWorker { single_host, target, connect, screen, shutdown } = worker;
     let config = worker::WorkerConfig { name: single_host.name, slots: single_host.workers, target };
-    let connector = worker::Connector::InProcess(connect);
+    let connector = Connector::InProcess(connect);
     match worker::run(&config, &connector, &screen, &shutdown).await {
         Ok(_) => Ok(()),
         Err(error) => Err(DevWorkerError(error.to_string())),

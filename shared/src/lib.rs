@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod class_list;
+pub mod connect;
 pub mod exit_code;
 pub mod ids;
 pub mod job;

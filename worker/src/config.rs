@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
-use shared::exit_code;
-
-use crate::coordinator_client::Connector;
+use shared::{connect::ConnectArgs, exit_code};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +17,9 @@ Examples:
 #[derive(Debug, Clone, Parser)]
 #[command(name = "worker", version, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {
-    /// Address of the coordinator, e.g. `http://127.0.0.1:50051`
-    #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL", value_parser = parse_connector)]
-    pub connect: Connector,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub coordinator: ConnectArgs,
     /// Folder that gets one folder of images for each class; made if it is missing
     #[arg(long, env = "IMAGENET_TARGET", hide_env_values = true, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
@@ -47,10 +45,6 @@ impl SlotArgs {
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(host_name)
     }
-}
-
-fn parse_connector(text: &str) -> Result<Connector, String> {
-    Connector::tcp(text).map_err(|error| error.to_string())
 }
 
 /// A name becomes part of a file name.

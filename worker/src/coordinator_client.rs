@@ -5,85 +5,25 @@
 
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
     Wnid,
+    connect::{Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
     outcome::Outcome,
 };
-use tokio::{io::DuplexStream, sync::mpsc, time::timeout};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use tokio::time::timeout;
+use tonic::{Code, Status};
 
 use crate::slots::{Held, Lease};
 
 /// The version of the protocol that this worker speaks.
 const PROTOCOL_VERSION: u32 = 1;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 const RENEW_TIMEOUT: Duration = Duration::from_secs(4);
 /// The coordinator holds an `Acquire` for at most 20 s.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes in flight on an in-process connection.
-const IN_PROCESS_BUFFER: usize = 64 << 10;
-
-/// How to reach the coordinator.
-#[derive(Debug, Clone)]
-pub enum Connector {
-    /// Over TCP.
-    Tcp(Box<Endpoint>),
-    /// In the same process: each connection is handed to the coordinator through this channel.
-    InProcess(mpsc::Sender<DuplexStream>),
-}
-
-/// The text given with `--connect` is no address of a coordinator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is no address like http://127.0.0.1:50051")]
-pub struct InvalidAddress;
-
-impl Connector {
-    /// Reads the address of a coordinator, `http://host:port`.
-    ///
-    /// # Errors
-    /// When the text is no such address.
-    pub fn tcp(address: &str) -> Result<Self, InvalidAddress> {
-        let url = url::Url::parse(address).map_err(|_| InvalidAddress)?;
-        if url.scheme() != "http" || url.host().is_none() {
-            return Err(InvalidAddress);
-        }
-        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| InvalidAddress)?;
-        Ok(Self::Tcp(Box::new(
-            endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(Duration::from_secs(20))
-                .keep_alive_timeout(Duration::from_secs(10))
-                .keep_alive_while_idle(true),
-        )))
-    }
-
-    fn channel(&self) -> Channel {
-        match self {
-            Self::Tcp(endpoint) => endpoint.connect_lazy(),
-            Self::InProcess(coordinator) => {
-                let coordinator = coordinator.clone();
-                let connect = tower::service_fn(move |_: tonic::transport::Uri| {
-                    let coordinator = coordinator.clone();
-                    async move {
-                        let (near, far) = tokio::io::duplex(IN_PROCESS_BUFFER);
-                        let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                        coordinator.send(far).await.map_err(gone)?;
-                        Ok::<_, std::io::Error>(TokioIo::new(near))
-                    }
-                });
-                Endpoint::from_static("http://in-process").connect_with_connector_lazy(connect)
-            }
-        }
-    }
-}
 
 /// Who this worker is.
 #[derive(Debug, Clone)]
@@ -158,7 +98,7 @@ pub(crate) struct Finished {
 /// A connection to the coordinator; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorClient {
-    stub: Stub<Channel>,
+    stub: Stub<CoordinatorChannel>,
 }
 
 impl CoordinatorClient {

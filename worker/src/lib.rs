@@ -38,10 +38,9 @@ mod progress;
 
 use std::path::PathBuf;
 
-use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
+use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 pub use crate::{
-    coordinator_client::{Connector, InvalidAddress},
     descriptors::TooFewDescriptors,
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
     origin::OriginError,

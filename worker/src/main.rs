@@ -28,6 +28,7 @@ async fn run(cli: Cli) -> Exit {
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
+    let connector = cli.coordinator.connector().map_err(|error| error.to_string())?;
     let config = WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)
@@ -36,7 +37,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let log = telemetry::open_log(&log)
         .map_err(|error| format!("open the log {}: {error} (give a writable folder with --target)", log.display()))?;
     let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
-    let exit = worker::run(&config, &cli.connect, screen, shutdown).await.map_err(|error| error.to_string());
+    let exit = worker::run(&config, &connector, screen, shutdown).await.map_err(|error| error.to_string());
     if let Err(error) = &exit {
         // The screen hears it from the caller.
         tracing::info!("failed to {error}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::ids::SessionId;
+use shared::{connect::Connector, ids::SessionId};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    coordinator_client::{Connector, CoordinatorClient, Renewed},
+    coordinator_client::{CoordinatorClient, Renewed},
     progress::Progress,
     slots::Held,
 };

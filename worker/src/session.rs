@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use shared::{
     Wnid,
+    connect::Connector,
     ids::SessionId,
     job::JobStatus,
     job_line::{JobLine, Screen},
@@ -20,9 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     WorkerError,
     calls::{Answer, Calls, Refused},
-    coordinator_client::{
-        Acquired, Connector, CoordinatorClient, Directive, Finished, Identity, Registration, Renewed, Reported,
-    },
+    coordinator_client::{Acquired, CoordinatorClient, Directive, Finished, Identity, Registration, Renewed, Reported},
     progress::Progress,
     renewal::{self, Renewable},
     site::Site,
