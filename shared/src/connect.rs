@@ -1,51 +1,104 @@
 //! How a program reaches the coordinator: the worker, and the coordinator's own commands.
+//!
+//! A token is sent only to a server that has proved itself before, or in plaintext where the address says `http`. What
+//! proves the server and what is sent to it are read from the files together and replaced together.
 
-use std::{str::FromStr, time::Duration};
+mod channel;
+mod credentials;
+mod dial;
+
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use clap::Args;
-use hyper_util::rt::TokioIo;
 use tokio::{io::DuplexStream, sync::mpsc};
-use tonic::transport::{Channel, Endpoint, Uri};
 use url::Url;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes in flight on an in-process connection.
-const IN_PROCESS_BUFFER: usize = 64 << 10;
+pub use channel::CoordinatorChannel;
+pub use dial::untrusted;
 
-/// Where the coordinator is.
+use crate::tls::{TlsError, Watched};
+use channel::Way;
+use credentials::CredentialFiles;
+
+/// Where the coordinator is, and what proves one to the other.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// Address of the coordinator, e.g. `http://127.0.0.1:50051`
+    /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a certificate
     #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL")]
     pub connect: Address,
+    /// File with the token that lets this program in; one that `coordinator init` wrote proves the coordinator, too
+    #[arg(long, env = "IMAGENET_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate authority of the coordinator, PEM [default: the one that the token names]
+    #[arg(long, env = "IMAGENET_TLS_CA", hide_env_values = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate that proves this program to the coordinator, PEM; a worker's must bear the worker's name
+    #[arg(long, env = "IMAGENET_TLS_CERT", hide_env_values = true, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, PEM
+    #[arg(long, env = "IMAGENET_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 }
 
 impl ConnectArgs {
-    /// The way to the coordinator that the arguments name.
+    /// The way to the coordinator that the arguments name. Reads the files.
     ///
     /// # Errors
     /// [`ConnectError`], one sentence that names the flag.
     pub fn connector(&self) -> Result<Connector, ConnectError> {
-        let endpoint = Endpoint::from_shared(self.connect.0.to_string()).map_err(|_| ConnectError::Address)?;
-        Ok(Connector::Tcp(Box::new(kept_alive(endpoint))))
+        let tls = self.connect.is_tls();
+        if tls && self.token_file.is_none() && self.tls_ca.is_none() {
+            return Err(ConnectError::NoProof);
+        }
+        if !tls && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
+            return Err(ConnectError::NoTls);
+        }
+        if !tls && self.token_file.is_some() && !self.connect.is_loopback() {
+            tracing::warn!("the token goes over the network in plaintext; use https where others may listen");
+        }
+        let files = CredentialFiles {
+            tls,
+            token: self.token_file.clone(),
+            authority: self.tls_ca.clone(),
+            pair: self.tls_cert.clone().zip(self.tls_key.clone()),
+        };
+        let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
+        Ok(Connector::Tcp(Arc::new(Way::new(&self.connect, credentials)?)))
     }
 }
 
-/// The address of a coordinator, `http://host:port`.
+/// The address of a coordinator, `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
 /// The text is no address of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is no address like http://127.0.0.1:50051")]
+#[error("it is no address like http://127.0.0.1:50051 or https://host:50051")]
 pub struct InvalidAddress;
+
+impl Address {
+    fn is_tls(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self.0.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+}
 
 impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let url = Url::parse(text).map_err(|_| InvalidAddress)?;
-        if url.scheme() != "http" || url.host().is_none() {
+        let is_address = ["http", "https"].contains(&url.scheme()) && url.host().is_some();
+        // A secret in it would stand in the list of processes.
+        if !is_address || !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidAddress);
         }
         Ok(Self(url))
@@ -58,60 +111,39 @@ pub enum ConnectError {
     /// Not of the kind that HTTP takes.
     #[error("use the value of --connect: {InvalidAddress}")]
     Address,
+    /// Anybody could answer there.
+    #[error(
+        "trust a coordinator behind https without proof: give the token that `coordinator init` wrote with --token-file, or \
+         the coordinator's certificate authority with --tls-ca"
+    )]
+    NoProof,
+    /// Certificates are of no use there.
+    #[error("use --tls-ca or --tls-cert with an http address: give --connect https://…")]
+    NoTls,
+    /// One of the files.
+    #[error(transparent)]
+    Files(#[from] TlsError),
 }
 
 /// How to reach the coordinator.
 #[derive(Debug, Clone)]
 pub enum Connector {
     /// Over TCP.
-    Tcp(Box<Endpoint>),
+    Tcp(Arc<Way>),
     /// In the same process: each connection is handed to the coordinator through this channel.
     InProcess(mpsc::Sender<DuplexStream>),
 }
-
-/// What a generated client stands on: `CoordinatorClient::new(connector.channel())`. Clones share one connection.
-pub type CoordinatorChannel = Channel;
 
 impl Connector {
     /// Connects at the first call, and again whenever the connection is lost. Calls need a deadline of their own: tonic's
     /// does not cover connecting (grpc-rust issue 1635).
     pub fn channel(&self) -> CoordinatorChannel {
         match self {
-            Self::Tcp(endpoint) => endpoint.connect_lazy(),
-            Self::InProcess(coordinator) => {
-                let coordinator = coordinator.clone();
-                let connect = tower::service_fn(move |_: Uri| {
-                    let coordinator = coordinator.clone();
-                    async move {
-                        let (near, far) = tokio::io::duplex(IN_PROCESS_BUFFER);
-                        let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                        coordinator.send(far).await.map_err(gone)?;
-                        Ok::<_, std::io::Error>(TokioIo::new(near))
-                    }
-                });
-                Endpoint::from_static("http://in-process").connect_with_connector_lazy(connect)
-            }
+            Self::Tcp(way) => CoordinatorChannel::over(Arc::clone(way)),
+            Self::InProcess(coordinator) => CoordinatorChannel::in_process(coordinator.clone()),
         }
     }
-}
-
-fn kept_alive(endpoint: Endpoint) -> Endpoint {
-    endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_a_url_with_a_host() {
-        for wrong in ["127.0.0.1:50051", "ftp://h", "http://", ""] {
-            assert_eq!(wrong.parse::<Address>(), Err(InvalidAddress), "{wrong}");
-        }
-        assert!("http://127.0.0.1:50051".parse::<Address>().is_ok());
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub mod outcome;
 pub mod program;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 mod wnid;
 
 pub use wnid::{InvalidWnid, Wnid};

@@ -48,11 +48,20 @@ pub(crate) struct Calls {
     in_flight: Vec<Kind>,
     lost: u32,
     last_answer: Instant,
+    /// Any call ever was.
+    was_answered: bool,
 }
 
 impl Calls {
     pub(crate) fn new(client: CoordinatorClient) -> Self {
-        Self { client, tasks: JoinSet::new(), in_flight: Vec::new(), lost: 0, last_answer: Instant::now() }
+        Self {
+            client,
+            tasks: JoinSet::new(),
+            in_flight: Vec::new(),
+            lost: 0,
+            last_answer: Instant::now(),
+            was_answered: false,
+        }
     }
 
     /// The last call had no answer.
@@ -108,15 +117,20 @@ impl Calls {
         Some(match answer {
             Ok(answer) => {
                 self.lost = 0;
+                self.was_answered = true;
                 self.last_answer = Instant::now();
                 Ok(answer)
             }
             Err(CallError::Refused(why)) => Err(Refused(why)),
-            Err(CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => Err(Refused(format!(
-                "no answer for {} hours ({why}); start the worker again when the coordinator is back",
-                ORPHANED.as_secs() / 3600
-            ))),
-            Err(CallError::Unreachable(why)) => {
+            // A worker that was let in before waits for its file to be replaced.
+            Err(CallError::Denied(why)) if !self.was_answered => Err(Refused(why)),
+            Err(CallError::Denied(why) | CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => {
+                Err(Refused(format!(
+                    "no answer for {} hours ({why}); start the worker again when the coordinator is back",
+                    ORPHANED.as_secs() / 3600
+                )))
+            }
+            Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
                 if self.lost == 0 {
                     tracing::warn!("no answer from the coordinator, trying again: {why}");
                 }

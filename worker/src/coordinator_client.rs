@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
     Wnid,
-    connect::{Connector, CoordinatorChannel},
+    connect::{self, Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
     outcome::Outcome,
@@ -50,6 +50,9 @@ pub(crate) enum CallError {
     /// The coordinator answered that it never will.
     #[error("{0}")]
     Refused(String),
+    /// One of the two could not prove who it is; other files may help.
+    #[error("{0}")]
+    Denied(String),
     /// No answer; it may come next time.
     #[error("{0}")]
     Unreachable(String),
@@ -195,12 +198,14 @@ async fn within<T>(
         Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(match status.code() {
-            Code::FailedPrecondition
-            | Code::InvalidArgument
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-            | Code::Unimplemented
-            | Code::AlreadyExists => CallError::Refused(status.message().to_owned()),
+            Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(status.message().to_owned()),
+            _ if connect::untrusted(&status) => CallError::Denied(format!(
+                "{}: give this cluster's token with --token-file, or its authority with --tls-ca",
+                status.message()
+            )),
+            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
+                CallError::Refused(status.message().to_owned())
+            }
             _ => CallError::Unreachable(status.message().to_owned()),
         }),
     }

@@ -1,0 +1,76 @@
+//! Addresses and what goes together; connections are told as stories by the real programs.
+
+use clap::Parser as _;
+
+use super::*;
+
+#[derive(Debug, clap::Parser)]
+struct Command {
+    #[command(flatten)]
+    args: ConnectArgs,
+}
+
+fn connector(flags: &[&str]) -> Result<Connector, String> {
+    let command = Command::try_parse_from(["program"].iter().chain(flags)).map_err(|error| error.to_string())?;
+    command.args.connector().map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_address_is_a_url_with_a_host_and_no_secret() {
+    for wrong in ["127.0.0.1:50051", "ftp://h", "http://", "", "http://user:secret@h:1", "https://token@h"] {
+        assert_eq!(wrong.parse::<Address>(), Err(InvalidAddress), "{wrong}");
+    }
+    for (address, loopback) in [
+        ("http://127.0.0.1:50051", true),
+        ("https://[::1]:1", true),
+        ("http://localhost", true),
+        ("https://node1.example.org:50051", false),
+        ("http://10.0.0.5", false),
+    ] {
+        assert_eq!(address.parse::<Address>().map(|address| address.is_loopback()), Ok(loopback), "{address}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_go_together_is_told_in_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (word, empty) = (path("word", "0123456789abcdef\n"), path("empty", ""));
+    let join = crate::tls::Token::new(
+        crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec())),
+        [7; 32],
+    );
+    let join = path("join", join.reveal());
+    for (flags, words) in [
+        (vec!["https://h:1"], "without proof: give the token"),
+        (
+            vec!["https://h:1", "--token-file", &word],
+            "names no certificate authority; give the coordinator's with --tls-ca",
+        ),
+        (vec!["https://h:1", "--tls-ca", &empty], "holds no PEM certificate"),
+        (vec!["http://h:1", "--tls-ca", &empty], "give --connect https://"),
+        (vec!["http://h:1", "--token-file", &empty], "it must hold one token"),
+        (vec!["http://h:1", "--token-file", "/nowhere"], "read /nowhere: No such file"),
+        (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty], "--tls-key"),
+        (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty, "--tls-key", &empty], "holds no PEM"),
+    ] {
+        let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
+        let error = connector(&flags).unwrap_err();
+        assert!(error.contains(words), "{flags:?}: {error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+    for flags in [
+        vec!["http://h:1"],
+        vec!["http://127.0.0.1:1", "--token-file", &word],
+        vec!["https://h:1", "--token-file", &join],
+    ] {
+        let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
+        let connector = connector(&flags).unwrap();
+        let shown = format!("{connector:?} {:?}", connector.channel());
+        assert!(!shown.contains("0123456789abcdef") && !shown.contains("idl1"), "{shown}");
+    }
+}

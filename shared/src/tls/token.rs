@@ -1,0 +1,184 @@
+//! The join token, `idl1.<authority>.<secret>`: one string that proves the cluster to the worker and the worker to the
+//! cluster.
+//!
+//! The middle is the SHA-256 of the authority's certificate (DER), the end 256 random bits, both in base32 without padding
+//! (RFC 4648) in small letters. Any other word of at least 16 visible characters is a token too, but cannot prove the cluster.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::BASE32_NOPAD;
+use rustls::pki_types::CertificateDer;
+
+use super::{Source, TlsError};
+
+/// How a join token begins: the first version of its form.
+pub const TOKEN_PREFIX: &str = "idl1.";
+/// Bytes of a digest and of a secret.
+const BYTES: usize = 32;
+/// Shorter words are guessed too easily, longer ones are no token.
+const LENGTHS: std::ops::RangeInclusive<usize> = 16..=1024;
+
+/// Names a certificate authority: the SHA-256 of its certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Authority([u8; BYTES]);
+
+/// A secret that lets its holder in.
+#[derive(Clone)]
+pub struct Token {
+    text: String,
+    authority: Option<Authority>,
+}
+
+/// Why a text is no token. The text is secret and is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidToken {
+    /// It begins as a join token and does not go on as one.
+    #[error("it begins with {TOKEN_PREFIX} but is no whole join token; copy it again")]
+    Damaged,
+    /// Too short, or not one word.
+    #[error("a token is one word of 16 to 1024 letters, digits and signs, like those that `coordinator init` writes")]
+    NoToken,
+    /// The word before it is no role.
+    #[error("the word before the token is no role: worker, viewer or admin")]
+    NoRole,
+    /// A file without one, or with more than one.
+    #[error("it must hold one token on one line, and holds {0}; each program needs a file with its own")]
+    NotOne(usize),
+}
+
+impl Authority {
+    /// The name of this one.
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        let mut bytes = [0; BYTES];
+        bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&base32(&self.0))
+    }
+}
+
+impl Token {
+    /// A join token of a cluster.
+    pub fn new(authority: Authority, secret: [u8; BYTES]) -> Self {
+        let text = format!("{TOKEN_PREFIX}{}.{}", base32(&authority.0), base32(&secret));
+        Self { text, authority: Some(authority) }
+    }
+
+    /// The one token of a file, around which there may be comments (`#`) and blank lines.
+    ///
+    /// # Errors
+    /// [`TlsError::Token`].
+    pub fn only_one_in(source: &Source) -> Result<Self, TlsError> {
+        let refuse = |path: &PathBuf, source| TlsError::Token { path: path.clone(), source };
+        let lines: Vec<&str> = source.lines().map(|(_, line)| line).collect();
+        match lines.as_slice() {
+            [line] => line.parse().map_err(|error| refuse(&source.path, error)),
+            several => Err(refuse(&source.path, InvalidToken::NotOne(several.len()))),
+        }
+    }
+
+    /// Whose server its holder believes; nothing if it is no join token.
+    pub fn authority(&self) -> Option<Authority> {
+        self.authority
+    }
+
+    /// The secret itself: for the file that keeps it, the wire and the comparison, and for nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for Token {
+    type Err = InvalidToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        if !LENGTHS.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(if text.starts_with(TOKEN_PREFIX) { InvalidToken::Damaged } else { InvalidToken::NoToken });
+        }
+        let authority = match text.strip_prefix(TOKEN_PREFIX) {
+            None => None,
+            Some(rest) => {
+                let (authority, secret) = rest.split_once('.').ok_or(InvalidToken::Damaged)?;
+                bytes(secret)?;
+                Some(Authority(bytes(authority)?))
+            }
+        };
+        Ok(Self { text: text.to_owned(), authority })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Token").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}
+
+fn base32(bytes: &[u8]) -> String {
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+}
+
+fn bytes(text: &str) -> Result<[u8; BYTES], InvalidToken> {
+    let decoded = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).map_err(|_| InvalidToken::Damaged)?;
+    decoded.try_into().map_err(|_| InvalidToken::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source { path: "token".into(), bytes: text.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn a_join_token_is_read_as_it_is_written() {
+        let authority = Authority::of(&CertificateDer::from(b"a certificate".to_vec()));
+        let token = Token::new(authority, [7; 32]);
+        let read: Token = token.reveal().parse().unwrap();
+        assert_eq!((read.reveal(), read.authority()), (token.reveal(), Some(authority)));
+        assert_eq!(token.reveal().len(), 5 + 52 + 1 + 52);
+    }
+
+    #[test]
+    fn a_damaged_join_token_is_no_other_kind_of_token() {
+        let whole = Token::new(Authority([1; 32]), [7; 32]).text;
+        for damaged in
+            [&whole[..whole.len() - 1], &whole[..40], "idl1.", &format!("{whole}x"), &whole.replace('.', "-")]
+        {
+            let wanted = if damaged.starts_with("idl1.") { Some(InvalidToken::Damaged) } else { None };
+            assert_eq!(damaged.parse::<Token>().err(), wanted, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn any_long_word_is_a_token_that_proves_no_cluster() {
+        assert_eq!("0123456789abcdef".parse::<Token>().unwrap().authority(), None);
+        for wrong in ["", "short", "two words of enough length", "söme0123456789abcdef"] {
+            assert_eq!(wrong.parse::<Token>().err(), Some(InvalidToken::NoToken), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_holds_one_token_and_what_people_write_beside_it() {
+        let token = Token::only_one_in(&source("# for the workers\n\n  0123456789abcdef \r\n")).unwrap();
+        assert_eq!(token.reveal(), "0123456789abcdef");
+        for (text, count) in [("", 0), ("# nothing\n", 0), ("0123456789abcdef\n0123456789abcdeg\n", 2)] {
+            let error = Token::only_one_in(&source(text)).unwrap_err().to_string();
+            assert!(error.contains(&format!("holds {count};")), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let token = Token::new(Authority([1; 32]), [7; 32]);
+        let secret = token.text.rsplit('.').next().unwrap();
+        assert!(!format!("{token:?}").contains(secret));
+        let word: Token = "0123456789abcdef".parse().unwrap();
+        assert!(!format!("{word:?}").contains("0123456789abcdef"));
+    }
+}

@@ -1,0 +1,181 @@
+//! `Watched`: something that was made of files, made again when they change, with the last good one kept meanwhile.
+//!
+//! Files are looked at by their content and not through notices of the file system: a mounted secret changes by the swap of
+//! a link two folders above, and they are small.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::TlsError;
+
+/// No such file is larger.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A file and what was in it.
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// What it held; secret, perhaps.
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`TlsError::Read`].
+    pub fn read(path: PathBuf) -> Result<Self, TlsError> {
+        use std::io::Read as _;
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Self { path, bytes }),
+            Err(source) => Err(TlsError::Read { path, source }),
+        }
+    }
+
+    /// Its lines with their numbers from 1, without those that are blank or a comment (`#`).
+    pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        // What is no text is no token and no role either.
+        let text = std::str::from_utf8(&self.bytes).unwrap_or("\u{fffd}");
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+        (1..).zip(lines).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+    }
+}
+
+type Make<T> = Box<dyn Fn(&[Source]) -> Result<T, TlsError> + Send + Sync>;
+
+/// Something that was made of files.
+pub struct Watched<T> {
+    paths: Vec<PathBuf>,
+    make: Make<T>,
+    current: ArcSwap<T>,
+    /// Digests of what was read last, good or not.
+    seen: Mutex<Vec<Vec<u8>>>,
+}
+
+impl<T> Watched<T> {
+    /// Makes it for the first time.
+    ///
+    /// # Errors
+    /// [`TlsError`] when a file cannot be read, or `make` refuses.
+    pub fn new(
+        paths: Vec<PathBuf>,
+        make: impl Fn(&[Source]) -> Result<T, TlsError> + Send + Sync + 'static,
+    ) -> Result<Self, TlsError> {
+        let sources = read(&paths)?;
+        let current = ArcSwap::from_pointee(make(&sources)?);
+        Ok(Self { paths, make: Box::new(make), current, seen: Mutex::new(digests(&sources)) })
+    }
+
+    /// The last good one.
+    pub fn get(&self) -> Arc<T> {
+        self.current.load_full()
+    }
+
+    /// Looks at the files, and makes a new one if they have changed. One that cannot be made is told once in the log, and
+    /// the last good one stays. Does blocking I/O on small files.
+    pub fn look(&self) {
+        // Whoever panicked while holding it left a list of digests, at worst an older one.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = match read(&self.paths) {
+            Ok(sources) => {
+                let digests = digests(&sources);
+                if *seen == digests {
+                    return;
+                }
+                *seen = digests;
+                (self.make)(&sources)
+            }
+            // A file that is away for a moment is told once.
+            Err(_) if seen.is_empty() => return,
+            Err(error) => {
+                seen.clear();
+                Err(error)
+            }
+        };
+        let first = self.paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+        match made {
+            Ok(made) => {
+                self.current.store(Arc::new(made));
+                tracing::info!("{first} was replaced: the new content is in use");
+            }
+            Err(error) => tracing::warn!("the old content stays in use: failed to {error}"),
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Watched<T> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Watched").field("paths", &self.paths).finish_non_exhaustive()
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<Source>, TlsError> {
+    paths.iter().cloned().map(Source::read).collect()
+}
+
+fn digests(sources: &[Source]) -> Vec<Vec<u8>> {
+    sources.iter().map(|source| digest(&SHA256, &source.bytes).as_ref().to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn length_of(sources: &[Source]) -> Result<usize, TlsError> {
+        let source = &sources[0];
+        if source.bytes.is_empty() {
+            return Err(TlsError::Certificate { path: source.path.clone() });
+        }
+        Ok(source.bytes.len())
+    }
+
+    #[test]
+    fn what_is_replaced_is_used_and_what_is_broken_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let watched = Watched::new(vec![path.clone()], length_of).unwrap();
+        assert_eq!(*watched.get(), 3);
+        for (content, length) in [("four", 4), ("", 4), ("", 4), ("fives", 5)] {
+            std::fs::write(&path, content).unwrap();
+            watched.look();
+            assert_eq!(*watched.get(), length, "{content}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        watched.look();
+        watched.look();
+        assert_eq!(*watched.get(), 5);
+        std::fs::write(&path, "seven..").unwrap();
+        watched.look();
+        assert_eq!(*watched.get(), 7);
+    }
+
+    #[test]
+    fn the_swap_of_a_link_is_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        for (version, content) in [("v1", "one"), ("v2", "three")] {
+            std::fs::create_dir(folder.path().join(version)).unwrap();
+            std::fs::write(folder.path().join(version).join("file"), content).unwrap();
+        }
+        let (link, next) = (folder.path().join("current"), folder.path().join("next"));
+        std::os::unix::fs::symlink("v1", &link).unwrap();
+        let watched = Watched::new(vec![link.join("file")], length_of).unwrap();
+        std::os::unix::fs::symlink("v2", &next).unwrap();
+        std::fs::rename(&next, &link).unwrap();
+        watched.look();
+        assert_eq!(*watched.get(), 5);
+    }
+
+    #[test]
+    fn what_is_broken_at_the_start_is_refused() {
+        assert!(matches!(Watched::new(vec!["/nowhere".into()], length_of), Err(TlsError::Read { .. })));
+        assert!(matches!(Watched::new(vec!["/dev/null".into()], length_of), Err(TlsError::Certificate { .. })));
+    }
+}
