@@ -7,15 +7,19 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, builder::FalseyValueParser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use shared::{
     exit_code,
     job::{Durability, Existing},
 };
 use worker::config::SlotArgs;
 
+use crate::trust::InitArgs;
+
+mod door;
 mod plan;
 
+pub use door::{DoorConfig, Exposure};
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
@@ -31,9 +35,11 @@ Examples:
       coordinator --demo
   One machine, 10 downloads at a time:
       coordinator --fname data.csv --target /data/imagenet --dev
-  Several workers: one coordinator, and workers here or, through an SSH tunnel, on other machines:
+  Several workers on this machine:
       coordinator --fname data.csv
       worker --connect http://127.0.0.1:50051 --target /data/imagenet
+  Several machines; it prints the commands for coordinator and workers:
+      coordinator init --advertise node1.example.org
 
 Every flag can also be given as the environment variable beside it; the flag wins.";
 
@@ -45,6 +51,9 @@ Every flag can also be given as the environment variable beside it; the flag win
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version)]
 pub struct Config {
+    /// What to do instead of a job.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// What to download.
     #[command(flatten)]
     pub origin: OriginConfig,
@@ -57,6 +66,16 @@ pub struct Config {
     /// Who downloads, on many machines.
     #[command(flatten)]
     pub fleet: FleetConfig,
+    /// Who may join.
+    #[command(flatten)]
+    pub door: DoorConfig,
+}
+
+/// What the program does besides jobs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the certificates and tokens of a cluster of several machines, and say what to do with them
+    Init(InitArgs),
 }
 
 /// What to download.
@@ -163,7 +182,8 @@ impl Config {
         // Values from the environment may be secret, so the help shows only the variables' names.
         let command = Self::command()
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
-            .mut_args(|argument| argument.hide_env_values(true));
+            .mut_args(|argument| argument.hide_env_values(true))
+            .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)));
         Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CoordinatorError,
-    config::Plan,
+    config::{Exposure, Plan},
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
@@ -32,6 +33,7 @@ use crate::{
     ledger::{Entry, Ledger, LedgerError, Record, Run, Writer, list_digest},
     service::{self, LeaseTerms, ServeError},
     summary,
+    trust::{self, Door, Gate},
 };
 
 const FRAME: Duration = Duration::from_millis(200);
@@ -172,27 +174,26 @@ impl Job {
         job.dispatcher.spawn(owner.run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
         if let Some((listener, address)) = listener {
-            say(
-                screen,
-                &format!("listening on {address} (local only); start workers with: worker --connect http://{address}"),
-            );
-            job.serve(&plan.job, terms, service::accept(listener), stop.clone());
+            let door = Arc::new(plan.door);
+            announce(screen, address, &door, plan.exposure);
+            let gate = Gate::of(Arc::clone(&door));
+            job.serve(&plan.job, terms, gate, trust::incoming(listener, door), stop.clone());
         }
         if let Some(single_host) = plan.single_host {
             let (connect, incoming) = dev::in_process();
-            job.serve(&plan.job, terms, incoming, stop);
+            job.serve(&plan.job, terms, Gate::open(), incoming, stop);
             let (screen, shutdown) = (screen.clone(), shutdown.clone());
             job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown }));
         }
         Ok(job)
     }
 
-    fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, incoming: I, stop: Shutdown)
+    fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, gate: Gate, incoming: I, stop: Shutdown)
     where
         I: futures_util::Stream<Item = io::Result<IO>> + Send + 'static,
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,
     {
-        self.servers.spawn(service::serve(self.handle.clone(), options.clone(), terms, incoming, stop));
+        self.servers.spawn(service::serve(self.handle.clone(), options.clone(), terms, gate, incoming, stop));
     }
 
     async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
@@ -313,6 +314,29 @@ fn restore(ledger: &Ledger, run: &Run, table: &mut LeaseTable, log: &mut Failure
         tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
     }
     Ok(())
+}
+
+/// Where workers connect to, with the command that does it.
+fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
+    let scheme = if door.has_tls() { "https" } else { "http" };
+    // Nobody can connect to "any address".
+    let host = if address.ip().is_unspecified() {
+        format!("{}:{}", worker::config::host_name(), address.port())
+    } else {
+        address.to_string()
+    };
+    let how = match exposure {
+        Exposure::Loopback => " (local only)",
+        Exposure::Closed => "",
+        Exposure::Insecure => " (INSECURE)",
+    };
+    let token = if door.is_locked() { " --token-file worker.token" } else { "" };
+    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{token}"));
+    if exposure == Exposure::Insecure {
+        let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
+        let who = if door.is_locked() { "whoever has a token" } else { "everybody" };
+        tracing::warn!("--insecure: {who} can join at {address}, and the wire is {wire}; see `coordinator init`");
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {

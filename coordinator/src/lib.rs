@@ -13,6 +13,7 @@ pub mod ledger;
 
 pub mod dev;
 pub mod service;
+pub mod trust;
 
 mod job;
 pub mod summary;
@@ -28,13 +29,14 @@ use shared::{
 };
 
 use crate::{
-    config::{ClassSource, Config, ConfigError, Plan},
+    config::{ClassSource, Command, Config, ConfigError, Plan},
     demo::{Demo, DemoError},
     dev::DevWorkerError,
     failure_log::FailureLogError,
     ledger::LedgerError,
     service::ServeError,
     target::{Target, TargetError},
+    trust::InitError,
 };
 
 /// Why the coordinator could not run, or not go on; fit to follow "failed to".
@@ -83,6 +85,9 @@ pub enum CoordinatorError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// `coordinator init`.
+    #[error(transparent)]
+    Init(#[from] InitError),
     /// The service.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -104,13 +109,20 @@ pub enum CoordinatorError {
     },
 }
 
-/// Runs a job from the command line to its end: reads the list, takes the target, leases every class and tells the outcome.
+/// Does what the command line asks for. A job runs to its end: reads the list, takes the target, leases every class and tells the outcome.
 ///
 /// `Exit::Interrupted` means that `shutdown` asked for the end.
 ///
 /// # Errors
 /// [`CoordinatorError`], one sentence that says what to do.
 pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
+    if let Some(command) = config.command {
+        return match command {
+            Command::Init(arguments) => {
+                trust::init(&arguments, &mut io::stdout()).map(|()| Exit::Done).map_err(Into::into)
+            }
+        };
+    }
     let mut plan = config.plan()?;
     let (classes, _demo) = classes(&mut plan, &screen).await?;
     let target = Target::prepare(&plan.target)?;

@@ -3,7 +3,7 @@
 //! Everything is parsed here, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
 //! from the drain on every answer tells the worker to stop.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::coordinator_server::{Coordinator, CoordinatorServer};
@@ -27,6 +27,7 @@ use tonic::{
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle, Reported},
     lease_table::Lease,
+    trust::{Caller, Gate},
 };
 
 /// The version of the protocol that is spoken here.
@@ -35,6 +36,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// No answer holds more leases, and no message more held ones or results.
 const MAX_BATCH: usize = 4096;
+/// Larger messages are refused by their length, unread.
+const MAX_MESSAGE: usize = 8 << 20;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 /// Longer names are cut; they are shown, nothing else.
@@ -54,7 +57,7 @@ pub struct LeaseTerms {
     pub ttl: Duration,
 }
 
-/// Serves workers over any stream of connections until `shutdown.abort`; from `shutdown.drain` on it tells them to stop.
+/// Serves whom the gate lets through, over any stream of connections, until `shutdown.abort`; from `shutdown.drain` on it tells them to stop.
 ///
 /// # Errors
 /// When the stream of connections fails.
@@ -62,6 +65,7 @@ pub async fn serve<I, IO, E>(
     dispatcher: DispatcherHandle,
     job: JobOptions,
     terms: LeaseTerms,
+    gate: Gate,
     incoming: I,
     shutdown: Shutdown,
 ) -> Result<(), ServeError>
@@ -71,24 +75,16 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let abort = shutdown.abort.clone();
-    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown });
+    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
     // A host that vanished without a word must not keep its connection for ever.
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(gate)
         .add_service(door)
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned())
         .await?;
     Ok(())
-}
-
-/// Accepted connections, with small answers sent at once.
-pub fn accept(listener: tokio::net::TcpListener) -> impl Stream<Item = io::Result<tokio::net::TcpStream>> {
-    tokio_stream::wrappers::TcpListenerStream::new(listener).inspect(|connection| {
-        if let Err(error) = connection.as_ref().map(|connection| connection.set_nodelay(true)) {
-            tracing::debug!(%error, "a connection was not accepted");
-        }
-    })
 }
 
 struct Door {
@@ -147,6 +143,7 @@ impl Coordinator for Door {
         &self,
         request: Request<proto::RegisterRequest>,
     ) -> Result<Response<proto::RegisterReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let request = request.into_inner();
         if request.protocol_version != PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
@@ -158,6 +155,7 @@ impl Coordinator for Door {
             return Err(Status::invalid_argument(format!("instance_nonce must have 1 to {MAX_NONCE} bytes")));
         }
         let name: String = printable(&request.worker_name).chars().take(MAX_NAME).collect();
+        caller.may_be_named(&name)?;
         let held = held(request.held)?;
         let (session, drop) = self.dispatcher.register(name, request.instance_nonce, held).await.map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {

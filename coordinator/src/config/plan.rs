@@ -7,9 +7,13 @@ use std::{
     time::Duration,
 };
 
-use shared::job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate};
+use shared::{
+    job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
+    tls::TlsError,
+};
 
-use super::{Config, DEFAULT_LISTEN};
+use super::{Config, DEFAULT_LISTEN, Exposure};
+use crate::trust::Door;
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
@@ -29,6 +33,10 @@ pub struct Plan {
     pub job: JobOptions,
     /// Where workers connect to, if anywhere.
     pub listen: Option<SocketAddr>,
+    /// Who may join there.
+    pub door: Door,
+    /// How open that is.
+    pub exposure: Exposure,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
     /// The worker in this process, in single-host mode.
@@ -61,9 +69,21 @@ pub enum ConfigError {
     Url(#[from] InvalidUrl),
     /// Plaintext is for this machine only.
     #[error(
-        "listen on {0}: without encryption only this machine may connect; give a loopback address, e.g. --listen {DEFAULT_LISTEN}"
+        "listen on {0} in plaintext: whoever shares the network could read and join; run `coordinator init --advertise \
+         THIS_HOST` and give --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key --token-file \
+         imagenet-trust/tokens, or stay on this machine with --listen {DEFAULT_LISTEN}, or give --insecure if the network is \
+         closed itself"
     )]
-    PublicListen(SocketAddr),
+    Plaintext(SocketAddr),
+    /// Encryption alone keeps nobody out.
+    #[error(
+        "listen on {0}: everybody could join; give the tokens that `coordinator init` wrote with --token-file, or the \
+         authority of the workers' certificates with --tls-client-ca"
+    )]
+    NoCredential(SocketAddr),
+    /// A certificate, a key or the tokens.
+    #[error(transparent)]
+    Door(#[from] TlsError),
     /// A file named by a flag.
     #[error("read {}, given with {flag}: {source}", path.display())]
     File {
@@ -96,12 +116,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], one sentence that names the flag.
     pub fn plan(self) -> Result<Plan, ConfigError> {
-        let Self { origin, target, single_host, fleet } = self;
+        let Self { command: _, origin, target, single_host, fleet, door } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
-        if let Some(address) = listen.filter(|address| !address.ip().is_loopback()) {
-            return Err(ConfigError::PublicListen(address));
-        }
+        let (files, exposure) = door.check(listen)?;
         let job = JobOptions {
             run_id: String::new(),
             url: UrlTemplate::parse(&origin.url)?,
@@ -121,6 +139,8 @@ impl Config {
             target: folder,
             job,
             listen,
+            door: files.open()?,
+            exposure,
             lease_ttl: fleet.lease_ttl,
             single_host: dev.then(|| SingleHost { name: slots.name(), workers: slots.workers }),
         })
@@ -204,8 +224,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_in_one_sentence() {
         for (flags, said) in [
-            (&["--listen", "0.0.0.0:50051"][..], "give a loopback address, e.g. --listen 127.0.0.1:50051"),
-            (&["--listen", "[2001:db8::1]:1"], "only this machine may connect"),
+            (&["--listen", "0.0.0.0:50051"][..], "stay on this machine with --listen 127.0.0.1:50051"),
+            (&["--listen", "[2001:db8::1]:1"], "run `coordinator init --advertise THIS_HOST`"),
             (&["--url", "ftp://u:secret@h/x"], "use the value of --url: its scheme is ftp:"),
             (&["--workers", "0"], "0 is not in 1..=1000"),
             (&["--workers", "1001"], "1001 is not in 1..=1000"),

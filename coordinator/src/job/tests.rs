@@ -26,6 +26,8 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
             headers: vec![],
         },
         listen,
+        door: trust::DoorFiles::default().open().unwrap(),
+        exposure: Exposure::Loopback,
         lease_ttl: Duration::from_secs(30),
         single_host: Some(SingleHost { name: "host".to_owned(), workers: 2 }),
     }

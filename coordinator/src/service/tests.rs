@@ -1,5 +1,7 @@
 //! Over in-process connections and a paused clock: what a worker sees on the wire.
 
+use std::io;
+
 use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
 use shared::job::{Durability, Existing, UrlTemplate};
@@ -47,7 +49,7 @@ impl Running {
         let shutdown = Shutdown::default();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
         let mut server = JoinSet::new();
-        server.spawn(serve(handle.clone(), job(), TERMS, incoming, shutdown.clone()));
+        server.spawn(serve(handle.clone(), job(), TERMS, Gate::open(), incoming, shutdown.clone()));
         let channel = Endpoint::from_static("http://in-process")
             .connect_with_connector(tower::service_fn(move |_| {
                 let connect = connect.clone();

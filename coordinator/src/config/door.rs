@@ -1,0 +1,110 @@
+//! Who may join: the flags of the door, and what goes together (DESIGN.md §6).
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, builder::FalseyValueParser};
+
+use super::ConfigError;
+use crate::trust::{DoorFiles, TlsFiles};
+
+/// Who may join.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Who may join (`coordinator init` makes certificates and tokens)")]
+pub struct DoorConfig {
+    /// The coordinator's certificate and those of its issuers, PEM; read again when it changes
+    #[arg(long, env = "IMAGENET_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, env = "IMAGENET_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Authority whose certificates let workers in, PEM; each worker under the name in its certificate
+    #[arg(long, env = "IMAGENET_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a worker's); read again when it
+    /// changes
+    #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Listen in plaintext, or let everybody in, where others can connect: only on a network that is closed itself
+    #[arg(long, env = "IMAGENET_INSECURE", value_parser = FalseyValueParser::new())]
+    pub insecure: bool,
+}
+
+/// How open the door stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposure {
+    /// Only this machine can connect.
+    Loopback,
+    /// Others can; the wire is encrypted and a credential is needed.
+    Closed,
+    /// Others can, and it was said that this is meant to be.
+    Insecure,
+}
+
+impl DoorConfig {
+    /// The files, and how open the door stands at this address; nothing that listens is as good as loopback.
+    pub(super) fn check(self, listen: Option<SocketAddr>) -> Result<(DoorFiles, Exposure), ConfigError> {
+        let client_authority = self.tls_client_ca;
+        let tls = self.tls_cert.zip(self.tls_key);
+        let files = DoorFiles {
+            tls: tls.map(|(certificate, key)| TlsFiles { certificate, key, client_authority }),
+            tokens: self.token_file,
+        };
+        let has_credential =
+            files.tokens.is_some() || files.tls.as_ref().is_some_and(|tls| tls.client_authority.is_some());
+        let exposure = match listen.filter(|address| !address.ip().is_loopback()) {
+            None => Exposure::Loopback,
+            Some(_) if files.tls.is_some() && has_credential => Exposure::Closed,
+            Some(_) if self.insecure => Exposure::Insecure,
+            Some(address) if files.tls.is_none() => return Err(ConfigError::Plaintext(address)),
+            Some(address) => return Err(ConfigError::NoCredential(address)),
+        };
+        Ok((files, exposure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(listen: &str, flags: &[&str]) -> Result<Exposure, String> {
+        let path = |flag| flags.contains(&flag).then(|| PathBuf::from(flag));
+        let config = DoorConfig {
+            tls_cert: path("tls"),
+            tls_key: path("tls"),
+            tls_client_ca: path("client-ca"),
+            token_file: path("token"),
+            insecure: flags.contains(&"insecure"),
+        };
+        config.check(listen.parse().ok()).map(|(_, exposure)| exposure).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn loopback_is_open_to_this_machine() {
+        for listen in ["127.0.0.1:50051", "127.9.9.9:1", "[::1]:1", "nowhere"] {
+            for flags in [&[][..], &["token"], &["tls", "token"], &["tls"], &["insecure"]] {
+                assert_eq!(check(listen, flags), Ok(Exposure::Loopback), "{listen} {flags:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn elsewhere_both_the_wire_and_the_door_are_closed_or_it_is_said_that_they_are_not() {
+        for listen in ["0.0.0.0:50051", "10.0.0.5:50051", "[::]:50051", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check(listen, &["tls", "token"]), Ok(Exposure::Closed));
+            assert_eq!(check(listen, &["tls", "client-ca"]), Ok(Exposure::Closed));
+            for flags in [&["insecure"][..], &["insecure", "token"], &["insecure", "tls"]] {
+                assert_eq!(check(listen, flags), Ok(Exposure::Insecure), "{flags:?}");
+            }
+            for flags in [&[][..], &["token"]] {
+                let error = check(listen, flags).unwrap_err();
+                for fix in
+                    ["coordinator init", "--tls-cert", "--tls-key", "--token-file", "--listen 127.0.0.1", "--insecure"]
+                {
+                    assert!(error.contains(fix), "{fix}: {error}");
+                }
+            }
+            let error = check(listen, &["tls"]).unwrap_err();
+            assert!(error.contains("--token-file") && error.contains("--tls-client-ca"), "{error}");
+        }
+    }
+}

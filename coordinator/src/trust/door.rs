@@ -1,0 +1,91 @@
+//! What the door was told: its certificate, the tokens, and how open it stands.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use shared::tls::{TlsError, Watched};
+use tokio::{task::spawn_blocking, time::sleep};
+
+use super::{server_tls::server_config, tokens::Tokens};
+
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The files that flags name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DoorFiles {
+    /// Without them the wire is plaintext.
+    pub tls: Option<TlsFiles>,
+    /// The tokens by role.
+    pub tokens: Option<PathBuf>,
+}
+
+/// The files of TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate and those of its issuers.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Whose certificates let workers in.
+    pub client_authority: Option<PathBuf>,
+}
+
+/// What was in them, and is in them now.
+#[derive(Debug)]
+pub struct Door {
+    pub(super) tls: Option<Watched<Arc<ServerConfig>>>,
+    pub(super) tokens: Option<Watched<Tokens>>,
+    pub(super) has_client_authority: bool,
+}
+
+impl DoorFiles {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// [`TlsError`], which names the file.
+    pub fn open(&self) -> Result<Door, TlsError> {
+        let tls = self.tls.as_ref().map(|files| {
+            let paths = [&files.certificate, &files.key].into_iter().chain(&files.client_authority);
+            Watched::new(paths.cloned().collect(), server_config)
+        });
+        let tokens =
+            self.tokens.as_ref().map(|path| Watched::new(vec![path.clone()], |sources| Tokens::read(&sources[0])));
+        Ok(Door {
+            tls: tls.transpose()?,
+            tokens: tokens.transpose()?,
+            has_client_authority: self.tls.as_ref().is_some_and(|files| files.client_authority.is_some()),
+        })
+    }
+}
+
+impl Door {
+    /// Whether the wire is encrypted.
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether a credential is asked for.
+    pub fn is_locked(&self) -> bool {
+        self.tokens.is_some() || self.has_client_authority
+    }
+
+    /// Looks at the files for ever.
+    pub(super) async fn watch(self: Arc<Self>) {
+        loop {
+            sleep(LOOK).await;
+            let door = Arc::clone(&self);
+            let looked = spawn_blocking(move || {
+                if let Some(tls) = &door.tls {
+                    tls.look();
+                }
+                if let Some(tokens) = &door.tokens {
+                    tokens.look();
+                }
+            });
+            if looked.await.is_err() {
+                tracing::warn!("certificates and tokens could not be looked at, trying again");
+            }
+        }
+    }
+}

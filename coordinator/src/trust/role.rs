@@ -1,0 +1,98 @@
+//! Who may call what. A call that nobody has heard of is for nobody but an admin, who is told so by the service.
+
+use std::{fmt, str::FromStr};
+
+/// What a credential is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Takes leases and reports.
+    Worker,
+    /// Looks on.
+    Viewer,
+    /// Looks on and interferes.
+    Admin,
+}
+
+/// The text names no role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the roles are worker, viewer and admin")]
+pub struct InvalidRole;
+
+impl Role {
+    /// The least that may call the method of this path, `/package.Service/Method`.
+    pub fn needed_for(path: &str) -> Self {
+        match path.strip_prefix("/imagenet.v1.") {
+            Some(
+                "Coordinator/Register"
+                | "Coordinator/Renew"
+                | "Coordinator/Acquire"
+                | "Coordinator/Report"
+                | "Coordinator/Leave",
+            ) => Self::Worker,
+            Some("Coordinator/Watch" | "Admin/GetFleet") => Self::Viewer,
+            _ => Self::Admin,
+        }
+    }
+
+    /// Whether it is good for a call that needs another.
+    pub fn includes(self, needed: Self) -> bool {
+        self == needed || (self, needed) == (Self::Admin, Self::Viewer)
+    }
+}
+
+/// Whether the method needs no credential: a probe has none, and learns only that somebody is there.
+pub(super) fn is_for_everybody(path: &str) -> bool {
+    path.starts_with("/grpc.health.v1.Health/")
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Worker => "worker",
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+        })
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidRole;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRole> {
+        match text {
+            "worker" => Ok(Self::Worker),
+            "viewer" => Ok(Self::Viewer),
+            "admin" => Ok(Self::Admin),
+            _ => Err(InvalidRole),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_may_call_its_own() {
+        let table = [
+            ("/imagenet.v1.Coordinator/Register", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Renew", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Acquire", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Report", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Leave", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Watch", [false, true, true]),
+            ("/imagenet.v1.Admin/GetFleet", [false, true, true]),
+            ("/imagenet.v1.Admin/RetryFailed", [false, false, true]),
+            ("/imagenet.v1.Admin/DrainWorker", [false, false, true]),
+            ("/imagenet.v1.Admin/NotYet", [false, false, true]),
+            ("/another.Service/Method", [false, false, true]),
+        ];
+        for (path, allowed) in table {
+            assert_eq!(
+                [Role::Worker, Role::Viewer, Role::Admin].map(|role| role.includes(Role::needed_for(path))),
+                allowed,
+                "{path}"
+            );
+        }
+    }
+}
