@@ -24,6 +24,8 @@ pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+/// Where health and metrics are unless `--http` says something else.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// A renewal every third of it must have time for a slow line.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
 /// Whoever wants more means never; and no clock overflows.
@@ -69,6 +71,9 @@ pub struct Config {
     /// Who may join.
     #[command(flatten)]
     pub door: DoorConfig,
+    /// Who may look.
+    #[command(flatten)]
+    pub outside: OutsideConfig,
 }
 
 /// What the program does besides jobs.
@@ -149,6 +154,16 @@ pub struct FleetConfig {
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
+}
+
+/// Who may look.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Seen from outside")]
+pub struct OutsideConfig {
+    /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default: 127.0.0.1:8080; with --dev a
+    /// free port if that is busy]
+    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
 }
 
 /// As [`Existing`], on the command line.

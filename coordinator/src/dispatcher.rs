@@ -3,7 +3,7 @@
 //!
 //! Invariant: the published status is that of the table, and it is published before the answer that made it so.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     InvalidWnid, Wnid,
@@ -21,6 +21,7 @@ use crate::{
     failure_log::{self, FailureLog, FailureLogError},
     lease_table::{Ended, Lease, LeaseTable, MAX_LOSSES, NameTaken, Registered, UnknownSession, Verdict},
     ledger::{Entry, Record, Writer},
+    tally::Tally,
 };
 
 /// Commands that may wait; more senders than that wait in turn.
@@ -77,6 +78,7 @@ pub struct DispatcherHandle {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<JobStatus>,
     stopped: watch::Receiver<Option<WorkerStopped>>,
+    tally: Arc<Tally>,
 }
 
 impl DispatcherHandle {
@@ -146,6 +148,16 @@ impl DispatcherHandle {
         self.status.clone()
     }
 
+    /// What has happened since the start.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Whether the dispatcher answers at all.
+    pub async fn answers(&self) -> bool {
+        self.heard_of(Duration::ZERO).await.is_ok()
+    }
+
     /// The last worker that could not go on.
     pub fn watch_stopped(&self) -> watch::Receiver<Option<WorkerStopped>> {
         self.stopped.clone()
@@ -167,6 +179,7 @@ pub struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<JobStatus>,
     stopped: watch::Sender<Option<WorkerStopped>>,
+    tally: Arc<Tally>,
 }
 
 impl Dispatcher {
@@ -176,13 +189,14 @@ impl Dispatcher {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (status, status_receiver) = watch::channel(table.status());
         let (stopped, stopped_receiver) = watch::channel(None);
-        let mut dispatcher = Self { table, log, ledger, commands, status, stopped };
+        let tally = Arc::<Tally>::default();
+        let mut dispatcher = Self { table, log, ledger, commands, status, stopped, tally: Arc::clone(&tally) };
         for row in invalid {
             let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
             tracing::warn!("{} failed: {failure}", failure_log::shown(row));
             complain(dispatcher.log.write_invalid(row, &failure));
         }
-        (dispatcher, DispatcherHandle { commands: sender, status: status_receiver, stopped: stopped_receiver })
+        (dispatcher, DispatcherHandle { commands: sender, status: status_receiver, stopped: stopped_receiver, tally })
     }
 
     /// Answers commands until the last handle is gone.
@@ -197,6 +211,7 @@ impl Dispatcher {
                 },
                 now = ticks.tick() => {
                     let ended = self.table.expire(now);
+                    self.tally.expired_sessions.inc_by(ended.len() as u64);
                     let given_up = ended.iter().flat_map(|ended| self.session_ended(ended, "was silent for too long"));
                     Entry::unconfirmed(given_up.collect())
                 }

@@ -11,6 +11,7 @@ use std::{
 use shared::{
     class_list::ClassList,
     exit_code::Exit,
+    http,
     job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
     outcome::Outcome,
@@ -29,6 +30,7 @@ use crate::{
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
+    http::{AtWork, Outside},
     lease_table::LeaseTable,
     ledger::{Entry, Ledger, LedgerError, Record, Run, Writer, list_digest},
     service::{self, LeaseTerms, ServeError},
@@ -124,6 +126,8 @@ struct Job {
     dispatcher: JoinSet<()>,
     servers: JoinSet<Result<(), ServeError>>,
     worker: JoinSet<Result<(), DevWorkerError>>,
+    /// Answers until the end, also that it stops.
+    outside: JoinSet<()>,
     lease_ttl: Duration,
     /// Ends the servers.
     close: CancellationToken,
@@ -146,6 +150,10 @@ impl Job {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
+        let close = CancellationToken::new();
+        let mut outside = JoinSet::new();
+        let stopping = [shutdown.drain.clone(), close.clone()];
+        let (seen, http) = Outside::open(plan.http, stopping, &mut outside).await?;
         let mut ledger = Ledger::open(&plan.ledger)?;
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
         let run = ledger.run(&digest(classes, &plan.job.url), &plan.job.url.to_string())?;
@@ -160,7 +168,6 @@ impl Job {
             duplicates = classes.duplicates, "starting"
         );
         let (owner, handle) = Dispatcher::new(table, log, writer.clone(), &classes.invalid);
-        let close = CancellationToken::new();
         let mut job = Self {
             handle,
             writer,
@@ -168,11 +175,13 @@ impl Job {
             dispatcher: JoinSet::new(),
             servers: JoinSet::new(),
             worker: JoinSet::new(),
+            outside,
             lease_ttl: terms.ttl,
             close,
         };
         job.dispatcher.spawn(owner.run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
+        say(screen, &http::announcement(http));
         if let Some((listener, address)) = listener {
             let door = Arc::new(plan.door);
             announce(screen, address, &door, plan.exposure);
@@ -185,6 +194,7 @@ impl Job {
             let (screen, shutdown) = (screen.clone(), shutdown.clone());
             job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown }));
         }
+        seen.at_work(AtWork { handle: job.handle.clone(), epoch: terms.epoch, commits: job.writer.commits() });
         Ok(job)
     }
 
@@ -283,6 +293,7 @@ impl Job {
         while let Some(written) = self.writers.join_next().await {
             written.expect("the ledger's thread does not panic")?;
         }
+        self.outside.shutdown().await;
         Ok(status)
     }
 }

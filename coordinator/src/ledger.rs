@@ -18,7 +18,7 @@ use shared::{
 
 mod writer;
 
-pub use writer::{Entry, Writer};
+pub use writer::{Commits, Entry, Writer};
 
 /// Version of the schema, in `PRAGMA user_version`.
 const VERSION: i64 = 1;

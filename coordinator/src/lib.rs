@@ -10,8 +10,10 @@ pub mod dispatcher;
 pub mod failure_log;
 pub mod lease_table;
 pub mod ledger;
+pub mod tally;
 
 pub mod dev;
+mod http;
 pub mod service;
 pub mod trust;
 
@@ -23,6 +25,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use shared::{
     class_list::{ClassList, ClassListError},
     exit_code::Exit,
+    http::HttpError,
     job_line::Screen,
     shutdown::Shutdown,
     telemetry::{Telemetry, TelemetryError},
@@ -88,6 +91,9 @@ pub enum CoordinatorError {
     /// `coordinator init`.
     #[error(transparent)]
     Init(#[from] InitError),
+    /// The address of health and metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The service.
     #[error(transparent)]
     Serve(#[from] ServeError),

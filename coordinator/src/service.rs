@@ -3,7 +3,7 @@
 //! Everything is parsed here, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
 //! from the drain on every answer tells the worker to stop.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::coordinator_server::{Coordinator, CoordinatorServer};
@@ -29,6 +29,10 @@ use crate::{
     lease_table::Lease,
     trust::{Caller, Gate},
 };
+
+mod calls;
+
+use calls::Counted;
 
 /// The version of the protocol that is spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -75,11 +79,13 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let abort = shutdown.abort.clone();
+    let counted = Counted(Arc::clone(dispatcher.tally()));
     let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
     // A host that vanished without a word must not keep its connection for ever.
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(counted)
         .layer(gate)
         .add_service(door)
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned())
@@ -108,6 +114,7 @@ impl Door {
     }
 
     fn acquired(&self, leases: Vec<Lease>, directive: proto::Directive) -> Response<proto::AcquireReply> {
+        self.dispatcher.tally().grants.inc_by(leases.len() as u64);
         let leases = leases.into_iter().map(|lease| proto::Lease {
             wnid: lease.wnid.to_string(),
             token: lease.token.0,
@@ -212,6 +219,9 @@ impl Coordinator for Door {
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
         let request = request.into_inner();
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
+        for reported in &results {
+            self.dispatcher.tally().reported(&reported.outcome);
+        }
         let acked = results.iter().map(|reported| reported.lease.wnid).collect::<Vec<_>>();
         let directive = match self.dispatcher.report(SessionId(request.session_id), results).await {
             Ok(()) => self.directive(),

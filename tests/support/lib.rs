@@ -10,6 +10,7 @@ pub mod raw_tar;
 pub mod answer;
 mod connection;
 pub mod forward_proxy;
+pub mod http;
 pub mod origin;
 #[cfg(test)]
 mod origin_keeps_to_its_script;

@@ -8,11 +8,12 @@ use std::{
 };
 
 use shared::{
+    http,
     job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
     tls::TlsError,
 };
 
-use super::{Config, DEFAULT_LISTEN, Exposure};
+use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
 use crate::trust::Door;
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
@@ -37,6 +38,8 @@ pub struct Plan {
     pub door: Door,
     /// How open that is.
     pub exposure: Exposure,
+    /// Where health and metrics are.
+    pub http: http::Address,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
     /// The worker in this process, in single-host mode.
@@ -116,7 +119,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], one sentence that names the flag.
     pub fn plan(self) -> Result<Plan, ConfigError> {
-        let Self { command: _, origin, target, single_host, fleet, door } = self;
+        let Self { command: _, origin, target, single_host, fleet, door, outside } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
         let (files, exposure) = door.check(listen)?;
@@ -141,6 +144,10 @@ impl Config {
             listen,
             door: files.open()?,
             exposure,
+            http: http::Address {
+                address: outside.http.unwrap_or(DEFAULT_HTTP),
+                or_any_port: dev && outside.http.is_none(),
+            },
             lease_ttl: fleet.lease_ttl,
             single_host: dev.then(|| SingleHost { name: slots.name(), workers: slots.workers }),
         })
@@ -202,6 +209,7 @@ mod tests {
         assert_eq!(plan.source, ClassSource::Csv("data.csv".into()));
         assert_eq!(plan.target, Path::new("."));
         assert_eq!(plan.listen, Some(DEFAULT_LISTEN));
+        assert_eq!(plan.http, http::Address { address: DEFAULT_HTTP, or_any_port: false });
         assert_eq!((plan.lease_ttl, plan.single_host), (Duration::from_secs(30), None));
         let job = plan.job;
         assert_eq!(job.url.as_str(), "https://image-net.org/data/winter21_whole/{wnid}.tar");
@@ -213,6 +221,8 @@ mod tests {
     fn single_host_mode_listens_only_where_it_is_told_to() {
         let dev = plan(&["--dev", "--workers", "3", "--name", "cat"]).unwrap();
         assert_eq!(dev.listen, None);
+        assert!(dev.http.or_any_port && plan(&["--demo"]).unwrap().http.or_any_port);
+        assert!(!plan(&["--dev", "--http", "127.0.0.1:8080"]).unwrap().http.or_any_port);
         assert_eq!(dev.single_host, Some(SingleHost { name: "cat".to_owned(), workers: 3 }));
         assert!(plan(&["--dev", "--listen", "127.0.0.1:0"]).unwrap().listen.is_some());
         let demo = plan(&["--demo"]).unwrap();

@@ -28,6 +28,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         listen,
         door: trust::DoorFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
+        http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
         lease_ttl: Duration::from_secs(30),
         single_host: Some(SingleHost { name: "host".to_owned(), workers: 2 }),
     }

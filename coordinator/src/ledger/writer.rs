@@ -1,6 +1,9 @@
 //! The ledger's only writer: a thread behind a bounded queue, with group commit.
 
-use tokio::{sync::mpsc, task::JoinSet};
+use std::sync::Arc;
+
+use shared::metrics::Durations;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Ledger, LedgerError, Record, Run};
 
@@ -26,10 +29,14 @@ impl Entry {
     }
 }
 
+/// How long commits take.
+pub type Commits = Arc<Durations>;
+
 /// The way to the writer.
 #[derive(Debug, Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Entry>,
+    commits: Commits,
 }
 
 impl Ledger {
@@ -37,10 +44,13 @@ impl Ledger {
     /// fails: what could not be kept must not be confirmed.
     pub fn start_writer(mut self, run: Run, threads: &mut JoinSet<Result<(), LedgerError>>) -> Writer {
         let (writer, mut queue) = Writer::channel();
+        let commits = writer.commits();
         threads.spawn_blocking(move || {
             let mut entries = Vec::new();
             while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
+                let began = Instant::now();
                 self.write(&run, &entries).map_err(|source| self.not_written(source))?;
+                commits.record(began.elapsed());
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())
@@ -53,7 +63,7 @@ impl Writer {
     /// A writer, and where its entries come out.
     fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
-        (Self { queue }, entries)
+        (Self { queue, commits: Commits::default() }, entries)
     }
 
     /// A writer that confirms everything at once and keeps nothing.
@@ -66,6 +76,11 @@ impl Writer {
             }
         });
         writer
+    }
+
+    /// How long commits take.
+    pub(crate) fn commits(&self) -> Commits {
+        Arc::clone(&self.commits)
     }
 
     /// Queues an entry. One that comes after a failed write is dropped, and never confirmed.

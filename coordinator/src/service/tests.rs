@@ -113,6 +113,11 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
     assert!(end.job_done && end.status.unwrap().done);
     running.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.unwrap();
     assert_eq!(running.handle.status().workers, 0);
+    let tally = running.handle.tally();
+    assert_eq!((tally.grants.get(), tally.success.get(), tally.failed.get()), (2, 2, 0));
+    let called = |(labels, _): ([(&'static str, &'static str); 3], _)| labels.map(|(_, value)| value).join(" ");
+    let called: Vec<String> = tally.calls.by_method_and_code().map(called).collect();
+    assert_eq!(called, ["Register", "Acquire", "Report", "Leave"].map(|method| format!("Coordinator {method} OK")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,6 +151,7 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let held = vec![proto::Held { wnid: "../etc".to_owned(), token: 1, bytes: 0 }];
     let request = proto::RegisterRequest { held, ..registration(1) };
     assert_eq!(running.client.register(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert_eq!(running.handle.tally().calls.by_method_and_code().count(), 2, "by their codes");
     let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
     assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);
     assert_eq!(running.acquire(99, 1).await.directive(), proto::Directive::Reregister);

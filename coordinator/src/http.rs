@@ -1,0 +1,108 @@
+//! What is seen of the coordinator over HTTP: health, readiness and metrics. It looks; nothing here changes anything.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use shared::{
+    http::{self, Address, HttpError, Seen},
+    metrics::Metrics,
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{dispatcher::DispatcherHandle, ledger::Commits};
+
+mod metrics;
+
+/// What can be looked at once the job has begun.
+#[derive(Debug)]
+pub(crate) struct AtWork {
+    pub(crate) handle: DispatcherHandle,
+    pub(crate) epoch: u32,
+    pub(crate) commits: Commits,
+}
+
+/// What may be known of the coordinator, from its first moment to its last.
+#[derive(Debug)]
+struct Coordinator {
+    at_work: OnceLock<AtWork>,
+    /// Told to stop, or at the end.
+    stopping: [CancellationToken; 2],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    coordinator: Arc<Coordinator>,
+    metrics: Metrics,
+}
+
+impl Outside {
+    /// A coordinator that starts, and stops when one of the tokens is cancelled.
+    fn new(stopping: [CancellationToken; 2]) -> Self {
+        let coordinator = Arc::new(Coordinator { at_work: OnceLock::new(), stopping });
+        Self { metrics: Metrics::new("coordinator", Arc::clone(&coordinator)), coordinator }
+    }
+
+    /// Takes the address and answers, from now on, as long as the tasks live.
+    pub(crate) async fn open(
+        address: Address,
+        stopping: [CancellationToken; 2],
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(Arc<Self>, SocketAddr), HttpError> {
+        let (listener, address) = http::listen(address).await?;
+        let outside = Arc::new(Self::new(stopping));
+        tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&outside)));
+        Ok((outside, address))
+    }
+
+    /// From now on it leases.
+    pub(crate) fn at_work(&self, at_work: AtWork) {
+        self.coordinator.at_work.get_or_init(|| at_work);
+    }
+}
+
+impl Coordinator {
+    fn readiness(&self) -> Result<(), &'static str> {
+        if self.stopping.iter().any(CancellationToken::is_cancelled) {
+            return Err("stopping");
+        }
+        self.at_work.get().map(drop).ok_or("starting")
+    }
+}
+
+impl Seen for Outside {
+    async fn is_alive(&self) -> bool {
+        match self.coordinator.at_work.get() {
+            Some(at_work) => at_work.handle.answers().await,
+            None => true,
+        }
+    }
+
+    fn readiness(&self) -> Result<(), &'static str> {
+        self.coordinator.readiness()
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_starts_is_alive_and_not_ready_and_what_stops_says_so() {
+        let [drain, close] = [CancellationToken::new(), CancellationToken::new()];
+        let outside = Outside::new([drain, close.clone()]);
+        assert!(outside.is_alive().await);
+        assert_eq!(outside.readiness(), Err("starting"));
+        let text = outside.metrics().text().unwrap();
+        assert!(text.contains("\nimagenet_ready 0\n") && !text.contains("imagenet_classes"), "{text}");
+        close.cancel();
+        assert_eq!(outside.readiness(), Err("stopping"));
+    }
+}

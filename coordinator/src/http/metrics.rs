@@ -1,0 +1,52 @@
+//! The coordinator's metrics, by name. What stands now comes from the dispatcher's published status.
+
+use std::fmt;
+
+use shared::metrics::{Page, Source};
+
+use super::{AtWork, Coordinator};
+
+impl Source for Coordinator {
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        let ready = u64::from(self.readiness().is_ok());
+        page.gauge("ready", "1 while it leases classes, as /readyz says.", ready)?;
+        self.at_work.get().map_or(Ok(()), |at_work| at_work.write(page))
+    }
+}
+
+impl AtWork {
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (status, tally) = (self.handle.status(), self.handle.tally());
+        page.gauge("coordinator_epoch", "How often a coordinator was started on this ledger.", self.epoch.into())?;
+        page.gauge("job_classes", "Rows of the job's list, those that are no id too.", status.total)?;
+        page.gauges(
+            "classes",
+            "Classes by state; together they are imagenet_job_classes.",
+            &[
+                (("state", "success"), status.success),
+                (("state", "skipped"), status.skipped),
+                (("state", "failed"), status.failed),
+                (("state", "leased"), status.leased),
+                (("state", "pending"), status.pending),
+            ],
+        )?;
+        page.gauge("workers", "Workers that are registered.", status.workers.into())?;
+        let received = "Bytes received from the origin by all workers, as they say, since the coordinator started.";
+        page.counter("received_bytes", received, status.received_bytes)?;
+        page.counter("grants", "Leases granted since the coordinator started.", tally.grants.get())?;
+        page.counters(
+            "reports",
+            "Results taken from workers since the coordinator started, by outcome; repeated ones count again.",
+            &[
+                (("outcome", "success"), tally.success.get()),
+                (("outcome", "skipped"), tally.skipped.get()),
+                (("outcome", "failed"), tally.failed.get()),
+            ],
+        )?;
+        let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
+        page.counter("expired_sessions", expired, tally.expired_sessions.get())?;
+        page.durations("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
+        let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
+        page.durations_by("rpc_seconds", calls, tally.calls.by_method_and_code())
+    }
+}

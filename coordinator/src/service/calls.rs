@@ -1,0 +1,74 @@
+//! Around every call, whichever service answers it: how long it took and how it ended, for the metrics.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tonic::{
+    Code, Status,
+    codegen::http::{Request, Response},
+};
+use tower::{Layer, Service};
+
+use crate::tally::{Call, Tally};
+
+/// Wraps a server's services.
+#[derive(Debug, Clone)]
+pub(super) struct Counted(pub(super) Arc<Tally>);
+
+/// A service whose calls are counted.
+#[derive(Debug, Clone)]
+pub(super) struct CountedService<S> {
+    inner: S,
+    tally: Arc<Tally>,
+}
+
+impl<S> Layer<S> for Counted {
+    type Service = CountedService<S>;
+
+    fn layer(&self, inner: S) -> CountedService<S> {
+        CountedService { inner, tally: Arc::clone(&self.0) }
+    }
+}
+
+impl<S, Body, Answer> Service<Request<Body>> for CountedService<S>
+where
+    S: Service<Request<Body>, Response = Response<Answer>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut running = Running { call: Call::begin(request.uri().path()), tally: Arc::clone(&self.tally) };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            if let Ok(response) = &answer {
+                // An error stands in the head of the answer; where there is none the call was answered.
+                let status = Status::from_header_map(response.headers());
+                running.call.answered(status.map_or(Code::Ok, |status| status.code()));
+            }
+            answer
+        })
+    }
+}
+
+/// Counts also a call whose caller has gone away.
+struct Running {
+    call: Call,
+    tally: Arc<Tally>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tally.calls.ended(&self.call);
+    }
+}

@@ -1,0 +1,148 @@
+//! What has happened since this process started, counted without a lock where it happens. What stands now is the dispatcher's
+//! to tell; this is only for those who look from outside.
+
+use prometheus_client::metrics::counter::Counter;
+use shared::{metrics::Durations, outcome::Outcome};
+use tokio::time::Instant;
+use tonic::Code;
+
+/// See the module. Shared by all who count.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Leases granted.
+    pub grants: Counter,
+    /// Results taken from workers, also those that were known before.
+    pub success: Counter,
+    /// As `success`.
+    pub skipped: Counter,
+    /// As `success`.
+    pub failed: Counter,
+    /// Sessions that ended because nothing was heard of the worker.
+    pub expired_sessions: Counter,
+    /// Calls of workers and others.
+    pub calls: Calls,
+}
+
+impl Tally {
+    /// Counts a result.
+    pub fn reported(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Success(_) => &self.success,
+            Outcome::Skipped(_) => &self.skipped,
+            Outcome::Failed(_) => &self.failed,
+        };
+        counter.inc();
+    }
+}
+
+/// The calls that exist. Whatever else somebody asks for is counted as one.
+const METHODS: [(&str, &str, &str); 12] = [
+    ("/imagenet.v1.Coordinator/Register", "Coordinator", "Register"),
+    ("/imagenet.v1.Coordinator/Renew", "Coordinator", "Renew"),
+    ("/imagenet.v1.Coordinator/Acquire", "Coordinator", "Acquire"),
+    ("/imagenet.v1.Coordinator/Report", "Coordinator", "Report"),
+    ("/imagenet.v1.Coordinator/Leave", "Coordinator", "Leave"),
+    ("/imagenet.v1.Coordinator/Watch", "Coordinator", "Watch"),
+    ("/imagenet.v1.Admin/GetFleet", "Admin", "GetFleet"),
+    ("/imagenet.v1.Admin/RetryFailed", "Admin", "RetryFailed"),
+    ("/imagenet.v1.Admin/DrainWorker", "Admin", "DrainWorker"),
+    ("/grpc.health.v1.Health/Check", "Health", "Check"),
+    ("/grpc.health.v1.Health/Watch", "Health", "Watch"),
+    ("", "other", "other"),
+];
+/// By number, as gRPC has them.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// How long calls took, by method and code: a table of all there can be, so that nobody waits for a lock.
+#[derive(Debug, Default)]
+pub struct Calls([[Durations; CODES.len()]; METHODS.len()]);
+
+/// A call that is being answered; counted when it is dropped, as cancelled unless it was answered.
+#[derive(Debug)]
+pub(crate) struct Call {
+    method: usize,
+    began: Instant,
+    code: Code,
+}
+
+impl Call {
+    /// A call has come, for this path.
+    pub(crate) fn begin(path: &str) -> Self {
+        let method = METHODS.iter().position(|(known, ..)| path == *known).unwrap_or(METHODS.len() - 1);
+        Self { method, began: Instant::now(), code: Code::Cancelled }
+    }
+
+    /// It was answered.
+    pub(crate) fn answered(&mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Calls {
+    /// Counts a call that has ended.
+    pub(crate) fn ended(&self, call: &Call) {
+        let code = usize::try_from(i32::from(call.code)).unwrap_or_default();
+        self.0[call.method][code.min(CODES.len() - 1)].record(call.began.elapsed());
+    }
+
+    /// All that have happened: labels and durations.
+    pub fn by_method_and_code(&self) -> impl Iterator<Item = ([(&'static str, &'static str); 3], &Durations)> {
+        self.0.iter().zip(METHODS).flat_map(|(durations, (_, service, method))| {
+            let by_code = durations.iter().zip(CODES).filter(|(durations, _)| !durations.is_empty());
+            by_code
+                .map(move |(durations, code)| ([("service", service), ("method", method), ("code", code)], durations))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_counted_by_its_method_and_its_code() {
+        let calls = Calls::default();
+        for (path, code) in [
+            ("/imagenet.v1.Coordinator/Renew", Some(Code::Ok)),
+            ("/imagenet.v1.Coordinator/Renew", Some(Code::Ok)),
+            ("/grpc.health.v1.Health/Check", Some(Code::Unauthenticated)),
+            ("/imagenet.v1.Coordinator/Acquire", None),
+            ("/n02124075/../x", Some(Code::Unimplemented)),
+        ] {
+            let mut call = Call::begin(path);
+            if let Some(code) = code {
+                call.answered(code);
+            }
+            calls.ended(&call);
+        }
+        let labels: Vec<[&str; 3]> =
+            calls.by_method_and_code().map(|(labels, _)| labels.map(|(_, value)| value)).collect();
+        assert_eq!(
+            labels,
+            [
+                ["Coordinator", "Renew", "OK"],
+                ["Coordinator", "Acquire", "CANCELLED"],
+                ["Health", "Check", "UNAUTHENTICATED"],
+                ["other", "other", "UNIMPLEMENTED"]
+            ]
+        );
+    }
+}

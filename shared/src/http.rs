@@ -1,0 +1,299 @@
+//! What both programs tell over HTTP: whether they live, whether they work, and their metrics. Plaintext, so nothing secret.
+//!
+//! Invariant: whoever asks, slowly or often, costs a bounded number of connections and never the job.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::metrics::{self, Metrics};
+
+/// More wait in the kernel's queue.
+const MOST_CONNECTIONS: usize = 64;
+/// For the head of a request, and between two requests on one connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// No request needs more.
+const LARGEST_HEADER: usize = 16 << 10;
+/// What does not answer for this long does not live; those who ask give up earlier or about then.
+const ALIVE: Duration = Duration::from_secs(2);
+/// After a connection that could not be accepted, for instance for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The address; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Nobody has asked for this very port: if it is busy, take a free one.
+    pub or_any_port: bool,
+}
+
+/// Why nobody can ask.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Another program has the address.
+    #[error("listen on {0}: the address is in use; stop the other program, or give another address with --http")]
+    AddressInUse(SocketAddr),
+    /// The address is not to be had.
+    #[error("listen on {address}: {source}; give another address with --http")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// What can be asked of a program.
+pub trait Seen: Send + Sync + 'static {
+    /// Whether the heart of the program answers.
+    fn is_alive(&self) -> impl Future<Output = bool> + Send;
+    /// Whether it does what it is there for; else one word why not.
+    ///
+    /// # Errors
+    /// The word.
+    fn readiness(&self) -> Result<(), &'static str>;
+    /// Its metrics.
+    fn metrics(&self) -> &Metrics;
+}
+
+/// Takes the address; nobody is answered yet.
+///
+/// # Errors
+/// [`HttpError`], one sentence that names the flag.
+pub async fn listen(Address { address, or_any_port }: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
+    let mut bound = TcpListener::bind(address).await;
+    if or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+        bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    }
+    bound.and_then(|listener| listener.local_addr().map(|bound| (listener, bound))).map_err(|source| {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => HttpError::AddressInUse(address),
+            _ => HttpError::Listen { address, source },
+        }
+    })
+}
+
+/// The line that tells people where it is.
+pub fn announcement(address: SocketAddr) -> String {
+    if address.ip().is_loopback() {
+        return format!("health and metrics at http://{address}/");
+    }
+    format!(
+        "warning: health and metrics at http://{address}/ are plaintext and open to other machines; nothing secret is in them"
+    )
+}
+
+/// Answers until it is dropped.
+pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl Seen>) {
+    let router = router(program, seen);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+                Ok((connection, _)) => drop(connections.spawn(answer(connection, router.clone()))),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection was not accepted");
+                    sleep(PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn answer(connection: TcpStream, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(LARGEST_HEADER)
+        .serve_connection(TokioIo::new(connection), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection over HTTP ended");
+    }
+}
+
+fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
+    Router::new()
+        .route("/", get(move || async move { page(program) }))
+        .route("/healthz", get(healthz::<S>))
+        .route("/readyz", get(readyz::<S>))
+        .route("/metrics", get(scrape::<S>))
+        .with_state(seen)
+}
+
+fn page(program: &str) -> String {
+    format!(
+        "{program} {}\n\n\
+         /healthz  200 while the process lives\n\
+         /readyz   200 while it does its work, else 503 and why\n\
+         /metrics  for Prometheus\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+async fn healthz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
+    match timeout(ALIVE, seen.is_alive()).await {
+        Ok(true) => "ok\n".into_response(),
+        Ok(false) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response(),
+    }
+}
+
+async fn readyz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
+    match seen.readiness() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn scrape<S: Seen>(State(seen): State<Arc<S>>) -> Response {
+    match seen.metrics().text() {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fmt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::metrics::{Page, Source};
+
+    #[derive(Debug)]
+    struct One;
+
+    impl Source for One {
+        fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+            page.gauge("one", "It is one.", 1)
+        }
+    }
+
+    struct Program {
+        lives: bool,
+        works: AtomicBool,
+        metrics: Metrics,
+    }
+
+    impl Seen for Program {
+        async fn is_alive(&self) -> bool {
+            if !self.lives {
+                std::future::pending::<()>().await;
+            }
+            true
+        }
+
+        fn readiness(&self) -> Result<(), &'static str> {
+            self.works.load(Ordering::Relaxed).then_some(()).ok_or("starting")
+        }
+
+        fn metrics(&self) -> &Metrics {
+            &self.metrics
+        }
+    }
+
+    fn local(port: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    async fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
+        let program = Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", Arc::new(One)) };
+        let program = Arc::new(program);
+        let (listener, address) = listen(Address { address: local(0), or_any_port: false }).await.unwrap();
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, "program", Arc::clone(&program)));
+        (program, address, task)
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection
+            .write_all(format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn health_readiness_and_metrics_can_be_asked_for() {
+        let (program, address, _task) = start(true).await;
+        let starting = ask(address, "GET /readyz").await;
+        assert!(starting.starts_with("HTTP/1.1 503 ") && starting.ends_with("\r\n\r\nstarting\n"), "{starting}");
+        program.works.store(true, Ordering::Relaxed);
+        for path in ["/readyz", "/healthz"] {
+            let answer = ask(address, &format!("GET {path}")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        }
+        let page = ask(address, "GET /").await;
+        assert!(page.contains("/metrics") && page.contains("content-type: text/plain"), "{page}");
+        let metrics = ask(address, "GET /metrics").await;
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4") && metrics.contains("imagenet_one 1\n"));
+        assert!(ask(address, "HEAD /metrics").await.starts_with("HTTP/1.1 200 "));
+        assert!(ask(address, "GET /secret").await.starts_with("HTTP/1.1 404 "));
+        assert!(ask(address, "POST /metrics").await.starts_with("HTTP/1.1 405 "));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_does_not_live() {
+        let (_program, address, _task) = start(false).await;
+        let answer = ask(address, "GET /healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("it does not answer\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_is_refused_unless_nobody_has_asked_for_it() {
+        let taken = TcpListener::bind(local(0)).await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let refused = listen(Address { address, or_any_port: false }).await.unwrap_err().to_string();
+        assert!(refused.ends_with("or give another address with --http") && refused.contains(&address.to_string()));
+        let (_listener, other) = listen(Address { address, or_any_port: true }).await.unwrap();
+        assert!(other.ip().is_loopback() && other != address);
+    }
+
+    #[tokio::test]
+    async fn many_who_say_nothing_do_not_keep_others_out_for_long() {
+        let (_program, address, _task) = start(true).await;
+        let mut silent = Vec::new();
+        for _ in 0..=MOST_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let answer = timeout(HEADER_TIMEOUT * 2, ask(address, "GET /healthz")).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    #[test]
+    fn an_open_address_is_told_as_one() {
+        assert_eq!(announcement(local(80)), "health and metrics at http://127.0.0.1:80/");
+        let open = announcement("0.0.0.0:80".parse().unwrap());
+        assert!(open.starts_with("warning: health and metrics at http://0.0.0.0:80/ are plaintext"), "{open}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Where it can be looked at: the port that was asked for, a free one, or one sentence that says what to do.
+
+use std::net::{SocketAddr, TcpListener};
+
+use tests::{
+    cluster::{Job, Table},
+    http::get,
+    running::Running,
+};
+
+use crate::{origin, wnids};
+
+const LINE: &str = "health and metrics at http://";
+
+/// The address in the line about health and metrics.
+#[track_caller]
+fn printed(running: &mut Running) -> SocketAddr {
+    running.wait_until("it prints where it can be looked at", |running| {
+        let stderr = running.stderr();
+        let (_, rest) = stderr.split_once(LINE)?;
+        rest.split_once('/')?.0.parse().ok()
+    })
+}
+
+/// The default port, taken by this process unless somebody else has it.
+fn default_port_busy() -> Option<TcpListener> {
+    TcpListener::bind("127.0.0.1:8080").ok()
+}
+
+fn slow_job(origin: &tests::origin::Origin, wnids: &[String]) -> Job {
+    origin.limit_rate(100_000);
+    Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
+}
+
+#[test]
+fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "127.0.0.1:0"]);
+    let mut running = job.start();
+    let address = printed(&mut running);
+    assert_ne!(address.port(), 0);
+    assert_eq!(get(address, "/healthz"), Some((200, "ok\n".to_owned())));
+    let finished = running.wait();
+    assert_eq!(finished.stderr.lines().filter(|line| line.contains(&address.to_string())).count(), 1);
+    job.assert_ended(&finished, 0, Table::of(1, 0, 0));
+}
+
+#[test]
+fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
+    let _busy = default_port_busy();
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    let jobs = [(); 2].map(|()| slow_job(&origin, &wnids));
+    let mut running = jobs.each_ref().map(Job::start);
+    let addresses = running.each_mut().map(printed);
+    assert_ne!(addresses[0], addresses[1]);
+    for address in addresses {
+        assert_ne!(address.port(), 8080);
+        assert_eq!(get(address, "/readyz").map(|(status, _)| status), Some(200));
+    }
+    for (job, running) in jobs.iter().zip(running) {
+        job.assert_ended(&running.wait(), 0, Table::of(1, 0, 0));
+    }
+}
+
+#[test]
+fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let asked_for = busy.local_addr().expect("it is bound").to_string();
+    let _busy = default_port_busy();
+    let job = Job::new().classes(["n00000001"]).url("http://127.0.0.1:9/x");
+    let csv = job.folder().join("data.csv");
+    let csv = csv.to_str().expect("a plain path");
+    for (args, address) in [
+        (vec!["--dev", "--fname", csv, "--http", &asked_for], asked_for.as_str()),
+        (vec!["--listen", "127.0.0.1:0", "--fname", csv], "127.0.0.1:8080"),
+    ] {
+        let finished = job.start_with(args.iter().copied()).wait();
+        job.assert_could_not_run(
+            &finished,
+            &[&format!("listen on {address}"), "in use", "another address with --http"],
+        );
+        assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn an_address_that_other_machines_reach_is_told_in_one_warning_line() {
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "0.0.0.0:0"]);
+    let mut running = job.start();
+    let address = printed(&mut running);
+    assert!(address.ip().is_unspecified());
+    assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/healthz"), Some((200, "ok\n".to_owned())));
+    let finished = running.wait();
+    let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("open to other machines"), "{}", finished.stderr);
+    job.assert_ended(&finished, 0, Table::of(1, 0, 0));
+}

@@ -1,0 +1,20 @@
+//! What an operator sees without a log in hand: probes, metrics, gRPC health and traces of the real programs.
+
+mod addresses;
+mod life;
+mod metrics;
+
+use tests::{archives::images, origin::Origin};
+
+/// Classes of about 50 KB each, named from `n00000001` on.
+fn wnids(count: u64) -> Vec<String> {
+    (1..=count).map(|number| format!("n{number:08}")).collect()
+}
+
+fn origin(wnids: &[String]) -> Origin {
+    let origin = Origin::start();
+    for (seed, wnid) in (1..).zip(wnids) {
+        origin.class(wnid, images(wnid, 5, 5000..15_000, seed));
+    }
+    origin
+}
