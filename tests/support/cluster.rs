@@ -155,7 +155,7 @@ impl Job {
         self
     }
 
-    /// A variable more in the coordinator's environment.
+    /// A variable more in the environment of the coordinator, and of workers that are started with all their arguments.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
@@ -246,6 +246,7 @@ impl Job {
     pub fn start_worker_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
         let mut command = Command::new(program("worker"));
         command.args(args).current_dir(&self.target);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         self.spawn(command, "imagenet_downloader.log")
     }
 

@@ -80,6 +80,11 @@ impl Running {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
+    /// Its number in the list of processes.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

@@ -72,3 +72,56 @@ impl ServerCertVerifier for ByAuthority {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+    use crate::tls::provider;
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Issuer {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn server(issuer: &Issuer, ends: Duration) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = (SystemTime::UNIX_EPOCH + ends).into();
+        params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+    }
+
+    fn check(named: &Issuer, server: &CertificateDer<'_>, chain: &[&Issuer], name: &str) -> Result<(), Error> {
+        let verifier = ByAuthority::new(Authority::of(named.der()), provider());
+        let chain: Vec<_> = chain.iter().map(|issuer| issuer.der().clone()).collect();
+        let name = ServerName::try_from(name).unwrap();
+        verifier.verify_server_cert(server, &chain, &name, &[], UnixTime::now()).map(drop)
+    }
+
+    #[test]
+    fn only_what_the_named_authority_has_signed_for_this_name_is_believed() {
+        let (ours, theirs) = (authority(), authority());
+        let later = Duration::from_secs(UnixTime::now().as_secs() + 3600);
+        let (good, forged, old) =
+            (server(&ours, later), server(&theirs, later), server(&ours, Duration::from_hours(1)));
+        assert_eq!(check(&ours, &good, &[&ours], "localhost"), Ok(()));
+        assert_eq!(check(&ours, &good, &[&theirs, &ours], "localhost"), Ok(()));
+        for (what, refused) in [
+            ("the authority is not shown", check(&ours, &good, &[], "localhost")),
+            ("another cluster", check(&ours, &forged, &[&theirs], "localhost")),
+            ("ours is shown beside a certificate of theirs", check(&ours, &forged, &[&ours], "localhost")),
+            ("both are shown", check(&ours, &forged, &[&theirs, &ours], "localhost")),
+            ("another name", check(&ours, &good, &[&ours], "elsewhere")),
+            ("out of date", check(&ours, &old, &[&ours], "localhost")),
+            ("the authority itself as the server", check(&ours, ours.der(), &[&ours], "localhost")),
+        ] {
+            assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{what}: {refused:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Certificates: a worker's is good for its own name (S16), and the coordinator's may be replaced at any time (S17).
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tests::{cluster::Table, wait::wait_for};
+
+use super::{Cluster, text};
+
+/// An authority of the workers, which has nothing to do with the coordinator's.
+fn workers_authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "workers");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
+}
+
+/// Writes `<file>.pem` and `<file>.key` for a worker; gives both paths.
+fn issue(folder: &Path, file: &str, common: &str, dns: &[&str], issuer: &Issuer<'_, KeyPair>) -> [String; 2] {
+    let mut params =
+        CertificateParams::new(dns.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("plain names");
+    params.distinguished_name.push(DnType::CommonName, common);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, issuer).expect("a certificate");
+    let paths = ["pem", "key"].map(|kind| folder.join(format!("{file}.{kind}")));
+    fs::write(&paths[0], certificate.pem()).expect("the folder is ours");
+    fs::write(&paths[1], key.serialize_pem()).expect("the folder is ours");
+    paths.map(|path| text(&path))
+}
+
+#[test]
+fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
+    let cluster = Cluster::of(2);
+    let authority = workers_authority();
+    let folder = cluster.job.folder().to_owned();
+    fs::write(folder.join("workers.pem"), authority.pem()).expect("the folder is ours");
+    let [by_name, by_name_key] = issue(&folder, "by_name", "w1", &[], &authority);
+    let [by_dns, by_dns_key] = issue(&folder, "by_dns", "any", &["w2", "w3"], &authority);
+    let [foreign, foreign_key] = issue(&folder, "foreign", "w1", &[], &workers_authority());
+    let workers = text(&folder.join("workers.pem"));
+    let (cluster, coordinator) = cluster.start(&["--tls-client-ca", &workers]);
+    let (ca, token) = (cluster.path("ca.pem"), cluster.path("worker.token"));
+    let shows = |certificate, key| ["--tls-ca", ca.as_str(), "--tls-cert", certificate, "--tls-key", key];
+
+    let refused = cluster.worker("w2", &coordinator, &shows(&by_name, &by_name_key)).wait();
+    cluster
+        .job
+        .assert_could_not_run(&refused, &["the worker's certificate is for w1; give one of these names with --name"]);
+    let refused = cluster.worker("w1", &coordinator, &shows(&by_dns, &by_dns_key)).wait();
+    cluster.job.assert_could_not_run(&refused, &["the worker's certificate is for any, w2, w3"]);
+    // A token does not make up for it.
+    let with_token = [&shows(&by_name, &by_name_key)[..], &["--token-file", &token]].concat();
+    let refused = cluster.worker("w2", &coordinator, &with_token).wait();
+    cluster.job.assert_could_not_run(&refused, &["the worker's certificate is for w1"]);
+    // Of another authority there is not even a connection, as far as anybody can tell.
+    let mut stranger = cluster.worker("w1", &coordinator, &shows(&foreign, &foreign_key));
+    stranger.wait_until("it is kept out", |worker| worker.stderr().contains("no answer").then_some(()));
+    stranger.kill();
+    // Nor without one, and without a token.
+    let refused = cluster.worker("w1", &coordinator, &["--tls-ca", &ca]).wait();
+    cluster.job.assert_could_not_run(&refused, &["a token is needed here"]);
+
+    let [first, second] = [("w1", &by_name, &by_name_key), ("w3", &by_dns, &by_dns_key)]
+        .map(|(name, certificate, key)| cluster.worker(name, &coordinator, &shows(certificate, key)));
+    for worker in [first, second] {
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
+}
+
+/// Puts another certificate by the authority that `init` made in the place of the server's, by renames as a careful person
+/// would.
+fn replace_certificate(cluster: &Cluster) {
+    let authority = fs::read_to_string(cluster.file("ca.pem")).expect("init made it");
+    let key = KeyPair::from_pem(&fs::read_to_string(cluster.file("ca.key")).expect("init made it")).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&authority, key).expect("an authority");
+    let folder = cluster.job.folder().join("trust");
+    let [certificate, key] = issue(&folder, "next", "imagenet coordinator", &["localhost", "127.0.0.1"], &issuer);
+    let chain = fs::read_to_string(&certificate).expect("it was just written") + &authority;
+    fs::write(&certificate, chain).expect("the folder is ours");
+    fs::rename(key, cluster.file("server.key")).expect("the folder is ours");
+    fs::rename(certificate, cluster.file("server.pem")).expect("the folder is ours");
+}
+
+/// The certificate that a new connection is shown.
+fn shown(address: SocketAddr, authority: &Path) -> Option<Vec<u8>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).expect("init made it")).expect("an authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config = builder.expect("rustls has versions").with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from("127.0.0.1").expect("an address");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("the configuration is whole");
+    let stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time");
+    let mut stream = StreamOwned::new(connection, stream);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").ok()?;
+    let read = stream.read(&mut [0; 9]).ok()?;
+    assert!(read > 0, "the coordinator speaks");
+    stream.conn.peer_certificates().and_then(|chain| chain.first()).map(|certificate| certificate.to_vec())
+}
+
+#[test]
+fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
+    let cluster = Cluster::of(8);
+    // Slow enough that the worker is there all the time.
+    cluster.origin.limit_rate(40_000);
+    let (cluster, coordinator) = cluster.start(&[]);
+    let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token"), "--workers", "1"]);
+    let now = || shown(coordinator.address, &cluster.file("ca.pem"));
+    let first = now().expect("a certificate");
+
+    replace_certificate(&cluster);
+    wait_for("new connections are shown the new certificate", Duration::from_secs(5), || {
+        now().is_some_and(|certificate| certificate != first)
+    });
+    let second = now().expect("a certificate");
+
+    // A key that belongs to another certificate, then no certificate at all.
+    let log = cluster.job.target_path().join("imagenet_downloader.log");
+    let told = |count| {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.matches("the old content stays in use").count() >= count
+    };
+    fs::write(cluster.file("server.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("ours");
+    wait_for("the log tells of the pair that is broken", Duration::from_secs(10), || told(1));
+    assert_eq!(now(), Some(second.clone()));
+    fs::write(cluster.file("server.pem"), "no certificate").expect("the folder is ours");
+    wait_for("the log tells of the certificate that is none", Duration::from_secs(10), || told(2));
+    assert_eq!(now(), Some(second));
+
+    cluster.origin.limit_rate(100_000_000);
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("no answer"), "the worker's connections live on: {}", finished.stderr);
+    cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(8, 0, 0));
+    let log = fs::read_to_string(&log).expect("there is a log");
+    assert_eq!(log.matches("registered worker").count(), 1, "{log}");
+}

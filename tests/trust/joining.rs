@@ -1,0 +1,175 @@
+//! Who gets in (S14, S15): with the worker's token everybody who has it, without it nobody; and the token is told to nobody
+//! but the cluster.
+
+use std::{
+    io::Read as _,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tests::{
+    archives::assert_class_is,
+    cluster::{Job, Table},
+};
+
+use super::{Cluster, init, text};
+
+#[test]
+fn what_init_makes_is_all_that_both_programs_need() {
+    let (cluster, coordinator) = Cluster::of(3).start(&[]);
+    let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token")]);
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
+    for (wnid, tar) in &cluster.classes {
+        assert_class_is(tar, &cluster.job.folder().join("w1").join(wnid));
+    }
+}
+
+#[test]
+fn the_commands_that_init_prints_name_the_files_that_it_made() {
+    let job = Job::new();
+    let folder = job.folder().join("trust");
+    let said = init(&job, &folder);
+    let folder = text(&folder);
+    for words in [
+        format!("--tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens"),
+        "worker --connect https://127.0.0.1:50051 --token-file worker.token".to_owned(),
+        format!("--token-file {folder}/viewer.token"),
+    ] {
+        assert!(said.contains(&words), "no {words} in:\n{said}");
+    }
+    let again = job.start_with(["init", "--dir", &folder]).wait();
+    job.assert_could_not_run(&again, &["ca.pem is there already and nothing is ever overwritten"]);
+}
+
+#[test]
+fn a_worker_without_a_valid_token_ends_with_what_to_do() {
+    let (cluster, coordinator) = Cluster::of(1).start(&[]);
+    let word = cluster.job.folder().join("word");
+    std::fs::write(&word, "0123456789abcdef").expect("the folder is ours");
+    let (word, authority, admin) = (text(&word), cluster.path("ca.pem"), cluster.path("admin.token"));
+    for (flags, words) in [
+        (vec![], "without proof: give the token that `coordinator init` wrote with --token-file"),
+        (
+            vec!["--tls-ca", &authority],
+            "a token is needed here: give the file with one of this cluster's with --token-file",
+        ),
+        (vec!["--tls-ca", &authority, "--token-file", &word], "the token is not one of this cluster's"),
+        (
+            vec!["--token-file", &admin],
+            "this takes a token for the role worker, and the one given is for the role admin",
+        ),
+    ] {
+        let finished = cluster.worker("w1", &coordinator, &flags).wait();
+        cluster.job.assert_could_not_run(&finished, &[words]);
+    }
+    assert_eq!(cluster.origin.all_requests().len(), 0);
+}
+
+#[test]
+fn the_token_is_never_sent_to_another_cluster() {
+    let ours = Cluster::of(1);
+    let theirs = ours.job.folder().join("theirs");
+    init(&ours.job, &theirs);
+    let (address, heard) = listen_as(&theirs);
+    let connect = format!("https://{address}");
+    let token = ours.path("worker.token");
+    let worker = ours.job.start_worker_with(["--connect", &connect, "--name", "w1", "--token-file", &token]);
+    ours.job.assert_could_not_run(
+        &worker.wait(),
+        &["the coordinator could not prove itself", "give this cluster's token with --token-file"],
+    );
+    assert_eq!(heard.join().expect("the listener does not panic"), Vec::<u8>::new());
+}
+
+/// Somebody with the certificate in this folder, who takes one connection and gives what was said to him.
+fn listen_as(folder: &std::path::Path) -> (SocketAddr, JoinHandle<Vec<u8>>) {
+    let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).expect("init made it");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("init wrote PEM");
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("init made it");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut config =
+        builder.expect("rustls has versions").with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let address = listener.local_addr().expect("it is bound");
+    let heard = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the worker comes");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
+        let connection = ServerConnection::new(Arc::new(config)).expect("the configuration is whole");
+        let mut heard = Vec::new();
+        // It ends with the client's alert.
+        drop(StreamOwned::new(connection, stream).read_to_end(&mut heard));
+        heard
+    });
+    (address, heard)
+}
+
+#[test]
+fn on_loopback_a_token_file_closes_the_door_too() {
+    let cluster = Cluster::of(1);
+    let tokens = cluster.path("worker.token");
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let refused = job.start_worker("w1", &coordinator, job.target_path()).wait();
+    job.assert_could_not_run(&refused, &["a token is needed here"]);
+    let connect = format!("http://{}", coordinator.address);
+    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &tokens]).wait();
+    assert_eq!(worker.code, Some(0), "{}", worker.stderr);
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
+}
+
+#[test]
+fn where_others_can_connect_the_door_must_be_closed() {
+    let cluster = Cluster::of(1);
+    let files = ["server.pem", "server.key", "tokens"].map(|name| cluster.path(name));
+    let [certificate, key, tokens] = files.each_ref().map(String::as_str);
+    let csv = text(&cluster.job.folder().join("data.csv"));
+    let start = |flags: &[&str]| {
+        let own = ["--fname", &csv, "--listen", "0.0.0.0:0"];
+        cluster.job.start_with(own.into_iter().chain(flags.iter().copied()))
+    };
+    for flags in [&[][..], &["--token-file", tokens]] {
+        let words =
+            ["in plaintext", "coordinator init", "--tls-cert", "--token-file", "--listen 127.0.0.1", "--insecure"];
+        cluster.job.assert_could_not_run(&start(flags).wait(), &words);
+    }
+    let finished = start(&["--tls-cert", certificate, "--tls-key", key]).wait();
+    cluster.job.assert_could_not_run(&finished, &["everybody could join", "--token-file", "--tls-client-ca"]);
+    let closed = ["--tls-cert", certificate, "--tls-key", key, "--token-file", tokens];
+    for (flags, said) in [(&closed[..], "worker --connect https://"), (&["--insecure"], "the wire is plaintext")] {
+        let mut running = start(flags);
+        running.wait_until("it says how it listens", |running| running.stderr().contains(said).then_some(()));
+        running.kill();
+    }
+}
+
+#[test]
+fn a_worker_that_was_let_in_waits_for_a_token_that_is_replaced_too_late() {
+    let cluster = Cluster::of(6);
+    cluster.origin.limit_rate(40_000);
+    let token = cluster.job.folder().join("token");
+    std::fs::copy(cluster.file("worker.token"), &token).expect("init made it");
+    let (cluster, coordinator) = cluster.start(&["--lease-ttl", "3s"]);
+    let mut worker = cluster.worker("w1", &coordinator, &["--token-file", &text(&token), "--workers", "1"]);
+    worker.wait_until("it downloads", |_| (!cluster.origin.all_requests().is_empty()).then_some(()));
+    let (old, new) = (cluster.secret("worker.token"), "another-token-0123456789");
+    let tokens = std::fs::read_to_string(cluster.file("tokens")).expect("init made it");
+    std::fs::write(cluster.file("tokens"), tokens.replace(&old, new)).expect("the folder is ours");
+    worker.wait_until("it is no longer let in", |worker| {
+        worker.stderr().contains("not one of this cluster's").then_some(())
+    });
+    // Both are valid again, as when a token is replaced as it should be.
+    std::fs::write(cluster.file("tokens"), format!("worker {new}\n{tokens}")).expect("the folder is ours");
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(6, 0, 0));
+}
