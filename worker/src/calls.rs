@@ -69,10 +69,10 @@ impl Calls {
         self.lost > 0
     }
 
-    pub(crate) fn register(&mut self, who: &Identity, held: Vec<Held>) {
+    pub(crate) fn register(&mut self, who: &Identity, storage_id: String, held: Vec<Held>) {
         let who = who.clone();
         self.begin(Kind::Register, Duration::ZERO, async move |mut client| {
-            client.register(&who, &held).await.map(|answer| Answer::Registered(Box::new(answer)))
+            client.register(&who, storage_id, &held).await.map(|answer| Answer::Registered(Box::new(answer)))
         });
     }
 

@@ -110,7 +110,13 @@ impl CoordinatorClient {
         Self { stub: Stub::new(connector.channel()) }
     }
 
-    pub(crate) async fn register(&mut self, who: &Identity, held: &[Held]) -> Result<Registration, CallError> {
+    /// `storage_id`: see [`crate::storage_id`].
+    pub(crate) async fn register(
+        &mut self,
+        who: &Identity,
+        storage_id: String,
+        held: &[Held],
+    ) -> Result<Registration, CallError> {
         let request = proto::RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
             worker_name: who.name.clone(),
@@ -118,7 +124,7 @@ impl CoordinatorClient {
             slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             held: wire_held(held),
-            storage_id: String::new(),
+            storage_id,
         };
         let reply = within(CALL_TIMEOUT, self.stub.register(request)).await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
@@ -150,10 +156,9 @@ impl CoordinatorClient {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
         let reply = within(ACQUIRE_TIMEOUT, self.stub.acquire(request)).await?;
-        let leases = reply
-            .leases
-            .iter()
-            .filter_map(|lease| Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token) }));
+        let leases = reply.leases.iter().filter_map(|lease| {
+            Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe })
+        });
         Ok(Acquired {
             leases: leases.collect(),
             directive: directive(reply.directive()),

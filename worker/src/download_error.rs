@@ -5,10 +5,13 @@ use std::{error::Error as _, time::Duration};
 use reqwest::StatusCode;
 use shared::{
     job::without_credentials,
-    outcome::{Failure, FailureKind},
+    outcome::{Failure, FailureKind, Suspect},
 };
 
-use crate::redirect::RefusedRedirect;
+use crate::{
+    redirect::RefusedRedirect,
+    retry::{Verdict, verdict},
+};
 
 /// Why an attempt to download ended early.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,7 +123,12 @@ fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String
 
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Self {
-        Self::new(error.kind(), &error)
+        // What another attempt could have helped is a matter between us and the origin; the rest is what the class is.
+        let suspect = match verdict(&error) {
+            Verdict::Retry { .. } => Suspect::Origin,
+            Verdict::GiveUp => Suspect::Class,
+        };
+        Self::new(error.kind(), &error).suspecting(suspect)
     }
 }
 
@@ -148,6 +156,26 @@ mod tests {
 
     fn line(error: DownloadError) -> String {
         Failure::from(error).to_string()
+    }
+
+    #[test]
+    fn what_may_pass_is_the_origins_and_what_will_not_the_classs() {
+        let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
+        let why = String::new;
+        for (error, suspect) in [
+            (status(503), Suspect::Origin),
+            (status(429), Suspect::Origin),
+            (status(404), Suspect::Class),
+            (DownloadError::Timeout { after: Duration::ZERO }, Suspect::Origin),
+            (DownloadError::TooSlow { over: Duration::ZERO }, Suspect::Origin),
+            (DownloadError::Cut { received: 1, length: None }, Suspect::Origin),
+            (DownloadError::Connection { why: why() }, Suspect::Origin),
+            (DownloadError::Certificate { why: why() }, Suspect::Class),
+            (DownloadError::NotATar { why: why() }, Suspect::Class),
+            (DownloadError::Redirect { why: why() }, Suspect::Class),
+        ] {
+            assert_eq!(Failure::from(error.clone()).suspect, suspect, "{error}");
+        }
     }
 
     #[test]

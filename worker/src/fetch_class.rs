@@ -17,10 +17,12 @@ use crate::{
     unfinished::{Unfinished, conflict},
 };
 
-/// Brings one class to its end, or to a checkpoint when `stop` is cancelled.
+/// Brings one class to its end, or to a checkpoint when `stop` is cancelled. `retries`: attempts without progress, after the
+/// first.
 pub(crate) async fn fetch_class(
     site: &Site,
     wnid: Wnid,
+    retries: u32,
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
@@ -31,7 +33,7 @@ pub(crate) async fn fetch_class(
         (Found::Unproved | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
         (Found::Unproved, Existing::Adopt) => {
-            Some(stop.run_until_cancelled(site.prove(wnid)).await.unwrap_or(Err(Unfinished::Stopped))?)
+            Some(stop.run_until_cancelled(site.prove(wnid, retries)).await.unwrap_or(Err(Unfinished::Stopped))?)
         }
         (Found::Unproved | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
     };
@@ -44,7 +46,7 @@ pub(crate) async fn fetch_class(
         (Some(unpacked), false) => (unpacked, TarFate::Stay),
         (Some(unpacked), true) => (unpacked, TarFate::Remove),
         (None, delete_tar) => {
-            let unpacked = receive(site, wnid, progress, stop).await?;
+            let unpacked = receive(site, wnid, retries, progress, stop).await?;
             (unpacked, if delete_tar { TarFate::Remove } else { TarFate::Move })
         }
     };

@@ -31,6 +31,7 @@ mod extract;
 mod manifest;
 mod publish;
 mod staging;
+mod storage_id;
 mod target;
 
 mod library;

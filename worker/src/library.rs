@@ -21,7 +21,7 @@ use crate::{
     progress::Progress,
     site::{Site, SiteError},
     slots::{Lease, Slots},
-    target::TargetError,
+    target::{Target, TargetError},
     unfinished::Unfinished,
 };
 
@@ -137,7 +137,10 @@ pub async fn download_batch<Id: AsRef<str>>(
     let target: PathBuf = target_path.as_ref().to_owned();
     let mut threads = JoinSet::new();
     let slots = options.workers;
-    let open = move || Site::open(job, &target, slots, &mut threads).map(|site| (Arc::new(site), threads));
+    let open = move || {
+        let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
+        Site::open(job, target, slots, &mut threads).map(|site| (Arc::new(site), threads))
+    };
     let (site, threads) = off_thread(open).await?;
     let mut slots = Slots::new(Arc::clone(&site), Progress::new(Screen::Silent), slots);
     let mut waiting = wnids.into_iter();
@@ -148,7 +151,7 @@ pub async fn download_batch<Id: AsRef<str>>(
             && let Some(wnid) = waiting.next()
         {
             // Nobody else leases these classes: the token is of no account.
-            slots.start(Lease { wnid, token: LeaseToken(0) }).expect("a slot is free");
+            slots.start(Lease { wnid, token: LeaseToken(0), probe: false }).expect("a slot is free");
         }
         match slots.next().await {
             None => break,

@@ -18,6 +18,7 @@ use crate::{
 pub(crate) async fn receive(
     site: &Site,
     wnid: Wnid,
+    retries: u32,
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
@@ -29,7 +30,7 @@ pub(crate) async fn receive(
         intake.start(Start { source: source.clone(), files, offset: next_header });
         (source, next_header)
     });
-    let mut download = Download::new(&site.origin, site.job.url.for_class(wnid), site.job.retries, resume);
+    let mut download = Download::new(&site.origin, site.job.url.for_class(wnid), retries, resume);
     loop {
         let piece = tokio::select! {
             biased;

@@ -26,7 +26,7 @@ use crate::{
     renewal::{self, Renewable},
     site::Site,
     slots::{Lease, Slots},
-    target::TargetError,
+    target::{Target, TargetError},
     unfinished::Unfinished,
 };
 
@@ -47,6 +47,7 @@ pub(crate) enum Ended {
 /// A worker in a session.
 struct Worker {
     who: Identity,
+    target: Arc<Target>,
     run_id: String,
     calls: Calls,
     session: Option<SessionId>,
@@ -70,10 +71,15 @@ pub(crate) async fn work(
     screen: &Screen,
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
+    let target = Arc::new(Target::open(target)?);
     let mut calls = Calls::new(CoordinatorClient::new(connector));
-    let Some(registration) = first_registration(&mut calls, who, shutdown).await? else { return Ok(Ended::Drained) };
+    let registration = match first_registration(&mut calls, who, &target, shutdown).await {
+        Ok(Some(registration)) => registration,
+        Ok(None) => return withdrawn(&target, Ok(Ended::Drained)),
+        Err(error) => return withdrawn(&target, Err(error)),
+    };
     let mut threads = JoinSet::new();
-    let site = match Site::open(registration.job.clone(), target, who.slots, &mut threads) {
+    let site = match Site::open(registration.job.clone(), Arc::clone(&target), who.slots, &mut threads) {
         Ok(site) => Arc::new(site),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
@@ -88,6 +94,7 @@ pub(crate) async fn work(
     let renewed = renewal::start(&mut threads, connector.clone(), every, progress.clone(), to_renew, stop);
     let mut worker = Worker {
         who: who.clone(),
+        target: Arc::clone(&target),
         run_id: registration.job.run_id.clone(),
         calls,
         session: None,
@@ -104,25 +111,34 @@ pub(crate) async fn work(
     worker.registered(&registration);
     let ended = worker.run(renewed, shutdown).await?;
     if ended == Ended::JobDone
-        && let Err(error) = site.target().remove_partial()
+        && let Err(error) = target.remove_partial()
     {
         tracing::warn!(%error, "could not remove the folder .partial");
     }
     // The renewals stop, and the committer ends with the last handle on the site.
-    drop((worker, site, stop_guard));
+    drop((worker, site, target, stop_guard));
     // A sync of a slow disk can take long; a second signal does not wait for it.
     shutdown.abort.run_until_cancelled(threads.join_all()).await;
     Ok(ended)
+}
+
+/// Leaves the target as it was found.
+fn withdrawn(target: &Target, ended: Result<Ended, WorkerError>) -> Result<Ended, WorkerError> {
+    if let Err(error) = target.withdraw() {
+        tracing::info!(%error, "could not leave the target as it was");
+    }
+    ended
 }
 
 /// Registers, for as long as it takes; `None` when told to stop before.
 async fn first_registration(
     calls: &mut Calls,
     who: &Identity,
+    target: &Target,
     shutdown: &Shutdown,
 ) -> Result<Option<Registration>, WorkerError> {
     loop {
-        calls.register(who, Vec::new());
+        calls.register(who, target.storage_id(), Vec::new());
         match shutdown.drain.run_until_cancelled(calls.next()).await {
             None => return Ok(None),
             Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),
@@ -164,7 +180,7 @@ impl Worker {
     /// Starts the calls that are due.
     fn call(&mut self) {
         let Some(session) = self.session else {
-            return self.calls.register(&self.who, self.slots.held());
+            return self.calls.register(&self.who, self.target.storage_id(), self.slots.held());
         };
         if !self.unreported.is_empty() {
             self.calls.report(session, &self.unreported);

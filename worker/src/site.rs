@@ -1,6 +1,6 @@
 //! What all classes of a job share in one process, and the file work that their story needs, off the network's threads.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
 use shared::{
     Wnid,
@@ -51,12 +51,11 @@ impl Site {
     /// Opens the target and starts the committer, which ends some time after the site is dropped.
     pub(crate) fn open(
         job: JobOptions,
-        target: &Path,
+        target: Arc<Target>,
         slots: usize,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
-        let target = Arc::new(Target::open(target)?);
         let origin = Origin::new(&job, slots)?;
         let publisher = publish::start(Arc::clone(&target), job.durability, threads);
         Ok(Self { job, origin, target, publisher })
@@ -98,8 +97,8 @@ impl Site {
     }
 
     /// Proves a folder that has no manifest by one question to the origin, and gives it one; or says why not.
-    pub(crate) async fn prove(&self, wnid: Wnid) -> Result<Outcome, Unfinished> {
-        let asked = head(&self.origin, &self.job.url.for_class(wnid), self.job.retries).await;
+    pub(crate) async fn prove(&self, wnid: Wnid, retries: u32) -> Result<Outcome, Unfinished> {
+        let asked = head(&self.origin, &self.job.url.for_class(wnid), retries).await;
         let source = asked.map_err(|error| match verdict(&error) {
             // Tried to the end: the origin's fault, and no word about the folder.
             Verdict::Retry { .. } => Unfinished::Failed(error.into()),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use shared::{
     Wnid,
     ids::LeaseToken,
-    outcome::{Failure, FailureKind, Outcome},
+    outcome::{Failure, FailureKind, Outcome, Suspect},
 };
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Lease {
     pub(crate) wnid: Wnid,
     pub(crate) token: LeaseToken,
+    /// The origin is in doubt and this class is to find out: one attempt.
+    pub(crate) probe: bool,
 }
 
 /// A class that this worker is working on.
@@ -72,15 +74,25 @@ impl Slots {
             return Ok(());
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
-        let held = Held { lease, progress: Arc::new(self.progress.class(slot, lease.wnid)) };
+        let progress = Arc::new(self.progress.class(slot, lease.wnid));
         let stop = CancellationToken::new();
-        let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&held.progress), stop.clone());
-        let span = tracing::info_span!("class", wnid = %lease.wnid, token = %lease.token);
-        let task =
-            self.tasks.spawn(async move { fetch_class(&site, lease.wnid, &class, &stopped).await }.instrument(span));
-        self.slot_of.insert(task.id(), slot);
-        self.busy[slot] = Some(Busy { held, stop });
+        let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
+        let retries = if lease.probe { 0 } else { site.job.retries };
+        let story = async move { fetch_class(&site, lease.wnid, retries, &class, &stopped).await };
+        self.occupy(slot, Busy { held: Held { lease, progress }, stop }, story);
         Ok(())
+    }
+
+    fn occupy(
+        &mut self,
+        slot: usize,
+        busy: Busy,
+        story: impl Future<Output = Result<Outcome, Unfinished>> + Send + 'static,
+    ) {
+        let Lease { wnid, token, .. } = busy.held.lease;
+        let task = self.tasks.spawn(story.instrument(tracing::info_span!("class", %wnid, %token)));
+        self.slot_of.insert(task.id(), slot);
+        self.busy[slot] = Some(busy);
     }
 
     /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
@@ -105,7 +117,62 @@ impl Slots {
     }
 }
 
-/// A bug in one class's task costs that class and nothing else.
+/// A bug in one class's task costs that class and nothing else. Another worker has the same bug.
 fn internal(error: &JoinError) -> Failure {
-    Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"))
+    let failure = Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"));
+    failure.suspecting(Suspect::Class)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::{
+        job::{Durability, Existing, JobOptions, UrlTemplate},
+        job_line::Screen,
+        outcome::Published,
+    };
+
+    use super::*;
+    use crate::target::Target;
+
+    fn job() -> JobOptions {
+        JobOptions {
+            run_id: "run".to_owned(),
+            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
+            delete_tar: true,
+            retries: 0,
+            timeout: Duration::from_secs(1),
+            existing: Existing::default(),
+            durability: Durability::Process,
+            ca_pem: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_class_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Arc::new(Target::open(folder.path()).unwrap());
+        let mut threads = JoinSet::new();
+        let site = Arc::new(Site::open(job(), target, 2, &mut threads).unwrap());
+        let progress = Progress::new(Screen::Silent);
+        let mut slots = Slots::new(site, progress.clone(), 2);
+        let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
+        let mut occupy = |slot, wnid, story| {
+            let lease = Lease { wnid, token: LeaseToken(1), probe: false };
+            let held = Held { lease, progress: Arc::new(progress.class(slot, wnid)) };
+            let story: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = story;
+            slots.occupy(slot, Busy { held, stop: CancellationToken::new() }, story);
+        };
+        occupy(0, bad, Box::pin(async { panic!("on purpose") }));
+        occupy(1, good, Box::pin(async { Ok(Outcome::Success(Published::default())) }));
+        let mut ended = [slots.next().await.unwrap(), slots.next().await.unwrap()];
+        ended.sort_by_key(|(lease, _)| lease.wnid);
+        let [(_, failed), (_, done)] = ended;
+        assert!(matches!(done, Ok(Outcome::Success(_))), "{done:?}");
+        let Err(Unfinished::Failed(failure)) = failed else { panic!("{failed:?}") };
+        assert!(failure.message.starts_with("internal error") && failure.suspect == Suspect::Class, "{failure}");
+        assert_eq!(slots.free(), 2, "both slots are free again");
+    }
 }

@@ -5,11 +5,14 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::Access;
 
 use shared::Wnid;
+
+use crate::storage_id;
 
 /// Folder of staging and checkpoints, gone when the job is done (loaders take every folder for a class).
 const PARTIAL: &str = ".partial";
@@ -24,6 +27,8 @@ pub(crate) struct Target {
     /// Says to others, by its lock, that this process lives and that what lies in `.partial` may be in use.
     presence: PathBuf,
     _present: File,
+    /// As it was found last.
+    storage_id: Mutex<String>,
 }
 
 /// The target cannot be used: not this class's fault, so the process stops and nobody's attempts are burnt.
@@ -65,7 +70,9 @@ impl Target {
         if let Err(cause) = present.try_lock() {
             tracing::debug!(%cause, "this file system knows no locks");
         }
-        let target = Self { root, folder, presence, _present: present };
+        let storage_id =
+            storage_id::settle(&root.join(PARTIAL), &storage_id::new()).map_err(error("name the storage"))?;
+        let target = Self { root, folder, presence, _present: present, storage_id: Mutex::new(storage_id) };
         target.try_out().map_err(error("write"))?;
         Ok(target)
     }
@@ -122,7 +129,19 @@ impl Target {
     /// Makes the folder of stagings again, if whoever finished first took it away; never the target itself, which could be
     /// an unmounted disk.
     pub(crate) fn restore_partial(&self) -> io::Result<()> {
-        make_partial(&self.root)
+        make_partial(&self.root)?;
+        let found = storage_id::settle(&self.partial(), &self.storage_id())?;
+        *self.known_storage() = found;
+        Ok(())
+    }
+
+    /// What the storage is called; another name if somebody else was the first to give it one anew.
+    pub(crate) fn storage_id(&self) -> String {
+        self.known_storage().clone()
+    }
+
+    fn known_storage(&self) -> MutexGuard<'_, String> {
+        self.storage_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes staging and checkpoints away when the job is done, unless another process still works here.
@@ -140,6 +159,18 @@ impl Target {
             }
         }
         remove_if_there(fs::remove_dir_all(self.partial()))
+    }
+
+    /// Takes away what opening has made, for a process that has no work here; whatever else is in `.partial` stays.
+    pub(crate) fn withdraw(&self) -> io::Result<()> {
+        remove_if_there(fs::remove_file(&self.presence))?;
+        let mut others = fs::read_dir(self.partial())?
+            .filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.file_name() == storage_id::STORAGE));
+        if others.next().is_none() {
+            fs::remove_dir_all(self.partial().join(storage_id::STORAGE))?;
+            fs::remove_dir(self.partial())?;
+        }
+        Ok(())
     }
 }
 
@@ -185,6 +216,43 @@ mod tests {
         target.try_out().unwrap();
         target.remove_partial().unwrap();
         assert!(!target.partial().exists());
+    }
+
+    #[test]
+    fn a_storage_that_was_cleared_gets_its_name_back_and_one_that_was_named_anew_keeps_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
+        let id = one.storage_id();
+        assert_eq!(other.storage_id(), id);
+        fs::remove_dir_all(one.partial()).unwrap();
+        one.restore_partial().unwrap();
+        assert_eq!(Target::open(folder.path()).unwrap().storage_id(), id);
+
+        fs::remove_dir_all(one.partial()).unwrap();
+        let newcomer = Target::open(folder.path()).unwrap();
+        other.restore_partial().unwrap();
+        assert_ne!(newcomer.storage_id(), id);
+        assert_eq!(other.storage_id(), newcomer.storage_id());
+    }
+
+    #[test]
+    fn a_storage_is_the_same_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(&folder.path().join("target")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("target"), folder.path().join("link")).unwrap();
+        assert_eq!(Target::open(&folder.path().join("link")).unwrap().storage_id(), target.storage_id());
+    }
+
+    #[test]
+    fn who_has_no_work_here_leaves_only_what_others_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
+        fs::create_dir(one.partial().join("n00000001.1")).unwrap();
+        one.withdraw().unwrap();
+        assert!(one.partial().join("n00000001.1").exists());
+        fs::remove_dir(one.partial().join("n00000001.1")).unwrap();
+        other.withdraw().unwrap();
+        assert!(!other.partial().exists());
     }
 
     #[test]
