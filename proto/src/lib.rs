@@ -1,6 +1,7 @@
 //! The generated messages and services of `coordinator.proto`; no logic.
 //!
-//! Only the coordinator's service, the worker's client and the conversions in `shared` may name these types.
+//! Only the coordinator's service, the worker's client and the conversions in `shared` may name these types, and tests that
+//! are clients themselves.
 #![allow(
     missing_docs,
     unused_qualifications,

@@ -1,0 +1,88 @@
+//! Our own count of what was granted and settled, to hold the coordinator to it.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use crate::worker::{self, Trouble};
+
+const FREE: u8 = 0;
+const HELD: u8 = 1;
+const SETTLED: u8 = 2;
+/// The counts are published at once, or nearly.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The state of each class, by its number. A class is held by one worker at a time, and by nobody once it is settled.
+pub(crate) struct Grants(Vec<AtomicU8>);
+
+impl Grants {
+    /// All free.
+    pub(crate) fn new(classes: u32) -> Self {
+        Self((0..classes).map(|_| AtomicU8::new(FREE)).collect())
+    }
+
+    /// Somebody has got a class.
+    pub(crate) fn granted(&self, wnid: &str) -> Result<(), Trouble> {
+        self.change(wnid, FREE, HELD, "was granted although it was")
+    }
+
+    /// Whoever held it gave it up.
+    pub(crate) fn given_back(&self, wnid: &str) -> Result<(), Trouble> {
+        self.change(wnid, HELD, FREE, "was given up although it was")
+    }
+
+    /// The coordinator has acknowledged a result of whoever held it.
+    pub(crate) fn settled(&self, wnid: &str) -> Result<(), Trouble> {
+        self.change(wnid, HELD, SETTLED, "was acknowledged although it was")
+    }
+
+    /// The free classes, all held from now on but the last.
+    pub(crate) fn take_all_but_one(&self) -> Vec<String> {
+        let free = self.0.iter().enumerate().filter(|(_, state)| state.load(Ordering::Relaxed) == FREE);
+        let mut numbers: Vec<usize> = free.map(|(position, _)| position).collect();
+        numbers.pop();
+        for position in &numbers {
+            self.0[*position].store(HELD, Ordering::Relaxed);
+        }
+        numbers.into_iter().map(|position| format!("n{:08}", position + 1)).collect()
+    }
+
+    /// Asks the coordinator, through `Watch`, until it counts as we do.
+    pub(crate) async fn check(&self, address: SocketAddr) -> Result<(), Trouble> {
+        let count = |wanted| self.0.iter().filter(|state| state.load(Ordering::Relaxed) == wanted).count() as u64;
+        let ours = (count(FREE), count(HELD), count(SETTLED));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = worker::status(address).await?;
+            let settled = status.success + status.skipped + status.failed;
+            if settled + status.leased + status.pending != status.total {
+                return Err(Trouble::Misbehaved(format!("the counts do not add up: {status:?}")));
+            }
+            if (status.pending, status.leased, settled) == ours {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let message = format!("(pending, leased, settled) must be {ours:?}, and the counts are {status:?}");
+                return Err(Trouble::Misbehaved(message));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn change(&self, wnid: &str, from: u8, to: u8, what: &str) -> Result<(), Trouble> {
+        let number = wnid.strip_prefix('n').and_then(|digits| digits.parse::<usize>().ok());
+        let state = number.and_then(|number| self.0.get(number.checked_sub(1)?));
+        let Some(state) = state else { return Err(Trouble::Misbehaved(format!("{wnid} is no class of the list"))) };
+        match state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(found) => {
+                let found = ["free", "held", "settled"][usize::from(found)];
+                Err(Trouble::Misbehaved(format!("{wnid} {what} {found}")))
+            }
+        }
+    }
+}

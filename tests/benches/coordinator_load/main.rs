@@ -1,0 +1,97 @@
+//! What one coordinator carries: starts the real program with a long list and a fresh ledger, speaks to it over gRPC on
+//! loopback as thousands of workers would, and prints latencies, rates, memory and CPU time beside the goals.
+//!
+//!     cargo build --release -p coordinator -p tests --bins && target/release/coordinator_load
+//!
+//! It measures and judges nothing: slow is not an error. It fails only when the protocol is broken, that is, when a class
+//! is granted while somebody holds it or after it was settled, or when the counts do not add up. The clients share the
+//! machine with the coordinator: the coordinator's CPU time is its own, latencies are those of both.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::Parser as _;
+use tokio::runtime::Runtime;
+
+mod coordinator;
+mod counts;
+mod figures;
+mod herd;
+mod options;
+mod pairs;
+mod renewals;
+mod settling;
+mod start;
+mod worker;
+
+use coordinator::{Coordinator, Site};
+use counts::Grants;
+use options::Options;
+use worker::Trouble;
+
+fn main() -> ExitCode {
+    let options = Options::parse().sized();
+    let outcome = Runtime::new().map_err(Trouble::from).and_then(|runtime| {
+        runtime.block_on(async {
+            tokio::select! {
+                outcome = Load::measure(options) => outcome,
+                _ = tokio::signal::ctrl_c() => Err(Trouble::Setting("interrupted".to_owned())),
+            }
+        })
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            drop(writeln!(io::stderr(), "coordinator_load: failed to {trouble}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line of the result.
+fn tell(what: &str, figures: &str) {
+    // Whoever closes the pipe has seen enough.
+    drop(writeln!(io::stdout(), "{what:<26} {figures}"));
+}
+
+/// Everything that the phases share.
+struct Load {
+    options: Options,
+    site: Site,
+    coordinator: Coordinator,
+    grants: Arc<Grants>,
+}
+
+impl Load {
+    /// All phases, from an empty ledger to one that has every class but one.
+    async fn measure(options: Options) -> Result<(), Trouble> {
+        let site = Site::prepare(&options)?;
+        tell("setting", &site.describe(&options)?);
+        let fixed = start::fixed_memory(&site).await?;
+        let (coordinator, grants) = start::with_all_pending(&site, options.classes, fixed).await?;
+        let mut load = Self { options, site, coordinator, grants };
+        let workers = herd::first_contact(&load).await?;
+        herd::after_a_kill(&mut load, workers).await?;
+        load.check().await?;
+        renewals::run(&load).await?;
+        load.check().await?;
+        pairs::run(&load, 1).await?;
+        pairs::run(&load, load.options.batch).await?;
+        load.check().await?;
+        settling::all_but_one(&load).await?;
+        load.check().await?;
+        load.coordinator.kill();
+        load.coordinator = start::with_all_settled(&load.site, load.options.classes, fixed).await?;
+        load.check().await?;
+        tell("counts", "add up, and no class was granted twice");
+        Ok(())
+    }
+
+    /// Whether the coordinator counts as we do.
+    async fn check(&self) -> Result<(), Trouble> {
+        self.grants.check(self.coordinator.address).await
+    }
+}

@@ -1,0 +1,64 @@
+//! The benchmark's command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+/// Measures what one coordinator carries; see the head of main.rs.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "coordinator_load")]
+pub(crate) struct Options {
+    /// A few seconds with small numbers, to see that it runs
+    #[arg(long)]
+    quick: bool,
+    /// Classes in the list
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=99_999_999))]
+    pub(crate) classes: u32,
+    /// Workers that renew
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) workers: u32,
+    /// Connections that these workers share
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Workers that come within one second, each with its own connection
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) herd: u32,
+    /// Clients that acquire and report at the same time
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    /// Leases an `Acquire` asks for in the second round of acquiring and reporting
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) batch: u32,
+    /// Seconds of renewals; acquiring and reporting takes half as long, twice
+    #[arg(long, default_value_t = 24)]
+    seconds: u32,
+    /// Runs the coordinator on this core only, with taskset
+    #[arg(long)]
+    pub(crate) coordinator_core: Option<u32>,
+    /// Folder for the list and the ledger, on a disk [default: the folder for temporary files]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// The program [default: coordinator, beside this one]
+    #[arg(long)]
+    pub(crate) coordinator: Option<PathBuf>,
+}
+
+impl Options {
+    /// With `--quick`, small numbers in the place of all others.
+    pub(crate) fn sized(self) -> Self {
+        if !self.quick {
+            return self;
+        }
+        Self { classes: 20_000, workers: 500, connections: 8, herd: 100, clients: 32, seconds: 2, ..self }
+    }
+
+    /// How long to renew.
+    pub(crate) fn renewing(&self) -> Duration {
+        Duration::from_secs(self.seconds.into())
+    }
+
+    /// How long to acquire and report.
+    pub(crate) fn pairing(&self) -> Duration {
+        self.renewing() / 2
+    }
+}

@@ -1,0 +1,78 @@
+//! Clients that acquire and report as fast as they are answered: the ledger's commits with everything around them.
+
+use tokio::time::Instant;
+
+use crate::{
+    Load,
+    figures::{Latencies, cores, mebibytes, microseconds_each, rate},
+    tell,
+    worker::{self, Trouble, Worker},
+};
+
+/// Connections that the clients share.
+const CONNECTIONS: u32 = 16;
+
+/// What one client has seen.
+#[derive(Default)]
+struct Seen {
+    acquires: Latencies,
+    reports: Latencies,
+    pairs: u64,
+}
+
+/// Acquires `batch` leases at a time and reports them, until the time is over or a tenth of the list is left.
+pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
+    let (options, address) = (&load.options, load.coordinator.address);
+    let clients = Worker::sharing(CONNECTIONS, &format!("pairs-{batch}"), options.clients, address, &load.grants);
+    let (clients, _) = worker::all(clients, |_, mut client| async move {
+        client.register().await?;
+        Ok((client, ()))
+    })
+    .await?;
+    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
+    let (end, least) = (start + options.pairing(), u64::from(options.classes / 10));
+    let (clients, seen) = worker::all(clients, move |_, client| acquire_and_report(client, batch, end, least)).await?;
+    let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
+    let memory = load.coordinator.memory()?;
+    let mut sum = Seen::default();
+    for Seen { acquires, reports, pairs } in seen {
+        sum.acquires.extend(acquires);
+        sum.reports.extend(reports);
+        sum.pairs += pairs;
+    }
+    worker::leave(clients).await?;
+    let figures = format!(
+        "{} clients: {} pairs, {}; Acquire {}; Report {}; CPU {} ({} a pair), memory {}  (goal: 5000/s)",
+        options.clients,
+        sum.pairs,
+        rate(sum.pairs, span),
+        sum.acquires.describe(),
+        sum.reports.describe(),
+        cores(cpu, span),
+        microseconds_each(cpu, sum.pairs),
+        mebibytes(memory.now),
+    );
+    tell(&format!("acquire and report, {batch}"), &figures);
+    Ok(())
+}
+
+async fn acquire_and_report(
+    mut client: Worker,
+    batch: u32,
+    end: Instant,
+    least: u64,
+) -> Result<(Worker, Seen), Trouble> {
+    let mut seen = Seen::default();
+    while Instant::now() < end {
+        let before = Instant::now();
+        let status = client.acquire(batch).await?;
+        seen.acquires.add(before.elapsed());
+        let before = Instant::now();
+        seen.pairs += client.report().await?;
+        seen.reports.add(before.elapsed());
+        if status.pending <= least {
+            break;
+        }
+    }
+    Ok((client, seen))
+}

@@ -1,0 +1,49 @@
+//! Everything but one class is reported as there before, in large reports without leases.
+
+use tokio::time::Instant;
+
+use crate::{
+    Load,
+    figures::{cores, microseconds_each, rate, seconds},
+    tell,
+    worker::{self, Trouble, Worker},
+};
+
+/// As many results as fit into a report.
+const BATCH: usize = 4096;
+/// Reports at the same time.
+const CLIENTS: usize = 4;
+
+/// Settles them.
+pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
+    let address = load.coordinator.address;
+    let wnids = load.grants.take_all_but_one();
+    let reports: Vec<Vec<String>> = wnids.chunks(BATCH).map(<[String]>::to_vec).collect();
+    let shares: Vec<Vec<Vec<String>>> =
+        (0..CLIENTS).map(|client| reports.iter().skip(client).step_by(CLIENTS).cloned().collect()).collect();
+    let clients = Worker::sharing(1, "survey", 4, address, &load.grants);
+    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
+    let (clients, _) = worker::all(clients, move |place, mut client| {
+        let share = shares[place].clone();
+        async move {
+            client.register().await?;
+            for wnids in share {
+                client.survey(wnids).await?;
+            }
+            Ok((client, ()))
+        }
+    })
+    .await?;
+    let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
+    worker::leave(clients).await?;
+    let settled = wnids.len() as u64;
+    let figures = format!(
+        "{settled} classes in {}, {}, CPU {} ({} a class)",
+        seconds(span),
+        rate(settled, span),
+        cores(cpu, span),
+        microseconds_each(cpu, settled),
+    );
+    tell("reports of many", &figures);
+    Ok(())
+}

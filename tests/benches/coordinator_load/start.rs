@@ -1,0 +1,74 @@
+//! From the start of the program to its first answer, and what it then holds in memory.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    coordinator::{Coordinator, Memory, Site},
+    counts::Grants,
+    figures::{bytes_each, mebibytes, seconds},
+    tell, worker,
+    worker::Trouble,
+};
+
+const LIST: &str = "classes.csv";
+const GOAL: &str = "(goal: below 3 s, at most 200 bytes a class for 1 million)";
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// What the program holds with a single class.
+pub(crate) async fn fixed_memory(site: &Site) -> Result<Memory, Trouble> {
+    const SHORT: &str = "one.csv";
+    site.write_list(SHORT, 1)?;
+    let (coordinator, took) = start(site, SHORT, None).await?;
+    let memory = coordinator.memory()?;
+    tell("start, 1 class", &format!("{took}, memory {}", mebibytes(memory.now)));
+    Ok(memory)
+}
+
+/// Starts on a new ledger.
+pub(crate) async fn with_all_pending(
+    site: &Site,
+    classes: u32,
+    fixed: Memory,
+) -> Result<(Coordinator, Arc<Grants>), Trouble> {
+    site.write_list(LIST, classes)?;
+    let (coordinator, took) = start(site, LIST, None).await?;
+    tell("start, all pending", &describe(&coordinator, &took, classes, fixed)?);
+    Ok((coordinator, Arc::new(Grants::new(classes))))
+}
+
+/// Starts on a ledger that has nearly all.
+pub(crate) async fn with_all_settled(site: &Site, classes: u32, fixed: Memory) -> Result<Coordinator, Trouble> {
+    tell("files", &site.files(LIST)?);
+    let (coordinator, took) = start(site, LIST, None).await?;
+    tell("start, all settled", &describe(&coordinator, &took, classes, fixed)?);
+    Ok(coordinator)
+}
+
+/// Starts again at the same address.
+pub(crate) async fn again(site: &Site, address: SocketAddr) -> Result<(Coordinator, String), Trouble> {
+    start(site, LIST, Some(address)).await
+}
+
+async fn start(site: &Site, list: &str, address: Option<SocketAddr>) -> Result<(Coordinator, String), Trouble> {
+    let mut coordinator = site.start(list, address)?;
+    while worker::status(coordinator.address).await.is_err() {
+        coordinator.still_runs()?;
+        sleep(GLANCE).await;
+    }
+    let took = seconds(coordinator.started.elapsed());
+    Ok((coordinator, took))
+}
+
+fn describe(coordinator: &Coordinator, took: &str, classes: u32, fixed: Memory) -> Result<String, Trouble> {
+    let memory = coordinator.memory()?;
+    Ok(format!(
+        "{took}, memory {} ({} bytes a class), at most {} ({} bytes a class), CPU {}  {GOAL}",
+        mebibytes(memory.now),
+        bytes_each(memory.now, fixed.now, classes),
+        mebibytes(memory.peak),
+        bytes_each(memory.peak, fixed.peak, classes),
+        seconds(coordinator.cpu()?),
+    ))
+}

@@ -1,0 +1,211 @@
+//! A worker as the coordinator sees it: the generated client, a session, and what it holds. It downloads nothing.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use proto::{
+    AcquireRequest, Directive, Held, JobStatus, LeaveRequest, Outcome, Published, RegisterRequest, RenewRequest,
+    ReportRequest, WatchRequest, coordinator_client::CoordinatorClient, outcome::Kind,
+};
+use tokio::{task::JoinSet, time::timeout};
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::counts::Grants;
+
+/// A coordinator that does not answer for so long is gone.
+const CALL: Duration = Duration::from_mins(1);
+const CONNECT: Duration = Duration::from_secs(4);
+
+/// Why a phase could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// Something of this benchmark's own.
+    #[error("{0}")]
+    Setting(String),
+    /// A file or a process.
+    #[error("prepare: {0}")]
+    Io(#[from] io::Error),
+    /// No answer.
+    #[error("call {call}: {why}")]
+    Unanswered {
+        /// Which call.
+        call: &'static str,
+        /// What tonic said.
+        why: String,
+    },
+    /// The coordinator broke the protocol.
+    #[error("find the protocol kept: {0}")]
+    Misbehaved(String),
+}
+
+/// A session.
+pub(crate) struct Worker {
+    name: String,
+    client: CoordinatorClient<Channel>,
+    grants: Arc<Grants>,
+    session: u64,
+    held: Vec<Held>,
+    /// How often the coordinator wants to hear of it.
+    pub(crate) renew_every: Duration,
+}
+
+/// A connection that is made when it is used.
+pub(crate) fn connection(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
+    endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect_lazy()
+}
+
+/// The counts, by `Watch`.
+pub(crate) async fn status(address: SocketAddr) -> Result<JobStatus, Trouble> {
+    let mut client = CoordinatorClient::new(connection(address));
+    let first = async { client.watch(WatchRequest {}).await?.into_inner().message().await.map(Response::new) };
+    answered("Watch", first).await?.ok_or_else(|| Trouble::Misbehaved("Watch said nothing".to_owned()))
+}
+
+/// Lets each worker do something, all at once, and gives them back with what came of it.
+pub(crate) async fn all<T, F>(
+    workers: impl IntoIterator<Item = Worker>,
+    step: impl Fn(usize, Worker) -> F,
+) -> Result<(Vec<Worker>, Vec<T>), Trouble>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(Worker, T), Trouble>> + Send + 'static,
+{
+    let mut tasks: JoinSet<_> = workers.into_iter().enumerate().map(|(place, worker)| step(place, worker)).collect();
+    let (mut workers, mut results) = (Vec::new(), Vec::new());
+    while let Some(ended) = tasks.join_next().await {
+        let (worker, result) = ended.map_err(|error| Trouble::Setting(format!("await a worker: {error}")))??;
+        workers.push(worker);
+        results.push(result);
+    }
+    Ok((workers, results))
+}
+
+/// Lets all of them leave.
+pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), Trouble> {
+    all(workers, |_, mut worker| async move {
+        worker.leave().await?;
+        Ok((worker, ()))
+    })
+    .await
+    .map(|_| ())
+}
+
+impl Worker {
+    pub(crate) fn new(name: String, connection: Channel, grants: Arc<Grants>) -> Self {
+        let client = CoordinatorClient::new(connection);
+        Self { name, client, grants, session: 0, held: Vec::new(), renew_every: Duration::ZERO }
+    }
+
+    /// So many workers that share connections.
+    pub(crate) fn sharing(
+        connections: u32,
+        name: &str,
+        count: u32,
+        address: SocketAddr,
+        grants: &Arc<Grants>,
+    ) -> Vec<Self> {
+        let shared: Vec<Channel> = (0..connections).map(|_| connection(address)).collect();
+        let numbered = (0..count).zip(shared.iter().cycle());
+        numbered
+            .map(|(number, connection)| Self::new(format!("{name}-{number}"), connection.clone(), grants.clone()))
+            .collect()
+    }
+
+    pub(crate) async fn register(&mut self) -> Result<(), Trouble> {
+        let request = RegisterRequest {
+            protocol_version: 1,
+            worker_name: self.name.clone(),
+            instance_nonce: self.name.clone().into_bytes(),
+            slots: 4,
+            build: "coordinator_load".to_owned(),
+            held: self.held.clone(),
+            storage_id: self.name.clone(),
+        };
+        let reply = answered("Register", self.client.register(request)).await?;
+        self.session = reply.session_id;
+        self.renew_every = Duration::from_millis(reply.renew_ms);
+        self.give_up(&reply.drop)
+    }
+
+    /// Whether the session goes on; if not, the worker must register.
+    pub(crate) async fn renew(&mut self) -> Result<bool, Trouble> {
+        let request = RenewRequest { session_id: self.session, held: self.held.clone(), received_bytes: 0 };
+        let reply = answered("Renew", self.client.renew(request)).await?;
+        self.give_up(&reply.drop)?;
+        Ok(reply.directive() != Directive::Reregister)
+    }
+
+    /// Asks for leases; gives the counts that came with the answer.
+    pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, Trouble> {
+        let request = AcquireRequest { session_id: self.session, max, held: self.held.clone() };
+        let reply = answered("Acquire", self.client.acquire(request)).await?;
+        if reply.directive() == Directive::Reregister {
+            return Err(Trouble::Misbehaved(format!("the session of {} was forgotten", self.name)));
+        }
+        for lease in reply.leases {
+            self.grants.granted(&lease.wnid)?;
+            self.held.push(Held { wnid: lease.wnid, token: lease.token, bytes: 0 });
+        }
+        Ok(reply.status.unwrap_or_default())
+    }
+
+    /// Reports all that is held as published; gives how many that were.
+    pub(crate) async fn report(&mut self) -> Result<u64, Trouble> {
+        let published = Outcome { kind: Some(Kind::Success(Published { files: 500, bytes: 55_000_000 })) };
+        self.deliver(&published).await
+    }
+
+    /// Reports classes as there before, without a lease, as a survey of the storage does.
+    pub(crate) async fn survey(&mut self, wnids: Vec<String>) -> Result<u64, Trouble> {
+        self.held = wnids.into_iter().map(|wnid| Held { wnid, token: 0, bytes: 0 }).collect();
+        let skipped = Outcome { kind: Some(Kind::Skipped(Published { files: 500, bytes: 55_000_000 })) };
+        self.deliver(&skipped).await
+    }
+
+    async fn deliver(&mut self, outcome: &Outcome) -> Result<u64, Trouble> {
+        let result =
+            |held: &Held| proto::Result { wnid: held.wnid.clone(), token: held.token, outcome: Some(outcome.clone()) };
+        let request = ReportRequest { session_id: self.session, results: self.held.iter().map(result).collect() };
+        let reply = answered("Report", self.client.report(request)).await?;
+        if reply.acked.len() != self.held.len() {
+            let message = format!("of {:?} only {:?} were acknowledged", self.held, reply.acked);
+            return Err(Trouble::Misbehaved(message));
+        }
+        reply.acked.iter().try_for_each(|wnid| self.grants.settled(wnid))?;
+        self.held.clear();
+        Ok(reply.acked.len() as u64)
+    }
+
+    /// Whether it has registered, here or with an earlier coordinator.
+    pub(crate) fn has_session(&self) -> bool {
+        self.session != 0
+    }
+
+    /// Gives everything back and ends the session.
+    async fn leave(&mut self) -> Result<(), Trouble> {
+        // Before the answer: it may be granted to another meanwhile.
+        self.held.iter().try_for_each(|held| self.grants.given_back(&held.wnid))?;
+        let request =
+            LeaveRequest { session_id: self.session, released: self.held.split_off(0), reason: String::new() };
+        answered("Leave", self.client.leave(request)).await.map(|_| ())
+    }
+
+    fn give_up(&mut self, drop: &[String]) -> Result<(), Trouble> {
+        self.held.retain(|held| !drop.contains(&held.wnid));
+        drop.iter().try_for_each(|wnid| self.grants.given_back(wnid))
+    }
+}
+
+async fn answered<T>(
+    call: &'static str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Trouble> {
+    match timeout(CALL, answer).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(Trouble::Unanswered { call, why: status.to_string() }),
+        Err(_) => Err(Trouble::Unanswered { call, why: format!("no answer for {CALL:?}") }),
+    }
+}
