@@ -41,11 +41,23 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    /// The way to the coordinator that the arguments name. Reads the files.
+    /// The way to the coordinator that the arguments name, for a person's command. Reads the files.
     ///
     /// # Errors
     /// [`ConnectError`], one sentence that names the flag.
     pub fn connector(&self) -> Result<Connector, ConnectError> {
+        self.connector_as(&["admin", "viewer"])
+    }
+
+    /// The same, for a worker.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn worker_connector(&self) -> Result<Connector, ConnectError> {
+        self.connector_as(&["worker"])
+    }
+
+    fn connector_as(&self, roles: &'static [&'static str]) -> Result<Connector, ConnectError> {
         let tls = self.connect.is_tls();
         if tls && self.token_file.is_none() && self.tls_ca.is_none() {
             return Err(ConnectError::NoProof);
@@ -59,6 +71,7 @@ impl ConnectArgs {
         let files = CredentialFiles {
             tls,
             token: self.token_file.clone(),
+            roles,
             authority: self.tls_ca.clone(),
             pair: self.tls_cert.clone().zip(self.tls_key.clone()),
         };

@@ -55,7 +55,7 @@ fn no_secret_is_told_to_anybody_however_much_is_logged() {
     // A key in the place of the tokens, and a token with a letter too much: told, and not shown.
     let damaged = cluster.job.folder().join("trust").join("damaged");
     std::fs::write(&damaged, format!("{}x\n", cluster.secret("worker.token"))).expect("the folder is ours");
-    for wrong in [text(&damaged), cluster.path("server.key"), cluster.path("tokens")] {
+    for wrong in [text(&damaged), cluster.path("server.key")] {
         let worker = ["--connect", "https://127.0.0.1:1", "--token-file", &wrong];
         cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &["use the token in"]);
     }

@@ -28,7 +28,7 @@ async fn run(cli: Cli) -> Exit {
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
-    let connector = cli.coordinator.connector().map_err(|error| error.to_string())?;
+    let connector = cli.coordinator.worker_connector().map_err(|error| error.to_string())?;
     let config = WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)

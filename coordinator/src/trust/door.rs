@@ -1,15 +1,26 @@
 //! What the door was told: its certificate, the tokens, and how open it stands.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rustls::ServerConfig;
 use shared::tls::{TlsError, Watched};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
-use super::{server_tls::server_config, tokens::Tokens};
+use super::{
+    server_tls::{ServerTls, server_tls},
+    tokens::Tokens,
+};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often it is told that the certificate ends soon.
+const REMIND: Duration = Duration::from_hours(24);
 
 /// The files that flags name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +45,7 @@ pub struct TlsFiles {
 /// What was in them, and is in them now.
 #[derive(Debug)]
 pub struct Door {
-    pub(super) tls: Option<Watched<Arc<ServerConfig>>>,
+    pub(super) tls: Option<Watched<ServerTls>>,
     pub(super) tokens: Option<Watched<Tokens>>,
     pub(super) has_client_authority: bool,
 }
@@ -47,7 +58,7 @@ impl DoorFiles {
     pub fn open(&self) -> Result<Door, TlsError> {
         let tls = self.tls.as_ref().map(|files| {
             let paths = [&files.certificate, &files.key].into_iter().chain(&files.client_authority);
-            Watched::new(paths.cloned().collect(), server_config)
+            Watched::new(paths.cloned().collect(), server_tls)
         });
         let tokens =
             self.tokens.as_ref().map(|path| Watched::new(vec![path.clone()], |sources| Tokens::read(&sources[0])));
@@ -72,7 +83,17 @@ impl Door {
 
     /// Looks at the files for ever.
     pub(super) async fn watch(self: Arc<Self>) {
+        let mut remind = Instant::now();
         loop {
+            if remind <= Instant::now()
+                && let Some(left) = self.tls.as_ref().and_then(|tls| tls.get().ends_soon(SystemTime::now()))
+            {
+                remind = Instant::now() + REMIND;
+                let days = left.as_secs() / (24 * 3600);
+                tracing::warn!(
+                    "the coordinator's certificate ends in {days} days; replace the files of --tls-cert and --tls-key"
+                );
+            }
             sleep(LOOK).await;
             let door = Arc::clone(&self);
             let looked = spawn_blocking(move || {

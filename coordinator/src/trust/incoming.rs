@@ -84,7 +84,7 @@ impl Entrance {
             return None;
         }
         let Some(tls) = &self.door.tls else { return Some(Connection::plain(line, address.ip(), seat)) };
-        self.handshakes.spawn(handshake(TlsAcceptor::from((*tls.get()).clone()), line, address, seat));
+        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), line, address, seat));
         None
     }
 }

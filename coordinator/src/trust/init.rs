@@ -1,8 +1,8 @@
 //! `coordinator init`: makes what a cluster needs to be closed to strangers, a certificate authority, the coordinator's
 //! certificate, and a token for each role.
 //!
-//! Everything is made in memory first and nothing is ever overwritten: a cluster whose authority is replaced has lost its
-//! workers.
+//! Nothing is ever overwritten: a cluster whose authority is replaced has lost its workers. What has been taken away is made
+//! anew, by the authority that is there; so certificates and tokens are renewed.
 
 use std::{
     fs::{DirBuilder, OpenOptions},
@@ -15,10 +15,9 @@ use std::{
 
 use clap::Args;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use shared::tls::{Authority, Token};
+use shared::tls::{Authority, Source, TlsError, Token, certificates};
 use worker::config::host_name;
 
 use super::Role;
@@ -59,6 +58,17 @@ pub enum InitError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The authority that is there.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The same.
+    #[error(transparent)]
+    Authority(#[from] TlsError),
     /// The certificates.
     #[error("make certificates: {0}; look at the names given with --advertise")]
     Certificate(#[from] rcgen::Error),
@@ -69,16 +79,36 @@ pub enum InitError {
 
 /// A file to be: its name, its content, and whether others may read it.
 type New = (&'static str, String, bool);
+/// Files that belong together: all are there, or none.
+const AUTHORITY: [&str; 2] = ["ca.pem", "ca.key"];
+const SERVER: [&str; 2] = ["server.pem", "server.key"];
+const TOKENS: [&str; 4] = ["tokens", "worker.token", "viewer.token", "admin.token"];
 
-/// Makes everything and says what to do next.
+/// Makes what is missing and says what to do next.
 ///
 /// # Errors
 /// [`InitError`]; what was written before stays.
 pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
-    let files = files(&arguments.advertise)?;
     let folder = &arguments.dir;
-    if let Some((name, ..)) = files.iter().find(|(name, ..)| folder.join(name).symlink_metadata().is_ok()) {
+    let [has_authority, has_server, has_tokens] =
+        [has_all(folder, &AUTHORITY)?, has_all(folder, &SERVER)?, has_all(folder, &TOKENS)?];
+    let first = match (has_authority, has_server, has_tokens) {
+        (true, true, true) => Some(AUTHORITY[0]),
+        // Nothing that is there would belong to a new authority.
+        (false, true, _) => Some(SERVER[0]),
+        (false, _, true) => Some(TOKENS[0]),
+        _ => None,
+    };
+    if let Some(name) = first {
         return Err(InitError::Exists { path: folder.join(name) });
+    }
+    let mut files = Vec::new();
+    let authority = if has_authority { read_authority(folder)? } else { new_authority(&mut files)? };
+    if !has_server {
+        server(&authority, &arguments.advertise, &mut files)?;
+    }
+    if !has_tokens {
+        tokens(&authority, &mut files);
     }
     DirBuilder::new()
         .recursive(true)
@@ -89,52 +119,89 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
         write(&folder.join(name), content, *is_public)?;
     }
     let host = arguments.advertise.first().cloned().unwrap_or_else(host_name);
-    out.write_all(next_steps(folder, &host).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
+    out.write_all(next_steps(folder, &files, &host).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
 }
 
-fn files(advertise: &[String]) -> Result<Vec<New>, InitError> {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "imagenet cluster authority");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_now(&mut authority);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+/// Whether they are there, all of them or none.
+fn has_all(folder: &Path, names: &[&str]) -> Result<bool, InitError> {
+    let is_there = |name: &&&str| folder.join(name).symlink_metadata().is_ok();
+    match names.iter().filter(is_there).count() {
+        0 => Ok(false),
+        count if count == names.len() => Ok(true),
+        _ => {
+            let path = names.iter().find(is_there).map(|name| folder.join(name)).unwrap_or_default();
+            Err(InitError::Exists { path })
+        }
+    }
+}
 
+/// What signs, and the digest of its certificate.
+struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    digest: Authority,
+}
+
+fn new_authority(files: &mut Vec<New>) -> Result<Signer, InitError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "imagenet cluster authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    valid_now(&mut params);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    let (pem, digest) = (certificate.pem(), Authority::of(certificate.der()));
+    files.push((AUTHORITY[0], pem.clone(), true));
+    files.push((AUTHORITY[1], key.serialize_pem(), false));
+    Ok(Signer { issuer: Issuer::new(params, key), pem, digest })
+}
+
+fn read_authority(folder: &Path) -> Result<Signer, InitError> {
+    let [pem, key] = AUTHORITY.map(|name| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path).map_err(|source| InitError::Read { path, source })
+    });
+    let (pem, key) = (pem?, KeyPair::from_pem(&key?)?);
+    let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes() };
+    let digest = Authority::of(&certificates(&source)?[0]);
+    Ok(Signer { issuer: Issuer::from_ca_cert_pem(&pem, key)?, pem, digest })
+}
+
+fn server(authority: &Signer, advertise: &[String], files: &mut Vec<New>) -> Result<(), InitError> {
     let own = host_name();
     let names = ["localhost", "127.0.0.1", "::1", &own].into_iter().map(str::to_owned).chain(advertise.iter().cloned());
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();
-    let mut server = CertificateParams::new(names)?;
-    server.distinguished_name.push(DnType::CommonName, "imagenet coordinator");
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    server.use_authority_key_identifier_extension = true;
-    valid_now(&mut server);
-    let server_key = KeyPair::generate()?;
-    let server = server.signed_by(&server_key, &authority)?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, "imagenet coordinator");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    valid_now(&mut params);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &authority.issuer)?;
+    // Workers know the authority by its digest, so they must be shown the certificate.
+    files.push((SERVER[0], certificate.pem() + &authority.pem, true));
+    files.push((SERVER[1], key.serialize_pem(), false));
+    Ok(())
+}
 
-    let digest = Authority::of(authority.der());
-    let [worker, viewer, admin] = [Role::Worker, Role::Viewer, Role::Admin].map(|_| Token::new(digest, rand::random()));
-    let tokens = format!(
+fn tokens(authority: &Signer, files: &mut Vec<New>) {
+    let [worker, viewer, admin] = [(); 3].map(|()| Token::new(authority.digest, rand::random()));
+    let all = format!(
         "# For the coordinator's --token-file: a role and a token on each line. Several tokens of one role are valid at\n\
          # once, and the file is read again when it changes.\n\
-         worker {}\nviewer {}\nadmin {}\n",
+         {} {}\n{} {}\n{} {}\n",
+        Role::Worker,
         worker.reveal(),
+        Role::Viewer,
         viewer.reveal(),
+        Role::Admin,
         admin.reveal()
     );
-    let alone = |token: &Token| format!("{}\n", token.reveal());
-    Ok(vec![
-        ("ca.pem", authority.pem(), true),
-        ("ca.key", authority.key().serialize_pem(), false),
-        ("server.pem", server.pem() + &authority.pem(), true),
-        ("server.key", server_key.serialize_pem(), false),
-        ("tokens", tokens, false),
-        ("worker.token", alone(&worker), false),
-        ("viewer.token", alone(&viewer), false),
-        ("admin.token", alone(&admin), false),
-    ])
+    let alone = [worker, viewer, admin].map(|token| format!("{}\n", token.reveal()));
+    files.extend(TOKENS.into_iter().zip([all].into_iter().chain(alone)).map(|(name, content)| (name, content, false)));
 }
 
 fn valid_now(certificate: &mut CertificateParams) {
@@ -152,7 +219,8 @@ fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     })
 }
 
-fn next_steps(folder: &Path, host: &str) -> String {
+fn next_steps(folder: &Path, files: &[New], host: &str) -> String {
+    let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
     let folder = folder.display();
     let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) {
         format!("[{host}]")
@@ -160,7 +228,7 @@ fn next_steps(folder: &Path, host: &str) -> String {
         host.to_owned()
     };
     format!(
-        "Made {folder}: a certificate authority, the coordinator's certificate and a token for each role.\n\
+        "Made in {folder}: {made}.\n\
          \n\
          On this machine, the coordinator:\n\
          \n    coordinator --fname data.csv --listen 0.0.0.0:50051 --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
@@ -192,7 +260,10 @@ fn host(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
+
+    use rustls::{client::danger::ServerCertVerifier as _, pki_types::UnixTime};
+    use shared::tls::{ByAuthority, provider};
 
     use super::*;
 
@@ -226,19 +297,59 @@ mod tests {
         assert!(!said.contains("idl1."), "{said}");
     }
 
+    /// Name and content of each file.
+    fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+        let files = dir.read_dir().unwrap().map(|entry| entry.unwrap());
+        files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+    }
+
     #[test]
     fn nothing_is_ever_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        run(folder.path(), &[]).unwrap();
-        let before = std::fs::read(folder.path().join("ca.pem")).unwrap();
-        for name in ["ca.pem", "server.key", "tokens"] {
-            let error = run(folder.path(), &[]).unwrap_err().to_string();
+        let dir = folder.path();
+        run(dir, &[]).unwrap();
+        let all = contents(dir);
+        // All is there; half of what belongs together is; what belongs to an authority that is not.
+        let taken: [&[&str]; 5] =
+            [&[], &["ca.pem"], &["server.key"], &["tokens"], &["ca.pem", "ca.key", "server.pem", "server.key"]];
+        for taken in taken {
+            for name in taken {
+                std::fs::remove_file(dir.join(name)).unwrap();
+            }
+            let before = contents(dir);
+            let error = run(dir, &[]).unwrap_err().to_string();
             assert!(error.contains("is there already and nothing is ever overwritten"), "{error}");
-            std::fs::remove_file(folder.path().join(name)).unwrap();
-            assert!(matches!(run(folder.path(), &[]), Err(InitError::Exists { .. })), "{name}");
-            std::fs::write(folder.path().join(name), if name == "ca.pem" { before.clone() } else { vec![] }).unwrap();
+            assert_eq!(contents(dir), before);
+            for (name, content) in &all {
+                std::fs::write(dir.join(name), content).unwrap();
+            }
         }
-        assert_eq!(std::fs::read(folder.path().join("ca.pem")).unwrap(), before);
+    }
+
+    #[test]
+    fn what_was_taken_away_is_made_anew_by_the_same_authority() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        run(dir, &[]).unwrap();
+        for group in [&SERVER[..], &TOKENS] {
+            let before = contents(dir);
+            for name in group {
+                std::fs::remove_file(dir.join(name)).unwrap();
+            }
+            let said = run(dir, &["node2"]).unwrap();
+            assert!(said.starts_with(&format!("Made in {}: {}.", dir.display(), group.join(", "))), "{said}");
+            for (name, content) in contents(dir) {
+                assert_eq!(content != before[&name], group.contains(&name.as_str()), "{name}");
+            }
+        }
+        let read = |name: &str| Source::read(dir.join(name)).unwrap();
+        let chain = certificates(&read("server.pem")).unwrap();
+        let token = Token::one_of(&read("worker.token"), &[]).unwrap();
+        assert_eq!(token.authority(), Some(Authority::of(&chain[1])));
+        assert_eq!(chain[1], certificates(&read("ca.pem")).unwrap()[0]);
+        let verifier = ByAuthority::new(Authority::of(&chain[1]), provider());
+        let name = "node2".try_into().unwrap();
+        assert!(verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok());
     }
 
     #[test]

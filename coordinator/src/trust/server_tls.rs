@@ -2,13 +2,36 @@
 //! authority of the clients too, and with it the memory of earlier sessions, so that no client goes on with the old
 //! certificate unawares.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rustls::{ServerConfig, server::WebPkiClientVerifier};
+use rustls::{ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use shared::tls::{HTTP2, Source, TlsError, certificates, private_key, provider, roots};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// A certificate that ends so soon is told.
+const SOON: Duration = Duration::from_hours(24 * 14);
+
+/// What a handshake needs.
+#[derive(Debug)]
+pub(super) struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    /// When the certificate ends.
+    ends: SystemTime,
+}
+
+impl ServerTls {
+    /// How long the certificate is still good for, if that is not long.
+    pub(super) fn ends_soon(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.ends.duration_since(now).unwrap_or_default();
+        (left < SOON).then_some(left)
+    }
+}
 
 /// `sources`: the certificate, its key and, if clients may show certificates, their authority.
-pub(super) fn server_config(sources: &[Source]) -> Result<Arc<ServerConfig>, TlsError> {
+pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
     let [certificate, key, rest @ ..] = sources else {
         unreachable!("a server has a certificate and a key");
     };
@@ -26,9 +49,39 @@ pub(super) fn server_config(sources: &[Source]) -> Result<Arc<ServerConfig>, Tls
             builder.with_client_cert_verifier(verifier)
         }
     };
+    let chain = certificates(certificate)?;
+    let ends = end_of(&chain[0]);
     let mut config = builder
         .with_single_cert(certificates(certificate)?, private_key(key)?)
         .map_err(|source| TlsError::Pair { certificate: certificate.path.clone(), key: key.path.clone(), source })?;
     config.alpn_protocols = vec![HTTP2.to_vec()];
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), ends })
+}
+
+/// What cannot be read ends at once, and is told.
+fn end_of(certificate: &CertificateDer<'_>) -> SystemTime {
+    let end = X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.validity().not_after);
+    let seconds = end.and_then(|end| u64::try_from(end.timestamp()).ok()).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_told_two_weeks_before_it_ends() {
+        let now = SystemTime::now();
+        let day = Duration::from_hours(24);
+        for (days, told) in [(15, false), (13, true), (0, true)] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+            params.not_after = (now + day * days).into();
+            let pem = params.self_signed(&key).unwrap().pem();
+            let sources = [pem, key.serialize_pem()].map(|text| Source { path: "x".into(), bytes: text.into_bytes() });
+            assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), told, "{days}");
+        }
+    }
 }

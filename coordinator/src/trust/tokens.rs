@@ -1,7 +1,7 @@
 //! The tokens by role, as the coordinator's token file has them: `role token` on a line. A token alone is a worker's, so the
 //! file that a worker has is good for the coordinator too. Several tokens of a role are valid at once, for their rotation.
 
-use shared::tls::{InvalidToken, Source, TlsError, Token};
+use shared::tls::{InvalidToken, Source, TlsError, Token, halves};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::Role;
@@ -37,10 +37,9 @@ impl Tokens {
 }
 
 fn entry(line: &str) -> Result<(Role, Token), InvalidToken> {
-    match line.split_once(char::is_whitespace) {
-        None => Ok((Role::Worker, line.parse()?)),
-        Some((role, token)) => Ok((role.parse().map_err(|_| InvalidToken::NoRole)?, token.trim_start().parse()?)),
-    }
+    let (role, token) = halves(line);
+    let role = if role.is_empty() { Role::Worker } else { role.parse().map_err(|_| InvalidToken::NoRole)? };
+    Ok((role, token.parse()?))
 }
 
 #[cfg(test)]

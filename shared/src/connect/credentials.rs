@@ -13,6 +13,8 @@ pub(super) struct CredentialFiles {
     /// Whether there is a server to be proved.
     pub(super) tls: bool,
     pub(super) token: Option<PathBuf>,
+    /// Whose token, if there are several.
+    pub(super) roles: &'static [&'static str],
     pub(super) authority: Option<PathBuf>,
     /// Certificate and key.
     pub(super) pair: Option<(PathBuf, PathBuf)>,
@@ -37,7 +39,7 @@ impl CredentialFiles {
         let mut sources = sources.iter();
         let token = self.token.as_ref().and_then(|_| sources.next());
         let authority = self.authority.as_ref().and_then(|_| sources.next());
-        let token = token.map(Token::only_one_in).transpose()?;
+        let token = token.map(|source| Token::one_of(source, self.roles)).transpose()?;
         let bearer = token.as_ref().map(bearer);
         if !self.tls {
             return Ok(Credentials { tls: None, bearer });

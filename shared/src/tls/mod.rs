@@ -14,7 +14,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use by_authority::ByAuthority;
 pub use pem::{certificates, private_key, roots};
-pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token};
+pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token, halves};
 pub use watched::{Source, Watched};
 
 /// What HTTP/2 is called in a handshake.

@@ -4,7 +4,7 @@
 //! The middle is the SHA-256 of the authority's certificate (DER), the end 256 random bits, both in base32 without padding
 //! (RFC 4648) in small letters. Any other word of at least 16 visible characters is a token too, but cannot prove the cluster.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE32_NOPAD;
@@ -42,8 +42,8 @@ pub enum InvalidToken {
     /// The word before it is no role.
     #[error("the word before the token is no role: worker, viewer or admin")]
     NoRole,
-    /// A file without one, or with more than one.
-    #[error("it must hold one token on one line, and holds {0}; each program needs a file with its own")]
+    /// A file without one, or with more than one and none of the role.
+    #[error("it must hold one token on one line, and holds {0}, none of them for this program")]
     NotOne(usize),
 }
 
@@ -69,17 +69,21 @@ impl Token {
         Self { text, authority: Some(authority) }
     }
 
-    /// The one token of a file, around which there may be comments (`#`) and blank lines.
+    /// The token of a file, around which there may be comments (`#`) and blank lines. Of the coordinator's own file, which
+    /// has several with a role before each, it is the first of the first of these roles that is there.
     ///
     /// # Errors
     /// [`TlsError::Token`].
-    pub fn only_one_in(source: &Source) -> Result<Self, TlsError> {
-        let refuse = |path: &PathBuf, source| TlsError::Token { path: path.clone(), source };
-        let lines: Vec<&str> = source.lines().map(|(_, line)| line).collect();
-        match lines.as_slice() {
-            [line] => line.parse().map_err(|error| refuse(&source.path, error)),
-            several => Err(refuse(&source.path, InvalidToken::NotOne(several.len()))),
-        }
+    pub fn one_of(source: &Source, roles: &[&str]) -> Result<Self, TlsError> {
+        let refuse = |source_error| TlsError::Token { path: source.path.clone(), source: source_error };
+        let lines: Vec<(&str, &str)> = source.lines().map(|(_, line)| halves(line)).collect();
+        let of_role = |role: &&str| lines.iter().find(|(of, _)| of == role);
+        let found = match lines.as_slice() {
+            [only] => Some(only),
+            _ => roles.iter().find_map(of_role),
+        };
+        let (_, token) = found.ok_or(InvalidToken::NotOne(lines.len())).map_err(refuse)?;
+        token.parse().map_err(refuse)
     }
 
     /// Whose server its holder believes; nothing if it is no join token.
@@ -91,6 +95,11 @@ impl Token {
     pub fn reveal(&self) -> &str {
         &self.text
     }
+}
+
+/// The role and the token of a line; the role may be missing.
+pub fn halves(line: &str) -> (&str, &str) {
+    line.split_once(char::is_whitespace).map_or(("", line), |(role, token)| (role, token.trim_start()))
 }
 
 impl FromStr for Token {
@@ -165,12 +174,28 @@ mod tests {
 
     #[test]
     fn a_file_holds_one_token_and_what_people_write_beside_it() {
-        let token = Token::only_one_in(&source("# for the workers\n\n  0123456789abcdef \r\n")).unwrap();
-        assert_eq!(token.reveal(), "0123456789abcdef");
-        for (text, count) in [("", 0), ("# nothing\n", 0), ("0123456789abcdef\n0123456789abcdeg\n", 2)] {
-            let error = Token::only_one_in(&source(text)).unwrap_err().to_string();
-            assert!(error.contains(&format!("holds {count};")), "{error}");
+        for text in ["# for the workers\n\n  0123456789abcdef \r\n", "worker 0123456789abcdef"] {
+            assert_eq!(Token::one_of(&source(text), &["admin"]).unwrap().reveal(), "0123456789abcdef");
         }
+        for (text, count) in [("", 0), ("# nothing\n", 0), ("0123456789abcdef\n0123456789abcdeg\n", 2)] {
+            let error = Token::one_of(&source(text), &["worker"]).unwrap_err().to_string();
+            assert!(error.contains(&format!("holds {count},")), "{error}");
+        }
+    }
+
+    #[test]
+    fn of_the_coordinators_file_each_program_takes_its_own() {
+        let all = source(
+            "worker worker-0123456789\nworker worker-9876543210\nviewer viewer-0123456789\nadmin admin-0123456789a\n",
+        );
+        for (roles, token) in [
+            (&["worker"][..], "worker-0123456789"),
+            (&["admin", "viewer"], "admin-0123456789a"),
+            (&["boss", "viewer"], "viewer-0123456789"),
+        ] {
+            assert_eq!(Token::one_of(&all, roles).unwrap().reveal(), token);
+        }
+        assert!(Token::one_of(&all, &["boss"]).is_err());
     }
 
     #[test]

@@ -81,6 +81,10 @@ impl<T> Watched<T> {
     /// Looks at the files, and makes a new one if they have changed. One that cannot be made is told once in the log, and
     /// the last good one stays. Does blocking I/O on small files.
     pub fn look(&self) {
+        // A pipe gives what it has once; to open it again could wait for ever.
+        if self.paths.iter().any(|path| path.metadata().is_ok_and(|found| !found.is_file())) {
+            return;
+        }
         // Whoever panicked while holding it left a list of digests, at worst an older one.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match read(&self.paths) {
@@ -171,6 +175,21 @@ mod tests {
         std::fs::rename(&next, &link).unwrap();
         watched.look();
         assert_eq!(*watched.get(), 5);
+    }
+
+    #[test]
+    fn a_pipe_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, "one").unwrap()
+        });
+        let watched = Watched::new(vec![path], length_of).unwrap();
+        writer.join().unwrap();
+        watched.look();
+        assert_eq!(*watched.get(), 3);
     }
 
     #[test]
