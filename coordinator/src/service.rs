@@ -3,7 +3,11 @@
 //! Everything is parsed here, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
 //! from the drain on every answer tells the worker to stop.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::coordinator_server::{Coordinator, CoordinatorServer};
@@ -31,6 +35,7 @@ use crate::{
 };
 
 mod calls;
+mod health;
 
 use calls::Counted;
 
@@ -79,18 +84,25 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let abort = shutdown.abort.clone();
+    let (reporter, health) = health::health().await;
+    let following = reporter.follow(shutdown.clone());
     let counted = Counted(Arc::clone(dispatcher.tally()));
     let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
     // A host that vanished without a word must not keep its connection for ever.
-    Server::builder()
+    let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .layer(counted)
         .layer(gate)
+        .add_service(health)
         .add_service(door)
-        .serve_with_incoming_shutdown(incoming, abort.cancelled_owned())
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(incoming, abort.cancelled_owned());
+    let mut served = pin!(served);
+    tokio::select! {
+        served = &mut served => return Ok(served?),
+        () = following => {}
+    }
+    Ok(served.await?)
 }
 
 struct Door {

@@ -1,6 +1,7 @@
 //! What an operator sees without a log in hand: probes, metrics, gRPC health and traces of the real programs.
 
 mod addresses;
+mod grpc_health;
 mod life;
 mod metrics;
 

@@ -7,6 +7,7 @@ use proto::coordinator_client::CoordinatorClient;
 use shared::job::{Durability, Existing, UrlTemplate};
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer};
@@ -15,6 +16,7 @@ const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
 
 struct Running {
     client: CoordinatorClient<Channel>,
+    health: HealthClient<Channel>,
     handle: DispatcherHandle,
     shutdown: Shutdown,
     server: JoinSet<Result<(), ServeError>>,
@@ -61,8 +63,8 @@ impl Running {
             }))
             .await
             .unwrap();
-        let client = CoordinatorClient::new(channel);
-        Self { client, handle, shutdown, server, _dispatcher: dispatcher, _folder: folder }
+        let (client, health) = (CoordinatorClient::new(channel.clone()), HealthClient::new(channel));
+        Self { client, health, handle, shutdown, server, _dispatcher: dispatcher, _folder: folder }
     }
 
     async fn register(&mut self) -> proto::RegisterReply {
@@ -193,6 +195,30 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     let last = watch.message().await.unwrap().unwrap();
     assert!(last.done && last.failed == 1);
     assert!(watch.message().await.unwrap().is_none());
+}
+
+/// The first answer of a watch on the program's health.
+async fn watch_health(running: &Running) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
+    let request = tonic_health::pb::HealthCheckRequest { service: "imagenet.v1.Coordinator".to_owned() };
+    running.health.clone().watch(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_follows_the_shutdown_and_its_watchers_hold_up_nothing() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    let mut running = Running::start(1).await;
+    let mut watch = watch_health(&running).await;
+    while watch.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
+    for (service, found) in [("", true), ("imagenet.v1.Coordinator", true), ("imagenet.v1.Secret", false)] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let answer = running.health.clone().check(request).await;
+        assert_eq!(answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving), found, "{service}");
+    }
+    running.shutdown.drain.cancel();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    running.shutdown.abort.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(1), running.server.join_next()).await;
+    assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
