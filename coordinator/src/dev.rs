@@ -1,12 +1,14 @@
 //! Single-host mode: a worker in the same process, over the same service. Its connections are pairs of memory pipes, so
 //! nothing listens and several runs on one machine never collide.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _};
 use shared::{connect::Connector, job_line::Screen, shutdown::Shutdown};
 use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+
+use worker::Tally;
 
 use crate::config::SingleHost;
 
@@ -26,6 +28,8 @@ pub struct DevWorker {
     pub screen: Screen,
     /// When it has to stop.
     pub shutdown: Shutdown,
+    /// Where it counts.
+    pub tally: Arc<Tally>,
 }
 
 /// The worker in this process could not go on.
@@ -41,10 +45,10 @@ pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io
 
 /// Runs the worker until the job is done or the shutdown asks for an end.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
-    let DevWorker { single_host, target, connect, screen, shutdown } = worker;
+    let DevWorker { single_host, target, connect, screen, shutdown, tally } = worker;
     let config = worker::WorkerConfig { name: single_host.name, slots: single_host.workers, target };
     let connector = Connector::InProcess(connect);
-    match worker::run(&config, &connector, &screen, &shutdown).await {
+    match worker::run(&config, &connector, &screen, &shutdown, &tally).await {
         Ok(_) => Ok(()),
         Err(error) => Err(DevWorkerError(error.to_string())),
     }

@@ -11,6 +11,7 @@ use shared::{
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use worker::Tally;
 
 use crate::{dispatcher::DispatcherHandle, ledger::Commits};
 
@@ -22,6 +23,8 @@ pub(crate) struct AtWork {
     pub(crate) handle: DispatcherHandle,
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
+    /// Of the worker in this process.
+    pub(crate) worker: Option<Arc<Tally>>,
 }
 
 /// What may be known of the coordinator, from its first moment to its last.

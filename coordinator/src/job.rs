@@ -188,13 +188,15 @@ impl Job {
             let gate = Gate::of(Arc::clone(&door));
             job.serve(&plan.job, terms, gate, trust::incoming(listener, door), stop.clone());
         }
-        if let Some(single_host) = plan.single_host {
+        let tally = plan.single_host.is_some().then(Arc::default);
+        if let Some((single_host, tally)) = plan.single_host.zip(tally.clone()) {
             let (connect, incoming) = dev::in_process();
             job.serve(&plan.job, terms, Gate::open(), incoming, stop);
             let (screen, shutdown) = (screen.clone(), shutdown.clone());
-            job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown }));
+            job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown, tally }));
         }
-        seen.at_work(AtWork { handle: job.handle.clone(), epoch: terms.epoch, commits: job.writer.commits() });
+        let (handle, commits) = (job.handle.clone(), job.writer.commits());
+        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, worker: tally });
         Ok(job)
     }
 

@@ -14,7 +14,7 @@ const LINE: &str = "health and metrics at http://";
 
 /// The address in the line about health and metrics.
 #[track_caller]
-fn printed(running: &mut Running) -> SocketAddr {
+pub(crate) fn printed(running: &mut Running) -> SocketAddr {
     running.wait_until("it prints where it can be looked at", |running| {
         let stderr = running.stderr();
         let (_, rest) = stderr.split_once(LINE)?;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use tests::{
+    answer::Answer,
     cluster::{Job, Table},
-    http::Scrape,
+    http::{Scrape, get},
     running::Signal,
     wait::{wait_for, wait_until},
 };
 
-use crate::{origin, wnids};
+use crate::{addresses::printed, origin, wnids};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -87,4 +88,62 @@ fn the_coordinators_metrics_add_up_while_it_works_and_when_it_is_done() {
         assert_eq!(running.wait().code, Some(0));
     }
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(6, 0, 2));
+}
+
+#[test]
+fn a_workers_metrics_say_what_it_does_and_has_done() {
+    let wnids = wnids(4);
+    let origin = origin(&wnids);
+    let class = |number: usize| origin.script_of(&wnids[number]).expect("it is there");
+    class(1).script([Answer::cut_at(10_000)]);
+    class(3).script([Answer::stall_at(20_000)]);
+    let rows = wnids.iter().map(String::as_str).chain(["n99999999"]);
+    let job = Job::new().classes(rows).origin(&origin).args(["--delete-tar"]);
+    let coordinator = job.start_coordinator();
+    let connect = format!("http://{}", coordinator.address);
+    let target = job.target_path().to_str().expect("a plain path");
+    let args = ["--connect", &connect, "--target", target, "--workers", "5", "--http", "127.0.0.1:0"];
+    let mut worker = job.start_worker_with(args);
+    let http = printed(&mut worker);
+    let ok = Some((200, "ok\n".to_owned()));
+    assert_eq!(get(http, "/healthz"), ok);
+    wait_for("the worker is ready", SOON, || get(http, "/readyz") == ok);
+    let scrape = || Scrape::of(http).expect("the worker answers");
+    let is_stuck = |now: &Scrape| now.sum("imagenet_worker_classes_total{") > 3.5;
+    let stuck = wait_until(SOON, || Some(scrape()).filter(is_stuck)).expect("all but one are done");
+    assert_no_wnid(&stuck.text);
+    for (sample, value) in [
+        ("imagenet_worker_registered", 1.0),
+        ("imagenet_worker_slots", 5.0),
+        ("imagenet_worker_busy_slots", 1.0),
+        ("imagenet_worker_classes_total{outcome=\"success\"}", 3.0),
+        ("imagenet_worker_classes_total{outcome=\"failed\"}", 1.0),
+        ("imagenet_worker_classes_total{outcome=\"handed_back\"}", 0.0),
+        ("imagenet_worker_retries_total", 1.0),
+        ("imagenet_worker_publish_seconds_count", 3.0),
+        ("imagenet_worker_renewal_failures_total", 0.0),
+    ] {
+        assert!((stuck.value(sample) - value).abs() < 0.1, "{sample} is not {value}:\n{}", stuck.text);
+    }
+    assert!(stuck.value("imagenet_worker_received_bytes_total") > 20_000.0, "{}", stuck.text);
+    assert!(stuck.text.contains("imagenet_build_info{program=\"worker\",version="), "{}", stuck.text);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code, Some(143));
+    coordinator.running.kill();
+}
+
+#[test]
+fn on_one_host_both_are_seen_in_one_place() {
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    origin.limit_rate(20_000);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = job.args(["--http", "127.0.0.1:0", "--workers", "3"]);
+    let mut running = job.start();
+    let http = printed(&mut running);
+    let both = wait_until(SOON, || Scrape::of(http).filter(|now| now.get("imagenet_worker_busy_slots") == Some(1.0)));
+    let both = both.expect("the worker in the process works");
+    assert_adds_up(&both, 1.0);
+    assert!((both.value("imagenet_worker_slots") - 3.0).abs() < 0.1, "{}", both.text);
+    running.kill();
 }

@@ -1,6 +1,6 @@
 //! The worker's command line. Every flag has an environment variable; the doc comments are the manual.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser};
 use shared::{connect::ConnectArgs, exit_code};
@@ -26,6 +26,9 @@ pub struct Cli {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
+    /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one [default: nowhere]
+    #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
 }
 
 /// How one worker works, in the worker program and in single-host mode.

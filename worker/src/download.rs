@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use reqwest::Response;
 use shared::backoff::Backoff;
 use tokio::time::Instant;
@@ -155,7 +156,7 @@ impl<'origin> Download<'origin> {
 
     async fn wait_or_give_up(&mut self, error: DownloadError) -> Result<(), DownloadError> {
         self.response = None;
-        self.attempts.wait_or_give_up(error, &self.url, self.retries).await
+        self.attempts.wait_or_give_up(error, &self.url, self.retries, &self.origin.retries).await
     }
 }
 
@@ -165,7 +166,7 @@ pub(crate) async fn head(origin: &Origin, url: &Url, retries: u32) -> Result<Sou
     loop {
         match origin.head(url).await {
             Ok(source) => return Ok(source),
-            Err(error) => attempts.wait_or_give_up(error, url, retries).await?,
+            Err(error) => attempts.wait_or_give_up(error, url, retries, &origin.retries).await?,
         }
     }
 }
@@ -189,11 +190,18 @@ impl Attempts {
     }
 
     /// Waits for the next attempt, or gives the error back when it is final.
-    async fn wait_or_give_up(&mut self, error: DownloadError, url: &Url, retries: u32) -> Result<(), DownloadError> {
+    async fn wait_or_give_up(
+        &mut self,
+        error: DownloadError,
+        url: &Url,
+        retries: u32,
+        made: &Counter,
+    ) -> Result<(), DownloadError> {
         let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
         let Some(retry) = self.broken(&error, retries) else { return Err(error) };
         let wait = BACKOFF.delay(retry, rand::random()).max(at_least.unwrap_or_default());
         tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
+        made.inc();
         tokio::time::sleep(wait).await;
         Ok(())
     }

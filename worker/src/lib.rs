@@ -34,10 +34,12 @@ mod staging;
 mod storage_id;
 mod target;
 
+pub mod http;
 mod library;
 mod progress;
+mod tally;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
@@ -46,6 +48,7 @@ pub use crate::{
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
     origin::OriginError,
     site::SiteError,
+    tally::Tally,
     target::TargetError,
 };
 pub use shared::{
@@ -54,7 +57,7 @@ pub use shared::{
     outcome::{Failure, FailureKind},
 };
 
-use crate::{coordinator_client::Identity, session::Ended};
+use crate::{coordinator_client::Identity, progress::Progress, session::Ended};
 
 /// What a worker is told by its own command line; the rest comes from the coordinator.
 #[derive(Debug, Clone)]
@@ -81,7 +84,8 @@ pub enum WorkerError {
     Target(#[from] TargetError),
 }
 
-/// Works for the coordinator until the job is done (`Exit::Done`) or the shutdown asks for an end (`Exit::Interrupted`).
+/// Works for the coordinator until the job is done (`Exit::Done`) or the shutdown asks for an end (`Exit::Interrupted`). What
+/// it does is counted in `tally`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was leased is checkpointed and handed back first.
@@ -90,10 +94,12 @@ pub async fn run(
     connector: &Connector,
     screen: &Screen,
     shutdown: &Shutdown,
+    tally: &Arc<Tally>,
 ) -> Result<Exit, WorkerError> {
     let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
+    let progress = Progress::new(screen.clone(), Arc::clone(tally));
     loop {
-        match session::work(connector, &who, &config.target, screen, shutdown).await? {
+        match session::work(connector, &who, &config.target, &progress, shutdown).await? {
             Ended::JobDone => return Ok(Exit::Done),
             Ended::Drained => return Ok(Exit::Interrupted),
             Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),

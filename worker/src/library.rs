@@ -137,12 +137,14 @@ pub async fn download_batch<Id: AsRef<str>>(
     let target: PathBuf = target_path.as_ref().to_owned();
     let mut threads = JoinSet::new();
     let slots = options.workers;
+    let progress = Progress::new(Screen::Silent, Arc::default());
+    let tally = Arc::clone(progress.tally());
     let open = move || {
         let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
-        Site::open(job, target, slots, &mut threads).map(|site| (Arc::new(site), threads))
+        Site::open(job, target, slots, tally, &mut threads).map(|site| (Arc::new(site), threads))
     };
     let (site, threads) = off_thread(open).await?;
-    let mut slots = Slots::new(Arc::clone(&site), Progress::new(Screen::Silent), slots);
+    let mut slots = Slots::new(Arc::clone(&site), progress, slots);
     let mut waiting = wnids.into_iter();
     let mut fault = None;
     loop {

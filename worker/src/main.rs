@@ -1,16 +1,18 @@
 //! `worker`: downloads what a coordinator leases to it.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser as _;
 use shared::{
     exit_code::Exit,
+    http,
     job_line::Screen,
     program,
     shutdown::Shutdown,
     telemetry::{self, Telemetry},
 };
-use worker::{WorkerConfig, config::Cli};
+use tokio::task::JoinSet;
+use worker::{Tally, WorkerConfig, config::Cli};
 
 fn main() -> ExitCode {
     match Cli::try_parse() {
@@ -36,8 +38,15 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
     let log = telemetry::open_log(&log)
         .map_err(|error| format!("open the log {}: {error} (give a writable folder with --target)", log.display()))?;
+    let (tally, mut outside) = (Arc::<Tally>::default(), JoinSet::new());
+    if let Some(address) = cli.http {
+        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside).await;
+        let address = opened.map_err(|error| error.to_string())?;
+        // A closed standard error must not stop a worker.
+        screen.write(format!("{}\n", http::announcement(address)).as_bytes()).ok();
+    }
     let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
-    let exit = worker::run(&config, &connector, screen, shutdown).await.map_err(|error| error.to_string());
+    let exit = worker::run(&config, &connector, screen, shutdown, &tally).await.map_err(|error| error.to_string());
     if let Err(error) = &exit {
         // The screen hears it from the caller.
         tracing::info!("failed to {error}");

@@ -2,6 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use reqwest::{
     Client, Response,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -30,6 +31,8 @@ pub(crate) struct Origin {
     timeout: Duration,
     /// Until then nobody of this process asks the origin for anything.
     quiet_until: Mutex<Instant>,
+    /// Requests that are made again.
+    pub(crate) retries: Counter,
 }
 
 /// Why no client for the origin could be made.
@@ -72,7 +75,7 @@ pub(crate) enum Part {
 
 impl Origin {
     /// Makes the client. `connections`: as many as downloads run at once.
-    pub(crate) fn new(job: &JobOptions, connections: usize) -> Result<Self, OriginError> {
+    pub(crate) fn new(job: &JobOptions, connections: usize, retries: Counter) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let host = base.host_str().unwrap_or_default().to_owned();
         let sent_to = redirect::SentTo::default();
@@ -94,7 +97,7 @@ impl Origin {
             builder = builder.tls_certs_merge(certificates);
         }
         let client = builder.build().map_err(OriginError::Client)?;
-        Ok(Self { client, timeout: job.timeout, quiet_until: Mutex::new(Instant::now()) })
+        Ok(Self { client, timeout: job.timeout, quiet_until: Mutex::new(Instant::now()), retries })
     }
 
     /// `--timeout`: the longest time without a byte.

@@ -14,6 +14,8 @@ use shared::{
     job_line::{Screen, clock, short},
 };
 
+use crate::tally::Tally;
+
 /// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
 /// While the origin has not said how long the tar is.
@@ -23,7 +25,7 @@ const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     screen: Screen,
-    received: Arc<AtomicU64>,
+    tally: Arc<Tally>,
 }
 
 /// Progress of one class in one slot.
@@ -31,12 +33,12 @@ pub(crate) struct Progress {
 pub(crate) struct ClassProgress {
     bar: Option<ProgressBar>,
     here: AtomicU64,
-    received: Arc<AtomicU64>,
+    tally: Arc<Tally>,
 }
 
 impl Progress {
-    pub(crate) fn new(screen: Screen) -> Self {
-        Self { screen, received: Arc::default() }
+    pub(crate) fn new(screen: Screen, tally: Arc<Tally>) -> Self {
+        Self { screen, tally }
     }
 
     pub(crate) fn screen(&self) -> &Screen {
@@ -45,7 +47,11 @@ impl Progress {
 
     /// Bytes received from the origin since the process started.
     pub(crate) fn received_bytes(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.tally.received.get()
+    }
+
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// Opens the bar of a slot.
@@ -61,7 +67,7 @@ impl Progress {
             }
             Screen::Plain | Screen::Silent => None,
         };
-        ClassProgress { bar, here: AtomicU64::new(0), received: Arc::clone(&self.received) }
+        ClassProgress { bar, here: AtomicU64::new(0), tally: Arc::clone(&self.tally) }
     }
 }
 
@@ -81,7 +87,7 @@ impl ClassProgress {
 
     /// So many bytes more have come from the origin.
     pub(crate) fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
+        self.tally.received.inc_by(bytes);
         self.here.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
@@ -133,7 +139,7 @@ mod tests {
         let terminal = InMemoryTerm::new(5, 100);
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
         let screen = Screen::Bars(MultiProgress::with_draw_target(target));
-        let progress = Progress::new(screen).class(0, "n02124075".parse().unwrap());
+        let progress = Progress::new(screen, Arc::default()).class(0, "n02124075".parse().unwrap());
         progress.begin(0, Some(45_200_000));
         progress.received(45_200_000);
         if let Some(bar) = &progress.bar {
@@ -147,7 +153,7 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_without_a_terminal_too() {
-        let progress = Progress::new(Screen::Silent);
+        let progress = Progress::new(Screen::Silent, Arc::default());
         let class = progress.class(3, "n02124075".parse().unwrap());
         class.begin(100, None);
         class.received(28);

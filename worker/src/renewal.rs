@@ -63,7 +63,10 @@ async fn tick(
         match client.renew(session, &held, progress.received_bytes()).await {
             // The worker is told again with the next answer if its queue is full.
             Ok(renewed) => drop(answers.try_send(renewed)),
-            Err(error) => tracing::warn!(%error, "leases could not be renewed, trying again"),
+            Err(error) => {
+                progress.tally().missed_renewals.inc();
+                tracing::warn!(%error, "leases could not be renewed, trying again");
+            }
         }
     }
 }

@@ -3,13 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use shared::{
-    Wnid,
-    connect::Connector,
-    ids::SessionId,
-    job::JobStatus,
-    job_line::{JobLine, Screen},
-    outcome::Outcome,
-    shutdown::Shutdown,
+    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -68,7 +62,7 @@ pub(crate) async fn work(
     connector: &Connector,
     who: &Identity,
     target: &Path,
-    screen: &Screen,
+    progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
     let target = Arc::new(Target::open(target)?);
@@ -79,14 +73,14 @@ pub(crate) async fn work(
         Err(error) => return withdrawn(&target, Err(error)),
     };
     let mut threads = JoinSet::new();
-    let site = match Site::open(registration.job.clone(), Arc::clone(&target), who.slots, &mut threads) {
+    let tally = Arc::clone(progress.tally());
+    let site = match Site::open(registration.job.clone(), Arc::clone(&target), who.slots, tally, &mut threads) {
         Ok(site) => Arc::new(site),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
             return Err(error.into());
         }
     };
-    let progress = Progress::new(screen.clone());
     let (renewable, to_renew) = watch::channel(Renewable::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
@@ -99,7 +93,7 @@ pub(crate) async fn work(
         calls,
         session: None,
         slots: Slots::new(Arc::clone(&site), progress.clone(), who.slots),
-        progress,
+        progress: progress.clone(),
         renewable,
         unreported: Vec::new(),
         released: Vec::new(),
@@ -154,6 +148,7 @@ impl Worker {
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
             self.renewable.send_replace(Renewable { session: self.session, held: self.slots.held() });
+            self.progress.tally().set_registered(self.session.is_some() && !self.calls.is_cut_off());
             if let Some(ended) = self.ending.filter(|_| self.has_nothing_left()) {
                 break ended;
             }
@@ -278,6 +273,7 @@ impl Worker {
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
         self.renewable.send_replace(Renewable::default());
+        self.progress.tally().set_registered(false);
         if let Some(session) = self.session {
             let mut released = std::mem::take(&mut self.released);
             released.extend(self.slots.held().iter().map(|held| held.lease));

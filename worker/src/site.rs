@@ -7,7 +7,7 @@ use shared::{
     job::JobOptions,
     outcome::{Failure, Outcome},
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     descriptors::{TooFewDescriptors, make_room},
@@ -20,6 +20,7 @@ use crate::{
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     staging::{Checkpoint, Staging, Unpacked},
+    tally::Tally,
     target::{Target, TargetError},
     unfinished::{self, Unfinished, conflict, storage},
 };
@@ -31,6 +32,7 @@ pub(crate) struct Site {
     pub(crate) origin: Origin,
     target: Arc<Target>,
     publisher: Publisher,
+    tally: Arc<Tally>,
 }
 
 /// Why work cannot begin.
@@ -53,12 +55,13 @@ impl Site {
         job: JobOptions,
         target: Arc<Target>,
         slots: usize,
+        tally: Arc<Tally>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
-        let origin = Origin::new(&job, slots)?;
+        let origin = Origin::new(&job, slots, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, threads);
-        Ok(Self { job, origin, target, publisher })
+        Ok(Self { job, origin, target, publisher, tally })
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -133,6 +136,7 @@ impl Site {
         tar: TarFate,
         replace: bool,
     ) -> Result<Outcome, Unfinished> {
+        let began = Instant::now();
         let run = self.job.run_id.clone();
         let (staging, manifest) = self
             .off_thread(move |target| {
@@ -142,7 +146,9 @@ impl Site {
             })
             .await?;
         let staged = Staged { wnid, staging, tar, replace };
-        match self.publisher.publish(staged).await {
+        let published = self.publisher.publish(staged).await;
+        self.tally.publishes.record(began.elapsed());
+        match published {
             Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
             Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),

@@ -52,6 +52,7 @@ struct Busy {
 
 impl Slots {
     pub(crate) fn new(site: Arc<Site>, progress: Progress, count: usize) -> Self {
+        progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
         Self { site, progress, busy, tasks: JoinSet::new(), slot_of: BTreeMap::new() }
     }
@@ -93,6 +94,7 @@ impl Slots {
         let task = self.tasks.spawn(story.instrument(tracing::info_span!("class", %wnid, %token)));
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
+        self.progress.tally().busy.inc();
     }
 
     /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
@@ -113,6 +115,8 @@ impl Slots {
         };
         let slot = self.slot_of.remove(&task).expect("every task has a slot");
         let busy = self.busy[slot].take().expect("a slot is busy until its task ends");
+        self.progress.tally().busy.dec();
+        self.progress.tally().ended(&result);
         Some((busy.held.lease, result))
     }
 }
@@ -155,8 +159,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = Arc::new(Target::open(folder.path()).unwrap());
         let mut threads = JoinSet::new();
-        let site = Arc::new(Site::open(job(), target, 2, &mut threads).unwrap());
-        let progress = Progress::new(Screen::Silent);
+        let site = Arc::new(Site::open(job(), target, 2, Arc::default(), &mut threads).unwrap());
+        let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = Slots::new(site, progress.clone(), 2);
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let mut occupy = |slot, wnid, story| {

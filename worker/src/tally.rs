@@ -1,0 +1,118 @@
+//! What this worker has done and is doing, counted in atomics where it happens; for those who look from outside.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use shared::{
+    metrics::{Durations, Page, Source},
+    outcome::Outcome,
+};
+
+use crate::unfinished::Unfinished;
+
+/// See the module. Of one process, whatever sessions and runs it lives through.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub(crate) slots: Gauge,
+    pub(crate) busy: Gauge,
+    pub(crate) received: Counter,
+    pub(crate) retries: Counter,
+    /// From the moment in which a class is complete in its staging folder.
+    pub(crate) publishes: Durations,
+    pub(crate) missed_renewals: Counter,
+    success: Counter,
+    skipped: Counter,
+    failed: Counter,
+    handed_back: Counter,
+    registered: AtomicBool,
+}
+
+impl Tally {
+    /// Whether the coordinator knows this worker and was heard of lately.
+    pub fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_registered(&self, registered: bool) {
+        self.registered.store(registered, Ordering::Relaxed);
+    }
+
+    /// Counts a class that has left its slot.
+    pub(crate) fn ended(&self, result: &Result<Outcome, Unfinished>) {
+        let counter = match result {
+            Ok(Outcome::Success(_)) => &self.success,
+            Ok(Outcome::Skipped(_)) => &self.skipped,
+            Ok(Outcome::Failed(_)) | Err(Unfinished::Failed(_)) => &self.failed,
+            Err(Unfinished::Target(_) | Unfinished::Stopped) => &self.handed_back,
+        };
+        counter.inc();
+    }
+}
+
+fn count(gauge: &Gauge) -> u64 {
+    u64::try_from(gauge.get()).unwrap_or_default()
+}
+
+impl Source for Tally {
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        let registered = u64::from(self.is_registered());
+        page.gauge("worker_registered", "1 while the coordinator knows the worker and answers.", registered)?;
+        page.gauge("worker_slots", "Downloads that may run at once.", count(&self.slots))?;
+        page.gauge("worker_busy_slots", "Downloads that run.", count(&self.busy))?;
+        page.counters(
+            "worker_classes",
+            "Classes that left a slot, by outcome; those handed back are checkpointed and go on elsewhere.",
+            &[
+                (("outcome", "success"), self.success.get()),
+                (("outcome", "skipped"), self.skipped.get()),
+                (("outcome", "failed"), self.failed.get()),
+                (("outcome", "handed_back"), self.handed_back.get()),
+            ],
+        )?;
+        page.counter("worker_received_bytes", "Bytes received from the origin.", self.received.get())?;
+        let retries = "Requests to the origin that are made again, after an error or in the middle of a tar.";
+        page.counter("worker_retries", retries, self.retries.get())?;
+        let publish = "How long a complete class waits until it is on the disk under its final name.";
+        page.durations("worker_publish_seconds", publish, &self.publishes)?;
+        let missed = "Renewals of the leases that had no answer.";
+        page.counter("worker_renewal_failures", missed, self.missed_renewals.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shared::{
+        metrics::Metrics,
+        outcome::{Failure, FailureKind, Published},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_class_is_counted_by_how_it_left_its_slot() {
+        let tally = Arc::new(Tally::default());
+        tally.slots.set(3);
+        let failure = || Failure::new(FailureKind::Timeout, "Request timeout after 120s");
+        for result in [
+            Ok(Outcome::Success(Published::default())),
+            Ok(Outcome::Success(Published::default())),
+            Ok(Outcome::Skipped(Published::default())),
+            Ok(Outcome::Failed(failure())),
+            Err(Unfinished::Failed(failure())),
+            Err(Unfinished::Stopped),
+        ] {
+            tally.ended(&result);
+        }
+        let text = Metrics::new("worker", tally).text().unwrap();
+        for (outcome, count) in [("success", 2), ("skipped", 1), ("failed", 2), ("handed_back", 1)] {
+            let sample = format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&sample), "no {sample} in {text}");
+        }
+        assert!(text.contains("\nimagenet_worker_slots 3\n") && text.contains("\nimagenet_worker_registered 0\n"));
+    }
+}
