@@ -8,9 +8,13 @@ pub mod content;
 pub mod raw_tar;
 
 pub mod answer;
+pub mod chaos_proxy;
+#[cfg(test)]
+mod chaos_proxy_is_as_bad_as_it_says;
 mod connection;
 pub mod forward_proxy;
 pub mod http;
+mod http2_frames;
 pub mod origin;
 #[cfg(test)]
 mod origin_keeps_to_its_script;
