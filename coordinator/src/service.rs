@@ -66,7 +66,8 @@ pub struct LeaseTerms {
     pub ttl: Duration,
 }
 
-/// Serves whom the gate lets through, over any stream of connections, until `shutdown.abort`; from `shutdown.drain` on it tells them to stop.
+/// Serves whom the gate lets through, over any stream of connections, until `shutdown.abort`; from `shutdown.drain` on it
+/// tells them to stop.
 ///
 /// # Errors
 /// When the stream of connections fails.

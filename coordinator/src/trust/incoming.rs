@@ -6,7 +6,7 @@ use futures_util::{Stream, stream};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, Interval, interval, sleep_until, timeout},
+    time::{Instant, Interval, interval, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -19,6 +19,8 @@ use super::{
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often the lobby is swept.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often a full lobby is looked at.
+const GLANCE: Duration = Duration::from_millis(10);
 /// After an accept that failed, e.g. for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,6 +58,10 @@ impl Entrance {
         loop {
             let accept = async {
                 sleep_until(self.accept_after).await;
+                // Who finds no seat waits in the system's queue.
+                while !self.lobby.has_room(Instant::now()) {
+                    sleep(GLANCE).await;
+                }
                 self.listener.accept().await
             };
             tokio::select! {
@@ -75,7 +81,7 @@ impl Entrance {
     /// Gives the newcomer a seat, and begins the handshake if there has to be one.
     fn enter(&mut self, line: TcpStream, address: SocketAddr) -> Option<Connection> {
         let Some(seat) = self.lobby.enter(Instant::now()) else {
-            tracing::debug!(%address, "turned away: too many connections wait");
+            tracing::debug!(%address, "turned away: every seat is taken");
             return None;
         };
         // Small answers are sent at once.

@@ -1,7 +1,8 @@
 //! Where connections wait until they have proved who they are: a bounded number, each for a bounded time.
 //!
-//! When all seats are taken, the one that has waited longest must go if it has had its second; else the newcomer is turned
-//! away. So a crowd of workers that all come at once gets in, and a crowd that only sits there keeps nobody out for long.
+//! When all seats are taken, the one that has waited longest must go as soon as it has had its second; until then newcomers
+//! stay outside. So a crowd of workers that all come at once gets in, and a crowd that only sits there keeps nobody out for
+//! long.
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +47,13 @@ pub(super) struct Seat {
 }
 
 impl Lobby {
+    /// Whether a newcomer can be seated.
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        let waiting = self.lock();
+        let oldest = waiting.guests.first_key_value().map(|(_, (since, _))| *since);
+        waiting.guests.len() < SEATS || oldest.is_some_and(|since| now - since >= UNDISTURBED)
+    }
+
     /// Seats a newcomer, if there is room or can be made.
     pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Option<Seat> {
         let mut waiting = self.lock();
@@ -99,11 +107,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_lobby_turns_newcomers_away_until_the_oldest_has_had_its_second() {
+    fn a_full_lobby_has_no_room_until_the_oldest_has_had_its_second() {
         let (lobby, now) = (Arc::new(Lobby::default()), Instant::now());
         let seats: Vec<Seat> = (0..SEATS).map(|_| lobby.enter(now).unwrap()).collect();
-        assert!(lobby.enter(now).is_none());
+        assert!(!lobby.has_room(now) && lobby.enter(now).is_none());
         let later = now + UNDISTURBED;
+        assert!(lobby.has_room(later));
         let newcomer = lobby.enter(later).unwrap();
         assert!(seats[0].cut.is_cancelled() && !seats[1].cut.is_cancelled() && !newcomer.cut.is_cancelled());
     }
