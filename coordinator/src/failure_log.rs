@@ -4,6 +4,7 @@
 //! log a view of it: a disk that refuses a line costs the line, not the job.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -58,15 +59,17 @@ impl FailureLog {
         self.write_line(&format!("{} - {failure}\n", shown(row)))
     }
 
-    /// Takes a class out again whose folder turned out to be there after all. Rare, so the file is read and written anew.
+    /// Takes classes out again: their folder turned out to be there after all, or they are tried again. Rare, so the file is
+    /// read and written anew.
     ///
     /// # Errors
     /// As the file system says.
-    pub fn withdraw(&mut self, wnid: Wnid) -> Result<(), FailureLogError> {
-        let prefix = format!("{wnid} - ");
+    pub fn withdraw(&mut self, wnids: &[Wnid]) -> Result<(), FailureLogError> {
+        let withdrawn: HashSet<String> = wnids.iter().map(Wnid::to_string).collect();
+        let is_kept = |line: &&str| line.split_once(" - ").is_none_or(|(wnid, _)| !withdrawn.contains(wnid));
         let rewrite = || -> io::Result<File> {
             let text = std::fs::read_to_string(&self.path)?;
-            let kept: String = text.split_inclusive('\n').filter(|line| !line.starts_with(&prefix)).collect();
+            let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
             let mut file = File::create(&self.path)?;
             file.write_all(kept.as_bytes())?;
             Ok(file)
@@ -109,7 +112,7 @@ mod tests {
         let rest = "cat - InvalidWnid: line 7: not a WordNet id (n and eight digits, like n02124075)\n\
                     (empty) - InvalidWnid: line 9: not a WordNet id (n and eight digits, like n02124075)\n";
         assert_eq!(read(), format!("n02124075 - HTTPError: 404 Client Error: Not Found\n{rest}"));
-        log.withdraw("n02124075".parse().unwrap()).unwrap();
+        log.withdraw(&["n02124075".parse().unwrap()]).unwrap();
         assert_eq!(read(), rest);
         log.write("n00000002".parse().unwrap(), &missing).unwrap();
         assert_eq!(read(), format!("{rest}n00000002 - HTTPError: 404 Client Error: Not Found\n"));

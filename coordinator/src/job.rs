@@ -20,7 +20,7 @@ use shared::{
 use tokio::{
     net::TcpListener,
     task::JoinSet,
-    time::{interval, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -161,6 +161,10 @@ impl Job {
         let mut log = FailureLog::create(&plan.target)?;
         let mut table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
         restore(&ledger, &run, &mut table, &mut log)?;
+        // Without an address nobody else can come back.
+        if run.resumed && listener.is_some() {
+            table.recover(ledger.workers()?, Instant::now());
+        }
         let mut writers = JoinSet::new();
         let writer = ledger.start_writer(run, &mut writers);
         tracing::info!(
@@ -290,7 +294,7 @@ impl Job {
         let status = self.handle.status();
         drop(self.handle);
         self.dispatcher.shutdown().await;
-        self.writer.write(Entry { records: Vec::new(), finished: status.is_done(), durable: None }).await;
+        self.writer.write(Entry { finished: status.is_done(), ..Entry::default() }).await;
         drop(self.writer);
         while let Some(written) = self.writers.join_next().await {
             written.expect("the ledger's thread does not panic")?;
@@ -315,7 +319,7 @@ fn digest(classes: &ClassList, url: &UrlTemplate) -> String {
 
 /// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log.
 fn restore(ledger: &Ledger, run: &Run, table: &mut LeaseTable, log: &mut FailureLog) -> Result<(), LedgerError> {
-    ledger.settled(run, |Record { wnid, outcome }| {
+    ledger.settled(run, |Record { wnid, outcome, .. }| {
         table.restore(wnid, &outcome);
         if let Outcome::Failed(failure) = &outcome
             && let Err(error) = log.write(wnid, failure)

@@ -14,14 +14,28 @@ use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
     job::JobStatus,
-    outcome::Outcome,
+    outcome::{Failure, Outcome},
 };
 use tokio::time::Instant;
 
+mod answers;
+mod breaker;
+mod class;
+mod grants;
+mod recovery;
 mod sessions;
+mod trouble;
+mod verdicts;
 
-pub use sessions::NameTaken;
-use sessions::{Claim, Session, Sessions};
+pub use answers::{Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict};
+use breaker::Breaker;
+use class::{Class, State};
+use recovery::Recovery;
+use sessions::{Claim, Holding, Session, Sessions};
+pub use sessions::{Hello, NameTaken};
+use trouble::Troubles;
+
+use crate::fleet::{Fleet, Phase};
 
 /// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
@@ -33,89 +47,8 @@ const LOSS: u8 = 10;
 /// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
 const RESTART: u8 = 1;
 
-/// A class and the fencing token of its lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// The class.
-    pub wnid: Wnid,
-    /// Who may bring bad news.
-    pub token: LeaseToken,
-}
-
-/// The session is not known, or not any more: the worker must register again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("find the session: it has ended, register again")]
-pub struct UnknownSession;
-
-/// Answer to a registration.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Registered {
-    /// The worker's session.
-    pub session: SessionId,
-    /// What the worker holds and must give up.
-    pub drop: Vec<Wnid>,
-    /// The older session of the same worker that this one replaces.
-    pub replaced: Option<Ended>,
-}
-
-/// A session that ended without a farewell.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// The worker's name.
-    pub worker: String,
-    /// Leases that went back.
-    pub returned: usize,
-    /// Classes that were lost too often and are settled as failed by this.
-    pub given_up: Vec<Wnid>,
-}
-
-/// What became of a reported outcome. None of them needs to be sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Settled by this report.
-    Settled,
-    /// Was settled as failed; this good news corrects it.
-    Corrected,
-    /// Was settled before, in the same way or a better one.
-    AlreadySettled,
-    /// Bad news from somebody whose lease went to another: not believed.
-    Stale,
-    /// Not a class of this job.
-    NotInList,
-}
-
-/// The states of a class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Pending,
-    Leased(SessionId),
-    Success,
-    Skipped,
-    Failed,
-}
-
-impl State {
-    fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Success(_) => Self::Success,
-            Outcome::Skipped(_) => Self::Skipped,
-            Outcome::Failed(_) => Self::Failed,
-        }
-    }
-}
-
-/// About 32 bytes, and 20 more in the index.
-#[derive(Debug)]
-struct Class {
-    wnid: Wnid,
-    state: State,
-    /// Of the last grant; `None` when nobody may refer to it any more.
-    token: Option<LeaseToken>,
-    /// The sum of what its losses count.
-    losses: u8,
-    /// Stands in `returned`, at most once, so that this queue never outgrows the list.
-    queued: bool,
-}
+/// A lease whose worker names it but does not get on goes to another: longer than any origin may ask to wait.
+const WEDGED: Duration = Duration::from_mins(20);
 
 /// See the module.
 #[derive(Debug)]
@@ -124,40 +57,108 @@ pub struct LeaseTable {
     index: HashMap<Wnid, usize>,
     /// Given back, first to be granted again. May hold classes that are no longer pending; they are passed over.
     returned: VecDeque<usize>,
+    /// The storage on which a returned class was begun, where that is known.
+    begun_on: HashMap<usize, String>,
     /// Everything before it was granted or settled at some time.
     fresh: usize,
     sessions: Sessions,
+    troubles: Troubles,
+    breaker: Breaker,
+    recovery: Option<Recovery>,
     /// Bytes received, for each process of a worker, also after its session ended.
     received: HashMap<Vec<u8>, u64>,
+    first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
     /// The only place where anything is counted.
     status: JobStatus,
+    /// Changes whenever somebody who got nothing may get something.
+    turn: u64,
+    /// Classes that were settled as failed by something else than a report of their own.
+    given_up: Vec<(Wnid, Failure)>,
+    notices: Vec<Notice>,
 }
 
 impl LeaseTable {
     /// A table with all classes pending. `invalid` rows count as failed from the start. `epoch` must be higher than that of
     /// any earlier coordinator of the same workers; `ttl` is what workers are told.
     pub fn new(wnids: &[Wnid], invalid: u64, epoch: u32, ttl: Duration) -> Self {
-        let pending = |wnid: &Wnid| Class { wnid: *wnid, state: State::Pending, token: None, losses: 0, queued: false };
         let count = wnids.len() as u64;
         Self {
-            classes: wnids.iter().map(pending).collect(),
+            classes: wnids.iter().copied().map(Class::pending).collect(),
             index: wnids.iter().enumerate().map(|(position, wnid)| (*wnid, position)).collect(),
             returned: VecDeque::new(),
+            begun_on: HashMap::new(),
             fresh: 0,
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
+            troubles: Troubles::default(),
+            breaker: Breaker::default(),
+            recovery: None,
             received: HashMap::new(),
+            first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
             ttl,
             status: JobStatus { total: count + invalid, failed: invalid, pending: count, ..JobStatus::default() },
+            turn: 0,
+            given_up: Vec::new(),
+            notices: Vec::new(),
         }
+    }
+
+    /// Settles a class as the ledger has it, before anything is leased.
+    pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
+        if let Some(position) = self.index.get(&wnid).copied() {
+            self.set(position, State::of(outcome));
+        }
+    }
+
+    /// Nothing is leased until these workers, which an earlier coordinator of the run knew, are back with what they hold,
+    /// or their leases have run out.
+    pub fn recover(&mut self, workers: impl IntoIterator<Item = String>, now: Instant) {
+        self.recovery = Recovery::of(workers, self.ttl + EXPIRY_MARGIN, now);
     }
 
     /// The job's counts.
     pub fn status(&self) -> JobStatus {
         self.status
+    }
+
+    /// Changes whenever somebody who got nothing may get something.
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// Classes that were settled as failed since the last call, other than by a report of their own.
+    pub fn take_given_up(&mut self) -> Vec<(Wnid, Failure)> {
+        mem::take(&mut self.given_up)
+    }
+
+    /// What people should hear, since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        mem::take(&mut self.notices)
+    }
+
+    /// What the coordinator is doing.
+    pub fn phase(&self) -> Phase {
+        match () {
+            () if self.status.is_done() => Phase::Done,
+            () if self.recovery.is_some() => Phase::Recovering,
+            () if self.sessions.by_id.is_empty() => Phase::WaitingForWorkers,
+            () if self.breaker.is_open() => Phase::OriginPaused,
+            () => Phase::Running,
+        }
+    }
+
+    /// What the origin was last blamed for.
+    pub fn blame(&self) -> Option<&Failure> {
+        self.breaker.why()
+    }
+
+    /// The fleet now.
+    pub fn fleet(&self, now: Instant) -> Fleet {
+        let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
+        Fleet { job: self.status, phase: self.phase(), workers: self.sessions.views(received, now) }
     }
 
     /// Whether a session has not ended.
@@ -166,6 +167,11 @@ impl LeaseTable {
     /// [`UnknownSession`].
     pub fn known(&self, id: SessionId) -> Result<(), UnknownSession> {
         if self.sessions.by_id.contains_key(&id) { Ok(()) } else { Err(UnknownSession) }
+    }
+
+    /// The worker of a session that has not ended.
+    pub fn worker(&self, id: SessionId) -> Option<&str> {
+        self.sessions.by_id.get(&id).map(|session| session.hello.worker.as_str())
     }
 
     /// Sessions whose workers were heard of (a registration or a renewal) within the last `span`.
@@ -178,14 +184,8 @@ impl LeaseTable {
     ///
     /// # Errors
     /// [`NameTaken`] when both processes are alive; the session of the one that has the name is not touched.
-    pub fn register(
-        &mut self,
-        worker: &str,
-        instance: &[u8],
-        held: &[Lease],
-        now: Instant,
-    ) -> Result<Registered, NameTaken> {
-        let (session, replaced) = match self.sessions.claim(worker, instance, now)? {
+    pub fn register(&mut self, hello: &Hello, held: &[Held], now: Instant) -> Result<Registered, NameTaken> {
+        let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
             Claim::Mine(id) => {
                 let renewed = self.sessions.renew(id, now);
                 renewed.expect("a session that was found is known");
@@ -194,81 +194,48 @@ impl LeaseTable {
             Claim::Takeover(id) => {
                 let weight = if self.sessions.is_fresh(id, self.ttl / 3, now) { RESTART } else { LOSS };
                 let (older, ended) = self.end(id, weight);
-                (self.sessions.open(worker, instance, Some(older), now), Some(ended))
+                (self.sessions.open(hello, Some(older), now), Some(ended))
             }
-            Claim::Free => (self.sessions.open(worker, instance, None, now), None),
+            Claim::Free => (self.sessions.open(hello, None, now), None),
         };
         self.count_workers();
-        Ok(Registered { session, drop: self.reconcile(session, held, now), replaced })
+        let survey = held.is_empty() && self.sessions.survey(session, now);
+        let drop = self.reconcile(session, held, now);
+        self.is_back(&hello.worker);
+        Ok(Registered { session, drop, survey, replaced })
     }
 
     /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
-    /// again if nobody else got the class meanwhile, and a lease that the worker has not named for a whole time to live (its
-    /// grant was lost on the way) goes back.
+    /// again if nobody else got the class meanwhile. One that the worker has not named for a whole time to live (its grant
+    /// was lost on the way), or that does not get on for a long time, goes back.
     pub fn renew(
         &mut self,
         id: SessionId,
-        held: &[Lease],
+        held: &[Held],
         received_bytes: u64,
         now: Instant,
-    ) -> Result<Vec<Wnid>, UnknownSession> {
+    ) -> Result<Renewed, UnknownSession> {
+        let heard_before = self.sessions.heard(id)?;
         let instance = self.sessions.renew(id, now)?;
         let before = self.received.entry(instance.to_owned()).or_default();
-        self.status.received_bytes += received_bytes.saturating_sub(*before);
+        let more = received_bytes.saturating_sub(*before);
+        self.status.received_bytes += more;
         *before = received_bytes.max(*before);
+        // Bytes that came after the origin was given up for away: it is back.
+        if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
+            self.origin_answered();
+        }
         let drop = self.reconcile(id, held, now);
-        self.take_back_forgotten(id, now);
-        Ok(drop)
+        self.take_back_idle(id, now);
+        Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
     }
 
-    /// Grants up to `max` classes, given-back ones first, then in list order.
-    pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Vec<Lease>, UnknownSession> {
-        self.known(id)?;
-        let mut leases = Vec::new();
-        while leases.len() < max {
-            let Some(position) = self.next_pending() else { break };
-            self.last_token = self.last_token.next();
-            self.classes[position].token = Some(self.last_token);
-            self.lease(position, id, now);
-            leases.push(Lease { wnid: self.classes[position].wnid, token: self.last_token });
-        }
-        Ok(leases)
-    }
-
-    /// Settles a class. Idempotent: the same report again changes nothing.
-    pub fn report(&mut self, lease: Lease, outcome: &Outcome) -> Verdict {
-        let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
-        let class = &self.classes[position];
-        let settled = State::of(outcome);
-        let verdict = match (class.state, settled) {
-            (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
-            (State::Pending | State::Leased(_), State::Failed) if class.token != Some(lease.token) => {
-                return Verdict::Stale;
-            }
-            (State::Failed, _) => Verdict::Corrected,
-            (State::Pending | State::Leased(_), _) => Verdict::Settled,
-        };
-        self.set(position, settled);
-        verdict
-    }
-
-    /// Settles a class as the ledger has it, before anything is leased.
-    pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
-        if let Some(position) = self.index.get(&wnid).copied() {
-            self.set(position, State::of(outcome));
-        }
-    }
-
-    /// Takes leases back that were granted but never reached the worker.
-    pub fn take_back(&mut self, id: SessionId, leases: &[Lease]) {
-        for lease in leases {
-            if let Some(position) = self.index.get(&lease.wnid).copied() {
-                let class = &self.classes[position];
-                if class.state == State::Leased(id) && class.token == Some(lease.token) {
-                    self.give_back(position);
-                }
-            }
-        }
+    /// Tells a worker to finish what it holds and end; false when there is none of that name.
+    pub fn drain(&mut self, worker: &str) -> bool {
+        let Some(id) = self.sessions.by_worker.get(worker) else { return false };
+        self.sessions.by_id.get_mut(id).expect("names lead to known sessions").draining = true;
+        self.turn += 1;
+        true
     }
 
     /// Ends a session on the worker's wish; what it still had is pending again, without a penalty.
@@ -277,9 +244,23 @@ impl LeaseTable {
         Ok(self.end(id, 0).1)
     }
 
-    /// Ends the sessions that were not renewed in time. Their tokens stay good until somebody else gets the class.
-    pub fn expire(&mut self, now: Instant) -> Vec<Ended> {
-        self.sessions.late(now).into_iter().map(|id| self.expire_session(id)).collect()
+    /// What the time brings: sessions that were not renewed end (their tokens stay good until somebody else gets the class),
+    /// and whatever somebody waits for comes due.
+    pub fn tick(&mut self, now: Instant) -> Vec<Ended> {
+        let ended = self.sessions.late(now).into_iter().map(|id| self.expire_session(id)).collect();
+        if self.recovery.as_ref().is_some_and(|recovery| recovery.is_over_at(now)) {
+            self.end_recovery();
+        }
+        for position in self.troubles.due(now) {
+            self.queue(position);
+        }
+        let surveys_over = self.sessions.expire_surveys(now);
+        let quarantines_over = self.sessions.end_quarantines(now);
+        if surveys_over || quarantines_over || self.breaker.is_probe_due(now) {
+            self.turn += 1;
+        }
+        self.settle_lonely_doubts();
+        ended
     }
 
     fn expire_session(&mut self, id: SessionId) -> Ended {
@@ -296,56 +277,55 @@ impl LeaseTable {
     fn end(&mut self, id: SessionId, weight: u8) -> (Session, Ended) {
         let mut session = self.sessions.remove(id);
         self.count_workers();
-        let mut ended = Ended { worker: session.worker.clone(), returned: 0, given_up: Vec::new() };
+        let mut ended = Ended { worker: session.hello.worker.clone(), returned: 0, given_up: Vec::new() };
         for position in mem::take(&mut session.leases).into_keys() {
             self.classes[position].losses += weight;
             if self.classes[position].losses >= MAX_LOSSES * LOSS {
                 self.set(position, State::Failed);
                 ended.given_up.push(self.classes[position].wnid);
             } else {
+                if !session.hello.storage.is_empty() {
+                    self.begun_on.insert(position, session.hello.storage.clone());
+                }
                 self.give_back(position);
                 ended.returned += 1;
             }
         }
+        self.turn += 1;
         (session, ended)
     }
 
-    /// Makes a leased class pending; the old token is worth nothing from now on.
-    fn give_back(&mut self, position: usize) {
-        self.set(position, State::Pending);
-        let class = &mut self.classes[position];
-        class.token = None;
-        if !mem::replace(&mut class.queued, true) {
-            self.returned.push_back(position);
+    /// A worker of the former coordinator is back, or will not come.
+    pub fn is_back(&mut self, worker: &str) {
+        if self.recovery.as_mut().is_some_and(|recovery| recovery.is_over_with(worker)) {
+            self.end_recovery();
         }
     }
 
-    fn next_pending(&mut self) -> Option<usize> {
-        while let Some(position) = self.returned.pop_front() {
-            self.classes[position].queued = false;
-            if self.classes[position].state == State::Pending {
-                return Some(position);
-            }
-        }
-        while self.fresh < self.classes.len() {
-            self.fresh += 1;
-            let class = &self.classes[self.fresh - 1];
-            if class.state == State::Pending {
-                return Some(self.fresh - 1);
-            }
-        }
-        None
+    fn end_recovery(&mut self) {
+        let missing = self.recovery.take().into_iter().flat_map(Recovery::into_missing);
+        self.notices.extend(missing.map(Notice::NotBack));
+        self.turn += 1;
     }
 
-    /// What the session must give up; takes up again what is pending under the very token that it holds.
-    fn reconcile(&mut self, id: SessionId, held: &[Lease], now: Instant) -> Vec<Wnid> {
+    /// What the session must give up; takes up again what is pending under the very token that it holds, or under one of an
+    /// earlier coordinator, whose grants nobody has kept.
+    fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Wnid> {
         let mut drop = Vec::new();
-        for lease in held {
-            let position = self.index.get(&lease.wnid).copied();
-            let current = position.filter(|position| self.classes[*position].token == Some(lease.token));
-            match current.map(|position| (position, self.classes[position].state)) {
-                Some((position, State::Leased(holder))) if holder == id => self.lease(position, id, now),
-                Some((position, State::Pending)) => self.lease(position, id, now),
+        for Held { lease, bytes } in held {
+            let Some(position) = self.index.get(&lease.wnid).copied() else {
+                drop.push(lease.wnid);
+                continue;
+            };
+            let class = &mut self.classes[position];
+            let is_current = class.token == Some(lease.token);
+            let is_of_former = class.token.is_none() && lease.token < self.first_token;
+            match class.state {
+                State::Leased(holder) if holder == id && is_current => self.hold(position, id, *bytes, now),
+                State::Pending if is_current || is_of_former => {
+                    class.token = Some(lease.token);
+                    self.hold(position, id, *bytes, now);
+                }
                 _ => drop.push(lease.wnid),
             }
         }
@@ -353,25 +333,56 @@ impl LeaseTable {
     }
 
     /// Gives a class to a session, or notes that the session still has it.
-    fn lease(&mut self, position: usize, id: SessionId, now: Instant) {
+    fn hold(&mut self, position: usize, id: SessionId, bytes: u64, now: Instant) {
         self.set(position, State::Leased(id));
-        self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases.insert(position, now);
+        let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
+        let since = leases.get(&position).filter(|held| held.bytes == bytes).map_or(now, |held| held.since);
+        leases.insert(position, Holding { named: now, bytes, since });
     }
 
-    fn take_back_forgotten(&mut self, id: SessionId, now: Instant) {
+    fn take_back_idle(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.by_id.get(&id) else { return };
-        let forgotten = |(position, named): (&usize, &Instant)| (now - *named >= self.ttl).then_some(*position);
-        for position in session.leases.iter().filter_map(forgotten).collect::<Vec<_>>() {
+        let forgotten = |held: &Holding| now - held.named >= self.ttl;
+        let wedged = |held: &Holding| now - held.since >= WEDGED;
+        let idle: Vec<_> = session
+            .leases
+            .iter()
+            .filter(|(_, held)| forgotten(held) || wedged(held))
+            .map(|(position, held)| (*position, wedged(held)))
+            .collect();
+        for (position, is_wedged) in idle {
+            if is_wedged {
+                let session = &self.sessions.by_id[&id];
+                self.troubles.note(position, session.name_key());
+                let worker = session.hello.worker.clone();
+                self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
+            }
             self.give_back(position);
         }
+    }
+
+    /// Makes a leased class pending; the old token is worth nothing from now on.
+    fn give_back(&mut self, position: usize) {
+        self.set(position, State::Pending);
+        self.classes[position].token = None;
+        self.queue(position);
+    }
+
+    /// Lets a pending class be granted again.
+    fn queue(&mut self, position: usize) {
+        if !mem::replace(&mut self.classes[position].queued, true) {
+            self.returned.push_back(position);
+        }
+        self.turn += 1;
     }
 
     /// The one place where a class changes its state, and with it the counts and the sessions' leases.
     fn set(&mut self, position: usize, state: State) {
         let before = mem::replace(&mut self.classes[position].state, state);
-        *counter(&mut self.status, before) -= 1;
-        *counter(&mut self.status, state) += 1;
+        *before.counter(&mut self.status) -= 1;
+        *state.counter(&mut self.status) += 1;
         if let State::Leased(id) = before
+            && state != before
             && let Some(session) = self.sessions.by_id.get_mut(&id)
         {
             session.leases.remove(&position);
@@ -380,16 +391,6 @@ impl LeaseTable {
 
     fn count_workers(&mut self) {
         self.status.workers = u32::try_from(self.sessions.by_id.len()).unwrap_or(u32::MAX);
-    }
-}
-
-fn counter(status: &mut JobStatus, state: State) -> &mut u64 {
-    match state {
-        State::Pending => &mut status.pending,
-        State::Leased(_) => &mut status.leased,
-        State::Success => &mut status.success,
-        State::Skipped => &mut status.skipped,
-        State::Failed => &mut status.failed,
     }
 }
 

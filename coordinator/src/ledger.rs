@@ -10,44 +10,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
+use schema::VERSION;
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind, Outcome, Published},
 };
 
+mod schema;
 mod writer;
 
 pub use writer::{Commits, Entry, Writer};
-
-/// Version of the schema, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
-
-const SCHEMA: &str = "
-BEGIN;
-CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL, owner TEXT NOT NULL);
-INSERT INTO coordinator VALUES (1, 0, '');
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY,
-    run_id TEXT NOT NULL UNIQUE,
-    list_digest TEXT NOT NULL,
-    url TEXT NOT NULL,
-    started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    finished_at TEXT
-);
-CREATE TABLE result (
-    run INTEGER NOT NULL REFERENCES run (id),
-    wnid TEXT NOT NULL,
-    outcome TEXT NOT NULL CHECK (outcome IN ('success', 'skipped', 'failed')),
-    kind TEXT,
-    message TEXT,
-    files INTEGER,
-    bytes INTEGER,
-    settled_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    PRIMARY KEY (run, wnid)
-) WITHOUT ROWID;
-PRAGMA user_version = 1;
-COMMIT;";
 
 /// An open ledger that nobody else writes.
 #[derive(Debug)]
@@ -75,6 +48,8 @@ pub struct Record {
     pub wnid: Wnid,
     /// How it ended.
     pub outcome: Outcome,
+    /// Who said so; `None` where that is not known.
+    pub worker: Option<String>,
 }
 
 /// Why the ledger is of no use.
@@ -162,6 +137,7 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let file = |source| LedgerError::File { path: path.to_owned(), source };
         let read = |source| LedgerError::Read { path: path.to_owned(), source };
+        let write = |source| LedgerError::Write { path: path.to_owned(), source };
         // Asked for first: to open a pipe can wait for ever.
         match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
@@ -187,9 +163,8 @@ impl Ledger {
             .map_err(read)?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(read)?;
         match found {
-            0 => connection
-                .execute_batch(SCHEMA)
-                .map_err(|source| LedgerError::Write { path: path.to_owned(), source })?,
+            0 => schema::create(&connection).map_err(write)?,
+            1 => schema::migrate_from_1(&connection, &std::path::absolute(path).map_err(file)?).map_err(write)?,
             VERSION => {}
             _ => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
         }
@@ -230,6 +205,8 @@ impl Ledger {
         transaction.execute(begin, [&run_id, list_digest, url])?;
         let row = transaction.last_insert_rowid();
         transaction.execute("DELETE FROM result WHERE run < (SELECT max(id) FROM run WHERE id < ?1)", [row])?;
+        // Whoever worked for an earlier run begins anew.
+        transaction.execute("DELETE FROM session", [])?;
         transaction.commit()?;
         Ok(Run { row, run_id, resumed: false })
     }
@@ -243,7 +220,8 @@ impl Ledger {
     }
 
     fn read_settled(&self, run: &Run, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
-        let select = "SELECT wnid, outcome, kind, message, files, bytes FROM result WHERE run = ?1 ORDER BY settled_at";
+        let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result WHERE run = ?1
+                      ORDER BY settled_at";
         let mut statement = self.connection.prepare(select)?;
         let mut rows = statement.query([run.row])?;
         let mut unknown = 0_u64;
@@ -261,31 +239,37 @@ impl Ledger {
         Ok(())
     }
 
+    /// Workers that had a session when the last coordinator of the run ended.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn workers(&self) -> Result<Vec<String>, LedgerError> {
+        let workers = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.connection.prepare("SELECT worker FROM session")?;
+            let workers = statement.query_map([], |row| row.get(0))?;
+            workers.collect()
+        };
+        workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
     fn not_written(&self, source: rusqlite::Error) -> LedgerError {
         LedgerError::Write { path: self.path.clone(), source }
     }
 
     fn write(&mut self, run: &Run, entries: &[Entry]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        {
-            let insert = "INSERT OR REPLACE INTO result (run, wnid, outcome, kind, message, files, bytes)
-                          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-            let mut insert = transaction.prepare_cached(insert)?;
-            for Record { wnid, outcome } in entries.iter().flat_map(|entry| &entry.records) {
-                let (outcome, published, failure) = match outcome {
-                    Outcome::Success(published) => ("success", Some(published), None),
-                    Outcome::Skipped(published) => ("skipped", Some(published), None),
-                    Outcome::Failed(failure) => ("failed", None, Some(failure)),
-                };
-                insert.execute(params![
-                    run.row,
-                    wnid.to_string(),
-                    outcome,
-                    failure.map(|failure| failure.kind.to_string()),
-                    failure.map(|failure| &failure.message),
-                    published.map(|published| published.files.cast_signed()),
-                    published.map(|published| published.bytes.cast_signed()),
-                ])?;
+        // In the order in which it happened: a class can be settled, forgotten and settled again in one commit.
+        for entry in entries {
+            insert(&transaction, run, &entry.records)?;
+            for wnid in &entry.forgotten {
+                let mut forget = transaction.prepare_cached("DELETE FROM result WHERE run = ?1 AND wnid = ?2")?;
+                forget.execute(params![run.row, wnid.to_string()])?;
+            }
+            for worker in &entry.opened {
+                transaction.prepare_cached("INSERT OR IGNORE INTO session (worker) VALUES (?1)")?.execute([worker])?;
+            }
+            for worker in &entry.closed {
+                transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
             }
         }
         if entries.iter().any(|entry| entry.finished) {
@@ -293,6 +277,33 @@ impl Ledger {
         }
         transaction.commit()
     }
+}
+
+fn insert(transaction: &Transaction<'_>, run: &Run, records: &[Record]) -> rusqlite::Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let insert = "INSERT OR REPLACE INTO result (run, wnid, outcome, kind, message, files, bytes, worker)
+                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let mut insert = transaction.prepare_cached(insert)?;
+    for Record { wnid, outcome, worker } in records {
+        let (outcome, published, failure) = match outcome {
+            Outcome::Success(published) => ("success", Some(published), None),
+            Outcome::Skipped(published) => ("skipped", Some(published), None),
+            Outcome::Failed(failure) => ("failed", None, Some(failure)),
+        };
+        insert.execute(params![
+            run.row,
+            wnid.to_string(),
+            outcome,
+            failure.map(|failure| failure.kind.to_string()),
+            failure.map(|failure| &failure.message),
+            published.map(|published| published.files.cast_signed()),
+            published.map(|published| published.bytes.cast_signed()),
+            worker,
+        ])?;
+    }
+    Ok(())
 }
 
 /// What tells one list of classes from another.
@@ -325,7 +336,7 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
             Outcome::Failed(Failure::new(kind, row.get::<_, String>(3)?))
         }
     };
-    Ok(Some(Record { wnid, outcome }))
+    Ok(Some(Record { wnid, outcome, worker: row.get(6)? }))
 }
 
 #[cfg(test)]
@@ -335,7 +346,8 @@ mod tests {
     use super::*;
 
     fn record(number: u32, outcome: Outcome) -> Record {
-        Record { wnid: format!("n{number:08}").parse().unwrap(), outcome }
+        let worker = number.is_multiple_of(2).then(|| "host".to_owned());
+        Record { wnid: format!("n{number:08}").parse().unwrap(), outcome, worker }
     }
 
     fn settled(ledger: &Ledger, run: &Run) -> Vec<Record> {
@@ -345,7 +357,7 @@ mod tests {
     }
 
     fn entry(records: Vec<Record>, finished: bool) -> Entry {
-        Entry { records, finished, durable: None }
+        Entry { records, finished, ..Entry::default() }
     }
 
     fn results() -> [Record; 3] {
@@ -400,6 +412,63 @@ mod tests {
     }
 
     #[test]
+    fn a_class_that_is_tried_again_is_not_settled_and_workers_are_known_until_they_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url").unwrap();
+        let opened = ["one", "other", "one"].map(str::to_owned).into();
+        let forgotten = vec![results()[2].wnid];
+        let entries = [
+            Entry { opened, ..entry(results().into(), false) },
+            Entry { forgotten, closed: vec!["other".to_owned()], ..Entry::default() },
+        ];
+        ledger.write(&run, &entries).unwrap();
+        assert_eq!(settled(&ledger, &run), results()[..2]);
+        assert_eq!(ledger.workers().unwrap(), ["one"]);
+        drop(ledger);
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert!(ledger.run("list", "url").unwrap().resumed);
+        assert_eq!(ledger.workers().unwrap(), ["one"]);
+        ledger.run("another list", "url").unwrap();
+        assert!(ledger.workers().unwrap().is_empty(), "nobody works for a run that has just begun");
+    }
+
+    /// As version 1 of the format had it.
+    const VERSION_1: &str = "
+        CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL,
+                                  owner TEXT NOT NULL);
+        INSERT INTO coordinator VALUES (1, 7, '');
+        CREATE TABLE run (id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, list_digest TEXT NOT NULL,
+                          url TEXT NOT NULL, started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, finished_at TEXT);
+        INSERT INTO run (run_id, list_digest, url) VALUES ('old', 'list', 'url');
+        CREATE TABLE result (run INTEGER NOT NULL REFERENCES run (id), wnid TEXT NOT NULL,
+                             outcome TEXT NOT NULL CHECK (outcome IN ('success', 'skipped', 'failed')),
+                             kind TEXT, message TEXT, files INTEGER, bytes INTEGER,
+                             settled_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (run, wnid)) WITHOUT ROWID;
+        INSERT INTO result (run, wnid, outcome, files, bytes) VALUES (1, 'n00000001', 'success', 3, 10240);
+        PRAGMA user_version = 1;";
+
+    #[test]
+    fn a_ledger_of_version_1_goes_on_and_what_it_was_stays_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.next_epoch().unwrap(), 8);
+        let run = ledger.run("list", "url").unwrap();
+        assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
+        assert_eq!(settled(&ledger, &run), results()[..1]);
+        ledger.write(&run, &[entry(results()[1..].into(), false)]).unwrap();
+        drop(ledger);
+        let before = Connection::open(schema::backup_of(&path)).unwrap();
+        let version: i64 = before.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        let kept: i64 = before.query_row("SELECT count(*) FROM result", [], |row| row.get(0)).unwrap();
+        assert_eq!((version, kept), (1, 1));
+        assert_eq!(settled(&Ledger::open(&path).unwrap(), &run).len(), 3, "the next start finds it up to date");
+    }
+
+    #[test]
     fn a_second_coordinator_is_refused_and_told_who_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
@@ -415,14 +484,14 @@ mod tests {
     fn a_newer_format_and_a_file_that_is_no_ledger_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 2").unwrap();
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 2, .. })));
+        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 3").unwrap();
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 3, .. })));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");
         // Somebody else's database.
         std::fs::remove_file(&path).unwrap();
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE run (x); PRAGMA user_version = 1").unwrap();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE run (x); PRAGMA user_version = 2").unwrap();
         let refused = Ledger::open(&path).and_then(|ledger| ledger.next_epoch()).unwrap_err().to_string();
         assert!(refused.contains("no ledger: move it away"), "{refused}");
     }
@@ -460,11 +529,11 @@ mod tests {
         let run = ledger.run("list", "url").unwrap();
         ledger.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
         let many = (0..10_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
-        let durable = Box::new(|| panic!("confirmed what was not kept"));
+        let durable = || panic!("confirmed what was not kept");
         let mut threads = JoinSet::new();
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
             let writer = ledger.start_writer(run, &mut threads);
-            writer.write(Entry { records: many, finished: false, durable: Some(durable) }).await;
+            writer.write(Entry { records: many, ..Entry::confirmed(durable) }).await;
             threads.join_next().await.unwrap().unwrap()
         });
         let said = ended.unwrap_err().to_string();

@@ -8,6 +8,7 @@ pub mod target;
 
 pub mod dispatcher;
 pub mod failure_log;
+pub mod fleet;
 pub mod lease_table;
 pub mod ledger;
 pub mod tally;

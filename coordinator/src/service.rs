@@ -30,7 +30,7 @@ use tonic::{
 
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle, Reported},
-    lease_table::Lease,
+    lease_table::{Granted, Held, Hello, Lease},
     trust::{Caller, Gate},
 };
 
@@ -126,13 +126,19 @@ impl Door {
         self.dispatcher.status().into()
     }
 
-    fn acquired(&self, leases: Vec<Lease>, directive: proto::Directive) -> Response<proto::AcquireReply> {
+    /// As [`Self::directive`], where one worker may be told to end.
+    fn directive_for(&self, drain: bool) -> proto::Directive {
+        match self.directive() {
+            proto::Directive::Continue if drain => proto::Directive::Drain,
+            directive => directive,
+        }
+    }
+
+    fn acquired(&self, granted: Granted, directive: proto::Directive) -> Response<proto::AcquireReply> {
+        let Granted { leases, probe, .. } = granted;
         self.dispatcher.tally().grants.inc_by(leases.len() as u64);
-        let leases = leases.into_iter().map(|lease| proto::Lease {
-            wnid: lease.wnid.to_string(),
-            token: lease.token.0,
-            probe: false,
-        });
+        let leases =
+            leases.into_iter().map(|lease| proto::Lease { wnid: lease.wnid.to_string(), token: lease.token.0, probe });
         Response::new(proto::AcquireReply {
             leases: leases.collect(),
             directive: directive.into(),
@@ -141,12 +147,12 @@ impl Door {
         })
     }
 
-    /// Waits for a change that `acquire` should know of: something to lease, or the end.
-    async fn something_to_lease(&self, max: usize, until: Instant) -> bool {
-        let mut watch = self.dispatcher.watch();
-        let wanted = watch.wait_for(|status| status.is_done() || (max > 0 && status.pending > 0));
+    /// Waits until somebody who got nothing may get something, or for the end of the job.
+    async fn turn(&self, turn: &mut watch::Receiver<u64>, until: Instant) -> bool {
+        let mut status = self.dispatcher.watch();
         tokio::select! {
-            found = timeout_at(until, wanted) => matches!(found, Ok(Ok(_))),
+            changed = timeout_at(until, turn.changed()) => matches!(changed, Ok(Ok(()))),
+            done = status.wait_for(JobStatus::is_done) => done.is_ok(),
             () = self.shutdown.drain.cancelled() => false,
             () = self.shutdown.abort.cancelled() => false,
         }
@@ -174,18 +180,25 @@ impl Coordinator for Door {
         if !(1..=MAX_NONCE).contains(&request.instance_nonce.len()) {
             return Err(Status::invalid_argument(format!("instance_nonce must have 1 to {MAX_NONCE} bytes")));
         }
-        let name: String = printable(&request.worker_name).chars().take(MAX_NAME).collect();
+        let name = shown(&request.worker_name);
         caller.may_be_named(&name)?;
         let held = held(request.held)?;
-        let (session, drop) = self.dispatcher.register(name, request.instance_nonce, held).await.map_err(refused)?;
+        let hello = Hello {
+            worker: name,
+            instance: request.instance_nonce,
+            slots: request.slots,
+            storage: shown(&request.storage_id),
+            build: shown(&request.build),
+        };
+        let registered = self.dispatcher.register(hello, held).await.map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {
-            session_id: session.0,
+            session_id: registered.session.0,
             epoch: self.terms.epoch,
             ttl_ms: milliseconds(self.terms.ttl),
             renew_ms: milliseconds(self.terms.ttl / 3),
             job: Some(self.job.clone().into()),
-            drop: names(&drop),
-            survey: false,
+            drop: names(&registered.drop),
+            survey: registered.survey,
         }))
     }
 
@@ -194,7 +207,7 @@ impl Coordinator for Door {
         let held = held(request.held)?;
         let renewed = self.dispatcher.renew(SessionId(request.session_id), held, request.received_bytes).await;
         let (drop, directive) = match renewed {
-            Ok(drop) => (names(&drop), self.directive()),
+            Ok(renewed) => (names(&renewed.drop), self.directive_for(renewed.drain)),
             Err(DispatchError::UnknownSession(_)) => (Vec::new(), proto::Directive::Reregister),
             Err(error) => return Err(refused(error)),
         };
@@ -211,20 +224,26 @@ impl Coordinator for Door {
         let request = request.into_inner();
         let session = SessionId(request.session_id);
         let max = usize::try_from(request.max).unwrap_or(MAX_BATCH).min(MAX_BATCH);
+        let mut turn = self.dispatcher.watch_turn();
         loop {
             if self.directive() == proto::Directive::Stop {
-                return Ok(self.acquired(Vec::new(), proto::Directive::Stop));
+                return Ok(self.acquired(Granted::default(), proto::Directive::Stop));
             }
+            // What changes from here on is seen below.
+            turn.mark_unchanged();
             match self.dispatcher.acquire(session, max).await {
-                Ok(leases) if leases.is_empty() && !self.dispatcher.status().is_done() => {}
-                Ok(leases) => return Ok(self.acquired(leases, self.directive())),
+                Ok(granted) if granted.leases.is_empty() && !granted.drain && !self.dispatcher.status().is_done() => {}
+                Ok(granted) => {
+                    let directive = self.directive_for(granted.drain);
+                    return Ok(self.acquired(granted, directive));
+                }
                 Err(DispatchError::UnknownSession(_)) => {
-                    return Ok(self.acquired(Vec::new(), proto::Directive::Reregister));
+                    return Ok(self.acquired(Granted::default(), proto::Directive::Reregister));
                 }
                 Err(error) => return Err(refused(error)),
             }
-            if !self.something_to_lease(max, until).await {
-                return Ok(self.acquired(Vec::new(), self.directive()));
+            if !self.turn(&mut turn, until).await {
+                return Ok(self.acquired(Granted::default(), self.directive()));
             }
         }
     }
@@ -299,8 +318,14 @@ fn lease(wnid: &str, token: u64) -> Result<Lease, Status> {
     Ok(Lease { wnid, token: LeaseToken(token) })
 }
 
-fn held(held: Vec<proto::Held>) -> Result<Vec<Lease>, Status> {
-    at_most(held)?.into_iter().map(|held| lease(&held.wnid, held.token)).collect()
+fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
+    let known = |held: proto::Held| Ok(Held { lease: lease(&held.wnid, held.token)?, bytes: held.bytes });
+    at_most(held)?.into_iter().map(known).collect()
+}
+
+/// A text that is shown, and nothing else.
+fn shown(text: &str) -> String {
+    printable(text).chars().take(MAX_NAME).collect()
 }
 
 fn reported(result: proto::Result) -> Result<Reported, Status> {

@@ -7,7 +7,10 @@ use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use super::*;
-use crate::config::{ClassSource, SingleHost};
+use crate::{
+    config::{ClassSource, SingleHost},
+    lease_table::Hello,
+};
 
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
     Plan {
@@ -191,8 +194,9 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
     let log = FailureLog::create(folder.path()).unwrap();
     let (dispatcher, handle) = Dispatcher::new(table, log, Writer::to_nowhere(&mut tasks), &[]);
     tasks.spawn(dispatcher.run());
-    let leaves = handle.register("leaves".to_owned(), vec![1], vec![]).await.unwrap().0;
-    let cut_off = handle.register("cut off".to_owned(), vec![2], vec![]).await.unwrap().0;
+    let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), ..Hello::default() };
+    let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;
+    let cut_off = handle.register(hello("cut off"), vec![]).await.unwrap().session;
     let heard = Instant::now();
     let backs_off = async {
         sleep(Duration::from_secs(12)).await;

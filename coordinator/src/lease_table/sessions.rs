@@ -1,7 +1,7 @@
 //! Who works: the workers' sessions, and whose a name is when two processes say that it is theirs.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -9,12 +9,19 @@ use shared::ids::SessionId;
 use tokio::time::Instant;
 
 use super::{EXPIRY_MARGIN, UnknownSession};
+use crate::fleet::{WorkerState, WorkerView};
 
 /// A name that changes hands more often than this in [`TAKEOVER_WINDOW`] has two owners.
 const MAX_TAKEOVERS: usize = 3;
 const TAKEOVER_WINDOW: Duration = Duration::from_mins(1);
 /// So many of the processes that had a name are remembered.
 const REMEMBERED: usize = 8;
+/// A worker that failed so many classes in a row, while others did theirs, is at fault itself.
+const FAILURES_IN_A_ROW: u32 = 5;
+/// It gets nothing for so long.
+pub(super) const QUARANTINE: Duration = Duration::from_mins(5);
+/// Others wait so long for a worker to say what its storage has.
+pub(super) const SURVEY: Duration = Duration::from_secs(30);
 
 /// Two living processes have one name: the one that has it keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,17 +31,92 @@ pub struct NameTaken {
     pub worker: String,
 }
 
+/// How a worker introduces itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// Stable name.
+    pub worker: String,
+    /// New for each process.
+    pub instance: Vec<u8>,
+    /// Parallel downloads.
+    pub slots: u32,
+    /// Names the storage that it shares with others; empty where it is not known.
+    pub storage: String,
+    /// Its version.
+    pub build: String,
+}
+
+/// A class in a session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holding {
+    /// When the worker was granted it, or last named it.
+    pub(super) named: Instant,
+    /// Where it was in the tar, and since when.
+    pub(super) bytes: u64,
+    pub(super) since: Instant,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) worker: String,
-    instance: Vec<u8>,
+    pub(super) hello: Hello,
     expires: Instant,
-    /// Its classes, and when the worker was granted or last named each.
-    pub(super) leases: BTreeMap<usize, Instant>,
+    pub(super) leases: BTreeMap<usize, Holding>,
     /// The processes that had the name before, and when each lost it.
     displaced: VecDeque<(Vec<u8>, Instant)>,
     /// One of them turned out to be alive: nobody gets the name any more while this session lasts.
     contested: bool,
+    /// Told to end.
+    pub(super) draining: bool,
+    quarantined_until: Option<Instant>,
+    /// Failures since its last success that may be its own, and when the first of them came.
+    in_a_row: u32,
+    in_a_row_since: Instant,
+    last_success: Option<Instant>,
+    /// What it has settled: success, skipped, failed.
+    pub(super) settled: [u64; 3],
+}
+
+impl Session {
+    /// What a failure that is the worker's own is noted under: its storage is as good as its name where others share it.
+    pub(super) fn host_key(&self) -> String {
+        if self.hello.storage.is_empty() { self.name_key() } else { format!("storage {}", self.hello.storage) }
+    }
+
+    /// What any other failure is noted under.
+    pub(super) fn name_key(&self) -> String {
+        format!("worker {}", self.hello.worker)
+    }
+
+    pub(super) fn is_quarantined(&self, now: Instant) -> bool {
+        self.quarantined_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it gets classes at all.
+    pub(super) fn is_healthy(&self, now: Instant) -> bool {
+        !self.draining && !self.is_quarantined(now)
+    }
+
+    fn view(&self, ttl: Duration, received: u64, now: Instant) -> WorkerView {
+        let state = match (self.draining, self.is_quarantined(now)) {
+            (true, _) => WorkerState::Draining,
+            (_, true) => WorkerState::Quarantined,
+            _ => WorkerState::Active,
+        };
+        let [success, skipped, failed] = self.settled;
+        WorkerView {
+            name: self.hello.worker.clone(),
+            state,
+            slots: self.hello.slots,
+            leased: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
+            success,
+            skipped,
+            failed,
+            received_bytes: received,
+            silent: (now + ttl + EXPIRY_MARGIN).saturating_duration_since(self.expires),
+            storage: self.hello.storage.clone(),
+            build: self.hello.build.clone(),
+        }
+    }
 }
 
 /// What a process finds that registers under a name.
@@ -55,12 +137,17 @@ pub(super) struct Sessions {
     pub(super) by_worker: HashMap<String, SessionId>,
     last: SessionId,
     ttl: Duration,
+    /// Who is looking at what its storage has, and since when.
+    surveys: BTreeMap<SessionId, Instant>,
+    /// Storages of which somebody has said what they have, or is about to.
+    surveyed: HashSet<String>,
 }
 
 impl Sessions {
     /// None yet; ids begin after `last`.
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
-        Self { by_id: BTreeMap::new(), by_worker: HashMap::new(), last, ttl }
+        let (by_id, by_worker) = (BTreeMap::new(), HashMap::new());
+        Self { by_id, by_worker, last, ttl, surveys: BTreeMap::new(), surveyed: HashSet::new() }
     }
 
     /// Judges who may have a name. The newest process gets it: usually a worker that was started again. One that had lost
@@ -68,7 +155,7 @@ impl Sessions {
     pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<Claim, NameTaken> {
         let Some(id) = self.by_worker.get(worker).copied() else { return Ok(Claim::Free) };
         let session = self.by_id.get_mut(&id).expect("names lead to known sessions");
-        if session.instance == instance {
+        if session.hello.instance == instance {
             return Ok(Claim::Mine(id));
         }
         session.contested |= session.displaced.iter().any(|(older, _)| older == instance);
@@ -80,39 +167,135 @@ impl Sessions {
     }
 
     /// Opens a session; `replaced` is the one that had the name before.
-    pub(super) fn open(&mut self, worker: &str, instance: &[u8], replaced: Option<Session>, now: Instant) -> SessionId {
+    pub(super) fn open(&mut self, hello: &Hello, replaced: Option<Session>, now: Instant) -> SessionId {
         let mut displaced = VecDeque::new();
         if let Some(older) = replaced {
             displaced = older.displaced;
-            displaced.push_back((older.instance, now));
+            displaced.push_back((older.hello.instance, now));
             if displaced.len() > REMEMBERED {
                 displaced.pop_front();
             }
         }
         self.last = SessionId(self.last.0 + 1);
         let session = Session {
-            worker: worker.to_owned(),
-            instance: instance.to_owned(),
+            hello: hello.clone(),
             expires: now + self.ttl + EXPIRY_MARGIN,
             leases: BTreeMap::new(),
             displaced,
             contested: false,
+            draining: false,
+            quarantined_until: None,
+            in_a_row: 0,
+            in_a_row_since: now,
+            last_success: None,
+            settled: [0; 3],
         };
         self.by_id.insert(self.last, session);
-        self.by_worker.insert(worker.to_owned(), self.last);
+        self.by_worker.insert(hello.worker.clone(), self.last);
         self.last
+    }
+
+    /// Whether a worker has to say what its storage has: nobody else was asked, and it has just begun.
+    pub(super) fn survey(&mut self, id: SessionId, now: Instant) -> bool {
+        let storage = &self.by_id[&id].hello.storage;
+        let asked = !storage.is_empty() && self.surveyed.insert(storage.clone());
+        if asked {
+            self.surveys.insert(id, now);
+        }
+        asked || self.surveys.contains_key(&id)
+    }
+
+    /// A worker has said what its storage has; whether anybody may have waited for that.
+    pub(super) fn end_survey(&mut self, id: SessionId) -> bool {
+        self.surveys.remove(&id).is_some()
+    }
+
+    /// Whether what some storage has will be known in a moment.
+    pub(super) fn is_surveying(&self, now: Instant) -> bool {
+        self.surveys.values().any(|since| now - *since < SURVEY)
+    }
+
+    /// Gives up waiting for surveys that take too long; whether there were any.
+    pub(super) fn expire_surveys(&mut self, now: Instant) -> bool {
+        let before = self.surveys.len();
+        self.surveys.retain(|_, since| now - *since < SURVEY);
+        self.surveys.len() < before
+    }
+
+    /// Notes that a worker has done a class.
+    pub(super) fn succeeded(&mut self, id: SessionId, now: Instant) {
+        if let Some(session) = self.by_id.get_mut(&id) {
+            session.in_a_row = 0;
+            session.last_success = Some(now);
+            session.quarantined_until = None;
+        }
+    }
+
+    /// Notes that a worker has failed a class that others may do; whether it is put into quarantine for that.
+    pub(super) fn failed(&mut self, id: SessionId, now: Instant) -> bool {
+        let Some(session) = self.by_id.get_mut(&id) else { return false };
+        if session.in_a_row == 0 {
+            session.in_a_row_since = now;
+        }
+        session.in_a_row += 1;
+        let (since, enough) = (session.in_a_row_since, session.in_a_row >= FAILURES_IN_A_ROW);
+        let is_known_to_work = |(other, session): (&SessionId, &Session)| {
+            *other != id && session.last_success.is_some_and(|success| success >= since)
+        };
+        if !enough || !self.by_id.iter().any(is_known_to_work) {
+            return false;
+        }
+        let session = self.by_id.get_mut(&id).expect("it was there a moment ago");
+        session.in_a_row = 0;
+        session.quarantined_until = Some(now + QUARANTINE);
+        true
+    }
+
+    /// Ends quarantines that are over; whether there were any.
+    pub(super) fn end_quarantines(&mut self, now: Instant) -> bool {
+        let mut ended = false;
+        for session in self.by_id.values_mut() {
+            if session.quarantined_until.is_some_and(|until| until <= now) {
+                session.quarantined_until = None;
+                ended = true;
+            }
+        }
+        ended
+    }
+
+    /// Whether a worker other than this one gets classes and fits.
+    pub(super) fn is_there_another(&self, id: SessionId, now: Instant, fits: impl Fn(&Session) -> bool) -> bool {
+        self.by_id.iter().any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
+    }
+
+    /// All workers, by name.
+    pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
+        let view = |session: &Session| session.view(self.ttl, received(&session.hello.instance), now);
+        let mut views: Vec<WorkerView> = self.by_id.values().map(view).collect();
+        views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        views
     }
 
     /// Notes that a worker was heard of; gives the process that it is.
     pub(super) fn renew(&mut self, id: SessionId, now: Instant) -> Result<&[u8], UnknownSession> {
         let session = self.by_id.get_mut(&id).ok_or(UnknownSession)?;
         session.expires = now + self.ttl + EXPIRY_MARGIN;
-        Ok(&session.instance)
+        Ok(&session.hello.instance)
+    }
+
+    /// When a worker was last heard of.
+    pub(super) fn heard(&self, id: SessionId) -> Result<Instant, UnknownSession> {
+        let session = self.by_id.get(&id).ok_or(UnknownSession)?;
+        Ok(session.expires - (self.ttl + EXPIRY_MARGIN))
     }
 
     pub(super) fn remove(&mut self, id: SessionId) -> Session {
         let session = self.by_id.remove(&id).expect("only known sessions end");
-        self.by_worker.remove(&session.worker);
+        self.by_worker.remove(&session.hello.worker);
+        if self.surveys.remove(&id).is_some() {
+            // Somebody else has to say it.
+            self.surveyed.remove(&session.hello.storage);
+        }
         session
     }
 

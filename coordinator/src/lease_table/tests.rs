@@ -1,9 +1,13 @@
 //! Each rule as a sentence, then all of them at once under random sequences of operations.
 
 use proptest::{collection::vec, prelude::*};
-use shared::outcome::{Failure, FailureKind, Published};
+use shared::outcome::{Failure, FailureKind, Published, Suspect};
 
 use super::*;
+
+mod blame;
+mod recovery;
+mod storage;
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -23,8 +27,46 @@ fn bad() -> Outcome {
     Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error"))
 }
 
+fn blames(suspect: Suspect) -> Outcome {
+    Outcome::Failed(Failure::new(FailureKind::HttpError, "503 Server Error").suspecting(suspect))
+}
+
 fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
-    table.register(worker, worker.as_bytes(), &[], now).unwrap().session
+    register(table, worker, worker.as_bytes(), &[], now).unwrap().session
+}
+
+fn held(leases: &[Lease]) -> Vec<Held> {
+    leases.iter().map(|lease| Held { lease: *lease, bytes: 0 }).collect()
+}
+
+fn register(
+    table: &mut LeaseTable,
+    worker: &str,
+    instance: &[u8],
+    leases: &[Lease],
+    now: Instant,
+) -> Result<Registered, NameTaken> {
+    let hello = Hello { worker: worker.to_owned(), instance: instance.to_owned(), ..Hello::default() };
+    table.register(&hello, &held(leases), now)
+}
+
+fn renew(
+    table: &mut LeaseTable,
+    id: SessionId,
+    leases: &[Lease],
+    received: u64,
+    now: Instant,
+) -> Result<Vec<Wnid>, UnknownSession> {
+    table.renew(id, &held(leases), received, now).map(|renewed| renewed.drop)
+}
+
+fn acquire(table: &mut LeaseTable, id: SessionId, max: usize, now: Instant) -> Result<Vec<Lease>, UnknownSession> {
+    table.acquire(id, max, now).map(|granted| granted.leases)
+}
+
+/// Somebody reports who has no session any more.
+fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> Verdict {
+    table.report(SessionId(0), lease, outcome, Instant::now(), 1.0)
 }
 
 fn numbers(leases: &[Lease]) -> Vec<String> {
@@ -35,7 +77,7 @@ fn numbers(leases: &[Lease]) -> Vec<String> {
 fn check(table: &LeaseTable) {
     let mut folded = JobStatus { total: table.status.total, ..JobStatus::default() };
     for class in &table.classes {
-        *counter(&mut folded, class.state) += 1;
+        *class.state.counter(&mut folded) += 1;
     }
     folded.failed += table.status.total - table.classes.len() as u64;
     folded.workers = u32::try_from(table.sessions.by_id.len()).unwrap();
@@ -53,10 +95,10 @@ fn leases_go_out_in_list_order_and_given_back_ones_first() {
     let now = Instant::now();
     let mut table = table(5);
     let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
-    assert_eq!(numbers(&table.acquire(one, 2, now).unwrap()), ["1", "2"]);
-    assert_eq!(numbers(&table.acquire(other, 1, now).unwrap()), ["3"]);
+    assert_eq!(numbers(&acquire(&mut table, one, 2, now).unwrap()), ["1", "2"]);
+    assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["3"]);
     table.leave(one).unwrap();
-    assert_eq!(numbers(&table.acquire(other, 3, now).unwrap()), ["1", "2", "4"]);
+    assert_eq!(numbers(&acquire(&mut table, other, 3, now).unwrap()), ["1", "2", "4"]);
     check(&table);
 }
 
@@ -64,14 +106,14 @@ fn leases_go_out_in_list_order_and_given_back_ones_first() {
 fn a_registration_that_comes_twice_finds_its_session_and_another_process_replaces_it() {
     let now = Instant::now();
     let mut table = table(3);
-    let first = table.register("host", b"a", &[], now).unwrap();
-    let leases = table.acquire(first.session, 2, now).unwrap();
-    assert_eq!(table.register("host", b"a", &leases, now).unwrap(), Registered { replaced: None, ..first });
-    let second = table.register("host", b"b", &[], now).unwrap();
+    let first = register(&mut table, "host", b"a", &[], now).unwrap();
+    let leases = acquire(&mut table, first.session, 2, now).unwrap();
+    assert_eq!(register(&mut table, "host", b"a", &leases, now).unwrap(), Registered { replaced: None, ..first });
+    let second = register(&mut table, "host", b"b", &[], now).unwrap();
     assert_eq!(second.replaced, Some(Ended { worker: "host".to_owned(), returned: 2, given_up: vec![] }));
-    assert_eq!(table.renew(first.session, &leases, 0, now), Err(UnknownSession));
-    assert_eq!(table.report(leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
-    assert_eq!(numbers(&table.acquire(second.session, 9, now).unwrap()), ["1", "2", "3"]);
+    assert_eq!(renew(&mut table, first.session, &leases, 0, now), Err(UnknownSession));
+    assert_eq!(report(&mut table, leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
+    assert_eq!(numbers(&acquire(&mut table, second.session, 9, now).unwrap()), ["1", "2", "3"]);
     check(&table);
 }
 
@@ -80,12 +122,12 @@ fn one_renewal_keeps_all_leases_and_a_missed_one_gives_them_away_after_the_margi
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
-    let leases = table.acquire(one, 2, now).unwrap();
+    let leases = acquire(&mut table, one, 2, now).unwrap();
     now += TTL;
-    assert_eq!(table.renew(one, &leases, 7, now), Ok(vec![]));
+    assert_eq!(renew(&mut table, one, &leases, 7, now), Ok(vec![]));
     now += TTL + EXPIRY_MARGIN;
-    assert_eq!(table.expire(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
-    assert_eq!(table.expire(now), [Ended { worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
+    assert_eq!(table.tick(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
+    assert_eq!(table.tick(now), [Ended { worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
     assert_eq!(table.status().received_bytes, 7, "what was received stays received");
     check(&table);
 }
@@ -95,17 +137,17 @@ fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
-    let leases = table.acquire(one, 2, now).unwrap();
+    let leases = acquire(&mut table, one, 2, now).unwrap();
     now += TTL + EXPIRY_MARGIN;
-    table.expire(now);
+    table.tick(now);
     let other = session(&mut table, "other", now);
-    assert_eq!(numbers(&table.acquire(other, 1, now).unwrap()), ["1"]);
-    let again = table.register("one", b"one", &leases, now).unwrap();
+    assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
+    let again = register(&mut table, "one", b"one", &leases, now).unwrap();
     assert_eq!(again.drop, [leases[0].wnid]);
-    assert_eq!(table.renew(again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
+    assert_eq!(renew(&mut table, again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
     assert_eq!((table.status().leased, table.status().pending), (2, 0));
-    assert_eq!(table.report(leases[0], &bad()), Verdict::Stale);
-    assert_eq!(table.report(leases[1], &bad()), Verdict::Settled);
+    assert_eq!(report(&mut table, leases[0], &bad()), Verdict::Stale);
+    assert_eq!(report(&mut table, leases[1], &bad()), Verdict::Settled);
     check(&table);
 }
 
@@ -114,14 +156,14 @@ fn good_news_is_believed_from_anyone_and_is_final() {
     let now = Instant::now();
     let mut table = table(1);
     let one = session(&mut table, "one", now);
-    let lease = table.acquire(one, 1, now).unwrap()[0];
+    let lease = acquire(&mut table, one, 1, now).unwrap()[0];
     let stranger = Lease { token: LeaseToken(3), ..lease };
-    assert_eq!(table.report(stranger, &bad()), Verdict::Stale);
-    assert_eq!(table.report(stranger, &good()), Verdict::Settled);
-    assert_eq!(table.report(stranger, &good()), Verdict::AlreadySettled);
-    assert_eq!(table.report(lease, &bad()), Verdict::AlreadySettled);
-    assert_eq!(table.renew(one, &[lease], 0, now), Ok(vec![lease.wnid]));
-    assert_eq!(table.report(Lease { wnid: wnids(2)[1], ..lease }, &good()), Verdict::NotInList);
+    assert_eq!(report(&mut table, stranger, &bad()), Verdict::Stale);
+    assert_eq!(report(&mut table, stranger, &good()), Verdict::Settled);
+    assert_eq!(report(&mut table, stranger, &good()), Verdict::AlreadySettled);
+    assert_eq!(report(&mut table, lease, &bad()), Verdict::AlreadySettled);
+    assert_eq!(renew(&mut table, one, &[lease], 0, now), Ok(vec![lease.wnid]));
+    assert_eq!(report(&mut table, Lease { wnid: wnids(2)[1], ..lease }, &good()), Verdict::NotInList);
     assert_eq!(table.status(), JobStatus { total: 1, success: 1, workers: 1, ..JobStatus::default() });
 }
 
@@ -130,10 +172,10 @@ fn late_good_news_corrects_a_failure() {
     let now = Instant::now();
     let mut table = table(1);
     let one = session(&mut table, "one", now);
-    let lease = table.acquire(one, 1, now).unwrap()[0];
-    assert_eq!(table.report(lease, &bad()), Verdict::Settled);
-    assert_eq!(table.report(lease, &bad()), Verdict::AlreadySettled);
-    assert_eq!(table.report(lease, &Outcome::Skipped(Published::default())), Verdict::Corrected);
+    let lease = acquire(&mut table, one, 1, now).unwrap()[0];
+    assert_eq!(report(&mut table, lease, &bad()), Verdict::Settled);
+    assert_eq!(report(&mut table, lease, &bad()), Verdict::AlreadySettled);
+    assert_eq!(report(&mut table, lease, &Outcome::Skipped(Published::default())), Verdict::Corrected);
     assert_eq!((table.status().failed, table.status().skipped), (0, 1));
 }
 
@@ -142,17 +184,17 @@ fn a_grant_that_was_lost_on_the_way_goes_back_although_the_session_lives() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
-    let known = table.acquire(one, 1, now).unwrap();
-    let lost = table.acquire(one, 1, now).unwrap();
+    let known = acquire(&mut table, one, 1, now).unwrap();
+    let lost = acquire(&mut table, one, 1, now).unwrap();
     for _ in 0..2 {
         now += TTL / 3;
-        assert_eq!(table.renew(one, &known, 0, now), Ok(vec![]));
+        assert_eq!(renew(&mut table, one, &known, 0, now), Ok(vec![]));
         assert_eq!(table.status().leased, 2, "the grant may still be on its way, or the result");
     }
     now += TTL / 3;
-    table.renew(one, &known, 0, now).unwrap();
+    renew(&mut table, one, &known, 0, now).unwrap();
     assert_eq!((table.status().leased, table.status().pending), (1, 1));
-    assert!(table.acquire(one, 9, now).unwrap()[0].token > lost[0].token);
+    assert!(acquire(&mut table, one, 9, now).unwrap()[0].token > lost[0].token);
     table.take_back(one, &lost);
     assert_eq!(table.status().leased, 2, "an older grant of the same class is not taken back");
     table.take_back(one, &known);
@@ -166,13 +208,13 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
     let mut table = table(1);
     for round in 1..=MAX_LOSSES {
         // Half of the losses are silence, half a process that comes back after a while.
-        let registered = table.register("host", &[round], &[], now).unwrap();
+        let registered = register(&mut table, "host", &[round], &[], now).unwrap();
         assert!(registered.replaced.is_none_or(|ended| ended.given_up.is_empty()));
-        assert_eq!(table.acquire(registered.session, 1, now).unwrap().len(), 1);
+        assert_eq!(acquire(&mut table, registered.session, 1, now).unwrap().len(), 1);
         now += TTL;
         if round % 2 == 0 {
             now += EXPIRY_MARGIN;
-            let ended = table.expire(now);
+            let ended = table.tick(now);
             assert_eq!(ended[0].given_up.len(), usize::from(round == MAX_LOSSES));
         }
     }
@@ -192,11 +234,11 @@ fn a_worker_that_is_started_again_costs_its_classes_little_and_a_crash_at_each_s
         for _ in 0..2 {
             now += TTL / 3;
             if let Some(id) = table.sessions.by_worker.get("host").copied() {
-                table.renew(id, &[], 0, now).unwrap();
+                renew(&mut table, id, &[], 0, now).unwrap();
             }
         }
-        let registered = table.register("host", &[starts], &[], now).unwrap();
-        table.acquire(registered.session, 1, now).unwrap();
+        let registered = register(&mut table, "host", &[starts], &[], now).unwrap();
+        acquire(&mut table, registered.session, 1, now).unwrap();
     }
     assert_eq!(starts, MAX_LOSSES * LOSS + 1);
     check(&table);
@@ -206,20 +248,24 @@ fn a_worker_that_is_started_again_costs_its_classes_little_and_a_crash_at_each_s
 fn two_living_processes_of_one_name_do_not_throw_each_other_out() {
     let mut now = Instant::now();
     let mut table = table(2);
-    let older = table.register("host", b"a", &[], now).unwrap();
-    let leases = table.acquire(older.session, 2, now).unwrap();
-    let newer = table.register("host", b"b", &[], now).unwrap();
-    let taken = table.acquire(newer.session, 2, now).unwrap();
+    let older = register(&mut table, "host", b"a", &[], now).unwrap();
+    let leases = acquire(&mut table, older.session, 2, now).unwrap();
+    let newer = register(&mut table, "host", b"b", &[], now).unwrap();
+    let taken = acquire(&mut table, newer.session, 2, now).unwrap();
     // The older one is alive after all; under whatever nonce it comes again, the name is taken.
     for instance in [b"a", b"a", b"c"] {
-        let refused = table.register("host", instance, &leases, now).unwrap_err();
+        let refused = register(&mut table, "host", instance, &leases, now).unwrap_err();
         assert_eq!(refused.to_string(), "two workers are called host; give each its own --name");
         now += TTL;
-        assert_eq!(table.renew(newer.session, &taken, 0, now), Ok(vec![]), "the session that has it is not disturbed");
+        assert_eq!(
+            renew(&mut table, newer.session, &taken, 0, now),
+            Ok(vec![]),
+            "the session that has it is not disturbed"
+        );
         assert_eq!(table.status().leased, 2);
     }
     table.leave(newer.session).unwrap();
-    assert_eq!(table.register("host", b"a", &[], now).unwrap().replaced, None, "a name that nobody has is free");
+    assert_eq!(register(&mut table, "host", b"a", &[], now).unwrap().replaced, None, "a name that nobody has is free");
     check(&table);
 }
 
@@ -228,15 +274,15 @@ fn a_name_changes_hands_at_most_three_times_a_minute() {
     let mut now = Instant::now();
     let mut table = table(1);
     for process in 0..=3 {
-        table.register("host", &[process], &[], now).unwrap();
+        register(&mut table, "host", &[process], &[], now).unwrap();
         now += Duration::from_secs(5);
     }
-    assert!(table.register("host", &[4], &[], now).is_err());
-    table.register("other", &[5], &[], now).unwrap();
+    assert!(register(&mut table, "host", &[4], &[], now).is_err());
+    register(&mut table, "other", &[5], &[], now).unwrap();
     now += Duration::from_secs(44);
-    assert!(table.register("host", &[4], &[], now).is_err());
+    assert!(register(&mut table, "host", &[4], &[], now).is_err());
     now += Duration::from_secs(1);
-    assert!(table.register("host", &[4], &[], now).unwrap().replaced.is_some());
+    assert!(register(&mut table, "host", &[4], &[], now).unwrap().replaced.is_some());
     check(&table);
 }
 
@@ -248,7 +294,7 @@ fn only_workers_that_were_heard_of_lately_are_waited_for() {
     session(&mut table, "other", start);
     let span = TTL / 2;
     let now = start + span;
-    table.renew(one, &[], 0, now).unwrap();
+    renew(&mut table, one, &[], 0, now).unwrap();
     assert_eq!(table.heard_of(span, now), 2);
     assert_eq!(table.heard_of(span, now + Duration::from_millis(1)), 1);
     table.leave(one).unwrap();
@@ -273,7 +319,9 @@ enum Step {
     Register { worker: usize, instance: u8 },
     Renew { worker: usize, received: u64 },
     Acquire { worker: usize, max: usize, forget: bool },
-    Report { pick: usize, good: bool },
+    Report { pick: usize, by: usize, outcome: usize },
+    RetryFailed,
+    Drain { worker: usize },
     Leave { worker: usize },
     Wait { seconds: u64 },
 }
@@ -285,7 +333,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (worker.clone(), 0..100_u64).prop_map(|(worker, received)| Step::Renew { worker, received }),
         4 => (worker.clone(), 0..4_usize, any::<bool>())
             .prop_map(|(worker, max, forget)| Step::Acquire { worker, max, forget }),
-        5 => (any::<usize>(), any::<bool>()).prop_map(|(pick, good)| Step::Report { pick, good }),
+        8 => (any::<usize>(), worker.clone(), 0..4_usize)
+            .prop_map(|(pick, by, outcome)| Step::Report { pick, by, outcome }),
+        1 => Just(Step::RetryFailed),
+        1 => worker.clone().prop_map(|worker| Step::Drain { worker }),
         1 => worker.prop_map(|worker| Step::Leave { worker }),
         2 => (1..60_u64).prop_map(|seconds| Step::Wait { seconds }),
     ]
@@ -306,7 +357,7 @@ impl Fleet {
         match *step {
             Step::Register { worker, instance } => {
                 let before = table.status();
-                let registered = table.register(&worker.to_string(), &[instance], &self.held[worker], *now);
+                let registered = register(table, &worker.to_string(), &[instance], &self.held[worker], *now);
                 let Ok(registered) = registered else { return assert_eq!(table.status(), before) };
                 self.give_up(worker, &registered.drop);
                 self.sessions[worker] = Some(registered.session);
@@ -314,14 +365,14 @@ impl Fleet {
             }
             Step::Renew { worker, received } => {
                 let Some(session) = self.sessions[worker] else { return };
-                match table.renew(session, &self.held[worker], received, *now) {
+                match renew(table, session, &self.held[worker], received, *now) {
                     Ok(drop) => self.give_up(worker, &drop),
                     Err(UnknownSession) => self.sessions[worker] = None,
                 }
             }
             Step::Acquire { worker, max, forget } => {
                 let Some(session) = self.sessions[worker] else { return };
-                let Ok(leases) = table.acquire(session, max, *now) else { return };
+                let Ok(leases) = acquire(table, session, max, *now) else { return };
                 assert!(leases.len() <= max);
                 for lease in leases {
                     assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
@@ -333,11 +384,23 @@ impl Fleet {
                     }
                 }
             }
-            Step::Report { pick, good: is_good } => {
+            Step::Report { pick, by, outcome } => {
                 if self.granted.is_empty() {
                     return;
                 }
-                self.report(table, self.granted[pick % self.granted.len()], if is_good { good() } else { bad() });
+                let outcome = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host)][outcome].clone();
+                let session = self.sessions[by].unwrap_or(SessionId(0));
+                self.report(table, session, self.granted[pick % self.granted.len()], outcome, *now);
+            }
+            Step::RetryFailed => {
+                for wnid in table.retry_failed(&[]) {
+                    let before = self.settled.remove(&wnid);
+                    assert!(matches!(before, Some(Outcome::Failed(_))), "only what has failed is tried again");
+                }
+            }
+            Step::Drain { worker } => {
+                let drained = table.drain(&worker.to_string());
+                assert_eq!(drained, table.sessions.by_worker.contains_key(&worker.to_string()));
             }
             Step::Leave { worker } => {
                 self.held[worker].clear();
@@ -348,20 +411,22 @@ impl Fleet {
             }
             Step::Wait { seconds } => {
                 *now += Duration::from_secs(seconds);
-                table.expire(*now).into_iter().for_each(|ended| self.note(Some(ended)));
+                table.tick(*now).into_iter().for_each(|ended| self.note(Some(ended)));
             }
         }
     }
 
-    fn report(&mut self, table: &mut LeaseTable, lease: Lease, outcome: Outcome) {
+    fn report(&mut self, table: &mut LeaseTable, id: SessionId, lease: Lease, outcome: Outcome, now: Instant) {
         let is_good = !matches!(outcome, Outcome::Failed(_));
         let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
-        let verdict = table.report(lease, &outcome);
+        let verdict = table.report(id, lease, &outcome, now, 0.5);
         match verdict {
             Verdict::Settled => assert_eq!(before, None, "settled twice"),
             Verdict::Corrected => assert!(is_good && before == Some(false)),
             Verdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
-            Verdict::Stale => assert!(!is_good && before.is_none()),
+            Verdict::Stale | Verdict::Retried | Verdict::Doubted | Verdict::Excused => {
+                assert!(!is_good && before.is_none());
+            }
             Verdict::NotInList => panic!("all classes are in the list"),
         }
         if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
@@ -373,6 +438,12 @@ impl Fleet {
         self.held[worker].retain(|held| !drop.contains(&held.wnid));
     }
 
+    fn note_given_up(&mut self, table: &mut LeaseTable) {
+        for (wnid, failure) in table.take_given_up() {
+            assert_eq!(self.settled.insert(wnid, Outcome::Failed(failure)), None, "settled twice");
+        }
+    }
+
     fn note(&mut self, ended: Option<Ended>) {
         for wnid in ended.into_iter().flat_map(|ended| ended.given_up) {
             assert_eq!(self.settled.insert(wnid, bad()), None, "settled twice");
@@ -382,26 +453,40 @@ impl Fleet {
 
 proptest! {
     #[test]
-    fn no_sequence_of_operations_loses_or_doubles_a_class(steps in vec(step(), 1..200), count in 1..12_u32) {
+    fn no_sequence_of_operations_loses_or_doubles_a_class(steps in vec(step(), 1..300), count in 1..30_u32) {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL);
         let mut fleet = Fleet::default();
         for step in &steps {
             fleet.take(&mut table, step, &mut now);
+            fleet.note_given_up(&mut table);
             check(&table);
         }
         prop_assert_eq!(table.status().settled(), fleet.settled.len() as u64 + 2);
         // Whatever happened before, a healthy worker that comes last finishes the job.
-        now += TTL + EXPIRY_MARGIN;
-        for ended in table.expire(now) {
-            fleet.note(Some(ended));
+        let mut last = None;
+        for _ in 0..100 {
+            now += Duration::from_mins(1);
+            for ended in table.tick(now) {
+                fleet.note(Some(ended));
+            }
+            let id = last.unwrap_or_else(|| session(&mut table, "last", now));
+            if table.known(id).is_err() {
+                last = None;
+                continue;
+            }
+            last = Some(id);
+            table.renew(id, &[], 0, now).unwrap();
+            for lease in acquire(&mut table, id, usize::MAX, now).unwrap() {
+                fleet.report(&mut table, id, lease, good(), now);
+            }
+            fleet.note_given_up(&mut table);
+            check(&table);
+            if table.status().is_done() {
+                break;
+            }
         }
-        let last = session(&mut table, "last", now);
-        for lease in table.acquire(last, usize::MAX, now).unwrap() {
-            fleet.report(&mut table, lease, good());
-        }
-        check(&table);
-        prop_assert!(table.status().is_done());
+        prop_assert!(table.status().is_done(), "{:?} {:?}", table.status(), table.phase());
         prop_assert_eq!(fleet.settled.len(), count as usize);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shared::metrics::Durations;
+use shared::{Wnid, metrics::Durations};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Ledger, LedgerError, Record, Run};
@@ -13,9 +13,16 @@ const QUEUE: usize = 1024;
 const LARGEST_COMMIT: usize = 1000;
 
 /// What is to be written, and who hears when it is on the disk.
+#[derive(Default)]
 pub struct Entry {
-    /// Classes that are settled; none, to be confirmed after all that was queued before.
+    /// Classes that are settled.
     pub records: Vec<Record>,
+    /// Classes that were settled and are pending again.
+    pub forgotten: Vec<Wnid>,
+    /// Workers that have a session from now on.
+    pub opened: Vec<String>,
+    /// Workers that have none any more.
+    pub closed: Vec<String>,
     /// The run is at its end.
     pub finished: bool,
     /// Called after the commit; not at all when it fails.
@@ -23,9 +30,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Records that nobody waits for; `None` when there are none.
-    pub(crate) fn unconfirmed(records: Vec<Record>) -> Option<Self> {
-        (!records.is_empty()).then_some(Self { records, finished: false, durable: None })
+    /// Nothing yet, to be confirmed after all that was queued before.
+    pub(crate) fn confirmed(confirm: impl FnOnce() + Send + 'static) -> Self {
+        Self { durable: Some(Box::new(confirm)), ..Self::default() }
+    }
+
+    /// Nothing to write, and nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { records, forgotten, opened, closed, finished, durable } = self;
+        let is_silent = durable.is_none() && !finished;
+        is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
     }
 }
 

@@ -1,0 +1,188 @@
+//! The way to the dispatcher: commands over a bounded queue, each with a reply channel.
+
+use std::{sync::Arc, time::Duration};
+
+use shared::{Wnid, ids::SessionId, job::JobStatus, outcome::Outcome};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    fleet::{Fleet, Phase},
+    lease_table::{Granted, Held, Hello, Lease, NameTaken, Registered, Renewed, UnknownSession},
+    tally::Tally,
+};
+
+/// A worker that left because it could not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerStopped {
+    /// The worker's name.
+    pub name: String,
+    /// One sentence for people.
+    pub reason: String,
+}
+
+/// Why a command has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DispatchError {
+    /// The worker must register again.
+    #[error(transparent)]
+    UnknownSession(#[from] UnknownSession),
+    /// Another worker has the name.
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
+    /// The coordinator is at its end.
+    #[error("reach the dispatcher: it has stopped")]
+    Stopped,
+}
+
+/// A class's outcome, as a worker reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// What it was leased under.
+    pub lease: Lease,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<T>;
+
+pub(super) enum Command {
+    Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, NameTaken>> },
+    Renew { session: SessionId, held: Vec<Held>, received: u64, reply: Reply<Result<Renewed, UnknownSession>> },
+    Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
+    Report { session: SessionId, results: Vec<Reported>, reply: Reply<Result<(), UnknownSession>> },
+    Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
+    HeardOf { span: Duration, reply: Reply<usize> },
+    Fleet { reply: Reply<Fleet> },
+    RetryFailed { wnids: Vec<Wnid>, reply: Reply<u64> },
+    DrainWorker { name: String, reply: Reply<bool> },
+}
+
+/// The way to the dispatcher. Clones lead to the same one.
+#[derive(Debug, Clone)]
+pub struct DispatcherHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) status: watch::Receiver<JobStatus>,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) turn: watch::Receiver<u64>,
+    pub(super) stopped: watch::Receiver<Option<WorkerStopped>>,
+    pub(super) tally: Arc<Tally>,
+}
+
+impl DispatcherHandle {
+    /// Opens a session, or finds it; says what to give up. When this returns, a coordinator that is started again knows of
+    /// the worker.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn register(&self, hello: Hello, held: Vec<Held>) -> Result<Registered, DispatchError> {
+        Ok(self.ask(|reply| Command::Register { hello, held, reply }).await??)
+    }
+
+    /// Keeps a session alive; says what to give up.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn renew(&self, session: SessionId, held: Vec<Held>, received: u64) -> Result<Renewed, DispatchError> {
+        Ok(self.ask(|reply| Command::Renew { session, held, received, reply }).await??)
+    }
+
+    /// Leases up to `max` classes; does not wait for any to turn up. If the caller goes away before it has the answer, the
+    /// leases go back at once.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn acquire(&self, session: SessionId, max: usize) -> Result<Granted, DispatchError> {
+        Ok(self.ask(|reply| Command::Acquire { session, max, reply }).await??)
+    }
+
+    /// Settles classes. All results are dealt with when this returns, also for a session that is not known: good news is
+    /// believed from anyone.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn report(&self, session: SessionId, results: Vec<Reported>) -> Result<(), DispatchError> {
+        Ok(self.ask(|reply| Command::Report { session, results, reply }).await??)
+    }
+
+    /// Ends a session; what it had is pending again. A reason says that the worker could not go on.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn leave(&self, session: SessionId, reason: Option<String>) -> Result<(), DispatchError> {
+        self.ask(|reply| Command::Leave { session, reason, reply }).await
+    }
+
+    /// How many of the workers that have not left were heard of within the last `span`.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn heard_of(&self, span: Duration) -> Result<usize, DispatchError> {
+        self.ask(|reply| Command::HeardOf { span, reply }).await
+    }
+
+    /// The fleet now.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn fleet(&self) -> Result<Fleet, DispatchError> {
+        self.ask(|reply| Command::Fleet { reply }).await
+    }
+
+    /// Makes failed classes pending again, all of them where none is named; says how many were failed. Durable when this
+    /// returns. A job that is done stays done.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<u64, DispatchError> {
+        self.ask(|reply| Command::RetryFailed { wnids, reply }).await
+    }
+
+    /// Tells a worker to finish what it holds and end; false when there is none of that name.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn drain_worker(&self, name: String) -> Result<bool, DispatchError> {
+        self.ask(|reply| Command::DrainWorker { name, reply }).await
+    }
+
+    /// What the coordinator is doing, whenever it changes.
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Changes whenever somebody who got nothing may get something.
+    pub fn watch_turn(&self) -> watch::Receiver<u64> {
+        self.turn.clone()
+    }
+
+    /// The job's counts now.
+    pub fn status(&self) -> JobStatus {
+        *self.status.borrow()
+    }
+
+    /// The job's counts, whenever they change.
+    pub fn watch(&self) -> watch::Receiver<JobStatus> {
+        self.status.clone()
+    }
+
+    /// What has happened since the start.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Whether the dispatcher answers at all.
+    pub async fn answers(&self) -> bool {
+        self.heard_of(Duration::ZERO).await.is_ok()
+    }
+
+    /// The last worker that could not go on.
+    pub fn watch_stopped(&self) -> watch::Receiver<Option<WorkerStopped>> {
+        self.stopped.clone()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| DispatchError::Stopped)?;
+        answer.await.map_err(|_| DispatchError::Stopped)
+    }
+}

@@ -1,0 +1,69 @@
+//! What the coordinator tells of the whole fleet: plain values, for people and their tools.
+
+use std::time::Duration;
+
+use shared::job::JobStatus;
+
+/// The fleet at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    /// The job's counts.
+    pub job: JobStatus,
+    /// What the coordinator is doing.
+    pub phase: Phase,
+    /// The workers with a session, by name.
+    pub workers: Vec<WorkerView>,
+}
+
+/// What the coordinator is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Leasing.
+    Running,
+    /// Just started: it waits for the workers of its predecessor before it leases anything.
+    Recovering,
+    /// There is work, and no worker.
+    WaitingForWorkers,
+    /// The origin fails everybody: one class at a time finds out whether it is back.
+    OriginPaused,
+    /// Every class is settled.
+    Done,
+}
+
+/// A worker as the coordinator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub state: WorkerState,
+    /// Parallel downloads.
+    pub slots: u32,
+    /// Classes that it has now.
+    pub leased: u32,
+    /// Classes that it has settled in this session, by outcome.
+    pub success: u64,
+    /// As `success`.
+    pub skipped: u64,
+    /// As `success`.
+    pub failed: u64,
+    /// Bytes received from the origin since its process started.
+    pub received_bytes: u64,
+    /// How long ago it was heard of.
+    pub silent: Duration,
+    /// Names its storage; empty where it is not known.
+    pub storage: String,
+    /// Its version.
+    pub build: String,
+}
+
+/// What a worker may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Gets leases.
+    Active,
+    /// Finishes what it holds and ends.
+    Draining,
+    /// Failed what others can do, and gets nothing for a while.
+    Quarantined,
+}

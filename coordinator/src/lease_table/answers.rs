@@ -1,0 +1,116 @@
+//! What the lease table takes and answers: plain values.
+
+use shared::{
+    Wnid,
+    ids::{LeaseToken, SessionId},
+    outcome::Failure,
+};
+
+/// A class and the fencing token of its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The class.
+    pub wnid: Wnid,
+    /// Who may bring bad news.
+    pub token: LeaseToken,
+}
+
+/// A class that a worker says it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// What it was granted.
+    pub lease: Lease,
+    /// Where in the tar it is.
+    pub bytes: u64,
+}
+
+/// Answer to a renewal.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// What the worker holds and must give up.
+    pub drop: Vec<Wnid>,
+    /// It is to finish what it holds and end.
+    pub drain: bool,
+}
+
+/// Answer to a question for leases.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// What was granted.
+    pub leases: Vec<Lease>,
+    /// The one class that finds out whether the origin is back: one attempt is enough.
+    pub probe: bool,
+    /// The worker is to finish what it holds and end.
+    pub drain: bool,
+}
+
+/// The session is not known, or not any more: the worker must register again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("find the session: it has ended, register again")]
+pub struct UnknownSession;
+
+/// Answer to a registration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The worker's session.
+    pub session: SessionId,
+    /// What the worker holds and must give up.
+    pub drop: Vec<Wnid>,
+    /// Say first which classes the worker's storage has.
+    pub survey: bool,
+    /// The older session of the same worker that this one replaces.
+    pub replaced: Option<Ended>,
+}
+
+/// A session that ended without a farewell.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The worker's name.
+    pub worker: String,
+    /// Leases that went back.
+    pub returned: usize,
+    /// Classes that were lost too often and are settled as failed by this.
+    pub given_up: Vec<Wnid>,
+}
+
+/// What became of a reported outcome. None of them needs to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Settled by this report.
+    Settled,
+    /// Bad news, but another worker is asked before the class has failed.
+    Retried,
+    /// Bad news that may be the origin's fault; settled when that is clear.
+    Doubted,
+    /// Bad news that is the origin's fault: the class is as it was.
+    Excused,
+    /// Was settled as failed; this good news corrects it.
+    Corrected,
+    /// Was settled before, in the same way or a better one.
+    AlreadySettled,
+    /// Bad news from somebody whose lease went to another: not believed.
+    Stale,
+    /// Not a class of this job.
+    NotInList,
+}
+
+/// Something that people should hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A worker of the former coordinator has not come back; its classes go to others.
+    NotBack(String),
+    /// A class does not get on with a worker, and goes to another.
+    Wedged {
+        /// The class.
+        wnid: Wnid,
+        /// Who has it.
+        worker: String,
+    },
+    /// A worker fails what others can do, and gets nothing for a while.
+    Quarantined {
+        /// Its name.
+        worker: String,
+        /// What it failed of last.
+        failure: Failure,
+    },
+}

@@ -1,0 +1,122 @@
+//! The origin's breaker: tells an origin that fails everybody from a class that always fails. Pure.
+//!
+//! A failure that the origin may be to blame for is a doubt until somebody hears from the origin: then the class was to
+//! blame. When [`OPENS_AT`] classes in a row have failed and nobody has heard anything, it is the origin: none of
+//! them has failed, and one class at a time finds out whether it is back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use shared::outcome::Failure;
+use tokio::time::Instant;
+
+/// So many different classes fail in a row before it is the origin. A worker has tried each of them several times.
+pub(super) const OPENS_AT: usize = 12;
+/// Between two classes that find out: thirty requests in a quarter of an hour.
+pub(super) const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// An origin that answered in this run is waited for so long; then its classes fail.
+pub(super) const PATIENCE: Duration = Duration::from_mins(30);
+/// One that has never answered is more likely to be a mistake in `--url`.
+pub(super) const PATIENCE_WITH_A_STRANGER: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Open {
+    since: Instant,
+    next_probe: Instant,
+}
+
+/// What a failure of the origin's kind means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Nobody knows yet.
+    Unclear,
+    /// It is the origin: this failure does not count.
+    Origin,
+    /// The origin was waited for long enough: it counts.
+    Class,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    open: Option<Open>,
+    /// Classes that have failed since anybody heard from the origin; fewer than [`OPENS_AT`].
+    in_a_row: BTreeSet<usize>,
+    /// Those of them that nobody will try again, with what they will have failed of if the origin is well.
+    doubts: BTreeMap<usize, Failure>,
+    has_answered: bool,
+    why: Option<Failure>,
+}
+
+impl Breaker {
+    /// A class has failed, and the origin may be to blame.
+    pub(super) fn failed(&mut self, class: usize, failure: &Failure, now: Instant) -> Meaning {
+        self.why = Some(failure.clone());
+        if let Some(open) = self.open {
+            let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
+            return if now - open.since < patience { Meaning::Origin } else { Meaning::Class };
+        }
+        self.in_a_row.insert(class);
+        if self.in_a_row.len() < OPENS_AT {
+            return Meaning::Unclear;
+        }
+        self.open = Some(Open { since: now, next_probe: now + PROBE_EVERY });
+        Meaning::Origin
+    }
+
+    /// Keeps a failure until it is clear who is to blame.
+    pub(super) fn doubt(&mut self, class: usize, failure: Failure) {
+        self.doubts.insert(class, failure);
+    }
+
+    /// The origin was heard of. Gives the failures that are now the classes' own; whether it was thought to be away.
+    pub(super) fn answered(&mut self) -> (BTreeMap<usize, Failure>, bool) {
+        self.has_answered = true;
+        self.in_a_row.clear();
+        (std::mem::take(&mut self.doubts), self.open.take().is_some())
+    }
+
+    /// Failures that are still in doubt, for whoever decides.
+    pub(super) fn take_doubts(&mut self) -> BTreeMap<usize, Failure> {
+        std::mem::take(&mut self.doubts)
+    }
+
+    /// Classes that failed in a row until the breaker opened.
+    pub(super) fn take_row(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.in_a_row)
+    }
+
+    pub(super) fn doubts(&self) -> usize {
+        self.doubts.len()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Since when it is open.
+    pub(super) fn open_since(&self) -> Option<Instant> {
+        self.open.map(|open| open.since)
+    }
+
+    /// The last failure that the origin may be to blame for.
+    pub(super) fn why(&self) -> Option<&Failure> {
+        self.why.as_ref()
+    }
+
+    /// Whether it is time for one class to find out.
+    pub(super) fn is_probe_due(&self, now: Instant) -> bool {
+        self.open.is_some_and(|open| now >= open.next_probe)
+    }
+
+    /// One class was sent to find out.
+    pub(super) fn probed(&mut self, now: Instant) {
+        if let Some(open) = &mut self.open {
+            let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
+            // Once it was waited for long enough, nothing is spared any more.
+            open.next_probe = if now - open.since < patience { now + PROBE_EVERY } else { now };
+        }
+    }
+}

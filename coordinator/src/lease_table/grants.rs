@@ -1,0 +1,147 @@
+//! Granting: who gets what next, and when nobody gets anything.
+
+use shared::{Wnid, ids::SessionId, outcome::Failure};
+use tokio::time::Instant;
+
+use super::{Granted, Lease, LeaseTable, State, UnknownSession, sessions::Session};
+
+/// So many returned classes are looked at for one that fits the worker best.
+const LOOK: usize = 64;
+
+/// How much may be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Closed,
+    /// One class, to find out whether the origin is back.
+    Probe,
+    Open,
+}
+
+impl LeaseTable {
+    /// Grants up to `max` classes, given-back ones first, then in list order. A worker that asks has said what its storage
+    /// has, if it was asked.
+    pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
+        self.known(id)?;
+        if self.sessions.end_survey(id) {
+            self.turn += 1;
+        }
+        let drain = self.sessions.by_id[&id].draining;
+        let (max, probe) = match self.gate(id, now) {
+            Gate::Closed => (0, false),
+            Gate::Probe => (max.min(1), true),
+            Gate::Open => (max, false),
+        };
+        let mut leases = Vec::new();
+        while leases.len() < max {
+            let Some(position) = self.next_pending(id, now) else { break };
+            self.last_token = self.last_token.next();
+            self.classes[position].token = Some(self.last_token);
+            self.begun_on.remove(&position);
+            self.hold(position, id, 0, now);
+            leases.push(Lease { wnid: self.classes[position].wnid, token: self.last_token });
+        }
+        if probe && !leases.is_empty() {
+            self.breaker.probed(now);
+        }
+        Ok(Granted { probe: probe && !leases.is_empty(), leases, drain })
+    }
+
+    /// Takes leases back that were granted but never reached the worker.
+    pub fn take_back(&mut self, id: SessionId, leases: &[Lease]) {
+        for lease in leases {
+            if let Some(position) = self.index.get(&lease.wnid).copied() {
+                let class = &self.classes[position];
+                if class.state == State::Leased(id) && class.token == Some(lease.token) {
+                    self.give_back(position);
+                }
+            }
+        }
+    }
+
+    /// Makes failed classes pending again, as if nobody had ever tried them; all of them where none is named. Gives those
+    /// that were failed.
+    pub fn retry_failed(&mut self, wnids: &[Wnid]) -> Vec<Wnid> {
+        if self.status.is_done() {
+            return Vec::new();
+        }
+        let positions: Vec<usize> = if wnids.is_empty() {
+            (0..self.classes.len()).collect()
+        } else {
+            wnids.iter().filter_map(|wnid| self.index.get(wnid).copied()).collect()
+        };
+        let mut retried = Vec::new();
+        for position in positions {
+            if self.classes[position].state == State::Failed {
+                self.classes[position].losses = 0;
+                self.troubles.forget(position);
+                self.give_back(position);
+                retried.push(self.classes[position].wnid);
+            }
+        }
+        retried
+    }
+
+    fn gate(&self, id: SessionId, now: Instant) -> Gate {
+        let session = &self.sessions.by_id[&id];
+        let only_one = || !self.sessions.is_there_another(id, now, |_| true);
+        match () {
+            () if self.recovery.is_some() || session.draining => Gate::Closed,
+            () if session.is_quarantined(now) && !only_one() => Gate::Closed,
+            () if self.sessions.is_surveying(now) => Gate::Closed,
+            () if !self.breaker.is_open() => Gate::Open,
+            () if self.breaker.is_probe_due(now) => Gate::Probe,
+            () => Gate::Closed,
+        }
+    }
+
+    /// The best of the returned classes for this worker, or the next one that nobody has had.
+    fn next_pending(&mut self, id: SessionId, now: Instant) -> Option<usize> {
+        self.forget_settled_at_the_front();
+        let session = &self.sessions.by_id[&id];
+        let fits = |position: &usize| {
+            self.classes[*position].state == State::Pending && self.may_try(*position, id, session, now)
+        };
+        let begun_here = |position: &usize| {
+            !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)
+        };
+        let candidates = || self.returned.iter().take(LOOK).enumerate().filter(|(_, position)| fits(position));
+        let best = candidates().find(|(_, position)| begun_here(position)).or_else(|| candidates().next());
+        if let Some(at) = best.map(|(at, _)| at) {
+            let position = self.returned.remove(at).expect("it was found there");
+            self.classes[position].queued = false;
+            return Some(position);
+        }
+        while self.fresh < self.classes.len() {
+            self.fresh += 1;
+            let class = &self.classes[self.fresh - 1];
+            if class.state == State::Pending && !class.queued {
+                return Some(self.fresh - 1);
+            }
+        }
+        None
+    }
+
+    fn forget_settled_at_the_front(&mut self) {
+        while let Some(position) = self.returned.front().copied() {
+            if self.classes[position].state == State::Pending {
+                break;
+            }
+            self.classes[position].queued = false;
+            self.returned.pop_front();
+        }
+    }
+
+    /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.
+    fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
+        let has_failed =
+            |session: &Session| self.troubles.has_failed(position, &[session.name_key(), session.host_key()]);
+        !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
+    }
+
+    /// Settles a class as failed although no report says so.
+    pub(super) fn give_up(&mut self, position: usize, failure: Failure) {
+        self.set(position, State::Failed);
+        self.troubles.forget(position);
+        self.given_up.push((self.classes[position].wnid, failure));
+    }
+}

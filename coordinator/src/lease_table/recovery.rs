@@ -1,0 +1,35 @@
+//! After a start nothing is leased until the workers of the former coordinator have said what they hold, or cannot any more.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+
+/// Workers that are expected back, and how long.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    expected: BTreeSet<String>,
+    until: Instant,
+}
+
+impl Recovery {
+    /// `None` when there is nobody to wait for.
+    pub(super) fn of(expected: impl IntoIterator<Item = String>, window: Duration, now: Instant) -> Option<Self> {
+        let expected: BTreeSet<String> = expected.into_iter().collect();
+        (!expected.is_empty()).then_some(Self { expected, until: now + window })
+    }
+
+    /// A worker is back, or has left for good; whether it was the last one.
+    pub(super) fn is_over_with(&mut self, worker: &str) -> bool {
+        self.expected.remove(worker) && self.expected.is_empty()
+    }
+
+    /// Whether the others are not waited for any longer.
+    pub(super) fn is_over_at(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+
+    /// Who has not come back.
+    pub(super) fn into_missing(self) -> impl Iterator<Item = String> {
+        self.expected.into_iter()
+    }
+}

@@ -1,0 +1,77 @@
+//! A coordinator that was started again: who held what, and who is waited for.
+
+use super::*;
+
+/// A table of epoch 2, and leases that a coordinator of epoch 1 granted.
+fn restarted(count: u32, workers: &[&str], now: Instant) -> (LeaseTable, Vec<Lease>) {
+    let mut before = table(count);
+    let one = session(&mut before, "one", now);
+    let leases = acquire(&mut before, one, usize::MAX, now).unwrap();
+    let mut after = LeaseTable::new(&wnids(count), 0, 2, TTL);
+    after.recover(workers.iter().map(|worker| (*worker).to_owned()), now);
+    (after, leases)
+}
+
+#[test]
+fn workers_that_come_back_keep_what_they_hold_and_nobody_else_gets_it() {
+    let mut now = Instant::now();
+    let (mut table, leases) = restarted(4, &["one", "other"], now);
+    let stranger = session(&mut table, "stranger", now);
+    assert_eq!(acquire(&mut table, stranger, 9, now).unwrap(), [], "who knows who holds them");
+    assert_eq!(table.phase(), Phase::Recovering);
+    now += Duration::from_secs(1);
+    let one = register(&mut table, "one", b"one", &leases[..2], now).unwrap();
+    assert_eq!(one.drop, []);
+    let turn = table.turn();
+    register(&mut table, "other", b"other", &[], now).unwrap();
+    assert!(table.turn() > turn, "those that wait are told at once");
+    assert_eq!(numbers(&acquire(&mut table, stranger, 9, now).unwrap()), ["3", "4"]);
+    assert_eq!(table.report(one.session, leases[0], &bad(), now, 1.0), Verdict::Settled, "under the old token");
+    assert_eq!(renew(&mut table, one.session, &leases[1..2], 0, now), Ok(vec![]));
+    check(&table);
+}
+
+#[test]
+fn who_does_not_come_back_is_waited_for_as_long_as_its_leases_run() {
+    let mut now = Instant::now();
+    let (mut table, _) = restarted(2, &["gone"], now);
+    let other = session(&mut table, "other", now);
+    let last_second = Duration::from_secs(1);
+    now += TTL + EXPIRY_MARGIN.saturating_sub(last_second);
+    table.renew(other, &[], 0, now).unwrap();
+    table.tick(now);
+    assert_eq!(acquire(&mut table, other, 9, now).unwrap(), []);
+    now += last_second;
+    table.tick(now);
+    assert_eq!(table.take_notices(), [Notice::NotBack("gone".to_owned())]);
+    assert_eq!(acquire(&mut table, other, 9, now).unwrap().len(), 2);
+}
+
+#[test]
+fn two_that_claim_the_same_class_do_not_both_get_it() {
+    let now = Instant::now();
+    let (mut table, leases) = restarted(1, &["one", "other"], now);
+    let one = register(&mut table, "one", b"one", &leases, now).unwrap();
+    let other = register(&mut table, "other", b"other", &leases, now).unwrap();
+    assert_eq!((one.drop, other.drop), (vec![], vec![leases[0].wnid]));
+    check(&table);
+}
+
+#[test]
+fn results_that_were_kept_while_nobody_was_there_are_taken_without_a_lease() {
+    let now = Instant::now();
+    let (mut table, leases) = restarted(2, &["one"], now);
+    let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
+    assert_eq!(table.report(one, leases[0], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), Verdict::Stale, "bad news needs a lease");
+    assert_eq!(acquire(&mut table, one, 9, now).unwrap().len(), 1);
+}
+
+#[test]
+fn without_anybody_to_wait_for_leasing_begins_at_once() {
+    let now = Instant::now();
+    let (mut table, _) = restarted(1, &[], now);
+    assert_eq!(table.phase(), Phase::WaitingForWorkers);
+    let one = session(&mut table, "one", now);
+    assert_eq!(acquire(&mut table, one, 1, now).unwrap().len(), 1);
+}

@@ -1,0 +1,87 @@
+//! Who shares a folder with whom, and what follows from it.
+
+use super::*;
+
+fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Registered {
+    let storage = storage.to_owned();
+    let hello = Hello { worker: worker.to_owned(), instance: worker.into(), storage, ..Hello::default() };
+    table.register(&hello, &[], now).unwrap()
+}
+
+#[test]
+fn each_storage_is_surveyed_once_and_nothing_is_leased_meanwhile() {
+    let mut now = Instant::now();
+    let mut table = table(5);
+    let one = on(&mut table, "shared", "one", now);
+    let two = on(&mut table, "shared", "two", now);
+    let local = on(&mut table, "local", "three", now);
+    let unknown = on(&mut table, "", "four", now);
+    assert_eq!([one.survey, two.survey, local.survey, unknown.survey], [true, false, true, false]);
+    assert!(on(&mut table, "shared", "one", now).survey, "the same answer to the same question");
+    let there = Outcome::Skipped(Published::default());
+    let anybody = Lease { wnid: wnids(1)[0], token: LeaseToken(0) };
+    assert_eq!(table.report(one.session, anybody, &there, now, 1.0), Verdict::Settled);
+    assert_eq!(acquire(&mut table, two.session, 1, now).unwrap(), []);
+    assert_eq!(acquire(&mut table, one.session, 1, now).unwrap(), [], "the other survey goes on");
+    let turn = table.turn();
+    assert_eq!(numbers(&acquire(&mut table, local.session, 1, now).unwrap()), ["2"]);
+    assert!(table.turn() > turn, "those that wait are told");
+    assert_eq!(numbers(&acquire(&mut table, two.session, 1, now).unwrap()), ["3"]);
+    now += Duration::from_secs(1);
+    assert!(!on(&mut table, "local", "five", now).survey);
+}
+
+#[test]
+fn a_survey_that_takes_long_or_whose_worker_is_gone_holds_nobody_up() {
+    let mut now = Instant::now();
+    let mut table = table(5);
+    let slow = on(&mut table, "slow", "slow", now).session;
+    let other = on(&mut table, "", "other", now).session;
+    assert_eq!(acquire(&mut table, other, 1, now).unwrap(), []);
+    let turn = table.turn();
+    now += sessions::SURVEY;
+    table.tick(now);
+    assert!(table.turn() > turn);
+    assert_eq!(acquire(&mut table, other, 1, now).unwrap().len(), 1);
+    table.leave(slow).unwrap();
+    let dies = on(&mut table, "dies", "dies", now);
+    table.leave(dies.session).unwrap();
+    assert!(on(&mut table, "dies", "next", now).survey, "somebody else has to say it");
+}
+
+#[test]
+fn a_class_that_was_begun_goes_on_where_its_checkpoint_is() {
+    let now = Instant::now();
+    let mut table = table(3);
+    let [one, two, three] = [("a", "one"), ("b", "two"), ("b", "three")]
+        .map(|(storage, worker)| on(&mut table, storage, worker, now).session);
+    for id in [one, two, three] {
+        acquire(&mut table, id, 0, now).unwrap();
+    }
+    assert_eq!(numbers(&acquire(&mut table, one, 1, now).unwrap()), ["1"]);
+    assert_eq!(numbers(&acquire(&mut table, two, 1, now).unwrap()), ["2"]);
+    table.leave(one).unwrap();
+    table.leave(two).unwrap();
+    assert_eq!(numbers(&acquire(&mut table, three, 1, now).unwrap()), ["2"], "on the same storage");
+    assert_eq!(numbers(&acquire(&mut table, three, 9, now).unwrap()), ["1", "3"], "then whatever there is");
+    check(&table);
+}
+
+#[test]
+fn a_disk_that_fails_a_class_fails_it_for_all_who_share_it() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    let ids = [("a", "one"), ("a", "two"), ("b", "three")]
+        .map(|(storage, worker)| on(&mut table, storage, worker, now).session);
+    for id in ids {
+        acquire(&mut table, id, 0, now).unwrap();
+    }
+    let lease = acquire(&mut table, ids[0], 1, now).unwrap()[0];
+    assert_eq!(table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0), Verdict::Retried);
+    now += Duration::from_secs(2);
+    table.tick(now);
+    assert_eq!(acquire(&mut table, ids[1], 1, now).unwrap(), []);
+    table.leave(ids[2]).unwrap();
+    let lease = acquire(&mut table, ids[1], 1, now).unwrap()[0];
+    assert_eq!(table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0), Verdict::Settled);
+}

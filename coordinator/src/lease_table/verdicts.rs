@@ -1,0 +1,145 @@
+//! What a report means: who is to blame for bad news, and who tries again.
+
+use std::time::Duration;
+
+use shared::{
+    backoff::Backoff,
+    ids::SessionId,
+    outcome::{Failure, Outcome, Suspect},
+};
+use tokio::time::Instant;
+
+use super::{Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::WORKERS_THAT_TRY};
+
+/// Before another worker tries a class.
+const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
+
+impl LeaseTable {
+    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing. `random` is drawn by the
+    /// caller, uniformly from 0.0..=1.0.
+    pub fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
+        let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
+        let class = &self.classes[position];
+        let settled = State::of(outcome);
+        let verdict = match (class.state, settled) {
+            (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
+            (State::Pending | State::Leased(_), State::Failed) if class.token != Some(lease.token) => {
+                return Verdict::Stale;
+            }
+            (State::Failed, _) => Verdict::Corrected,
+            (State::Pending | State::Leased(_), _) => Verdict::Settled,
+        };
+        if let Outcome::Failed(failure) = outcome {
+            let verdict = self.failed(id, position, failure, now, random);
+            if verdict == Verdict::Settled {
+                self.settle(id, position, settled);
+            }
+            self.settle_lonely_doubts();
+            return verdict;
+        }
+        self.settle(id, position, settled);
+        if settled == State::Success {
+            self.sessions.succeeded(id, now);
+            self.origin_answered();
+        }
+        self.settle_lonely_doubts();
+        verdict
+    }
+
+    fn settle(&mut self, id: SessionId, position: usize, state: State) {
+        self.set(position, state);
+        self.troubles.forget(position);
+        self.begun_on.remove(&position);
+        if let Some(session) = self.sessions.by_id.get_mut(&id) {
+            let count = match state {
+                State::Success => &mut session.settled[0],
+                State::Skipped => &mut session.settled[1],
+                _ => &mut session.settled[2],
+            };
+            *count += 1;
+        }
+    }
+
+    /// What bad news from the holder of the lease means; every verdict but `Settled` has been carried out.
+    fn failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant, random: f64) -> Verdict {
+        let session = self.sessions.by_id.get(&id);
+        let key = match failure.suspect {
+            Suspect::Class => {
+                // Whatever it said: somebody is there.
+                self.origin_answered();
+                return Verdict::Settled;
+            }
+            Suspect::Origin => session.map(super::Session::name_key),
+            Suspect::Host => session.map(super::Session::host_key),
+        };
+        let tried = key.map_or(WORKERS_THAT_TRY, |key| self.troubles.note(position, key));
+        if self.sessions.failed(id, now) {
+            let worker = self.sessions.by_id[&id].hello.worker.clone();
+            self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
+        }
+        let meaning = match failure.suspect {
+            Suspect::Origin => self.breaker.failed(position, failure, now),
+            _ => Meaning::Class,
+        };
+        if meaning == Meaning::Origin {
+            self.excuse(position);
+            return Verdict::Excused;
+        }
+        let has_failed =
+            |session: &super::Session| self.troubles.has_failed(position, &[session.name_key(), session.host_key()]);
+        if tried < WORKERS_THAT_TRY && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
+            self.set(position, State::Pending);
+            self.classes[position].token = None;
+            let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
+            self.troubles.delay(position, now + BACKOFF.delay(retry, random));
+            return Verdict::Retried;
+        }
+        if meaning == Meaning::Class {
+            return Verdict::Settled;
+        }
+        self.set(position, State::Pending);
+        self.classes[position].token = None;
+        self.breaker.doubt(position, failure.clone());
+        Verdict::Doubted
+    }
+
+    /// It was the origin: this class, and those that failed in a row before it, are as they were.
+    fn excuse(&mut self, position: usize) {
+        for failed in self.breaker.take_row() {
+            self.troubles.forget(failed);
+        }
+        self.troubles.forget(position);
+        self.give_back(position);
+        for doubted in self.breaker.take_doubts().into_keys() {
+            if self.classes[doubted].state == State::Pending {
+                self.queue(doubted);
+            }
+        }
+    }
+
+    /// Somebody has heard from the origin: what failed before has failed by itself, and everybody may go on.
+    pub(super) fn origin_answered(&mut self) {
+        let (doubts, was_away) = self.breaker.answered();
+        for (position, failure) in doubts {
+            if self.classes[position].state == State::Pending {
+                self.give_up(position, failure);
+            }
+        }
+        if was_away {
+            self.turn += 1;
+        }
+    }
+
+    /// When nothing is left that could show whether the origin is well, the doubtful classes have failed.
+    pub(super) fn settle_lonely_doubts(&mut self) {
+        let doubts = self.breaker.doubts() as u64;
+        if doubts == 0 || self.status.leased > 0 || self.status.pending > doubts {
+            return;
+        }
+        for (position, failure) in self.breaker.take_doubts() {
+            if self.classes[position].state == State::Pending {
+                self.give_up(position, failure);
+            }
+        }
+    }
+}

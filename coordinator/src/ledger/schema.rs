@@ -1,0 +1,66 @@
+//! The ledger's tables, and how an older file becomes one of today.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+/// Version of the schema, in `PRAGMA user_version`.
+pub(super) const VERSION: i64 = 2;
+
+const SCHEMA: &str = "
+BEGIN;
+CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL, owner TEXT NOT NULL);
+INSERT INTO coordinator VALUES (1, 0, '');
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    list_digest TEXT NOT NULL,
+    url TEXT NOT NULL,
+    started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    finished_at TEXT
+);
+CREATE TABLE result (
+    run INTEGER NOT NULL REFERENCES run (id),
+    wnid TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('success', 'skipped', 'failed')),
+    kind TEXT,
+    message TEXT,
+    files INTEGER,
+    bytes INTEGER,
+    worker TEXT,
+    settled_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (run, wnid)
+) WITHOUT ROWID;
+CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID;
+PRAGMA user_version = 2;
+COMMIT;";
+
+/// Version 2 knows who settled a class, and who works for the run.
+const FROM_1: &str = "
+BEGIN;
+ALTER TABLE result ADD COLUMN worker TEXT;
+CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID;
+PRAGMA user_version = 2;
+COMMIT;";
+
+/// Makes the tables of a new file.
+pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(SCHEMA)
+}
+
+/// Brings a file of version 1 up to date; what it was stays beside it.
+pub(super) fn migrate_from_1(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    let backup = backup_of(path);
+    // One that is there is of a start that was cut off before it changed anything.
+    if !backup.exists() {
+        connection.execute("VACUUM INTO ?1", [backup.to_string_lossy()])?;
+    }
+    connection.execute_batch(FROM_1)
+}
+
+/// Where the file is kept as version 1 wrote it.
+pub(super) fn backup_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".format-1");
+    path.with_file_name(name)
+}
