@@ -14,7 +14,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 use url::Url;
 
 pub use channel::CoordinatorChannel;
-pub use dial::untrusted;
+pub use dial::mismatched;
 
 use crate::tls::{TlsError, Watched};
 use channel::Way;

@@ -128,6 +128,22 @@ fn on_loopback_a_token_file_closes_the_door_too() {
 }
 
 #[test]
+fn tls_and_plaintext_that_meet_are_told_apart() {
+    let (cluster, encrypted) = Cluster::of(1).start(&[]);
+    let token = cluster.path("worker.token");
+    let connect = format!("http://{}", encrypted.address);
+    let worker = cluster.job.start_worker_with(["--connect", &connect, "--token-file", &token]).wait();
+    cluster.job.assert_could_not_run(&worker, &["the coordinator speaks TLS: give --connect https://"]);
+    encrypted.running.kill();
+    let job = cluster.job.args(["--token-file", &token]);
+    let plain = job.start_coordinator();
+    let connect = format!("https://{}", plain.address);
+    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &token]).wait();
+    job.assert_could_not_run(&worker, &["the coordinator speaks plaintext: give --connect http://"]);
+    plain.running.kill();
+}
+
+#[test]
 fn where_others_can_connect_the_door_must_be_closed() {
     let cluster = Cluster::of(1);
     let files = ["server.pem", "server.key", "tokens"].map(|name| cluster.path(name));

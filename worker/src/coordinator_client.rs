@@ -204,10 +204,7 @@ async fn within<T>(
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(status.message().to_owned()),
-            _ if connect::untrusted(&status) => CallError::Denied(format!(
-                "{}: give this cluster's token with --token-file, or its authority with --tls-ca",
-                status.message()
-            )),
+            _ if connect::mismatched(&status) => CallError::Denied(status.message().to_owned()),
             Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
                 CallError::Refused(status.message().to_owned())
             }

@@ -2,10 +2,14 @@
 //! belongs to other files than the connection does: when the files change, a new connection is made, and proved, with them.
 
 use std::{
+    error::Error,
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,7 +23,11 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _};
 
-use super::{Address, ConnectError, credentials::Credentials, dial::dial};
+use super::{
+    Address, ConnectError,
+    credentials::Credentials,
+    dial::{DialError, Security, dial},
+};
 use crate::tls::Watched;
 
 /// How often the files are looked at.
@@ -33,6 +41,8 @@ pub struct Way {
     address: Uri,
     credentials: Watched<Credentials>,
     looked: Mutex<Instant>,
+    /// Somebody answered in TLS to plaintext.
+    speaks_tls: Arc<AtomicBool>,
 }
 
 impl Way {
@@ -44,7 +54,7 @@ impl Way {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        Ok(Self { endpoint, address, credentials, looked: Mutex::new(Instant::now()) })
+        Ok(Self { endpoint, address, credentials, looked: Mutex::new(Instant::now()), speaks_tls: Arc::default() })
     }
 
     /// Those of now, or of a moment ago.
@@ -64,8 +74,12 @@ impl Way {
     }
 
     fn connect(&self, credentials: &Credentials) -> Channel {
-        let (address, tls) = (self.address.clone(), credentials.tls.clone());
-        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), tls.clone()));
+        let address = self.address.clone();
+        let security = match &credentials.tls {
+            Some(tls) => Security::Tls(Arc::clone(tls)),
+            None => Security::Plaintext(Arc::clone(&self.speaks_tls)),
+        };
+        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone()));
         self.endpoint.connect_with_connector_lazy(connect)
     }
 }
@@ -122,7 +136,7 @@ impl CoordinatorChannel {
 
 impl Service<Request<Body>> for CoordinatorChannel {
     type Response = Response<Body>;
-    type Error = tonic::transport::Error;
+    type Error = Box<dyn Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -131,8 +145,8 @@ impl Service<Request<Body>> for CoordinatorChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let channel = match &self.0 {
-            Kind::InProcess(channel) => channel.clone(),
+        let (channel, speaks_tls) = match &self.0 {
+            Kind::InProcess(channel) => (channel.clone(), None),
             Kind::Tcp { way, link } => {
                 let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
                 let credentials = way.credentials();
@@ -142,9 +156,17 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 if let Some(bearer) = &link.credentials.bearer {
                     request.headers_mut().insert(AUTHORIZATION, bearer.clone());
                 }
-                link.channel.clone()
+                (link.channel.clone(), Some(Arc::clone(&way.speaks_tls)))
             }
         };
-        Box::pin(channel.oneshot(request))
+        Box::pin(async move {
+            channel.oneshot(request).await.map_err(|error| {
+                // What HTTP/2 makes of it says nothing to anybody.
+                if speaks_tls.is_some_and(|speaks_tls| speaks_tls.swap(false, Ordering::Relaxed)) {
+                    return tonic::ConnectError(DialError::SpeaksTls.into()).into();
+                }
+                error.into()
+            })
+        })
     }
 }
