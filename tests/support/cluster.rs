@@ -250,6 +250,12 @@ impl Job {
         self.spawn(command, "imagenet_downloader.log")
     }
 
+    /// Starts another program, with the job's target as its working directory.
+    pub fn start_program(&self, mut command: Command) -> Running {
+        command.current_dir(&self.target);
+        self.spawn(command, "imagenet_downloader.log")
+    }
+
     /// Panics with what the program said unless it ended with this code and this table, and nothing else on stdout.
     #[track_caller]
     pub fn assert_ended(&self, finished: &Finished, code: i32, table: Table) {

@@ -96,6 +96,11 @@ impl Running {
         self.end();
     }
 
+    /// Standard output so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
     /// Standard error so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)
