@@ -1,6 +1,6 @@
 //! Calls in flight to the coordinator: of each kind at most one, and after a lost one a growing pause before the next.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use shared::{backoff::Backoff, ids::SessionId};
 use tokio::{
@@ -9,11 +9,13 @@ use tokio::{
 };
 
 use crate::{
-    coordinator_client::{Acquired, CallError, CoordinatorClient, Finished, Identity, Registration, Reported},
+    coordinator_client::{Acquired, CallError, CoordinatorClient, Identity, Registration, Reported},
     slots::{Held, Lease},
+    unreported::Unreported,
 };
 
-const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(30) };
+/// A coordinator that was started again waits for its workers, but not for long.
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
 /// A coordinator that is away for so long does not come back.
 const ORPHANED: Duration = Duration::from_hours(24);
 /// How long a stopping worker waits to hand back its leases.
@@ -33,8 +35,9 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) String);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
     Register,
     Acquire,
     Report,
@@ -46,7 +49,8 @@ pub(crate) struct Calls {
     client: CoordinatorClient,
     tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
     in_flight: Vec<Kind>,
-    lost: u32,
+    /// Calls of a kind in a row that were of no use.
+    lost: BTreeMap<Kind, u32>,
     last_answer: Instant,
     /// Any call ever was.
     was_answered: bool,
@@ -58,20 +62,32 @@ impl Calls {
             client,
             tasks: JoinSet::new(),
             in_flight: Vec::new(),
-            lost: 0,
+            lost: BTreeMap::new(),
             last_answer: Instant::now(),
             was_answered: false,
         }
     }
 
-    /// The last call had no answer.
+    /// Results cannot be delivered now.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.lost > 0
+        self.lost.contains_key(&Kind::Register) || self.lost.contains_key(&Kind::Report)
     }
 
-    pub(crate) fn register(&mut self, who: &Identity, storage_id: String, held: Vec<Held>) {
+    /// An answer was of use: the next call of the kind comes at once.
+    pub(crate) fn accept(&mut self, kind: Kind) {
+        self.lost.remove(&kind);
+    }
+
+    /// An answer was of no use: the next call of the kind comes after a pause.
+    pub(crate) fn disregard(&mut self, kind: Kind) {
+        let lost = self.lost.entry(kind).or_default();
+        *lost = lost.saturating_add(1);
+    }
+
+    /// Opens the session, after a pause.
+    pub(crate) fn register(&mut self, who: &Identity, storage_id: String, held: Vec<Held>, pause: Duration) {
         let who = who.clone();
-        self.begin(Kind::Register, Duration::ZERO, async move |mut client| {
+        self.begin(Kind::Register, pause, async move |mut client| {
             client.register(&who, storage_id, &held).await.map(|answer| Answer::Registered(Box::new(answer)))
         });
     }
@@ -83,8 +99,12 @@ impl Calls {
         });
     }
 
-    pub(crate) fn report(&mut self, session: SessionId, results: &[Finished]) {
-        let results = results.to_vec();
+    /// Delivers the oldest results.
+    pub(crate) fn report(&mut self, session: SessionId, unreported: &mut Unreported) {
+        if self.in_flight.contains(&Kind::Report) {
+            return;
+        }
+        let results = unreported.batch().to_vec();
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
             client.report(session, &results).await.map(Answer::Reported)
         });
@@ -99,10 +119,7 @@ impl Calls {
             return;
         }
         self.in_flight.push(kind);
-        let pause = match self.lost {
-            0 => pause,
-            lost => pause.max(RECONNECT.delay(lost - 1, rand::random())),
-        };
+        let pause = self.lost.get(&kind).map_or(pause, |lost| pause.max(RECONNECT.delay(lost - 1, rand::random())));
         let call = call(self.client.clone());
         self.tasks.spawn(async move {
             sleep(pause).await;
@@ -116,7 +133,6 @@ impl Calls {
         self.in_flight.retain(|in_flight| *in_flight != kind);
         Some(match answer {
             Ok(answer) => {
-                self.lost = 0;
                 self.was_answered = true;
                 self.last_answer = Instant::now();
                 Ok(answer)
@@ -131,10 +147,10 @@ impl Calls {
                 )))
             }
             Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
-                if self.lost == 0 {
+                if self.lost.is_empty() {
                     tracing::warn!("no answer from the coordinator, trying again: {why}");
                 }
-                self.lost = self.lost.saturating_add(1);
+                self.disregard(kind);
                 Ok(Answer::Lost)
             }
         })

@@ -3,7 +3,7 @@
 //! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
 //! may be repeated: they are all idempotent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
@@ -11,17 +11,19 @@ use shared::{
     connect::{self, Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
-    outcome::Outcome,
 };
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::slots::{Held, Lease};
+use crate::{
+    lease_clock::LeaseClock,
+    slots::{Held, Lease},
+    unreported::Finished,
+};
 
 /// The version of the protocol that this worker speaks.
 const PROTOCOL_VERSION: u32 = 1;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-const RENEW_TIMEOUT: Duration = Duration::from_secs(4);
 /// The coordinator holds an `Acquire` for at most 20 s.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -42,6 +44,8 @@ pub(crate) enum Directive {
     Reregister,
     /// The coordinator is going away for a while: ask for nothing.
     Stop,
+    /// Somebody wants this worker to end: finish what is held, and leave.
+    Drain,
 }
 
 /// Why a call has no answer.
@@ -62,9 +66,15 @@ pub(crate) enum CallError {
 #[derive(Debug)]
 pub(crate) struct Registration {
     pub(crate) session: SessionId,
+    pub(crate) epoch: u32,
+    pub(crate) ttl: Duration,
     pub(crate) renew: Duration,
     pub(crate) job: JobOptions,
     pub(crate) drop: Vec<Wnid>,
+    /// What the target already has is to be reported first.
+    pub(crate) survey: bool,
+    /// When the question was sent.
+    pub(crate) sent: Duration,
 }
 
 /// Answer to `Acquire`.
@@ -87,27 +97,24 @@ pub(crate) struct Reported {
 /// Answer to `Renew`.
 #[derive(Debug)]
 pub(crate) struct Renewed {
+    pub(crate) epoch: u32,
     pub(crate) drop: Vec<Wnid>,
     pub(crate) directive: Directive,
-}
-
-/// A result that is to be delivered.
-#[derive(Debug, Clone)]
-pub(crate) struct Finished {
-    pub(crate) lease: Lease,
-    pub(crate) outcome: Outcome,
+    /// When the question was sent.
+    pub(crate) sent: Duration,
 }
 
 /// A connection to the coordinator; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorClient {
     stub: Stub<CoordinatorChannel>,
+    clock: Arc<LeaseClock>,
 }
 
 impl CoordinatorClient {
     /// Connects at the first call, and again whenever the connection is lost.
-    pub(crate) fn new(connector: &Connector) -> Self {
-        Self { stub: Stub::new(connector.channel()) }
+    pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
+        Self { stub: Stub::new(connector.channel()), clock }
     }
 
     /// `storage_id`: see [`crate::storage_id`].
@@ -126,25 +133,34 @@ impl CoordinatorClient {
             held: wire_held(held),
             storage_id,
         };
+        let sent = self.clock.now();
         let reply = within(CALL_TIMEOUT, self.stub.register(request)).await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
         Ok(Registration {
             session: SessionId(reply.session_id),
+            epoch: reply.epoch,
+            ttl: Duration::from_millis(reply.ttl_ms),
             renew: Duration::from_millis(reply.renew_ms),
             job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
             drop: wnids(&reply.drop),
+            survey: reply.survey,
+            sent,
         })
     }
 
+    /// Waits for an answer no longer than `limit`.
     pub(crate) async fn renew(
         &mut self,
         session: SessionId,
         held: &[Held],
         received_bytes: u64,
+        limit: Duration,
     ) -> Result<Renewed, CallError> {
         let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
-        let reply = within(RENEW_TIMEOUT, self.stub.renew(request)).await?;
-        Ok(Renewed { directive: directive(reply.directive()), drop: wnids(&reply.drop) })
+        let sent = self.clock.now();
+        let reply = within(limit, self.stub.renew(request)).await?;
+        let directive = directive(reply.directive());
+        Ok(Renewed { epoch: reply.epoch, drop: wnids(&reply.drop), directive, sent })
     }
 
     pub(crate) async fn acquire(
@@ -200,7 +216,7 @@ async fn within<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CallError> {
     match timeout(limit, call).await {
-        Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs()))),
+        Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(status.message().to_owned()),
@@ -217,12 +233,13 @@ fn directive(wire: proto::Directive) -> Directive {
     match wire {
         proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
         proto::Directive::Reregister => Directive::Reregister,
-        proto::Directive::Stop | proto::Directive::Drain => Directive::Stop,
+        proto::Directive::Stop => Directive::Stop,
+        proto::Directive::Drain => Directive::Drain,
     }
 }
 
 fn wire_held(held: &[Held]) -> Vec<proto::Held> {
-    held.iter().map(|held| wire_lease(held.lease, held.progress.position())).collect()
+    held.iter().map(|held| wire_lease(held.lease, held.position())).collect()
 }
 
 fn wire_lease(lease: Lease, bytes: u64) -> proto::Held {

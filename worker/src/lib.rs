@@ -6,9 +6,13 @@
 mod calls;
 pub mod config;
 mod coordinator_client;
+mod joining;
+mod lease_clock;
 mod renewal;
 mod session;
 mod slots;
+mod survey;
+mod unreported;
 
 mod existing;
 mod fetch_class;
@@ -84,8 +88,8 @@ pub enum WorkerError {
     Target(#[from] TargetError),
 }
 
-/// Works for the coordinator until the job is done (`Exit::Done`) or the shutdown asks for an end (`Exit::Interrupted`). What
-/// it does is counted in `tally`.
+/// Works for the coordinator until the job is done or the worker is drained (`Exit::Done`), or the shutdown asks for an end
+/// (`Exit::Interrupted`). What it does is counted in `tally`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was leased is checkpointed and handed back first.
@@ -100,7 +104,7 @@ pub async fn run(
     let progress = Progress::new(screen.clone(), Arc::clone(tally));
     loop {
         match session::work(connector, &who, &config.target, &progress, shutdown).await? {
-            Ended::JobDone => return Ok(Exit::Done),
+            Ended::JobDone | Ended::Dismissed => return Ok(Exit::Done),
             Ended::Drained => return Ok(Exit::Interrupted),
             Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),
         }

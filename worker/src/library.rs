@@ -17,6 +17,7 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
+    lease_clock::LeaseClock,
     off_thread::off_thread,
     progress::Progress,
     site::{Site, SiteError},
@@ -141,7 +142,8 @@ pub async fn download_batch<Id: AsRef<str>>(
     let tally = Arc::clone(progress.tally());
     let open = move || {
         let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
-        Site::open(job, target, slots, tally, &mut threads).map(|site| (Arc::new(site), threads))
+        let clock = Arc::new(LeaseClock::of_this_host());
+        Site::open(job, target, clock, slots, tally, &mut threads).map(|site| (Arc::new(site), threads))
     };
     let (site, threads) = off_thread(open).await?;
     let mut slots = Slots::new(Arc::clone(&site), progress, slots);

@@ -14,6 +14,7 @@ use shared::{Wnid, job::Durability};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    lease_clock::LeaseClock,
     manifest::{self, Manifest},
     staging::Staging,
     target::{Target, remove_if_there},
@@ -52,6 +53,9 @@ pub(crate) enum Publication {
     AlreadyThere(Manifest),
     /// Something else stands under the name.
     Occupied,
+    /// Something stands there that would have been replaced, but the lease may be another worker's by now. The staging folder
+    /// stays as a checkpoint.
+    Fenced,
 }
 
 type Reply = oneshot::Sender<io::Result<Publication>>;
@@ -73,7 +77,12 @@ impl Publisher {
 }
 
 /// Starts the committer on a thread of the given set; it ends when the last [`Publisher`] is dropped.
-pub(crate) fn start(target: Arc<Target>, durability: Durability, threads: &mut tokio::task::JoinSet<()>) -> Publisher {
+pub(crate) fn start(
+    target: Arc<Target>,
+    durability: Durability,
+    clock: Arc<LeaseClock>,
+    threads: &mut tokio::task::JoinSet<()>,
+) -> Publisher {
     let (queue, mut ready) = mpsc::channel::<(Staged, Reply)>(LARGEST_BATCH);
     threads.spawn_blocking(move || {
         // While one commit runs the next ones queue up: batches grow with the load, and nobody waits for company.
@@ -84,13 +93,13 @@ pub(crate) fn start(target: Arc<Target>, durability: Durability, threads: &mut t
             {
                 batch.push(more);
             }
-            commit(&target, durability, batch);
+            commit(&target, durability, &clock, batch);
         }
     });
     Publisher { queue }
 }
 
-fn commit(target: &Target, durability: Durability, batch: Vec<(Staged, Reply)>) {
+fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Vec<(Staged, Reply)>) {
     let durable = durability == Durability::Power;
     // After a failed sync nothing can be trusted: the kernel may have dropped what it could not write.
     let synced = if durable { sync_file_system(target) } else { Ok(()) };
@@ -98,7 +107,7 @@ fn commit(target: &Target, durability: Durability, batch: Vec<(Staged, Reply)>) 
         .into_iter()
         .map(|(staged, reply)| {
             let result = match &synced {
-                Ok(()) => publish_one(target, &staged, durable),
+                Ok(()) => publish_one(target, &staged, durable, clock),
                 Err(error) => Err(same(error)),
             };
             (staged, reply, result)
@@ -110,7 +119,7 @@ fn commit(target: &Target, durability: Durability, batch: Vec<(Staged, Reply)>) 
             Ok(()) => Ok(publication),
             Err(error) => Err(same(error)),
         });
-        if result.is_ok()
+        if result.as_ref().is_ok_and(|publication| !matches!(publication, Publication::Fenced))
             && let Err(error) = staged.staging.remove()
         {
             tracing::warn!(wnid = %staged.wnid, %error, "could not remove the staging folder");
@@ -136,15 +145,19 @@ fn sync_file_system(_: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// The tar first: where the folder is, everything is.
-fn publish_one(target: &Target, staged: &Staged, durable: bool) -> io::Result<Publication> {
+/// The tar first: where the folder is, everything is. Nothing that stands there is touched under a lease that may be gone.
+fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClock) -> io::Result<Publication> {
+    let replace = staged.replace && !clock.has_run_out();
+    if staged.replace && !replace && target.class_folder(staged.wnid).symlink_metadata().is_ok() {
+        return Ok(Publication::Fenced);
+    }
     if durable {
         File::open(staged.staging.class_folder())?.sync_all()?;
     }
     if staged.tar == TarFate::Move {
         fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;
     }
-    let publication = rename_folder(target, staged)?;
+    let publication = rename_folder(target, staged, replace)?;
     if staged.tar == TarFate::Remove {
         remove_tar(target, staged.wnid)?;
     }
@@ -153,7 +166,7 @@ fn publish_one(target: &Target, staged: &Staged, durable: bool) -> io::Result<Pu
 
 /// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
 /// link under the name as well, and never follows a link.
-fn rename_folder(target: &Target, staged: &Staged) -> io::Result<Publication> {
+fn rename_folder(target: &Target, staged: &Staged, replace: bool) -> io::Result<Publication> {
     let (from, to) = (staged.staging.class_folder(), target.class_folder(staged.wnid));
     let error = match fs::rename(&from, &to) {
         Ok(()) => return Ok(Publication::Done),
@@ -166,7 +179,7 @@ fn rename_folder(target: &Target, staged: &Staged) -> io::Result<Publication> {
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory) {
         return Err(error);
     }
-    if !staged.replace {
+    if !replace {
         return Ok(Publication::Occupied);
     }
     fs::rename(&to, staged.staging.replaced())?;
@@ -180,5 +193,56 @@ pub(crate) fn remove_tar(target: &Target, wnid: Wnid) -> io::Result<()> {
         // A folder of that name is no tar.
         Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(()),
         removed => remove_if_there(removed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
+
+    use super::*;
+
+    fn staged(target: &Target) -> Staged {
+        let wnid = "n00000001".parse().unwrap();
+        let staging = Staging::create(target, wnid).unwrap();
+        fs::write(staging.class_folder().join("new.JPEG"), "new").unwrap();
+        Staged { wnid, staging, tar: TarFate::Stay, replace: true }
+    }
+
+    #[test]
+    fn what_stands_there_is_not_replaced_after_a_suspension() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(folder.path()).unwrap();
+        let time = Arc::new(AtomicU64::new(0));
+        let read = Arc::clone(&time);
+        let clock = LeaseClock::new(move || Duration::from_secs(read.load(Ordering::Relaxed)));
+        assert!(clock.answered(1, clock.now(), Duration::from_secs(30)));
+        let first = staged(&target);
+        let class = target.class_folder(first.wnid);
+        fs::create_dir(&class).unwrap();
+        fs::write(class.join("old.JPEG"), "old").unwrap();
+
+        time.store(600, Ordering::Relaxed);
+        let publication = publish_one(&target, &first, false, &clock).unwrap();
+        assert!(matches!(publication, Publication::Fenced), "{publication:?}");
+        assert!(class.join("old.JPEG").exists() && first.staging.class_folder().join("new.JPEG").exists());
+
+        assert!(clock.answered(1, clock.now(), Duration::from_secs(30)));
+        let publication = publish_one(&target, &first, false, &clock).unwrap();
+        assert!(matches!(publication, Publication::Done), "{publication:?}");
+        assert!(class.join("new.JPEG").exists() && !class.join("old.JPEG").exists());
+    }
+
+    #[test]
+    fn where_nothing_stands_the_rename_is_the_only_fence() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(folder.path()).unwrap();
+        let clock = LeaseClock::new(|| Duration::from_mins(10));
+        assert!(clock.answered(1, Duration::ZERO, Duration::from_secs(30)));
+        let publication = publish_one(&target, &staged(&target), false, &clock).unwrap();
+        assert!(matches!(publication, Publication::Done), "{publication:?}");
     }
 }

@@ -7,32 +7,38 @@ use shared::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
-    time::interval,
+    time::{Instant, interval},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     WorkerError,
-    calls::{Answer, Calls, Refused},
-    coordinator_client::{Acquired, CoordinatorClient, Directive, Finished, Identity, Registration, Renewed, Reported},
+    calls::{Answer, Calls, Kind, Refused},
+    coordinator_client::{Acquired, Directive, Identity, Registration, Renewed, Reported},
+    joining::{Joined, join},
     progress::Progress,
-    renewal::{self, Renewable},
+    renewal::{self, Renewable, Session},
     site::Site,
-    slots::{Lease, Slots},
-    target::{Target, TargetError},
+    slots::{Held, Lease, Slots},
+    survey::Survey,
+    target::TargetError,
     unfinished::Unfinished,
+    unreported::{Finished, Unreported},
 };
 
-/// Between two questions for leases while the coordinator is stopping.
+/// Between two questions for leases while the coordinator is stopping, and at least between two registrations.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two questions for leases after an answer without any, which has waited long already.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// Every class of the job is settled.
     JobDone,
-    /// Told to stop by a signal, or the target failed; all is checkpointed and handed back.
+    /// Somebody wanted this worker to end, and what it held is finished.
+    Dismissed,
+    /// Told to stop by a signal, or it cannot go on; all is checkpointed and handed back.
     Drained,
     /// The coordinator now has another run: register again.
     AnotherRun,
@@ -41,20 +47,22 @@ pub(crate) enum Ended {
 /// A worker in a session.
 struct Worker {
     who: Identity,
-    target: Arc<Target>,
-    run_id: String,
+    site: Arc<Site>,
     calls: Calls,
-    session: Option<SessionId>,
+    session: Option<Session>,
+    registered_at: Option<Instant>,
     slots: Slots,
     progress: Progress,
     renewable: watch::Sender<Renewable>,
-    unreported: Vec<Finished>,
+    /// Until all that the target has is reported.
+    survey: Option<Survey>,
+    unreported: Unreported,
     released: Vec<Lease>,
     status: JobStatus,
-    /// The coordinator is stopping: results are still welcome, but there is nothing to lease.
-    paused: bool,
+    /// How long not to ask for leases.
+    pause: Duration,
     ending: Option<Ended>,
-    fault: Option<TargetError>,
+    fault: Option<WorkerError>,
 }
 
 /// Works for the coordinator until the job is done, a signal comes, or the target fails.
@@ -65,99 +73,78 @@ pub(crate) async fn work(
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
-    let target = Arc::new(Target::open(target)?);
-    let mut calls = Calls::new(CoordinatorClient::new(connector));
-    let registration = match first_registration(&mut calls, who, &target, shutdown).await {
-        Ok(Some(registration)) => registration,
-        Ok(None) => return withdrawn(&target, Ok(Ended::Drained)),
-        Err(error) => return withdrawn(&target, Err(error)),
-    };
-    let mut threads = JoinSet::new();
     let tally = Arc::clone(progress.tally());
-    let site = match Site::open(registration.job.clone(), Arc::clone(&target), who.slots, tally, &mut threads) {
-        Ok(site) => Arc::new(site),
-        Err(error) => {
-            calls.leave(registration.session, &[], &error.to_string()).await;
-            return Err(error.into());
-        }
-    };
+    let Some(joined) = join(connector, who, target, tally, shutdown).await? else { return Ok(Ended::Drained) };
+    let Joined { calls, registration, site, mut threads } = joined;
     let (renewable, to_renew) = watch::channel(Renewable::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
-    let every = registration.renew;
-    let renewed = renewal::start(&mut threads, connector.clone(), every, progress.clone(), to_renew, stop);
-    let mut worker = Worker {
-        who: who.clone(),
-        target: Arc::clone(&target),
-        run_id: registration.job.run_id.clone(),
-        calls,
-        session: None,
-        slots: Slots::new(Arc::clone(&site), progress.clone(), who.slots),
-        progress: progress.clone(),
-        renewable,
-        unreported: Vec::new(),
-        released: Vec::new(),
-        status: JobStatus::default(),
-        paused: false,
-        ending: None,
-        fault: None,
-    };
+    let clock = Arc::clone(site.clock());
+    let renewed = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
+    let mut worker = Worker::new(who, Arc::clone(&site), calls, progress, renewable);
     worker.registered(&registration);
     let ended = worker.run(renewed, shutdown).await?;
     if ended == Ended::JobDone
-        && let Err(error) = target.remove_partial()
+        && let Err(error) = site.target().remove_partial()
     {
         tracing::warn!(%error, "could not remove the folder .partial");
     }
     // The renewals stop, and the committer ends with the last handle on the site.
-    drop((worker, site, target, stop_guard));
+    drop((worker, site, stop_guard));
     // A sync of a slow disk can take long; a second signal does not wait for it.
     shutdown.abort.run_until_cancelled(threads.join_all()).await;
     Ok(ended)
 }
 
-/// Leaves the target as it was found.
-fn withdrawn(target: &Target, ended: Result<Ended, WorkerError>) -> Result<Ended, WorkerError> {
-    if let Err(error) = target.withdraw() {
-        tracing::info!(%error, "could not leave the target as it was");
-    }
-    ended
-}
-
-/// Registers, for as long as it takes; `None` when told to stop before.
-async fn first_registration(
-    calls: &mut Calls,
-    who: &Identity,
-    target: &Target,
-    shutdown: &Shutdown,
-) -> Result<Option<Registration>, WorkerError> {
-    loop {
-        calls.register(who, target.storage_id(), Vec::new());
-        match shutdown.drain.run_until_cancelled(calls.next()).await {
-            None => return Ok(None),
-            Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),
-            Some(Some(Err(Refused(why)))) => return Err(WorkerError::Refused(why)),
-            Some(_) => {}
+impl Worker {
+    fn new(
+        who: &Identity,
+        site: Arc<Site>,
+        calls: Calls,
+        progress: &Progress,
+        renewable: watch::Sender<Renewable>,
+    ) -> Self {
+        Self {
+            who: who.clone(),
+            slots: Slots::new(Arc::clone(&site), progress.clone(), who.slots),
+            site,
+            calls,
+            session: None,
+            registered_at: None,
+            progress: progress.clone(),
+            renewable,
+            survey: None,
+            unreported: Unreported::default(),
+            released: Vec::new(),
+            status: JobStatus::default(),
+            pause: Duration::ZERO,
+            ending: None,
+            fault: None,
         }
     }
-}
 
-impl Worker {
-    async fn run(&mut self, mut renewed: mpsc::Receiver<Renewed>, shutdown: &Shutdown) -> Result<Ended, WorkerError> {
+    async fn run(
+        &mut self,
+        mut renewed: mpsc::Receiver<(SessionId, Renewed)>,
+        shutdown: &Shutdown,
+    ) -> Result<Ended, WorkerError> {
         let mut line = JobLine::new(self.progress.screen());
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
-            self.renewable.send_replace(Renewable { session: self.session, held: self.slots.held() });
+            self.look_at_the_clock();
+            self.renewable.send_replace(Renewable { session: self.session, held: self.held() });
             self.progress.tally().set_registered(self.session.is_some() && !self.calls.is_cut_off());
-            if let Some(ended) = self.ending.filter(|_| self.has_nothing_left()) {
+            if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
             }
             self.call();
+            let more_to_report = !self.unreported.is_full();
             tokio::select! {
                 Some((lease, result)) = self.slots.next() => self.finished(lease, result),
-                Some(answer) = self.calls.next() => self.answered(answer.map_err(|Refused(why)| WorkerError::Refused(why))?),
-                Some(renewed) = renewed.recv() => self.obey(renewed.directive, &renewed.drop),
-                () = shutdown.drain.cancelled(), if self.ending.is_none() => self.end(Ended::Drained),
+                Some(answer) = self.calls.next() => self.answered(answer),
+                Some((session, renewed)) = renewed.recv() => self.renewed(session, &renewed),
+                Some(found) = found(&mut self.survey), if more_to_report => self.found(found),
+                () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(Ended::Drained),
                 () = shutdown.abort.cancelled() => break Ended::Drained,
                 _ = redraw.tick() => {
                     self.status.received_bytes = self.progress.received_bytes();
@@ -172,46 +159,78 @@ impl Worker {
         self.leave(ended).await
     }
 
-    /// Starts the calls that are due.
-    fn call(&mut self) {
-        let Some(session) = self.session else {
-            return self.calls.register(&self.who, self.target.storage_id(), self.slots.held());
-        };
-        if !self.unreported.is_empty() {
-            self.calls.report(session, &self.unreported);
-        }
-        let free = self.slots.free();
-        if free > 0 && self.ending.is_none() {
-            let pause = if self.paused { PAUSE } else { Duration::ZERO };
-            self.calls.acquire(session, free, self.slots.held(), pause);
+    /// Without an answered renewal in time the leases may be another worker's by now.
+    fn look_at_the_clock(&mut self) {
+        if self.session.is_some() && self.site.clock().has_run_out() {
+            tracing::warn!("no renewal was answered in time: nothing new is begun before the coordinator says so");
+            self.session = None;
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
+    /// All that this worker holds: what it works on, and what it has no receipt for.
+    fn held(&self) -> Vec<Held> {
+        let delivered_soon = self.unreported.leases().map(|lease| Held { lease, progress: None });
+        self.slots.held().into_iter().chain(delivered_soon).collect()
+    }
+
+    /// Starts the calls that are due.
+    fn call(&mut self) {
+        let Some(Session { id, .. }) = self.session else {
+            let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < PAUSE);
+            let pause = if too_soon { PAUSE } else { Duration::ZERO };
+            return self.calls.register(&self.who, self.site.target().storage_id(), self.held(), pause);
+        };
+        if !self.unreported.is_empty() {
+            self.calls.report(id, &mut self.unreported);
+        } else if self.survey.as_ref().is_some_and(Survey::is_over) {
+            self.survey = None;
+        }
+        let free = self.slots.free();
+        if free > 0 && self.ending.is_none() && self.survey.is_none() {
+            self.calls.acquire(id, free, self.held(), self.pause);
+        }
+    }
+
+    fn answered(&mut self, answer: Result<Answer, Refused>) {
         match answer {
-            Answer::Registered(registration) => self.registered(&registration),
-            Answer::Acquired(acquired) => self.acquired(acquired),
-            Answer::Reported(reported) => self.reported(&reported),
-            Answer::Lost => {}
+            Ok(Answer::Registered(registration)) => self.registered(&registration),
+            Ok(Answer::Acquired(acquired)) => self.acquired(acquired),
+            Ok(Answer::Reported(reported)) => self.reported(&reported),
+            Ok(Answer::Lost) => {}
+            Err(Refused(why)) => self.cannot_go_on(WorkerError::Refused(why)),
         }
     }
 
     fn registered(&mut self, registration: &Registration) {
-        if registration.job.run_id != self.run_id {
+        self.registered_at = Some(Instant::now());
+        if registration.job.run_id != self.site.job.run_id {
             // Results of the former run: whoever leases these classes again finds them published.
             self.unreported.clear();
             return self.end(Ended::AnotherRun);
         }
-        tracing::info!(session = registration.session.0, "registered with the coordinator");
-        self.session = Some(registration.session);
+        if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
+            tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
+            return self.calls.disregard(Kind::Register);
+        }
+        self.calls.accept(Kind::Register);
+        let Registration { session: id, ttl, renew, .. } = *registration;
+        tracing::info!(session = id.0, "registered with the coordinator");
+        self.session = Some(Session { id, ttl, renew });
         self.drop_classes(&registration.drop);
+        if registration.survey && self.survey.is_none() && self.ending.is_none() {
+            tracing::info!("reporting the classes that the target already has");
+            self.survey = Some(Survey::start(Arc::clone(&self.site)));
+        }
     }
 
     fn acquired(&mut self, acquired: Acquired) {
+        self.calls.accept(Kind::Acquire);
         self.status = acquired.status;
+        self.pause = if acquired.leases.is_empty() { BREATH } else { Duration::ZERO };
+        // What comes too late or is too much goes back: the next list of what is held does not name it.
+        let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
         for lease in acquired.leases {
-            // What comes too late or is too much goes back with the farewell, or when the lease runs out.
-            if self.ending.is_some() {
+            if too_late {
                 self.released.push(lease);
             } else if let Err(lease) = self.slots.start(lease) {
                 self.released.push(lease);
@@ -220,21 +239,37 @@ impl Worker {
         if acquired.job_done && self.ending.is_none() {
             self.end(Ended::JobDone);
         }
-        self.obey(acquired.directive, &[]);
+        self.obey(acquired.directive);
     }
 
     fn reported(&mut self, reported: &Reported) {
         self.status = reported.status;
-        self.unreported.retain(|finished| !reported.acked.contains(&finished.lease.wnid));
-        self.obey(reported.directive, &[]);
+        if self.unreported.acknowledge(&reported.acked) {
+            self.calls.accept(Kind::Report);
+        } else {
+            self.calls.disregard(Kind::Report);
+        }
+        self.obey(reported.directive);
     }
 
-    fn obey(&mut self, directive: Directive, drop: &[Wnid]) {
-        self.drop_classes(drop);
+    /// An answer about a former session says nothing of this one.
+    fn renewed(&mut self, session: SessionId, renewed: &Renewed) {
+        if self.session.is_some_and(|current| current.id == session) {
+            self.drop_classes(&renewed.drop);
+            self.obey(renewed.directive);
+        }
+    }
+
+    fn obey(&mut self, directive: Directive) {
         match directive {
-            Directive::Continue => self.paused = false,
+            Directive::Drain if self.ending.is_none() => {
+                tracing::info!("asked to end: finishing what is held, and nothing new");
+                self.survey = None;
+                self.ending = Some(Ended::Dismissed);
+            }
+            Directive::Continue | Directive::Drain => {}
             Directive::Reregister => self.session = None,
-            Directive::Stop => self.paused = true,
+            Directive::Stop => self.pause = PAUSE,
         }
     }
 
@@ -245,41 +280,70 @@ impl Worker {
         }
     }
 
+    fn found(&mut self, found: Result<Vec<Finished>, TargetError>) {
+        match found {
+            Ok(found) => self.unreported.add(found),
+            Err(fault) => self.cannot_go_on(fault.into()),
+        }
+    }
+
     fn finished(&mut self, lease: Lease, result: Result<Outcome, Unfinished>) {
         match result {
-            Ok(outcome) => self.unreported.push(Finished { lease, outcome }),
+            Ok(outcome) => self.unreported.add([Finished { lease, outcome }]),
             Err(Unfinished::Failed(failure)) => {
-                self.unreported.push(Finished { lease, outcome: Outcome::Failed(failure) });
+                self.unreported.add([Finished { lease, outcome: Outcome::Failed(failure) }]);
             }
             Err(Unfinished::Stopped) => self.released.push(lease),
             Err(Unfinished::Target(fault)) => {
                 self.released.push(lease);
-                self.fault.get_or_insert(fault);
-                self.end(Ended::Drained);
+                self.cannot_go_on(fault.into());
             }
         }
+    }
+
+    /// Nobody's attempts are burnt: what was held goes back, with the reason.
+    fn cannot_go_on(&mut self, fault: WorkerError) {
+        self.fault.get_or_insert(fault);
+        if !self.is_stopping() {
+            self.end(Ended::Drained);
+        }
+    }
+
+    /// What runs is on its way to a checkpoint.
+    fn is_stopping(&self) -> bool {
+        self.ending.is_some_and(|ended| ended != Ended::Dismissed)
     }
 
     /// Takes nothing new; what runs stops at a checkpoint.
     fn end(&mut self, ended: Ended) {
         self.ending = Some(ended);
+        self.survey = None;
         self.slots.stop_all();
     }
 
-    /// Nothing runs, and what is finished is reported or cannot be now.
-    fn has_nothing_left(&self) -> bool {
-        self.slots.held().is_empty() && (self.unreported.is_empty() || self.calls.is_cut_off())
+    /// Nothing runs, and what is finished is reported; or cannot be now, if there is no time to wait.
+    fn has_nothing_left(&self, ended: Ended) -> bool {
+        let gives_up = ended != Ended::Dismissed && self.calls.is_cut_off();
+        self.slots.are_idle() && (self.unreported.is_empty() || gives_up)
     }
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
+        let mut released = std::mem::take(&mut self.released);
+        released.extend(self.held().iter().map(|held| held.lease));
         self.renewable.send_replace(Renewable::default());
         self.progress.tally().set_registered(false);
-        if let Some(session) = self.session {
-            let mut released = std::mem::take(&mut self.released);
-            released.extend(self.slots.held().iter().map(|held| held.lease));
+        if let Some(Session { id, .. }) = self.session {
             let reason = self.fault.as_ref().map(ToString::to_string).unwrap_or_default();
-            self.calls.leave(session, &released, &reason).await;
+            self.calls.leave(id, &released, &reason).await;
         }
-        self.fault.take().map_or(Ok(ended), |fault| Err(WorkerError::Target(fault)))
+        self.fault.take().map_or(Ok(ended), Err)
+    }
+}
+
+/// What the survey finds next; never anything when there is none.
+async fn found(survey: &mut Option<Survey>) -> Option<Result<Vec<Finished>, TargetError>> {
+    match survey {
+        Some(survey) if !survey.is_over() => survey.next().await,
+        _ => None,
     }
 }

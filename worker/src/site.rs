@@ -14,6 +14,7 @@ use crate::{
     download::head,
     existing::{self, Found},
     extract::UnpackError,
+    lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
     off_thread::off_thread,
     origin::{Origin, OriginError},
@@ -31,6 +32,7 @@ pub(crate) struct Site {
     pub(crate) job: JobOptions,
     pub(crate) origin: Origin,
     target: Arc<Target>,
+    clock: Arc<LeaseClock>,
     publisher: Publisher,
     tally: Arc<Tally>,
 }
@@ -50,22 +52,28 @@ pub enum SiteError {
 }
 
 impl Site {
-    /// Opens the target and starts the committer, which ends some time after the site is dropped.
+    /// Makes the HTTP client and starts the committer, which ends some time after the site is dropped.
     pub(crate) fn open(
         job: JobOptions,
         target: Arc<Target>,
+        clock: Arc<LeaseClock>,
         slots: usize,
         tally: Arc<Tally>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
         let origin = Origin::new(&job, slots, tally.retries.clone())?;
-        let publisher = publish::start(Arc::clone(&target), job.durability, threads);
-        Ok(Self { job, origin, target, publisher, tally })
+        let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads);
+        Ok(Self { job, origin, target, clock, publisher, tally })
     }
 
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Until when the leases are this worker's.
+    pub(crate) fn clock(&self) -> &Arc<LeaseClock> {
+        &self.clock
     }
 
     /// What stands under the class's name.
@@ -151,6 +159,10 @@ impl Site {
         match published {
             Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
             Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
+            Ok(Publication::Fenced) => {
+                tracing::info!(%wnid, "complete, but what is there is not replaced under a lease that may be gone");
+                Err(Unfinished::Stopped)
+            }
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
             Err(error) => Err(unfinished::staging(&self.target, "publish the class", error)),
         }

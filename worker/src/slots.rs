@@ -27,11 +27,19 @@ pub(crate) struct Lease {
     pub(crate) probe: bool,
 }
 
-/// A class that this worker is working on.
+/// A class that this worker is working on, or whose result it has not delivered.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     pub(crate) lease: Lease,
-    pub(crate) progress: Arc<ClassProgress>,
+    /// `None`: there is a result.
+    pub(crate) progress: Option<Arc<ClassProgress>>,
+}
+
+impl Held {
+    /// Where in the tar the worker is.
+    pub(crate) fn position(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |progress| progress.position())
+    }
 }
 
 /// All slots of a worker.
@@ -62,6 +70,11 @@ impl Slots {
         self.busy.len() - self.tasks.len()
     }
 
+    /// Whether nothing is being worked on.
+    pub(crate) fn are_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// What is being worked on.
     pub(crate) fn held(&self) -> Vec<Held> {
         self.busy.iter().flatten().map(|busy| busy.held.clone()).collect()
@@ -80,7 +93,7 @@ impl Slots {
         let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
         let retries = if lease.probe { 0 } else { site.job.retries };
         let story = async move { fetch_class(&site, lease.wnid, retries, &class, &stopped).await };
-        self.occupy(slot, Busy { held: Held { lease, progress }, stop }, story);
+        self.occupy(slot, Busy { held: Held { lease, progress: Some(progress) }, stop }, story);
         Ok(())
     }
 
@@ -138,7 +151,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::target::Target;
+    use crate::{lease_clock::LeaseClock, target::Target};
 
     fn job() -> JobOptions {
         JobOptions {
@@ -158,14 +171,14 @@ mod tests {
     async fn a_panic_costs_its_own_class_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let target = Arc::new(Target::open(folder.path()).unwrap());
-        let mut threads = JoinSet::new();
-        let site = Arc::new(Site::open(job(), target, 2, Arc::default(), &mut threads).unwrap());
+        let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
+        let site = Arc::new(Site::open(job(), target, clock, 2, Arc::default(), &mut threads).unwrap());
         let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = Slots::new(site, progress.clone(), 2);
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let mut occupy = |slot, wnid, story| {
             let lease = Lease { wnid, token: LeaseToken(1), probe: false };
-            let held = Held { lease, progress: Arc::new(progress.class(slot, wnid)) };
+            let held = Held { lease, progress: Some(Arc::new(progress.class(slot, wnid))) };
             let story: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = story;
             slots.occupy(slot, Busy { held, stop: CancellationToken::new() }, story);
         };

@@ -99,6 +99,11 @@ impl Target {
         &self.folder
     }
 
+    /// Its path.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn partial(&self) -> PathBuf {
         self.root.join(PARTIAL)
     }

@@ -1,0 +1,79 @@
+//! Joining a coordinator: the target is opened, the session too, and then what the job needs. If nothing comes of it, the
+//! target is left as it was found.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use shared::{connect::Connector, shutdown::Shutdown};
+use tokio::task::JoinSet;
+
+use crate::{
+    WorkerError,
+    calls::{Answer, Calls, Refused},
+    coordinator_client::{CoordinatorClient, Identity, Registration},
+    lease_clock::LeaseClock,
+    site::Site,
+    tally::Tally,
+    target::Target,
+};
+
+/// What a worker has once a coordinator has let it in.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) calls: Calls,
+    pub(crate) registration: Registration,
+    pub(crate) site: Arc<Site>,
+    /// Those that publish, and end with the site.
+    pub(crate) threads: JoinSet<()>,
+}
+
+/// Joins, however long it takes; `None` when told to stop before.
+///
+/// # Errors
+/// When the target cannot be used, the coordinator refuses, or the job cannot be done here, which it is told.
+pub(crate) async fn join(
+    connector: &Connector,
+    who: &Identity,
+    target: &Path,
+    tally: Arc<Tally>,
+    shutdown: &Shutdown,
+) -> Result<Option<Joined>, WorkerError> {
+    let target = Arc::new(Target::open(target)?);
+    let clock = Arc::new(LeaseClock::of_this_host());
+    let mut calls = Calls::new(CoordinatorClient::new(connector, Arc::clone(&clock)));
+    let Some(registration) = register(&mut calls, who, &target, shutdown).await.transpose() else {
+        withdraw(&target);
+        return Ok(None);
+    };
+    let registration = registration.inspect_err(|_| withdraw(&target))?;
+    let mut threads = JoinSet::new();
+    match Site::open(registration.job.clone(), target, clock, who.slots, tally, &mut threads) {
+        Ok(site) => Ok(Some(Joined { calls, registration, site: Arc::new(site), threads })),
+        Err(error) => {
+            calls.leave(registration.session, &[], &error.to_string()).await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn register(
+    calls: &mut Calls,
+    who: &Identity,
+    target: &Target,
+    shutdown: &Shutdown,
+) -> Result<Option<Registration>, WorkerError> {
+    loop {
+        calls.register(who, target.storage_id(), Vec::new(), Duration::ZERO);
+        match shutdown.drain.run_until_cancelled(calls.next()).await {
+            None => return Ok(None),
+            Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),
+            Some(Some(Err(Refused(why)))) => return Err(WorkerError::Refused(why)),
+            Some(_) => {}
+        }
+    }
+}
+
+fn withdraw(target: &Target) {
+    if let Err(error) = target.withdraw() {
+        tracing::info!(%error, "could not leave the target as it was");
+    }
+}

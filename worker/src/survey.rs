@@ -1,0 +1,119 @@
+//! What a target already has: every complete class folder as a result of its own, before any class is leased.
+//!
+//! The folders are listed and looked at a part at a time, several parts at once, because a network disk answers slowly but
+//! many at a time. What is found waits until it is asked for: memory does not grow with the target.
+
+use std::{fs, io, sync::Arc};
+
+use shared::{Wnid, ids::LeaseToken};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    existing::{self, Found},
+    publish::remove_tar,
+    site::Site,
+    slots::Lease,
+    target::{Target, TargetError},
+    unfinished::{Unfinished, storage},
+    unreported::Finished,
+};
+
+/// Folders that one thread looks at in one go.
+const PART: usize = 256;
+/// Threads that look at once.
+const LOOKING: usize = 4;
+
+/// A look at all folders, under way.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    site: Arc<Site>,
+    parts: mpsc::Receiver<Vec<Wnid>>,
+    /// The one that lists, and those that look.
+    threads: JoinSet<Result<Vec<Finished>, TargetError>>,
+    is_over: bool,
+}
+
+impl Survey {
+    pub(crate) fn start(site: Arc<Site>) -> Self {
+        let (listed, parts) = mpsc::channel(LOOKING);
+        let mut threads = JoinSet::new();
+        let listing = Arc::clone(&site);
+        threads.spawn_blocking(move || {
+            let target = listing.target();
+            list(target, &listed).map_err(|error| target.error("list the folders", error)).map(|()| Vec::new())
+        });
+        Self { site, parts, threads, is_over: false }
+    }
+
+    /// Everything was looked at and given out.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The next classes that are complete; `None` at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// When the target cannot be read. A single folder that cannot be is left to whoever leases its class.
+    pub(crate) async fn next(&mut self) -> Option<Result<Vec<Finished>, TargetError>> {
+        loop {
+            tokio::select! {
+                Some(part) = self.parts.recv(), if self.threads.len() <= LOOKING => {
+                    let site = Arc::clone(&self.site);
+                    self.threads.spawn_blocking(move || look(&site, &part));
+                }
+                Some(found) = self.threads.join_next() => match found {
+                    Ok(Ok(found)) if found.is_empty() => {}
+                    Ok(found) => return Some(found),
+                    Err(error) => tracing::error!(%error, "a part of the target was not looked at"),
+                },
+                else => {
+                    self.is_over = true;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Sends the names of all class folders; stops early when nobody wants them any more.
+fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
+    let mut part = Vec::with_capacity(PART);
+    for entry in fs::read_dir(target.root())? {
+        let name = entry?.file_name();
+        let Some(wnid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        part.push(wnid);
+        if part.len() == PART && listed.blocking_send(std::mem::replace(&mut part, Vec::with_capacity(PART))).is_err() {
+            return Ok(());
+        }
+    }
+    // Whoever is gone needs no names.
+    listed.blocking_send(part).ok();
+    Ok(())
+}
+
+fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
+    let mut found = Vec::with_capacity(part.len());
+    for wnid in part {
+        match complete(site, *wnid) {
+            Ok(Some(finished)) => found.push(finished),
+            Ok(None) => {}
+            Err(error) => match storage(site.target(), "look at what is there", error) {
+                Unfinished::Target(error) => return Err(error),
+                Unfinished::Failed(failure) => tracing::info!(%wnid, %failure, "passed over"),
+                Unfinished::Stopped => {}
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// The result of a class that needs no work. As after a lease, no tar is left behind with `--delete-tar`.
+fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
+    let Found::Complete(manifest) = existing::look(site.target(), wnid, !site.job.delete_tar)? else { return Ok(None) };
+    if site.job.delete_tar {
+        remove_tar(site.target(), wnid)?;
+    }
+    // Nobody leased it.
+    let lease = Lease { wnid, token: LeaseToken(0), probe: false };
+    Ok(Some(Finished { lease, outcome: site.found(&manifest) }))
+}
