@@ -62,10 +62,10 @@ impl Client {
         self.runtime.block_on(call).map(tonic::Response::into_inner)
     }
 
-    /// A `Report` with these bytes as its message.
-    pub(crate) fn report_raw(&self, message: Vec<u8>) -> Result<(), Status> {
+    /// Calls a method with these bytes as its message.
+    pub(crate) fn raw(&self, path: &'static str, message: Vec<u8>) -> Result<(), Status> {
         let request = self.request(message);
-        let path = "/imagenet.v1.Coordinator/Report".parse().expect("a path");
+        let path = path.parse().expect("a path");
         let call = async {
             let mut client = tonic::client::Grpc::new(self.channel());
             client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -197,6 +197,21 @@ fn without_a_valid_token_nobody_learns_anything() {
             .collect();
         assert!(said.iter().all(|(code, _)| *code == Code::Unauthenticated), "{said:?}");
         assert!(said.iter().all(|(_, message)| *message == said[0].1), "{said:?}");
+    }
+    coordinator.running.kill();
+}
+
+#[test]
+fn a_probe_needs_no_token_and_other_services_do() {
+    let cluster = Cluster::of(1);
+    let tokens = cluster.path("tokens");
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let stranger = Client::new(coordinator.address, None);
+    assert!(stranger.raw("/grpc.health.v1.Health/Check", Vec::new()).is_ok());
+    for path in ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.health.v1.Health", "/", "/x/Check"]
+    {
+        assert_eq!(stranger.raw(path, Vec::new()).expect_err("no token").code(), Code::Unauthenticated, "{path}");
     }
     coordinator.running.kill();
 }

@@ -124,7 +124,7 @@ fn a_message_that_is_nested_without_end_is_refused() {
     let client = Client::new(coordinator.address, None);
     // The beginning of a group, field 15, in itself for a million times; then a field that claims to be longer than it is.
     for message in [vec![0x7b; 1_000_000], vec![0x12, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
-        let refused = client.report_raw(message).expect_err("it is no message");
+        let refused = client.raw("/imagenet.v1.Coordinator/Report", message).expect_err("it is no message");
         assert_eq!(refused.code(), Code::Internal, "{refused:?}");
     }
     assert!(coordinator.running.is_running() && client.register("known").is_ok(), "it goes on");
