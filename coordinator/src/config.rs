@@ -7,18 +7,18 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, builder::FalseyValueParser};
 use shared::{
     exit_code,
     job::{Durability, Existing},
 };
 use worker::config::SlotArgs;
 
-use crate::trust::InitArgs;
-
+mod command;
 mod door;
 mod plan;
 
+pub use command::{Command, VerifyArgs};
 pub use door::{DoorConfig, Exposure};
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
@@ -42,6 +42,8 @@ Examples:
       worker --connect http://127.0.0.1:50051 --target /data/imagenet
   Several machines; it prints the commands for coordinator and workers:
       coordinator init --advertise node1.example.org
+  Months later, look whether every file is still what was downloaded:
+      coordinator verify --target /data/imagenet
 
 Every flag can also be given as the environment variable beside it; the flag wins.";
 
@@ -51,7 +53,7 @@ Every flag can also be given as the environment variable beside it; the flag win
 /// same command after an interruption goes on where it stopped; after a finished run it skips what is there and tries again
 /// what failed.
 #[derive(Debug, Parser)]
-#[command(name = "coordinator", version)]
+#[command(name = "coordinator", version, args_conflicts_with_subcommands = true)]
 pub struct Config {
     /// What to do instead of a job.
     #[command(subcommand)]
@@ -74,13 +76,6 @@ pub struct Config {
     /// Who may look.
     #[command(flatten)]
     pub outside: OutsideConfig,
-}
-
-/// What the program does besides jobs.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Make the certificates and tokens of a cluster of several machines, and say what to do with them
-    Init(InitArgs),
 }
 
 /// What to download.

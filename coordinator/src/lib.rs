@@ -2,6 +2,7 @@
 //!
 //! [`run`] tells the story. The modules stand in the order in which a class meets them.
 
+pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod target;
@@ -33,14 +34,14 @@ use shared::{
 };
 
 use crate::{
-    config::{ClassSource, Command, Config, ConfigError, Plan},
+    commands::CommandError,
+    config::{ClassSource, Config, ConfigError, Plan},
     demo::{Demo, DemoError},
     dev::DevWorkerError,
     failure_log::FailureLogError,
     ledger::LedgerError,
     service::ServeError,
     target::{Target, TargetError},
-    trust::InitError,
 };
 
 /// Why the coordinator could not run, or not go on; fit to follow "failed to".
@@ -89,9 +90,9 @@ pub enum CoordinatorError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// `coordinator init`.
+    /// Something else than a job.
     #[error(transparent)]
-    Init(#[from] InitError),
+    Command(#[from] CommandError),
     /// The address of health and metrics.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -124,11 +125,7 @@ pub enum CoordinatorError {
 /// [`CoordinatorError`], one sentence that says what to do.
 pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
-        return match command {
-            Command::Init(arguments) => {
-                trust::init(&arguments, &mut io::stdout()).map(|()| Exit::Done).map_err(Into::into)
-            }
-        };
+        return Ok(commands::run(command, &screen, &shutdown, io::stdout()).await?);
     }
     let mut plan = config.plan()?;
     let (classes, _demo) = classes(&mut plan, &screen).await?;

@@ -2,17 +2,28 @@
 
 use std::process::Command;
 
-#[test]
-fn the_help_is_a_manual() {
+fn help(of: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_coordinator"))
+        .args(of)
         .arg("--help")
         .env_clear()
         .env("COLUMNS", "110")
         .env("IMAGENET_URL", "https://user:secret@host/x")
+        .env("IMAGENET_TOKEN_FILE", "/secret")
         .output()
-        .unwrap();
+        .expect("the program starts");
     assert!(output.status.success());
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help = String::from_utf8(output.stdout).expect("help is text");
     assert!(!help.contains("secret"));
-    insta::assert_snapshot!(help);
+    help
+}
+
+#[test]
+fn the_help_is_a_manual() {
+    insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn the_help_of_verify_is_a_manual() {
+    insta::assert_snapshot!(help(&["verify"]));
 }

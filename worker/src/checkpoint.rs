@@ -51,7 +51,7 @@ fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S
     serializer.serialize_str(&digest.to_hex())
 }
 
-fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
+pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
     let text = String::deserialize(deserializer)?;
     blake3::Hash::from_hex(text).map_err(serde::de::Error::custom)
 }

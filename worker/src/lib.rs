@@ -42,6 +42,7 @@ pub mod http;
 mod library;
 mod progress;
 mod tally;
+pub mod verify;
 
 use std::{path::PathBuf, sync::Arc};
 

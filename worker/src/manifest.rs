@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, Read as _, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write},
     path::Path,
 };
 
@@ -15,7 +15,10 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use shared::{Wnid, outcome::Published};
 
-use crate::{checkpoint::FileEntry, source::Source};
+use crate::{
+    checkpoint::{FileEntry, read_digest},
+    source::Source,
+};
 
 /// Name of the manifest in a class folder.
 pub(crate) const MANIFEST: &str = ".manifest.json";
@@ -23,6 +26,8 @@ pub(crate) const MANIFEST: &str = ".manifest.json";
 const VERSION: u32 = 1;
 /// Stands before the digest; what it covers ends right before this.
 const DIGEST_MARK: &str = "  \"digest\": \"";
+/// Stands before the files.
+const FILES_BEGIN: &str = "  \"files\": [\n";
 /// Stands behind the files.
 const FILES_END: &str = "  ],\n";
 /// Names have at most 255 bytes, URLs some thousand; anything longer was not written by this program.
@@ -69,7 +74,7 @@ pub(crate) fn write(
 ) -> io::Result<Manifest> {
     let temporary = folder.join(format!("{MANIFEST}.new"));
     let mut out = Hashing { out: BufWriter::new(File::create(&temporary)?), hasher: blake3::Hasher::new() };
-    writeln!(out, "{{\n  \"files\": [")?;
+    write!(out, "{{\n{FILES_BEGIN}")?;
     let (mut file_count, mut file_bytes) = (0, 0);
     for entry in files {
         let entry = entry?;
@@ -97,12 +102,36 @@ pub(crate) fn write(
     Ok(manifest)
 }
 
+/// A file that a manifest lists.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    #[serde(deserialize_with = "read_digest")]
+    pub(crate) blake3: blake3::Hash,
+}
+
 /// Reads the manifest of a class; `None` when there is none that proves anything. Line by line: memory does not grow with the
 /// number of files, which are not needed here.
 ///
 /// # Errors
 /// When a manifest is there and cannot be read.
 pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
+    Ok(proved(folder, wnid)?.map(|(manifest, _)| manifest))
+}
+
+/// The files that a manifest lists, one by one; `None` as for [`read`], which looks at all of it before the first file.
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<impl Iterator<Item = io::Result<Listed>>>> {
+    let Some((_, mut file)) = proved(folder, wnid)? else { return Ok(None) };
+    file.rewind()?;
+    Ok(Some(listed(BufReader::new(file))))
+}
+
+/// A manifest that proves something, and its file.
+fn proved(folder: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
     // A pipe of that name must not make anybody wait.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file: File = match rustix::fs::open(folder.join(MANIFEST), flags, Mode::empty()) {
@@ -112,7 +141,27 @@ pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
     if !file.metadata()?.is_file() {
         return Ok(None);
     }
-    parse(BufReader::new(file), wnid)
+    Ok(parse(BufReader::new(&file), wnid)?.map(|manifest| (manifest, file)))
+}
+
+/// The lines between the two that enclose the files.
+fn listed(mut text: impl BufRead) -> impl Iterator<Item = io::Result<Listed>> {
+    let (mut line, mut begun) = (Vec::new(), false);
+    let mut next = move || -> io::Result<Option<Listed>> {
+        loop {
+            line.clear();
+            text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+            if line.last() != Some(&b'\n') || line == FILES_END.as_bytes() {
+                return Ok(None);
+            }
+            if begun {
+                let entry = line.trim_ascii();
+                return Ok(Some(serde_json::from_slice(entry.strip_suffix(b",").unwrap_or(entry))?));
+            }
+            begun = line == FILES_BEGIN.as_bytes();
+        }
+    };
+    std::iter::from_fn(move || next().transpose())
 }
 
 fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
@@ -215,6 +264,18 @@ mod tests {
             edited[cut] ^= 1;
             assert_eq!(parse(&*edited, wnid()).unwrap(), None, "edited at {cut}");
         }
+    }
+
+    #[test]
+    fn its_files_come_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let files = files(folder.path(), wnid()).unwrap().expect("a valid manifest");
+        let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
+            .map(|FileEntry { name, size, blake3, .. }| Listed { name, size, blake3 });
+        assert_eq!(files.map(Result::unwrap).collect::<Vec<_>>(), expected);
+        assert_eq!(listed(VERSION_1.as_bytes()).map(Result::unwrap).collect::<Vec<_>>(), expected);
+        assert!(super::files(folder.path(), "n00000001".parse().unwrap()).unwrap().is_none());
     }
 
     #[test]

@@ -1,0 +1,286 @@
+//! `coordinator verify`: class folders against their manifests, several at a time, each difference told as it is found.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use serde::Serialize;
+use shared::{
+    Wnid,
+    exit_code::Exit,
+    job_line::{Screen, short},
+    outcome::printable,
+    shutdown::Shutdown,
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, interval_at},
+};
+use worker::verify::{Checked, Difference, Verdict, Verifier, classes};
+
+use super::tell;
+use crate::{config::VerifyArgs, job::say};
+
+/// A disk has no use for more at a time, and memory is bounded.
+const MOST_THREADS: usize = 16;
+/// What was found and is not told yet.
+const QUEUE: usize = 256;
+/// How often people hear how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Why nothing could be verified, or not to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// No such folder, or not for this user.
+    #[error("read the folder {}: {source}; name the one with the class folders with --target", path.display())]
+    Target {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It would be no comfort to hear that nothing differs.
+    #[error(
+        "find a class in {}: no folder there has the name of one (n and eight digits); name another with --target",
+        path.display()
+    )]
+    NoClass {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Nobody listens.
+    #[error("write to standard output: {0}")]
+    Say(#[from] io::Error),
+}
+
+/// What a thread has found.
+enum Found {
+    Difference { wnid: Wnid, file: Option<String>, difference: Difference },
+    Class { wnid: Wnid, checked: Checked },
+}
+
+/// What was found in all.
+#[derive(Debug, Default, Serialize)]
+struct Totals {
+    classes: u64,
+    right: u64,
+    different: u64,
+    not_proved: u64,
+    files: u64,
+    bytes: u64,
+}
+
+/// A finding for programs.
+#[derive(Serialize)]
+struct Line<'found> {
+    class: String,
+    file: Option<&'found str>,
+    difference: &'static str,
+    text: &'found str,
+}
+
+/// Verifies the target's classes.
+pub(super) async fn run(
+    arguments: &VerifyArgs,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: &mut impl Write,
+) -> Result<Exit, VerifyError> {
+    let path = &arguments.target;
+    let classes = classes(path).map_err(|source| VerifyError::Target { path: path.clone(), source })?;
+    if classes.is_empty() {
+        return Err(VerifyError::NoClass { path: path.clone() });
+    }
+    let (count, stop) = (classes.len(), Arc::new(AtomicBool::new(false)));
+    let mut threads = JoinSet::new();
+    let mut findings = start(classes, path, &stop, &mut threads);
+    let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
+    let mut totals = Totals::default();
+    let told = loop {
+        tokio::select! {
+            found = findings.recv() => match found {
+                Some(found) => if let Err(error) = totals.tell(&found, arguments.json, out) { break Err(error) },
+                None => break Ok(()),
+            },
+            () = shutdown.drain.cancelled(), if !stop.load(Ordering::Relaxed) => stop.store(true, Ordering::Relaxed),
+            _ = progress.tick() => {
+                let read = bytes(totals.bytes);
+                say(screen, &format!("{} of {count} classes, {read}, {} different", totals.classes, totals.different));
+            }
+        }
+    };
+    let stopped = stop.swap(true, Ordering::Relaxed);
+    drop(findings);
+    while threads.join_next().await.is_some() {}
+    told?;
+    if stopped {
+        say(screen, &format!("interrupted: {} of {count} classes were compared", totals.classes));
+        return Ok(Exit::Interrupted);
+    }
+    let text = if arguments.json { json(&totals) } else { totals.text() };
+    tell(out, &text)?;
+    Ok(totals.exit(arguments.strict))
+}
+
+/// Starts a few threads that take one class after the other.
+fn start(
+    classes: Vec<Wnid>,
+    target: &std::path::Path,
+    stop: &Arc<AtomicBool>,
+    threads: &mut JoinSet<()>,
+) -> mpsc::Receiver<Found> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (classes, next) = (Arc::new(classes), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
+        let mut verifier = Verifier::new(target, Arc::clone(stop));
+        let (sender, classes, next, stop) = (sender.clone(), Arc::clone(&classes), Arc::clone(&next), Arc::clone(stop));
+        threads.spawn_blocking(move || {
+            while !stop.load(Ordering::Relaxed)
+                && let Some(wnid) = classes.get(next.fetch_add(1, Ordering::Relaxed)).copied()
+            {
+                let send = |found| drop(sender.blocking_send(found));
+                let checked = verifier.check(wnid, |file, difference| {
+                    send(Found::Difference { wnid, file: file.map(printable), difference });
+                });
+                send(Found::Class { wnid, checked });
+            }
+        });
+    }
+    receiver
+}
+
+impl Totals {
+    /// Counts, and tells what is not as it should be.
+    fn tell(&mut self, found: &Found, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+        match found {
+            Found::Difference { wnid, file, difference } => {
+                let text = difference.to_string();
+                if as_json {
+                    let (class, file) = (wnid.to_string(), file.as_deref());
+                    return tell(out, &json(&Line { class, file, difference: difference.word(), text: &text }));
+                }
+                match file {
+                    Some(file) => tell(out, &format!("{wnid}/{file} {text}")),
+                    None => tell(out, &format!("{wnid} {text}")),
+                }
+            }
+            Found::Class { wnid, checked } => {
+                let counter = match checked.verdict {
+                    Verdict::Right => &mut self.right,
+                    Verdict::Differs => &mut self.different,
+                    Verdict::NotProved(_) => &mut self.not_proved,
+                    Verdict::Gone | Verdict::Stopped => return Ok(()),
+                };
+                *counter += 1;
+                self.classes += 1;
+                self.files += checked.files;
+                self.bytes += checked.bytes;
+                match checked.verdict {
+                    Verdict::NotProved(text) if as_json => {
+                        let class = wnid.to_string();
+                        tell(out, &json(&Line { class, file: None, difference: "not_proved", text }))
+                    }
+                    Verdict::NotProved(why) => tell(out, &format!("{wnid} is not proved: {why}")),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { classes, right, different, not_proved, files, .. } = self;
+        let counts = format!("{classes} classes: {right} right, {different} different, {not_proved} not proved");
+        format!("{counts}; {files} files, {} compared", bytes(self.bytes))
+    }
+
+    fn exit(&self, strict: bool) -> Exit {
+        if self.different > 0 || (strict && self.not_proved > 0) { Exit::SomeFailed } else { Exit::Done }
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and texts are JSON")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn bytes(bytes: u64) -> String {
+    format!("{}B", short(bytes as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(found: &[Found], as_json: bool) -> (Totals, String) {
+        let (mut totals, mut out) = (Totals::default(), Vec::new());
+        for found in found {
+            totals.tell(found, as_json, &mut out).unwrap();
+        }
+        (totals, String::from_utf8(out).unwrap())
+    }
+
+    fn class(verdict: Verdict) -> Found {
+        let wnid = "n02124075".parse().unwrap();
+        Found::Class { wnid, checked: Checked { verdict, files: 10, bytes: 1_500_000 } }
+    }
+
+    fn found() -> Vec<Found> {
+        let wnid = "n02124075".parse().unwrap();
+        let difference =
+            |file: Option<&str>, difference| Found::Difference { wnid, file: file.map(printable), difference };
+        vec![
+            difference(Some("a\n.JPEG"), Difference::Size { listed: 7, found: 9 }),
+            difference(None, Difference::Unreadable("no".to_owned())),
+            class(Verdict::Differs),
+            class(Verdict::Right),
+            class(Verdict::NotProved("it has no manifest")),
+            class(Verdict::Gone),
+        ]
+    }
+
+    #[test]
+    fn people_read_one_line_each_and_the_totals() {
+        let (totals, text) = lines(&found(), false);
+        assert_eq!(
+            text,
+            "n02124075/a\\n.JPEG has 9 bytes, the manifest says 7\n\
+             n02124075 cannot be read: no\n\
+             n02124075 is not proved: it has no manifest\n"
+        );
+        assert_eq!(totals.text(), "3 classes: 1 right, 1 different, 1 not proved; 30 files, 4.50MB compared");
+    }
+
+    #[test]
+    fn programs_read_one_object_each_and_the_totals() {
+        let (totals, text) = lines(&found(), true);
+        assert_eq!(
+            text,
+            r#"{"class":"n02124075","file":"a\\n.JPEG","difference":"size","text":"has 9 bytes, the manifest says 7"}
+{"class":"n02124075","file":null,"difference":"unreadable","text":"cannot be read: no"}
+{"class":"n02124075","file":null,"difference":"not_proved","text":"it has no manifest"}
+"#
+        );
+        let totals = json(&totals);
+        assert_eq!(totals, r#"{"classes":3,"right":1,"different":1,"not_proved":1,"files":30,"bytes":4500000}"#);
+    }
+
+    #[test]
+    fn what_is_not_proved_fails_only_when_it_is_asked_for() {
+        for (verdict, lenient, strict) in [
+            (Verdict::Right, Exit::Done, Exit::Done),
+            (Verdict::NotProved(""), Exit::Done, Exit::SomeFailed),
+            (Verdict::Differs, Exit::SomeFailed, Exit::SomeFailed),
+        ] {
+            let (totals, _) = lines(&[class(verdict)], false);
+            assert_eq!((totals.exit(false), totals.exit(true)), (lenient, strict));
+        }
+    }
+}

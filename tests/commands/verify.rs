@@ -1,0 +1,143 @@
+//! `coordinator verify` (F10): says which file is no longer what was downloaded.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+use tests::{
+    archives::MANIFEST,
+    cluster::{Job, Table},
+    folders::snapshot,
+    running::Signal,
+};
+
+use super::{command, origin_of};
+
+/// A target with so many finished classes.
+fn finished(count: u64) -> Job {
+    let (origin, wnids) = origin_of(count);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(count, 0, 0));
+    job
+}
+
+/// An image of a class.
+fn image(job: &Job, wnid: &str, number: u32) -> PathBuf {
+    job.class_folder(wnid).join(format!("{wnid}_{number}.JPEG"))
+}
+
+#[track_caller]
+fn assert_says(job: &Job, code: i32, lines: &[&str], totals: &str) {
+    let found = command(job, ["verify"]);
+    assert_eq!(found.code, Some(code), "{}{}", found.stdout, found.stderr);
+    let mut said: Vec<&str> = found.stdout.lines().collect();
+    let last = said.pop().expect("the totals come last");
+    assert!(last.starts_with(totals), "{last}");
+    // Several are compared at once.
+    said.sort_unstable();
+    assert_eq!(said, lines);
+    assert_eq!(found.stderr, "");
+}
+
+#[test]
+fn what_was_downloaded_is_right_and_stays_untouched() {
+    let job = finished(3);
+    let before = snapshot(job.target_path());
+    assert_says(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
+    assert_eq!(snapshot(job.target_path()), before);
+}
+
+#[test]
+fn each_file_that_differs_is_named() {
+    let job = finished(5);
+    let edited = image(&job, "n00000001", 2);
+    let mut content = fs::read(&edited).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&edited, &content).unwrap();
+    let cut = image(&job, "n00000001", 3);
+    let length = fs::metadata(&cut).unwrap().len();
+    fs::File::options().write(true).open(&cut).unwrap().set_len(5).unwrap();
+    fs::remove_file(image(&job, "n00000002", 1)).unwrap();
+    fs::write(job.class_folder("n00000003").join("stray"), "").unwrap();
+    let manifest = job.class_folder("n00000004").join(MANIFEST);
+    let text = fs::read(&manifest).unwrap();
+    fs::write(&manifest, &text[..text.len() / 2]).unwrap();
+
+    let cut = format!("n00000001/n00000001_3.JPEG has 5 bytes, the manifest says {length}");
+    let lines = [
+        "n00000001/n00000001_2.JPEG has other content than the manifest says",
+        &cut,
+        "n00000002/n00000002_1.JPEG is missing",
+        "n00000003/stray is not in the manifest",
+        "n00000004/.manifest.json is damaged, of another class or of a later version",
+    ];
+    assert_says(&job, 1, &lines, "5 classes: 1 right, 4 different, 0 not proved; 20 files, ");
+
+    let found = command(&job, ["verify", "--json"]);
+    assert_eq!(found.code, Some(1), "{}", found.stderr);
+    let objects: Vec<Value> = found.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 6);
+    let missing = objects.iter().find(|object| object["difference"] == "missing").expect("one is missing");
+    let expected =
+        json!({"class": "n00000002", "file": "n00000002_1.JPEG", "difference": "missing", "text": "is missing"});
+    assert_eq!(*missing, expected);
+    let totals = &objects[5];
+    assert_eq!((&totals["classes"], &totals["right"], &totals["different"]), (&json!(5), &json!(1), &json!(4)));
+}
+
+#[test]
+fn a_folder_without_a_manifest_is_told_and_fails_only_when_that_is_asked_for() {
+    let job = finished(2);
+    fs::remove_file(job.class_folder("n00000002").join(MANIFEST)).unwrap();
+    let line = "n00000002 is not proved: it has no manifest";
+    assert_says(&job, 0, &[line], "2 classes: 1 right, 0 different, 1 not proved; 5 files, ");
+    assert_eq!(command(&job, ["verify", "--strict"]).code, Some(1));
+}
+
+#[test]
+fn where_there_is_nothing_to_compare_nothing_is_right() {
+    let job = Job::new();
+    let nowhere = command(&job, ["verify", "--target", "nowhere"]);
+    job.assert_could_not_run(&nowhere, &["failed to read the folder nowhere: No such file", "with --target"]);
+    job.assert_could_not_run(&command(&job, ["verify"]), &["failed to find a class in .: ", "with --target"]);
+    let flags = command(&job, ["--fname", "x.csv", "verify"]);
+    job.assert_could_not_run(&flags, &["the subcommand 'verify' cannot be used with '--fname <FILE>'"]);
+}
+
+/// Makes an image so long that nobody reads it to its end, and the manifest say so.
+fn make_endless(job: &Job, wnid: &str) -> PathBuf {
+    let path = image(job, wnid, 1);
+    let length = fs::metadata(&path).expect("the folder is ours").len();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("the folder is ours")
+        .set_len(1 << 40)
+        .expect("the folder is ours");
+    let manifest = job.class_folder(wnid).join(MANIFEST);
+    let text = fs::read_to_string(&manifest).expect("the folder is ours");
+    let text = text.replacen(&format!("\"size\":{length},"), &format!("\"size\":{},", 1_u64 << 40), 1);
+    let (covered, _) = text.split_once("  \"digest\"").expect("it ends with its own digest");
+    let digest = blake3::hash(covered.as_bytes()).to_hex();
+    fs::write(&manifest, format!("{covered}  \"digest\": \"{digest}\"\n}}\n")).expect("the folder is ours");
+    path
+}
+
+#[test]
+fn ctrl_c_ends_it() {
+    let job = finished(1);
+    let endless = make_endless(&job, "n00000001");
+    let mut running = job.start_with(["verify"]);
+    running.wait_until("it reads, and listens for signals", |running| {
+        let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught & 1 << (Signal::INT.as_raw() - 1) != 0).then_some(())?;
+        let open = fs::read_dir(format!("/proc/{}/fd", running.id())).ok()?;
+        let mut open = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        open.any(|path| path.file_name() == endless.file_name()).then_some(())
+    });
+    running.signal(Signal::INT);
+    let ended = running.wait();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "{}", ended.stderr);
+    assert_eq!(ended.stderr, "interrupted: 0 of 1 classes were compared\n");
+}
