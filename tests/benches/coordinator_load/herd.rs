@@ -15,8 +15,8 @@ use crate::{
 /// The workers' backoff between attempts: full jitter, from this on, doubled each time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// Workers that do not get in for so long are told as such.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Workers that do not get in for so long are told as such, and left out. Shorter than the session of one that did.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a worker got in.
 struct Attached {
@@ -37,6 +37,7 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
         attach(worker, start).await
     })
     .await?;
+    let workers = those_within(workers, &attached)?;
     let goal = "(goal: all within 10 s, p99 of Renew below 100 ms)";
     tell_of("herd, first contact", &load.coordinator, cpu, start.elapsed(), attached, goal)?;
     let (workers, _) = worker::all(workers, |_, mut worker| async move {
@@ -56,10 +57,19 @@ pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Resul
     let took;
     (load.coordinator, took) = restarted?;
     let (workers, attached) = returned?;
+    let workers = those_within(workers, &attached)?;
     let span = start.elapsed();
     let goal = format!("(goal: all within 20 s; the first answer came after {took})");
     tell_of("herd, after a kill", &load.coordinator, Duration::ZERO, span, attached, &goal)?;
     worker::leave(workers).await
+}
+
+/// Leaves out those who did not get in.
+fn those_within(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, Trouble> {
+    let (within, without): (Vec<_>, Vec<_>) =
+        workers.into_iter().zip(attached).partition(|(_, attached)| attached.renewal.is_some());
+    without.into_iter().try_for_each(|(mut worker, _)| worker.give_all_up())?;
+    Ok(within.into_iter().map(|(worker, _)| worker).collect())
 }
 
 /// Renews, or registers where that is not known, until it is in; then renews once more, at once.

@@ -42,7 +42,7 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     }
     worker::leave(clients).await?;
     let figures = format!(
-        "{} clients: {} pairs, {}; Acquire {}; Report {}; CPU {} ({} a pair), memory {}  (goal: 5000/s)",
+        "{} clients: {} pairs, {}; Acquire {}; Report {}; CPU {} ({} a pair, {} a core), memory {}  (goal: 5000/s)",
         options.clients,
         sum.pairs,
         rate(sum.pairs, span),
@@ -50,6 +50,7 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
         sum.reports.describe(),
         cores(cpu, span),
         microseconds_each(cpu, sum.pairs),
+        rate(sum.pairs, cpu),
         mebibytes(memory.now),
     );
     tell(&format!("acquire and report, {batch}"), &figures);

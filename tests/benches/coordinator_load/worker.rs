@@ -184,12 +184,17 @@ impl Worker {
         self.session != 0
     }
 
+    /// Holds nothing any more.
+    pub(crate) fn give_all_up(&mut self) -> Result<(), Trouble> {
+        self.held.drain(..).try_for_each(|held| self.grants.given_back(&held.wnid))
+    }
+
     /// Gives everything back and ends the session.
     async fn leave(&mut self) -> Result<(), Trouble> {
+        let released = self.held.clone();
         // Before the answer: it may be granted to another meanwhile.
-        self.held.iter().try_for_each(|held| self.grants.given_back(&held.wnid))?;
-        let request =
-            LeaveRequest { session_id: self.session, released: self.held.split_off(0), reason: String::new() };
+        self.give_all_up()?;
+        let request = LeaveRequest { session_id: self.session, released, reason: String::new() };
         answered("Leave", self.client.leave(request)).await.map(|_| ())
     }
 
