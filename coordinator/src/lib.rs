@@ -19,6 +19,7 @@ mod http;
 pub mod service;
 pub mod trust;
 
+mod descriptors;
 mod job;
 pub mod summary;
 
@@ -133,6 +134,7 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     let log = target.log().map_err(CoordinatorError::Log)?;
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
     target.warn_if_unlocked();
+    descriptors::make_room();
     let exit = job::run(plan, &classes, &screen, &shutdown, io::stdout(), dev::run_worker).await;
     match &exit {
         Ok(exit) => tracing::info!(code = exit.code(), "finished"),
