@@ -17,6 +17,7 @@ use shared::{
     job::{JobOptions, JobStatus},
     outcome::{Outcome, printable},
     shutdown::Shutdown,
+    telemetry::trace,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,6 +28,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Server, server::Connected},
 };
+use tracing::Span;
 
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle, Reported},
@@ -93,6 +95,7 @@ where
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .trace_fn(calls::traced)
         .layer(counted)
         .layer(gate)
         .add_service(health)
@@ -137,8 +140,12 @@ impl Door {
     fn acquired(&self, granted: Granted, directive: proto::Directive) -> Response<proto::AcquireReply> {
         let Granted { leases, probe, .. } = granted;
         self.dispatcher.tally().grants.inc_by(leases.len() as u64);
-        let leases =
-            leases.into_iter().map(|lease| proto::Lease { wnid: lease.wnid.to_string(), token: lease.token.0, probe });
+        let leases = leases.into_iter().map(|lease| proto::Lease {
+            wnid: lease.wnid.to_string(),
+            token: lease.token.0,
+            probe,
+            traceparent: trace::leased(lease.wnid, lease.token).to_string(),
+        });
         Response::new(proto::AcquireReply {
             leases: leases.collect(),
             directive: directive.into(),
@@ -251,6 +258,7 @@ impl Coordinator for Door {
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
         let request = request.into_inner();
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
+        let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in &results {
             self.dispatcher.tally().reported(&reported.outcome);
         }
@@ -328,10 +336,13 @@ fn shown(text: &str) -> String {
     printable(text).chars().take(MAX_NAME).collect()
 }
 
-fn reported(result: proto::Result) -> Result<Reported, Status> {
+/// A result, and the span of its settlement.
+fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
     let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
     let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    Ok(Reported { lease: lease(&result.wnid, result.token)?, outcome })
+    let lease = lease(&result.wnid, result.token)?;
+    let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
+    Ok((Reported { lease, outcome }, span))
 }
 
 fn names(wnids: &[Wnid]) -> Vec<String> {

@@ -71,6 +71,12 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// A call's name as gRPC writes it, or `other`.
+pub(crate) fn known_call(path: &str) -> &'static str {
+    let known = METHODS.iter().find(|(known, ..)| !known.is_empty() && path == *known);
+    known.map_or("other", |(path, ..)| path.trim_start_matches('/'))
+}
+
 /// How long calls took, by method and code: a table of all there can be, so that nobody waits for a lock.
 #[derive(Debug, Default)]
 pub struct Calls([[Durations; CODES.len()]; METHODS.len()]);
@@ -144,5 +150,7 @@ mod tests {
                 ["other", "other", "UNIMPLEMENTED"]
             ]
         );
+        assert_eq!(known_call("/imagenet.v1.Coordinator/Renew"), "imagenet.v1.Coordinator/Renew");
+        assert_eq!((known_call(""), known_call("/n02124075")), ("other", "other"));
     }
 }

@@ -1,16 +1,30 @@
 //! Logs and traces: everything to the log file, what people must see to the screen, spans over OTLP where asked for.
 
-use std::{fs::File, io, path::Path, sync::Mutex};
+use std::{env, fs::File, io, path::Path, sync::Mutex, time::Duration};
 
-use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Key, trace::TracerProvider as _};
+use opentelemetry_otlp::{WithTonicConfig as _, tonic_types::transport::ClientTlsConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::job_line::Screen;
 
-/// Standard variables of OpenTelemetry; one of them set turns the export of spans on.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+pub mod trace;
+
+/// The collector's address; one of these turns the export of spans on.
+const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+/// Which language the collector speaks; only one is spoken here.
+const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+/// Spans of these programs go to the collector; those of libraries do not.
+const TRACED: [&str; 4] = [trace::TARGET, "coordinator", "worker", "shared"];
+/// At the end a collector that is slow has this long to take the last spans.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Keeps the export of spans alive; end it with [`Telemetry::flush`].
 #[derive(Debug)]
@@ -48,41 +62,93 @@ impl Telemetry {
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
+        let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
         // A full disk costs lines of the log. The layer would tell standard error of it, and panic where that is closed too.
         let to_file = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
             .with_writer(Mutex::new(log))
-            .with_filter(filter);
+            .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
+        // A collector that is away is told again and again, and nobody's download is the worse for it.
+        let for_people = filter_fn(|metadata| !metadata.target().starts_with("opentelemetry"));
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
             .without_time()
             .with_target(false)
             .with_writer(screen.clone())
-            .with_filter(LevelFilter::WARN);
-        let spans = if ENDPOINTS.iter().any(|name| std::env::var_os(name).is_some()) {
-            let exporter =
-                opentelemetry_otlp::SpanExporter::builder().with_tonic().build().map_err(TelemetryError::Exporter)?;
-            let resource = Resource::builder().with_service_name(service).build();
-            Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build())
-        } else {
-            None
-        };
+            .with_filter(LevelFilter::WARN.and(for_people.with_max_level_hint(LevelFilter::TRACE)));
+        let collector = Collector::from_environment();
+        let spans = collector.as_ref().map(|collector| collector.export(service)).transpose()?.flatten();
         let to_collector = spans.as_ref().map(|spans| {
-            tracing_opentelemetry::layer().with_tracer(spans.tracer(service)).with_filter(LevelFilter::INFO)
+            let ours =
+                filter_fn(|metadata| *metadata.level() <= Level::INFO && TRACED.contains(&root(metadata.target())));
+            tracing_opentelemetry::layer()
+                .with_tracer(spans.tracer(service))
+                .with_location(false)
+                .with_threads(false)
+                .with_filter(ours.with_max_level_hint(LevelFilter::INFO))
         });
         tracing_subscriber::registry().with(to_file).with(to_screen).with(to_collector).init();
+        if let Some(Collector { foreign: Some(protocol), .. }) = collector {
+            tracing::warn!(
+                "traces are not exported: only OTLP over gRPC is spoken here, not {protocol}; set {} to grpc",
+                PROTOCOLS[1]
+            );
+        }
         Ok(Self { spans })
     }
 
-    /// Sends what is still queued. A collector that is away costs a few seconds at the most, and never the job.
+    /// Sends what is still queued. A collector that is away or slow costs two seconds at the most, and never the job.
     pub async fn flush(self) {
         let Some(spans) = self.spans else { return };
-        match tokio::task::spawn_blocking(move || spans.shutdown()).await {
+        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "spans were not delivered"),
             Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
         }
     }
+}
+
+/// What the environment says of the collector.
+struct Collector {
+    endpoint: String,
+    /// It speaks something else.
+    foreign: Option<String>,
+}
+
+impl Collector {
+    fn from_environment() -> Option<Self> {
+        let is_off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
+        let endpoint = ENDPOINTS.iter().find_map(|name| set(name)).filter(|_| !is_off)?;
+        let foreign = PROTOCOLS.iter().find_map(|name| set(name)).filter(|protocol| protocol != "grpc");
+        Some(Self { endpoint, foreign })
+    }
+
+    /// Starts the export, which reads the rest of the environment itself: headers, time limits, sampling, batches.
+    fn export(&self, service: &'static str) -> Result<Option<SdkTracerProvider>, TelemetryError> {
+        if self.foreign.is_some() {
+            return Ok(None);
+        }
+        let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
+        if self.endpoint.starts_with("https:") {
+            exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+        }
+        let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
+        let named = Resource::builder().build();
+        let is_named =
+            named.get(&Key::new("service.name")).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+        let resource = if is_named { named } else { Resource::builder().with_service_name(service).build() };
+        Ok(Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+    }
+}
+
+/// As the standard has it, an empty variable is none.
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn root(target: &str) -> &str {
+    target.split("::").next().unwrap_or(target)
 }

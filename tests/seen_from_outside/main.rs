@@ -1,9 +1,11 @@
 //! What an operator sees without a log in hand: probes, metrics, gRPC health and traces of the real programs.
 
 mod addresses;
+mod collector;
 mod grpc_health;
 mod life;
 mod metrics;
+mod traces;
 
 use tests::{archives::images, origin::Origin};
 

@@ -155,7 +155,7 @@ impl Job {
         self
     }
 
-    /// A variable more in the environment of the coordinator, and of workers that are started with all their arguments.
+    /// A variable more in the environment of the coordinator and of workers.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
@@ -238,6 +238,7 @@ impl Job {
         let mut command = Command::new(program("worker"));
         command.args(["--connect", &format!("http://{}", coordinator.address), "--name", name]);
         command.arg("--target").arg(target);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let output = self.folder.path().join("output");
         Running::start(command, &output, target, &format!("imagenet_downloader.{name}.log"), self.deadline)
     }

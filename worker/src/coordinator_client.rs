@@ -11,9 +11,11 @@ use shared::{
     connect::{self, Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
+    telemetry::trace::{self, WithContext},
 };
 use tokio::time::timeout;
-use tonic::{Code, Status};
+use tonic::{Code, Status, service::interceptor::InterceptedService};
+use tracing::Instrument as _;
 
 use crate::{
     lease_clock::LeaseClock,
@@ -107,14 +109,14 @@ pub(crate) struct Renewed {
 /// A connection to the coordinator; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorClient {
-    stub: Stub<CoordinatorChannel>,
+    stub: Stub<InterceptedService<CoordinatorChannel, WithContext>>,
     clock: Arc<LeaseClock>,
 }
 
 impl CoordinatorClient {
     /// Connects at the first call, and again whenever the connection is lost.
     pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
-        Self { stub: Stub::new(connector.channel()), clock }
+        Self { stub: Stub::with_interceptor(connector.channel(), WithContext), clock }
     }
 
     /// `storage_id`: see [`crate::storage_id`].
@@ -134,7 +136,7 @@ impl CoordinatorClient {
             storage_id,
         };
         let sent = self.clock.now();
-        let reply = within(CALL_TIMEOUT, self.stub.register(request)).await?;
+        let reply = within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Register", self.stub.register(request)).await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
         Ok(Registration {
             session: SessionId(reply.session_id),
@@ -158,7 +160,7 @@ impl CoordinatorClient {
     ) -> Result<Renewed, CallError> {
         let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
         let sent = self.clock.now();
-        let reply = within(limit, self.stub.renew(request)).await?;
+        let reply = within(limit, "imagenet.v1.Coordinator/Renew", self.stub.renew(request)).await?;
         let directive = directive(reply.directive());
         Ok(Renewed { epoch: reply.epoch, drop: wnids(&reply.drop), directive, sent })
     }
@@ -171,9 +173,10 @@ impl CoordinatorClient {
     ) -> Result<Acquired, CallError> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
-        let reply = within(ACQUIRE_TIMEOUT, self.stub.acquire(request)).await?;
+        let reply = within(ACQUIRE_TIMEOUT, "imagenet.v1.Coordinator/Acquire", self.stub.acquire(request)).await?;
         let leases = reply.leases.iter().filter_map(|lease| {
-            Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe })
+            let Ok(trace) = lease.traceparent.parse();
+            Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe, trace })
         });
         Ok(Acquired {
             leases: leases.collect(),
@@ -188,9 +191,10 @@ impl CoordinatorClient {
             wnid: finished.lease.wnid.to_string(),
             token: finished.lease.token.0,
             outcome: Some(finished.outcome.clone().into()),
+            traceparent: finished.lease.trace.to_string(),
         });
         let request = proto::ReportRequest { session_id: session.0, results: results.collect() };
-        let reply = within(CALL_TIMEOUT, self.stub.report(request)).await?;
+        let reply = within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", self.stub.report(request)).await?;
         Ok(Reported {
             directive: directive(reply.directive()),
             acked: wnids(&reply.acked),
@@ -206,16 +210,17 @@ impl CoordinatorClient {
     ) -> Result<(), CallError> {
         let released = released.iter().map(|lease| wire_lease(*lease, 0)).collect();
         let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
-        within(CALL_TIMEOUT, self.stub.leave(request)).await?;
+        within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", self.stub.leave(request)).await?;
         Ok(())
     }
 }
 
 async fn within<T>(
     limit: Duration,
+    method: &'static str,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    match timeout(limit, call).await {
+    match timeout(limit, call.instrument(trace::calling(method))).await {
         Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(match status.code() {

@@ -4,8 +4,10 @@ use shared::{
     Wnid,
     job::Existing,
     outcome::{Outcome, Published},
+    telemetry::trace,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     existing::Found,
@@ -46,9 +48,9 @@ pub(crate) async fn fetch_class(
         (Some(unpacked), false) => (unpacked, TarFate::Stay),
         (Some(unpacked), true) => (unpacked, TarFate::Remove),
         (None, delete_tar) => {
-            let unpacked = receive(site, wnid, retries, progress, stop).await?;
+            let unpacked = receive(site, wnid, retries, progress, stop).instrument(trace::step("receive")).await?;
             (unpacked, if delete_tar { TarFate::Remove } else { TarFate::Move })
         }
     };
-    site.publish(wnid, unpacked, tar, replace).await
+    site.publish(wnid, unpacked, tar, replace).instrument(trace::step("publish")).await
 }

@@ -13,6 +13,7 @@ use shared::{
     job::{Durability, Existing, InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
+    telemetry::trace::TraceParent,
 };
 use tokio::task::JoinSet;
 
@@ -155,7 +156,9 @@ pub async fn download_batch<Id: AsRef<str>>(
             && let Some(wnid) = waiting.next()
         {
             // Nobody else leases these classes: the token is of no account.
-            slots.start(Lease { wnid, token: LeaseToken(0), probe: false }).expect("a slot is free");
+            slots
+                .start(Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() })
+                .expect("a slot is free");
         }
         match slots.next().await {
             None => break,

@@ -6,6 +6,7 @@ use shared::{
     Wnid,
     ids::LeaseToken,
     outcome::{Failure, FailureKind, Outcome, Suspect},
+    telemetry::trace::TraceParent,
 };
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ pub(crate) struct Lease {
     pub(crate) token: LeaseToken,
     /// The origin is in doubt and this class is to find out: one attempt.
     pub(crate) probe: bool,
+    /// Where its trace goes on.
+    pub(crate) trace: TraceParent,
 }
 
 /// A class that this worker is working on, or whose result it has not delivered.
@@ -84,7 +87,7 @@ impl Slots {
     pub(crate) fn start(&mut self, lease: Lease) -> Result<(), Lease> {
         if let Some(busy) = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.wnid == lease.wnid) {
             // Granted again, because the first answer was lost: the work goes on under the newer token.
-            busy.held.lease = lease;
+            busy.held.lease = Lease { trace: busy.held.lease.trace, ..lease };
             return Ok(());
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
@@ -100,11 +103,15 @@ impl Slots {
     fn occupy(
         &mut self,
         slot: usize,
-        busy: Busy,
+        mut busy: Busy,
         story: impl Future<Output = Result<Outcome, Unfinished>> + Send + 'static,
     ) {
-        let Lease { wnid, token, .. } = busy.held.lease;
-        let task = self.tasks.spawn(story.instrument(tracing::info_span!("class", %wnid, %token)));
+        let Lease { wnid, token, trace, .. } = busy.held.lease;
+        let span = tracing::info_span!("class", %wnid, %token);
+        trace.adopt(&span);
+        let here = TraceParent::of(&span);
+        busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
+        let task = self.tasks.spawn(story.instrument(span));
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.tally().busy.inc();
@@ -177,7 +184,7 @@ mod tests {
         let mut slots = Slots::new(site, progress.clone(), 2);
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let mut occupy = |slot, wnid, story| {
-            let lease = Lease { wnid, token: LeaseToken(1), probe: false };
+            let lease = Lease { wnid, token: LeaseToken(1), probe: false, trace: TraceParent::default() };
             let held = Held { lease, progress: Some(Arc::new(progress.class(slot, wnid))) };
             let story: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = story;
             slots.occupy(slot, Busy { held, stop: CancellationToken::new() }, story);

@@ -5,7 +5,7 @@
 
 use std::{fs, io, sync::Arc};
 
-use shared::{Wnid, ids::LeaseToken};
+use shared::{Wnid, ids::LeaseToken, telemetry::trace::TraceParent};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -114,6 +114,6 @@ fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
         remove_tar(site.target(), wnid)?;
     }
     // Nobody leased it.
-    let lease = Lease { wnid, token: LeaseToken(0), probe: false };
+    let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
     Ok(Some(Finished { lease, outcome: site.found(&manifest) }))
 }

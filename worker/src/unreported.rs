@@ -10,8 +10,8 @@ use crate::slots::Lease;
 pub(crate) const LARGEST_BATCH: usize = 4096;
 /// No message is much larger: a slow line must bring it across within the deadline of a call.
 const LARGEST_MESSAGE: usize = 1 << 20;
-/// A result on the wire, without the words of a failure.
-const RESULT: usize = 64;
+/// A result on the wire with its place in a trace, without the words of a failure.
+const RESULT: usize = 128;
 
 /// A result that is to be delivered.
 #[derive(Debug, Clone)]
@@ -93,6 +93,7 @@ mod tests {
     use shared::{
         ids::LeaseToken,
         outcome::{Failure, FailureKind, Published},
+        telemetry::trace::TraceParent,
     };
 
     use super::*;
@@ -102,7 +103,10 @@ mod tests {
     }
 
     fn finished(number: usize, token: u64, outcome: Outcome) -> Finished {
-        Finished { lease: Lease { wnid: wnid(number), token: LeaseToken(token), probe: false }, outcome }
+        Finished {
+            lease: Lease { wnid: wnid(number), token: LeaseToken(token), probe: false, trace: TraceParent::default() },
+            outcome,
+        }
     }
 
     fn skipped(number: usize) -> Finished {

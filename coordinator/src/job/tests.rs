@@ -81,7 +81,12 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
             } else {
                 proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
             };
-            proto::Result { wnid: lease.wnid, token: lease.token, outcome: Some(proto::Outcome { kind: Some(kind) }) }
+            proto::Result {
+                wnid: lease.wnid,
+                token: lease.token,
+                outcome: Some(proto::Outcome { kind: Some(kind) }),
+                traceparent: lease.traceparent,
+            }
         });
         let report = proto::ReportRequest { session_id, results: results.collect() };
         client.report(report).await.unwrap();

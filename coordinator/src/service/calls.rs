@@ -1,4 +1,5 @@
-//! Around every call, whichever service answers it: how long it took and how it ended, for the metrics.
+//! Around every call, whichever service answers it: how long it took and how it ended, for the metrics, and its place in a
+//! trace.
 
 use std::{
     pin::Pin,
@@ -6,13 +7,21 @@ use std::{
     task::{Context, Poll},
 };
 
+use shared::telemetry::trace;
 use tonic::{
     Code, Status,
     codegen::http::{Request, Response},
 };
 use tower::{Layer, Service};
+use tracing::Span;
 
-use crate::tally::{Call, Tally};
+use crate::tally::{Call, Tally, known_call};
+
+/// The span of a call. Probes ask too often to be traced.
+pub(super) fn traced(request: &Request<()>) -> Span {
+    let path = request.uri().path();
+    if path.starts_with("/grpc.health.") { Span::none() } else { trace::called(known_call(path), request.headers()) }
+}
 
 /// Wraps a server's services.
 #[derive(Debug, Clone)]

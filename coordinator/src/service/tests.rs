@@ -78,7 +78,12 @@ impl Running {
 
     async fn report(&self, session_id: u64, lease: &proto::Lease, outcome: proto::outcome::Kind) -> proto::ReportReply {
         let outcome = Some(proto::Outcome { kind: Some(outcome) });
-        let results = vec![proto::Result { wnid: lease.wnid.clone(), token: lease.token, outcome }];
+        let results = vec![proto::Result {
+            wnid: lease.wnid.clone(),
+            token: lease.token,
+            outcome,
+            traceparent: lease.traceparent.clone(),
+        }];
         self.client.clone().report(proto::ReportRequest { session_id, results }).await.unwrap().into_inner()
     }
 }
@@ -157,7 +162,7 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
     assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);
     assert_eq!(running.acquire(99, 1).await.directive(), proto::Directive::Reregister);
-    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1, probe: false };
+    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1, ..proto::Lease::default() };
     let reported = running.report(99, &lease, success()).await;
     assert_eq!(reported.directive(), proto::Directive::Reregister);
     assert_eq!((reported.acked.len(), running.handle.status().success), (1, 1), "good news is believed from anyone");

@@ -166,8 +166,12 @@ impl Worker {
     }
 
     async fn deliver(&mut self, outcome: &Outcome) -> Result<u64, Trouble> {
-        let result =
-            |held: &Held| proto::Result { wnid: held.wnid.clone(), token: held.token, outcome: Some(outcome.clone()) };
+        let result = |held: &Held| proto::Result {
+            wnid: held.wnid.clone(),
+            token: held.token,
+            outcome: Some(outcome.clone()),
+            traceparent: String::new(),
+        };
         let request = ReportRequest { session_id: self.session, results: self.held.iter().map(result).collect() };
         let reply = answered("Report", self.client.report(request)).await?;
         if reply.acked.len() != self.held.len() {

@@ -1,0 +1,268 @@
+//! One trace for each class, from its lease to its report, across both programs; and the W3C context of calls between them.
+//!
+//! Invariant: without a collector nothing here is made, sent or allocated: the spans are switched off where they stand.
+
+use std::{fmt, str::FromStr};
+
+use opentelemetry::{
+    Context, SpanId, TraceFlags, TraceId,
+    propagation::{Extractor, Injector, TextMapPropagator as _},
+    trace::{SpanContext, TraceContextExt as _, TraceState},
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tonic::{
+    Request, Status,
+    codegen::http::HeaderMap,
+    metadata::{MetadataKey, MetadataMap},
+    service::Interceptor,
+};
+use tracing::{Span, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::{Wnid, ids::LeaseToken, outcome::Outcome};
+
+/// The target of spans that are for a collector and not for the log, which has a line of its own for what they tell.
+pub const TARGET: &str = "trace";
+/// The header's name, and that of the text form.
+const TRACEPARENT: &str = "traceparent";
+
+/// Where in which trace something happened, as W3C's `traceparent`; the default is nowhere. Small, so that it goes with a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceParent {
+    trace: TraceId,
+    span: SpanId,
+    flags: TraceFlags,
+}
+
+impl TraceParent {
+    /// Where a span is.
+    pub fn of(span: &Span) -> Self {
+        if span.is_disabled() { Self::default() } else { Self::at(&span.context()) }
+    }
+
+    fn at(context: &Context) -> Self {
+        let span = context.span();
+        let context = span.span_context();
+        Self { trace: context.trace_id(), span: context.span_id(), flags: context.trace_flags() }
+    }
+
+    /// Whether it is anywhere.
+    pub fn is_somewhere(&self) -> bool {
+        self.trace != TraceId::INVALID && self.span != SpanId::INVALID
+    }
+
+    /// Puts a span that has just been made below this place. Nothing happens where nothing is traced.
+    pub fn adopt(&self, span: &Span) {
+        if self.is_somewhere() && !span.is_disabled() {
+            let parent = SpanContext::new(self.trace, self.span, self.flags, true, TraceState::default());
+            adopt(span, Context::new().with_remote_span_context(parent));
+        }
+    }
+}
+
+impl Default for TraceParent {
+    fn default() -> Self {
+        Self { trace: TraceId::INVALID, span: SpanId::INVALID, flags: TraceFlags::default() }
+    }
+}
+
+/// Empty where it is nowhere.
+impl fmt::Display for TraceParent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_somewhere() {
+            return Ok(());
+        }
+        write!(formatter, "00-{}-{}-{:02x}", self.trace, self.span, self.flags.to_u8())
+    }
+}
+
+/// What cannot be read is nowhere: a trace is no reason to refuse a class.
+impl FromStr for TraceParent {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        Ok(Self::at(&TraceContextPropagator::new().extract_with_context(&Context::new(), &Text(text))))
+    }
+}
+
+/// The first span of a class's trace: it was leased.
+pub fn leased(wnid: Wnid, token: LeaseToken) -> TraceParent {
+    let span = info_span!(target: TARGET, parent: None, "lease", otel.kind = "producer", %wnid, %token);
+    if span.is_disabled() {
+        return TraceParent::default();
+    }
+    link_to_call(&span);
+    TraceParent::of(&span)
+}
+
+/// The last span of a class's trace, as long as it lives: a result was reported and is being kept. `traceparent` is what came
+/// with it; where nothing did, as with what was there before, there is no trace to end.
+pub fn settling(wnid: Wnid, token: LeaseToken, outcome: &Outcome, traceparent: &str) -> Span {
+    let outcome = match outcome {
+        Outcome::Success(_) => "success",
+        Outcome::Skipped(_) => "skipped",
+        Outcome::Failed(_) => "failed",
+    };
+    let Ok(parent) = traceparent.parse::<TraceParent>();
+    if !parent.is_somewhere() {
+        return Span::none();
+    }
+    let span = info_span!(target: TARGET, parent: None, "settle", otel.kind = "consumer", %wnid, %token, outcome);
+    if !span.is_disabled() {
+        parent.adopt(&span);
+        link_to_call(&span);
+    }
+    span
+}
+
+/// The call in which it happened has a trace of its own.
+fn link_to_call(span: &Span) {
+    let call = Span::current().context();
+    span.add_link(call.span().span_context().clone());
+}
+
+/// A part of a class's way through the worker.
+pub fn step(name: &'static str) -> Span {
+    info_span!(target: TARGET, "step", otel.name = name)
+}
+
+/// A call that this program makes.
+pub fn calling(method: &'static str) -> Span {
+    info_span!(target: TARGET, "call", otel.name = method, otel.kind = "client", rpc.system = "grpc")
+}
+
+/// A call that this program answers, below the one who makes it if the headers name that.
+pub fn called(method: &'static str, headers: &HeaderMap) -> Span {
+    let span =
+        info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
+    if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
+        let headers = opentelemetry_http::HeaderExtractor(headers);
+        adopt(&span, TraceContextPropagator::new().extract_with_context(&Context::new(), &headers));
+    }
+    span
+}
+
+fn adopt(span: &Span, parent: Context) {
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!(%error, "a span stands alone");
+    }
+}
+
+/// Gives calls the context of the span in which they are made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WithContext;
+
+impl Interceptor for WithContext {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let span = Span::current();
+        if !span.is_disabled() {
+            TraceContextPropagator::new().inject_context(&span.context(), &mut Metadata(request.metadata_mut()));
+        }
+        Ok(request)
+    }
+}
+
+struct Metadata<'map>(&'map mut MetadataMap);
+
+impl Injector for Metadata<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        if let (Ok(key), Ok(value)) = (MetadataKey::from_bytes(key.as_bytes()), value.parse()) {
+            self.0.insert(key, value);
+        }
+    }
+}
+
+/// A `traceparent` that did not come in a header.
+struct Text<'text>(&'text str);
+
+impl Extractor for Text<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        (key == TRACEPARENT).then_some(self.0)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+    use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as _};
+
+    use super::*;
+    use crate::outcome::Published;
+
+    const TEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn traced(act: impl FnOnce()) -> Vec<SpanData> {
+        let exporter = InMemorySpanExporter::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
+        exporter.get_finished_spans().unwrap()
+    }
+
+    fn wnid() -> Wnid {
+        "n02124075".parse().unwrap()
+    }
+
+    #[test]
+    fn a_place_survives_the_wire_and_nonsense_is_nowhere() {
+        let Ok(place) = TEXT.parse::<TraceParent>();
+        assert_eq!(place.to_string(), TEXT);
+        for nonsense in
+            ["", "x", "00-0-0-0", "00-00000000000000000000000000000000-b7ad6b7169203331-01", &"0-".repeat(9999)]
+        {
+            let Ok(nowhere) = nonsense.parse::<TraceParent>();
+            assert_eq!((nowhere, nowhere.to_string().as_str()), (TraceParent::default(), ""), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_class_has_one_trace_from_its_lease_to_its_settlement() {
+        let spans = traced(|| {
+            let leased = leased(wnid(), LeaseToken(7));
+            let class = info_span!("class");
+            leased.adopt(&class);
+            let reported = TraceParent::of(&class).to_string();
+            drop(class);
+            drop(settling(wnid(), LeaseToken(7), &Outcome::Success(Published::default()), &reported));
+        });
+        let [lease, class, settle] = spans.as_slice() else { panic!("{spans:#?}") };
+        assert_eq!(lease.parent_span_id, SpanId::INVALID);
+        assert_eq!(class.parent_span_id, lease.span_context.span_id());
+        assert_eq!(settle.parent_span_id, class.span_context.span_id());
+        assert!(spans.iter().all(|span| span.span_context.trace_id() == lease.span_context.trace_id()));
+    }
+
+    #[test]
+    fn a_call_carries_its_place_in_its_metadata() {
+        let spans = traced(|| {
+            let span = calling("Renew");
+            let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
+            drop(called("Renew", &request.into_parts().0.into_headers()));
+        });
+        let [server, client] = spans.as_slice() else { panic!("{spans:#?}") };
+        assert_eq!(server.parent_span_id, client.span_context.span_id());
+        assert_eq!((server.name.as_ref(), client.name.as_ref()), ("Renew", "Renew"));
+    }
+
+    #[test]
+    fn nothing_is_traced_where_nobody_collects() {
+        let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
+        let log = log.with_filter(filter_fn(|metadata| metadata.target() != TARGET));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            assert_eq!(leased(wnid(), LeaseToken(7)), TraceParent::default());
+            assert!(settling(wnid(), LeaseToken(7), &Outcome::Success(Published::default()), TEXT).is_disabled());
+            let span = calling("Renew");
+            assert!(span.is_disabled());
+            let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
+            assert!(request.metadata().is_empty());
+        });
+    }
+}

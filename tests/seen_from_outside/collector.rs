@@ -1,0 +1,137 @@
+//! A collector of traces in the test's own process, and ports that only look like one.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+};
+use tests::wait::wait_until;
+use tokio::runtime::Runtime;
+use tonic::{
+    Request, Response, Status,
+    metadata::MetadataMap,
+    transport::{Server, server::TcpIncoming},
+};
+
+/// A span, as far as these tests look at it. Ids are in hexadecimal digits; a root has an empty parent.
+#[derive(Debug, Clone)]
+pub(crate) struct Span {
+    pub(crate) service: String,
+    pub(crate) name: String,
+    pub(crate) trace: String,
+    pub(crate) id: String,
+    pub(crate) parent: String,
+    wnid: String,
+}
+
+/// What has come in.
+#[derive(Debug, Default)]
+struct Received {
+    spans: Vec<Span>,
+    headers: Vec<MetadataMap>,
+}
+
+pub(crate) struct Collector {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Received>>,
+    _runtime: Runtime,
+}
+
+struct Door(Arc<Mutex<Received>>);
+
+#[tonic::async_trait]
+impl TraceService for Door {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut received = self.0.lock().expect("nothing panics while it holds this lock");
+        received.headers.push(request.metadata().clone());
+        for resource in request.into_inner().resource_spans {
+            let about = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                received.spans.push(Span {
+                    service: text_of(&about, "service.name"),
+                    name: span.name,
+                    trace: hexadecimal(&span.trace_id),
+                    id: hexadecimal(&span.span_id),
+                    parent: hexadecimal(&span.parent_span_id),
+                    wnid: text_of(&span.attributes, "wnid"),
+                });
+            }
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn text_of(attributes: &[KeyValue], key: &str) -> String {
+    let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.as_ref());
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+impl Collector {
+    pub(crate) fn start() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let received = Arc::<Mutex<Received>>::default();
+        let service = TraceServiceServer::new(Door(Arc::clone(&received)));
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port on loopback");
+        let address = listener.local_addr().expect("it is bound");
+        let served = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        drop(runtime.spawn(served));
+        Self { address, received, _runtime: runtime }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.received.lock().expect("nothing panics while it holds this lock").spans.clone()
+    }
+
+    /// The value of a header that every export had.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let received = self.received.lock().expect("nothing panics while it holds this lock");
+        let value = received.headers.last()?.get(name)?.to_str().ok()?.to_owned();
+        received.headers.iter().all(|headers| headers.contains_key(name)).then_some(value)
+    }
+
+    /// The one span of this name that a class has; waits for it.
+    #[track_caller]
+    pub(crate) fn span_of(&self, wnid: &str, name: &str) -> Span {
+        let of_class = |span: &Span| span.name == name && span.wnid == wnid;
+        let found =
+            || Some(self.spans().into_iter().filter(of_class).collect::<Vec<_>>()).filter(|found| !found.is_empty());
+        let found = wait_until(Duration::from_secs(20), found);
+        let found = found.unwrap_or_else(|| panic!("no span {name} of {wnid}: {:#?}", self.spans()));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found[0].clone()
+    }
+}
+
+/// A port that takes connections and never says a word.
+pub(crate) fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, format!("http://{address}"))
+}
+
+/// A port where nobody is.
+pub(crate) fn away() -> String {
+    silent().1
+}

@@ -1,0 +1,128 @@
+//! One trace for each class, from its lease to its report, and a collector that never costs a class anything.
+
+use std::time::Duration;
+
+use tests::{
+    cluster::{Job, Table},
+    origin::Origin,
+};
+use tokio::time::Instant;
+
+use crate::{
+    collector::{self, Collector},
+    origin, wnids,
+};
+
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// More than this nobody may wait for a collector, whatever it does.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn job(origin: &Origin, wnids: &[String]) -> Job {
+    Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
+}
+
+#[track_caller]
+fn assert_one_trace(collector: &Collector, wnid: &str) -> String {
+    let [lease, class, settle] = ["lease", "class", "settle"].map(|name| collector.span_of(wnid, name));
+    assert_eq!(lease.parent, "", "{lease:?}");
+    assert_eq!(class.parent, lease.id, "{class:?} is not below {lease:?}");
+    assert_eq!(settle.parent, class.id, "{settle:?} is not below {class:?}");
+    assert!(lease.trace == class.trace && class.trace == settle.trace, "{lease:?} {class:?} {settle:?}");
+    lease.trace
+}
+
+#[test]
+fn a_class_has_one_trace_from_its_lease_to_its_report_across_both_programs() {
+    let collector = Collector::start();
+    let wnids = wnids(3);
+    let origin = origin(&wnids);
+    let job = job(&origin, &wnids)
+        .variable(ENDPOINT, &collector.url())
+        .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=cats");
+    let coordinator = job.start_coordinator();
+    let worker = job.start_worker("w1", &coordinator, job.target_path());
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
+    let traces: Vec<String> = wnids.iter().map(|wnid| assert_one_trace(&collector, wnid)).collect();
+    assert!(traces[0] != traces[1] && traces[1] != traces[2], "{traces:?}");
+    for (name, service) in [("lease", "coordinator"), ("class", "worker"), ("settle", "coordinator")] {
+        assert_eq!(collector.span_of(&wnids[0], name).service, service);
+    }
+    assert_eq!(collector.header("x-tenant").as_deref(), Some("cats"));
+
+    // Each call is a trace of its own: the worker's side above the coordinator's.
+    let spans = collector.spans();
+    for method in ["Register", "Acquire", "Report", "Leave"] {
+        let name = format!("imagenet.v1.Coordinator/{method}");
+        let mut answered = spans.iter().filter(|span| span.name == name && span.service == "coordinator").peekable();
+        assert!(answered.peek().is_some(), "{method} was not traced: {spans:#?}");
+        for answer in answered {
+            let call = spans
+                .iter()
+                .find(|span| span.id == answer.parent)
+                .unwrap_or_else(|| panic!("{answer:?} hangs in the air"));
+            assert!(call.service == "worker" && call.name == name && call.trace == answer.trace, "{call:?} {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn on_one_host_the_trace_is_the_same_and_the_standard_names_are_kept() {
+    let collector = Collector::start();
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    let job = job(&origin, &wnids).variable(ENDPOINT, &collector.url()).variable("OTEL_SERVICE_NAME", "cats");
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_one_trace(&collector, &wnids[0]);
+    assert!(collector.spans().iter().all(|span| span.service == "cats"), "{:#?}", collector.spans());
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log");
+    assert!(!log.contains("settle{") && !log.contains("lease{"), "spans that the log has lines for: {log}");
+}
+
+#[test]
+fn what_turns_traces_off_turns_them_off() {
+    let wnids = wnids(1);
+    let origin = origin(&wnids);
+    for (name, value, told) in [
+        ("OTEL_SDK_DISABLED", "true", false),
+        ("OTEL_TRACES_EXPORTER", "none", false),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", true),
+    ] {
+        let collector = Collector::start();
+        let job = job(&origin, &wnids).variable(ENDPOINT, &collector.url()).variable(name, value);
+        let finished = job.run();
+        job.assert_ended(&finished, 0, Table::of(1, 0, 0));
+        assert!(collector.spans().is_empty(), "{name}: {:#?}", collector.spans());
+        assert_eq!(finished.stderr.contains("traces are not exported"), told, "{name}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_collector_that_is_away_or_hangs_costs_nobody_anything() {
+    let wnids = wnids(20);
+    let origin = origin(&wnids);
+    let timed = |endpoint: Option<String>| {
+        let mut job = job(&origin, &wnids);
+        if let Some(endpoint) = endpoint {
+            job = job.variable(ENDPOINT, &endpoint);
+        }
+        let start = Instant::now();
+        let coordinator = job.start_coordinator();
+        let worker = job.start_worker("w1", &coordinator, job.target_path());
+        let worker = worker.wait();
+        assert_eq!(worker.code, Some(0), "{}", worker.stderr);
+        let finished = coordinator.running.wait();
+        job.assert_ended(&finished, 0, Table::of(20, 0, 0));
+        for stderr in [&worker.stderr, &finished.stderr] {
+            assert!(!stderr.to_lowercase().contains("opentelemetry"), "people are bothered with it: {stderr}");
+        }
+        start.elapsed()
+    };
+    let without = timed(None);
+    let (_silent, hangs) = collector::silent();
+    for endpoint in [collector::away(), hangs] {
+        let took = timed(Some(endpoint.clone()));
+        eprintln!("without a collector {without:?}, with {endpoint} {took:?}");
+        assert!(took < without + PATIENCE, "{took:?} instead of {without:?}");
+    }
+}
