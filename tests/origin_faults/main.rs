@@ -1,5 +1,6 @@
 //! The faults of an origin, row by row of the fault matrix: each has exactly one outcome, and none leaves half a class.
 
+mod away;
 mod changed_versions;
 mod lost_connections;
 mod patience;

@@ -1,0 +1,44 @@
+//! An origin that is away for a while costs time and nothing else (O8).
+
+use std::time::Duration;
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::Origin,
+};
+
+#[test]
+fn an_origin_that_is_away_fails_no_class_is_asked_seldom_and_found_when_it_is_back() {
+    let origin = Origin::start();
+    let tars: Vec<(String, Vec<u8>)> = (1..=40)
+        .map(|number| format!("n{number:08}"))
+        .map(|wnid| (wnid.clone(), images(&wnid, 2, 500..900, 1)))
+        .collect();
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone()).forever(Answer::status(503));
+    }
+    let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());
+    let args = ["--delete-tar", "--retries", "0", "--workers", "4"];
+    let job = Job::new().classes(wnids).origin(&origin).args(args).deadline(Duration::from_mins(2));
+    let mut running = job.start();
+    running.wait_until("it says that it is the origin", |running| {
+        running.stderr().contains("the origin fails everybody (HTTPError: 503 Server Error").then_some(())
+    });
+    let in_vain = origin.all_requests().len();
+    // Twelve that failed in a row, and what was under way with them.
+    assert!((12..=16).contains(&in_vain), "{in_vain} requests");
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    let finished = running.wait();
+    job.assert_ended(&finished, 0, Table::of(40, 0, 0));
+    assert!(finished.stderr.contains("the origin is back"), "{}", finished.stderr);
+    assert_eq!(job.failures(), [] as [String; 0]);
+    for (wnid, tar) in &tars {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    let answered = origin.all_requests().iter().filter(|request| request.status == 200).count();
+    assert_eq!(answered, 40);
+}
