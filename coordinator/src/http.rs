@@ -7,13 +7,12 @@ use std::{
 
 use shared::{
     http::{self, Address, HttpError, Seen},
-    metrics::Metrics,
+    metrics::{Metrics, Source},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use worker::Tally;
 
-use crate::{dispatcher::DispatcherHandle, ledger::Commits};
+use crate::{dispatcher::DispatcherHandle, fleet::Phase, ledger::Commits};
 
 mod metrics;
 
@@ -24,7 +23,7 @@ pub(crate) struct AtWork {
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
     /// Of the worker in this process.
-    pub(crate) worker: Option<Arc<Tally>>,
+    pub(crate) worker: Option<Arc<dyn Source>>,
 }
 
 /// What may be known of the coordinator, from its first moment to its last.
@@ -72,7 +71,8 @@ impl Coordinator {
         if self.stopping.iter().any(CancellationToken::is_cancelled) {
             return Err("stopping");
         }
-        self.at_work.get().map(drop).ok_or("starting")
+        let at_work = self.at_work.get().ok_or("starting")?;
+        if at_work.handle.phase() == Phase::Recovering { Err("recovering") } else { Ok(()) }
     }
 }
 

@@ -200,7 +200,7 @@ impl Job {
             job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown, tally }));
         }
         let (handle, commits) = (job.handle.clone(), job.writer.commits());
-        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, worker: tally });
+        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, worker: tally.map(|tally| tally as _) });
         Ok(job)
     }
 

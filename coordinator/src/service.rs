@@ -88,7 +88,7 @@ where
 {
     let abort = shutdown.abort.clone();
     let (reporter, health) = health::health().await;
-    let following = reporter.follow(shutdown.clone());
+    let following = reporter.follow(dispatcher.watch_phase(), shutdown.clone());
     let counted = Counted(Arc::clone(dispatcher.tally()));
     let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
     // A host that vanished without a word must not keep its connection for ever.

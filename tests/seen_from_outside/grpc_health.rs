@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One probe: a connection, a question, an answer.
-async fn check(address: SocketAddr, service: &str) -> Result<ServingStatus, Status> {
+pub(crate) async fn check(address: SocketAddr, service: &str) -> Result<ServingStatus, Status> {
     let asked = async {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("it is a URL");
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;

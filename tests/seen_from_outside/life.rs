@@ -8,8 +8,10 @@ use tests::{
     running::Signal,
     wait::wait_for,
 };
+use tokio::runtime::Runtime;
+use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::{origin, wnids};
+use crate::{grpc_health::check, origin, wnids};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,5 +42,34 @@ fn a_coordinator_is_ready_while_it_leases_and_says_that_it_stops() {
     let finished = coordinator.running.wait();
     assert_eq!(finished.code, Some(143), "{}", finished.stderr);
     assert_eq!(get(http, "/healthz"), None);
+    worker.kill();
+}
+
+#[test]
+fn a_coordinator_that_waits_for_its_predecessors_workers_is_alive_and_not_ready() {
+    let wnids = wnids(2);
+    let origin = origin(&wnids);
+    origin.limit_rate(1000);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--lease-ttl", "3s"]);
+    let first = job.start_coordinator();
+    let worker = job.start_worker("w1", &first, job.target_path());
+    let leases = |now: Scrape| now.value("imagenet_classes{state=\"leased\"}") > 0.5;
+    wait_for("it leases", SOON, || Scrape::of(first.http).is_some_and(leases));
+    worker.signal(Signal::STOP);
+    first.running.kill();
+
+    let second = job.start_coordinator();
+    let http = second.http;
+    wait_for("it says why", SOON, || get(http, "/readyz") == Some((503, "recovering\n".to_owned())));
+    assert_eq!(get(http, "/healthz"), Some((200, "ok\n".to_owned())));
+    let recovering = Scrape::of(http).expect("it answers");
+    assert!(recovering.value("imagenet_phase{phase=\"recovering\"}") > 0.5, "{}", recovering.text);
+    assert!(recovering.value("imagenet_ready") < 0.5 && recovering.value("imagenet_coordinator_epoch") > 1.5);
+    let runtime = Runtime::new().expect("a runtime");
+    let asked = || runtime.block_on(check(second.address, "imagenet.v1.Coordinator"));
+    assert!(matches!(asked(), Ok(ServingStatus::NotServing)));
+    wait_for("the window ends", SOON, || get(http, "/readyz") == Some((200, "ok\n".to_owned())));
+    wait_for("the worker's port says so too", SOON, || matches!(asked(), Ok(ServingStatus::Serving)));
+    second.running.kill();
     worker.kill();
 }

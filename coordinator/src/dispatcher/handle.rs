@@ -145,7 +145,12 @@ impl DispatcherHandle {
         self.ask(|reply| Command::DrainWorker { name, reply }).await
     }
 
-    /// What the coordinator is doing, whenever it changes.
+    /// What the coordinator is doing.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// The same, whenever it changes.
     pub fn watch_phase(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use shared::metrics::{Page, Source};
 
 use super::{AtWork, Coordinator};
+use crate::fleet::Phase;
 
 impl Source for Coordinator {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -28,6 +29,19 @@ impl AtWork {
                 (("state", "failed"), status.failed),
                 (("state", "leased"), status.leased),
                 (("state", "pending"), status.pending),
+            ],
+        )?;
+        let now = self.handle.phase();
+        let phase = |label, phase| (("phase", label), u64::from(now == phase));
+        page.gauges(
+            "phase",
+            "1 for what the coordinator is doing, 0 for what it is not.",
+            &[
+                phase("recovering", Phase::Recovering),
+                phase("running", Phase::Running),
+                phase("waiting_for_workers", Phase::WaitingForWorkers),
+                phase("origin_paused", Phase::OriginPaused),
+                phase("done", Phase::Done),
             ],
         )?;
         page.gauge("workers", "Workers that are registered.", status.workers.into())?;

@@ -3,11 +3,14 @@
 
 use proto::coordinator_server::SERVICE_NAME;
 use shared::shutdown::Shutdown;
+use tokio::sync::watch;
 use tonic_health::{
     ServingStatus,
     pb::health_server::{Health, HealthServer},
     server::{HealthReporter, health_reporter},
 };
+
+use crate::fleet::Phase;
 
 /// The program as a whole, and the service that workers need.
 const NAMES: [&str; 2] = ["", SERVICE_NAME];
@@ -30,9 +33,17 @@ impl Reporter {
     }
 
     /// Tells the truth until the end. Then whoever watches is let go, so that nobody waits for them.
-    pub(super) async fn follow(mut self, shutdown: Shutdown) {
-        self.tell(ServingStatus::Serving).await;
+    pub(super) async fn follow(mut self, mut phase: watch::Receiver<Phase>, shutdown: Shutdown) {
+        let serve_until_told = async {
+            // The dispatcher may be gone before: then there is nothing to serve.
+            if phase.wait_for(|phase| *phase != Phase::Recovering).await.is_ok() {
+                self.tell(ServingStatus::Serving).await;
+                std::future::pending::<()>().await;
+            }
+            shutdown.abort.cancelled().await;
+        };
         tokio::select! {
+            () = serve_until_told => {}
             () = shutdown.drain.cancelled() => {}
             () = shutdown.abort.cancelled() => {}
         }
