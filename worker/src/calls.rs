@@ -137,7 +137,10 @@ impl Calls {
                 self.last_answer = Instant::now();
                 Ok(answer)
             }
-            Err(CallError::Refused(why)) => Err(Refused(why)),
+            Err(CallError::Refused(why)) => {
+                self.disregard(kind);
+                Err(Refused(why))
+            }
             // A worker that was let in before waits for its file to be replaced.
             Err(CallError::Denied(why)) if !self.was_answered => Err(Refused(why)),
             Err(CallError::Denied(why) | CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => {

@@ -120,6 +120,9 @@ impl Target {
 
     /// Says that the target, and not a class, is at fault.
     pub(crate) fn error(&self, action: impl Into<String>, cause: io::Error) -> TargetError {
+        // Where the whole target is gone, that is what to say, and not what it led to.
+        let gone = fs::metadata(&self.root).err().filter(|error| error.kind() == io::ErrorKind::NotFound);
+        let cause = gone.unwrap_or(cause);
         TargetError { target: self.root.clone(), action: action.into(), cause }
     }
 

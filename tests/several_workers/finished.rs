@@ -1,0 +1,88 @@
+//! A list that is finished already: nobody needs a lease to find that out.
+
+use std::{fs, path::Path, time::Duration};
+
+use tests::{
+    archives::images,
+    cluster::{Job, Table},
+    folders::classes,
+    origin::Origin,
+};
+use tokio::time::Instant;
+
+/// More than one report holds; by hand it was done with all 21,843 of `ImageNet`.
+const CLASSES: usize = 5000;
+
+#[test]
+fn a_finished_list_is_passed_over_in_seconds_by_three_workers_on_one_storage() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
+    origin.class(&wnids[0], images(&wnids[0], 20, 100..200, 1));
+    let job = Job::new().classes([wnids[0].as_str()]).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    complete(&job, &wnids[0], &wnids[1..]);
+    origin.forget_requests();
+
+    let job = job.classes(wnids.iter().map(String::as_str));
+    let begun = Instant::now();
+    let coordinator = job.start_coordinator();
+    let workers = ["w1", "w2", "w3"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
+    for worker in workers {
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(0, wnids.len() as u64, 0));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(origin.all_requests().len(), 0);
+    assert_eq!(classes(job.target_path()), wnids);
+}
+
+#[test]
+fn what_each_worker_has_on_its_own_disk_is_counted_wherever_it_is() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=600).map(|number| format!("n{number:08}")).collect();
+    let missing = wnids.last().expect("there are some");
+    for wnid in [&wnids[0], missing] {
+        origin.class(wnid, images(wnid, 20, 100..200, 1));
+    }
+    let job = Job::new().classes([wnids[0].as_str()]).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    complete(&job, &wnids[0], &wnids[1..wnids.len() - 1]);
+    origin.forget_requests();
+    let disks = ["disk1", "disk2"].map(|name| job.folder().join(name));
+    for (number, wnid) in wnids[..wnids.len() - 1].iter().enumerate() {
+        let disk = &disks[number % 2];
+        fs::create_dir_all(disk).expect("the folder is ours");
+        fs::rename(job.class_folder(wnid), disk.join(wnid)).expect("the folder is ours");
+    }
+
+    let job = job.classes(wnids.iter().map(String::as_str));
+    let coordinator = job.start_coordinator();
+    let start = |(name, disk): (&str, &Path)| job.start_worker(name, &coordinator, disk);
+    for worker in [("w1", disks[0].as_path()), ("w2", disks[1].as_path())].map(start) {
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, wnids.len() as u64 - 1, 0));
+    let asked: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
+    assert_eq!(asked, [missing.as_str()], "one class is on no disk");
+}
+
+/// Makes classes complete, after the model of one that is.
+pub(crate) fn complete(job: &Job, model: &str, wnids: &[String]) {
+    let manifest = fs::read_to_string(job.class_folder(model).join(".manifest.json")).expect("it is complete");
+    for wnid in wnids {
+        let folder = job.class_folder(wnid);
+        fs::create_dir(&folder).expect("the folder is ours");
+        fs::write(folder.join(".manifest.json"), renamed(&manifest, model, wnid)).expect("the folder is ours");
+    }
+}
+
+/// The same manifest for another class: it ends with a digest of what is before it.
+fn renamed(manifest: &str, model: &str, wnid: &str) -> String {
+    let renamed = manifest.replace(&format!("\"wnid\": \"{model}\""), &format!("\"wnid\": \"{wnid}\""));
+    let mark = "  \"digest\": \"";
+    let (covered, _) = renamed.split_once(mark).expect("it ends with a digest");
+    format!("{covered}{mark}{}\"\n}}\n", blake3::hash(covered.as_bytes()).to_hex())
+}

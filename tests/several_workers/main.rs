@@ -1,0 +1,5 @@
+//! Workers and their coordinator: what each does when the other, or the host, does something out of the ordinary.
+
+mod finished;
+mod obeys;
+mod scripted;

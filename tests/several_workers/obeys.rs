@@ -1,0 +1,214 @@
+//! What a worker does when a coordinator says so, or says nothing.
+
+use std::{fs, path::Path, time::Duration};
+
+use proto::outcome::Kind;
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::Job,
+    folders::assert_no_partial,
+    origin::Origin,
+    running::{Running, Signal},
+};
+
+use crate::{
+    finished::complete,
+    scripted::{Scripted, lease},
+};
+
+const WNID: &str = "n00000001";
+
+fn start(job: &Job, coordinator: &Scripted, target: &Path) -> Running {
+    let target = target.to_str().expect("a plain path");
+    job.start_worker_with(["--connect", &coordinator.url(), "--name", "w", "--workers", "2", "--target", target])
+}
+
+fn setting() -> (Origin, Vec<u8>, Job, Scripted) {
+    let origin = Origin::start();
+    let tar = images(WNID, 20, 10_000..20_000, 1);
+    origin.class(WNID, tar.clone());
+    let coordinator = Scripted::start(&origin);
+    (origin, tar, Job::new(), coordinator)
+}
+
+#[test]
+fn a_drained_worker_finishes_what_it_holds_and_asks_for_nothing_more() {
+    let (origin, tar, job, coordinator) = setting();
+    origin.limit_rate(100_000);
+    coordinator.answers().ttl = Duration::from_millis(900);
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("the class is under way", |_| !origin.gets(WNID).is_empty());
+    coordinator.answers().directive = proto::Directive::Drain;
+    let renewals = coordinator.told().renewals;
+    coordinator.wait_for("it was told", |told| told.renewals > renewals + 1);
+    let acquires = coordinator.told().acquires;
+    coordinator.answers().leases = vec![lease("n00000002", 6)];
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let told = coordinator.told();
+    assert!(told.acquires <= acquires + 1, "it asked on: {} times, then {}", acquires, told.acquires);
+    assert!(matches!(told.results()[..], [proto::Result { outcome: Some(_), token: 5, .. }]), "{told:#?}");
+    assert_eq!(told.farewells.len(), 1);
+    assert_class_is(&tar, &job.class_folder(WNID));
+}
+
+#[test]
+fn a_probe_is_one_request() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").forever(Answer::status(503));
+    coordinator.answers().leases = vec![proto::Lease { probe: true, ..lease(WNID, 5) }];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("its failure is reported", |told| !told.reports.is_empty());
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+    assert_eq!(origin.gets(WNID).len(), 1);
+    let told = coordinator.told();
+    let Some(Kind::Failure(failure)) = told.results()[0].outcome.as_ref().and_then(|outcome| outcome.kind.as_ref())
+    else {
+        panic!("{told:#?}")
+    };
+    assert_eq!(failure.suspect(), proto::Suspect::Origin);
+}
+
+#[test]
+fn what_the_target_has_is_reported_before_the_first_lease() {
+    let (origin, _, job, coordinator) = setting();
+    let wnids: Vec<String> = (1..=6000).map(|number| format!("n{number:08}")).collect();
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let first = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("there is one class", |told| !told.reports.is_empty());
+    coordinator.answers().job_done = true;
+    assert_eq!(first.wait().code, Some(0));
+    origin.forget_requests();
+    complete(&job, WNID, &wnids[1..]);
+    fs::create_dir(job.class_folder("n00009999")).expect("the folder is ours");
+
+    let (reports, acquires) = (coordinator.told().reports.len(), coordinator.told().acquires);
+    coordinator.answers().survey = true;
+    coordinator.answers().unsettled_reports = 1;
+    let finished = start(&job, &coordinator, job.target_path()).wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let mut told = coordinator.told();
+    let surveyed = told.reports.split_off(reports);
+    assert!(surveyed.iter().all(|(before, report)| *before == acquires && report.results.len() <= 4096));
+    let mut found: Vec<&str> =
+        surveyed.iter().flat_map(|(_, report)| &report.results).map(|it| it.wnid.as_str()).collect();
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found, wnids, "all that is complete, and nothing else");
+    assert!(surveyed.iter().flat_map(|(_, report)| &report.results).all(|result| result.token == 0));
+    assert_eq!(origin.all_requests().len(), 0);
+    assert_no_partial(job.target_path());
+}
+
+#[test]
+fn a_result_is_kept_until_it_is_settled() {
+    let (_origin, _, job, coordinator) = setting();
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    coordinator.answers().failing_reports = 2;
+    coordinator.answers().unsettled_reports = 3;
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("it is settled", |told| told.reports.len() == 4);
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+    let told = coordinator.told();
+    assert!(told.results().iter().all(|result| result.wnid == WNID && result.token == 5), "{told:#?}");
+    assert_eq!(told.reports.len(), 4, "neither lost nor sent for ever");
+}
+
+#[test]
+fn a_refused_report_ends_the_worker_with_its_leases_handed_back() {
+    let (origin, _, job, coordinator) = setting();
+    origin.class("n00000002", images("n00000002", 20, 10_000..20_000, 2)).forever(Answer::stall_at(100_000));
+    coordinator.answers().leases = vec![lease(WNID, 5), lease("n00000002", 6)];
+    coordinator.answers().refuses_reports = true;
+    let finished = start(&job, &coordinator, job.target_path()).wait();
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(finished.stderr.contains("these are no results"), "{}", finished.stderr);
+    let told = coordinator.told();
+    let mut released: Vec<u64> = told.farewells[0].released.iter().map(|held| held.token).collect();
+    released.sort_unstable();
+    assert_eq!(released, [5, 6], "{told:#?}");
+    assert!(told.farewells[0].reason.contains("these are no results"));
+}
+
+#[test]
+fn a_coordinator_of_the_past_renews_nothing_and_the_worker_looks_for_its_successor() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").script([Answer::stall_at(100_000)]);
+    coordinator.answers().ttl = Duration::from_millis(1500);
+    coordinator.answers().epoch = 4;
+    coordinator.answers().renewals_epoch = Some(3);
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("it registers again, with what it holds", |told| {
+        told.registrations.iter().skip(1).any(|registration| registration.held.iter().any(|held| held.token == 5))
+    });
+    coordinator.answers().renewals_epoch = None;
+    origin.end_stalls();
+    coordinator.wait_for("the class that went on is reported", |told| !told.reports.is_empty());
+    coordinator.answers().job_done = true;
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no renewal was answered in time"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_target_that_vanishes_is_said_and_not_made_again() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").script([Answer::stall_at(100_000)]);
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let target = job.folder().join("disk");
+    let worker = start(&job, &coordinator, &target);
+    coordinator.wait_for("the class is under way", |_| !origin.gets(WNID).is_empty());
+    fs::rename(&target, job.folder().join("elsewhere")).expect("the folder is ours");
+    origin.end_stalls();
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(finished.stderr.contains("is it still mounted?"), "{}", finished.stderr);
+    assert!(!target.exists(), "it could be the place of a disk that is not mounted");
+    let told = coordinator.told();
+    assert!(told.reports.is_empty(), "the class is not at fault: {told:#?}");
+    assert_eq!(told.farewells[0].released.iter().map(|held| held.token).collect::<Vec<_>>(), [5]);
+    assert!(told.farewells[0].reason.contains("is it still mounted?"), "{told:#?}");
+}
+
+#[test]
+fn one_storage_has_one_name_by_any_way_and_two_disks_have_two() {
+    let (_origin, _, job, coordinator) = setting();
+    let (disk, other) = (job.folder().join("disk"), job.folder().join("other"));
+    let link = job.folder().join("link");
+    fs::create_dir(&disk).expect("the folder is ours");
+    std::os::unix::fs::symlink(&disk, &link).expect("the folder is ours");
+    let workers = [&disk, &link, &disk, &other].map(|target| start(&job, &coordinator, target));
+    coordinator.wait_for("all have registered", |told| told.registrations.len() == 4);
+    coordinator.answers().job_done = true;
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    let mut ids: Vec<String> = coordinator.told().registrations.into_iter().map(|it| it.storage_id).collect();
+    ids.sort_unstable();
+    let different = ids.chunk_by(|one, next| one == next).map(<[String]>::len).collect::<Vec<_>>();
+    assert!(different == [1, 3] || different == [3, 1], "{ids:?}");
+    assert!(ids.iter().all(|id| id.len() == 32), "{ids:?}");
+}
+
+#[test]
+fn a_worker_whose_coordinator_is_away_ends_when_it_is_told_to() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").forever(Answer::stall_at(100_000));
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let mut worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("the class is under way", |_| !origin.gets(WNID).is_empty());
+    drop(coordinator);
+    worker.wait_until("it misses its coordinator", |worker| {
+        worker.stderr().contains("no answer from the coordinator").then_some(())
+    });
+    let begun = tokio::time::Instant::now();
+    worker.signal(Signal::TERM);
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(143), "{}", finished.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,250 @@
+//! A coordinator that does what a test says and remembers what it was told: for what the real one does too seldom.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use proto::coordinator_server::{Coordinator, CoordinatorServer};
+use tests::{origin::Origin, wait::wait_for};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+/// What it answers; a test may change it at any time.
+#[derive(Debug, Clone)]
+pub(crate) struct Answers {
+    pub(crate) epoch: u32,
+    /// Of renewals only, if it is another one.
+    pub(crate) renewals_epoch: Option<u32>,
+    pub(crate) ttl: Duration,
+    pub(crate) survey: bool,
+    /// Given out one by one.
+    pub(crate) leases: Vec<proto::Lease>,
+    /// With each renewal.
+    pub(crate) directive: proto::Directive,
+    pub(crate) job_done: bool,
+    /// Reports that are answered without settling anything.
+    pub(crate) unsettled_reports: u32,
+    /// Reports that fail.
+    pub(crate) failing_reports: u32,
+    pub(crate) refuses_reports: bool,
+}
+
+/// What it was told, each in its order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) registrations: Vec<proto::RegisterRequest>,
+    pub(crate) renewals: usize,
+    pub(crate) acquires: usize,
+    /// With the number of questions for leases that came before.
+    pub(crate) reports: Vec<(usize, proto::ReportRequest)>,
+    pub(crate) farewells: Vec<proto::LeaveRequest>,
+}
+
+impl Told {
+    /// All results, in their order.
+    pub(crate) fn results(&self) -> Vec<&proto::Result> {
+        self.reports.iter().flat_map(|(_, report)| &report.results).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Door {
+    answers: Mutex<Answers>,
+    told: Mutex<Told>,
+    job: proto::JobOptions,
+}
+
+/// A running one; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    door: Arc<Door>,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scripted {
+    /// Listens on a free port of loopback.
+    pub(crate) fn start(origin: &Origin) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("it is bound");
+        drop(free);
+        let door = Arc::new(Door { answers: Mutex::new(Answers::default()), told: Mutex::default(), job: job(origin) });
+        let (stop, stopped) = oneshot::channel();
+        let served = Served(Arc::clone(&door));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let listening = tonic::transport::Server::builder().add_service(CoordinatorServer::new(served));
+            let stopped = async { drop(stopped.await) };
+            runtime.block_on(listening.serve_with_shutdown(address, stopped)).expect("the port is free");
+        });
+        Self { door, address, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn answers(&self) -> MutexGuard<'_, Answers> {
+        lock(&self.door.answers)
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        lock(&self.door.told).clone()
+    }
+
+    /// Waits until what it was told is what was waited for.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, mut is_true: impl FnMut(&Told) -> bool) {
+        wait_for(what, Duration::from_secs(20), || is_true(&lock(&self.door.told)));
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.stop.take().map(|stop| stop.send(()));
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            epoch: 1,
+            renewals_epoch: None,
+            ttl: Duration::from_secs(30),
+            survey: false,
+            leases: Vec::new(),
+            directive: proto::Directive::Continue,
+            job_done: false,
+            unsettled_reports: 0,
+            failing_reports: 0,
+            refuses_reports: false,
+        }
+    }
+}
+
+/// A lease of a class.
+pub(crate) fn lease(wnid: &str, token: u64) -> proto::Lease {
+    proto::Lease { wnid: wnid.to_owned(), token, ..proto::Lease::default() }
+}
+
+fn job(origin: &Origin) -> proto::JobOptions {
+    proto::JobOptions {
+        run_id: "00000000000000000000000000000001".to_owned(),
+        url_template: format!("{}/{{wnid}}.tar", origin.url()),
+        delete_tar: true,
+        retries: 5,
+        timeout_ms: 30_000,
+        existing: proto::Existing::Adopt.into(),
+        durability: proto::Durability::Process.into(),
+        ca_pem: Vec::new(),
+        headers: Vec::new(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Served(Arc<Door>);
+
+impl Served {
+    fn has_something_to_say(&self) -> bool {
+        let answers = lock(&self.0.answers);
+        !answers.leases.is_empty() || answers.job_done
+    }
+
+    fn status() -> proto::JobStatus {
+        proto::JobStatus { total: 1, ..proto::JobStatus::default() }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Served {
+    type WatchStream =
+        std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
+
+    async fn register(
+        &self,
+        request: Request<proto::RegisterRequest>,
+    ) -> Result<Response<proto::RegisterReply>, Status> {
+        lock(&self.0.told).registrations.push(request.into_inner());
+        let answers = lock(&self.0.answers).clone();
+        let ttl = u64::try_from(answers.ttl.as_millis()).expect("a short time");
+        Ok(Response::new(proto::RegisterReply {
+            session_id: 7,
+            epoch: answers.epoch,
+            ttl_ms: ttl,
+            renew_ms: ttl / 3,
+            job: Some(self.0.job.clone()),
+            drop: Vec::new(),
+            survey: answers.survey,
+        }))
+    }
+
+    async fn renew(&self, _: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
+        lock(&self.0.told).renewals += 1;
+        let answers = lock(&self.0.answers).clone();
+        Ok(Response::new(proto::RenewReply {
+            epoch: answers.renewals_epoch.unwrap_or(answers.epoch),
+            drop: Vec::new(),
+            directive: answers.directive.into(),
+            status: Some(Self::status()),
+        }))
+    }
+
+    async fn acquire(&self, _: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
+        lock(&self.0.told).acquires += 1;
+        // A short long poll.
+        for _ in 0..50 {
+            if self.has_something_to_say() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut answers = lock(&self.0.answers);
+        let leases = answers.leases.pop().into_iter().collect();
+        Ok(Response::new(proto::AcquireReply {
+            leases,
+            directive: proto::Directive::Continue.into(),
+            job_done: answers.job_done,
+            status: Some(Self::status()),
+        }))
+    }
+
+    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
+        let request = request.into_inner();
+        let mut told = lock(&self.0.told);
+        let mut answers = lock(&self.0.answers);
+        if answers.refuses_reports {
+            return Err(Status::invalid_argument("these are no results"));
+        }
+        if answers.failing_reports > 0 {
+            answers.failing_reports -= 1;
+            return Err(Status::unavailable("not now"));
+        }
+        let settles = answers.unsettled_reports == 0;
+        answers.unsettled_reports = answers.unsettled_reports.saturating_sub(1);
+        let acked = request.results.iter().filter(|_| settles).map(|result| result.wnid.clone()).collect();
+        let acquires = told.acquires;
+        told.reports.push((acquires, request));
+        Ok(Response::new(proto::ReportReply {
+            acked,
+            directive: proto::Directive::Continue.into(),
+            status: Some(Self::status()),
+        }))
+    }
+
+    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+        lock(&self.0.told).farewells.push(request.into_inner());
+        Ok(Response::new(proto::LeaveReply {}))
+    }
+
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("nobody watches here"))
+    }
+}
