@@ -32,6 +32,7 @@ use tracing::Span;
 
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle, Reported},
+    fleet::Phase,
     lease_table::{Granted, Held, Hello, Lease},
     trust::{Caller, Gate},
 };
@@ -156,10 +157,11 @@ impl Door {
 
     /// Waits until somebody who got nothing may get something, or for the end of the job.
     async fn turn(&self, turn: &mut watch::Receiver<u64>, until: Instant) -> bool {
-        let mut status = self.dispatcher.watch();
+        // Not the counts: whoever waits would be woken by every class that anybody finishes.
+        let mut phase = self.dispatcher.watch_phase();
         tokio::select! {
             changed = timeout_at(until, turn.changed()) => matches!(changed, Ok(Ok(()))),
-            done = status.wait_for(JobStatus::is_done) => done.is_ok(),
+            done = phase.wait_for(|phase| *phase == Phase::Done) => done.is_ok(),
             () = self.shutdown.drain.cancelled() => false,
             () = self.shutdown.abort.cancelled() => false,
         }

@@ -133,8 +133,7 @@ impl LeaseTable {
 
     /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.
     fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
-        let has_failed =
-            |session: &Session| self.troubles.has_failed(position, &[session.name_key(), session.host_key()]);
+        let has_failed = |session: &Session| self.troubles.has_failed(position, || session.keys());
         !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
     }
 

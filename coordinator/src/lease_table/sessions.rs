@@ -87,6 +87,11 @@ impl Session {
         format!("worker {}", self.hello.worker)
     }
 
+    /// All that its failures are noted under.
+    pub(super) fn keys(&self) -> [String; 2] {
+        [self.name_key(), self.host_key()]
+    }
+
     pub(super) fn is_quarantined(&self, now: Instant) -> bool {
         self.quarantined_until.is_some_and(|until| now < until)
     }

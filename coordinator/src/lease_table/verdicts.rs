@@ -85,8 +85,7 @@ impl LeaseTable {
             self.excuse(position);
             return Verdict::Excused;
         }
-        let has_failed =
-            |session: &super::Session| self.troubles.has_failed(position, &[session.name_key(), session.host_key()]);
+        let has_failed = |session: &super::Session| self.troubles.has_failed(position, || session.keys());
         if tried < WORKERS_THAT_TRY && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
             self.set(position, State::Pending);
             self.classes[position].token = None;
