@@ -3,3 +3,4 @@
 mod finished;
 mod obeys;
 mod scripted;
+mod stops;

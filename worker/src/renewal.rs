@@ -1,6 +1,7 @@
-//! Renewal of the session: a ticker with its own thread, runtime and connection, so that no work can ever delay it.
+//! Renewal of the session: a ticker with its own thread, runtime and connection, so that no work can ever delay it. It does
+//! not even write to the log, which may be on a disk that hangs: whoever hears its beats does.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{connect::Connector, ids::SessionId};
 use tokio::{
@@ -37,8 +38,16 @@ pub(crate) struct Renewable {
     pub(crate) held: Vec<Held>,
 }
 
-/// Starts the ticker on a thread of the given set; answers come through the channel, each with the session that it is for.
-/// Ends when `stop` is cancelled.
+/// What came of a renewal.
+#[derive(Debug)]
+pub(crate) enum Beat {
+    /// The answer, and the session that it is about.
+    Renewed(SessionId, Renewed),
+    /// There was none, and why; the next try is under way.
+    Missed(String),
+}
+
+/// Starts the ticker on a thread of the given set; its beats come through the channel. Ends when `stop` is cancelled.
 pub(crate) fn start(
     threads: &mut JoinSet<()>,
     connector: Connector,
@@ -46,8 +55,8 @@ pub(crate) fn start(
     progress: Progress,
     renewable: watch::Receiver<Renewable>,
     stop: CancellationToken,
-) -> mpsc::Receiver<(SessionId, Renewed)> {
-    let (answers, receiver) = mpsc::channel(8);
+) -> mpsc::Receiver<Beat> {
+    let (beats, receiver) = mpsc::channel(8);
     threads.spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = match runtime {
@@ -57,7 +66,7 @@ pub(crate) fn start(
         let ticks = async move {
             // Connects on this thread's runtime.
             let client = CoordinatorClient::new(&connector, Arc::clone(&clock));
-            Ticker { client, clock, progress, renewable, answers, missed: 0 }.run().await;
+            Ticker { client, clock, progress, renewable, beats }.run().await;
         };
         runtime.block_on(stop.run_until_cancelled_owned(ticks));
     });
@@ -69,9 +78,7 @@ struct Ticker {
     clock: Arc<LeaseClock>,
     progress: Progress,
     renewable: watch::Receiver<Renewable>,
-    answers: mpsc::Sender<(SessionId, Renewed)>,
-    /// Renewals in a row that had no answer.
-    missed: u32,
+    beats: mpsc::Sender<Beat>,
 }
 
 impl Ticker {
@@ -101,33 +108,24 @@ impl Ticker {
             let limit = CALL_TIMEOUT.min(session.renew);
             let renewed = match self.client.renew(session.id, &held, self.progress.received_bytes(), limit).await {
                 Err(error) => {
-                    self.miss(&error);
+                    self.miss(error.to_string());
                     continue;
                 }
                 Ok(renewed) if !self.clock.answered(renewed.epoch, renewed.sent, session.ttl) => {
-                    self.miss(&"a coordinator of the past answered");
+                    self.miss("a coordinator of the past answered".to_owned());
                     continue;
                 }
                 Ok(renewed) => renewed,
             };
-            if self.missed > 0 {
-                tracing::info!(missed = self.missed, "leases are renewed again");
-                self.missed = 0;
-            }
             // The worker is told again with the next answer if its queue is full.
-            return drop(self.answers.try_send((session.id, renewed)));
+            return drop(self.beats.try_send(Beat::Renewed(session.id, renewed)));
         }
     }
 
-    /// Counts it, and says so: loudly once.
-    fn miss(&mut self, why: &dyn Display) {
+    fn miss(&self, why: String) {
         self.progress.tally().missed_renewals.inc();
-        self.missed = self.missed.saturating_add(1);
-        if self.missed == 1 {
-            tracing::warn!("leases could not be renewed, trying again: {why}");
-        } else {
-            tracing::info!(missed = self.missed, "leases could not be renewed: {why}");
-        }
+        // It is counted at least.
+        self.beats.try_send(Beat::Missed(why)).ok();
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use shared::{
-    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
-};
+use shared::{Wnid, connect::Connector, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, interval},
@@ -14,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     WorkerError,
     calls::{Answer, Calls, Kind, Refused},
-    coordinator_client::{Acquired, Directive, Identity, Registration, Renewed, Reported},
+    coordinator_client::{Acquired, Directive, Identity, Registration, Reported},
     joining::{Joined, join},
     progress::Progress,
-    renewal::{self, Renewable, Session},
+    renewal::{self, Beat, Renewable, Session},
     site::Site,
     slots::{Held, Lease, Slots},
     survey::Survey,
@@ -51,6 +49,8 @@ struct Worker {
     calls: Calls,
     session: Option<Session>,
     registered_at: Option<Instant>,
+    /// Renewals in a row that had no answer.
+    missed: u32,
     slots: Slots,
     progress: Progress,
     renewable: watch::Sender<Renewable>,
@@ -80,10 +80,10 @@ pub(crate) async fn work(
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
     let clock = Arc::clone(site.clock());
-    let renewed = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
+    let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
     let mut worker = Worker::new(who, Arc::clone(&site), calls, progress, renewable);
     worker.registered(&registration);
-    let ended = worker.run(renewed, shutdown).await?;
+    let ended = worker.run(beats, shutdown).await?;
     if ended == Ended::JobDone
         && let Err(error) = site.target().remove_partial()
     {
@@ -111,6 +111,7 @@ impl Worker {
             calls,
             session: None,
             registered_at: None,
+            missed: 0,
             progress: progress.clone(),
             renewable,
             survey: None,
@@ -123,11 +124,7 @@ impl Worker {
         }
     }
 
-    async fn run(
-        &mut self,
-        mut renewed: mpsc::Receiver<(SessionId, Renewed)>,
-        shutdown: &Shutdown,
-    ) -> Result<Ended, WorkerError> {
+    async fn run(&mut self, mut beats: mpsc::Receiver<Beat>, shutdown: &Shutdown) -> Result<Ended, WorkerError> {
         let mut line = JobLine::new(self.progress.screen());
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
@@ -142,7 +139,7 @@ impl Worker {
             tokio::select! {
                 Some((lease, result)) = self.slots.next() => self.finished(lease, result),
                 Some(answer) = self.calls.next() => self.answered(answer),
-                Some((session, renewed)) = renewed.recv() => self.renewed(session, &renewed),
+                Some(beat) = beats.recv() => self.beat(beat),
                 Some(found) = found(&mut self.survey), if more_to_report => self.found(found),
                 () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(Ended::Drained),
                 () = shutdown.abort.cancelled() => break Ended::Drained,
@@ -252,11 +249,27 @@ impl Worker {
         self.obey(reported.directive);
     }
 
-    /// An answer about a former session says nothing of this one.
-    fn renewed(&mut self, session: SessionId, renewed: &Renewed) {
-        if self.session.is_some_and(|current| current.id == session) {
-            self.drop_classes(&renewed.drop);
-            self.obey(renewed.directive);
+    fn beat(&mut self, beat: Beat) {
+        match beat {
+            Beat::Missed(why) => {
+                self.missed = self.missed.saturating_add(1);
+                if self.missed == 1 {
+                    tracing::warn!("leases could not be renewed, trying again: {why}");
+                } else {
+                    tracing::info!(missed = self.missed, "leases could not be renewed: {why}");
+                }
+            }
+            Beat::Renewed(session, renewed) => {
+                let missed = std::mem::take(&mut self.missed);
+                if missed > 0 {
+                    tracing::info!(missed, "leases are renewed again");
+                }
+                // An answer about a former session says nothing of this one.
+                if self.session.is_some_and(|current| current.id == session) {
+                    self.drop_classes(&renewed.drop);
+                    self.obey(renewed.directive);
+                }
+            }
         }
     }
 
