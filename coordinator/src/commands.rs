@@ -2,13 +2,21 @@
 
 use std::io::{self, Write};
 
-use shared::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
+use serde::Serialize;
+use shared::{
+    exit_code::Exit,
+    job_line::{Screen, short},
+    shutdown::Shutdown,
+};
 
+pub use crate::admin::client::AdminError;
 use crate::{
     config::Command,
     trust::{self, InitError},
 };
 
+mod admin;
+mod status;
 mod verify;
 
 pub use verify::VerifyError;
@@ -22,6 +30,15 @@ pub enum CommandError {
     /// `verify`.
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    /// `status`, `retry` and `drain`.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// There is no coordinator any more that could.
+    #[error("try failed classes again: the job is done; start the coordinator again with --retry-failed")]
+    JobDone,
+    /// Nobody listens.
+    #[error("write to standard output: {0}")]
+    Say(io::Error),
 }
 
 /// Does what a command asks for; what it finds goes to `out`.
@@ -36,12 +53,35 @@ pub async fn run(
 ) -> Result<Exit, CommandError> {
     Ok(match command {
         Command::Init(arguments) => trust::init(&arguments, &mut out).map(|()| Exit::Done)?,
+        Command::Status(arguments) => status::run(&arguments, shutdown, &mut out).await?,
+        Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
+        Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
     })
+}
+
+async fn interruptible(
+    command: impl Future<Output = Result<Exit, CommandError>>,
+    shutdown: &Shutdown,
+) -> Result<Exit, CommandError> {
+    tokio::select! {
+        exit = command => exit,
+        () = shutdown.drain.cancelled() => Ok(Exit::Interrupted),
+    }
 }
 
 /// A line of what was found, at once: whoever reads it may be waiting.
 fn tell(out: &mut impl Write, line: &str) -> io::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and texts are JSON")
+}
+
+/// In units that people read.
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn bytes(bytes: u64) -> String {
+    format!("{}B", short(bytes as f64))
 }

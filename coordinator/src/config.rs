@@ -18,7 +18,7 @@ mod command;
 mod door;
 mod plan;
 
-pub use command::{Command, VerifyArgs};
+pub use command::{Command, CoordinatorArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs};
 pub use door::{DoorConfig, Exposure};
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
@@ -42,6 +42,8 @@ Examples:
       worker --connect http://127.0.0.1:50051 --target /data/imagenet
   Several machines; it prints the commands for coordinator and workers:
       coordinator init --advertise node1.example.org
+  How far is it, and who works for it:
+      coordinator status --connect http://127.0.0.1:50051
   Months later, look whether every file is still what was downloaded:
       coordinator verify --target /data/imagenet
 

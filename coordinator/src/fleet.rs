@@ -28,6 +28,8 @@ pub enum Phase {
     OriginPaused,
     /// Every class is settled.
     Done,
+    /// It was told to stop, which the service knows and the lease table does not.
+    Stopping,
 }
 
 /// A worker as the coordinator sees it.

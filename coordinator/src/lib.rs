@@ -14,6 +14,7 @@ pub mod lease_table;
 pub mod ledger;
 pub mod tally;
 
+mod admin;
 pub mod dev;
 mod http;
 pub mod service;
@@ -126,7 +127,7 @@ pub enum CoordinatorError {
 /// [`CoordinatorError`], one sentence that says what to do.
 pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
-        return Ok(commands::run(command, &screen, &shutdown, io::stdout()).await?);
+        return Ok(Box::pin(commands::run(command, &screen, &shutdown, io::stdout())).await?);
     }
     let mut plan = config.plan()?;
     let (classes, _demo) = classes(&mut plan, &screen).await?;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
-use proto::coordinator_server::{Coordinator, CoordinatorServer};
+use proto::{
+    admin_server::AdminServer,
+    coordinator_server::{Coordinator, CoordinatorServer},
+};
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -31,6 +34,7 @@ use tonic::{
 use tracing::Span;
 
 use crate::{
+    admin::AdminDoor,
     dispatcher::{DispatchError, DispatcherHandle, Reported},
     fleet::Phase,
     lease_table::{Granted, Held, Hello, Lease},
@@ -91,6 +95,13 @@ where
     let (reporter, health) = health::health().await;
     let following = reporter.follow(dispatcher.watch_phase(), shutdown.clone());
     let counted = Counted(Arc::clone(dispatcher.tally()));
+    let admin = AdminDoor {
+        dispatcher: dispatcher.clone(),
+        run_id: job.run_id.clone(),
+        epoch: terms.epoch,
+        shutdown: shutdown.clone(),
+    };
+    let admin = AdminServer::new(admin).max_decoding_message_size(MAX_MESSAGE);
     let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
     // A host that vanished without a word must not keep its connection for ever.
     let served = Server::builder()
@@ -101,6 +112,7 @@ where
         .layer(gate)
         .add_service(health)
         .add_service(door)
+        .add_service(admin)
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned());
     let mut served = pin!(served);
     tokio::select! {

@@ -27,3 +27,23 @@ fn the_help_is_a_manual() {
 fn the_help_of_verify_is_a_manual() {
     insta::assert_snapshot!(help(&["verify"]));
 }
+
+#[test]
+fn the_help_of_status_is_a_manual() {
+    insta::assert_snapshot!(help(&["status"]));
+}
+
+#[test]
+fn the_help_of_retry_is_a_manual() {
+    insta::assert_snapshot!(help(&["retry"]));
+}
+
+#[test]
+fn the_help_of_drain_is_a_manual() {
+    insta::assert_snapshot!(help(&["drain"]));
+}
+
+#[test]
+fn the_help_of_init_is_a_manual() {
+    insta::assert_snapshot!(help(&["init"]));
+}

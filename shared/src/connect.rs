@@ -7,7 +7,7 @@ mod channel;
 mod credentials;
 mod dial;
 
-use std::{path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use clap::Args;
 use tokio::{io::DuplexStream, sync::mpsc};
@@ -101,6 +101,12 @@ impl Address {
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.as_str().trim_end_matches('/'))
     }
 }
 

@@ -12,13 +12,7 @@ use std::{
 };
 
 use serde::Serialize;
-use shared::{
-    Wnid,
-    exit_code::Exit,
-    job_line::{Screen, short},
-    outcome::printable,
-    shutdown::Shutdown,
-};
+use shared::{Wnid, exit_code::Exit, job_line::Screen, outcome::printable, shutdown::Shutdown};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -26,7 +20,7 @@ use tokio::{
 };
 use worker::verify::{Checked, Difference, Verdict, Verifier, classes};
 
-use super::tell;
+use super::{bytes, json, tell};
 use crate::{config::VerifyArgs, job::say};
 
 /// A disk has no use for more at a time, and memory is bounded.
@@ -204,15 +198,6 @@ impl Totals {
     fn exit(&self, strict: bool) -> Exit {
         if self.different > 0 || (strict && self.not_proved > 0) { Exit::SomeFailed } else { Exit::Done }
     }
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("numbers and texts are JSON")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn bytes(bytes: u64) -> String {
-    format!("{}B", short(bytes as f64))
 }
 
 #[cfg(test)]

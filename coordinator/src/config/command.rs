@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, builder::FalseyValueParser};
 
+use shared::{Wnid, connect::ConnectArgs};
+
 use crate::trust::InitArgs;
 
 const VERIFY_HELP: &str = "\
@@ -22,17 +24,98 @@ Exit codes:
     2  could not run: no such folder, or no class in it
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
+const STATUS_HELP: &str = "\
+With --json it is one object (with --watch one a line):
+    run_id, epoch (counts the starts of the coordinator)
+    phase: running, recovering, waiting_for_workers, origin_paused, stopping or done
+    total, success, skipped, failed, leased, pending (classes), received_bytes, done
+    workers, each with: name, state (active, draining or quarantined), slots, leased, success,
+      skipped, failed, received_bytes, silent_ms (since it was heard of), storage_id, build
+
+Exit codes:
+    0  told, however the job stands
+    2  the coordinator does not answer, or does not let this program in
+  130  interrupted (SIGINT), 143 terminated (SIGTERM)";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  the coordinator will do it
+    2  it does not answer, does not let this program in, or cannot do it
+  130  interrupted (SIGINT), 143 terminated (SIGTERM)";
+
+/// Where a coordinator listens that is told nothing else.
+const LOCAL: &str = "http://127.0.0.1:50051";
+
 /// What the program does besides jobs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make the certificates and tokens of a cluster of several machines, and say what to do with them
     Init(InitArgs),
+    /// Tell how far the job is, and what each worker does
+    #[command(after_help = STATUS_HELP)]
+    Status(StatusArgs),
+    /// Try failed classes of a running job again
+    ///
+    /// They are pending again, as if nobody had tried them. A job that has ended is tried again with `coordinator
+    /// --retry-failed`.
+    #[command(after_help = EXIT_CODES)]
+    Retry(RetryArgs),
+    /// Tell a worker to finish what it holds, and to end
+    ///
+    /// It takes nothing new, and its program ends with exit code 0 when it has delivered what it holds. The others go on.
+    #[command(after_help = EXIT_CODES)]
+    Drain(DrainArgs),
     /// Check that every file of every class is still what was downloaded
     ///
     /// Compares each class folder with the manifest in it: which files there are, their sizes and their BLAKE3 digests. Only
     /// reads, asks nobody, and may run beside a job. Tars and dot files are not looked at.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
+}
+
+/// Where the coordinator is that a command is for.
+#[derive(Debug, Clone, Args)]
+#[command(mut_arg("connect", |connect| connect.required(false).default_value(LOCAL)))]
+pub struct CoordinatorArgs {
+    /// The way to it.
+    #[command(flatten)]
+    pub way: ConnectArgs,
+}
+
+/// What `coordinator status` is told.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub coordinator: CoordinatorArgs,
+    /// For programs: one JSON object
+    #[arg(long, env = "IMAGENET_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Tell it again every two seconds until the job is done
+    #[arg(long, env = "IMAGENET_WATCH", value_parser = FalseyValueParser::new())]
+    pub watch: bool,
+}
+
+/// What `coordinator retry` is told.
+#[derive(Debug, Clone, Args)]
+pub struct RetryArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub coordinator: CoordinatorArgs,
+    /// Which of the failed classes, e.g. `n02124075` [default: all of them]
+    #[arg(value_name = "WNID")]
+    pub wnids: Vec<Wnid>,
+}
+
+/// What `coordinator drain` is told.
+#[derive(Debug, Clone, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub coordinator: CoordinatorArgs,
+    /// Which worker; `coordinator status` lists them
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 /// What `coordinator verify` is told.

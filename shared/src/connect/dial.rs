@@ -46,7 +46,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("connect: {0}")]
-    Connect(Box<dyn Error + Send + Sync>),
+    Connect(#[source] Box<dyn Error + Send + Sync>),
     #[error("connect: no answer for {}s", CONNECT_TIMEOUT.as_secs())]
     Timeout,
     #[error("the TLS handshake: {0}")]

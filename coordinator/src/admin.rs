@@ -1,0 +1,158 @@
+//! The wire door for people and their tools: the fleet, and what may be asked of it. Who may call is the gate's business.
+
+use proto::admin_server::Admin;
+use shared::{Wnid, outcome::printable, shutdown::Shutdown};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    dispatcher::{DispatchError, DispatcherHandle},
+    fleet::{Fleet, Phase, WorkerView},
+};
+
+pub(crate) mod client;
+mod wire;
+
+/// A message names at most so many classes.
+pub(crate) const MAX_BATCH: usize = 4096;
+/// A sentence names at most so many workers.
+const MAX_NAMES: usize = 20;
+
+/// Answers the calls of the service `Admin`.
+pub(crate) struct AdminDoor {
+    /// Who knows.
+    pub(crate) dispatcher: DispatcherHandle,
+    /// The run, as it stands in each manifest.
+    pub(crate) run_id: String,
+    /// Of this start of the coordinator.
+    pub(crate) epoch: u32,
+    /// Whether it is being stopped, which the dispatcher does not know.
+    pub(crate) shutdown: Shutdown,
+}
+
+impl AdminDoor {
+    async fn fleet(&self) -> Result<Fleet, Status> {
+        let mut fleet = self.dispatcher.fleet().await.map_err(refused)?;
+        if self.shutdown.drain.is_cancelled() && fleet.phase != Phase::Done {
+            fleet.phase = Phase::Stopping;
+        }
+        Ok(fleet)
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminDoor {
+    async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Result<Response<proto::Fleet>, Status> {
+        Ok(Response::new(wire::fleet(self.fleet().await?, &self.run_id, self.epoch)))
+    }
+
+    async fn retry_failed(
+        &self,
+        request: Request<proto::RetryFailedRequest>,
+    ) -> Result<Response<proto::RetryFailedReply>, Status> {
+        let named = request.into_inner().wnids;
+        if named.len() > MAX_BATCH {
+            return Err(Status::invalid_argument(format!(
+                "a message may name {MAX_BATCH} classes, this one {}",
+                named.len()
+            )));
+        }
+        let wnid = |text: &String| {
+            text.parse::<Wnid>()
+                .map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(text))))
+        };
+        let wnids = named.iter().map(wnid).collect::<Result<_, _>>()?;
+        let retried = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
+        Ok(Response::new(proto::RetryFailedReply { retried }))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<proto::DrainWorkerRequest>,
+    ) -> Result<Response<proto::DrainWorkerReply>, Status> {
+        let name = request.into_inner().worker_name;
+        if self.dispatcher.drain_worker(name.clone()).await.map_err(refused)? {
+            return Ok(Response::new(proto::DrainWorkerReply {}));
+        }
+        let known = known(&self.fleet().await?.workers);
+        Err(Status::not_found(format!("there is no worker {}; {known}", printable(&name))))
+    }
+}
+
+/// The workers that there are, in words.
+fn known(workers: &[WorkerView]) -> String {
+    if workers.is_empty() {
+        return "there is none at all now".to_owned();
+    }
+    let names = workers.iter().take(MAX_NAMES).map(|worker| worker.name.as_str()).collect::<Vec<_>>().join(", ");
+    match workers.len().saturating_sub(MAX_NAMES) {
+        0 => format!("these are there: {names}"),
+        more => format!("these are there: {names} and {more} more"),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
+fn refused(error: DispatchError) -> Status {
+    match error {
+        DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
+        DispatchError::UnknownSession(_) | DispatchError::NameTaken(_) => Status::internal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer};
+
+    fn door(tasks: &mut JoinSet<()>, folder: &tempfile::TempDir) -> AdminDoor {
+        let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
+        let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
+        let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(tasks));
+        let (owner, dispatcher) = Dispatcher::new(table, log, ledger, &[]);
+        tasks.spawn(owner.run());
+        AdminDoor { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_fleet_is_told_with_run_epoch_and_phase() {
+        let (mut tasks, folder) = (JoinSet::new(), tempfile::tempdir().unwrap());
+        let door = door(&mut tasks, &folder);
+        let ask = async || door.get_fleet(Request::new(proto::GetFleetRequest {})).await.unwrap().into_inner();
+        let fleet = ask().await;
+        assert_eq!((fleet.run_id.as_str(), fleet.epoch, fleet.phase()), ("run", 7, proto::Phase::WaitingForWorkers));
+        assert_eq!(fleet.job.map(|job| (job.total, job.failed, job.pending)), Some((3, 1, 2)));
+        door.shutdown.drain.cancel();
+        assert_eq!(ask().await.phase(), proto::Phase::Stopping);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_makes_no_sense_is_refused_in_words() {
+        let (mut tasks, folder) = (JoinSet::new(), tempfile::tempdir().unwrap());
+        let door = door(&mut tasks, &folder);
+        let retry = |wnids: Vec<String>| door.retry_failed(Request::new(proto::RetryFailedRequest { wnids }));
+        let refused = retry(vec!["cat".to_owned()]).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().starts_with("\"cat\" is not a WordNet id"), "{refused}");
+        let refused = retry(vec!["n00000001".to_owned(); MAX_BATCH + 1]).await.unwrap_err();
+        assert_eq!(refused.message(), "a message may name 4096 classes, this one 4097");
+        assert_eq!(retry(vec![]).await.unwrap().into_inner().retried, 0, "nothing has failed but a row");
+
+        let worker_name = "x\u{1b}".to_owned();
+        let unknown = door.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();
+        assert_eq!(unknown.code(), tonic::Code::NotFound);
+        assert_eq!(unknown.message(), "there is no worker x\\u{1b}; there is none at all now");
+    }
+
+    #[test]
+    fn a_sentence_names_a_few_workers() {
+        let named = |count: usize| {
+            let worker = |number| WorkerView { name: format!("w{number}"), ..wire::tests::worker() };
+            known(&(1..=count).map(worker).collect::<Vec<_>>())
+        };
+        assert_eq!(named(2), "these are there: w1, w2");
+        assert!(named(23).ends_with(", w19, w20 and 3 more"), "{}", named(23));
+    }
+}

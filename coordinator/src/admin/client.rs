@@ -1,0 +1,149 @@
+//! The commands' side of the wire. Every call has an outer deadline: tonic's own does not cover connecting (grpc-rust issue
+//! 1635).
+
+use std::{error::Error as _, time::Duration};
+
+use proto::{admin_client::AdminClient, coordinator_client::CoordinatorClient};
+use shared::{
+    Wnid,
+    connect::{self, Address, ConnectArgs, ConnectError, CoordinatorChannel},
+    job::JobStatus,
+    outcome::printable,
+};
+use tokio::time::timeout;
+use tonic::{Code, Response, Status};
+
+use super::MAX_BATCH;
+use crate::fleet::Fleet;
+
+/// Nobody waits longer for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a coordinator tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Overview {
+    /// The run, as it stands in each manifest.
+    pub(crate) run_id: String,
+    /// Counts the starts of the coordinator.
+    pub(crate) epoch: u32,
+    /// The rest.
+    pub(crate) fleet: Fleet,
+}
+
+/// Why the coordinator did not do it; fit to follow "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The flags lead nowhere.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Nobody answers.
+    #[error(
+        "reach the coordinator at {address}: {why}; is it running, and is this its address? Give another with --connect"
+    )]
+    Unreachable {
+        /// Where.
+        address: Address,
+        /// As far as anybody can tell.
+        why: String,
+    },
+    /// One of the two could not prove who it is, or may not do this.
+    #[error("be let in by the coordinator at {address}: {why}")]
+    Denied {
+        /// Where.
+        address: Address,
+        /// In its words.
+        why: String,
+    },
+    /// It is there and will not do it.
+    #[error("do this: {0}")]
+    Refused(String),
+}
+
+/// The way to a coordinator.
+pub(crate) struct Client {
+    stub: AdminClient<CoordinatorChannel>,
+    channel: CoordinatorChannel,
+    address: Address,
+}
+
+impl Client {
+    /// Connects at the first call.
+    pub(crate) fn new(arguments: &ConnectArgs) -> Result<Self, AdminError> {
+        let channel = arguments.connector()?.channel();
+        // Of ten thousand workers each has a line.
+        let stub = AdminClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        Ok(Self { stub, channel, address: arguments.connect.clone() })
+    }
+
+    /// The whole fleet.
+    pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
+        Ok(within(&self.address, self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
+    }
+
+    /// The job's last counts, as soon as it is done; nothing if the coordinator goes away before.
+    pub(crate) fn done(&self) -> impl Future<Output = Option<JobStatus>> + use<> {
+        let mut stub = CoordinatorClient::new(self.channel.clone());
+        async move {
+            let mut changes = stub.watch(proto::WatchRequest {}).await.ok()?.into_inner();
+            loop {
+                let status = JobStatus::from(changes.message().await.ok()??);
+                if status.is_done() {
+                    return Some(status);
+                }
+            }
+        }
+    }
+
+    /// Makes failed classes pending again, all of them where none is named; says how many it were.
+    pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<u64, AdminError> {
+        let mut retried = 0;
+        // Nothing named is one batch, too: all of them.
+        let batches = wnids.chunks(MAX_BATCH).chain(wnids.is_empty().then_some(wnids));
+        for batch in batches {
+            let wnids = batch.iter().map(Wnid::to_string).collect();
+            retried +=
+                within(&self.address, self.stub.retry_failed(proto::RetryFailedRequest { wnids })).await?.retried;
+        }
+        Ok(retried)
+    }
+
+    /// Tells a worker to finish and end.
+    pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
+        let request = proto::DrainWorkerRequest { worker_name: name.to_owned() };
+        within(&self.address, self.stub.drain_worker(request)).await?;
+        Ok(())
+    }
+}
+
+async fn within<T>(
+    address: &Address,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, AdminError> {
+    let unreachable = |why| AdminError::Unreachable { address: address.clone(), why };
+    match timeout(PATIENCE, call).await {
+        Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => {
+                AdminError::Denied { address: address.clone(), why: printable(status.message()) }
+            }
+            _ if connect::mismatched(&status) => {
+                AdminError::Denied { address: address.clone(), why: printable(status.message()) }
+            }
+            Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => {
+                AdminError::Refused(printable(status.message()))
+            }
+            Code::Unimplemented => AdminError::Refused("the coordinator is of an older release".to_owned()),
+            _ => unreachable(cause(&status)),
+        }),
+    }
+}
+
+/// The innermost reason, which is what the operating system said.
+fn cause(status: &Status) -> String {
+    let mut innermost = status.source();
+    while let Some(next) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(next);
+    }
+    printable(&innermost.map_or_else(|| status.message().to_owned(), ToString::to_string))
+}

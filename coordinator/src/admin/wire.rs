@@ -1,0 +1,159 @@
+//! The fleet to and from the wire.
+
+use std::time::Duration;
+
+use shared::job::JobStatus;
+
+use super::client::Overview;
+use crate::fleet::{Fleet, Phase, WorkerState, WorkerView};
+
+/// As it is sent.
+pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
+    proto::Fleet {
+        job: Some(fleet.job.into()),
+        run_id: run_id.to_owned(),
+        epoch,
+        phase: proto::Phase::from(fleet.phase).into(),
+        workers: fleet.workers.into_iter().map(Into::into).collect(),
+    }
+}
+
+impl From<proto::Fleet> for Overview {
+    fn from(wire: proto::Fleet) -> Self {
+        let phase = wire.phase().into();
+        Self {
+            run_id: wire.run_id,
+            epoch: wire.epoch,
+            fleet: Fleet {
+                job: wire.job.map(JobStatus::from).unwrap_or_default(),
+                phase,
+                workers: wire.workers.into_iter().map(Into::into).collect(),
+            },
+        }
+    }
+}
+
+impl From<WorkerView> for proto::WorkerStatus {
+    fn from(worker: WorkerView) -> Self {
+        Self {
+            name: worker.name,
+            state: proto::WorkerState::from(worker.state).into(),
+            slots: worker.slots,
+            leased: worker.leased,
+            success: worker.success,
+            skipped: worker.skipped,
+            failed: worker.failed,
+            received_bytes: worker.received_bytes,
+            silent_ms: u64::try_from(worker.silent.as_millis()).unwrap_or(u64::MAX),
+            storage_id: worker.storage,
+            build: worker.build,
+        }
+    }
+}
+
+impl From<proto::WorkerStatus> for WorkerView {
+    fn from(wire: proto::WorkerStatus) -> Self {
+        Self {
+            state: wire.state().into(),
+            name: wire.name,
+            slots: wire.slots,
+            leased: wire.leased,
+            success: wire.success,
+            skipped: wire.skipped,
+            failed: wire.failed,
+            received_bytes: wire.received_bytes,
+            silent: Duration::from_millis(wire.silent_ms),
+            storage: wire.storage_id,
+            build: wire.build,
+        }
+    }
+}
+
+impl From<Phase> for proto::Phase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Running => Self::Running,
+            Phase::Recovering => Self::Recovering,
+            Phase::WaitingForWorkers => Self::WaitingForWorkers,
+            Phase::OriginPaused => Self::OriginPaused,
+            Phase::Done => Self::Done,
+            Phase::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<proto::Phase> for Phase {
+    fn from(wire: proto::Phase) -> Self {
+        match wire {
+            // What a newer coordinator does is running, too.
+            proto::Phase::Unspecified | proto::Phase::Running => Self::Running,
+            proto::Phase::Recovering => Self::Recovering,
+            proto::Phase::WaitingForWorkers => Self::WaitingForWorkers,
+            proto::Phase::OriginPaused => Self::OriginPaused,
+            proto::Phase::Done => Self::Done,
+            proto::Phase::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<WorkerState> for proto::WorkerState {
+    fn from(state: WorkerState) -> Self {
+        match state {
+            WorkerState::Active => Self::Active,
+            WorkerState::Draining => Self::Draining,
+            WorkerState::Quarantined => Self::Quarantined,
+        }
+    }
+}
+
+impl From<proto::WorkerState> for WorkerState {
+    fn from(wire: proto::WorkerState) -> Self {
+        match wire {
+            proto::WorkerState::Unspecified | proto::WorkerState::Active => Self::Active,
+            proto::WorkerState::Draining => Self::Draining,
+            proto::WorkerState::Quarantined => Self::Quarantined,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A worker that has done something.
+    pub(crate) fn worker() -> WorkerView {
+        WorkerView {
+            name: "node1".to_owned(),
+            state: WorkerState::Active,
+            slots: 10,
+            leased: 9,
+            success: 8,
+            skipped: 7,
+            failed: 6,
+            received_bytes: 1_200_000_000,
+            silent: Duration::from_millis(2500),
+            storage: "5".to_owned(),
+            build: "0.1.0".to_owned(),
+        }
+    }
+
+    #[test]
+    fn everything_survives_the_wire() {
+        let job =
+            JobStatus { total: 40, success: 8, skipped: 7, failed: 6, leased: 9, pending: 10, ..JobStatus::default() };
+        for phase in [
+            Phase::Running,
+            Phase::Recovering,
+            Phase::WaitingForWorkers,
+            Phase::OriginPaused,
+            Phase::Done,
+            Phase::Stopping,
+        ] {
+            let states = [WorkerState::Active, WorkerState::Draining, WorkerState::Quarantined];
+            let workers = states.map(|state| WorkerView { state, ..worker() }).into();
+            let sent = Fleet { job, phase, workers };
+            let received = Overview::from(fleet(sent.clone(), "run", 7));
+            assert_eq!(received, Overview { run_id: "run".to_owned(), epoch: 7, fleet: sent });
+        }
+    }
+}

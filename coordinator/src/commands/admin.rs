@@ -1,0 +1,62 @@
+//! `coordinator retry` and `coordinator drain`: what a running coordinator is asked to do.
+
+use std::io::Write;
+
+use shared::exit_code::Exit;
+
+use super::{CommandError, tell};
+use crate::{
+    admin::client::Client,
+    config::{DrainArgs, RetryArgs},
+};
+
+/// Makes failed classes pending again.
+pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+    let mut client = Client::new(&arguments.coordinator.way)?;
+    let retried = client.retry(&arguments.wnids).await?;
+    // A job that is done stays done.
+    if retried == 0 && client.fleet().await?.fleet.job.is_done() {
+        return Err(CommandError::JobDone);
+    }
+    tell(out, &retried_in_words(retried, arguments.wnids.len())).map_err(CommandError::Say)?;
+    Ok(Exit::Done)
+}
+
+fn retried_in_words(retried: u64, named: usize) -> String {
+    let said = match retried {
+        0 => "no failed class to try again".to_owned(),
+        1 => "1 failed class is tried again".to_owned(),
+        _ => format!("{retried} failed classes are tried again"),
+    };
+    match (named as u64).saturating_sub(retried) {
+        0 => said,
+        1 => format!("{said}; 1 of those named has not failed"),
+        others => format!("{said}; {others} of those named have not failed"),
+    }
+}
+
+/// Tells a worker to finish and end.
+pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+    Client::new(&arguments.coordinator.way)?.drain(&arguments.name).await?;
+    let line = format!("worker {} takes nothing new, finishes what it holds and ends", arguments.name);
+    tell(out, &line).map_err(CommandError::Say)?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_many_are_tried_again_is_said_in_words() {
+        for (retried, named, said) in [
+            (0, 0, "no failed class to try again"),
+            (1, 0, "1 failed class is tried again"),
+            (3, 0, "3 failed classes are tried again"),
+            (2, 3, "2 failed classes are tried again; 1 of those named has not failed"),
+            (0, 2, "no failed class to try again; 2 of those named have not failed"),
+        ] {
+            assert_eq!(retried_in_words(retried, named), said);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! `coordinator status`: the job and its workers as a table for people, or as one JSON object for programs.
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    pin::pin,
+    time::Duration,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use shared::{exit_code::Exit, job_line::clock, shutdown::Shutdown};
+use tokio::time::sleep;
+
+use super::{CommandError, bytes, json, tell};
+use crate::{
+    admin::client::{Client, Overview},
+    config::StatusArgs,
+    fleet::{Phase, WorkerState, WorkerView},
+};
+
+/// How often `--watch` looks.
+const GLANCE: Duration = Duration::from_secs(2);
+/// Takes the cursor home and clears the screen.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+const COLUMNS: [&str; 9] =
+    ["worker", "state", "slots", "leased", "success", "skipped", "failed", "received", "last heard of"];
+
+/// Tells of the fleet once, or until the job is done.
+pub(super) async fn run(
+    arguments: &StatusArgs,
+    shutdown: &Shutdown,
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
+    let mut client = Client::new(&arguments.coordinator.way)?;
+    // Without a terminal, and for programs, one is told after the other.
+    let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
+    let show = |overview: &Overview, out: &mut _| {
+        let text = if arguments.json { json(&Status::from(overview)) } else { text(overview) };
+        tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
+    };
+    let mut done = pin!(client.done());
+    let mut follows = arguments.watch;
+    loop {
+        let mut overview = tokio::select! {
+            overview = client.fleet() => overview?,
+            () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
+        };
+        show(&overview, out)?;
+        if !arguments.watch || overview.fleet.phase == Phase::Done {
+            return Ok(Exit::Done);
+        }
+        tokio::select! {
+            () = sleep(GLANCE) => {}
+            last = &mut done, if follows => match last {
+                // The coordinator is gone before anybody can ask it again.
+                Some(job) => {
+                    (overview.fleet.job, overview.fleet.phase) = (job, Phase::Done);
+                    return show(&overview, out).map(|()| Exit::Done);
+                }
+                None => follows = false,
+            },
+            () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
+        }
+    }
+}
+
+/// For people.
+fn text(overview: &Overview) -> String {
+    let job = &overview.fleet.job;
+    let mut text = format!(
+        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\nrun {}, start {}",
+        in_words(overview.fleet.phase),
+        job.total,
+        job.success,
+        job.skipped,
+        job.failed,
+        job.leased,
+        job.pending,
+        bytes(job.received_bytes),
+        overview.run_id,
+        overview.epoch,
+    );
+    if overview.fleet.workers.is_empty() {
+        return text + "\nno workers";
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(COLUMNS);
+    table.add_rows(overview.fleet.workers.iter().map(row));
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for line in table.lines() {
+        text.push('\n');
+        text.push_str(line.trim());
+    }
+    text
+}
+
+fn row(worker: &WorkerView) -> [String; COLUMNS.len()] {
+    let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, silent, .. } = worker;
+    [
+        name.clone(),
+        word(*state).to_owned(),
+        slots.to_string(),
+        leased.to_string(),
+        success.to_string(),
+        skipped.to_string(),
+        failed.to_string(),
+        bytes(*received_bytes),
+        format!("{} ago", if silent.as_secs() < 60 { format!("{}s", silent.as_secs()) } else { clock(*silent) }),
+    ]
+}
+
+fn in_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Running => "running",
+        Phase::Recovering => "started again: waiting for the workers that were there before",
+        Phase::WaitingForWorkers => "waiting for workers",
+        Phase::OriginPaused => "paused: the origin fails everybody; one class at a time finds out whether it is back",
+        Phase::Done => "done",
+        Phase::Stopping => "stopping",
+    }
+}
+
+fn word(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Active => "active",
+        WorkerState::Draining => "draining",
+        WorkerState::Quarantined => "quarantined",
+    }
+}
+
+/// For programs; the names of the fields are a promise that the help makes.
+#[derive(Serialize)]
+struct Status<'overview> {
+    run_id: &'overview str,
+    epoch: u32,
+    phase: &'static str,
+    total: u64,
+    success: u64,
+    skipped: u64,
+    failed: u64,
+    leased: u64,
+    pending: u64,
+    received_bytes: u64,
+    done: bool,
+    workers: Vec<WorkerLine<'overview>>,
+}
+
+#[derive(Serialize)]
+struct WorkerLine<'overview> {
+    name: &'overview str,
+    state: &'static str,
+    slots: u32,
+    leased: u32,
+    success: u64,
+    skipped: u64,
+    failed: u64,
+    received_bytes: u64,
+    silent_ms: u64,
+    storage_id: &'overview str,
+    build: &'overview str,
+}
+
+impl<'overview> From<&'overview Overview> for Status<'overview> {
+    fn from(overview: &'overview Overview) -> Self {
+        let job = &overview.fleet.job;
+        Self {
+            run_id: &overview.run_id,
+            epoch: overview.epoch,
+            phase: match overview.fleet.phase {
+                Phase::Running => "running",
+                Phase::Recovering => "recovering",
+                Phase::WaitingForWorkers => "waiting_for_workers",
+                Phase::OriginPaused => "origin_paused",
+                Phase::Done => "done",
+                Phase::Stopping => "stopping",
+            },
+            total: job.total,
+            success: job.success,
+            skipped: job.skipped,
+            failed: job.failed,
+            leased: job.leased,
+            pending: job.pending,
+            received_bytes: job.received_bytes,
+            done: job.is_done(),
+            workers: overview.fleet.workers.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
+    fn from(worker: &'overview WorkerView) -> Self {
+        Self {
+            name: &worker.name,
+            state: word(worker.state),
+            slots: worker.slots,
+            leased: worker.leased,
+            success: worker.success,
+            skipped: worker.skipped,
+            failed: worker.failed,
+            received_bytes: worker.received_bytes,
+            silent_ms: u64::try_from(worker.silent.as_millis()).unwrap_or(u64::MAX),
+            storage_id: &worker.storage,
+            build: &worker.build,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::job::JobStatus;
+
+    use super::*;
+    use crate::fleet::Fleet;
+
+    fn overview() -> Overview {
+        let worker = |name: &str, state, received_bytes, silent| WorkerView {
+            name: name.to_owned(),
+            state,
+            slots: 10,
+            leased: 9,
+            success: 8,
+            skipped: 7,
+            failed: 6,
+            received_bytes,
+            silent: Duration::from_millis(silent),
+            storage: "5".to_owned(),
+            build: "0.1.0".to_owned(),
+        };
+        let job = JobStatus {
+            total: 100,
+            success: 16,
+            skipped: 14,
+            failed: 12,
+            leased: 18,
+            pending: 40,
+            workers: 2,
+            received_bytes: 1_200_000_950,
+        };
+        let workers = vec![
+            worker("node1.example.org", WorkerState::Active, 1_200_000_000, 2500),
+            worker("w", WorkerState::Quarantined, 950, 83_000),
+        ];
+        Overview { run_id: "5eed".to_owned(), epoch: 3, fleet: Fleet { job, phase: Phase::Running, workers } }
+    }
+
+    #[test]
+    fn people_read_a_table() {
+        assert_eq!(
+            text(&overview()),
+            "\
+running
+100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received
+run 5eed, start 3
+worker             state        slots  leased  success  skipped  failed  received  last heard of
+node1.example.org  active          10       9        8        7       6    1.20GB         2s ago
+w                  quarantined     10       9        8        7       6      950B      01:23 ago"
+        );
+        let mut alone = overview();
+        alone.fleet.workers.clear();
+        alone.fleet.phase = Phase::WaitingForWorkers;
+        let said = text(&alone);
+        assert!(said.starts_with("waiting for workers\n") && said.ends_with("\nno workers"), "{said}");
+    }
+
+    #[test]
+    fn programs_read_one_object() {
+        let mut one = overview();
+        one.fleet.workers.pop();
+        let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
+        let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"done":false"#;
+        let expected = format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},"workers":[{worker}]}}"#);
+        assert_eq!(json(&Status::from(&one)), expected);
+    }
+}

@@ -1,0 +1,54 @@
+//! `coordinator retry`: failed classes of a running job are tried again.
+
+use tests::{
+    answer::Answer,
+    archives::images,
+    cluster::{Job, Table},
+};
+
+use super::{ask, command, origin_of};
+
+const MISSING: [&str; 3] = ["n00000011", "n00000012", "n00000013"];
+
+#[test]
+fn classes_that_were_not_there_come_when_the_origin_has_them() {
+    let (origin, wnids) = origin_of(1);
+    // Holds the job open.
+    origin.script_of(&wnids[0]).expect("it is served").script([Answer::stall_at(10_000)]);
+    let listed = wnids.iter().map(String::as_str).chain(MISSING);
+    let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
+    let mut coordinator = job.start_coordinator();
+    let worker = job.start_worker("w1", &coordinator, job.target_path());
+    let connect = format!("http://{}", coordinator.address);
+    coordinator.running.wait_until("all three have failed", |_| {
+        let told = command(&job, ["status", "--json", "--connect", &connect]);
+        told.stdout.contains("\"failed\":3").then_some(())
+    });
+    assert_eq!(job.failures().len(), 3);
+
+    let wrong = ask(&job, &coordinator, &["retry", "cat"]);
+    job.assert_could_not_run(&wrong, &["not a WordNet id"]);
+    let none = ask(&job, &coordinator, &["retry", &wnids[0]]);
+    assert_eq!(
+        (none.code, none.stdout.as_str()),
+        (Some(0), "no failed class to try again; 1 of those named has not failed\n")
+    );
+
+    for (wnid, seed) in MISSING.iter().zip(11..) {
+        origin.class(wnid, images(wnid, 5, 10_000..20_000, seed));
+    }
+    let one = ask(&job, &coordinator, &["retry", MISSING[1]]);
+    assert_eq!((one.code, one.stdout.as_str()), (Some(0), "1 failed class is tried again\n"), "{}", one.stderr);
+    coordinator.running.wait_until("the named one is there", |_| job.class_folder(MISSING[1]).exists().then_some(()));
+    assert!(!job.class_folder(MISSING[0]).exists() && !job.class_folder(MISSING[2]).exists());
+
+    let rest = ask(&job, &coordinator, &["retry"]);
+    assert_eq!((rest.code, rest.stdout.as_str()), (Some(0), "2 failed classes are tried again\n"), "{}", rest.stderr);
+    coordinator.running.wait_until("the others are there", |_| {
+        (job.class_folder(MISSING[0]).exists() && job.class_folder(MISSING[2]).exists()).then_some(())
+    });
+    origin.end_stalls();
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(4, 0, 0));
+    assert_eq!(job.failures(), Vec::<String>::new());
+}

@@ -1,0 +1,112 @@
+//! `coordinator status`: how far the job is and who works for it, as a table and as JSON.
+
+use serde_json::{Value, json};
+use tests::cluster::{Coordinator, Job, Table};
+
+use super::{SLOW, ask, command, origin_of, status};
+
+/// The status once it is as wanted.
+#[track_caller]
+fn status_when(job: &Job, coordinator: &mut Coordinator, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let address = format!("http://{}", coordinator.address);
+    coordinator.running.wait_until(what, |_| {
+        let told = command(job, ["status", "--json", "--connect", &address]);
+        let status = serde_json::from_str(&told.stdout).ok()?;
+        is_so(&status).then_some(status)
+    })
+}
+
+#[test]
+fn two_workers_at_work_are_seen_with_what_they_do() {
+    let (origin, wnids) = origin_of(8);
+    origin.limit_rate(SLOW);
+    let args = ["--delete-tar"];
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
+    let mut coordinator = job.start_coordinator();
+
+    // C22: there is work, and nobody to do it.
+    let alone = status(&job, &coordinator);
+    assert_eq!((&alone["phase"], &alone["workers"]), (&json!("waiting_for_workers"), &json!([])));
+    let table = ask(&job, &coordinator, &["status"]);
+    assert!(table.stdout.starts_with("waiting for workers\n8 classes: 0 success, "), "{}", table.stdout);
+    assert!(table.stdout.ends_with("\nno workers\n"), "{}", table.stdout);
+
+    let connect = format!("http://{}", coordinator.address);
+    let target = job.target_path().to_str().expect("a plain path");
+    let workers = ["left", "right"].map(|name| {
+        let words = ["--connect", &connect, "--name", name, "--workers", "2", "--target", target];
+        job.start_worker_with(words)
+    });
+    let busy = status_when(&job, &mut coordinator, "both workers are busy", |status| status["leased"] == 4);
+    assert_eq!((&busy["phase"], &busy["total"], &busy["pending"]), (&json!("running"), &json!(8), &json!(4)));
+    assert_eq!(busy["done"], json!(false));
+    let names: Vec<&Value> = busy["workers"].as_array().expect("a list").iter().map(|worker| &worker["name"]).collect();
+    assert_eq!(names, ["left", "right"]);
+    for worker in busy["workers"].as_array().expect("a list") {
+        assert_eq!((&worker["state"], &worker["slots"], &worker["leased"]), (&json!("active"), &json!(2), &json!(2)));
+        assert!(worker["silent_ms"].as_u64().expect("a number") < 30_000, "{worker}");
+        assert_eq!(worker["success"], json!(0));
+    }
+
+    let table = ask(&job, &coordinator, &["status"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    let lines: Vec<&str> = table.stdout.lines().collect();
+    assert_eq!(lines[..2], ["running", &format!("{}received", counts(lines[1]))]);
+    let cells = |line: &str| line.split_whitespace().take(4).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(cells(lines[3]), ["worker", "state", "slots", "leased"]);
+    assert_eq!(cells(lines[4]), ["left", "active", "2", "2"]);
+    assert_eq!(cells(lines[5]), ["right", "active", "2", "2"]);
+    assert!(lines[4].ends_with("s ago") && !table.stdout.contains('\u{1b}'), "{}", table.stdout);
+
+    origin.limit_rate(0);
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(8, 0, 0));
+}
+
+/// The line of counts without its last word, which must be the received bytes.
+#[track_caller]
+fn counts(line: &str) -> String {
+    let begins = "8 classes: 0 success, 0 skipped, 0 failed, 4 leased, 4 pending; ";
+    let bytes = line.strip_prefix(begins).and_then(|rest| rest.strip_suffix("B received"));
+    assert!(bytes.is_some_and(|bytes| bytes.starts_with(|digit: char| digit.is_ascii_digit())), "{line}");
+    line.strip_suffix("received").expect("just seen").to_owned()
+}
+
+#[test]
+fn watching_ends_with_the_job() {
+    let (origin, wnids) = origin_of(2);
+    origin.limit_rate(SLOW);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    let coordinator = job.start_coordinator();
+    let address = format!("http://{}", coordinator.address);
+    let mut watching = job.start_with(["status", "--watch", "--connect", &address]);
+    watching.wait_until("it tells the first time", |running| {
+        running.stdout().starts_with("waiting for workers\n").then_some(())
+    });
+    let worker = job.start_worker("w1", &coordinator, job.target_path());
+    watching.wait_until("it tells again", |running| running.stdout().contains("\nrunning\n").then_some(()));
+    assert!(!watching.stdout().contains('\u{1b}'), "an escape code without a terminal");
+    origin.limit_rate(0);
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
+    let ended = watching.wait();
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("\ndone\n2 classes: 2 success, 0 skipped, 0 failed, "), "{}", ended.stdout);
+}
+
+#[test]
+fn a_coordinator_that_is_away_is_told_in_one_sentence() {
+    let job = Job::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
+    let address = format!("http://{free}");
+    for words in [&["status"][..], &["status", "--json"], &["retry"], &["drain", "w1"]] {
+        let ended = command(&job, words.iter().copied().chain(["--connect", &address]));
+        let reach = format!("failed to reach the coordinator at {address}: ");
+        job.assert_could_not_run(&ended, &[&reach, "Connection refused", "with --connect"]);
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    }
+    let wrong = command(&job, ["status", "--connect", "somewhere"]);
+    job.assert_could_not_run(&wrong, &["it is no address like http://127.0.0.1:50051"]);
+}
