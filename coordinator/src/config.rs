@@ -96,6 +96,9 @@ pub struct OriginConfig {
     /// A download that brings no byte for this long is tried again, e.g. 120s or 2m
     #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
     pub timeout: Duration,
+    /// Only what the last run has left failed; what it has left complete counts as skipped, and nobody is asked about it
+    #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = FalseyValueParser::new())]
+    pub retry_failed: bool,
     /// Extra certificate authorities for the origin, PEM
     #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
     pub cacert: Option<PathBuf>,

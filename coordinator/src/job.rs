@@ -38,6 +38,10 @@ use crate::{
     trust::{self, Door, Gate},
 };
 
+mod retry_failed;
+
+use retry_failed::Share;
+
 const FRAME: Duration = Duration::from_millis(200);
 /// Workers elsewhere have this long to hear that the job is done, and to leave.
 const FAREWELL: Duration = Duration::from_secs(15);
@@ -154,12 +158,15 @@ impl Job {
         let mut outside = JoinSet::new();
         let stopping = [shutdown.drain.clone(), close.clone()];
         let (seen, http) = Outside::open(plan.http, stopping, &mut outside).await?;
-        let mut ledger = Ledger::open(&plan.ledger)?;
+        let mut ledger = retry_failed::open_ledger(&plan)?;
+        let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
+        let share = Share::of(&plan, classes, &ledger, &digest, screen)?;
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
-        let run = ledger.run(&digest(classes, &plan.job.url), &plan.job.url.to_string())?;
+        let run = ledger.run(&digest, &url)?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
-        let mut table = LeaseTable::new(&classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log)?;
         // Without an address nobody else can come back.
         if run.resumed && listener.is_some() {
@@ -167,6 +174,7 @@ impl Job {
         }
         let mut writers = JoinSet::new();
         let writer = ledger.start_writer(run, &mut writers);
+        share.keep(&writer).await;
         tracing::info!(
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
@@ -313,8 +321,9 @@ async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) {
 }
 
 /// What tells one job from another. The ledger can be read by anyone, so a query stands in it only as a part of the digest.
-fn digest(classes: &ClassList, url: &UrlTemplate) -> String {
-    list_digest(classes.part_ids().chain(url.query().map(str::to_owned)))
+fn digest(classes: &ClassList, url: &UrlTemplate, retry_failed: bool) -> String {
+    let retry = retry_failed.then(|| "--retry-failed".to_owned());
+    list_digest(classes.part_ids().chain(url.query().map(str::to_owned)).chain(retry))
 }
 
 /// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log.

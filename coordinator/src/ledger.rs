@@ -17,9 +17,11 @@ use shared::{
     outcome::{Failure, FailureKind, Outcome, Published},
 };
 
+mod last_run;
 mod schema;
 mod writer;
 
+pub use last_run::{LastRun, NoLastRun};
 pub use writer::{Commits, Entry, Writer};
 
 /// An open ledger that nobody else writes.

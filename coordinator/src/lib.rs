@@ -41,7 +41,7 @@ use crate::{
     demo::{Demo, DemoError},
     dev::DevWorkerError,
     failure_log::FailureLogError,
-    ledger::LedgerError,
+    ledger::{LedgerError, NoLastRun},
     service::ServeError,
     target::{Target, TargetError},
 };
@@ -81,6 +81,9 @@ pub enum CoordinatorError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// There is nothing that `--retry-failed` could mean.
+    #[error(transparent)]
+    NoLastRun(#[from] NoLastRun),
     /// Another program has the address.
     #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
     AddressInUse(SocketAddr),
@@ -136,7 +139,7 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
     target.warn_if_unlocked();
     descriptors::make_room();
-    let exit = job::run(plan, &classes, &screen, &shutdown, io::stdout(), dev::run_worker).await;
+    let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, io::stdout(), dev::run_worker)).await;
     match &exit {
         Ok(exit) => tracing::info!(code = exit.code(), "finished"),
         // The screen hears it from `main`.

@@ -2,6 +2,7 @@
 
 mod drain;
 mod retry;
+mod retry_failed;
 mod status;
 mod verify;
 

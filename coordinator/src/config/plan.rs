@@ -26,6 +26,8 @@ const LEDGER: &str = ".imagenet_downloader.ledger";
 pub struct Plan {
     /// Which classes.
     pub source: ClassSource,
+    /// Only those of them that the last run has left failed.
+    pub retry_failed: bool,
     /// Where the logs go and, in single-host mode, the images.
     pub target: PathBuf,
     /// What survives this process.
@@ -138,6 +140,7 @@ impl Config {
         let slots = single_host.slots;
         Ok(Plan {
             source: if single_host.demo { ClassSource::Demo } else { ClassSource::Csv(origin.fname) },
+            retry_failed: origin.retry_failed,
             ledger: fleet.ledger.unwrap_or_else(|| folder.join(LEDGER)),
             target: folder,
             job,

@@ -15,6 +15,7 @@ use crate::{
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
     Plan {
         source: ClassSource::Demo,
+        retry_failed: false,
         ledger: target.join("ledger"),
         target: target.to_owned(),
         job: JobOptions {
@@ -234,7 +235,7 @@ async fn a_job_whose_counts_have_died_is_not_taken_for_a_finished_one() {
 
 #[test]
 fn another_query_is_another_job_although_it_is_not_shown() {
-    let of = |url: &str| digest(&classes(), &UrlTemplate::parse(url).unwrap());
+    let of = |url: &str| digest(&classes(), &UrlTemplate::parse(url).unwrap(), false);
     assert_ne!(of("http://h/{wnid}?v=1"), of("http://h/{wnid}?v=2"));
     assert_eq!(of("http://old:secret@h/{wnid}"), of("http://new:secret@h/{wnid}"));
 }

@@ -1,0 +1,120 @@
+//! What the last run has left, for a job that tries again what failed. Only reads.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::params;
+use shared::{
+    Wnid,
+    outcome::{Outcome, Published},
+};
+
+use super::{Ledger, LedgerError, Record, Run};
+
+/// How the last run left its classes; those that it did not come to are in neither.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LastRun {
+    /// Complete.
+    pub there: HashMap<Wnid, Published>,
+    /// To be tried again.
+    pub failed: HashSet<Wnid>,
+}
+
+/// Nothing has run yet.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "find the last run in the ledger {}: there is none; run the same command without --retry-failed, or give that run's \
+     ledger with --ledger", path.display()
+)]
+pub struct NoLastRun {
+    path: PathBuf,
+}
+
+impl NoLastRun {
+    /// Where there is not even a ledger, none should be made.
+    ///
+    /// # Errors
+    /// Itself, if nothing stands under the path.
+    pub fn unless_there(path: &Path) -> Result<(), Self> {
+        if path.symlink_metadata().is_ok() { Ok(()) } else { Err(Self { path: path.to_owned() }) }
+    }
+}
+
+impl Ledger {
+    /// What is there to be tried again. An unfinished run of this list and origin is not the last one: it is itself the
+    /// attempt that goes on, and the one before it says what it is about.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn last_run(&self, list_digest: &str, url: &str) -> Result<Result<LastRun, NoLastRun>, LedgerError> {
+        let select = "SELECT max(id) FROM run WHERE NOT (id = (SELECT max(id) FROM run)
+                      AND finished_at IS NULL AND list_digest = ?1 AND url = ?2)";
+        let found = self.connection.query_row(select, params![list_digest, url], |row| row.get::<_, Option<i64>>(0));
+        let found = found.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+        let Some(row) = found else { return Ok(Err(NoLastRun { path: self.path.clone() })) };
+        let mut last = LastRun::default();
+        let run = Run { row, run_id: String::new(), resumed: false };
+        self.settled(&run, |Record { wnid, outcome, .. }| match outcome {
+            Outcome::Success(published) | Outcome::Skipped(published) => drop(last.there.insert(wnid, published)),
+            Outcome::Failed(_) => drop(last.failed.insert(wnid)),
+        })?;
+        Ok(Ok(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::outcome::{Failure, FailureKind};
+
+    use super::*;
+    use crate::ledger::Entry;
+
+    fn wnid(number: u32) -> Wnid {
+        format!("n{number:08}").parse().unwrap()
+    }
+
+    fn write(ledger: &mut Ledger, run: &Run, outcomes: &[(u32, Outcome)], finished: bool) {
+        let record =
+            |(number, outcome): &(u32, Outcome)| Record { wnid: wnid(*number), outcome: outcome.clone(), worker: None };
+        let records = outcomes.iter().map(record).collect();
+        ledger.write(run, &[Entry { records, finished, ..Entry::default() }]).unwrap();
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed(Failure::new(FailureKind::Timeout, "why"))
+    }
+
+    #[test]
+    fn a_retry_is_about_the_run_before_it_also_when_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
+        let said = ledger.last_run("retry", "url").unwrap().unwrap_err().to_string();
+        assert!(said.contains("/ledger: there is none; run the same command without --retry-failed"), "{said}");
+
+        let published = Published { files: 3, bytes: 10_240 };
+        let there = [(1, Outcome::Success(published)), (2, Outcome::Skipped(published))];
+        let first = ledger.run("list", "url").unwrap();
+        write(&mut ledger, &first, &[there[0].clone(), there[1].clone(), (3, failed()), (4, failed())], true);
+        let left =
+            LastRun { there: [1, 2].map(|number| (wnid(number), published)).into(), failed: [3, 4].map(wnid).into() };
+        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left);
+
+        let retry = ledger.run("retry", "url").unwrap();
+        write(&mut ledger, &retry, &[(3, Outcome::Success(published))], false);
+        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left, "it was killed and goes on");
+        assert!(ledger.run("retry", "url").unwrap().resumed);
+
+        write(&mut ledger, &retry, &[(4, failed())], true);
+        let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into() };
+        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left, "the next one is about this one");
+    }
+
+    #[test]
+    fn where_there_is_no_ledger_none_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(NoLastRun::unless_there(&folder.path().join("ledger")).is_err());
+        assert!(NoLastRun::unless_there(folder.path()).is_ok());
+    }
+}

@@ -1,0 +1,123 @@
+//! `coordinator --retry-failed`: a job of what the last run has left failed, and of nothing else.
+
+use std::fs;
+
+use tests::{
+    answer::Answer,
+    archives::images,
+    cluster::{Job, Table},
+    folders::classes,
+    origin::Origin,
+    running::Signal,
+};
+
+use super::origin_of;
+
+const MISSING: [&str; 2] = ["n00000011", "n00000012"];
+
+/// An origin with two classes, and a job of these and two that are not there, which has ended.
+fn half_failed() -> (Origin, Job) {
+    let (origin, wnids) = origin_of(2);
+    let listed = wnids.iter().map(String::as_str).chain(MISSING);
+    let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 1, Table::of(2, 0, 2));
+    assert_eq!(job.failures().len(), 2);
+    (origin, job.args(["--delete-tar", "--retry-failed"]))
+}
+
+fn serve(origin: &Origin, wnid: &str) {
+    origin.class(wnid, images(wnid, 5, 10_000..20_000, 11));
+}
+
+#[test]
+fn only_what_failed_is_asked_for_and_the_next_time_only_what_failed_again() {
+    let (origin, job) = half_failed();
+    serve(&origin, MISSING[0]);
+    origin.forget_requests();
+    let finished = job.run();
+    job.assert_ended(&finished, 1, Table::of(1, 2, 1));
+    let said = "trying again the 2 classes that the last run has left failed\n";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    let asked: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
+    assert!(asked.iter().all(|wnid| MISSING.contains(&wnid.as_str())), "{asked:?}");
+    // Not a word of what failed in the run before.
+    assert_eq!(job.failures().len(), 1, "{:?}", job.failures());
+    assert!(job.failure_of(MISSING[1]).starts_with("HTTPError: 404"));
+
+    // Also without their folders: what the last run has left complete is not looked at.
+    fs::remove_dir_all(job.class_folder("n00000001")).unwrap();
+    serve(&origin, MISSING[1]);
+    origin.forget_requests();
+    job.assert_ended(&job.run(), 0, Table::of(1, 3, 0));
+    assert_eq!(origin.all_requests().len(), 1, "{:?}", origin.all_requests());
+    assert_eq!(job.failures(), Vec::<String>::new());
+
+    let nothing = job.run();
+    job.assert_ended(&nothing, 0, Table::of(0, 4, 0));
+    assert!(nothing.stderr.contains("nothing to try again: the last run has left no class of the list failed\n"));
+    assert_eq!(origin.all_requests().len(), 1);
+
+    // The plain command is about the whole list again.
+    let job = job.args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(1, 3, 0));
+}
+
+#[test]
+fn rows_that_the_last_run_did_not_come_to_are_told_and_bad_rows_count_as_always() {
+    let (origin, job) = half_failed();
+    for wnid in MISSING {
+        serve(&origin, wnid);
+    }
+    let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\nn00000077\ncat\n");
+    let finished = job.run();
+    job.assert_ended(&finished, 1, Table::of(2, 1, 1));
+    let said = "1 class of the list, which the last run did not come to, is not part of this job; the same command \
+                without --retry-failed downloads it\n";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"));
+    assert_eq!(origin.requests("n00000077").len(), 0);
+    assert_eq!(classes(job.target_path()), ["n00000001", "n00000002", "n00000011", "n00000012"]);
+    // Nothing but the bad row is left.
+    job.assert_ended(&job.run(), 1, Table::of(0, 3, 1));
+}
+
+#[test]
+fn a_retry_that_was_interrupted_goes_on_with_the_same_command() {
+    let (origin, job) = half_failed();
+    serve(&origin, MISSING[0]);
+    serve(&origin, MISSING[1]);
+    origin.script_of(MISSING[1]).expect("it is served").script([Answer::stall_at(10_000)]);
+    for signal in [Signal::KILL, Signal::INT] {
+        let mut running = job.start();
+        running.wait_until("one is there", |_| job.class_folder(MISSING[0]).exists().then_some(()));
+        running.wait_until("the other is under way", |_| (!origin.gets(MISSING[1]).is_empty()).then_some(()));
+        running.signal(signal);
+        drop(running.wait());
+        origin.script_of(MISSING[1]).expect("it is served").script([Answer::stall_at(20_000)]);
+        origin.forget_requests();
+    }
+    origin.end_stalls();
+    let finished = job.run();
+    job.assert_ended(&finished, 0, finished_table(&finished.stdout));
+    assert_eq!(classes(job.target_path()).len(), 4);
+    assert_eq!(origin.gets("n00000001").len(), 0);
+}
+
+/// The first of the two may have been reported before the kill or not: then the folder proves it, as part of this very run.
+#[track_caller]
+fn finished_table(stdout: &str) -> Table {
+    let table = Table::read(stdout);
+    assert_eq!((table.success, table.skipped, table.failed), (2, 2, 0), "{stdout}");
+    table
+}
+
+#[test]
+fn without_a_last_run_there_is_nothing_to_retry() {
+    let (origin, wnids) = origin_of(1);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--retry-failed"]);
+    let words =
+        ["failed to find the last run in the ledger", "there is none; run the same command without --retry-failed"];
+    job.assert_could_not_run(&job.run(), &words);
+    assert!(!job.target_path().join(".imagenet_downloader.ledger").exists());
+    assert_eq!(origin.all_requests().len(), 0);
+}
