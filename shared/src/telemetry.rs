@@ -104,7 +104,7 @@ impl Telemetry {
         let Some(spans) = self.spans else { return };
         match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "spans were not delivered"),
+            Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
             Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
         }
     }
@@ -132,7 +132,7 @@ impl Collector {
             return Ok(None);
         }
         let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
-        if self.endpoint.starts_with("https:") {
+        if !self.endpoint.starts_with("http:") {
             exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
         }
         let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
