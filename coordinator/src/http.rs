@@ -22,8 +22,8 @@ pub(crate) struct AtWork {
     pub(crate) handle: DispatcherHandle,
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
-    /// Of the worker in this process.
-    pub(crate) worker: Option<Arc<dyn Source>>,
+    /// What else has something to tell: the worker in this process, the door.
+    pub(crate) others: Vec<Arc<dyn Source>>,
 }
 
 /// What may be known of the coordinator, from its first moment to its last.

@@ -14,6 +14,7 @@ use shared::{
     http,
     job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
+    metrics::Source,
     outcome::Outcome,
     shutdown::Shutdown,
 };
@@ -194,21 +195,24 @@ impl Job {
         job.dispatcher.spawn(owner.run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
         say(screen, &http::announcement(http));
+        let mut others = Vec::new();
         if let Some((listener, address)) = listener {
             let door = Arc::new(plan.door);
             announce(screen, address, &door, plan.exposure);
             let gate = Gate::of(Arc::clone(&door));
+            others.push(Arc::clone(&door) as Arc<dyn Source>);
             job.serve(&plan.job, terms, gate, trust::incoming(listener, door), stop.clone());
         }
-        let tally = plan.single_host.is_some().then(Arc::default);
-        if let Some((single_host, tally)) = plan.single_host.zip(tally.clone()) {
+        if let Some(single_host) = plan.single_host {
+            let tally = Arc::default();
+            others.push(Arc::clone(&tally) as _);
             let (connect, incoming) = dev::in_process();
             job.serve(&plan.job, terms, Gate::open(), incoming, stop);
             let (screen, shutdown) = (screen.clone(), shutdown.clone());
             job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown, tally }));
         }
         let (handle, commits) = (job.handle.clone(), job.writer.commits());
-        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, worker: tally.map(|tally| tally as _) });
+        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, others });
         Ok(job)
     }
 

@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tests::{cluster::Table, wait::wait_for};
+use tests::{cluster::Table, http::Scrape, wait::wait_for};
 
 use super::{Cluster, text};
 
@@ -141,6 +141,9 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     fs::write(cluster.file("server.pem"), "no certificate").expect("the folder is ours");
     wait_for("the log tells of the certificate that is none", Duration::from_secs(10), || told(2));
     assert_eq!(now(), Some(second));
+    let scrape = Scrape::of(coordinator.http).expect("the coordinator answers");
+    assert!(scrape.value("imagenet_credential_reload_failures_total{file=\"certificate\"}") > 1.5, "{}", scrape.text);
+    assert!(scrape.value("imagenet_certificate_expiry_timestamp_seconds") > 1.7e9, "{}", scrape.text);
 
     cluster.origin.limit_rate(100_000_000);
     let finished = worker.wait();

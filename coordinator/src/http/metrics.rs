@@ -62,6 +62,6 @@ impl AtWork {
         page.durations("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
         let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
         page.durations_by("rpc_seconds", calls, tally.calls.by_method_and_code())?;
-        self.worker.as_ref().map_or(Ok(()), |worker| worker.write(page))
+        self.others.iter().try_for_each(|other| other.write(page))
     }
 }

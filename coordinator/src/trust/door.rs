@@ -1,12 +1,16 @@
 //! What the door was told: its certificate, the tokens, and how open it stands.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use shared::tls::{TlsError, Watched};
+use shared::{
+    metrics::{Page, Source},
+    tls::{TlsError, Watched},
+};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep},
@@ -67,6 +71,24 @@ impl DoorFiles {
             tokens: tokens.transpose()?,
             has_client_authority: self.tls.as_ref().is_some_and(|files| files.client_authority.is_some()),
         })
+    }
+}
+
+impl Source for Door {
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        if let Some(tls) = &self.tls {
+            let ends = tls.get().ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let help = "When the coordinator's certificate ends, in seconds since 1970.";
+            page.gauge("certificate_expiry_timestamp_seconds", help, ends.as_secs())?;
+        }
+        let refused = [
+            ("certificate", self.tls.as_ref().map(Watched::refused)),
+            ("tokens", self.tokens.as_ref().map(Watched::refused)),
+        ];
+        let help =
+            "Changes of the certificate's or the tokens' files that were of no use; the old content stays in use.";
+        let refused = refused.into_iter().filter_map(|(file, refused)| Some((("file", file), refused?)));
+        page.counters("credential_reload_failures", help, &refused.collect::<Vec<_>>())
     }
 }
 

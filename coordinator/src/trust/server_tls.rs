@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_hours(24 * 14);
 pub(super) struct ServerTls {
     pub(super) config: Arc<ServerConfig>,
     /// When the certificate ends.
-    ends: SystemTime,
+    pub(super) ends: SystemTime,
 }
 
 impl ServerTls {

@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
+use prometheus_client::metrics::counter::Counter;
 
 use super::TlsError;
 
@@ -57,6 +58,7 @@ pub struct Watched<T> {
     current: ArcSwap<T>,
     /// Digests of what was read last, good or not.
     seen: Mutex<Vec<Vec<u8>>>,
+    refused: Counter,
 }
 
 impl<T> Watched<T> {
@@ -70,12 +72,23 @@ impl<T> Watched<T> {
     ) -> Result<Self, TlsError> {
         let sources = read(&paths)?;
         let current = ArcSwap::from_pointee(make(&sources)?);
-        Ok(Self { paths, make: Box::new(make), current, seen: Mutex::new(digests(&sources)) })
+        Ok(Self {
+            paths,
+            make: Box::new(make),
+            current,
+            seen: Mutex::new(digests(&sources)),
+            refused: Counter::default(),
+        })
     }
 
     /// The last good one.
     pub fn get(&self) -> Arc<T> {
         self.current.load_full()
+    }
+
+    /// How often what had changed was of no use.
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
     }
 
     /// Looks at the files, and makes a new one if they have changed. One that cannot be made is told once in the log, and
@@ -109,7 +122,10 @@ impl<T> Watched<T> {
                 self.current.store(Arc::new(made));
                 tracing::info!("{first} was replaced: the new content is in use");
             }
-            Err(error) => tracing::warn!("the old content stays in use: failed to {error}"),
+            Err(error) => {
+                self.refused.inc();
+                tracing::warn!("the old content stays in use: failed to {error}");
+            }
         }
     }
 }
@@ -152,6 +168,7 @@ mod tests {
             watched.look();
             assert_eq!(*watched.get(), length, "{content}");
         }
+        assert_eq!(watched.refused(), 1, "the same content is refused once");
         std::fs::remove_file(&path).unwrap();
         watched.look();
         watched.look();
