@@ -34,6 +34,10 @@ impl LeaseTable {
             if verdict == Verdict::Settled {
                 self.settle(id, position, settled);
             }
+            if failure.suspect == Suspect::Class {
+                // Whatever it said: somebody is there. Only now, or a doubt about this very class would settle it, too.
+                self.origin_answered();
+            }
             self.settle_lonely_doubts();
             return verdict;
         }
@@ -64,11 +68,7 @@ impl LeaseTable {
     fn failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant, random: f64) -> Verdict {
         let session = self.sessions.by_id.get(&id);
         let key = match failure.suspect {
-            Suspect::Class => {
-                // Whatever it said: somebody is there.
-                self.origin_answered();
-                return Verdict::Settled;
-            }
+            Suspect::Class => return Verdict::Settled,
             Suspect::Origin => session.map(super::Session::name_key),
             Suspect::Host => session.map(super::Session::host_key),
         };

@@ -268,3 +268,21 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert_eq!(table.report(one, leases[0], &good(), now, 1.0), Verdict::Settled);
     assert_eq!(table.fleet(now + LONG).workers[0].success, 1);
 }
+
+#[test]
+fn a_class_in_doubt_that_fails_by_itself_when_its_lease_has_run_out_fails_once() {
+    let (mut table, mut now) = (table(4), Instant::now());
+    let first = session(&mut table, "first", now);
+    let doubtful = acquire(&mut table, first, 4, now).unwrap()[0];
+    now += TTL * 2;
+    table.tick(now);
+    let second = session(&mut table, "second", now);
+    assert_eq!(table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5), Verdict::Doubted);
+    let again = acquire(&mut table, second, 4, now).unwrap();
+    let again = *again.iter().find(|lease| lease.wnid == doubtful.wnid).expect("it is tried again");
+    now += TTL * 2;
+    table.tick(now);
+    assert_eq!(table.report(second, again, &bad(), now, 0.5), Verdict::Settled);
+    assert_eq!(table.take_given_up(), []);
+    check(&table);
+}
