@@ -1,7 +1,8 @@
 //! `failed_downloads.log`: one line for each class that failed in this run, and nothing else.
 //!
-//! Each line is written at once, in one piece, so that whoever follows the file sees whole lines. The table is the truth, the
-//! log a view of it: a disk that refuses a line costs the line, not the job.
+//! Each line is written at once, in one piece, so that whoever follows the file sees whole lines; and into whatever bears the
+//! name then, so that the file can be moved or removed meanwhile. The table is the truth, the log a view of it: a disk that
+//! refuses a line costs the line, not the job.
 
 use std::{
     collections::HashSet,
@@ -15,11 +16,10 @@ use shared::{Wnid, class_list::InvalidRow, outcome::Failure};
 /// The log's name in the target.
 pub const NAME: &str = "failed_downloads.log";
 
-/// The open log.
+/// The log.
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
-    file: File,
 }
 
 /// The log could not be written.
@@ -38,7 +38,7 @@ impl FailureLog {
     pub fn create(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
         match File::create(&path) {
-            Ok(file) => Ok(Self { path, file }),
+            Ok(_) => Ok(Self { path }),
             Err(source) => Err(FailureLogError { path, source }),
         }
     }
@@ -67,20 +67,21 @@ impl FailureLog {
     pub fn withdraw(&mut self, wnids: &[Wnid]) -> Result<(), FailureLogError> {
         let withdrawn: HashSet<String> = wnids.iter().map(Wnid::to_string).collect();
         let is_kept = |line: &&str| line.split_once(" - ").is_none_or(|(wnid, _)| !withdrawn.contains(wnid));
-        let rewrite = || -> io::Result<File> {
-            let text = std::fs::read_to_string(&self.path)?;
+        let rewrite = || -> io::Result<()> {
+            let text = match std::fs::read_to_string(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+                text => text?,
+            };
             let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
-            let mut file = File::create(&self.path)?;
-            file.write_all(kept.as_bytes())?;
-            Ok(file)
+            std::fs::write(&self.path, kept)
         };
-        self.file = rewrite().map_err(|source| FailureLogError { path: self.path.clone(), source })?;
-        Ok(())
+        rewrite().map_err(|source| FailureLogError { path: self.path.clone(), source })
     }
 
     fn write_line(&mut self, line: &str) -> Result<(), FailureLogError> {
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
-        written.map_err(|source| FailureLogError { path: self.path.clone(), source })
+        let file = File::options().append(true).create(true).open(&self.path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .map_err(|source| FailureLogError { path: self.path.clone(), source })
     }
 }
 
@@ -116,5 +117,20 @@ mod tests {
         assert_eq!(read(), rest);
         log.write("n00000002".parse().unwrap(), &missing).unwrap();
         assert_eq!(read(), format!("{rest}n00000002 - HTTPError: 404 Client Error: Not Found\n"));
+    }
+
+    #[test]
+    fn what_is_moved_or_removed_meanwhile_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let mut log = FailureLog::create(folder.path()).unwrap();
+        let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
+        log.write("n00000001".parse().unwrap(), &missing).unwrap();
+        std::fs::rename(&path, folder.path().join("rotated")).unwrap();
+        log.write("n00000002".parse().unwrap(), &missing).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "n00000002 - HTTPError: 404 Client Error: Not Found\n");
+        std::fs::remove_file(&path).unwrap();
+        log.withdraw(&["n00000002".parse().unwrap()]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 }
