@@ -233,6 +233,13 @@ impl Job {
         Coordinator { running, address, http }
     }
 
+    /// Starts the coordinator at an address that stays its own when it is started again.
+    pub fn start_coordinator_at(&self, address: SocketAddr) -> Running {
+        let mut command = self.coordinator_command();
+        command.args(["--listen", &address.to_string()]).env("IMAGENET_HTTP", "127.0.0.1:0");
+        self.spawn(command, "imagenet_downloader.log")
+    }
+
     /// Starts a worker that writes into a target of its own, or into the job's.
     pub fn start_worker(&self, name: &str, coordinator: &Coordinator, target: &Path) -> Running {
         let mut command = Command::new(program("worker"));

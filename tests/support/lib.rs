@@ -23,6 +23,7 @@ pub mod script_file;
 pub mod tls_front;
 
 pub mod cluster;
+pub mod fleet;
 pub mod folders;
 mod programs;
 pub mod running;

@@ -1,0 +1,80 @@
+//! Started again with another list or another origin in the same target: a new run, in which what is there is skipped.
+
+use tests::{
+    archives::assert_class_is,
+    cluster::{Job, Table},
+    fleet::Fleet,
+    origin::Origin,
+    running::Signal,
+    wait::wait_for,
+};
+
+use crate::{LONG, wnid};
+
+/// A job of three classes that was interrupted when the first one was there.
+fn interrupted() -> Fleet {
+    let fleet = crate::fleet(3, 200_000);
+    let mut coordinator = fleet.start_coordinator();
+    let worker = fleet.start_worker("worker", 1);
+    coordinator.wait_until("the first class is settled", |_| fleet.settled().contains_key(&wnid(1)).then_some(()));
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code, Some(143));
+    coordinator.signal(Signal::TERM);
+    assert_eq!(coordinator.wait().code, Some(143));
+    fleet.origin.limit_rate(0);
+    fleet
+}
+
+#[test]
+fn another_list_is_another_run_that_skips_what_is_there() {
+    let fleet = interrupted();
+    let lists: [(&[u64], Table); 2] = [(&[1, 2], Table::of(1, 1, 0)), (&[2, 3, 1], Table::of(1, 2, 0))];
+    for (classes, table) in lists {
+        let wnids: Vec<String> = classes.iter().copied().map(wnid).collect();
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&fleet.origin).args(["--delete-tar"]);
+        let job = job.target(fleet.job.target_path());
+        let coordinator = job.start_coordinator_at(fleet.address());
+        let worker = fleet.start_worker("worker", 1);
+        assert_eq!(worker.wait().code, Some(0));
+        job.assert_ended(&coordinator.wait(), 0, table);
+    }
+    for (wnid, tar) in &fleet.tars {
+        assert_class_is(tar, &fleet.job.class_folder(wnid));
+    }
+    assert_eq!(fleet.gets(&wnid(1)), 1, "it was there");
+}
+
+#[test]
+fn another_origin_is_another_run_that_skips_what_is_there() {
+    let fleet = interrupted();
+    let elsewhere = Origin::start();
+    for (wnid, tar) in &fleet.tars {
+        elsewhere.class(wnid, tar.clone());
+    }
+    let wnids = fleet.tars.iter().map(|(wnid, _)| wnid.as_str());
+    let job = Job::new().classes(wnids).origin(&elsewhere).args(["--delete-tar"]).target(fleet.job.target_path());
+    let coordinator = job.start_coordinator_at(fleet.address());
+    let worker = fleet.start_worker("worker", 1);
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.wait(), 0, Table::of(2, 1, 0));
+    assert!(elsewhere.gets(&wnid(1)).is_empty(), "it was there");
+}
+
+/// As a person or a rotation of logs may do.
+#[test]
+fn a_failure_log_that_is_removed_while_the_job_runs_loses_nothing_that_fails_later() {
+    let fleet = Fleet::new(2, 25, 15_000..25_000, &[]);
+    fleet.origin.limit_rate(100_000);
+    let wnids = [wnid(1), wnid(2), wnid(8), wnid(9)];
+    let job = Job::new().classes([&wnids[2], &wnids[0], &wnids[3], &wnids[1]].map(String::as_str));
+    let job = job.origin(&fleet.origin).args(["--delete-tar"]);
+    let coordinator = job.start_coordinator_at(fleet.address());
+    let worker = fleet.start_worker_in(job.target_path(), &fleet.url(), "worker", 1);
+    let log = job.target_path().join("failed_downloads.log");
+    wait_for("the first failure is told", LONG, || !job.failures().is_empty());
+    std::fs::remove_file(&log).expect("it is there");
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.wait(), 1, Table::of(2, 0, 2));
+    assert!(job.failure_of(&wnids[3]).starts_with("HTTPError"));
+    assert_eq!(job.failures().len(), 1, "the other one went with the file: {:?}", job.failures());
+}
