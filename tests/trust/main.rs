@@ -2,6 +2,7 @@
 
 mod certificates;
 mod joining;
+mod people;
 mod roles;
 mod secrets;
 mod strangers;
