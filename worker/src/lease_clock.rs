@@ -120,8 +120,27 @@ mod tests {
         assert!(!clock.has_run_out());
     }
 
+    /// In a time namespace the time since boot is put forward, as by a suspension, and the monotonic clock is not.
     #[test]
     fn the_hosts_clock_counts_suspensions() {
+        let this = std::env::current_exe().unwrap();
+        let mut suspended = std::process::Command::new("unshare");
+        suspended.args(["--map-root-user", "--time", "--boottime", "1000000"]).arg(this);
+        let test = "lease_clock::tests::the_hosts_clock_is_the_kernels_time_since_boot";
+        let output = suspended.args(["--exact", test]).output();
+        match output {
+            Ok(output) if output.status.code() == Some(1) || output.stdout.is_empty() => skip(&output.stderr),
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+            Err(error) => skip(error.to_string().as_bytes()),
+        }
+    }
+
+    fn skip(why: &[u8]) {
+        eprintln!("skipped: no time namespace: {}", String::from_utf8_lossy(why).trim());
+    }
+
+    #[test]
+    fn the_hosts_clock_is_the_kernels_time_since_boot() {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let difference = (since_boot().as_secs_f64() - uptime).abs();

@@ -20,6 +20,10 @@ use crate::{
 
 /// The longest that one renewal waits for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// Before each try of one renewal, or a third of the time between two renewals where that is less.
+const PAUSES: [Duration; TRIES as usize] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
+/// So often is one renewal tried.
+pub(crate) const TRIES: u32 = 3;
 
 /// A session and its terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +105,7 @@ impl Ticker {
 
     /// One renewal, and two more soon if it has no answer.
     async fn renew(&mut self) {
-        for pause in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)] {
+        for pause in PAUSES {
             let Some(session) = self.session() else { return };
             sleep(pause.min(session.renew / 3)).await;
             let Renewable { session: Some(session), held } = self.renewable.borrow().clone() else { return };

@@ -51,6 +51,8 @@ struct Worker {
     registered_at: Option<Instant>,
     /// Renewals in a row that had no answer.
     missed: u32,
+    /// The leases have run out, which was said.
+    is_fenced: bool,
     slots: Slots,
     progress: Progress,
     renewable: watch::Sender<Renewable>,
@@ -112,6 +114,7 @@ impl Worker {
             session: None,
             registered_at: None,
             missed: 0,
+            is_fenced: false,
             progress: progress.clone(),
             renewable,
             survey: None,
@@ -158,7 +161,8 @@ impl Worker {
 
     /// Without an answered renewal in time the leases may be another worker's by now.
     fn look_at_the_clock(&mut self) {
-        if self.session.is_some() && self.site.clock().has_run_out() {
+        if !self.is_fenced && self.site.clock().has_run_out() {
+            self.is_fenced = true;
             tracing::warn!("no renewal was answered in time: nothing new is begun before the coordinator says so");
             self.session = None;
         }
@@ -210,6 +214,7 @@ impl Worker {
             return self.calls.disregard(Kind::Register);
         }
         self.calls.accept(Kind::Register);
+        self.is_fenced = false;
         let Registration { session: id, ttl, renew, .. } = *registration;
         tracing::info!(session = id.0, "registered with the coordinator");
         self.session = Some(Session { id, ttl, renew });
@@ -253,6 +258,10 @@ impl Worker {
         match beat {
             Beat::Missed(why) => {
                 self.missed = self.missed.saturating_add(1);
+                if self.missed >= renewal::TRIES {
+                    // Whoever comes back waits for its workers: a registration is tried sooner than the next renewal.
+                    self.session = None;
+                }
                 if self.missed == 1 {
                     tracing::warn!("leases could not be renewed, trying again: {why}");
                 } else {
