@@ -1,6 +1,6 @@
 //! Where it can be looked at: the port that was asked for, a free one, or one sentence that says what to do.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use tests::{
     cluster::{Job, Table},
@@ -9,18 +9,6 @@ use tests::{
 };
 
 use crate::{origin, wnids};
-
-const LINE: &str = "health and metrics at http://";
-
-/// The address in the line about health and metrics.
-#[track_caller]
-pub(crate) fn printed(running: &mut Running) -> SocketAddr {
-    running.wait_until("it prints where it can be looked at", |running| {
-        let stderr = running.stderr();
-        let (_, rest) = stderr.split_once(LINE)?;
-        rest.split_once('/')?.0.parse().ok()
-    })
-}
 
 /// The default port, taken by this process unless somebody else has it.
 fn default_port_busy() -> Option<TcpListener> {
@@ -38,7 +26,7 @@ fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
     let origin = origin(&wnids);
     let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "127.0.0.1:0"]);
     let mut running = job.start();
-    let address = printed(&mut running);
+    let address = running.wait_for_http();
     assert_ne!(address.port(), 0);
     assert_eq!(get(address, "/healthz"), Some((200, "ok\n".to_owned())));
     let finished = running.wait();
@@ -53,7 +41,7 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
     let origin = origin(&wnids);
     let jobs = [(); 2].map(|()| slow_job(&origin, &wnids));
     let mut running = jobs.each_ref().map(Job::start);
-    let addresses = running.each_mut().map(printed);
+    let addresses = running.each_mut().map(Running::wait_for_http);
     assert_ne!(addresses[0], addresses[1]);
     for address in addresses {
         assert_ne!(address.port(), 8080);
@@ -91,7 +79,7 @@ fn an_address_that_other_machines_reach_is_told_in_one_warning_line() {
     let origin = origin(&wnids);
     let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "0.0.0.0:0"]);
     let mut running = job.start();
-    let address = printed(&mut running);
+    let address = running.wait_for_http();
     assert!(address.ip().is_unspecified());
     assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/healthz"), Some((200, "ok\n".to_owned())));
     let finished = running.wait();

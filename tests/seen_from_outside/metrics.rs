@@ -10,7 +10,7 @@ use tests::{
     wait::{wait_for, wait_until},
 };
 
-use crate::{addresses::printed, origin, wnids};
+use crate::{origin, wnids};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -104,7 +104,7 @@ fn a_workers_metrics_say_what_it_does_and_has_done() {
     let target = job.target_path().to_str().expect("a plain path");
     let args = ["--connect", &connect, "--target", target, "--workers", "5", "--http", "127.0.0.1:0"];
     let mut worker = job.start_worker_with(args);
-    let http = printed(&mut worker);
+    let http = worker.wait_for_http();
     let ok = Some((200, "ok\n".to_owned()));
     assert_eq!(get(http, "/healthz"), ok);
     wait_for("the worker is ready", SOON, || get(http, "/readyz") == ok);
@@ -140,7 +140,7 @@ fn on_one_host_both_are_seen_in_one_place() {
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
     let job = job.args(["--http", "127.0.0.1:0", "--workers", "3"]);
     let mut running = job.start();
-    let http = printed(&mut running);
+    let http = running.wait_for_http();
     let both = wait_until(SOON, || Scrape::of(http).filter(|now| now.get("imagenet_worker_busy_slots") == Some(1.0)));
     let both = both.expect("the worker in the process works");
     assert_adds_up(&both, 1.0);

@@ -1,7 +1,7 @@
 //! A job as a person would start it: the real programs, a CSV, a target folder, and a deadline.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -222,11 +222,11 @@ impl Job {
 
     /// Starts only the coordinator, which workers on loopback can join.
     pub fn start_coordinator(&self) -> Coordinator {
-        let http = free_address();
         let mut command = self.coordinator_command();
         // By its variable and not its flag: the dashboard is not what these tests are about.
-        command.args(["--listen", "127.0.0.1:0"]).env("IMAGENET_HTTP", http.to_string());
+        command.args(["--listen", "127.0.0.1:0"]).env("IMAGENET_HTTP", "127.0.0.1:0");
         let mut running = self.spawn(command, "imagenet_downloader.log");
+        let http = running.wait_for_http();
         let origin = self.url.as_deref().and_then(|url| url.strip_prefix("http://")?.parse().ok());
         let known: Vec<SocketAddr> = origin.into_iter().chain([http]).collect();
         let address = running.wait_for_address(&known);
@@ -336,10 +336,4 @@ pub struct Coordinator {
     pub address: SocketAddr,
     /// Where its dashboard is.
     pub http: SocketAddr,
-}
-
-/// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
-    listener.local_addr().expect("it is bound")
 }

@@ -115,6 +115,16 @@ impl Running {
         })
     }
 
+    /// Waits for the line that says where its health and metrics are.
+    #[track_caller]
+    pub fn wait_for_http(&mut self) -> SocketAddr {
+        self.wait_until("it prints where it can be looked at", |running| {
+            let stderr = running.stderr();
+            let (_, rest) = stderr.split_once("health and metrics at http://")?;
+            rest.split_once('/')?.0.parse().ok()
+        })
+    }
+
     /// Waits for something while it runs; panics with the tails of what it said if it ends or is too late.
     #[track_caller]
     pub fn wait_until<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {

@@ -150,7 +150,7 @@ fn where_others_can_connect_the_door_must_be_closed() {
     let [certificate, key, tokens] = files.each_ref().map(String::as_str);
     let csv = text(&cluster.job.folder().join("data.csv"));
     let start = |flags: &[&str]| {
-        let own = ["--fname", &csv, "--listen", "0.0.0.0:0"];
+        let own = ["--fname", &csv, "--listen", "0.0.0.0:0", "--http", "127.0.0.1:0"];
         cluster.job.start_with(own.into_iter().chain(flags.iter().copied()))
     };
     for flags in [&[][..], &["--token-file", tokens]] {
