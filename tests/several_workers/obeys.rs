@@ -119,6 +119,27 @@ fn a_result_is_kept_until_it_is_settled() {
 }
 
 #[test]
+fn a_coordinator_that_settles_nothing_is_asked_for_no_more_than_can_be_told() {
+    let (_origin, _, job, coordinator) = setting();
+    // None of them is there, so each is done with at once.
+    coordinator.answers().leases = (1..=1200).map(|number| lease(&format!("n1{number:07}"), number)).collect();
+    coordinator.answers().unsettled_reports = u32::MAX;
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("results pile up", |told| {
+        told.reports.iter().filter(|(_, report)| report.results.len() >= 1024).count() >= 2
+    });
+    let left = coordinator.answers().leases.len();
+    assert!(left >= 1200 - 1024 - 3, "{left} leases were not asked for");
+    coordinator.answers().unsettled_reports = 0;
+    coordinator.wait_for("all are settled", |told| {
+        let named = told.results().iter().map(|result| result.wnid.clone()).collect::<std::collections::BTreeSet<_>>();
+        named.len() == 1200
+    });
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+}
+
+#[test]
 fn a_refused_report_ends_the_worker_with_its_leases_handed_back() {
     let (origin, _, job, coordinator) = setting();
     origin.class("n00000002", images("n00000002", 20, 10_000..20_000, 2)).forever(Answer::stall_at(100_000));

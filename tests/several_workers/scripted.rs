@@ -99,7 +99,7 @@ impl Scripted {
     /// Waits until what it was told is what was waited for.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, mut is_true: impl FnMut(&Told) -> bool) {
-        wait_for(what, Duration::from_secs(20), || is_true(&lock(&self.door.told)));
+        wait_for(what, Duration::from_secs(40), || is_true(&lock(&self.door.told)));
     }
 }
 

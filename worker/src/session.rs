@@ -187,7 +187,7 @@ impl Worker {
             self.survey = None;
         }
         let free = self.slots.free();
-        if free > 0 && self.ending.is_none() && self.survey.is_none() {
+        if free > 0 && self.ending.is_none() && self.survey.is_none() && !self.unreported.pile_up() {
             self.calls.acquire(id, free, self.held(), self.pause);
         }
     }

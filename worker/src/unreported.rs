@@ -8,6 +8,8 @@ use crate::slots::Lease;
 
 /// No message holds more results.
 pub(crate) const LARGEST_BATCH: usize = 4096;
+/// With so many results waiting nothing new is begun: together with what runs they fit into one list of what is held.
+const ENOUGH: usize = 1024;
 /// No message is much larger: a slow line must bring it across within the deadline of a call.
 const LARGEST_MESSAGE: usize = 1 << 20;
 /// A result on the wire with its place in a trace, without the words of a failure.
@@ -46,6 +48,11 @@ impl Unreported {
     /// Whether a whole message is waiting already.
     pub(crate) fn is_full(&self) -> bool {
         self.results.len() >= LARGEST_BATCH
+    }
+
+    /// Whether the coordinator has to settle some of them before there may be more.
+    pub(crate) fn pile_up(&self) -> bool {
+        self.results.len() >= ENOUGH
     }
 
     pub(crate) fn add(&mut self, finished: impl IntoIterator<Item = Finished>) {
