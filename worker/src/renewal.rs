@@ -70,7 +70,7 @@ pub(crate) fn start(
         let ticks = async move {
             // Connects on this thread's runtime.
             let client = CoordinatorClient::new(&connector, Arc::clone(&clock));
-            Ticker { client, clock, progress, renewable, beats }.run().await;
+            Ticker { connector, client, clock, progress, renewable, beats }.run().await;
         };
         runtime.block_on(stop.run_until_cancelled_owned(ticks));
     });
@@ -78,6 +78,7 @@ pub(crate) fn start(
 }
 
 struct Ticker {
+    connector: Connector,
     client: CoordinatorClient,
     clock: Arc<LeaseClock>,
     progress: Progress,
@@ -113,6 +114,8 @@ impl Ticker {
             let renewed = match self.client.renew(session.id, &held, self.progress.received_bytes(), limit).await {
                 Err(error) => {
                     self.miss(error.to_string());
+                    // If the host at the other end is gone, its connection would be believed in for longer than leases live.
+                    self.client = CoordinatorClient::new(&self.connector, Arc::clone(&self.clock));
                     continue;
                 }
                 Ok(renewed) if !self.clock.answered(renewed.epoch, renewed.sent, session.ttl) => {
