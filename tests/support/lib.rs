@@ -25,6 +25,7 @@ pub mod tls_front;
 pub mod cluster;
 pub mod fleet;
 pub mod folders;
+pub mod hosts;
 mod programs;
 pub mod running;
 pub mod wait;

@@ -20,6 +20,7 @@ use crate::{answer::Answer, connection, content::Content};
 #[derive(Debug)]
 pub struct Origin {
     address: SocketAddr,
+    listener: Arc<TcpListener>,
     state: Arc<State>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -119,14 +120,14 @@ impl Origin {
 
     /// Serves on an address.
     pub fn listen(address: &str) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+        let listener = Arc::new(TcpListener::bind(address)?);
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
         let acceptor = std::thread::spawn({
-            let state = Arc::clone(&state);
+            let (listener, state) = (Arc::clone(&listener), Arc::clone(&state));
             move || accept(&listener, &state)
         });
-        Ok(Self { address, state, acceptor: Some(acceptor) })
+        Ok(Self { address, listener, state, acceptor: Some(acceptor) })
     }
 
     /// The base URL.
@@ -214,8 +215,11 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.state.stopping.store(true, Ordering::Relaxed);
-        // Wakes the acceptor, which then ends the connections and waits for their threads.
-        drop(TcpStream::connect(self.address));
+        // Wakes the acceptor, which then ends the connections and waits for their threads. Linux does so without a connection,
+        // which this thread may not be able to make: the origin may be on another host.
+        if rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both).is_err() {
+            drop(TcpStream::connect(self.address));
+        }
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }
