@@ -272,7 +272,7 @@ impl Dispatcher {
                 tracing::warn!("the origin fails everybody ({why}); one class at a time finds out when it is back");
             }
             (Phase::OriginPaused, _) => tracing::warn!("the origin is back"),
-            (_, phase) => tracing::info!(?phase, "the job goes on"),
+            (_, phase) => tracing::info!("now {phase:?}"),
         }
         self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase);
     }

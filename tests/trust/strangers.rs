@@ -1,6 +1,7 @@
 //! What strangers may cost (S20, S21): a bounded number of connections for a bounded time, and no memory.
 
 use std::{
+    collections::HashSet,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
@@ -74,7 +75,11 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
     }
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(12, 0, 0));
     let log = std::fs::read_to_string(&log).expect("there is a log");
-    assert_eq!(log.matches("registered worker=\"w1\"").count(), 1, "the first worker was never cut off: {log}");
+    // On a busy machine it may ask once more for the session that it has; a second one would mean that it was cut off.
+    let session =
+        |line: &str| line.split_once("registered worker=\"w1\" session=")?.1.split(' ').next().map(str::to_owned);
+    let sessions: HashSet<String> = log.lines().filter_map(session).collect();
+    assert_eq!(sessions.len(), 1, "the first worker was never cut off: {log}");
 }
 
 #[test]
