@@ -3,7 +3,7 @@
 use tests::{
     archives::assert_class_is,
     cluster::{Job, Table},
-    fleet::Fleet,
+    fleet::{Fleet, lasting_address},
     origin::Origin,
     running::Signal,
     wait::wait_for,
@@ -77,4 +77,23 @@ fn a_failure_log_that_is_removed_while_the_job_runs_loses_nothing_that_fails_lat
     job.assert_ended(&coordinator.wait(), 1, Table::of(2, 0, 2));
     assert!(job.failure_of(&wnids[3]).starts_with("HTTPError"));
     assert_eq!(job.failures().len(), 1, "the other one went with the file: {:?}", job.failures());
+}
+
+/// It would empty the failure log and write into the log of the first one.
+#[test]
+fn a_second_coordinator_on_one_target_is_refused_whatever_its_ledger() {
+    let fleet = crate::fleet(1, 100_000);
+    let mut coordinator = fleet.start_coordinator();
+    coordinator.wait_until("it has its ledger", |_| {
+        fleet.job.target_path().join(".imagenet_downloader.ledger").exists().then_some(())
+    });
+    let worker = fleet.start_worker("worker", 1);
+    fleet.wait_for_gets(&wnid(1), 1, LONG);
+    let ledger = fleet.job.folder().join("another.ledger");
+    let ledger = ledger.to_str().expect("a plain path");
+    let job = Job::new().classes([wnid(1).as_str()]).origin(&fleet.origin).args(["--ledger", ledger]);
+    let job = job.target(fleet.job.target_path());
+    let second = job.start_coordinator_at(lasting_address()).wait();
+    job.assert_could_not_run(&second, &["another coordinator works in it", "--target"]);
+    fleet.assert_done(coordinator, [worker], Table::of(1, 0, 0));
 }
