@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -27,10 +28,13 @@ mod settling;
 mod start;
 mod worker;
 
-use coordinator::{Coordinator, Site};
+use coordinator::{Coordinator, Memory, Site};
 use counts::Grants;
 use options::Options;
 use worker::Trouble;
+
+/// How long a coordinator that gives up takes to say why.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse().sized();
@@ -73,19 +77,29 @@ impl Load {
         let fixed = start::fixed_memory(&site).await?;
         let (coordinator, grants) = start::with_all_pending(&site, options.classes, fixed).await?;
         let mut load = Self { options, site, coordinator, grants };
-        let workers = herd::first_contact(&load).await?;
-        herd::after_a_kill(&mut load, workers).await?;
-        load.check().await?;
-        renewals::run(&load).await?;
-        load.check().await?;
-        pairs::run(&load, 1).await?;
-        pairs::run(&load, load.options.batch).await?;
-        load.check().await?;
-        settling::all_but_one(&load).await?;
-        load.check().await?;
-        load.coordinator.kill();
-        load.coordinator = start::with_all_settled(&load.site, load.options.classes, fixed).await?;
-        load.check().await?;
+        let outcome = load.phases(fixed).await;
+        if outcome.is_err() {
+            // If it is at its end, why comes first.
+            tokio::time::sleep(LAST_WORDS).await;
+            load.coordinator.still_runs()?;
+        }
+        outcome
+    }
+
+    async fn phases(&mut self, fixed: Memory) -> Result<(), Trouble> {
+        let workers = herd::first_contact(self).await?;
+        herd::after_a_kill(self, workers).await?;
+        self.check().await?;
+        renewals::run(self).await?;
+        self.check().await?;
+        pairs::run(self, 1).await?;
+        pairs::run(self, self.options.batch).await?;
+        self.check().await?;
+        settling::all_but_one(self).await?;
+        self.check().await?;
+        self.coordinator.kill();
+        self.coordinator = start::with_all_settled(&self.site, self.options.classes, fixed).await?;
+        self.check().await?;
         tell("counts", "add up, and no class was granted twice");
         Ok(())
     }
