@@ -98,7 +98,7 @@ fn a_coordinator_that_takes_connections_and_says_nothing_is_given_up_and_found_a
 
 #[test]
 fn a_link_that_comes_and_goes_slows_nothing_down_and_burns_no_attempt() {
-    let line = Line::with(40, 250_000, &["--lease-ttl", "3s", "--retries", "0"]);
+    let line = Line::with(24, 250_000, &["--lease-ttl", "3s", "--retries", "0"]);
     line.proxy.flap(Duration::from_secs(1), Duration::from_secs(1));
     let workers = ["far", "farther"].map(|name| line.worker(name, 2));
     line.assert_done_without_a_trace(workers);
