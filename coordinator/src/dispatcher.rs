@@ -3,7 +3,13 @@
 //!
 //! Invariant: the published status is that of the table, and it is published before the answer that made it so.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use shared::{
     InvalidWnid, Wnid,
@@ -28,7 +34,7 @@ use crate::{
 mod handle;
 
 use handle::{Command, Reply};
-pub use handle::{DispatchError, DispatcherHandle, Reported, WorkerStopped};
+pub use handle::{DispatchError, DispatcherHandle, Receipt, Reported, WorkerStopped};
 
 /// Commands that may wait; more senders than that wait in turn.
 const QUEUE: usize = 256;
@@ -47,6 +53,8 @@ pub struct Dispatcher {
     turn: watch::Sender<u64>,
     stopped: watch::Sender<Option<WorkerStopped>>,
     tally: Arc<Tally>,
+    /// The ledger has the end of the job.
+    is_done: Arc<AtomicBool>,
 }
 
 impl Dispatcher {
@@ -67,7 +75,8 @@ impl Dispatcher {
             stopped: stopped_receiver,
             tally: Arc::clone(&tally),
         };
-        let mut dispatcher = Self { table, log, ledger, commands, status, phase, turn, stopped, tally };
+        let is_done = Arc::new(AtomicBool::new(table.status().is_done()));
+        let mut dispatcher = Self { table, log, ledger, commands, status, phase, turn, stopped, tally, is_done };
         for row in invalid {
             let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
             tracing::warn!("{} failed: {failure}", failure_log::shown(row));
@@ -88,8 +97,9 @@ impl Dispatcher {
                 },
                 now = ticks.tick() => self.tick(now),
             };
-            for (wnid, failure) in self.table.take_given_up() {
-                entry.records.push(self.given_up(wnid, failure));
+            entry.records.extend(self.take_given_up());
+            if self.table.status().is_done() && !self.is_done.load(Ordering::Acquire) {
+                entry = self.finishing(entry);
             }
             self.tell();
             self.publish();
@@ -135,10 +145,19 @@ impl Dispatcher {
                 }
             }
             Command::Report { session, results, reply } => {
-                let records = results.into_iter().filter_map(|reported| self.settle(session, reported)).collect();
-                let answer = self.table.known(session);
+                let is_known = self.table.known(session).is_ok();
+                let mut receipt = Receipt { acked: Vec::new(), is_known };
+                let mut records = Vec::new();
+                for reported in results {
+                    let wnid = reported.lease.wnid;
+                    // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
+                    // registered with the lease that it still holds.
+                    if self.settle(session, reported, &mut records) != Verdict::Stale || is_known {
+                        receipt.acked.push(wnid);
+                    }
+                }
                 // A worker that is gone by then will hear it when it asks again.
-                return Entry { records, ..Entry::confirmed(move || reply.send(answer).unwrap_or_default()) };
+                return Entry { records, ..Entry::confirmed(move || drop(reply.send(receipt))) };
             }
             Command::Leave { session, reason, reply } => {
                 let closed = if let Ok(ended) = self.table.leave(session) {
@@ -186,8 +205,13 @@ impl Dispatcher {
         }
     }
 
-    /// Settles a class; gives the record if that is news.
-    fn settle(&mut self, session: SessionId, Reported { lease, outcome }: Reported) -> Option<Record> {
+    /// Settles a class, and whatever that settles with it; what is news goes to the records, in the order in which it is.
+    fn settle(
+        &mut self,
+        session: SessionId,
+        Reported { lease, outcome, .. }: Reported,
+        records: &mut Vec<Record>,
+    ) -> Verdict {
         let wnid = lease.wnid;
         let verdict = self.table.report(session, lease, &outcome, Instant::now(), rand::random());
         match (verdict, &outcome) {
@@ -210,7 +234,33 @@ impl Dispatcher {
             complain(self.log.withdraw(&[wnid]));
         }
         let worker = self.table.worker(session).map(str::to_owned);
-        matches!(verdict, Verdict::Settled | Verdict::Corrected).then_some(Record { wnid, outcome, worker })
+        if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
+            records.push(Record { wnid, outcome, worker });
+        }
+        records.extend(self.take_given_up());
+        verdict
+    }
+
+    /// Classes that have failed without a report of their own.
+    fn take_given_up(&mut self) -> Vec<Record> {
+        let given_up = self.table.take_given_up();
+        given_up.into_iter().map(|(wnid, failure)| self.given_up(wnid, failure)).collect()
+    }
+
+    /// The job is done, which nobody hears before the ledger has it: a coordinator that is started again must not have work
+    /// for which no worker is left.
+    fn finishing(&self, mut entry: Entry) -> Entry {
+        let (is_done, status, phase) = (Arc::clone(&self.is_done), self.status.clone(), self.phase.clone());
+        let (last, earlier) = (self.table.status(), entry.durable.take());
+        let durable = move || {
+            status.send_replace(last);
+            phase.send_replace(Phase::Done);
+            is_done.store(true, Ordering::Release);
+            if let Some(earlier) = earlier {
+                earlier();
+            }
+        };
+        Entry { durable: Some(Box::new(durable)), ..entry }
     }
 
     /// Tells of a session that ended; gives the classes that are settled as failed by that.
@@ -274,7 +324,9 @@ impl Dispatcher {
             (Phase::OriginPaused, _) => tracing::warn!("the origin is back"),
             (_, phase) => tracing::info!("now {phase:?}"),
         }
-        self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase);
+        if self.may_publish() {
+            self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase);
+        }
     }
 
     /// Publishes and answers, in this order; gives the answer back if nobody waits for it any more.
@@ -283,9 +335,16 @@ impl Dispatcher {
         reply.send(answer).err()
     }
 
+    /// That the job is done is published by whoever has kept it.
+    fn may_publish(&self) -> bool {
+        !self.table.status().is_done() || self.is_done.load(Ordering::Acquire)
+    }
+
     fn publish(&self) {
         let status = self.table.status();
-        self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
+        if self.may_publish() {
+            self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
+        }
         let turn = self.table.turn();
         self.turn.send_if_modified(|published| std::mem::replace(published, turn) != turn);
     }

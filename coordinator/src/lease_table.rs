@@ -14,7 +14,7 @@ use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
     job::JobStatus,
-    outcome::{Failure, Outcome},
+    outcome::{Failure, FailureKind, Outcome},
 };
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ use class::{Class, State};
 use recovery::Recovery;
 use sessions::{Claim, Holding, Session, Sessions};
 pub use sessions::{Hello, NameTaken};
-use trouble::Troubles;
+use trouble::{TRIES, Troubles};
 
 use crate::fleet::{Fleet, Phase};
 
@@ -47,8 +47,9 @@ const LOSS: u8 = 10;
 /// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
 const RESTART: u8 = 1;
 
-/// A lease whose worker names it but does not get on goes to another: longer than any origin may ask to wait.
-const WEDGED: Duration = Duration::from_mins(20);
+/// A lease whose worker names it but does not get on goes to another: longer than all the waits that an origin may ask for,
+/// six times a quarter of an hour.
+const WEDGED: Duration = Duration::from_hours(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -110,6 +111,9 @@ impl LeaseTable {
     pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
         if let Some(position) = self.index.get(&wnid).copied() {
             self.set(position, State::of(outcome));
+        }
+        if matches!(outcome, Outcome::Success(_)) {
+            self.breaker.has_been_answered();
         }
     }
 
@@ -174,9 +178,10 @@ impl LeaseTable {
         self.sessions.by_id.get(&id).map(|session| session.hello.worker.as_str())
     }
 
-    /// Sessions whose workers were heard of (a registration or a renewal) within the last `span`.
+    /// Workers that were heard of (a registration or a renewal) within the last `span`, or that are expected back.
     pub fn heard_of(&self, span: Duration, now: Instant) -> usize {
-        self.sessions.by_id.keys().filter(|id| self.sessions.is_fresh(**id, span, now)).count()
+        let fresh = self.sessions.by_id.keys().filter(|id| self.sessions.is_fresh(**id, span, now)).count();
+        fresh + self.recovery.as_ref().map_or(0, Recovery::missing)
     }
 
     /// Opens a session for a worker process, or finds the one it has. Another process under the same name ends the older
@@ -219,7 +224,7 @@ impl LeaseTable {
         let instance = self.sessions.renew(id, now)?;
         let before = self.received.entry(instance.to_owned()).or_default();
         let more = received_bytes.saturating_sub(*before);
-        self.status.received_bytes += more;
+        self.status.received_bytes = self.status.received_bytes.saturating_add(more);
         *before = received_bytes.max(*before);
         // Bytes that came after the origin was given up for away: it is back.
         if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
@@ -295,8 +300,8 @@ impl LeaseTable {
         (session, ended)
     }
 
-    /// A worker of the former coordinator is back, or will not come.
-    pub fn is_back(&mut self, worker: &str) {
+    /// A worker of the former coordinator is back.
+    fn is_back(&mut self, worker: &str) {
         if self.recovery.as_mut().is_some_and(|recovery| recovery.is_over_with(worker)) {
             self.end_recovery();
         }
@@ -353,9 +358,13 @@ impl LeaseTable {
         for (position, is_wedged) in idle {
             if is_wedged {
                 let session = &self.sessions.by_id[&id];
-                self.troubles.note(position, session.name_key());
                 let worker = session.hello.worker.clone();
                 self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
+                if self.troubles.note(position, session.name_key(), now) >= TRIES {
+                    let message = format!("no progress for {} hours, {TRIES} times", WEDGED.as_secs() / 3600);
+                    self.give_up(position, Failure::new(FailureKind::Timeout, message));
+                    continue;
+                }
             }
             self.give_back(position);
         }

@@ -54,6 +54,8 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const MAX_BATCH: usize = 4096;
 /// Larger messages are refused by their length, unread.
 const MAX_MESSAGE: usize = 8 << 20;
+/// Longer sentences are cut, in bytes.
+const MAX_SENTENCE: usize = 4096;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 /// Longer names are cut; they are shown, nothing else.
@@ -210,6 +212,7 @@ impl Coordinator for Door {
             slots: request.slots,
             storage: shown(&request.storage_id),
             build: shown(&request.build),
+            session: rand::random(),
         };
         let registered = self.dispatcher.register(hello, held).await.map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {
@@ -276,14 +279,10 @@ impl Coordinator for Door {
         for reported in &results {
             self.dispatcher.tally().reported(&reported.outcome);
         }
-        let acked = results.iter().map(|reported| reported.lease.wnid).collect::<Vec<_>>();
-        let directive = match self.dispatcher.report(SessionId(request.session_id), results).await {
-            Ok(()) => self.directive(),
-            Err(DispatchError::UnknownSession(_)) => proto::Directive::Reregister,
-            Err(error) => return Err(refused(error)),
-        };
+        let receipt = self.dispatcher.report(SessionId(request.session_id), results).await.map_err(refused)?;
+        let directive = if receipt.is_known { self.directive() } else { proto::Directive::Reregister };
         Ok(Response::new(proto::ReportReply {
-            acked: names(&acked),
+            acked: names(&receipt.acked),
             directive: directive.into(),
             status: Some(self.status()),
         }))
@@ -291,7 +290,7 @@ impl Coordinator for Door {
 
     async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
         let request = request.into_inner();
-        let reason = Some(printable(&request.reason)).filter(|reason| !reason.is_empty());
+        let reason = Some(cut(printable(&request.reason))).filter(|reason| !reason.is_empty());
         self.dispatcher.leave(SessionId(request.session_id), reason).await.map_err(refused)?;
         Ok(Response::new(proto::LeaveReply {}))
     }
@@ -345,6 +344,12 @@ fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
     at_most(held)?.into_iter().map(known).collect()
 }
 
+/// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
+fn cut(mut sentence: String) -> String {
+    sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
+    sentence
+}
+
 /// A text that is shown, and nothing else.
 fn shown(text: &str) -> String {
     printable(text).chars().take(MAX_NAME).collect()
@@ -353,7 +358,10 @@ fn shown(text: &str) -> String {
 /// A result, and the span of its settlement.
 fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
     let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
-    let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Outcome::Failed(failure) = &mut outcome {
+        failure.message = cut(std::mem::take(&mut failure.message));
+    }
     let lease = lease(&result.wnid, result.token)?;
     let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
     Ok((Reported { lease, outcome }, span))

@@ -43,13 +43,22 @@ pub struct Reported {
     pub outcome: Outcome,
 }
 
+/// Answer to a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Results that need not be sent again.
+    pub acked: Vec<Wnid>,
+    /// Whether the session has not ended.
+    pub is_known: bool,
+}
+
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 pub(super) enum Command {
     Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, NameTaken>> },
     Renew { session: SessionId, held: Vec<Held>, received: u64, reply: Reply<Result<Renewed, UnknownSession>> },
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
-    Report { session: SessionId, results: Vec<Reported>, reply: Reply<Result<(), UnknownSession>> },
+    Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     HeardOf { span: Duration, reply: Reply<usize> },
     Fleet { reply: Reply<Fleet> },
@@ -95,13 +104,13 @@ impl DispatcherHandle {
         Ok(self.ask(|reply| Command::Acquire { session, max, reply }).await??)
     }
 
-    /// Settles classes. All results are dealt with when this returns, also for a session that is not known: good news is
+    /// Settles classes. What is settled is durable when this returns, also for a session that is not known: good news is
     /// believed from anyone.
     ///
     /// # Errors
-    /// [`DispatchError`].
-    pub async fn report(&self, session: SessionId, results: Vec<Reported>) -> Result<(), DispatchError> {
-        Ok(self.ask(|reply| Command::Report { session, results, reply }).await??)
+    /// [`DispatchError::Stopped`].
+    pub async fn report(&self, session: SessionId, results: Vec<Reported>) -> Result<Receipt, DispatchError> {
+        self.ask(|reply| Command::Report { session, results, reply }).await
     }
 
     /// Ends a session; what it had is pending again. A reason says that the worker could not go on.

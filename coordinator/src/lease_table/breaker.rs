@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use shared::outcome::Failure;
+use shared::{ids::LeaseToken, outcome::Failure};
 use tokio::time::Instant;
 
 /// So many different classes fail in a row before it is the origin. A worker has tried each of them several times.
@@ -46,14 +46,17 @@ pub(super) struct Breaker {
     in_a_row: BTreeSet<usize>,
     /// Those of them that nobody will try again, with what they will have failed of if the origin is well.
     doubts: BTreeMap<usize, Failure>,
+    /// The last grant before the first of them failed: what was granted later and succeeds, the origin was there for.
+    began_after: Option<LeaseToken>,
     has_answered: bool,
     why: Option<Failure>,
 }
 
 impl Breaker {
-    /// A class has failed, and the origin may be to blame.
-    pub(super) fn failed(&mut self, class: usize, failure: &Failure, now: Instant) -> Meaning {
+    /// A class has failed, and the origin may be to blame. `last`: the last token that was granted.
+    pub(super) fn failed(&mut self, class: usize, failure: &Failure, last: LeaseToken, now: Instant) -> Meaning {
         self.why = Some(failure.clone());
+        self.began_after.get_or_insert(last);
         if let Some(open) = self.open {
             let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
             return if now - open.since < patience { Meaning::Origin } else { Meaning::Class };
@@ -71,9 +74,20 @@ impl Breaker {
         self.doubts.insert(class, failure);
     }
 
+    /// Whether what became of a lease says that the origin is there now: its bytes may be older than the trouble.
+    pub(super) fn is_answer(&self, token: LeaseToken) -> bool {
+        self.began_after.is_none_or(|began_after| token > began_after)
+    }
+
+    /// An earlier coordinator of the run has heard from the origin.
+    pub(super) fn has_been_answered(&mut self) {
+        self.has_answered = true;
+    }
+
     /// The origin was heard of. Gives the failures that are now the classes' own; whether it was thought to be away.
     pub(super) fn answered(&mut self) -> (BTreeMap<usize, Failure>, bool) {
         self.has_answered = true;
+        self.began_after = None;
         self.in_a_row.clear();
         (std::mem::take(&mut self.doubts), self.open.take().is_some())
     }
@@ -88,8 +102,9 @@ impl Breaker {
         std::mem::take(&mut self.in_a_row)
     }
 
-    pub(super) fn doubts(&self) -> usize {
-        self.doubts.len()
+    /// Classes whose failures are in doubt.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = usize> {
+        self.doubts.keys().copied()
     }
 
     pub(super) fn is_open(&self) -> bool {

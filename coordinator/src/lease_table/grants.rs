@@ -87,7 +87,8 @@ impl LeaseTable {
         match () {
             () if self.recovery.is_some() || session.draining => Gate::Closed,
             () if session.is_quarantined(now) && !only_one() => Gate::Closed,
-            () if self.sessions.is_surveying(now) => Gate::Closed,
+            // Only before anything was granted: newcomers must not hold up a fleet that is at work.
+            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => Gate::Closed,
             () if !self.breaker.is_open() => Gate::Open,
             () if self.breaker.is_probe_due(now) => Gate::Probe,
             () => Gate::Closed,
@@ -133,7 +134,7 @@ impl LeaseTable {
 
     /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.
     fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
-        let has_failed = |session: &Session| self.troubles.has_failed(position, || session.keys());
+        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
     }
 

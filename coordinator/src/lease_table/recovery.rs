@@ -18,7 +18,7 @@ impl Recovery {
         (!expected.is_empty()).then_some(Self { expected, until: now + window })
     }
 
-    /// A worker is back, or has left for good; whether it was the last one.
+    /// A worker is back; whether it was the last one.
     pub(super) fn is_over_with(&mut self, worker: &str) -> bool {
         self.expected.remove(worker) && self.expected.is_empty()
     }
@@ -26,6 +26,11 @@ impl Recovery {
     /// Whether the others are not waited for any longer.
     pub(super) fn is_over_at(&self, now: Instant) -> bool {
         now >= self.until
+    }
+
+    /// How many have not come back.
+    pub(super) fn missing(&self) -> usize {
+        self.expected.len()
     }
 
     /// Who has not come back.

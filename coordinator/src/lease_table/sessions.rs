@@ -44,6 +44,9 @@ pub struct Hello {
     pub storage: String,
     /// Its version.
     pub build: String,
+    /// The session that it gets if it has none, drawn by the caller, so that nobody can guess another worker's. Where it is
+    /// 0 or taken, sessions are numbered.
+    pub session: u64,
 }
 
 /// A class in a session.
@@ -181,7 +184,13 @@ impl Sessions {
                 displaced.pop_front();
             }
         }
-        self.last = SessionId(self.last.0 + 1);
+        let drawn = SessionId(hello.session);
+        let id = if drawn.0 == 0 || self.by_id.contains_key(&drawn) {
+            self.last = SessionId(self.last.0 + 1);
+            self.last
+        } else {
+            drawn
+        };
         let session = Session {
             hello: hello.clone(),
             expires: now + self.ttl + EXPIRY_MARGIN,
@@ -195,9 +204,9 @@ impl Sessions {
             last_success: None,
             settled: [0; 3],
         };
-        self.by_id.insert(self.last, session);
-        self.by_worker.insert(hello.worker.clone(), self.last);
-        self.last
+        self.by_id.insert(id, session);
+        self.by_worker.insert(hello.worker.clone(), id);
+        id
     }
 
     /// Whether a worker has to say what its storage has: nobody else was asked, and it has just begun.

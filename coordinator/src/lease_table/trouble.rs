@@ -1,34 +1,47 @@
 //! Classes that somebody has failed and another worker may do: who is not asked again, and when the next one is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-/// So many workers try a class before it has failed.
-pub(super) const WORKERS_THAT_TRY: usize = 2;
+/// A class is tried by workers so often before it has failed.
+pub(super) const TRIES: usize = 2;
+/// Another worker has so long to take up a class; then whoever has failed it may try it again.
+const ELSEWHERE: Duration = Duration::from_mins(5);
+
+#[derive(Debug)]
+struct Trouble {
+    /// Keys of the workers or storages that have failed it, one for each time; at most [`TRIES`].
+    failed_by: Vec<String>,
+    since: Instant,
+}
 
 /// See the module. Holds only classes that are in trouble.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    /// Keys of the workers or storages that have failed a class; at most [`WORKERS_THAT_TRY`] each.
-    failed_by: HashMap<usize, Vec<String>>,
+    of: HashMap<usize, Trouble>,
     /// Classes that wait, and until when.
     delayed: BTreeSet<(Instant, usize)>,
 }
 
 impl Troubles {
-    /// Notes who has failed a class; gives how many have now.
-    pub(super) fn note(&mut self, class: usize, key: String) -> usize {
-        let failed_by = self.failed_by.entry(class).or_default();
-        if !failed_by.contains(&key) {
-            failed_by.push(key);
-        }
-        failed_by.len()
+    /// Notes who has failed a class; gives how often it has been failed now.
+    pub(super) fn note(&mut self, class: usize, key: String, now: Instant) -> usize {
+        let trouble = self.of.entry(class).or_insert_with(|| Trouble { failed_by: Vec::new(), since: now });
+        trouble.failed_by.push(key);
+        trouble.since = now;
+        trouble.failed_by.len()
     }
 
-    /// Whether somebody with one of these keys has failed the class. Most classes are in no trouble, and no key is asked for.
-    pub(super) fn has_failed(&self, class: usize, keys: impl Fn() -> [String; 2]) -> bool {
-        self.failed_by.get(&class).is_some_and(|failed_by| keys().iter().any(|key| failed_by.contains(key)))
+    /// Whether somebody with one of these keys has failed the class lately. Most classes are in no trouble, and no key is
+    /// asked for.
+    pub(super) fn has_failed(&self, class: usize, now: Instant, keys: impl Fn() -> [String; 2]) -> bool {
+        self.of.get(&class).is_some_and(|trouble| {
+            now - trouble.since < ELSEWHERE && keys().iter().any(|key| trouble.failed_by.contains(key))
+        })
     }
 
     /// Lets a class wait.
@@ -44,6 +57,6 @@ impl Troubles {
 
     /// What was is forgotten: the class is settled, or was never to blame.
     pub(super) fn forget(&mut self, class: usize) {
-        self.failed_by.remove(&class);
+        self.of.remove(&class);
     }
 }

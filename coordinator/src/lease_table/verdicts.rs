@@ -9,7 +9,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::WORKERS_THAT_TRY};
+use super::{Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::TRIES};
 
 /// Before another worker tries a class.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
@@ -34,7 +34,7 @@ impl LeaseTable {
             if verdict == Verdict::Settled {
                 self.settle(id, position, settled);
             }
-            if failure.suspect == Suspect::Class {
+            if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
                 // Whatever it said: somebody is there. Only now, or a doubt about this very class would settle it, too.
                 self.origin_answered();
             }
@@ -44,7 +44,9 @@ impl LeaseTable {
         self.settle(id, position, settled);
         if settled == State::Success {
             self.sessions.succeeded(id, now);
-            self.origin_answered();
+            if self.breaker.is_answer(lease.token) {
+                self.origin_answered();
+            }
         }
         self.settle_lonely_doubts();
         verdict
@@ -72,21 +74,22 @@ impl LeaseTable {
             Suspect::Origin => session.map(super::Session::name_key),
             Suspect::Host => session.map(super::Session::host_key),
         };
-        let tried = key.map_or(WORKERS_THAT_TRY, |key| self.troubles.note(position, key));
+        // Of a worker whose session has ended nobody knows the name any more.
+        let tried = self.troubles.note(position, key.unwrap_or_default(), now);
         if self.sessions.failed(id, now) {
             let worker = self.sessions.by_id[&id].hello.worker.clone();
             self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
         }
         let meaning = match failure.suspect {
-            Suspect::Origin => self.breaker.failed(position, failure, now),
+            Suspect::Origin => self.breaker.failed(position, failure, self.last_token, now),
             _ => Meaning::Class,
         };
         if meaning == Meaning::Origin {
             self.excuse(position);
             return Verdict::Excused;
         }
-        let has_failed = |session: &super::Session| self.troubles.has_failed(position, || session.keys());
-        if tried < WORKERS_THAT_TRY && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
+        let has_failed = |session: &super::Session| self.troubles.has_failed(position, now, || session.keys());
+        if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
             self.set(position, State::Pending);
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
@@ -131,7 +134,8 @@ impl LeaseTable {
 
     /// When nothing is left that could show whether the origin is well, the doubtful classes have failed.
     pub(super) fn settle_lonely_doubts(&mut self) {
-        let doubts = self.breaker.doubts() as u64;
+        let is_pending = |position: &usize| self.classes[*position].state == State::Pending;
+        let doubts = self.breaker.doubts().filter(is_pending).count() as u64;
         if doubts == 0 || self.status.leased > 0 || self.status.pending > doubts {
             return;
         }

@@ -1,6 +1,10 @@
 //! The ledger's tables, and how an older file becomes one of today.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::Connection;
 
@@ -53,7 +57,16 @@ pub(super) fn migrate_from_1(connection: &Connection, path: &Path) -> rusqlite::
     let backup = backup_of(path);
     // One that is there is of a start that was cut off before it changed anything.
     if !backup.exists() {
-        connection.execute("VACUUM INTO ?1", [backup.to_string_lossy()])?;
+        // Under another name first: half a copy must not be taken for one.
+        let half = backup.with_extension("half");
+        let cannot = |error: io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+        match fs::remove_file(&half) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+            _ => {}
+        }
+        connection.execute("VACUUM INTO ?1", [half.to_string_lossy()])?;
+        File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
+        fs::rename(&half, &backup).map_err(cannot)?;
     }
     connection.execute_batch(FROM_1)
 }

@@ -75,7 +75,7 @@ impl Ledger {
 
 impl Writer {
     /// A writer, and where its entries come out.
-    fn channel() -> (Self, mpsc::Receiver<Entry>) {
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
         (Self { queue, commits: Commits::default() }, entries)
     }

@@ -68,6 +68,40 @@ fn results_that_were_kept_while_nobody_was_there_are_taken_without_a_lease() {
 }
 
 #[test]
+fn an_origin_that_answered_before_the_restart_is_no_stranger() {
+    let mut now = Instant::now();
+    let mut table = LeaseTable::new(&wnids(40), 0, 2, TTL);
+    table.restore(wnids(1)[0], &good());
+    let one = session(&mut table, "one", now);
+    for _ in 0..12 {
+        let lease = acquire(&mut table, one, 1, now).unwrap()[0];
+        table.report(one, lease, &blames(Suspect::Origin), now, 1.0);
+    }
+    for _ in 0..29 {
+        now += TTL;
+        table.renew(one, &[], 0, now).unwrap();
+        now += TTL;
+        table.renew(one, &[], 0, now).unwrap();
+        let probe = table.acquire(one, 1, now).unwrap().leases[0];
+        assert_eq!(table.report(one, probe, &blames(Suspect::Origin), now, 1.0), Verdict::Excused);
+    }
+    check(&table);
+}
+
+#[test]
+fn who_is_expected_back_is_waited_for_also_when_nothing_is_left_to_do() {
+    let mut now = Instant::now();
+    let (mut table, leases) = restarted(1, &["one"], now);
+    table.restore(leases[0].wnid, &good());
+    assert_eq!((table.phase(), table.heard_of(TTL, now)), (Phase::Done, 1));
+    now += Duration::from_secs(1);
+    let one = session(&mut table, "one", now);
+    assert_eq!(table.heard_of(TTL, now), 1);
+    table.leave(one).unwrap();
+    assert_eq!(table.heard_of(TTL, now), 0);
+}
+
+#[test]
 fn without_anybody_to_wait_for_leasing_begins_at_once() {
     let now = Instant::now();
     let (mut table, _) = restarted(1, &[], now);

@@ -29,6 +29,13 @@ fn each_storage_is_surveyed_once_and_nothing_is_leased_meanwhile() {
     assert_eq!(numbers(&acquire(&mut table, two.session, 1, now).unwrap()), ["3"]);
     now += Duration::from_secs(1);
     assert!(!on(&mut table, "local", "five", now).survey);
+    let newcomer = on(&mut table, "new", "six", now);
+    assert!(newcomer.survey);
+    assert_eq!(
+        numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
+        ["4"],
+        "a fleet at work does not wait for it"
+    );
 }
 
 #[test]
