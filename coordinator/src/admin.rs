@@ -1,19 +1,18 @@
 //! The wire door for people and their tools: the fleet, and what may be asked of it. Who may call is the gate's business.
 
 use proto::admin_server::Admin;
-use shared::{Wnid, outcome::printable, shutdown::Shutdown};
+use shared::{outcome::printable, shutdown::Shutdown};
 use tonic::{Request, Response, Status};
 
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle},
     fleet::{Fleet, Phase, WorkerView},
+    wire::{at_most, wnid},
 };
 
 pub(crate) mod client;
 mod wire;
 
-/// A message names at most so many classes.
-pub(crate) const MAX_BATCH: usize = 4096;
 /// A sentence names at most so many workers.
 const MAX_NAMES: usize = 20;
 
@@ -49,18 +48,8 @@ impl Admin for AdminDoor {
         &self,
         request: Request<proto::RetryFailedRequest>,
     ) -> Result<Response<proto::RetryFailedReply>, Status> {
-        let named = request.into_inner().wnids;
-        if named.len() > MAX_BATCH {
-            return Err(Status::invalid_argument(format!(
-                "a message may name {MAX_BATCH} classes, this one {}",
-                named.len()
-            )));
-        }
-        let wnid = |text: &String| {
-            text.parse::<Wnid>()
-                .map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(text))))
-        };
-        let wnids = named.iter().map(wnid).collect::<Result<_, _>>()?;
+        let named = at_most(request.into_inner().wnids)?;
+        let wnids = named.iter().map(|text| wnid(text)).collect::<Result<_, _>>()?;
         let retried = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
         Ok(Response::new(proto::RetryFailedReply { retried }))
     }
@@ -102,10 +91,13 @@ fn refused(error: DispatchError) -> Status {
 mod tests {
     use std::time::Duration;
 
+    use shared::Wnid;
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer};
+    use crate::{
+        dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer, wire::MAX_BATCH,
+    };
 
     fn door(tasks: &mut JoinSet<()>, folder: &tempfile::TempDir) -> AdminDoor {
         let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();

@@ -19,6 +19,7 @@ pub mod dev;
 mod http;
 pub mod service;
 pub mod trust;
+mod wire;
 
 mod descriptors;
 mod job;

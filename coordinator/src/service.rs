@@ -1,6 +1,6 @@
-//! The wire door: the tonic service over the dispatcher. Beside `shared`, the only module that names the generated types.
+//! The wire door: the tonic service over the dispatcher. Beside it only `admin`, `wire` and `shared` name the generated types.
 //!
-//! Everything is parsed here, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
+//! Everything is parsed here and in `wire`, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
 //! from the drain on every answer tells the worker to stop.
 
 use std::{
@@ -9,16 +9,23 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    admin::AdminDoor,
+    dispatcher::{DispatchError, DispatcherHandle},
+    fleet::Phase,
+    lease_table::{Granted, Hello},
+    trust::{Caller, Gate},
+    wire::{MAX_BATCH, at_most, cut, held, milliseconds, names, reported, shown},
+};
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::{
     admin_server::AdminServer,
     coordinator_server::{Coordinator, CoordinatorServer},
 };
 use shared::{
-    Wnid,
-    ids::{LeaseToken, SessionId},
+    ids::SessionId,
     job::{JobOptions, JobStatus},
-    outcome::{Outcome, printable},
+    outcome::printable,
     shutdown::Shutdown,
     telemetry::trace,
 };
@@ -31,15 +38,6 @@ use tonic::{
     Request, Response, Status,
     transport::{Server, server::Connected},
 };
-use tracing::Span;
-
-use crate::{
-    admin::AdminDoor,
-    dispatcher::{DispatchError, DispatcherHandle, Reported},
-    fleet::Phase,
-    lease_table::{Granted, Held, Hello, Lease},
-    trust::{Caller, Gate},
-};
 
 mod calls;
 mod health;
@@ -50,16 +48,10 @@ use calls::Counted;
 pub const PROTOCOL_VERSION: u32 = 1;
 /// How long `Acquire` waits while there is nothing to lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// No answer holds more leases, and no message more held ones or results.
-const MAX_BATCH: usize = 4096;
 /// Larger messages are refused by their length, unread.
 const MAX_MESSAGE: usize = 8 << 20;
-/// Longer sentences are cut, in bytes.
-const MAX_SENTENCE: usize = 4096;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
-/// Longer names are cut; they are shown, nothing else.
-const MAX_NAME: usize = 128;
 
 /// The server could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -322,57 +314,6 @@ fn refused(error: DispatchError) -> Status {
         DispatchError::NameTaken(_) => Status::already_exists(error.to_string()),
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
     }
-}
-
-fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
-    if batch.len() > MAX_BATCH {
-        return Err(Status::invalid_argument(format!(
-            "a message may name {MAX_BATCH} classes, this one {}",
-            batch.len()
-        )));
-    }
-    Ok(batch)
-}
-
-fn lease(wnid: &str, token: u64) -> Result<Lease, Status> {
-    let wnid = wnid.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(wnid))))?;
-    Ok(Lease { wnid, token: LeaseToken(token) })
-}
-
-fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
-    let known = |held: proto::Held| Ok(Held { lease: lease(&held.wnid, held.token)?, bytes: held.bytes });
-    at_most(held)?.into_iter().map(known).collect()
-}
-
-/// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
-fn cut(mut sentence: String) -> String {
-    sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
-    sentence
-}
-
-/// A text that is shown, and nothing else.
-fn shown(text: &str) -> String {
-    printable(text).chars().take(MAX_NAME).collect()
-}
-
-/// A result, and the span of its settlement.
-fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
-    let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
-    let mut outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if let Outcome::Failed(failure) = &mut outcome {
-        failure.message = cut(std::mem::take(&mut failure.message));
-    }
-    let lease = lease(&result.wnid, result.token)?;
-    let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
-    Ok((Reported { lease, outcome }, span))
-}
-
-fn names(wnids: &[Wnid]) -> Vec<String> {
-    wnids.iter().map(Wnid::to_string).collect()
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use shared::{
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
-use super::MAX_BATCH;
 use crate::fleet::Fleet;
+use crate::wire::MAX_BATCH;
 
 /// Nobody waits longer for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);

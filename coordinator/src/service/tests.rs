@@ -4,7 +4,10 @@ use std::io;
 
 use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
-use shared::job::{Durability, Existing, UrlTemplate};
+use shared::{
+    Wnid,
+    job::{Durability, Existing, UrlTemplate},
+};
 use tokio::{io::DuplexStream, sync::mpsc, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;

@@ -1,0 +1,83 @@
+//! What both wire doors read from messages and write into them: parsed once, within limits, with a refusal that says why.
+
+use std::time::Duration;
+
+use shared::{
+    Wnid,
+    ids::LeaseToken,
+    outcome::{Outcome, printable},
+    telemetry::trace,
+};
+use tonic::Status;
+use tracing::Span;
+
+use crate::{
+    dispatcher::Reported,
+    lease_table::{Held, Lease},
+};
+
+/// No answer holds more leases, and no message names more classes.
+pub(crate) const MAX_BATCH: usize = 4096;
+/// Longer sentences are cut, in bytes.
+const MAX_SENTENCE: usize = 4096;
+/// Longer names are cut; they are shown, nothing else.
+const MAX_NAME: usize = 128;
+
+/// What one message may name.
+pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
+    if batch.len() > MAX_BATCH {
+        return Err(Status::invalid_argument(format!(
+            "a message may name {MAX_BATCH} classes, this one {}",
+            batch.len()
+        )));
+    }
+    Ok(batch)
+}
+
+/// A class, as a message names it.
+pub(crate) fn wnid(text: &str) -> Result<Wnid, Status> {
+    text.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(text))))
+}
+
+fn lease(named: &str, token: u64) -> Result<Lease, Status> {
+    Ok(Lease { wnid: wnid(named)?, token: LeaseToken(token) })
+}
+
+/// What a worker says it holds.
+pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
+    let known = |held: proto::Held| Ok(Held { lease: lease(&held.wnid, held.token)?, bytes: held.bytes });
+    at_most(held)?.into_iter().map(known).collect()
+}
+
+/// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
+pub(crate) fn cut(mut sentence: String) -> String {
+    sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
+    sentence
+}
+
+/// A text that is shown, and nothing else.
+pub(crate) fn shown(text: &str) -> String {
+    printable(text).chars().take(MAX_NAME).collect()
+}
+
+/// A result, and the span of its settlement.
+pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
+    let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
+    let mut outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if let Outcome::Failed(failure) = &mut outcome {
+        failure.message = cut(std::mem::take(&mut failure.message));
+    }
+    let lease = lease(&result.wnid, result.token)?;
+    let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
+    Ok((Reported { lease, outcome }, span))
+}
+
+/// Classes, as a message names them.
+pub(crate) fn names(wnids: &[Wnid]) -> Vec<String> {
+    wnids.iter().map(Wnid::to_string).collect()
+}
+
+/// Time, as a message says it.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
