@@ -234,3 +234,37 @@ fn a_worker_whose_coordinator_is_away_ends_when_it_is_told_to() {
     assert_eq!(finished.code, Some(143), "{}", finished.stderr);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_survey_removes_no_tar_and_leaves_a_class_with_one_to_its_lease() {
+    let (origin, _, job, coordinator) = setting();
+    let wnids: Vec<String> = (1..=4).map(|number| format!("n{number:08}")).collect();
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let first = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("there is one class", |told| !told.reports.is_empty());
+    coordinator.answers().job_done = true;
+    assert_eq!(first.wait().code, Some(0));
+    complete(&job, WNID, &wnids[1..]);
+    origin.forget_requests();
+    let tar = |wnid: &str| job.target_path().join(format!("{wnid}.tar"));
+    for wnid in &wnids[2..] {
+        fs::write(tar(wnid), "of another job, perhaps").expect("the folder is ours");
+    }
+
+    let reports = coordinator.told().reports.len();
+    coordinator.answers().survey = true;
+    coordinator.answers().job_done = false;
+    coordinator.answers().leases = vec![lease(&wnids[2], 6)];
+    let second = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("the leased class is reported", |told| told.results().iter().any(|result| result.token == 6));
+    coordinator.answers().job_done = true;
+    assert_eq!(second.wait().code, Some(0));
+    let told = coordinator.told();
+    let found = told.reports[reports..].iter().flat_map(|(_, report)| &report.results);
+    let mut found: Vec<(&str, u64)> = found.map(|result| (result.wnid.as_str(), result.token)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [(&*wnids[0], 0), (&*wnids[1], 0), (&*wnids[2], 6)]);
+    assert!(!tar(&wnids[2]).exists(), "it is in this job, without tars");
+    assert!(tar(&wnids[3]).exists(), "nobody said that it is in this job");
+    assert_eq!(origin.all_requests().len(), 0);
+}

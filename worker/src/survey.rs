@@ -10,7 +10,6 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     existing::{self, Found},
-    publish::remove_tar,
     site::Site,
     slots::Lease,
     target::{Target, TargetError},
@@ -107,11 +106,12 @@ fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
     Ok(found)
 }
 
-/// The result of a class that needs no work. As after a lease, no tar is left behind with `--delete-tar`.
+/// The result of a class that needs no work. With `--delete-tar` a tar beside it is some: but whether the class is in this
+/// job at all only its lease says, so until then nothing is removed.
 fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
     let Found::Complete(manifest) = existing::look(site.target(), wnid, !site.job.delete_tar)? else { return Ok(None) };
-    if site.job.delete_tar {
-        remove_tar(site.target(), wnid)?;
+    if site.job.delete_tar && site.target().tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+        return Ok(None);
     }
     // Nobody leased it.
     let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
