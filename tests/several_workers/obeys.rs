@@ -8,7 +8,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::Job,
     folders::assert_no_partial,
-    origin::Origin,
+    origin::{Origin, Request},
     running::{Running, Signal},
 };
 
@@ -267,4 +267,32 @@ fn a_survey_removes_no_tar_and_leaves_a_class_with_one_to_its_lease() {
     assert!(!tar(&wnids[2]).exists(), "it is in this job, without tars");
     assert!(tar(&wnids[3]).exists(), "nobody said that it is in this job");
     assert_eq!(origin.all_requests().len(), 0);
+}
+
+#[test]
+fn what_the_origin_cut_goes_on_there_under_the_next_lease_and_nothing_is_left_of_what_never_began() {
+    let (origin, tar, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").script([Answer::reset_at(150_000), Answer::status(503)]);
+    let empty = "n00000002";
+    origin.class(empty, images(empty, 3, 100..200, 2)).forever(Answer::status(503));
+    let small = "n00000003";
+    origin.class(small, images(small, 3, 10_000..20_000, 3)).forever(Answer::cut_at(700));
+    let probe = |wnid, token| proto::Lease { probe: true, ..lease(wnid, token) };
+    coordinator.answers().leases = vec![probe(WNID, 5), probe(empty, 6), probe(small, 7)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("all have failed", |told| told.results().len() == 3);
+    let partial = fs::read_dir(job.target_path().join(".partial")).expect("the worker is here");
+    let names = partial.map(|entry| entry.expect("the folder is ours").file_name().into_string().expect("plain"));
+    let staged: Vec<String> = names.filter(|name| name.starts_with('n')).collect();
+    assert!(matches!(&staged[..], [one] if one.starts_with(WNID)), "{staged:?}");
+    for token in [8, 9] {
+        coordinator.answers().leases = vec![probe(WNID, token)];
+        coordinator.wait_for("it has ended", |told| told.results().iter().any(|result| result.token == token));
+    }
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+    let starts: Vec<u64> = origin.gets(WNID).iter().map(Request::start).collect();
+    assert!(matches!(starts[..], [0, once, again] if once > 100_000 && again == once), "{starts:?}");
+    assert_class_is(&tar, &job.class_folder(WNID));
+    assert_no_partial(job.target_path());
 }

@@ -1,7 +1,7 @@
 //! Receiving a class: the pieces of the download go to the unpacker, whatever breaks in between.
 
 use bytes::Bytes;
-use shared::Wnid;
+use shared::{Wnid, outcome::Suspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -56,6 +56,10 @@ pub(crate) async fn receive(
                 },
             },
             Err(Unfinished::Failed(failure)) => {
+                // What may pass is tried again, here or by another worker, and goes on where this attempt ended.
+                if failure.suspect == Suspect::Origin && intake.keep().await? {
+                    return Err(Unfinished::Failed(failure));
+                }
                 intake.forget().await;
                 return Err(site.failed(intake.staging, failure).await);
             }
@@ -94,9 +98,14 @@ impl Intake<'_> {
 
     /// Stops with a checkpoint of what is done.
     async fn checkpoint(&mut self) -> Result<(), Unfinished> {
-        let Some((extraction, _)) = self.at_work.take() else { return Ok(()) };
+        self.keep().await.map(|_| ())
+    }
+
+    /// The same; says whether there is anything that a later attempt can go on from.
+    async fn keep(&mut self) -> Result<bool, Unfinished> {
+        let Some((extraction, source)) = self.at_work.take() else { return Ok(false) };
         match extraction.stop().await {
-            Ok(()) => Ok(()),
+            Ok(done) => Ok(done > 0 && source.validator().is_some()),
             Err(error) => Err(self.site.broken(self.staging.clone(), error).await),
         }
     }

@@ -50,8 +50,8 @@ impl Extraction {
         self.pieces.send(piece).await.map_err(|_| Stopped)
     }
 
-    /// Ends the thread with a checkpoint of what is done.
-    pub(crate) async fn stop(self) -> Result<(), UnpackError> {
+    /// Ends the thread with a checkpoint of what is done; gives how far into the tar that is.
+    pub(crate) async fn stop(self) -> Result<u64, UnpackError> {
         self.end(|mut unpacker| unpacker.checkpoint()).await
     }
 

@@ -149,8 +149,9 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Makes what is done findable for a later attempt. What is not done makes room for that: on a full disk there is none.
-    pub(crate) fn checkpoint(&mut self) -> Result<(), UnpackError> {
+    /// Makes what is done findable for a later attempt; gives how far into the tar that is. What is not done makes room for
+    /// it: on a full disk there is none.
+    pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
         if let Some(current) = self.current.take() {
             let removed = rustix::fs::unlinkat(&self.folder, &*current.name, AtFlags::empty());
             removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
@@ -158,7 +159,8 @@ impl Unpacker {
         if let Some(tar) = &self.tar {
             tar.set_len(self.checkpointed).map_err(UnpackError::storage("cut the tar"))?;
         }
-        self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))
+        self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
+        Ok(self.checkpointed)
     }
 
     /// Proves that the tar was complete; gives the number of its files.
