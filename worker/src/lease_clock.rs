@@ -28,6 +28,15 @@ struct Known {
     deadline: Option<Duration>,
 }
 
+impl Known {
+    /// `false`: of a former coordinator.
+    fn note(&mut self, epoch: u32) -> bool {
+        let counts = epoch >= self.epoch;
+        self.epoch = self.epoch.max(epoch);
+        counts
+    }
+}
+
 impl LeaseClock {
     /// Reads the host's clock.
     pub(crate) fn of_this_host() -> Self {
@@ -46,12 +55,16 @@ impl LeaseClock {
     /// Takes note of an answer to what was sent at a time; `false` if a former coordinator gave it, which counts for nothing.
     pub(crate) fn answered(&self, epoch: u32, sent: Duration, ttl: Duration) -> bool {
         let mut known = self.known();
-        if epoch < known.epoch {
-            return false;
+        let counts = known.note(epoch);
+        if counts {
+            known.deadline = known.deadline.max(Some(sent + own_part(ttl)));
         }
-        known.epoch = epoch;
-        known.deadline = known.deadline.max(Some(sent + own_part(ttl)));
-        true
+        counts
+    }
+
+    /// The same of an answer that renews nothing.
+    pub(crate) fn heard_of(&self, epoch: u32) -> bool {
+        self.known().note(epoch)
     }
 
     /// Whether the leases may be somebody else's by now.

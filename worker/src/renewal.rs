@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    coordinator_client::{CoordinatorClient, Renewed},
+    coordinator_client::{CoordinatorClient, Directive, Renewed},
     lease_clock::LeaseClock,
     progress::Progress,
     slots::Held,
@@ -118,7 +118,7 @@ impl Ticker {
                     self.client = CoordinatorClient::new(&self.connector, Arc::clone(&self.clock));
                     continue;
                 }
-                Ok(renewed) if !self.clock.answered(renewed.epoch, renewed.sent, session.ttl) => {
+                Ok(renewed) if !counts(&self.clock, &renewed, session.ttl) => {
                     self.miss("a coordinator of the past answered".to_owned());
                     continue;
                 }
@@ -136,7 +136,43 @@ impl Ticker {
     }
 }
 
+/// Whether the coordinator of now answered. One that does not know the session has not renewed its leases: they may be another
+/// worker's already, and are ours again only when a registration says so.
+fn counts(clock: &LeaseClock, renewed: &Renewed, ttl: Duration) -> bool {
+    match renewed.directive {
+        Directive::Reregister => clock.heard_of(renewed.epoch),
+        Directive::Continue | Directive::Stop | Directive::Drain => clock.answered(renewed.epoch, renewed.sent, ttl),
+    }
+}
+
 /// Up to a tenth more or less, so that workers that started together do not renew together for ever.
 fn jittered(every: Duration) -> Duration {
     every.mul_f64(rand::random_range(0.9..1.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_the_session_is_gone_renews_nothing_but_tells_the_coordinators_from_their_past() {
+        let time = Arc::new(AtomicU64::new(1000));
+        let now = Arc::clone(&time);
+        let clock = LeaseClock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)));
+        let answered = |epoch, directive| {
+            let renewed = Renewed { epoch, drop: Vec::new(), directive, sent: clock.now() };
+            counts(&clock, &renewed, Duration::from_secs(30))
+        };
+        assert!(answered(1, Directive::Continue));
+        time.store(1025, Ordering::Relaxed);
+        assert!(clock.has_run_out());
+        assert!(answered(2, Directive::Reregister));
+        assert!(clock.has_run_out(), "the leases may be another worker's");
+        assert!(!answered(1, Directive::Continue), "its successor was heard of");
+        assert!(clock.has_run_out());
+        assert!(answered(2, Directive::Drain));
+        assert!(!clock.has_run_out());
+    }
 }
