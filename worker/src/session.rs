@@ -59,6 +59,7 @@ struct Worker {
     /// Until all that the target has is reported.
     survey: Option<Survey>,
     unreported: Unreported,
+    /// What is handed back at the end.
     released: Vec<Lease>,
     status: JobStatus,
     /// How long not to ask for leases.
@@ -233,9 +234,9 @@ impl Worker {
         let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
         for lease in acquired.leases {
             if too_late {
-                self.released.push(lease);
+                self.release(lease);
             } else if let Err(lease) = self.slots.start(lease) {
-                self.released.push(lease);
+                self.release(lease);
             }
         }
         if acquired.job_done && self.ending.is_none() {
@@ -315,11 +316,18 @@ impl Worker {
             Err(Unfinished::Failed(failure)) => {
                 self.unreported.add([Finished { lease, outcome: Outcome::Failed(failure) }]);
             }
-            Err(Unfinished::Stopped) => self.released.push(lease),
+            Err(Unfinished::Stopped) => self.release(lease),
             Err(Unfinished::Target(fault)) => {
-                self.released.push(lease);
                 self.cannot_go_on(fault.into());
+                self.release(lease);
             }
+        }
+    }
+
+    /// Until the end it is enough not to name it any more; to keep it for longer would keep all that was ever dropped.
+    fn release(&mut self, lease: Lease) {
+        if self.ending.is_some() {
+            self.released.push(lease);
         }
     }
 
