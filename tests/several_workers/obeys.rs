@@ -296,3 +296,26 @@ fn what_the_origin_cut_goes_on_there_under_the_next_lease_and_nothing_is_left_of
     assert_class_is(&tar, &job.class_folder(WNID));
     assert_no_partial(job.target_path());
 }
+
+#[test]
+fn another_run_is_told_at_once_that_nothing_of_the_former_goes_on() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").forever(Answer::stall_at(100_000));
+    coordinator.answers().ttl = Duration::from_millis(900);
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("the class is under way", |_| !origin.gets(WNID).is_empty());
+    coordinator.answers().run = 2;
+    coordinator.answers().directive = proto::Directive::Reregister;
+    coordinator.wait_for("it begins anew", |told| {
+        told.registrations.len() > 2 && told.registrations.last().is_some_and(|last| last.held.is_empty())
+    });
+    let told = coordinator.told();
+    assert_eq!(told.farewells.len(), 1, "the leases that went over to the other run: {told:#?}");
+    let held = |registration: &proto::RegisterRequest| registration.held.iter().map(|held| held.token).collect();
+    let held: Vec<Vec<u64>> = told.registrations.iter().take(3).map(held).collect();
+    assert_eq!(held, [vec![], vec![5], vec![]]);
+    coordinator.answers().directive = proto::Directive::Continue;
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+}

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 /// What it answers; a test may change it at any time.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
+    pub(crate) run: u32,
     pub(crate) epoch: u32,
     /// Of renewals only, if it is another one.
     pub(crate) renewals_epoch: Option<u32>,
@@ -113,6 +114,7 @@ impl Drop for Scripted {
 impl Default for Answers {
     fn default() -> Self {
         Self {
+            run: 1,
             epoch: 1,
             renewals_epoch: None,
             ttl: Duration::from_secs(30),
@@ -134,7 +136,7 @@ pub(crate) fn lease(wnid: &str, token: u64) -> proto::Lease {
 
 fn job(origin: &Origin) -> proto::JobOptions {
     proto::JobOptions {
-        run_id: "00000000000000000000000000000001".to_owned(),
+        run_id: String::new(),
         url_template: format!("{}/{{wnid}}.tar", origin.url()),
         delete_tar: true,
         retries: 5,
@@ -180,7 +182,7 @@ impl Coordinator for Served {
             epoch: answers.epoch,
             ttl_ms: ttl,
             renew_ms: ttl / 3,
-            job: Some(self.0.job.clone()),
+            job: Some(proto::JobOptions { run_id: format!("{:032x}", answers.run), ..self.0.job.clone() }),
             drop: Vec::new(),
             survey: answers.survey,
         }))

@@ -2,7 +2,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use shared::{Wnid, connect::Connector, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown};
+use shared::{
+    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, interval},
@@ -61,6 +63,8 @@ struct Worker {
     unreported: Unreported,
     /// What is handed back at the end.
     released: Vec<Lease>,
+    /// The session of another run, which has taken over what is held.
+    other_run: Option<SessionId>,
     status: JobStatus,
     /// How long not to ask for leases.
     pause: Duration,
@@ -121,6 +125,7 @@ impl Worker {
             survey: None,
             unreported: Unreported::default(),
             released: Vec::new(),
+            other_run: None,
             status: JobStatus::default(),
             pause: Duration::ZERO,
             ending: None,
@@ -177,6 +182,9 @@ impl Worker {
 
     /// Starts the calls that are due.
     fn call(&mut self) {
+        if self.ending == Some(Ended::AnotherRun) {
+            return;
+        }
         let Some(Session { id, .. }) = self.session else {
             let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < PAUSE);
             let pause = if too_soon { PAUSE } else { Duration::ZERO };
@@ -208,6 +216,7 @@ impl Worker {
         if registration.job.run_id != self.site.job.run_id {
             // Results of the former run: whoever leases these classes again finds them published.
             self.unreported.clear();
+            self.other_run = Some(registration.session);
             return self.end(Ended::AnotherRun);
         }
         if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
@@ -353,7 +362,12 @@ impl Worker {
 
     /// Nothing runs, and what is finished is reported; or cannot be now, if there is no time to wait.
     fn has_nothing_left(&self, ended: Ended) -> bool {
-        let gives_up = ended != Ended::Dismissed && self.calls.is_cut_off();
+        // To another run the results are of no use.
+        let gives_up = match ended {
+            Ended::AnotherRun => true,
+            Ended::JobDone | Ended::Drained => self.calls.is_cut_off(),
+            Ended::Dismissed => false,
+        };
         self.slots.are_idle() && (self.unreported.is_empty() || gives_up)
     }
 
@@ -362,7 +376,7 @@ impl Worker {
         released.extend(self.held().iter().map(|held| held.lease));
         self.renewable.send_replace(Renewable::default());
         self.progress.tally().set_registered(false);
-        if let Some(Session { id, .. }) = self.session {
+        if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
             let reason = self.fault.as_ref().map(ToString::to_string).unwrap_or_default();
             self.calls.leave(id, &released, &reason).await;
         }
