@@ -305,7 +305,7 @@ impl Worker {
         }
     }
 
-    fn drop_classes(&self, wnids: &[Wnid]) {
+    fn drop_classes(&mut self, wnids: &[Wnid]) {
         for wnid in wnids {
             tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");
             self.slots.stop(*wnid);

@@ -59,6 +59,8 @@ pub(crate) struct Slots {
 struct Busy {
     held: Held,
     stop: CancellationToken,
+    /// Granted again after the stop: it starts anew when it has stopped.
+    again: bool,
 }
 
 impl Slots {
@@ -88,6 +90,7 @@ impl Slots {
         if let Some(busy) = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.wnid == lease.wnid) {
             // Granted again, because the first answer was lost: the work goes on under the newer token.
             busy.held.lease = Lease { trace: busy.held.lease.trace, ..lease };
+            busy.again = busy.stop.is_cancelled();
             return Ok(());
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
@@ -96,7 +99,7 @@ impl Slots {
         let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
         let retries = if lease.probe { 0 } else { site.job.retries };
         let story = async move { fetch_class(&site, lease.wnid, retries, &class, &stopped).await };
-        self.occupy(slot, Busy { held: Held { lease, progress: Some(progress) }, stop }, story);
+        self.occupy(slot, Busy { held: Held { lease, progress: Some(progress) }, stop, again: false }, story);
         Ok(())
     }
 
@@ -118,26 +121,39 @@ impl Slots {
     }
 
     /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
-    pub(crate) fn stop(&self, wnid: Wnid) {
-        self.busy.iter().flatten().filter(|busy| busy.held.lease.wnid == wnid).for_each(|busy| busy.stop.cancel());
+    pub(crate) fn stop(&mut self, wnid: Wnid) {
+        self.busy.iter_mut().flatten().filter(|busy| busy.held.lease.wnid == wnid).for_each(Busy::stop);
     }
 
     /// Stops every class at a checkpoint.
-    pub(crate) fn stop_all(&self) {
-        self.busy.iter().flatten().for_each(|busy| busy.stop.cancel());
+    pub(crate) fn stop_all(&mut self) {
+        self.busy.iter_mut().flatten().for_each(Busy::stop);
     }
 
     /// The next class that ends; `None` when no slot is busy. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<(Lease, Result<Outcome, Unfinished>)> {
-        let (task, result) = match self.tasks.join_next_with_id().await? {
-            Ok((task, result)) => (task, result),
-            Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
-        };
-        let slot = self.slot_of.remove(&task).expect("every task has a slot");
-        let busy = self.busy[slot].take().expect("a slot is busy until its task ends");
-        self.progress.tally().busy.dec();
-        self.progress.tally().ended(&result);
-        Some((busy.held.lease, result))
+        loop {
+            let (task, result) = match self.tasks.join_next_with_id().await? {
+                Ok((task, result)) => (task, result),
+                Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
+            };
+            let slot = self.slot_of.remove(&task).expect("every task has a slot");
+            let Busy { held, again, .. } = self.busy[slot].take().expect("a slot is busy until its task ends");
+            self.progress.tally().busy.dec();
+            self.progress.tally().ended(&result);
+            if again && matches!(result, Err(Unfinished::Stopped)) {
+                self.start(held.lease).expect("its slot is free");
+                continue;
+            }
+            return Some((held.lease, result));
+        }
+    }
+}
+
+impl Busy {
+    fn stop(&mut self) {
+        self.stop.cancel();
+        self.again = false;
     }
 }
 
@@ -174,20 +190,53 @@ mod tests {
         }
     }
 
+    fn two_slots(folder: &std::path::Path, progress: &Progress) -> Slots {
+        let target = Arc::new(Target::open(folder).unwrap());
+        let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
+        let site = Arc::new(Site::open(job(), target, clock, 2, Arc::default(), &mut threads).unwrap());
+        Slots::new(site, progress.clone(), 2)
+    }
+
+    fn lease(wnid: Wnid, token: u64) -> Lease {
+        Lease { wnid, token: LeaseToken(token), probe: false, trace: TraceParent::default() }
+    }
+
+    /// The grant may come while the class is still on its way to a checkpoint.
+    #[tokio::test]
+    async fn a_class_that_is_granted_again_while_it_stops_begins_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let progress = Progress::new(Screen::Silent, Arc::default());
+        let mut slots = two_slots(folder.path(), &progress);
+        let wnid = "n00000001".parse().unwrap();
+        // Nobody listens there, so what begins fails at once.
+        slots.start(lease(wnid, 1)).unwrap();
+        slots.stop(wnid);
+        slots.start(lease(wnid, 2)).unwrap();
+        assert_eq!(slots.held().len(), 1);
+        let (ended, result) = slots.next().await.unwrap();
+        assert_eq!(ended.token, LeaseToken(2));
+        assert!(matches!(result, Err(Unfinished::Failed(_))), "it was worked on: {result:?}");
+
+        slots.start(lease(wnid, 3)).unwrap();
+        slots.stop(wnid);
+        slots.start(lease(wnid, 4)).unwrap();
+        slots.stop_all();
+        let (_, result) = slots.next().await.unwrap();
+        assert!(matches!(result, Err(Unfinished::Stopped)), "the later stop counts: {result:?}");
+        assert!(slots.are_idle());
+    }
+
     #[tokio::test]
     async fn a_panic_costs_its_own_class_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Arc::new(Target::open(folder.path()).unwrap());
-        let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let site = Arc::new(Site::open(job(), target, clock, 2, Arc::default(), &mut threads).unwrap());
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = Slots::new(site, progress.clone(), 2);
+        let mut slots = two_slots(folder.path(), &progress);
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let mut occupy = |slot, wnid, story| {
-            let lease = Lease { wnid, token: LeaseToken(1), probe: false, trace: TraceParent::default() };
+            let lease = lease(wnid, 1);
             let held = Held { lease, progress: Some(Arc::new(progress.class(slot, wnid))) };
             let story: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = story;
-            slots.occupy(slot, Busy { held, stop: CancellationToken::new() }, story);
+            slots.occupy(slot, Busy { held, stop: CancellationToken::new(), again: false }, story);
         };
         occupy(0, bad, Box::pin(async { panic!("on purpose") }));
         occupy(1, good, Box::pin(async { Ok(Outcome::Success(Published::default())) }));
