@@ -19,6 +19,9 @@ const PARTIAL: &str = ".partial";
 /// In it, the beginning of the names of the files that living processes hold locked.
 const PRESENCE: &str = "in-use.";
 
+/// So often a process settles in `.partial` while its neighbours leave.
+const TRIES: u32 = 3;
+
 /// An open target folder.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -65,13 +68,8 @@ impl Target {
         let root = path.canonicalize().map_err(error("find the way"))?;
         let folder = File::open(&root).map_err(error("look"))?;
         make_partial(&root).map_err(error("make a folder"))?;
-        let presence = root.join(PARTIAL).join(format!("{PRESENCE}{:016x}", rand::random::<u64>()));
-        let present = File::create_new(&presence).map_err(error("write"))?;
-        if let Err(cause) = present.try_lock() {
-            tracing::debug!(%cause, "this file system knows no locks");
-        }
-        let storage_id =
-            storage_id::settle(&root.join(PARTIAL), &storage_id::new()).map_err(error("name the storage"))?;
+        let Marks { presence, present, storage_id } =
+            in_partial(&root, || leave_marks(&root)).map_err(error("write"))?;
         let target = Self { root, folder, presence, _present: present, storage_id: Mutex::new(storage_id) };
         target.try_out().map_err(error("write"))?;
         Ok(target)
@@ -182,6 +180,36 @@ impl Target {
     }
 }
 
+/// What a process leaves in `.partial` for as long as it is there.
+struct Marks {
+    presence: PathBuf,
+    present: File,
+    storage_id: String,
+}
+
+fn leave_marks(root: &Path) -> io::Result<Marks> {
+    let presence = root.join(PARTIAL).join(format!("{PRESENCE}{:016x}", rand::random::<u64>()));
+    let present = File::create_new(&presence)?;
+    if let Err(cause) = present.try_lock() {
+        tracing::debug!(%cause, "this file system knows no locks");
+    }
+    let storage_id = storage_id::settle(&root.join(PARTIAL), &storage_id::new())?;
+    // Whoever looked before the lock was there may have taken it for that of a dead process.
+    fs::metadata(&presence)?;
+    Ok(Marks { presence, present, storage_id })
+}
+
+/// Works in `.partial`, which a neighbour that has just finished may take away meanwhile: then once more, in a new one.
+fn in_partial<T>(root: &Path, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_partial(root)?,
+            done => return done,
+        }
+    }
+    work()
+}
+
 fn make_partial(root: &Path) -> io::Result<()> {
     match fs::create_dir(root.join(PARTIAL)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -210,6 +238,26 @@ mod tests {
         assert!(other.partial().join("n00000001.1").exists());
         other.remove_partial().unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn whoever_comes_while_a_neighbour_takes_the_staging_away_tries_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        make_partial(root).unwrap();
+        let mut vanishes = 2;
+        let marks = in_partial(root, || {
+            if vanishes > 0 {
+                vanishes -= 1;
+                fs::remove_dir_all(root.join(PARTIAL)).unwrap();
+            }
+            leave_marks(root)
+        });
+        assert!(marks.unwrap().presence.exists());
+
+        fs::remove_dir_all(root).unwrap();
+        let gone = in_partial(root, || leave_marks(root));
+        assert_eq!(gone.err().map(|error| error.kind()), Some(io::ErrorKind::NotFound), "a disk that is gone is said");
     }
 
     #[test]
