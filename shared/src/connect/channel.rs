@@ -9,8 +9,10 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, sync_channel},
     },
     task::{Context, Poll},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -35,12 +37,22 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Bytes in flight on an in-process connection.
 const IN_PROCESS_BUFFER: usize = 64 << 10;
 
+/// How long a call waits for a look. It takes no time, but on a mount that hangs, where it holds up no other call and no end of
+/// the program: hence a thread of its own that nobody waits for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The last look at the files.
+struct Look {
+    begun: Instant,
+    under_way: Option<JoinHandle<()>>,
+}
+
 /// The way over TCP: an address, and what proves one side to the other.
 pub struct Way {
     endpoint: Endpoint,
     address: Uri,
     credentials: Watched<Credentials>,
-    looked: Mutex<Instant>,
+    look: Mutex<Look>,
     /// Somebody answered in TLS to plaintext.
     speaks_tls: Arc<AtomicBool>,
 }
@@ -54,23 +66,41 @@ impl Way {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        Ok(Self { endpoint, address, credentials, looked: Mutex::new(Instant::now()), speaks_tls: Arc::default() })
+        Ok(Self {
+            endpoint,
+            address,
+            credentials,
+            look: Mutex::new(Look { begun: Instant::now(), under_way: None }),
+            speaks_tls: Arc::default(),
+        })
     }
 
     /// Those of now, or of a moment ago.
-    fn credentials(&self) -> Arc<Credentials> {
-        let is_due = {
-            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_due = looked.elapsed() >= LOOK;
-            if is_due {
-                *looked = Instant::now();
-            }
-            is_due
-        };
-        if is_due {
-            self.credentials.look();
+    fn credentials(self: &Arc<Self>) -> Arc<Credentials> {
+        if let Some(looked) = self.look() {
+            looked.recv_timeout(PATIENCE).ok();
         }
         self.credentials.get()
+    }
+
+    /// Begins to look at the files, if that is due; the end is told.
+    fn look(self: &Arc<Self>) -> Option<Receiver<()>> {
+        let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_under_way = look.under_way.as_ref().is_some_and(|thread| !thread.is_finished());
+        if is_under_way || look.begun.elapsed() < LOOK || !self.credentials.has_files() {
+            return None;
+        }
+        look.begun = Instant::now();
+        let (way, (done, looked)) = (Arc::clone(self), sync_channel(1));
+        let thread = thread::Builder::new().name("credentials".to_owned()).spawn(move || {
+            way.credentials.look();
+            done.send(()).ok();
+        });
+        match thread {
+            Ok(thread) => look.under_way = Some(thread),
+            Err(error) => tracing::warn!(%error, "the files of the credentials were not looked at"),
+        }
+        Some(looked)
     }
 
     fn connect(&self, credentials: &Credentials) -> Channel {
@@ -168,5 +198,42 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 error.into()
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn files_on_a_mount_that_hangs_hold_up_no_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "old").unwrap();
+        let (mount_is_back, hangs) = sync_channel::<()>(0);
+        let (hangs, call_was_held_up) = (Mutex::new(hangs), Arc::new(AtomicBool::new(false)));
+        let held_up = Arc::clone(&call_was_held_up);
+        let credentials = Watched::new(vec![path.clone()], move |sources| {
+            if sources[0].bytes == b"new" {
+                let waited = hangs.lock().unwrap().recv_timeout(Duration::from_secs(20));
+                held_up.store(waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout), Ordering::SeqCst);
+            }
+            Ok(Credentials { tls: None, bearer: HeaderValue::from_bytes(&sources[0].bytes).ok() })
+        });
+        let way = Arc::new(Way::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap()).unwrap());
+        let bearer = || way.credentials().bearer.clone().unwrap();
+
+        std::fs::write(&path, "new").unwrap();
+        for _ in 0..3 {
+            tokio::time::advance(LOOK).await;
+            assert_eq!(bearer(), "old");
+        }
+        assert!(!call_was_held_up.load(Ordering::SeqCst));
+        drop(mount_is_back);
+        let look = way.look.lock().unwrap().under_way.take().unwrap();
+        look.join().unwrap();
+        assert_eq!(bearer(), "new");
     }
 }

@@ -86,6 +86,11 @@ impl<T> Watched<T> {
         self.current.load_full()
     }
 
+    /// Whether there is anything to look at.
+    pub fn has_files(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
     /// How often what had changed was of no use.
     pub fn refused(&self) -> u64 {
         self.refused.get()
