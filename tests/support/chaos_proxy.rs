@@ -148,6 +148,11 @@ impl ChaosProxy {
         self.state.rules().resets[way as usize] = Some(bytes);
     }
 
+    /// Takes back what [`Self::reset_after`] was asked for and has not done.
+    pub fn reset_no_more(&self) {
+        self.state.rules().resets = [None; 2];
+    }
+
     /// Whether a reset that was asked for is still to come.
     pub fn reset_is_pending(&self, way: Way) -> bool {
         self.state.rules().resets[way as usize].is_some()
