@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use shared::{
+    connect::ConnectArgs,
     exit_code::Exit,
     job_line::{Screen, short},
     shutdown::Shutdown,
@@ -51,6 +52,16 @@ pub async fn run(
     shutdown: &Shutdown,
     mut out: impl Write,
 ) -> Result<Exit, CommandError> {
+    let way = match &command {
+        Command::Status(arguments) => Some(&arguments.coordinator.way),
+        Command::Retry(arguments) => Some(&arguments.coordinator.way),
+        Command::Drain(arguments) => Some(&arguments.coordinator.way),
+        Command::Init(_) | Command::Verify(_) => None,
+    };
+    if let Some(warning) = way.and_then(ConnectArgs::warning) {
+        // A closed standard error must not stop a command.
+        screen.write(format!("warning: {warning}\n").as_bytes()).ok();
+    }
     Ok(match command {
         Command::Init(arguments) => trust::init(&arguments, &mut out).map(|()| Exit::Done)?,
         Command::Status(arguments) => status::run(&arguments, shutdown, &mut out).await?,

@@ -1,7 +1,8 @@
 //! How a program reaches the coordinator: the worker, and the coordinator's own commands.
 //!
-//! A token is sent only to a server that has proved itself before, or in plaintext where the address says `http`. What
-//! proves the server and what is sent to it are read from the files together and replaced together.
+//! A token that names an authority is sent only to a server that has proved itself before, or to this machine; one that
+//! names none goes in plaintext, too, where the address says `http`, and that is told. What proves the server and what is
+//! sent to it are read from the files together and replaced together.
 
 mod channel;
 mod credentials;
@@ -57,6 +58,12 @@ impl ConnectArgs {
         self.connector_as(&["worker"])
     }
 
+    /// What people should know before anything is sent; the program tells it as it tells other things.
+    pub fn warning(&self) -> Option<&'static str> {
+        let is_told = !self.connect.is_tls() && self.token_file.is_some() && !self.connect.is_loopback();
+        is_told.then_some("the token goes over the network in plaintext; use https where others may listen")
+    }
+
     fn connector_as(&self, roles: &'static [&'static str]) -> Result<Connector, ConnectError> {
         let tls = self.connect.is_tls();
         if tls && self.token_file.is_none() && self.tls_ca.is_none() {
@@ -65,11 +72,9 @@ impl ConnectArgs {
         if !tls && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
             return Err(ConnectError::NoTls);
         }
-        if !tls && self.token_file.is_some() && !self.connect.is_loopback() {
-            tracing::warn!("the token goes over the network in plaintext; use https where others may listen");
-        }
         let files = CredentialFiles {
             tls,
+            leaves_host: !self.connect.is_loopback(),
             token: self.token_file.clone(),
             roles,
             authority: self.tls_ca.clone(),

@@ -89,6 +89,34 @@ fn the_token_is_never_sent_to_another_cluster() {
     assert_eq!(heard.join().expect("the listener does not panic"), Vec::<u8>::new());
 }
 
+#[test]
+fn a_join_token_is_never_sent_in_plaintext_and_another_is_with_a_warning() {
+    let cluster = Cluster::of(1);
+    let word = cluster.job.folder().join("word");
+    std::fs::write(&word, "0123456789abcdef").expect("the folder is ours");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let port = listener.local_addr().expect("it is bound").port();
+    // No address of loopback, and still this machine.
+    let connect = format!("http://0.0.0.0:{port}");
+    let admin = cluster.path("admin.token");
+    let words = ["is never sent in plaintext over a network; give --connect https://"];
+    let status = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &admin]).wait();
+    cluster.job.assert_could_not_run(&status, &words);
+    let worker = ["--connect", &connect, "--token-file", &cluster.path("worker.token")];
+    cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
+    listener.set_nonblocking(true).expect("a plain listener");
+    assert!(listener.accept().is_err(), "nobody came");
+    drop(listener);
+
+    let warning = "the token goes over the network in plaintext";
+    let word = text(&word);
+    let status = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &word]).wait();
+    assert!(status.stderr.contains(warning), "{}", status.stderr);
+    let mut worker = cluster.job.start_worker_with(["--connect", &connect, "--token-file", &word]);
+    worker.wait_until("it warns", |worker| worker.stderr().contains(warning).then_some(()));
+    worker.kill();
+}
+
 /// Somebody with the certificate in this folder, who takes one connection and gives what was said to him.
 fn listen_as(folder: &std::path::Path) -> (SocketAddr, JoinHandle<Vec<u8>>) {
     let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).expect("init made it");

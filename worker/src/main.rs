@@ -46,6 +46,9 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
         screen.write(format!("{}\n", http::announcement(address)).as_bytes()).ok();
     }
     let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
+    if let Some(warning) = cli.coordinator.warning() {
+        tracing::warn!("{warning}");
+    }
     let exit = worker::run(&config, &connector, screen, shutdown, &tally).await.map_err(|error| error.to_string());
     if let Err(error) = &exit {
         // The screen hears it from the caller.

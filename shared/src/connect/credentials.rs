@@ -12,6 +12,8 @@ use crate::tls::{ByAuthority, HTTP2, Source, TlsError, Token, certificates, priv
 pub(super) struct CredentialFiles {
     /// Whether there is a server to be proved.
     pub(super) tls: bool,
+    /// Whether what is sent goes over a network.
+    pub(super) leaves_host: bool,
     pub(super) token: Option<PathBuf>,
     /// Whose token, if there are several.
     pub(super) roles: &'static [&'static str],
@@ -42,6 +44,9 @@ impl CredentialFiles {
         let token = token.map(|source| Token::one_of(source, self.roles)).transpose()?;
         let bearer = token.as_ref().map(bearer);
         if !self.tls {
+            if self.leaves_host && token.is_some_and(|token| token.authority().is_some()) {
+                return Err(TlsError::Plaintext { path: self.token.clone().unwrap_or_default() });
+            }
             return Ok(Credentials { tls: None, bearer });
         }
         let builder = ClientConfig::builder_with_provider(provider())

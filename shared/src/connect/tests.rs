@@ -55,6 +55,13 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
         (vec!["http://h:1", "--tls-ca", &empty], "give --connect https://"),
         (vec!["http://h:1", "--token-file", &empty], "it must hold one token"),
         (vec!["http://h:1", "--token-file", "/nowhere"], "read /nowhere: No such file"),
+        (
+            vec!["http://h:1", "--token-file", &join],
+            "is never sent in plaintext over a network; give --connect https://",
+        ),
+        (vec!["http://10.0.0.5:1", "--token-file", &join], "or a tunnel's end at http://127.0.0.1"),
+        (vec!["http://[fd00::1]:1", "--token-file", &join], "is never sent in plaintext"),
+        (vec!["http://localhost.example.org:1", "--token-file", &join], "is never sent in plaintext"),
         (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty], "--tls-key"),
         (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty, "--tls-key", &empty], "holds no PEM"),
     ] {
@@ -65,7 +72,11 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
     }
     for flags in [
         vec!["http://h:1"],
-        vec!["http://127.0.0.1:1", "--token-file", &word],
+        vec!["http://h:1", "--token-file", &word],
+        vec!["http://127.0.0.1:1", "--token-file", &join],
+        vec!["http://127.9.9.9:1", "--token-file", &join],
+        vec!["http://[::1]:1", "--token-file", &join],
+        vec!["http://LOCALHOST:1", "--token-file", &join],
         vec!["https://h:1", "--token-file", &join],
     ] {
         let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
@@ -73,4 +84,38 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
         let shown = format!("{connector:?} {:?}", connector.channel());
         assert!(!shown.contains("0123456789abcdef") && !shown.contains("idl1"), "{shown}");
     }
+}
+
+#[test]
+fn a_token_that_goes_in_plaintext_is_told() {
+    for (flags, told) in [
+        (&["--connect", "http://h:1", "--token-file", "word"][..], true),
+        (&["--connect", "http://h:1"], false),
+        (&["--connect", "https://h:1", "--token-file", "word"], false),
+        (&["--connect", "http://127.0.0.1:1", "--token-file", "word"], false),
+    ] {
+        let command = Command::try_parse_from(["program"].iter().chain(flags)).unwrap();
+        assert_eq!(command.args.warning().is_some(), told, "{flags:?}");
+    }
+}
+
+#[test]
+fn a_token_that_comes_later_is_kept_from_the_network_too() {
+    let files = CredentialFiles {
+        tls: false,
+        leaves_host: true,
+        token: Some("token".into()),
+        roles: &["worker"],
+        authority: None,
+        pair: None,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "0123456789abcdef").unwrap();
+    let watched = Watched::new(vec![path.clone()], move |sources| files.credentials(sources)).unwrap();
+    let authority = crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec()));
+    std::fs::write(&path, crate::tls::Token::new(authority, [7; 32]).reveal()).unwrap();
+    watched.look();
+    assert_eq!(watched.refused(), 1);
+    assert_eq!(watched.get().bearer.as_ref().unwrap(), "Bearer 0123456789abcdef");
 }

@@ -75,6 +75,15 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// It is for a server that proves itself, and everybody on the way could read it.
+    #[error(
+        "use the token in {}: it is never sent in plaintext over a network; give --connect https://…, or a tunnel's end at \
+         http://127.0.0.1", path.display()
+    )]
+    Plaintext {
+        /// The file.
+        path: PathBuf,
+    },
     /// A line that is no token, in a file of several.
     #[error("use the tokens in {}, line {line}: {source}", path.display())]
     TokenLine {
