@@ -41,6 +41,7 @@ use crate::{
 
 mod retry_failed;
 
+pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
 const FRAME: Duration = Duration::from_millis(200);
@@ -86,7 +87,9 @@ where
     W: FnOnce(DevWorker) -> F,
     F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
 {
-    let mut job = Job::start(plan, classes, screen, shutdown, worker).await?;
+    let Some(mut job) = Job::start(plan, classes, screen, shutdown, worker).await? else {
+        return Ok(summed_up(&mut out, &retry_failed::nothing_to_do(classes)));
+    };
     let end = job.until_end(screen, shutdown).await;
     let grace = match &end {
         Ok(End::Finished) => Grace::Finished,
@@ -99,12 +102,7 @@ where
     let (end, status) = (end?, stopped?);
     match end {
         // Also when the signal came while the last class was reported.
-        _ if status.is_done() => {
-            if let Err(error) = summary::write(&mut out, &status) {
-                tracing::warn!("failed to write the summary to standard output: {error}");
-            }
-            Ok(summary::exit(&status))
-        }
+        _ if status.is_done() => Ok(summed_up(&mut out, &status)),
         End::Finished | End::Interrupted => {
             let there = status.success + status.skipped;
             say(
@@ -114,6 +112,14 @@ where
             Ok(Exit::Interrupted)
         }
     }
+}
+
+/// The table of a finished job.
+fn summed_up(out: impl Write, status: &JobStatus) -> Exit {
+    if let Err(error) = summary::write(out, status) {
+        tracing::warn!("failed to write the summary to standard output: {error}");
+    }
+    summary::exit(status)
 }
 
 /// One line for people.
@@ -139,13 +145,14 @@ struct Job {
 }
 
 impl Job {
+    /// `None` if there is nothing to do, which begins no run.
     async fn start<W, F>(
         mut plan: Plan,
         classes: &ClassList,
         screen: &Screen,
         shutdown: &Shutdown,
         worker: W,
-    ) -> Result<Self, CoordinatorError>
+    ) -> Result<Option<Self>, CoordinatorError>
     where
         W: FnOnce(DevWorker) -> F,
         F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
@@ -161,7 +168,7 @@ impl Job {
         let (seen, http) = Outside::open(plan.http, stopping, &mut outside).await?;
         let mut ledger = retry_failed::open_ledger(&plan)?;
         let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
-        let share = Share::of(&plan, classes, &ledger, &digest, screen)?;
+        let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen)? else { return Ok(None) };
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
         let run = ledger.run(&digest, &url)?;
         plan.job.run_id.clone_from(&run.run_id);
@@ -213,7 +220,7 @@ impl Job {
         }
         let (handle, commits) = (job.handle.clone(), job.writer.commits());
         seen.at_work(AtWork { handle, epoch: terms.epoch, commits, others });
-        Ok(job)
+        Ok(Some(job))
     }
 
     fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, gate: Gate, incoming: I, stop: Shutdown)

@@ -85,6 +85,9 @@ pub enum CoordinatorError {
     /// There is nothing that `--retry-failed` could mean.
     #[error(transparent)]
     NoLastRun(#[from] NoLastRun),
+    /// Or nothing to which it could be applied.
+    #[error(transparent)]
+    NothingToRetry(#[from] job::NothingToRetry),
     /// Another program has the address.
     #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
     AddressInUse(SocketAddr),

@@ -54,7 +54,8 @@ fn only_what_failed_is_asked_for_and_the_next_time_only_what_failed_again() {
 
     let nothing = job.run();
     job.assert_ended(&nothing, 0, Table::of(0, 4, 0));
-    assert!(nothing.stderr.contains("nothing to try again: the last run has left no class of the list failed\n"));
+    let said = "nothing to try again: the last run has left every class of the list complete\n";
+    assert!(nothing.stderr.contains(said), "{}", nothing.stderr);
     assert_eq!(origin.all_requests().len(), 1);
 
     // The plain command is about the whole list again.
@@ -77,8 +78,41 @@ fn rows_that_the_last_run_did_not_come_to_are_told_and_bad_rows_count_as_always(
     assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"));
     assert_eq!(origin.requests("n00000077").len(), 0);
     assert_eq!(classes(job.target_path()), ["n00000001", "n00000002", "n00000011", "n00000012"]);
+    // Nothing has failed, and yet not every class is there.
+    let words = [
+        "failed to try again what failed: nothing has, but the last run did not come to 1 class of the list; the same \
+         command without --retry-failed downloads it",
+    ];
+    job.assert_could_not_run(&job.run(), &words);
     // Nothing but the bad row is left.
-    job.assert_ended(&job.run(), 1, Table::of(0, 3, 1));
+    let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\ncat\n");
+    let nothing = job.run();
+    job.assert_ended(&nothing, 1, Table::of(0, 3, 1));
+    assert!(nothing.stderr.contains("1 row of the list holds no class id: line 5: cat\n"), "{}", nothing.stderr);
+    assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"), "the log is still that of the last run");
+}
+
+#[test]
+fn a_retry_of_another_list_leaves_the_last_run_what_it_was() {
+    let (origin, mut job) = half_failed();
+    let failures = job.failures();
+    let listed = format!("wnid\nn00000001\nn00000002\n{}\n{}\n", MISSING[0], MISSING[1]);
+    for (list, words) in [
+        ("wnid\nn00000077\n", "was of another list, for it came to no class of this one; run the same command without"),
+        ("wnid\nn00000001\nn00000077\n", "nothing has, but the last run did not come to 1 class of the list; the same"),
+    ] {
+        let other = job.csv_text(list);
+        other.assert_could_not_run(&other.run(), &["failed to try again what failed: ", words]);
+        assert_eq!(other.failures(), failures);
+        job = other;
+    }
+    let job = job.csv_text("wnid\nn00000001\nn00000002\n");
+    job.assert_ended(&job.run(), 0, Table::of(0, 2, 0));
+    assert_eq!(job.failures(), failures);
+
+    let job = job.csv_text(listed);
+    serve(&origin, MISSING[0]);
+    job.assert_ended(&job.run(), 1, Table::of(1, 2, 1));
 }
 
 #[test]

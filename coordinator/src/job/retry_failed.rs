@@ -1,19 +1,55 @@
 //! `--retry-failed`: a job of what the last run has left failed. What that run has left complete counts as skipped, and no
 //! worker is asked about it.
+//!
+//! Invariant: where nothing is to be tried again, no run begins, so that the last run stays the last one, with its log.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::PathBuf};
 
-use shared::{Wnid, class_list::ClassList, job_line::Screen, outcome::Outcome};
+use shared::{
+    Wnid,
+    class_list::{ClassList, InvalidRow},
+    job::JobStatus,
+    job_line::Screen,
+    outcome::Outcome,
+};
 
 use super::say;
 use crate::{
     CoordinatorError,
     config::Plan,
+    failure_log::shown,
     ledger::{Entry, LastRun, Ledger, NoLastRun, Record, Writer},
 };
 
 /// Records are queued in pieces of so many.
 const PIECE: usize = 10_000;
+
+/// The list is not one that the last run could say enough about.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NothingToRetry {
+    /// It knows none of the classes.
+    #[error(
+        "try again what failed: the last run in the ledger {} was of another list, for it came to no class of this one; \
+         run the same command without --retry-failed", ledger.display()
+    )]
+    OtherList {
+        /// Where the last run is kept.
+        ledger: PathBuf,
+    },
+    /// What it came to is there, but that is not all.
+    #[error(
+        "try again what failed: nothing has, but the last run did not come to {} of the list; the same command without \
+         --retry-failed downloads {}", classes(*.never), if *.never == 1 { "it" } else { "them" }
+    )]
+    NotComeTo {
+        /// So many classes of the list.
+        never: usize,
+    },
+}
+
+fn classes(count: usize) -> String {
+    if count == 1 { "1 class".to_owned() } else { format!("{count} classes") }
+}
 
 /// Which classes of the list the job is about, and what is known of them before it begins.
 pub(super) struct Share<'list> {
@@ -31,23 +67,36 @@ pub(super) fn open_ledger(plan: &Plan) -> Result<Ledger, CoordinatorError> {
 }
 
 impl<'list> Share<'list> {
-    /// All of the list, or with `--retry-failed` a part of it, which is told. The digest is that of the job.
+    /// All of the list, or with `--retry-failed` a part of it, which is told; `None` if every class is there already, which
+    /// is told, too. The digest is that of the job.
     pub(super) fn of(
         plan: &Plan,
         classes: &'list ClassList,
         ledger: &Ledger,
         digest: &str,
         screen: &Screen,
-    ) -> Result<Self, CoordinatorError> {
+    ) -> Result<Option<Self>, CoordinatorError> {
         if !plan.retry_failed {
-            return Ok(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() });
+            return Ok(Some(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() }));
         }
         let share = Self::of_last_run(classes, &ledger.last_run(digest, &plan.job.url.to_string())??);
-        for line in share.in_words(classes.wnids.len()) {
-            tracing::info!("{line}");
-            say(screen, &line);
+        let never = classes.wnids.len() - share.wnids.len();
+        if share.wnids.is_empty() && never > 0 {
+            return Err(NothingToRetry::OtherList { ledger: plan.ledger.clone() }.into());
         }
-        Ok(share)
+        let tell = |line: &str| {
+            tracing::info!("{line}");
+            say(screen, line);
+        };
+        match share.wnids.len() - share.there.len() {
+            0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),
+            0 => {
+                all_there(&classes.invalid).for_each(|line| tell(&line));
+                return Ok(None);
+            }
+            failed => trying_again(failed, never).for_each(|line| tell(&line)),
+        }
+        Ok(Some(share))
     }
 
     /// What the last run has settled, in the list's order.
@@ -61,22 +110,6 @@ impl<'list> Share<'list> {
         Self { there: there.collect(), wnids: wnids.into() }
     }
 
-    /// What is tried again, and what is not part of the job.
-    fn in_words(&self, listed: usize) -> impl Iterator<Item = String> {
-        let failed = match self.wnids.len() - self.there.len() {
-            0 => "nothing to try again: the last run has left no class of the list failed".to_owned(),
-            1 => "trying again the 1 class that the last run has left failed".to_owned(),
-            failed => format!("trying again the {failed} classes that the last run has left failed"),
-        };
-        let rest = "not part of this job; the same command without --retry-failed downloads";
-        let never = match listed - self.wnids.len() {
-            0 => None,
-            1 => Some(format!("1 class of the list, which the last run did not come to, is {rest} it")),
-            never => Some(format!("{never} classes of the list, which the last run did not come to, are {rest} them")),
-        };
-        std::iter::once(failed).chain(never)
-    }
-
     /// Keeps what is there for the next retry.
     pub(super) async fn keep(self, writer: &Writer) {
         let mut there = self.there.into_iter();
@@ -88,6 +121,36 @@ impl<'list> Share<'list> {
             writer.write(Entry { records, ..Entry::default() }).await;
         }
     }
+}
+
+/// What is tried again, and what is not part of the job.
+fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
+    let rest = "not part of this job; the same command without --retry-failed downloads";
+    let never = match never {
+        0 => None,
+        1 => Some(format!("1 class of the list, which the last run did not come to, is {rest} it")),
+        never => Some(format!("{never} classes of the list, which the last run did not come to, are {rest} them")),
+    };
+    std::iter::once(format!("trying again the {} that the last run has left failed", classes(failed))).chain(never)
+}
+
+/// That there is nothing to do; rows that hold no class id count as failed all the same.
+fn all_there(invalid: &[InvalidRow]) -> impl Iterator<Item = String> {
+    let nothing = "nothing to try again: the last run has left every class of the list complete".to_owned();
+    let rows = invalid.first().map(|first| {
+        let (line, value) = (first.line, shown(first));
+        match invalid.len() {
+            1 => format!("1 row of the list holds no class id: line {line}: {value}"),
+            rows => format!("{rows} rows of the list hold no class id; the first is line {line}: {value}"),
+        }
+    });
+    std::iter::once(nothing).chain(rows)
+}
+
+/// The counts of a job that has nothing to do.
+pub(super) fn nothing_to_do(classes: &ClassList) -> JobStatus {
+    let (skipped, failed) = (classes.wnids.len() as u64, classes.invalid.len() as u64);
+    JobStatus { total: skipped + failed, skipped, failed, ..JobStatus::default() }
 }
 
 #[cfg(test)]
@@ -118,15 +181,24 @@ mod tests {
             [1, 2].map(|number| Record { wnid: wnid(number), outcome: Outcome::Skipped(published), worker: None });
         assert_eq!(share.there, there);
         assert_eq!(
-            share.in_words(5).collect::<Vec<_>>(),
+            trying_again(1, 2).collect::<Vec<_>>(),
             [
                 "trying again the 1 class that the last run has left failed",
                 "2 classes of the list, which the last run did not come to, are not part of this job; the same command \
                  without --retry-failed downloads them"
             ]
         );
-        let nothing = Share::of_last_run(&list(&[1]), &last);
-        let said: Vec<String> = nothing.in_words(1).collect();
-        assert_eq!(said, ["nothing to try again: the last run has left no class of the list failed"]);
+    }
+
+    #[test]
+    fn rows_without_a_class_id_are_told_also_when_there_is_nothing_to_do() {
+        let row = |line| InvalidRow { line, value: String::new(), after: 0 };
+        let nothing = "nothing to try again: the last run has left every class of the list complete";
+        assert_eq!(all_there(&[]).collect::<Vec<_>>(), [nothing]);
+        let said: Vec<String> = all_there(&[row(3), row(5)]).collect();
+        assert_eq!(said, [nothing, "2 rows of the list hold no class id; the first is line 3: (empty)"]);
+        let classes = ClassList { invalid: vec![row(3)], ..list(&[1, 2]) };
+        let counts = JobStatus { total: 3, skipped: 2, failed: 1, ..JobStatus::default() };
+        assert_eq!(nothing_to_do(&classes), counts);
     }
 }

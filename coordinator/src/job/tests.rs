@@ -226,7 +226,8 @@ async fn a_job_whose_counts_have_died_is_not_taken_for_a_finished_one() {
         let _worker = worker;
         std::future::pending().await
     };
-    let mut job = Job::start(plan(folder.path(), None), &classes(), &Screen::Silent, &shutdown, waits).await.unwrap();
+    let job = Job::start(plan(folder.path(), None), &classes(), &Screen::Silent, &shutdown, waits).await.unwrap();
+    let mut job = job.expect("there is something to do");
     job.dispatcher.abort_all();
     let end = job.until_end(&Screen::Silent, &shutdown).await;
     assert!(matches!(end, Err(CoordinatorError::DispatcherDied)), "{end:?}");
