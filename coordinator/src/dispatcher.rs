@@ -309,23 +309,19 @@ impl Dispatcher {
                 Notice::Wedged { wnid, worker } => {
                     tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
                 }
+                Notice::OriginAway(failure) => tracing::warn!(
+                    "the origin fails everybody ({failure}); one class at a time finds out when it is back"
+                ),
+                Notice::OriginBack => tracing::warn!("the origin is back"),
                 Notice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
                 ),
             }
         }
-        let (before, phase) = (*self.phase.borrow(), self.table.phase());
-        match (before, phase) {
-            (before, phase) if before == phase => {}
-            (_, Phase::OriginPaused) => {
-                let why = self.table.blame().map(ToString::to_string).unwrap_or_default();
-                tracing::warn!("the origin fails everybody ({why}); one class at a time finds out when it is back");
-            }
-            (Phase::OriginPaused, _) => tracing::warn!("the origin is back"),
-            (_, phase) => tracing::info!("now {phase:?}"),
-        }
-        if self.may_publish() {
-            self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase);
+        let phase = self.table.phase();
+        let is_news = |published: &mut Phase| std::mem::replace(published, phase) != phase;
+        if self.may_publish() && self.phase.send_if_modified(is_news) {
+            tracing::info!("now {phase:?}");
         }
     }
 

@@ -154,11 +154,6 @@ impl LeaseTable {
         }
     }
 
-    /// What the origin was last blamed for.
-    pub fn blame(&self) -> Option<&Failure> {
-        self.breaker.why()
-    }
-
     /// The fleet now.
     pub fn fleet(&self, now: Instant) -> Fleet {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();

@@ -106,6 +106,10 @@ pub enum Notice {
         /// Who has it.
         worker: String,
     },
+    /// The origin fails everybody; the last failure.
+    OriginAway(Failure),
+    /// Somebody has heard from the origin again.
+    OriginBack,
     /// A worker fails what others can do, and gets nothing for a while.
     Quarantined {
         /// Its name.

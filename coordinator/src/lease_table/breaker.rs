@@ -49,13 +49,11 @@ pub(super) struct Breaker {
     /// The last grant before the first of them failed: what was granted later and succeeds, the origin was there for.
     began_after: Option<LeaseToken>,
     has_answered: bool,
-    why: Option<Failure>,
 }
 
 impl Breaker {
     /// A class has failed, and the origin may be to blame. `last`: the last token that was granted.
-    pub(super) fn failed(&mut self, class: usize, failure: &Failure, last: LeaseToken, now: Instant) -> Meaning {
-        self.why = Some(failure.clone());
+    pub(super) fn failed(&mut self, class: usize, last: LeaseToken, now: Instant) -> Meaning {
         self.began_after.get_or_insert(last);
         if let Some(open) = self.open {
             let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
@@ -114,11 +112,6 @@ impl Breaker {
     /// Since when it is open.
     pub(super) fn open_since(&self) -> Option<Instant> {
         self.open.map(|open| open.since)
-    }
-
-    /// The last failure that the origin may be to blame for.
-    pub(super) fn why(&self) -> Option<&Failure> {
-        self.why.as_ref()
     }
 
     /// Whether it is time for one class to find out.

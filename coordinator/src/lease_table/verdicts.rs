@@ -80,11 +80,15 @@ impl LeaseTable {
             let worker = self.sessions.by_id[&id].hello.worker.clone();
             self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
         }
+        let was_away = self.breaker.is_open();
         let meaning = match failure.suspect {
-            Suspect::Origin => self.breaker.failed(position, failure, self.last_token, now),
+            Suspect::Origin => self.breaker.failed(position, self.last_token, now),
             _ => Meaning::Class,
         };
         if meaning == Meaning::Origin {
+            if !was_away {
+                self.notices.push(Notice::OriginAway(failure.clone()));
+            }
             self.excuse(position);
             return Verdict::Excused;
         }
@@ -128,6 +132,7 @@ impl LeaseTable {
             }
         }
         if was_away {
+            self.notices.push(Notice::OriginBack);
             self.turn += 1;
         }
     }

@@ -154,6 +154,7 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
     assert_eq!(verdicts[..OPENS_AT - 1], [Verdict::Doubted; OPENS_AT - 1]);
     assert_eq!(verdicts[OPENS_AT - 1], Verdict::Excused);
     assert_eq!(table.phase(), Phase::OriginPaused);
+    assert!(matches!(table.take_notices()[..], [Notice::OriginAway(_)]));
     assert_eq!((table.status().failed, table.status().pending), (0, 98), "what was on its way still is");
     assert_eq!(table.report(one, first[1], &blames(Suspect::Origin), now, 1.0), Verdict::Excused);
     let mut probes = 0;
@@ -173,7 +174,9 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
     assert_eq!((probes, table.status().failed), (30, 0), "a quarter of an hour");
     pass(&mut table, &[one], PROBE_EVERY, &mut now);
     let probe = acquire(&mut table, one, 9, now).unwrap()[0];
+    assert_eq!(table.take_notices(), [], "all the time nobody heard of it");
     table.report(one, probe, &good(), now, 1.0);
+    assert_eq!(table.take_notices(), [Notice::OriginBack]);
     assert_eq!(table.phase(), Phase::Running);
     let rest = acquire(&mut table, one, 999, now).unwrap();
     assert_eq!(rest.len(), 98);
