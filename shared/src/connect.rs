@@ -7,6 +7,7 @@
 mod channel;
 mod credentials;
 mod dial;
+mod line;
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -15,7 +16,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 use url::Url;
 
 pub use channel::CoordinatorChannel;
-pub use dial::mismatched;
+pub use dial::{mismatched, reason};
 
 use crate::tls::{TlsError, Watched};
 use channel::Way;
@@ -159,6 +160,14 @@ pub enum Connector {
 }
 
 impl Connector {
+    /// What is at its end, for a sentence.
+    pub fn end(&self) -> String {
+        match self {
+            Self::Tcp(way) => format!("the coordinator at {}", way.address()),
+            Self::InProcess(_) => "the coordinator".to_owned(),
+        }
+    }
+
     /// Connects at the first call, and again whenever the connection is lost. Calls need a deadline of their own: tonic's
     /// does not cover connecting (grpc-rust issue 1635).
     pub fn channel(&self) -> CoordinatorChannel {

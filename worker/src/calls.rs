@@ -151,7 +151,7 @@ impl Calls {
             }
             Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
                 if self.lost.is_empty() {
-                    tracing::warn!("no answer from the coordinator, trying again: {why}");
+                    tracing::warn!("no answer from {}, trying again: {why}", self.client.end());
                 }
                 self.disregard(kind);
                 Ok(Answer::Lost)

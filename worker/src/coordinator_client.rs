@@ -111,12 +111,19 @@ pub(crate) struct Renewed {
 pub(crate) struct CoordinatorClient {
     stub: Stub<InterceptedService<CoordinatorChannel, WithContext>>,
     clock: Arc<LeaseClock>,
+    /// Whom it asks, for a sentence.
+    end: Arc<str>,
 }
 
 impl CoordinatorClient {
     /// Connects at the first call, and again whenever the connection is lost.
     pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
-        Self { stub: Stub::with_interceptor(connector.channel(), WithContext), clock }
+        Self { stub: Stub::with_interceptor(connector.channel(), WithContext), clock, end: connector.end().into() }
+    }
+
+    /// Whom it asks, for a sentence.
+    pub(crate) fn end(&self) -> &str {
+        &self.end
     }
 
     /// `storage_id`: see [`crate::storage_id`].
@@ -223,14 +230,17 @@ async fn within<T>(
     match timeout(limit, call.instrument(trace::calling(method))).await {
         Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(status.message().to_owned()),
-            _ if connect::mismatched(&status) => CallError::Denied(status.message().to_owned()),
-            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
-                CallError::Refused(status.message().to_owned())
-            }
-            _ => CallError::Unreachable(status.message().to_owned()),
-        }),
+        Ok(Err(status)) => {
+            let why = connect::reason(&status);
+            Err(match status.code() {
+                Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(why),
+                _ if connect::mismatched(&status) => CallError::Denied(why),
+                Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
+                    CallError::Refused(why)
+                }
+                _ => CallError::Unreachable(why),
+            })
+        }
     }
 }
 

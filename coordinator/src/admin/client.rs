@@ -1,7 +1,7 @@
 //! The commands' side of the wire. Every call has an outer deadline: tonic's own does not cover connecting (grpc-rust issue
 //! 1635).
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use proto::{admin_client::AdminClient, coordinator_client::CoordinatorClient};
 use shared::{
@@ -123,27 +123,15 @@ async fn within<T>(
     match timeout(PATIENCE, call).await {
         Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated => {
-                AdminError::Denied { address: address.clone(), why: printable(status.message()) }
-            }
-            _ if connect::mismatched(&status) => {
-                AdminError::Denied { address: address.clone(), why: printable(status.message()) }
-            }
-            Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => {
-                AdminError::Refused(printable(status.message()))
-            }
-            Code::Unimplemented => AdminError::Refused("the coordinator is of an older release".to_owned()),
-            _ => unreachable(cause(&status)),
-        }),
+        Ok(Err(status)) => {
+            let why = printable(&connect::reason(&status));
+            Err(match status.code() {
+                Code::PermissionDenied | Code::Unauthenticated => AdminError::Denied { address: address.clone(), why },
+                _ if connect::mismatched(&status) => AdminError::Denied { address: address.clone(), why },
+                Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => AdminError::Refused(why),
+                Code::Unimplemented => AdminError::Refused("the coordinator is of an older release".to_owned()),
+                _ => unreachable(why),
+            })
+        }
     }
-}
-
-/// The innermost reason, which is what the operating system said.
-fn cause(status: &Status) -> String {
-    let mut innermost = status.source();
-    while let Some(next) = innermost.and_then(std::error::Error::source) {
-        innermost = Some(next);
-    }
-    printable(&innermost.map_or_else(|| status.message().to_owned(), ToString::to_string))
 }

@@ -1,9 +1,10 @@
 //! Accepts connections: a seat in the lobby, then the handshake, all of them at the same time.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{Instant, Interval, interval, sleep, sleep_until, timeout},
@@ -13,10 +14,13 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Connection, Door,
     lobby::{Lobby, Seat},
+    sparing::Sparing,
 };
 
 /// From the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long somebody whose certificate was refused may take to hear it.
+const LINGER: Duration = Duration::from_secs(1);
 /// How often the lobby is swept.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often a full lobby is looked at.
@@ -35,6 +39,7 @@ pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io
         handshakes: JoinSet::new(),
         sweep: interval(SWEEP),
         accept_after: Instant::now(),
+        told: Sparing::default(),
         _watch: watch,
     };
     stream::unfold(entrance, |mut entrance| async move {
@@ -47,9 +52,10 @@ struct Entrance {
     listener: TcpListener,
     door: Arc<Door>,
     lobby: Arc<Lobby>,
-    handshakes: JoinSet<Option<Connection>>,
+    handshakes: JoinSet<Result<Connection, Failed>>,
     sweep: Interval,
     accept_after: Instant,
+    told: Sparing,
     _watch: JoinSet<()>,
 }
 
@@ -72,9 +78,24 @@ impl Entrance {
                         self.accept_after = Instant::now() + PAUSE;
                     }
                 },
-                Some(done) = self.handshakes.join_next() => if let Ok(Some(connection)) = done { return connection },
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(Ok(connection)) => return connection,
+                    Ok(Err(failed)) => self.tell(&failed),
+                    // A panic has been told.
+                    Err(_) => {}
+                },
                 _ = self.sweep.tick() => self.lobby.sweep(Instant::now()),
             }
+        }
+    }
+
+    /// Who was refused is told in the log, but a crowd of strangers does not fill it.
+    fn tell(&mut self, Failed { address, error }: &Failed) {
+        if !error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+            // A probe of the port, or somebody who went away.
+            tracing::debug!(%address, %error, "no handshake");
+        } else if let Some(untold) = self.told.may_tell(Instant::now()) {
+            tracing::info!(%address, untold, "the TLS handshake failed: {error}");
         }
     }
 
@@ -95,13 +116,35 @@ impl Entrance {
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, line: TcpStream, address: SocketAddr, seat: Seat) -> Option<Connection> {
+/// A handshake that came to nothing.
+struct Failed {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    line: TcpStream,
+    address: SocketAddr,
+    seat: Seat,
+) -> Result<Connection, Failed> {
     let cut = seat.cut.clone();
-    let shaken = timeout(HANDSHAKE, cut.run_until_cancelled(acceptor.accept(line))).await;
-    match shaken {
-        Ok(Some(Ok(line))) => return Some(Connection::encrypted(line, address.ip(), seat)),
-        Ok(Some(Err(error))) => tracing::debug!(%address, %error, "no handshake"),
-        Ok(None) | Err(_) => tracing::debug!(%address, "no handshake in time"),
+    match timeout(HANDSHAKE, cut.run_until_cancelled(acceptor.accept(line).into_fallible())).await {
+        Ok(Some(Ok(line))) => Ok(Connection::encrypted(line, address.ip(), seat)),
+        Ok(Some(Err((error, line)))) => {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {
+                drop(timeout(LINGER, cut.run_until_cancelled(linger(line))).await);
+            }
+            Err(Failed { address, error })
+        }
+        Ok(None) | Err(_) => Err(Failed { address, error: io::ErrorKind::TimedOut.into() }),
     }
-    None
+}
+
+/// Waits until the other side has hung up. It has sent its first call already, and if that were left unread, the system would
+/// reset the connection, and the other side might never see the alert that says why.
+async fn linger(mut line: TcpStream) -> io::Result<u64> {
+    line.shutdown().await?;
+    tokio::io::copy(&mut line, &mut tokio::io::sink()).await
 }

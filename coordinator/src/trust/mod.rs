@@ -12,6 +12,7 @@ mod init;
 mod lobby;
 mod role;
 mod server_tls;
+mod sparing;
 mod throttle;
 mod tokens;
 

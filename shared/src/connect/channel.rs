@@ -8,7 +8,6 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, sync_channel},
     },
     task::{Context, Poll},
@@ -29,6 +28,7 @@ use super::{
     Address, ConnectError,
     credentials::Credentials,
     dial::{DialError, Security, dial},
+    line::LastWord,
 };
 use crate::tls::Watched;
 
@@ -53,8 +53,7 @@ pub struct Way {
     address: Uri,
     credentials: Watched<Credentials>,
     look: Mutex<Look>,
-    /// Somebody answered in TLS to plaintext.
-    speaks_tls: Arc<AtomicBool>,
+    last_word: LastWord,
 }
 
 impl Way {
@@ -71,7 +70,7 @@ impl Way {
             address,
             credentials,
             look: Mutex::new(Look { begun: Instant::now(), under_way: None }),
-            speaks_tls: Arc::default(),
+            last_word: LastWord::default(),
         })
     }
 
@@ -103,13 +102,19 @@ impl Way {
         Some(looked)
     }
 
+    /// As people write it.
+    pub(super) fn address(&self) -> String {
+        self.address.to_string().trim_end_matches('/').to_owned()
+    }
+
     fn connect(&self, credentials: &Credentials) -> Channel {
         let address = self.address.clone();
         let security = match &credentials.tls {
             Some(tls) => Security::Tls(Arc::clone(tls)),
-            None => Security::Plaintext(Arc::clone(&self.speaks_tls)),
+            None => Security::Plaintext,
         };
-        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone()));
+        let last_word = self.last_word.clone();
+        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone(), last_word.clone()));
         self.endpoint.connect_with_connector_lazy(connect)
     }
 }
@@ -175,7 +180,7 @@ impl Service<Request<Body>> for CoordinatorChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (channel, speaks_tls) = match &self.0 {
+        let (channel, last_word) = match &self.0 {
             Kind::InProcess(channel) => (channel.clone(), None),
             Kind::Tcp { way, link } => {
                 let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,16 +191,16 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 if let Some(bearer) = &link.credentials.bearer {
                     request.headers_mut().insert(AUTHORIZATION, bearer.clone());
                 }
-                (link.channel.clone(), Some(Arc::clone(&way.speaks_tls)))
+                (link.channel.clone(), Some(way.last_word.clone()))
             }
         };
         Box::pin(async move {
             channel.oneshot(request).await.map_err(|error| {
                 // What HTTP/2 makes of it says nothing to anybody.
-                if speaks_tls.is_some_and(|speaks_tls| speaks_tls.swap(false, Ordering::Relaxed)) {
-                    return tonic::ConnectError(DialError::SpeaksTls.into()).into();
+                match last_word.and_then(|last_word| last_word.get()) {
+                    Some(word) => tonic::ConnectError(DialError::from(word).into()).into(),
+                    None => error.into(),
                 }
-                error.into()
             })
         })
     }
@@ -203,6 +208,8 @@ impl Service<Request<Body>> for CoordinatorChannel {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use http::HeaderValue;
 
     use super::*;

@@ -1,56 +1,40 @@
 //! One connection to a coordinator: TCP, then the handshake in which the server proves itself.
 
-use std::{
-    error::Error,
-    io, mem,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use rustls::{ClientConfig, InvalidMessage, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::timeout,
-};
+use rustls::{AlertDescription, ClientConfig, InvalidMessage, pki_types::ServerName};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
 
+use super::line::{Attentive, LastWord, Line, Word, alert};
+
 /// For both parts together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The first byte of what a TLS server answers to something else than a handshake.
-const TLS_ALERT: u8 = 21;
 
 /// How a connection is made.
 #[derive(Debug, Clone)]
 pub(super) enum Security {
     Tls(Arc<ClientConfig>),
-    /// Plaintext; set when the other side turns out to speak TLS.
-    Plaintext(Arc<AtomicBool>),
+    Plaintext,
 }
-
-/// What a connection is made of, with TLS or without.
-pub(super) trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
-    #[error("connect: {0}")]
+    #[error("connect")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
     #[error("connect: no answer for {}s", CONNECT_TIMEOUT.as_secs())]
     Timeout,
     #[error("the TLS handshake: {0}")]
     Handshake(io::Error),
+    #[error("the coordinator ended the connection: {}", rustls::Error::AlertReceived(*.0))]
+    Alert(AlertDescription),
+    /// Ours: out of date, or by somebody else.
+    #[error("the coordinator refuses this program's certificate ({0}): give another with --tls-cert and --tls-key")]
+    CertificateRefused(&'static str),
     /// Somebody else answers there, or the proof is out of date.
     #[error(
         "the coordinator could not prove itself ({0}): give this cluster's token with --token-file, or its authority with --tls-ca"
@@ -62,60 +46,37 @@ pub(super) enum DialError {
     SpeaksPlaintext,
 }
 
-/// A plaintext line that looks at the first byte of the answer. Told apart from HTTP/2, whose first byte is that of a small
-/// length, so that a wrong address is no riddle.
-struct Plaintext {
-    line: TcpStream,
-    speaks_tls: Arc<AtomicBool>,
-    is_first: bool,
-}
-
-impl AsyncRead for Plaintext {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.line).poll_read(context, buffer))?;
-        if mem::take(&mut self.is_first) && buffer.filled().get(before) == Some(&TLS_ALERT) {
-            self.speaks_tls.store(true, Ordering::Relaxed);
+impl From<Word> for DialError {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::SpeaksTls => Self::SpeaksTls,
+            Word::Alert(AlertDescription::CertificateExpired) => Self::CertificateRefused("it has ended"),
+            Word::Alert(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
+                Self::CertificateRefused("it is not by the authority of its --tls-client-ca")
+            }
+            Word::Alert(AlertDescription::CertificateRevoked) => Self::CertificateRefused("it was revoked"),
+            Word::Alert(
+                AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateRequired
+                | AlertDescription::AccessDenied,
+            ) => Self::CertificateRefused("it is not one that it takes; its log says why"),
+            Word::Alert(other) => Self::Alert(other),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Plaintext {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.line.is_write_vectored()
-    }
+pub(super) async fn dial(
+    address: Uri,
+    security: Security,
+    last_word: LastWord,
+) -> Result<TokioIo<Box<dyn Line>>, DialError> {
+    last_word.clear();
+    timeout(CONNECT_TIMEOUT, connect(address, security, last_word)).await.unwrap_or(Err(DialError::Timeout))
 }
 
-pub(super) async fn dial(address: Uri, security: Security) -> Result<TokioIo<Box<dyn Line>>, DialError> {
-    timeout(CONNECT_TIMEOUT, connect(address, security)).await.unwrap_or(Err(DialError::Timeout))
-}
-
-async fn connect(address: Uri, security: Security) -> Result<TokioIo<Box<dyn Line>>, DialError> {
+async fn connect(address: Uri, security: Security, last_word: LastWord) -> Result<TokioIo<Box<dyn Line>>, DialError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -123,18 +84,19 @@ async fn connect(address: Uri, security: Security) -> Result<TokioIo<Box<dyn Lin
     let line = connector.call(address).await.map_err(|error| DialError::Connect(error.into()))?.into_inner();
     let tls = match security {
         Security::Tls(tls) => tls,
-        Security::Plaintext(speaks_tls) => {
-            return Ok(TokioIo::new(Box::new(Plaintext { line, speaks_tls, is_first: true })));
-        }
+        Security::Plaintext => return Ok(TokioIo::new(Box::new(Attentive::plain(line, last_word)))),
     };
     let name = ServerName::try_from(host).map_err(|error| DialError::Connect(error.into()))?;
     match TlsConnector::from(tls).connect(name, line).await {
-        Ok(line) => Ok(TokioIo::new(Box::new(line))),
+        Ok(line) => Ok(TokioIo::new(Box::new(Attentive::encrypted(line, last_word)))),
         Err(error) => Err(refusal(error)),
     }
 }
 
 fn refusal(error: io::Error) -> DialError {
+    if let Some(alert) = alert(&error) {
+        return Word::Alert(alert).into();
+    }
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(untrusted @ rustls::Error::InvalidCertificate(_)) => DialError::Untrusted(untrusted.clone()),
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => DialError::SpeaksPlaintext,
@@ -142,18 +104,73 @@ fn refusal(error: io::Error) -> DialError {
     }
 }
 
-/// Whether a call failed because the two do not fit: the server could not prove that it is the coordinator, or one of them
-/// speaks TLS and the other does not. Nothing was sent to it then that it could read as a call.
+/// Whether a call failed because the two do not fit: the server could not prove that it is the coordinator, or refuses the
+/// program's certificate, or one of them speaks TLS and the other does not. Nothing was sent to it then that it could read as a call.
 pub fn mismatched(status: &tonic::Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref() {
             return match error {
-                DialError::Untrusted(_) | DialError::SpeaksTls | DialError::SpeaksPlaintext => true,
-                DialError::Connect(_) | DialError::Timeout | DialError::Handshake(_) => false,
+                DialError::Untrusted(_)
+                | DialError::CertificateRefused(_)
+                | DialError::SpeaksTls
+                | DialError::SpeaksPlaintext => true,
+                DialError::Connect(_) | DialError::Timeout | DialError::Handshake(_) | DialError::Alert(_) => false,
             };
         }
         source = error.source();
     }
     false
+}
+
+/// What the layers between say of their own, and nobody needs.
+const NOISE: [&str; 5] =
+    ["transport error", "connect", "tcp connect error", "connection error", "operation was canceled"];
+
+/// Why a call failed: what the coordinator said, or what stood in the way, down to what the operating system said.
+pub fn reason(status: &tonic::Status) -> String {
+    let (mut parts, mut innermost) = (Vec::<String>::new(), None);
+    let mut source = status.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        // Many repeat the words of those below them.
+        if !NOISE.contains(&part.as_str()) && !parts.iter().any(|outer| outer.contains(&part)) {
+            parts.retain(|outer| !part.contains(outer));
+            parts.push(part.clone());
+        }
+        innermost = Some(part);
+        source = error.source();
+    }
+    match parts.as_slice() {
+        [] => innermost.filter(|_| NOISE.contains(&status.message())).unwrap_or_else(|| status.message().to_owned()),
+        parts => parts.join(": "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_to_its_root_and_once() {
+        let refused = io::Error::from_raw_os_error(111);
+        let status =
+            tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::Connect(refused.into()).into())));
+        assert_eq!(reason(&status), "Connection refused (os error 111)");
+        let status = tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::SpeaksPlaintext.into())));
+        assert_eq!(reason(&status), DialError::SpeaksPlaintext.to_string());
+        assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
+    }
+
+    #[test]
+    fn a_refused_certificate_is_told_from_another_end() {
+        for (alert, words) in [
+            (AlertDescription::CertificateExpired, "(it has ended): give another with --tls-cert"),
+            (AlertDescription::UnknownCA, "not by the authority of its --tls-client-ca"),
+            (AlertDescription::InternalError, "ended the connection: received fatal alert"),
+        ] {
+            let error = DialError::from(Word::Alert(alert)).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
 }
