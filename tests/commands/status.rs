@@ -94,6 +94,10 @@ fn watching_ends_with_the_job() {
     let ended = watching.wait();
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("\ndone\n2 classes: 2 success, 0 skipped, 0 failed, "), "{}", ended.stdout);
+    // Whether it was still there to be asked or not: nobody holds a class any more.
+    let (_, last) = ended.stdout.split_once("\ndone\n").expect("just seen");
+    let leased = last.lines().skip(3).filter_map(|row| row.split_whitespace().nth(3)).collect::<Vec<_>>();
+    assert!(leased.iter().all(|leased| *leased == "0"), "{last}");
 }
 
 #[test]

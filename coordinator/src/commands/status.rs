@@ -8,14 +8,14 @@ use std::{
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use shared::{exit_code::Exit, job_line::clock, shutdown::Shutdown};
-use tokio::time::sleep;
+use shared::{exit_code::Exit, job::JobStatus, job_line::clock, shutdown::Shutdown};
+use tokio::time::{sleep, timeout};
 
 use super::{CommandError, bytes, json, tell};
 use crate::{
     admin::client::{Client, Overview},
     config::StatusArgs,
-    fleet::{Phase, WorkerState, WorkerView},
+    fleet::{Fleet, Phase, WorkerState, WorkerView},
 };
 
 /// How often `--watch` looks.
@@ -41,7 +41,7 @@ pub(super) async fn run(
     let mut done = pin!(client.done());
     let mut follows = arguments.watch;
     loop {
-        let mut overview = tokio::select! {
+        let overview = tokio::select! {
             overview = client.fleet() => overview?,
             () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
         };
@@ -52,16 +52,23 @@ pub(super) async fn run(
         tokio::select! {
             () = sleep(GLANCE) => {}
             last = &mut done, if follows => match last {
-                // The coordinator is gone before anybody can ask it again.
                 Some(job) => {
-                    (overview.fleet.job, overview.fleet.phase) = (job, Phase::Done);
-                    return show(&overview, out).map(|()| Exit::Done);
+                    let answer = timeout(GLANCE, client.fleet()).await.ok().and_then(Result::ok);
+                    return show(&at_end(overview, job, answer), out).map(|()| Exit::Done);
                 }
                 None => follows = false,
             },
             () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
         }
     }
+}
+
+/// The last word on a job that is done. The coordinator may be gone before anybody can ask it again; what its workers did
+/// in the last seconds is not known then, and rows of before would contradict the counts.
+fn at_end(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
+    let workers =
+        answer.filter(|answer| answer.fleet.job.is_done()).map_or_else(Vec::new, |answer| answer.fleet.workers);
+    Overview { fleet: Fleet { job, phase: Phase::Done, workers }, ..before }
 }
 
 /// For people.
@@ -209,10 +216,7 @@ impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
 
 #[cfg(test)]
 mod tests {
-    use shared::job::JobStatus;
-
     use super::*;
-    use crate::fleet::Fleet;
 
     fn overview() -> Overview {
         let worker = |name: &str, state, received_bytes, silent| WorkerView {
@@ -262,6 +266,24 @@ w                  quarantined     10       9        8        7       6      950
         alone.fleet.phase = Phase::WaitingForWorkers;
         let said = text(&alone);
         assert!(said.starts_with("waiting for workers\n") && said.ends_with("\nno workers"), "{said}");
+    }
+
+    #[test]
+    fn the_last_answer_does_not_contradict_itself() {
+        let job = JobStatus { total: 100, success: 58, skipped: 30, failed: 12, ..JobStatus::default() };
+        let gone = at_end(overview(), job, None);
+        assert!(text(&gone).starts_with("done\n100 classes: 58 success, "), "{}", text(&gone));
+        assert!(text(&gone).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&gone));
+        assert!(json(&Status::from(&gone)).ends_with(r#""done":true,"workers":[]}"#));
+        // An answer of before the end is no better.
+        assert_eq!(at_end(overview(), job, Some(overview())), gone);
+
+        let mut answer = overview();
+        answer.fleet.job = job;
+        answer.fleet.workers.truncate(1);
+        answer.fleet.workers[0].leased = 0;
+        let workers = answer.fleet.workers.clone();
+        assert_eq!(at_end(overview(), job, Some(answer)).fleet, Fleet { job, phase: Phase::Done, workers });
     }
 
     #[test]
