@@ -70,7 +70,7 @@ impl Admin for AdminDoor {
 /// The workers that there are, in words.
 fn known(workers: &[WorkerView]) -> String {
     if workers.is_empty() {
-        return "there is none at all now".to_owned();
+        return "no worker is there now".to_owned();
     }
     let names = workers.iter().take(MAX_NAMES).map(|worker| worker.name.as_str()).collect::<Vec<_>>().join(", ");
     match workers.len().saturating_sub(MAX_NAMES) {
@@ -135,7 +135,7 @@ mod tests {
         let worker_name = "x\u{1b}".to_owned();
         let unknown = door.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();
         assert_eq!(unknown.code(), tonic::Code::NotFound);
-        assert_eq!(unknown.message(), "there is no worker x\\u{1b}; there is none at all now");
+        assert_eq!(unknown.message(), "there is no worker x\\u{1b}; no worker is there now");
     }
 
     #[test]

@@ -42,11 +42,34 @@ pub enum CommandError {
     Say(io::Error),
 }
 
-/// Does what a command asks for; what it finds goes to `out`.
+impl CommandError {
+    /// Whoever read the output has seen enough.
+    fn is_closed_pipe(&self) -> bool {
+        let (Self::Say(error) | Self::Verify(VerifyError::Say(error)) | Self::Init(InitError::Say(error))) = self
+        else {
+            return false;
+        };
+        error.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+/// Does what a command asks for; what it finds goes to `out`. It ends quietly when nobody reads that any more.
 ///
 /// # Errors
 /// [`CommandError`], one sentence that says what to do.
 pub async fn run(
+    command: Command,
+    screen: &Screen,
+    shutdown: &Shutdown,
+    out: impl Write,
+) -> Result<Exit, CommandError> {
+    match carry_out(command, screen, shutdown, out).await {
+        Err(error) if error.is_closed_pipe() => Ok(Exit::Done),
+        ended => ended,
+    }
+}
+
+async fn carry_out(
     command: Command,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -95,4 +118,36 @@ fn json(value: &impl Serialize) -> String {
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 fn bytes(bytes: u64) -> String {
     format!("{}B", short(bytes as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::VerifyArgs;
+
+    /// Refuses every byte.
+    struct Refusing(io::ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_closes_the_pipe_has_seen_enough_and_a_full_disk_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("n00000001")).unwrap();
+        let ended = async |out| {
+            let arguments = VerifyArgs { target: folder.path().to_owned(), strict: false, json: false };
+            run(Command::Verify(arguments), &Screen::Silent, &Shutdown::default(), out).await
+        };
+        assert_eq!(ended(Refusing(io::ErrorKind::BrokenPipe)).await.unwrap(), Exit::Done);
+        let full = ended(Refusing(io::ErrorKind::StorageFull)).await.unwrap_err();
+        assert!(full.to_string().starts_with("write to standard output: "), "{full}");
+    }
 }

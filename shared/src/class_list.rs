@@ -137,8 +137,10 @@ pub enum ClassListError {
     },
     /// Rows, and none of use.
     #[error(
-        "read {}: none of its {bad} rows holds a class id like n02124075; the first is line {line}: \"{value}\"",
-        path.display()
+        "read {}: {} a class id like n02124075; {} line {line}: \"{value}\"",
+        path.display(),
+        if *.bad == 1 { "its only row does not hold".to_owned() } else { format!("none of its {bad} rows holds") },
+        if *.bad == 1 { "it is" } else { "the first is" },
     )]
     NoValidRow {
         /// The path as given.
@@ -421,6 +423,10 @@ mod tests {
         assert_eq!(
             read("wnid\n\nx\ny\n").unwrap_err(),
             "read data.csv: none of its 2 rows holds a class id like n02124075; the first is line 3: \"x\""
+        );
+        assert_eq!(
+            read("wnid\n\nx\n").unwrap_err(),
+            "read data.csv: its only row does not hold a class id like n02124075; it is line 3: \"x\""
         );
     }
 

@@ -19,8 +19,10 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     leaves.wait_until("it has two classes", |_| (status(&job, &coordinator)["leased"] == 2).then_some(()));
 
     let unknown = ask(&job, &coordinator, &["drain", "nobody"]);
-    let words = ["failed to do this: there is no worker nobody; these are there: leaves"];
+    let words = ["failed to drain a worker: there is no worker nobody; these are there: leaves"];
     job.assert_could_not_run(&unknown, &words);
+    let nameless = ask(&job, &coordinator, &["drain", ""]);
+    job.assert_could_not_run(&nameless, &["a value is required for '<NAME>'"]);
 
     let told = ask(&job, &coordinator, &["drain", "leaves"]);
     assert_eq!(told.code, Some(0), "{}", told.stderr);
@@ -32,6 +34,9 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     let left = status(&job, &coordinator);
     assert_eq!((&left["success"], &left["leased"], &left["pending"]), (&json!(2), &json!(0), &json!(6)));
     assert_eq!(left["workers"], json!([]));
+
+    let nobody = ask(&job, &coordinator, &["drain", "leaves"]);
+    job.assert_could_not_run(&nobody, &["failed to drain a worker: there is no worker leaves; no worker is there now"]);
 
     let stays = start("stays");
     assert_eq!(stays.wait().code, Some(0));

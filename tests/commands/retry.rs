@@ -37,7 +37,7 @@ fn classes_that_were_not_there_come_when_the_origin_has_them() {
     for (wnid, seed) in MISSING.iter().zip(11..) {
         origin.class(wnid, images(wnid, 5, 10_000..20_000, seed));
     }
-    let one = ask(&job, &coordinator, &["retry", MISSING[1]]);
+    let one = ask(&job, &coordinator, &["retry", MISSING[1], MISSING[1]]);
     assert_eq!((one.code, one.stdout.as_str()), (Some(0), "1 failed class is tried again\n"), "{}", one.stderr);
     coordinator.running.wait_until("the named one is there", |_| job.class_folder(MISSING[1]).exists().then_some(()));
     assert!(!job.class_folder(MISSING[0]).exists() && !job.class_folder(MISSING[2]).exists());

@@ -85,6 +85,18 @@ fn each_file_that_differs_is_named() {
 }
 
 #[test]
+fn programs_read_the_name_itself_and_people_one_without_surprises() {
+    let job = finished(1);
+    fs::write(job.class_folder("n00000001").join("a\\b\n\u{1b}"), "").unwrap();
+    let found = command(&job, ["verify"]);
+    let said = "n00000001/a\\b\\n\\u{1b} is not in the manifest\n1 class: 0 right, 1 different, ";
+    assert!(found.stdout.starts_with(said), "{}", found.stdout);
+    let found = command(&job, ["verify", "--json"]);
+    let line: Value = serde_json::from_str(found.stdout.lines().next().expect("it differs")).unwrap();
+    assert_eq!(line["file"], json!("a\\b\n\u{1b}"));
+}
+
+#[test]
 fn a_folder_without_a_manifest_is_told_and_fails_only_when_that_is_asked_for() {
     let job = finished(2);
     fs::remove_file(job.class_folder("n00000002").join(MANIFEST)).unwrap();

@@ -55,8 +55,13 @@ pub enum AdminError {
         why: String,
     },
     /// It is there and will not do it.
-    #[error("do this: {0}")]
-    Refused(String),
+    #[error("{asked}: {why}")]
+    Refused {
+        /// What it was asked to do.
+        asked: &'static str,
+        /// In its words.
+        why: String,
+    },
 }
 
 /// The way to a coordinator.
@@ -77,7 +82,7 @@ impl Client {
 
     /// The whole fleet.
     pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
-        Ok(within(&self.address, self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
+        Ok(within(&self.address, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
     }
 
     /// The job's last counts, as soon as it is done; nothing if the coordinator goes away before.
@@ -101,8 +106,8 @@ impl Client {
         let batches = wnids.chunks(MAX_BATCH).chain(wnids.is_empty().then_some(wnids));
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
-            retried +=
-                within(&self.address, self.stub.retry_failed(proto::RetryFailedRequest { wnids })).await?.retried;
+            let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
+            retried += within(&self.address, "try failed classes again", call).await?.retried;
         }
         Ok(retried)
     }
@@ -110,15 +115,17 @@ impl Client {
     /// Tells a worker to finish and end.
     pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
         let request = proto::DrainWorkerRequest { worker_name: name.to_owned() };
-        within(&self.address, self.stub.drain_worker(request)).await?;
+        within(&self.address, "drain a worker", self.stub.drain_worker(request)).await?;
         Ok(())
     }
 }
 
 async fn within<T>(
     address: &Address,
+    asked: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, AdminError> {
+    let refused = |why| AdminError::Refused { asked, why };
     let unreachable = |why| AdminError::Unreachable { address: address.clone(), why };
     match timeout(PATIENCE, call).await {
         Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
@@ -128,8 +135,8 @@ async fn within<T>(
             Err(match status.code() {
                 Code::PermissionDenied | Code::Unauthenticated => AdminError::Denied { address: address.clone(), why },
                 _ if connect::mismatched(&status) => AdminError::Denied { address: address.clone(), why },
-                Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => AdminError::Refused(why),
-                Code::Unimplemented => AdminError::Refused("the coordinator is of an older release".to_owned()),
+                Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => refused(why),
+                Code::Unimplemented => refused("the coordinator is of an older release".to_owned()),
                 _ => unreachable(why),
             })
         }

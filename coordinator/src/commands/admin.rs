@@ -1,8 +1,8 @@
 //! `coordinator retry` and `coordinator drain`: what a running coordinator is asked to do.
 
-use std::io::Write;
+use std::{collections::BTreeSet, io::Write};
 
-use shared::exit_code::Exit;
+use shared::{Wnid, exit_code::Exit};
 
 use super::{CommandError, tell};
 use crate::{
@@ -13,12 +13,14 @@ use crate::{
 /// Makes failed classes pending again.
 pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
     let mut client = Client::new(&arguments.coordinator.way)?;
-    let retried = client.retry(&arguments.wnids).await?;
+    // One that is named twice is one class.
+    let named: Vec<Wnid> = arguments.wnids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let retried = client.retry(&named).await?;
     // A job that is done stays done.
     if retried == 0 && client.fleet().await?.fleet.job.is_done() {
         return Err(CommandError::JobDone);
     }
-    tell(out, &retried_in_words(retried, arguments.wnids.len())).map_err(CommandError::Say)?;
+    tell(out, &retried_in_words(retried, named.len())).map_err(CommandError::Say)?;
     Ok(Exit::Done)
 }
 

@@ -142,7 +142,7 @@ fn start(
             {
                 let send = |found| drop(sender.blocking_send(found));
                 let checked = verifier.check(wnid, |file, difference| {
-                    send(Found::Difference { wnid, file: file.map(printable), difference });
+                    send(Found::Difference { wnid, file: file.map(str::to_owned), difference });
                 });
                 send(Found::Class { wnid, checked });
             }
@@ -162,7 +162,7 @@ impl Totals {
                     return tell(out, &json(&Line { class, file, difference: difference.word(), text: &text }));
                 }
                 match file {
-                    Some(file) => tell(out, &format!("{wnid}/{file} {text}")),
+                    Some(file) => tell(out, &format!("{wnid}/{} {text}", printable(file))),
                     None => tell(out, &format!("{wnid} {text}")),
                 }
             }
@@ -191,8 +191,10 @@ impl Totals {
 
     fn text(&self) -> String {
         let Self { classes, right, different, not_proved, files, .. } = self;
-        let counts = format!("{classes} classes: {right} right, {different} different, {not_proved} not proved");
-        format!("{counts}; {files} files, {} compared", bytes(self.bytes))
+        let classes = if *classes == 1 { "1 class".to_owned() } else { format!("{classes} classes") };
+        let files = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+        let counts = format!("{classes}: {right} right, {different} different, {not_proved} not proved");
+        format!("{counts}; {files}, {} compared", bytes(self.bytes))
     }
 
     fn exit(&self, strict: bool) -> Exit {
@@ -220,7 +222,7 @@ mod tests {
     fn found() -> Vec<Found> {
         let wnid = "n02124075".parse().unwrap();
         let difference =
-            |file: Option<&str>, difference| Found::Difference { wnid, file: file.map(printable), difference };
+            |file: Option<&str>, difference| Found::Difference { wnid, file: file.map(str::to_owned), difference };
         vec![
             difference(Some("a\n.JPEG"), Difference::Size { listed: 7, found: 9 }),
             difference(None, Difference::Unreadable("no".to_owned())),
@@ -241,6 +243,8 @@ mod tests {
              n02124075 is not proved: it has no manifest\n"
         );
         assert_eq!(totals.text(), "3 classes: 1 right, 1 different, 1 not proved; 30 files, 4.50MB compared");
+        let one = Totals { classes: 1, right: 1, files: 1, bytes: 7, ..Totals::default() };
+        assert_eq!(one.text(), "1 class: 1 right, 0 different, 0 not proved; 1 file, 7B compared");
     }
 
     #[test]
@@ -248,7 +252,7 @@ mod tests {
         let (totals, text) = lines(&found(), true);
         assert_eq!(
             text,
-            r#"{"class":"n02124075","file":"a\\n.JPEG","difference":"size","text":"has 9 bytes, the manifest says 7"}
+            r#"{"class":"n02124075","file":"a\n.JPEG","difference":"size","text":"has 9 bytes, the manifest says 7"}
 {"class":"n02124075","file":null,"difference":"unreadable","text":"cannot be read: no"}
 {"class":"n02124075","file":null,"difference":"not_proved","text":"it has no manifest"}
 "#

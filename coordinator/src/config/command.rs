@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, builder::FalseyValueParser};
+use clap::{
+    Args, Subcommand,
+    builder::{FalseyValueParser, NonEmptyStringValueParser},
+};
 
 use shared::{Wnid, connect::ConnectArgs};
 
@@ -114,7 +117,7 @@ pub struct DrainArgs {
     #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: CoordinatorArgs,
     /// Which worker; `coordinator status` lists them
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }
 
