@@ -1,0 +1,182 @@
+//! Random sequences of all operations: no class is lost, none is settled twice, tokens grow, counts add up.
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Register { worker: usize, instance: u8 },
+    Renew { worker: usize, received: u64 },
+    Acquire { worker: usize, max: usize, forget: bool },
+    Report { pick: usize, by: usize, outcome: usize },
+    RetryFailed,
+    Drain { worker: usize },
+    Leave { worker: usize },
+    Wait { seconds: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let worker = 0..3_usize;
+    prop_oneof![
+        2 => (worker.clone(), 0..2_u8).prop_map(|(worker, instance)| Step::Register { worker, instance }),
+        3 => (worker.clone(), 0..100_u64).prop_map(|(worker, received)| Step::Renew { worker, received }),
+        4 => (worker.clone(), 0..4_usize, any::<bool>())
+            .prop_map(|(worker, max, forget)| Step::Acquire { worker, max, forget }),
+        8 => (any::<usize>(), worker.clone(), 0..4_usize)
+            .prop_map(|(pick, by, outcome)| Step::Report { pick, by, outcome }),
+        1 => Just(Step::RetryFailed),
+        1 => worker.clone().prop_map(|worker| Step::Drain { worker }),
+        1 => worker.prop_map(|worker| Step::Leave { worker }),
+        2 => (1..60_u64).prop_map(|seconds| Step::Wait { seconds }),
+    ]
+}
+
+/// Three workers as they see themselves, and everything that was ever granted.
+#[derive(Default)]
+struct Fleet {
+    sessions: [Option<SessionId>; 3],
+    held: [Vec<Lease>; 3],
+    granted: Vec<Lease>,
+    last_token: HashMap<Wnid, LeaseToken>,
+    settled: HashMap<Wnid, Outcome>,
+}
+
+impl Fleet {
+    fn take(&mut self, table: &mut LeaseTable, step: &Step, now: &mut Instant) {
+        match *step {
+            Step::Register { worker, instance } => {
+                let before = table.status();
+                let registered = register(table, &worker.to_string(), &[instance], &self.held[worker], *now);
+                let Ok(registered) = registered else { return assert_eq!(table.status(), before) };
+                self.give_up(worker, &registered.drop);
+                self.sessions[worker] = Some(registered.session);
+                self.note(registered.replaced);
+            }
+            Step::Renew { worker, received } => {
+                let Some(session) = self.sessions[worker] else { return };
+                match renew(table, session, &self.held[worker], received, *now) {
+                    Ok(drop) => self.give_up(worker, &drop),
+                    Err(UnknownSession) => self.sessions[worker] = None,
+                }
+            }
+            Step::Acquire { worker, max, forget } => {
+                let Some(session) = self.sessions[worker] else { return };
+                let Ok(leases) = acquire(table, session, max, *now) else { return };
+                assert!(leases.len() <= max);
+                for lease in leases {
+                    assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
+                    assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
+                    self.granted.push(lease);
+                    if !forget {
+                        self.held[worker].retain(|held| held.wnid != lease.wnid);
+                        self.held[worker].push(lease);
+                    }
+                }
+            }
+            Step::Report { pick, by, outcome } => {
+                if self.granted.is_empty() {
+                    return;
+                }
+                let outcome = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host)][outcome].clone();
+                let session = self.sessions[by].unwrap_or(SessionId(0));
+                self.report(table, session, self.granted[pick % self.granted.len()], outcome, *now);
+            }
+            Step::RetryFailed => {
+                for wnid in table.retry_failed(&[]) {
+                    let before = self.settled.remove(&wnid);
+                    assert!(matches!(before, Some(Outcome::Failed(_))), "only what has failed is tried again");
+                }
+            }
+            Step::Drain { worker } => {
+                let drained = table.drain(&worker.to_string());
+                assert_eq!(drained, table.sessions.by_worker.contains_key(&worker.to_string()));
+            }
+            Step::Leave { worker } => {
+                self.held[worker].clear();
+                if let Some(session) = self.sessions[worker].take() {
+                    let left = table.leave(session);
+                    assert!(left.is_err() || left.unwrap().given_up.is_empty());
+                }
+            }
+            Step::Wait { seconds } => {
+                *now += Duration::from_secs(seconds);
+                table.tick(*now).into_iter().for_each(|ended| self.note(Some(ended)));
+            }
+        }
+    }
+
+    fn report(&mut self, table: &mut LeaseTable, id: SessionId, lease: Lease, outcome: Outcome, now: Instant) {
+        let is_good = !matches!(outcome, Outcome::Failed(_));
+        let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
+        let verdict = table.report(id, lease, &outcome, now, 0.5);
+        match verdict {
+            Verdict::Settled => assert_eq!(before, None, "settled twice"),
+            Verdict::Corrected => assert!(is_good && before == Some(false)),
+            Verdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
+            Verdict::Stale | Verdict::Retried | Verdict::Doubted | Verdict::Excused => {
+                assert!(!is_good && before.is_none());
+            }
+            Verdict::NotInList => panic!("all classes are in the list"),
+        }
+        if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
+            self.settled.insert(lease.wnid, outcome);
+        }
+    }
+
+    fn give_up(&mut self, worker: usize, drop: &[Wnid]) {
+        self.held[worker].retain(|held| !drop.contains(&held.wnid));
+    }
+
+    fn note_given_up(&mut self, table: &mut LeaseTable) {
+        for (wnid, failure) in table.take_given_up() {
+            assert_eq!(self.settled.insert(wnid, Outcome::Failed(failure)), None, "settled twice");
+        }
+    }
+
+    fn note(&mut self, ended: Option<Ended>) {
+        for wnid in ended.into_iter().flat_map(|ended| ended.given_up) {
+            assert_eq!(self.settled.insert(wnid, bad()), None, "settled twice");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_sequence_of_operations_loses_or_doubles_a_class(steps in vec(step(), 1..300), count in 1..30_u32) {
+        let mut now = Instant::now();
+        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL);
+        let mut fleet = Fleet::default();
+        for step in &steps {
+            fleet.take(&mut table, step, &mut now);
+            fleet.note_given_up(&mut table);
+            check(&table);
+        }
+        prop_assert_eq!(table.status().settled(), fleet.settled.len() as u64 + 2);
+        // Whatever happened before, a healthy worker that comes last finishes the job.
+        let mut last = None;
+        for _ in 0..100 {
+            now += Duration::from_mins(1);
+            for ended in table.tick(now) {
+                fleet.note(Some(ended));
+            }
+            let id = last.unwrap_or_else(|| session(&mut table, "last", now));
+            if table.known(id).is_err() {
+                last = None;
+                continue;
+            }
+            last = Some(id);
+            table.renew(id, &[], 0, now).unwrap();
+            for lease in acquire(&mut table, id, usize::MAX, now).unwrap() {
+                fleet.report(&mut table, id, lease, good(), now);
+            }
+            fleet.note_given_up(&mut table);
+            check(&table);
+            if table.status().is_done() {
+                break;
+            }
+        }
+        prop_assert!(table.status().is_done(), "{:?} {:?}", table.status(), table.phase());
+        prop_assert_eq!(fleet.settled.len(), count as usize);
+    }
+}
