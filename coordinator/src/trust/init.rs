@@ -16,9 +16,12 @@ use std::{
 use clap::Args;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _,
 };
+use rustls::pki_types::CertificateDer;
 use shared::tls::{Authority, Source, TlsError, Token, certificates};
 use worker::config::host_name;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Role;
 
@@ -49,6 +52,26 @@ pub enum InitError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// It is kept elsewhere, as it should be.
+    #[error(
+        "make certificates: {} is missing, which signs them; put it back for as long as this takes, or give another folder \
+         with --dir", path.display()
+    )]
+    NoKey {
+        /// The authority's key.
+        path: PathBuf,
+    },
+    /// What it signed would be believed by nobody.
+    #[error(
+        "make certificates: {} is not the key of {}; put the one back that belongs to it", key.display(),
+        certificate.display()
+    )]
+    OtherKey {
+        /// The authority's certificate.
+        certificate: PathBuf,
+        /// The key of another.
+        key: PathBuf,
     },
     /// The file system.
     #[error("write {}: {source}; give a writable folder with --dir", path.display())]
@@ -90,6 +113,10 @@ const TOKENS: [&str; 4] = ["tokens", "worker.token", "viewer.token", "admin.toke
 /// [`InitError`]; what was written before stays.
 pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
     let folder = &arguments.dir;
+    let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
+    if is_there(&certificate) && !is_there(&key) {
+        return Err(InitError::NoKey { path: key });
+    }
     let [has_authority, has_server, has_tokens] =
         [has_all(folder, &AUTHORITY)?, has_all(folder, &SERVER)?, has_all(folder, &TOKENS)?];
     let first = match (has_authority, has_server, has_tokens) {
@@ -124,7 +151,7 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
 
 /// Whether they are there, all of them or none.
 fn has_all(folder: &Path, names: &[&str]) -> Result<bool, InitError> {
-    let is_there = |name: &&&str| folder.join(name).symlink_metadata().is_ok();
+    let is_there = |name: &&&str| is_there(&folder.join(name));
     match names.iter().filter(is_there).count() {
         0 => Ok(false),
         count if count == names.len() => Ok(true),
@@ -133,6 +160,10 @@ fn has_all(folder: &Path, names: &[&str]) -> Result<bool, InitError> {
             Err(InitError::Exists { path })
         }
     }
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// What signs, and the digest of its certificate.
@@ -163,8 +194,18 @@ fn read_authority(folder: &Path) -> Result<Signer, InitError> {
     });
     let (pem, key) = (pem?, KeyPair::from_pem(&key?)?);
     let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes() };
-    let digest = Authority::of(&certificates(&source)?[0]);
+    let certificate = certificates(&source)?.swap_remove(0);
+    if !belongs(&key, &certificate) {
+        let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
+        return Err(InitError::OtherKey { certificate, key });
+    }
+    let digest = Authority::of(&certificate);
     Ok(Signer { issuer: Issuer::from_ca_cert_pem(&pem, key)?, pem, digest })
+}
+
+fn belongs(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
 
 fn server(authority: &Signer, advertise: &[String], files: &mut Vec<New>) -> Result<(), InitError> {
@@ -248,8 +289,15 @@ fn next_steps(folder: &Path, files: &[New], host: &str) -> String {
 fn host(text: &str) -> Result<String, String> {
     let text = text.trim().trim_matches(['[', ']']);
     let is_name = |text: &str| {
-        let fits = |character: char| character.is_ascii_alphanumeric() || "-._*".contains(character);
-        !text.is_empty() && text.len() <= 253 && text.chars().all(fits)
+        // A worker believes a star for one whole label only, and never alone.
+        let labels: Vec<&str> = text.strip_prefix("*.").unwrap_or(text).trim_end_matches('.').split('.').collect();
+        let is_label = |label: &&str| {
+            let fits = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+            (1..=63).contains(&label.len()) && label.chars().all(fits)
+        };
+        // What ends in a number is meant as an address.
+        let is_number = labels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+        text.len() <= 253 && labels.iter().all(is_label) && !is_number
     };
     if text.parse::<IpAddr>().is_ok() || is_name(text) {
         Ok(text.to_owned())
@@ -327,6 +375,30 @@ mod tests {
     }
 
     #[test]
+    fn without_the_key_of_the_authority_it_says_what_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        run(dir, &[]).unwrap();
+        let theirs = tempfile::tempdir().unwrap();
+        run(theirs.path(), &[]).unwrap();
+        std::fs::remove_file(dir.join("server.pem")).unwrap();
+        std::fs::remove_file(dir.join("server.key")).unwrap();
+        std::fs::rename(dir.join("ca.key"), dir.join("away")).unwrap();
+        let before = contents(dir);
+        let error = run(dir, &[]).unwrap_err().to_string();
+        assert!(error.contains("ca.key is missing, which signs them; put it back"), "{error}");
+        assert_eq!(contents(dir), before);
+
+        std::fs::copy(theirs.path().join("ca.key"), dir.join("ca.key")).unwrap();
+        let error = run(dir, &[]).unwrap_err().to_string();
+        assert!(error.contains("ca.key is not the key of") && error.contains("put the one back"), "{error}");
+        assert!(!dir.join("server.pem").exists());
+
+        std::fs::rename(dir.join("away"), dir.join("ca.key")).unwrap();
+        assert!(run(dir, &[]).unwrap().contains("server.pem, server.key"));
+    }
+
+    #[test]
     fn what_was_taken_away_is_made_anew_by_the_same_authority() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
@@ -354,7 +426,20 @@ mod tests {
 
     #[test]
     fn hosts_have_no_port() {
-        for wrong in ["node1:50051", "https://node1", "", "a b", "10.0.0.5:1"] {
+        for wrong in [
+            "node1:50051",
+            "https://node1",
+            "",
+            "a b",
+            "10.0.0.5:1",
+            "*",
+            "*.",
+            "a.*.org",
+            "n*",
+            "10.0.0.256",
+            "10.0.0",
+            "a..b",
+        ] {
             assert!(host(wrong).is_err(), "{wrong}");
         }
         assert_eq!(host(" [fd00::1] "), Ok("fd00::1".to_owned()));
