@@ -367,8 +367,8 @@ fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposur
         Exposure::Closed => "",
         Exposure::Insecure => " (INSECURE)",
     };
-    let token = if door.is_locked() { " --token-file worker.token" } else { "" };
-    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{token}"));
+    let flags = door.worker_flags();
+    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
         let who = if door.is_locked() { "whoever has a token" } else { "everybody" };

@@ -22,6 +22,9 @@ use crate::tls::{TlsError, Watched};
 use channel::Way;
 use credentials::CredentialFiles;
 
+/// Where coordinators listen unless they are told otherwise.
+pub const PORT: u16 = 50051;
+
 /// Where the coordinator is, and what proves one to the other.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
@@ -86,7 +89,8 @@ impl ConnectArgs {
     }
 }
 
-/// The address of a coordinator, `http://host:port` or `https://host:port`.
+/// The address of a coordinator, `http://host:port` or `https://host:port`. Without a port it is the coordinators' own
+/// ([`PORT`]), not that of web servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
@@ -120,14 +124,26 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let url = Url::parse(text).map_err(|_| InvalidAddress)?;
+        let mut url = Url::parse(text).map_err(|_| InvalidAddress)?;
         let is_address = ["http", "https"].contains(&url.scheme()) && url.host().is_some();
         // A secret in it would stand in the list of processes.
         if !is_address || !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidAddress);
         }
+        if !names_port(text) {
+            url.set_port(Some(PORT)).map_err(|()| InvalidAddress)?;
+        }
         Ok(Self(url))
     }
+}
+
+/// Whether there is a port; the URL itself forgets one that is its scheme's.
+fn names_port(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // An address in brackets has colons of its own.
+    let after_host = authority.rsplit(']').next().unwrap_or_default();
+    after_host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
 /// Why the arguments lead to no coordinator.

@@ -103,6 +103,19 @@ impl Door {
         self.tokens.is_some() || self.has_client_authority
     }
 
+    /// What a worker's command has to have to come in, by the names of files that `coordinator init` and its documentation
+    /// use.
+    pub fn worker_flags(&self) -> &'static str {
+        match (&self.tokens, &self.tls) {
+            (Some(_), _) => " --token-file worker.token",
+            (None, Some(_)) if self.has_client_authority => {
+                " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"
+            }
+            (None, Some(_)) => " --tls-ca ca.pem",
+            (None, None) => "",
+        }
+    }
+
     /// Looks at the files for ever.
     pub(super) async fn watch(self: Arc<Self>) {
         let mut remind = Instant::now();
@@ -111,9 +124,9 @@ impl Door {
                 && let Some(left) = self.tls.as_ref().and_then(|tls| tls.get().ends_soon(SystemTime::now()))
             {
                 remind = Instant::now() + REMIND;
-                let days = left.as_secs() / (24 * 3600);
                 tracing::warn!(
-                    "the coordinator's certificate ends in {days} days; replace the files of --tls-cert and --tls-key"
+                    "the coordinator's certificate {}; replace the files of --tls-cert and --tls-key",
+                    end_in_words(left)
                 );
             }
             sleep(LOOK).await;
@@ -129,6 +142,54 @@ impl Door {
             if looked.await.is_err() {
                 tracing::warn!("certificates and tokens could not be looked at, trying again");
             }
+        }
+    }
+}
+
+fn end_in_words(left: Duration) -> String {
+    match (left.is_zero(), left.as_secs() / (24 * 3600)) {
+        (true, _) => "has ended, and no worker believes it any more".to_owned(),
+        (false, 0) => "ends within a day".to_owned(),
+        (false, 1) => "ends in 1 day".to_owned(),
+        (false, days) => format!("ends in {days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_command_names_what_this_door_asks_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = crate::trust::InitArgs { dir: folder.path().to_owned(), advertise: Vec::new() };
+        crate::trust::init(&arguments, &mut Vec::new()).unwrap();
+        let path = |name| folder.path().join(name);
+        let tls = |client_authority| {
+            Some(TlsFiles { certificate: path("server.pem"), key: path("server.key"), client_authority })
+        };
+        for (tls, tokens, flags) in [
+            (None, None, ""),
+            (None, Some(path("tokens")), " --token-file worker.token"),
+            (tls(Some(path("ca.pem"))), Some(path("tokens")), " --token-file worker.token"),
+            (tls(Some(path("ca.pem"))), None, " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"),
+            (tls(None), None, " --tls-ca ca.pem"),
+        ] {
+            let files = DoorFiles { tls, tokens };
+            assert_eq!(files.open().unwrap().worker_flags(), flags, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_is_told_as_ended() {
+        let hour = Duration::from_hours(1);
+        for (left, words) in [
+            (Duration::ZERO, "has ended, and no worker believes it any more"),
+            (hour, "ends within a day"),
+            (hour * 25, "ends in 1 day"),
+            (hour * 300, "ends in 12 days"),
+        ] {
+            assert_eq!(end_in_words(left), words);
         }
     }
 }

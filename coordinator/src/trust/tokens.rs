@@ -18,7 +18,7 @@ impl Tokens {
         });
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         if tokens.is_empty() {
-            return Err(TlsError::Token { path: source.path.clone(), source: InvalidToken::NotOne(0) });
+            return Err(TlsError::NoTokens { path: source.path.clone() });
         }
         Ok(Self(tokens))
     }
@@ -88,6 +88,9 @@ mod tests {
                 "{error}"
             );
         }
-        assert!(tokens("# none\n").is_err());
+        for none in ["", "# none\n"] {
+            let error = tokens(none).unwrap_err();
+            assert!(error.contains("write one `role token` on each line"), "{error}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
-use rustls::{AlertDescription, ClientConfig, InvalidMessage, pki_types::ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, pki_types::ServerName};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
@@ -40,6 +40,11 @@ pub(super) enum DialError {
         "the coordinator could not prove itself ({0}): give this cluster's token with --token-file, or its authority with --tls-ca"
     )]
     Untrusted(rustls::Error),
+    #[error(
+        "the coordinator's certificate is not valid now ({0}): make another where it runs, with `coordinator init`, or set \
+         this machine's clock"
+    )]
+    OutOfDate(rustls::Error),
     #[error("the coordinator speaks TLS: give --connect https://…")]
     SpeaksTls,
     #[error("the coordinator speaks plaintext: give --connect http://… if that is as it should be")]
@@ -98,6 +103,14 @@ fn refusal(error: io::Error) -> DialError {
         return Word::Alert(alert).into();
     }
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(
+            ended @ rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            ),
+        ) => DialError::OutOfDate(ended.clone()),
         Some(untrusted @ rustls::Error::InvalidCertificate(_)) => DialError::Untrusted(untrusted.clone()),
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => DialError::SpeaksPlaintext,
         _ => DialError::Handshake(error),
@@ -112,6 +125,7 @@ pub fn mismatched(status: &tonic::Status) -> bool {
         if let Some(error) = error.downcast_ref() {
             return match error {
                 DialError::Untrusted(_)
+                | DialError::OutOfDate(_)
                 | DialError::CertificateRefused(_)
                 | DialError::SpeaksTls
                 | DialError::SpeaksPlaintext => true,
@@ -160,6 +174,19 @@ mod tests {
         let status = tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::SpeaksPlaintext.into())));
         assert_eq!(reason(&status), DialError::SpeaksPlaintext.to_string());
         assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
+    }
+
+    #[test]
+    fn a_server_that_is_out_of_date_is_told_from_another() {
+        for (error, words) in [
+            (CertificateError::Expired, "make another where it runs"),
+            (CertificateError::NotValidYet, "set this machine's clock"),
+            (CertificateError::UnknownIssuer, "give this cluster's token"),
+        ] {
+            let error = rustls::Error::InvalidCertificate(error);
+            let said = refusal(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

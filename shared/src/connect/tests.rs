@@ -31,6 +31,22 @@ fn an_address_is_a_url_with_a_host_and_no_secret() {
     }
 }
 
+#[test]
+fn an_address_without_a_port_has_the_coordinators_own() {
+    for (text, address) in [
+        ("https://host", "https://host:50051"),
+        ("http://127.0.0.1/", "http://127.0.0.1:50051"),
+        ("http://[::1]", "http://[::1]:50051"),
+        ("http://[::1]:7", "http://[::1]:7"),
+        ("http://host:", "http://host:50051"),
+        // The scheme's own, which a URL does not show.
+        ("https://host:443", "https://host"),
+        ("http://host:80", "http://host"),
+    ] {
+        assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(address.to_owned()), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn what_does_not_go_together_is_told_in_one_sentence() {
     let folder = tempfile::tempdir().unwrap();

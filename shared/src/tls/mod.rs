@@ -84,6 +84,12 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// The coordinator's file of several, without one.
+    #[error("use the tokens in {}: it holds none; write one `role token` on each line, as `coordinator init` does", path.display())]
+    NoTokens {
+        /// The file.
+        path: PathBuf,
+    },
     /// A line that is no token, in a file of several.
     #[error("use the tokens in {}, line {line}: {source}", path.display())]
     TokenLine {
