@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, builder::FalseyValueParser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use shared::{
     exit_code,
+    http::parse_address,
     job::{Durability, Existing},
 };
 use worker::config::SlotArgs;
@@ -97,7 +98,7 @@ pub struct OriginConfig {
     #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
     pub timeout: Duration,
     /// Only what the last run has left failed; what it has left complete counts as skipped, and nobody is asked about it
-    #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
     pub retry_failed: bool,
     /// Extra certificate authorities for the origin, PEM
     #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
@@ -115,7 +116,7 @@ pub struct TargetConfig {
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR")]
     pub target: Option<PathBuf>,
     /// Leave no tar behind; with this none is ever written, only the class folders
-    #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = yes_or_no)]
     pub delete_tar: bool,
     /// What becomes of a class folder that this program did not write
     #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
@@ -130,10 +131,10 @@ pub struct TargetConfig {
 #[command(next_help_heading = "On one machine")]
 pub struct SingleHostConfig {
     /// Download in this process; no worker needs to be started
-    #[arg(long, env = "IMAGENET_DEV", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_DEV", value_parser = yes_or_no)]
     pub dev: bool,
     /// Show how it works with a little origin of its own, whose faults are part of the show; implies --dev, needs no CSV
-    #[arg(long, env = "IMAGENET_DEMO", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_DEMO", value_parser = yes_or_no)]
     pub demo: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
@@ -145,7 +146,7 @@ pub struct SingleHostConfig {
 #[command(next_help_heading = "On many machines")]
 pub struct FleetConfig {
     /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens unless this is given]
-    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
     /// File that keeps what is settled, for a coordinator that is started again [default:
     /// `.imagenet_downloader.ledger` in the target]
@@ -162,7 +163,7 @@ pub struct FleetConfig {
 pub struct OutsideConfig {
     /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default: 127.0.0.1:8080; with --dev a
     /// free port if that is busy]
-    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR")]
+    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
 }
 
@@ -203,6 +204,15 @@ impl Config {
     }
 }
 
+/// What a flag's variable says; a word that is neither must not be taken for one of the two.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
+        "" | "n" | "no" | "f" | "false" | "off" | "0" => Ok(false),
+        _ => Err("it is neither yes nor no; give true or false".to_owned()),
+    }
+}
+
 /// More than nothing, a day at the most.
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
@@ -236,6 +246,24 @@ impl From<DurabilityArg> for Durability {
         match argument {
             DurabilityArg::Power => Self::Power,
             DurabilityArg::Process => Self::Process,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_says_yes_or_no_or_is_refused() {
+        for yes in ["y", "Yes", "t", "TRUE", "on", "1"] {
+            assert_eq!(yes_or_no(yes), Ok(true), "{yes}");
+        }
+        for no in ["", "n", "No", "f", "FALSE", "off", "0"] {
+            assert_eq!(yes_or_no(no), Ok(false), "{no}");
+        }
+        for neither in ["vielleicht", "2", " ", "truefalse"] {
+            yes_or_no(neither).expect_err(neither);
         }
     }
 }

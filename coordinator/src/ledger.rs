@@ -85,6 +85,12 @@ pub enum LedgerError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A database of another program.
+    #[error("open the ledger {}: it is a database of something else and no ledger; give another file with --ledger", path.display())]
+    Foreign {
+        /// The path as given.
+        path: PathBuf,
+    },
     /// Written by a later version.
     #[error(
         "open the ledger {}: its format is {found}, and this version knows {VERSION}; use a newer coordinator, or give another file with --ledger",
@@ -160,10 +166,14 @@ impl Ledger {
         let absolute = std::path::absolute(path).map_err(file)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(absolute, flags).map_err(read)?;
-        connection
-            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;")
-            .map_err(read)?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(read)?;
+        connection.execute_batch("PRAGMA busy_timeout=5000;").map_err(read)?;
+        let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
+        let found = number("PRAGMA user_version")?;
+        // Looked at before anything is changed: our tables come with our version, in one transaction.
+        if found == 0 && number("SELECT count(*) FROM sqlite_schema")? > 0 {
+            return Err(LedgerError::Foreign { path: path.to_owned() });
+        }
+        connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").map_err(read)?;
         match found {
             0 => schema::create(&connection).map_err(write)?,
             1 => schema::migrate_from_1(&connection, &std::path::absolute(path).map_err(file)?).map_err(write)?,
@@ -368,6 +378,20 @@ mod tests {
             record(2, Outcome::Skipped(Published { files: 1, bytes: u64::MAX })),
             record(3, Outcome::Failed(Failure::new(FailureKind::Conflict, "it's \"there\""))),
         ]
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photos.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE photo (name TEXT);").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let said = Ledger::open(&path).unwrap_err().to_string();
+        assert!(
+            said.ends_with("it is a database of something else and no ledger; give another file with --ledger"),
+            "{said}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]

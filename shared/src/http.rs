@@ -49,6 +49,14 @@ pub struct Address {
     pub or_any_port: bool,
 }
 
+/// Reads an address to listen on; a host's name stands for several, or for none.
+///
+/// # Errors
+/// Says what an address looks like.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it takes an IP address and a port, like 127.0.0.1:8080".to_owned())
+}
+
 /// Why nobody can ask.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {

@@ -89,6 +89,11 @@ pub enum InvalidUrl {
     /// `{wnid}` in the host, where an id would choose whom to ask.
     #[error("{{wnid}} may only stand in the path or the query")]
     Placeholder,
+    /// Braces that are not those of `{wnid}`; not shown, for they may stand in a password.
+    #[error(
+        "it holds a placeholder other than {{wnid}}, and there is no other; put {{wnid}} where the id belongs, and write braces that are meant as %7B and %7D"
+    )]
+    OtherPlaceholder,
     /// A placeholder that changes nothing of what is asked for.
     #[error(
         "{{wnid}} does not reach the server there (what follows # is never sent), so every class would be the same file; put it into the path or the query"
@@ -109,6 +114,9 @@ impl UrlTemplate {
     /// [`InvalidUrl`] says in which way the text is none.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let text = text.trim();
+        if text.replace(PLACEHOLDER, "").contains(['{', '}']) {
+            return Err(InvalidUrl::OtherPlaceholder);
+        }
         let template = if text.contains(PLACEHOLDER) {
             text.to_owned()
         } else {
@@ -339,6 +347,11 @@ mod tests {
         assert_eq!(url("file:///etc"), Err(InvalidUrl::Scheme("file".to_owned())));
         assert_eq!(url("https://h/x?key=1"), Err(InvalidUrl::Query));
         assert_eq!(url("https://{wnid}.h/x"), Err(InvalidUrl::Placeholder));
+        for template in
+            ["http://h/{wind}.tar", "http://h/{x}/{wnid}.tar", "http://h/{WNID}", "http://h/{wnid", "http://h/{}"]
+        {
+            assert_eq!(url(template), Err(InvalidUrl::OtherPlaceholder), "{template}");
+        }
     }
 
     #[test]

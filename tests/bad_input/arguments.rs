@@ -24,11 +24,25 @@ fn flags_that_make_no_sense_are_refused_with_their_name() {
         (&["--max-connections", "0"], "--max-connections"),
         (&["--lease-ttl", "0s"], "--lease-ttl"),
         (&["--http", "nowhere"], "--http"),
+        (&["--http", "localhost:0"], "it takes an IP address and a port, like 127.0.0.1:8080"),
+        (&["--http", ":8080"], "it takes an IP address and a port, like 127.0.0.1:8080"),
+        (&["--listen", "foo:1"], "it takes an IP address and a port, like 127.0.0.1:8080"),
         (&["--no-such-flag"], "--no-such-flag"),
     ] {
         let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
         job.assert_could_not_run(&job.run(), &[word]);
     }
+    assert_eq!(origin.all_requests().len(), 0);
+}
+
+#[test]
+fn a_variable_that_is_neither_yes_nor_no_is_refused() {
+    let origin = Origin::start();
+    let job = Job::new().classes([WNID]).origin(&origin).variable("IMAGENET_DELETE_TAR", "vielleicht");
+    job.assert_could_not_run(&job.run(), &["'vielleicht' for '--delete-tar': it is neither yes nor no"]);
+    let job = Job::new().variable("IMAGENET_JSON", "2");
+    let status = job.start_with(["status"]).wait();
+    job.assert_could_not_run(&status, &["'2' for '--json': it is neither yes nor no; give true or false"]);
     assert_eq!(origin.all_requests().len(), 0);
 }
 
@@ -51,9 +65,16 @@ fn files_that_flags_name_must_be_there_and_make_sense() {
 
 #[test]
 fn what_is_no_url_is_refused() {
-    for url in
-        ["image-net.org/data", "", "ftp://127.0.0.1/", "file:///etc", "http://", "http://h/x?key=1", "http://{wnid}.h/"]
-    {
+    for url in [
+        "image-net.org/data",
+        "",
+        "ftp://127.0.0.1/",
+        "file:///etc",
+        "http://",
+        "http://h/x?key=1",
+        "http://{wnid}.h/",
+        "http://h/{wind}.tar",
+    ] {
         let job = Job::new().classes([WNID]).url(url);
         job.assert_could_not_run(&job.run(), &["url"]);
     }

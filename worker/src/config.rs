@@ -27,7 +27,7 @@ pub struct Cli {
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
     /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one [default: nowhere]
-    #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR")]
+    #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
 }
 

@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{
-    Args, Subcommand,
-    builder::{FalseyValueParser, NonEmptyStringValueParser},
-};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
 use shared::{Wnid, connect::ConnectArgs};
 
+use super::yes_or_no;
 use crate::trust::InitArgs;
 
 const VERIFY_HELP: &str = "\
@@ -92,10 +90,10 @@ pub struct StatusArgs {
     #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: CoordinatorArgs,
     /// For programs: one JSON object
-    #[arg(long, env = "IMAGENET_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
     pub json: bool,
     /// Tell it again every two seconds until the job is done
-    #[arg(long, env = "IMAGENET_WATCH", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_WATCH", value_parser = yes_or_no)]
     pub watch: bool,
 }
 
@@ -128,9 +126,9 @@ pub struct VerifyArgs {
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
     /// A folder without a manifest is a failure, too (made by hand or by another tool; a job gives it one once it is proved)
-    #[arg(long, env = "IMAGENET_STRICT", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_STRICT", value_parser = yes_or_no)]
     pub strict: bool,
     /// For programs: one JSON object a line
-    #[arg(long, env = "IMAGENET_JSON", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
     pub json: bool,
 }

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, builder::FalseyValueParser};
+use clap::Args;
 
-use super::ConfigError;
+use super::{ConfigError, yes_or_no};
 use crate::trust::{DoorFiles, TlsFiles};
 
 /// Who may join.
@@ -25,7 +25,7 @@ pub struct DoorConfig {
     #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Listen in plaintext, or let everybody in, where others can connect: only on a network that is closed itself
-    #[arg(long, env = "IMAGENET_INSECURE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
 }
 
