@@ -81,3 +81,17 @@ pub(crate) fn names(wnids: &[Wnid]) -> Vec<String> {
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_sentences_are_cut_between_two_characters() {
+        let cut_one = cut("ü".repeat(MAX_SENTENCE));
+        assert_eq!((cut_one.len(), cut_one.chars().all(|character| character == 'ü')), (MAX_SENTENCE, true));
+        let odd = cut(format!("a{}", "ü".repeat(MAX_SENTENCE)));
+        assert_eq!(odd.len(), MAX_SENTENCE - 1);
+        assert_eq!(cut("short".to_owned()), "short");
+    }
+}

@@ -313,3 +313,14 @@ fn a_class_costs_less_than_two_hundred_bytes() {
     let index = 5 * size_of::<(Wnid, usize)>() / 2;
     assert!(size_of::<Class>() + index + 2 * size_of::<usize>() + 2 * 32 < 200);
 }
+
+#[test]
+fn no_count_of_bytes_that_a_worker_can_tell_is_too_large() {
+    let now = Instant::now();
+    let mut table = table(1);
+    for (worker, received) in [("one", u64::MAX), ("other", 1)] {
+        let id = session(&mut table, worker, now);
+        assert_eq!(renew(&mut table, id, &[], received, now), Ok(vec![]));
+    }
+    assert_eq!(table.status().received_bytes, u64::MAX);
+}

@@ -112,6 +112,7 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
     assert_eq!((registered.epoch, registered.ttl_ms, registered.renew_ms), (7, 30_000, 10_000));
     assert_eq!(registered.job.unwrap().url_template, "http://127.0.0.1/x/{wnid}.tar");
     let session_id = registered.session_id;
+    assert_ne!(session_id, (7 << 32) + 1, "who counts must not find another worker's session");
     let acquired = running.acquire(session_id, 5).await;
     assert_eq!(acquired.leases.iter().map(|lease| lease.wnid.as_str()).collect::<Vec<_>>(), ["n00000001", "n00000002"]);
     assert!(acquired.leases.iter().all(|lease| lease.token >> 32 == 7));
