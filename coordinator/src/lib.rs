@@ -12,6 +12,7 @@ pub mod failure_log;
 pub mod fleet;
 pub mod lease_table;
 pub mod ledger;
+pub mod pace;
 pub mod tally;
 
 mod admin;

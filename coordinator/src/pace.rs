@@ -1,0 +1,380 @@
+//! The pace: one budget of connections to the origin for all workers together. Pure.
+//!
+//! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections the origin is worth,
+//! `trouble` whether it breaks under them, and `shares` gives each worker its part (a [`Budget`]). A refusal with `Retry-After`, or an
+//! overload, silences everybody for a while.
+//!
+//! The ceilings that people give are never passed, whatever the origin would bear.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    time::Duration,
+};
+
+use shared::ids::SessionId;
+use tokio::time::Instant;
+
+mod climb;
+mod shares;
+mod trouble;
+
+use climb::{Climb, Flow};
+use shares::{Share, divide};
+use trouble::{Meaning, Trouble};
+
+/// After an overload nobody asks for anything for so long; then twice as long each time, up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_millis(1100);
+const LONGEST_REST: Duration = Duration::from_secs(15);
+/// An overload after so long is a new one.
+const SAME_TROUBLE: Duration = Duration::from_secs(30);
+/// Instants that a worker counts down to differ by the way of the message.
+const JITTER: Duration = Duration::from_millis(250);
+/// One worker speaks so often while a level is measured, and otherwise; more workers speak more seldom.
+const OBSERVE_CLOSELY: Duration = Duration::from_millis(20);
+const OBSERVE: Duration = Duration::from_millis(250);
+const OBSERVE_PER_WORKER: Duration = Duration::from_millis(2);
+const FEW_WORKERS: u32 = 64;
+/// The speed that people see.
+const SPEED_OVER: Duration = Duration::from_secs(3);
+const SPEED_EVERY: Duration = Duration::from_millis(250);
+
+/// What a worker says of its connections to the origin. Counters since its process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Version of the budget that it keeps to; 0: none yet.
+    pub seen: u64,
+    /// Connections with a request on them, now.
+    pub open: u32,
+    /// Those of them over which a body comes.
+    pub flowing: u32,
+    /// Connections that it could use now, the open ones included.
+    pub wanted: u32,
+    /// Bytes of bodies.
+    pub received: u64,
+    /// Requests to the origin.
+    pub requests: u64,
+    /// Requests that broke: no connection, no answer, a body that broke off.
+    pub cuts: u64,
+    /// 429 and 503.
+    pub refusals: u64,
+    /// The rest of the longest `Retry-After` that it was given and that has not passed.
+    pub retry_after: Option<Duration>,
+}
+
+/// What one worker may do, until it is told otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Grows whenever it changes.
+    pub version: u64,
+    /// Connections to the origin.
+    pub connections: u32,
+    /// Bytes per second over all of them.
+    pub bytes_per_second: Option<u64>,
+    /// Nothing is asked of the origin for so long.
+    pub quiet: Duration,
+    /// How often to say what it does, if that changes.
+    pub observe_every: Duration,
+}
+
+/// What people allow: hard limits for all workers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ceilings {
+    /// `--max-connections`, at least 1.
+    pub connections: Option<u32>,
+    /// `--max-rate`.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// What people should hear of the pace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Connections died together.
+    Overload {
+        /// So many were open.
+        open: u32,
+        /// So many are allowed from now on.
+        limit: u32,
+        /// Nobody asks for anything for so long.
+        rest: Duration,
+    },
+    /// 429 or 503.
+    Refused {
+        /// So many connections are allowed from now on.
+        limit: u32,
+        /// Nobody asks for anything for so long.
+        rest: Duration,
+    },
+    /// Cuts go on over a single connection.
+    Independent,
+    /// Another number of connections is held, because more brought nothing.
+    Limit(u32),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overload { open, limit, rest } => write!(
+                formatter,
+                "the origin broke {open} connections together: none for {:.1} s, then at most {limit}",
+                rest.as_secs_f64()
+            ),
+            Self::Refused { limit, rest } => write!(
+                formatter,
+                "the origin asks for less: no request for {:.1} s, then at most {limit} connections",
+                rest.as_secs_f64()
+            ),
+            Self::Independent => {
+                formatter.write_str("the origin breaks single connections too: their number is not the cause")
+            }
+            Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
+        }
+    }
+}
+
+/// The pace as people see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PaceStatus {
+    /// Connections allowed to all workers together.
+    pub limit: u32,
+    /// Connections with a request on them.
+    pub open: u32,
+    /// Connections that the workers could use.
+    pub wanted: u32,
+    /// Nobody asks for anything for so long.
+    pub quiet: Duration,
+    /// What comes, over the last seconds.
+    pub bytes_per_second: u64,
+    /// The level above which the origin broke, while it is remembered.
+    pub wall: Option<u32>,
+    /// Requests of the whole job.
+    pub requests: u64,
+    /// Requests that broke.
+    pub cuts: u64,
+    /// 429 and 503.
+    pub refusals: u64,
+    /// Times that the connections died together.
+    pub overloads: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pace {
+    ceilings: Ceilings,
+    shares: BTreeMap<SessionId, Share>,
+    flow: Flow,
+    climb: Climb,
+    trouble: Trouble,
+    began: Instant,
+    divided_at: Instant,
+    quiet_until: Instant,
+    rest: Duration,
+    /// When the connections died together last, and how many were allowed before.
+    overload: Option<(Instant, u32)>,
+    observe_every: Duration,
+    speed: Speed,
+    counts: Counts,
+    notices: Vec<Notice>,
+    /// The limit that people were told last.
+    told: u32,
+    turn: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    requests: u64,
+    cuts: u64,
+    refusals: u64,
+    overloads: u64,
+}
+
+impl Pace {
+    /// Begins carefully, or with as many connections as people allow.
+    pub fn new(ceilings: Ceilings, now: Instant) -> Self {
+        let climb = Climb::new(ceilings.connections, now);
+        Self {
+            ceilings,
+            shares: BTreeMap::new(),
+            flow: Flow::default(),
+            told: climb.limit(),
+            climb,
+            trouble: Trouble::default(),
+            began: now,
+            divided_at: now,
+            quiet_until: now,
+            rest: FIRST_REST,
+            overload: None,
+            observe_every: OBSERVE_CLOSELY,
+            speed: Speed::default(),
+            counts: Counts::default(),
+            notices: Vec::new(),
+            turn: 0,
+        }
+    }
+
+    /// Takes what a worker says.
+    pub fn observed(&mut self, id: SessionId, observation: &Observation, now: Instant) {
+        let open_before = self.flow.open;
+        // What its process did before this session was counted, or nobody counts it any more.
+        let share = self.shares.entry(id).or_insert_with(|| Share::of_newcomer(observation));
+        let last = share.hear(*observation);
+        let since = |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
+        let (requests, cuts, refusals) = (since(|is| is.requests), since(|is| is.cuts), since(|is| is.refusals));
+        self.flow.replace(&last, observation);
+        self.counts.requests += requests;
+        self.counts.cuts += cuts;
+        self.counts.refusals += refusals;
+        let is_quiet = now < self.quiet_until;
+        if let Some(wait) = observation.retry_after {
+            if refusals > 0 && !is_quiet {
+                self.climb.refused(wait, &self.flow, now);
+                self.notices.push(Notice::Refused { limit: self.climb.limit(), rest: wait });
+            }
+            self.silence(now + wait);
+        } else if !is_quiet {
+            // Without a word on how long to wait, a refusal says no more than a cut.
+            match self.trouble.observed(cuts + refusals, requests, open_before, self.climb.limit(), now) {
+                Meaning::None => {}
+                Meaning::Overload { open } => self.overloaded(open, now),
+                Meaning::Independent => self.absolved(now),
+            }
+        }
+        self.reckon(now);
+    }
+
+    /// A session has ended: what it had is free.
+    pub fn left(&mut self, id: SessionId, now: Instant) {
+        if let Some(share) = self.shares.remove(&id) {
+            self.flow.replace(&share.last(), &Observation::default());
+            self.reckon(now);
+        }
+    }
+
+    /// To be called once in a second: shares go round, and speeds are looked at.
+    pub fn tick(&mut self, now: Instant) {
+        self.reckon(now);
+        self.divide(now);
+    }
+
+    /// What a worker may do. A worker that has said nothing may do nothing.
+    pub fn budget(&self, id: SessionId, now: Instant) -> Budget {
+        let share = self.shares.get(&id).copied().unwrap_or_default();
+        Budget {
+            version: share.version,
+            connections: share.connections,
+            bytes_per_second: share.rate,
+            quiet: self.quiet_until.saturating_duration_since(now),
+            observe_every: self.observe_every,
+        }
+    }
+
+    /// Changes whenever somebody's budget has.
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// What people should hear, once.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// The pace as people see it.
+    pub fn status(&self, now: Instant) -> PaceStatus {
+        let Counts { requests, cuts, refusals, overloads } = self.counts;
+        PaceStatus {
+            limit: self.climb.limit(),
+            open: self.flow.open,
+            wanted: self.flow.wanted,
+            quiet: self.quiet_until.saturating_duration_since(now),
+            bytes_per_second: self.speed.bytes_per_second(),
+            wall: self.climb.wall(now),
+            requests,
+            cuts,
+            refusals,
+            overloads,
+        }
+    }
+
+    fn overloaded(&mut self, open: u32, now: Instant) {
+        let same = self.overload.filter(|(at, _)| now - *at < SAME_TROUBLE);
+        self.rest = if same.is_some() { (self.rest * 2).min(LONGEST_REST) } else { FIRST_REST };
+        let before = same.map_or(self.climb.limit(), |(_, before)| before);
+        self.overload = Some((now, before));
+        self.counts.overloads += 1;
+        self.climb.overloaded(open, self.rest, &self.flow, now);
+        self.trouble.forget();
+        self.silence(now + self.rest);
+        self.notices.push(Notice::Overload { open, limit: self.climb.limit(), rest: self.rest });
+    }
+
+    fn absolved(&mut self, now: Instant) {
+        let before = self.overload.take().map_or(1, |(_, before)| before);
+        self.climb.absolved(before, now);
+        self.notices.push(Notice::Independent);
+    }
+
+    fn silence(&mut self, until: Instant) {
+        if until > self.quiet_until + JITTER {
+            self.quiet_until = until;
+            self.tell_everybody();
+        }
+    }
+
+    fn tell_everybody(&mut self) {
+        self.shares.values_mut().for_each(|share| share.version += 1);
+        self.turn += 1;
+    }
+
+    fn reckon(&mut self, now: Instant) {
+        self.speed.observed(self.flow.received, now);
+        if now >= self.quiet_until {
+            self.climb.observed(&self.flow, now);
+        }
+        let limit = self.climb.limit();
+        if limit != self.told && !self.climb.is_measuring(&self.flow) {
+            self.told = limit;
+            self.notices.push(Notice::Limit(limit));
+        }
+        // A large fleet is not divided anew with every word of one worker.
+        let workers = u32::try_from(self.shares.len()).unwrap_or(u32::MAX);
+        let slowest = OBSERVE_PER_WORKER * workers;
+        if workers <= FEW_WORKERS || now - self.divided_at >= slowest {
+            self.divide(now);
+        }
+        let often = if self.climb.is_measuring(&self.flow) { OBSERVE_CLOSELY } else { OBSERVE };
+        let every = often.max(slowest);
+        if every > self.observe_every * 3 / 2 || every * 3 / 2 < self.observe_every {
+            self.observe_every = every;
+            self.tell_everybody();
+        }
+    }
+
+    fn divide(&mut self, now: Instant) {
+        self.divided_at = now;
+        let (limit, rate) = (self.climb.limit(), self.ceilings.bytes_per_second);
+        if divide(&mut self.shares, limit, rate, now - self.began) {
+            self.turn += 1;
+        }
+    }
+}
+
+/// What came over the last seconds.
+#[derive(Debug, Default)]
+struct Speed(VecDeque<(Instant, u64)>);
+
+impl Speed {
+    fn observed(&mut self, received: u64, now: Instant) {
+        if self.0.back().is_none_or(|(at, _)| now - *at >= SPEED_EVERY) {
+            self.0.push_back((now, received));
+        }
+        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > SPEED_OVER) {
+            self.0.pop_front();
+        }
+    }
+
+    fn bytes_per_second(&self) -> u64 {
+        let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
+        let millis = u64::try_from((*to - *from).as_millis()).unwrap_or(u64::MAX);
+        (after.saturating_sub(*before) * 1000).checked_div(millis).unwrap_or(0)
+    }
+}
