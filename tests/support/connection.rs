@@ -11,8 +11,10 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::time::Instant;
 
 use crate::{
-    origin::{Request, State},
+    figures,
+    origin::State,
     reply::{self, Next},
+    request_log::Request,
 };
 
 const LONGEST_HEAD: usize = 64 << 10;
@@ -29,7 +31,16 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
     let mut hang_up = false;
     while let Some(request) = read_request(stream, &mut received, id, state) {
         let closes = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        match figures::answer(stream, state, &request) {
+            Ok(true) if !closes => continue,
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
         let number = state.record(request.clone());
+        if state.traffic.is_silent() {
+            while state.traffic.is_silent() && !is_gone(stream, state) {}
+            return;
+        }
         if hang_up {
             return;
         }

@@ -12,15 +12,21 @@ pub mod chaos_proxy;
 #[cfg(test)]
 mod chaos_proxy_is_as_bad_as_it_says;
 mod connection;
+pub mod figures;
 pub mod forward_proxy;
 pub mod http;
 mod http2_frames;
+mod line;
 pub mod origin;
+#[cfg(test)]
+mod origin_has_limits;
 #[cfg(test)]
 mod origin_keeps_to_its_script;
 mod reply;
+pub mod request_log;
 pub mod script_file;
 pub mod tls_front;
+mod traffic;
 
 pub mod cluster;
 pub mod fleet;

@@ -10,11 +10,11 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
-use tokio::time::Instant;
-
-use crate::{answer::Answer, connection, content::Content};
+pub use crate::request_log::Request;
+use crate::{answer::Answer, connection, content::Content, request_log::RequestLog, traffic::Traffic};
 
 /// A running server; stops when it is dropped.
 #[derive(Debug)]
@@ -39,44 +39,6 @@ pub enum Validators {
     None,
 }
 
-/// A request as it came, and what was sent for it.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// `GET` or `HEAD`.
-    pub method: String,
-    /// Path with query.
-    pub path: String,
-    /// The class that the path names.
-    pub wnid: String,
-    /// The `Range` header.
-    pub range: Option<String>,
-    /// The `If-Range` header.
-    pub if_range: Option<String>,
-    /// All headers, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// When it was read.
-    pub at: Instant,
-    /// Numbers the connections from 1 on.
-    pub connection: u64,
-    /// Status of the answer; 0 as long as there is none.
-    pub status: u16,
-    /// Bytes of the body handed to the kernel; of the last half megabyte perhaps only a part.
-    pub sent: u64,
-}
-
-impl Request {
-    /// Where the bytes that it asks for begin.
-    pub fn start(&self) -> u64 {
-        let range = self.range.as_deref().and_then(|range| range.strip_prefix("bytes="));
-        range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
-    }
-
-    /// The value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-}
-
 pub(crate) struct Class {
     pub(crate) content: Arc<dyn Content>,
     pub(crate) version: u32,
@@ -85,24 +47,18 @@ pub(crate) struct Class {
     forever: Option<Answer>,
 }
 
-#[derive(Debug, Default)]
-struct RequestLog {
-    forgotten: usize,
-    requests: Vec<Request>,
-}
-
 #[derive(Default)]
 pub(crate) struct State {
     classes: Mutex<HashMap<String, Class>>,
     requests: Mutex<RequestLog>,
     connections: Mutex<HashMap<u64, TcpStream>>,
+    /// Answers to the GET requests of these numbers, whatever class they are for.
+    numbered: Mutex<HashMap<u64, Answer>>,
+    gets: AtomicU64,
     most_connections: AtomicU64,
-    transfers: AtomicU64,
-    most_transfers: AtomicU64,
     sent: AtomicU64,
     stalls_are_over: AtomicBool,
-    /// Bytes per second and connection; 0 is without a limit.
-    pub(crate) rate: AtomicU64,
+    pub(crate) traffic: Traffic,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -159,9 +115,30 @@ impl Origin {
         known.then(|| Scripted { origin: self, wnid: wnid.to_owned() })
     }
 
-    /// Sends no faster than so many bytes per second on each connection; 0 lifts the limit.
+    /// Answers the GET request of that number, from 1 on and among those that are answered, whatever class it is for.
+    pub fn answer_request(&self, number: u64, answer: Answer) {
+        self.state.numbered().insert(number, answer);
+    }
+
+    /// Sends no faster than so many bytes per second on each connection, from the next answer on; 0 lifts the limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
-        self.state.rate.store(bytes_per_second, Ordering::Relaxed);
+        self.state.traffic.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Sends no faster than so many bytes per second on all connections together; 0 lifts the limit.
+    pub fn limit_total_rate(&self, bytes_per_second: u64) {
+        self.state.traffic.total_rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// As soon as more than so many answers with a body are being sent at once, resets them all and answers nobody for a while:
+    /// who asks meanwhile waits, and is let go without an answer.
+    pub fn break_above(&self, transfers: usize, silence: Duration) {
+        self.state.traffic.break_above(transfers, silence);
+    }
+
+    /// How often all transfers were reset because there were too many.
+    pub fn overloads(&self) -> u64 {
+        self.state.traffic.overloads()
     }
 
     /// Closes every connection that stalls, now and from now on.
@@ -186,14 +163,18 @@ impl Origin {
 
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
-        let mut log = self.state.requests();
-        log.forgotten += log.requests.len();
-        log.requests.clear();
+        self.state.requests().forget();
     }
 
     /// Bytes of bodies sent so far.
     pub fn bytes_sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of tars that were sent more than once, of the requests that are not forgotten: all that was sent for a class
+    /// beyond the length of its tar.
+    pub fn bytes_sent_again(&self) -> u64 {
+        self.state.sent_again()
     }
 
     /// Connections open now.
@@ -203,12 +184,12 @@ impl Origin {
 
     /// The most answers with a body that were ever being sent at once.
     pub fn most_transfers(&self) -> u64 {
-        self.state.most_transfers.load(Ordering::Relaxed)
+        self.state.traffic.most()
     }
 
     /// The most connections that were ever open at once.
     pub fn most_connections(&self) -> u64 {
-        self.state.most_connections.load(Ordering::Relaxed)
+        self.state.most_connections()
     }
 }
 
@@ -262,7 +243,7 @@ impl State {
         self.classes.lock().expect("nothing panics while it holds this lock")
     }
 
-    fn requests(&self) -> MutexGuard<'_, RequestLog> {
+    pub(crate) fn requests(&self) -> MutexGuard<'_, RequestLog> {
         self.requests.lock().expect("nothing panics while it holds this lock")
     }
 
@@ -270,11 +251,25 @@ impl State {
         self.connections.lock().expect("nothing panics while it holds this lock")
     }
 
+    fn numbered(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
+        self.numbered.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn most_connections(&self) -> u64 {
+        self.most_connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sent_again(&self) -> u64 {
+        let (log, classes) = (self.requests(), self.classes());
+        let again = |(wnid, sent): (&str, u64)| Some(sent.saturating_sub(classes.get(wnid)?.content.length()));
+        log.sent().into_iter().filter_map(again).sum()
+    }
+
     /// Takes the next answer of a class and looks at the class as it is then; `None`: no such class.
     pub(crate) fn take_answer<T>(&self, wnid: &str, is_get: bool, look: impl FnOnce(Answer, &Class) -> T) -> Option<T> {
         let mut classes = self.classes();
         let class = classes.get_mut(wnid)?;
-        let scripted = if is_get { class.script.pop_front() } else { None };
+        let scripted = if is_get { self.take_numbered().or_else(|| class.script.pop_front()) } else { None };
         let mut answer = scripted.or_else(|| class.forever.clone()).unwrap_or_default();
         let replaced_by = answer.replaced_by.take();
         let seen = look(answer, class);
@@ -285,36 +280,25 @@ impl State {
         Some(seen)
     }
 
-    /// Notes a request and says under which number.
-    pub(crate) fn record(&self, request: Request) -> usize {
-        let mut log = self.requests();
-        log.requests.push(request);
-        log.forgotten + log.requests.len() - 1
+    fn take_numbered(&self) -> Option<Answer> {
+        let number = self.gets.fetch_add(1, Ordering::Relaxed) + 1;
+        self.numbered().remove(&number)
     }
 
-    /// Notes what was sent for the request of that number, unless all were forgotten meanwhile.
+    /// Notes a request and says under which number.
+    pub(crate) fn record(&self, request: Request) -> usize {
+        self.requests().record(request)
+    }
+
+    /// Notes what was sent for the request of that number.
     pub(crate) fn note(&self, number: usize, status: u16, sent: u64) {
         self.sent.fetch_add(sent, Ordering::Relaxed);
-        let mut log = self.requests();
-        let index = number.checked_sub(log.forgotten);
-        if let Some(request) = index.and_then(|index| log.requests.get_mut(index)) {
-            request.status = status;
-            request.sent += sent;
-        }
+        self.requests().note(number, status, sent);
     }
 
     /// Whether who stalls goes on doing so.
     pub(crate) fn stalls(&self) -> bool {
         !self.stalls_are_over.load(Ordering::Relaxed)
-    }
-
-    /// Runs a transfer and counts it among those at once.
-    pub(crate) fn transfer<T>(&self, transfer: impl FnOnce() -> T) -> T {
-        let now = self.transfers.fetch_add(1, Ordering::Relaxed) + 1;
-        self.most_transfers.fetch_max(now, Ordering::Relaxed);
-        let result = transfer();
-        self.transfers.fetch_sub(1, Ordering::Relaxed);
-        result
     }
 
     fn opened(&self, id: u64, stream: TcpStream) {

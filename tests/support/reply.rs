@@ -14,7 +14,9 @@ use crate::{
     answer::{Answer, Ending, Framing, HeadManners, RangeManners, Tag},
     connection::is_gone,
     content::Content,
-    origin::{Class, Request, State, Validators},
+    line::Line,
+    origin::{Class, State, Validators},
+    request_log::Request,
 };
 
 /// What becomes of the connection after an answer.
@@ -29,6 +31,9 @@ pub(crate) enum Next {
 
 /// At once into the kernel where no pace is set; large enough that system calls do not matter.
 const SLICE: usize = 512 << 10;
+/// Portions a second of a connection with a rate, and of a line that all share.
+const SLICES: u64 = 200;
+const SHARED_SLICES: u64 = 500;
 const LAST_MODIFIED: [&str; 2] = ["Thu, 11 Mar 2021 10:00:00 GMT", "Fri, 12 Mar 2021 10:00:00 GMT"];
 
 /// An answer that is ready to be sent.
@@ -51,7 +56,7 @@ pub(crate) fn answer(stream: &TcpStream, state: &State, request: &Request, numbe
     if reply.send_head(stream, state)? == Next::Stall {
         return Ok(Next::Stall);
     }
-    if is_get { state.transfer(|| reply.send_body(stream, state, number)) } else { Ok(Next::Serve) }
+    if is_get { reply.send_body(stream, state, request.connection, number) } else { Ok(Next::Serve) }
 }
 
 impl Reply {
@@ -124,27 +129,37 @@ impl Reply {
         Ok(Next::Serve)
     }
 
-    fn send_body(&self, mut stream: &TcpStream, state: &State, number: usize) -> io::Result<Next> {
+    fn send_body(&self, mut stream: &TcpStream, state: &State, connection: u64, number: usize) -> io::Result<Next> {
         let stop = match self.answer.ending {
             Ending::CutAt(bytes) | Ending::ResetAt(bytes) | Ending::StallAt(bytes) => bytes.min(self.length),
             Ending::KeepAlive | Ending::HangUp | Ending::HangUpOnNext => self.length,
         };
         let chunked = matches!(self.answer.framing, Framing::Chunked { .. });
-        let pace = Pace::new(self.answer.drip, state.rate.load(Ordering::Relaxed));
+        let mut pace = Pace::new(self.answer.drip, state);
+        let mut transfer = Some(state.traffic.begin(connection, stream)?);
         let mut sent = 0;
         while sent < stop {
             let count = usize::try_from(stop - sent).unwrap_or(SLICE).min(pace.slice);
+            if !pace.wait_for_turn(count as u64, stream) {
+                return Ok(Next::Close);
+            }
             // Noted first: once the client has the bytes, nobody can look at a count without them.
             state.note(number, self.status, count as u64);
             if chunked {
                 write!(stream, "{count:x}\r\n")?;
             }
-            self.body.send(self.from + sent, count, stream)?;
+            let is_last = sent + count as u64 == stop;
+            self.body.send(self.from + sent, count - usize::from(is_last), stream)?;
+            if is_last {
+                // For the same reason it ends before its last byte: with that the client may begin another one.
+                drop(transfer.take());
+                self.body.send(self.from + stop - 1, 1, stream)?;
+            }
             if chunked {
                 stream.write_all(b"\r\n")?;
             }
             sent += count as u64;
-            if !pace.wait(sent, stream, state) {
+            if !pace.wait_after(count as u64, stream) {
                 return Ok(Next::Close);
             }
         }
@@ -212,38 +227,54 @@ fn asked_range(answer: &Answer, request: &Request, etag: Option<&str>, date: Opt
 }
 
 /// When the next bytes may be sent.
-struct Pace {
+struct Pace<'origin> {
+    state: &'origin State,
     slice: usize,
     every: Option<Duration>,
     rate: u64,
-    started: Instant,
+    line: Line,
 }
 
-impl Pace {
-    fn new(drip: Option<(usize, Duration)>, rate: u64) -> Self {
-        let slice = match (drip, usize::try_from(rate)) {
-            (Some((bytes, _)), _) => bytes.max(1),
-            (None, Ok(0) | Err(_)) => SLICE,
-            (None, Ok(rate)) => (rate / 50).clamp(1, SLICE),
+impl<'origin> Pace<'origin> {
+    fn new(drip: Option<(usize, Duration)>, state: &'origin State) -> Self {
+        let [rate, total] = [&state.traffic.rate, &state.traffic.total_rate].map(|rate| rate.load(Ordering::Relaxed));
+        let slice_of = |rate: u64, slices_per_second: u64| match usize::try_from(rate / slices_per_second) {
+            Ok(_) if rate == 0 => SLICE,
+            Ok(slice) => slice.clamp(1, SLICE),
+            Err(_) => SLICE,
         };
-        Self { slice, every: drip.map(|(_, every)| every), rate, started: Instant::now() }
+        let slice = match drip {
+            Some((bytes, _)) => bytes.max(1),
+            None => slice_of(rate, SLICES).min(slice_of(total, SHARED_SLICES)),
+        };
+        Self { state, slice, every: drip.map(|(_, every)| every), rate, line: Line::default() }
     }
 
-    /// Waits until more may be sent; false if nobody wants it any more.
-    fn wait(&self, sent: u64, stream: &TcpStream, state: &State) -> bool {
+    /// Waits until the line that all share is free for these bytes; false if nobody wants them any more.
+    fn wait_for_turn(&self, bytes: u64, stream: &TcpStream) -> bool {
+        self.state.traffic.turn(bytes).is_none_or(|begins| self.wait_until(begins, stream))
+    }
+
+    /// Waits until these bytes are through on a line of this rate, or for the pause of a drip.
+    fn wait_after(&mut self, bytes: u64, stream: &TcpStream) -> bool {
+        let now = Instant::now();
         let due = match self.every {
-            Some(every) => Instant::now() + every,
-            None if self.rate == 0 => return !state.stopping.load(Ordering::Relaxed),
-            None => self.started + Duration::from_micros(sent.saturating_mul(1_000_000) / self.rate),
+            Some(every) => now + every,
+            None if self.rate == 0 => now,
+            None => self.line.take(bytes, self.rate, now).ends,
         };
+        self.wait_until(due, stream)
+    }
+
+    fn wait_until(&self, due: Instant, stream: &TcpStream) -> bool {
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if left < Duration::from_millis(60) {
                 std::thread::sleep(left);
-            } else if is_gone(stream, state) {
+            } else if is_gone(stream, self.state) {
                 return false;
             }
         }
-        !state.stopping.load(Ordering::Relaxed)
+        !self.state.stopping.load(Ordering::Relaxed)
     }
 }
 

@@ -1,11 +1,12 @@
-//! The origin's faults as text, one a line: `n00000001 status 503`, `n00000002 cut 5000`.
+//! The origin's faults as text, one a line: `n00000001 status 503`, `n00000002 cut 5000`,
+//! `request 17 status 429 5`.
 
 use std::time::Duration;
 
 use crate::{answer::Answer, origin::Origin};
 
 /// What the lines may say; shown when one cannot be read.
-pub const SYNTAX: &str = "<wnid> [forever] \
+pub const SYNTAX: &str = "<wnid> [forever] | request NUMBER, then \
     status CODE [RETRY_AFTER_SECONDS] | cut BYTES | reset BYTES | stall BYTES | drip BYTES MILLISECONDS | \
     stated BYTES | no-length | chunked | ignore-range | html | redirect URL | hang-up | silence";
 
@@ -17,6 +18,10 @@ pub fn apply(text: &str, origin: &Origin) -> Result<(), String> {
         match words.as_slice() {
             [] => {}
             [first, ..] if first.starts_with('#') => {}
+            ["request", number, rest @ ..] => {
+                let (number, answer) = number.parse().ok().zip(answer(rest)).ok_or_else(unreadable)?;
+                origin.answer_request(number, answer);
+            }
             [wnid, rest @ ..] => {
                 let forever = rest.first() == Some(&"forever");
                 let answer = answer(&rest[usize::from(forever)..]).ok_or_else(unreadable)?;

@@ -1,0 +1,204 @@
+//! The origin's rates and its overload are what they say, over plain connections.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    answer::Answer,
+    archives::images,
+    figures::{FIGURES, REQUESTS},
+    http,
+    origin::Origin,
+    script_file,
+    wait::wait_for,
+};
+
+/// A request on a connection of its own.
+fn ask(origin: &Origin, method: &str, wnid: &str, headers: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(origin.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    write!(stream, "{method} /{wnid}.tar HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").unwrap();
+    stream
+}
+
+/// What comes until the end, and whether the end was an error.
+fn rest(mut stream: TcpStream) -> (Vec<u8>, bool) {
+    let mut received = Vec::new();
+    let broke = stream.read_to_end(&mut received).is_err();
+    (received, broke)
+}
+
+/// Reads until something of a body has come.
+fn wait_for_body(stream: &mut TcpStream) {
+    let mut received = Vec::new();
+    let mut byte = [0];
+    while !received.windows(4).any(|four| four == b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        received.push(byte[0]);
+    }
+    stream.read_exact(&mut byte).unwrap();
+}
+
+/// How long it takes until so many transfers, begun at once, are through.
+fn time_of(origin: &Origin, wnids: &[&str]) -> Vec<Duration> {
+    let begin = Instant::now();
+    let streams: Vec<TcpStream> = wnids.iter().map(|wnid| ask(origin, "GET", wnid, "")).collect();
+    let threads = streams.into_iter().map(|stream| {
+        std::thread::spawn(move || {
+            assert!(!rest(stream).1);
+            begin.elapsed()
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+const A: &str = "n00000001";
+const B: &str = "n00000002";
+const C: &str = "n00000003";
+
+#[test]
+fn a_total_rate_is_shared_and_one_alone_has_all_of_it() {
+    let origin = Origin::start();
+    origin.class(A, vec![1; 200_000]);
+    origin.class(B, vec![1; 200_000]);
+    origin.limit_total_rate(1_000_000);
+    let alone = time_of(&origin, &[A])[0];
+    assert!(alone > Duration::from_millis(170), "{alone:?}: no faster than the line");
+    let both = time_of(&origin, &[A, B]);
+    // Each has to wait for the other's half: neither was done before the line had carried nearly all of both.
+    assert!(both.iter().all(|took| *took > Duration::from_millis(330)), "{both:?}");
+    assert!(both.iter().all(|took| *took < Duration::from_secs(5)), "{both:?}");
+}
+
+#[test]
+fn a_rate_of_a_connection_holds_after_a_pause_of_the_client_too() {
+    let origin = Origin::start();
+    // More than the kernel's buffers take.
+    origin.class(A, vec![1; 40_000_000]);
+    origin.limit_rate(40_000_000);
+    let mut stream = ask(&origin, "GET", A, "");
+    wait_for_body(&mut stream);
+    let mut before = 0;
+    wait_for("the buffers are full", Duration::from_secs(10), || {
+        std::thread::sleep(Duration::from_millis(100));
+        let sent = origin.bytes_sent();
+        std::mem::replace(&mut before, sent) == sent
+    });
+    let (left, begin) = (40_000_000 - before, Instant::now());
+    assert!(left > 10_000_000, "{left} bytes are left");
+    assert!(!rest(stream).1);
+    let (took, due) = (begin.elapsed(), Duration::from_micros(left / 40));
+    assert!(took + Duration::from_millis(40) > due, "{left} bytes took {took:?} at 40 MB/s");
+}
+
+#[test]
+fn more_transfers_than_it_stands_are_all_reset_and_then_nobody_is_answered_for_a_while() {
+    let origin = Origin::start();
+    for wnid in [A, B, C] {
+        origin.class(wnid, vec![1; 100_000]);
+    }
+    let silence = Duration::from_millis(600);
+    origin.break_above(2, silence);
+    origin.limit_rate(50_000);
+    let mut two = [A, B].map(|wnid| ask(&origin, "GET", wnid, ""));
+    two.iter_mut().for_each(wait_for_body);
+    assert_eq!((origin.overloads(), origin.most_transfers()), (0, 2));
+    let overload = Instant::now();
+    let third = ask(&origin, "GET", C, "");
+    for stream in two.into_iter().chain([third]) {
+        let (received, broke) = rest(stream);
+        assert!(broke && received.len() < 100_000, "{} bytes, reset: {broke}", received.len());
+    }
+    assert_eq!((origin.overloads(), origin.most_transfers()), (1, 3));
+    // A connection is accepted, the question is taken, and its end is all the answer.
+    let in_vain = ["GET", "HEAD"].map(|method| ask(&origin, method, A, ""));
+    for stream in in_vain {
+        assert!(rest(stream).0.is_empty() && overload.elapsed() > silence);
+    }
+    origin.limit_rate(0);
+    assert!(rest(ask(&origin, "GET", A, "")).0.len() > 100_000);
+    assert_eq!(origin.overloads(), 1);
+}
+
+#[test]
+fn as_many_transfers_as_it_stands_one_after_the_other_are_no_overload() {
+    let origin = Origin::start();
+    origin.class(A, vec![1; 3000]);
+    origin.break_above(2, Duration::from_mins(1));
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let address = origin.address();
+            std::thread::spawn(move || {
+                let mut kept = Vec::new();
+                for _ in 0..150 {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.write_all(format!("GET /{A}.tar HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+                    wait_for_body(&mut stream);
+                    stream.read_exact(&mut [0; 2999]).unwrap();
+                    kept.push(stream);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!((origin.overloads(), origin.gets(A).len()), (0, 300));
+}
+
+#[test]
+fn who_hangs_up_has_no_transfer_any_more() {
+    let origin = Origin::start();
+    origin.class(A, vec![1; 100_000]);
+    origin.break_above(1, Duration::from_mins(1));
+    // Its thread sleeps for fifty milliseconds at a time and sees nothing meanwhile.
+    origin.limit_rate(20);
+    for _ in 0..20 {
+        wait_for_body(&mut ask(&origin, "GET", A, ""));
+    }
+    assert_eq!((origin.overloads(), origin.most_transfers()), (0, 1));
+}
+
+#[test]
+fn a_numbered_answer_goes_to_whoever_asks_then() {
+    let origin = Origin::start();
+    for wnid in [A, B] {
+        origin.class(wnid, images(wnid, 1, 10..20, 1));
+    }
+    origin.answer_request(2, Answer::too_many_requests(7));
+    script_file::apply("request 4 status 503\n", &origin).unwrap();
+    assert!(script_file::apply("request four status 503\n", &origin).is_err());
+    let statuses = [A, B, B, A, A].map(|wnid| rest(ask(&origin, "GET", wnid, "")).0[9..12].to_vec());
+    assert_eq!(statuses.map(|status| String::from_utf8(status).unwrap()), ["200", "429", "200", "503", "200"]);
+}
+
+#[test]
+fn what_was_sent_again_and_all_requests_are_told() {
+    let origin = Origin::start();
+    origin.class(A, vec![1; 1000]).script([Answer::cut_at(600)]);
+    origin.class(B, vec![1; 500]);
+    rest(ask(&origin, "GET", A, ""));
+    assert_eq!(origin.bytes_sent_again(), 0);
+    rest(ask(&origin, "GET", A, "Range: bytes=400-\r\n"));
+    rest(ask(&origin, "GET", B, ""));
+    rest(ask(&origin, "HEAD", B, ""));
+    assert_eq!(origin.bytes_sent_again(), 200);
+    let told = |path| serde_json::from_str::<serde_json::Value>(&http::get(origin.address(), path).unwrap().1).unwrap();
+    let figures = told(FIGURES);
+    let of = |name: &str| figures[name].as_u64().unwrap();
+    assert_eq!((of("gets"), of("heads"), of("bytes_sent"), of("bytes_sent_again")), (3, 1, 1700, 200));
+    assert_eq!((of("overloads"), of("most_transfers")), (0, 1));
+    let requests = told(REQUESTS);
+    assert_eq!(requests.as_array().unwrap().len(), 4);
+    assert_eq!(
+        (&requests[1]["start"], &requests[1]["status"], &requests[1]["wnid"]),
+        (&400.into(), &206.into(), &A.into())
+    );
+    assert!(requests[0]["seconds"] == 0.0 && requests[3]["seconds"].as_f64() > requests[1]["seconds"].as_f64());
+}
