@@ -169,8 +169,7 @@ pub struct Pace {
     divided_at: Instant,
     quiet_until: Instant,
     rest: Duration,
-    /// When the connections died together last, and how many were allowed before.
-    overload: Option<(Instant, u32)>,
+    overload: Option<Overload>,
     observe_every: Duration,
     speed: Speed,
     counts: Counts,
@@ -178,6 +177,15 @@ pub struct Pace {
     /// The limit that people were told last.
     told: u32,
     turn: u64,
+}
+
+/// The last time that the connections died together.
+#[derive(Debug, Clone, Copy)]
+struct Overload {
+    at: Instant,
+    /// How many were allowed before the trouble began.
+    before: u32,
+    fell_to: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -227,13 +235,14 @@ impl Pace {
         let is_quiet = now < self.quiet_until;
         if let Some(wait) = observation.retry_after {
             if refusals > 0 && !is_quiet {
-                self.climb.refused(wait, &self.flow, now);
+                self.climb.fell(self.climb.limit(), false, wait, &self.flow, now);
                 self.notices.push(Notice::Refused { limit: self.climb.limit(), rest: wait });
             }
             self.silence(now + wait);
         } else if !is_quiet {
             // Without a word on how long to wait, a refusal says no more than a cut.
             match self.trouble.observed(cuts + refusals, requests, open_before, self.climb.limit(), now) {
+                Meaning::None if cuts > 0 => self.climb.put_off(&self.flow, now),
                 Meaning::None => {}
                 Meaning::Overload { open } => self.overloaded(open, now),
                 Meaning::Independent => self.absolved(now),
@@ -296,20 +305,23 @@ impl Pace {
     }
 
     fn overloaded(&mut self, open: u32, now: Instant) {
-        let same = self.overload.filter(|(at, _)| now - *at < SAME_TROUBLE);
-        self.rest = if same.is_some() { (self.rest * 2).min(LONGEST_REST) } else { FIRST_REST };
-        let before = same.map_or(self.climb.limit(), |(_, before)| before);
-        self.overload = Some((now, before));
+        let last = self.overload.filter(|last| now - last.at < SAME_TROUBLE);
+        // What broke again although there were fewer needs a longer rest; a level that was tried again and broke does not.
+        let again = last.is_some_and(|last| open <= last.fell_to);
+        self.rest = if again { (self.rest * 2).min(LONGEST_REST) } else { FIRST_REST };
+        let before = last.map_or(self.climb.limit(), |last| last.before);
+        self.climb.fell(open, again, self.rest, &self.flow, now);
+        let limit = self.climb.limit();
+        self.overload = Some(Overload { at: now, before, fell_to: limit });
         self.counts.overloads += 1;
-        self.climb.overloaded(open, self.rest, &self.flow, now);
         self.trouble.forget();
         self.silence(now + self.rest);
-        self.notices.push(Notice::Overload { open, limit: self.climb.limit(), rest: self.rest });
+        self.notices.push(Notice::Overload { open, limit, rest: self.rest });
     }
 
     fn absolved(&mut self, now: Instant) {
-        let before = self.overload.take().map_or(1, |(_, before)| before);
-        self.climb.absolved(before, now);
+        let before = self.overload.take().map_or(1, |last| last.before);
+        self.climb.absolved(before, &self.flow, now);
         self.notices.push(Notice::Independent);
     }
 
@@ -328,7 +340,7 @@ impl Pace {
     fn reckon(&mut self, now: Instant) {
         self.speed.observed(self.flow.received, now);
         if now >= self.quiet_until {
-            self.climb.observed(&self.flow, now);
+            self.climb.observed(&self.flow, self.observe_every, now);
         }
         let limit = self.climb.limit();
         if limit != self.told && !self.climb.is_measuring(&self.flow) {
@@ -378,3 +390,6 @@ impl Speed {
         (after.saturating_sub(*before) * 1000).checked_div(millis).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod simulation;

@@ -13,17 +13,24 @@ use tokio::time::Instant;
 
 use super::Observation;
 
-/// A level is measured for so long, or until [`PLENTY`] has come.
+/// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
+/// what it brings is harder to see.
 const WINDOW: Duration = Duration::from_millis(80);
+/// Beside that, for so many words of the workers: their counts are as old as that.
+const WORDS: u32 = 4;
 /// So many bytes are measured in less: a fast origin should not be kept waiting.
 const PLENTY: u64 = 24 << 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
-/// Bodies that have not begun to flow by then do not count for a level.
-const SETTLED_AFTER: Duration = Duration::from_millis(400);
+/// Who opens so many connections for many small tars seldom has all their bodies flowing.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
+/// Connections that are not open by then do not count for a level.
+const GIVEN_UP_AFTER: Duration = Duration::from_millis(400);
 /// Of what the added connections would bring if each brought as much as those before: from here on the climb goes on.
 const WORTH_IT: f64 = 0.25;
-/// And from here on in doubles.
-const IN_FULL: f64 = 0.6;
+/// The next level has so many times the connections of this one, by what this one brought.
+const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (WORTH_IT, SMALL_STEP)];
+const FIRST_STEP: f64 = 2.0;
+const SMALL_STEP: f64 = 1.25;
 /// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
 const FIRST_HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -77,7 +84,7 @@ struct Sample {
 enum Phase {
     /// Waits until the level is reached.
     Settling {
-        since: Instant,
+        since: Sample,
     },
     Measuring {
         from: Sample,
@@ -105,8 +112,8 @@ pub(super) struct Climb {
     phase: Phase,
     /// The level below this one, once it is measured.
     below: Option<Level>,
-    /// Whether the next level may be twice this one.
-    in_doubles: bool,
+    /// The next level by this one.
+    step: f64,
     hold: Duration,
     wall: Option<Wall>,
 }
@@ -117,9 +124,9 @@ impl Climb {
         Self {
             limit: ceiling.unwrap_or(1).max(1),
             ceiling,
-            phase: Phase::Settling { since: now },
+            phase: Phase::Settling { since: Sample { at: now, received: 0 } },
             below: None,
-            in_doubles: true,
+            step: FIRST_STEP,
             hold: FIRST_HOLD,
             wall: None,
         }
@@ -140,23 +147,27 @@ impl Climb {
         flow.wanted > self.limit && !matches!(self.phase, Phase::Holding { .. })
     }
 
-    /// Takes what the fleet does now.
-    pub(super) fn observed(&mut self, flow: &Flow, now: Instant) {
+    /// Takes what the fleet does now; each worker says it at least once in `word`.
+    pub(super) fn observed(&mut self, flow: &Flow, word: Duration, now: Instant) {
         // Who has all the connections that are wanted can say nothing about more of them.
         let is_tight = flow.wanted > self.limit;
         let sample = Sample { at: now, received: flow.received };
         match self.phase {
             Phase::Settling { .. } | Phase::Measuring { .. } if !is_tight => {
-                self.phase = Phase::Settling { since: now };
+                self.phase = Phase::Settling { since: sample };
             }
             Phase::Settling { since } => {
-                if flow.flowing >= self.limit || (now - since >= SETTLED_AFTER && flow.flowing > 0) {
+                let waited = now - since.at;
+                let is_open = flow.open >= self.limit && waited >= SETTLED_AFTER.max(word);
+                let has_begun = flow.received > since.received && (is_open || waited >= GIVEN_UP_AFTER);
+                if flow.flowing >= self.limit || has_begun {
                     self.phase = Phase::Measuring { from: sample };
                 }
             }
             Phase::Measuring { from } => {
                 let (bytes, time) = (flow.received.saturating_sub(from.received), now - from.at);
-                if bytes > 0 && (time >= WINDOW || (bytes >= PLENTY && time >= SHORTEST_WINDOW)) {
+                let is_long = time >= self.window(word) || (bytes >= PLENTY && time >= SHORTEST_WINDOW);
+                if bytes > 0 && is_long {
                     self.measured(per_second(bytes, time), flow, sample);
                 }
             }
@@ -164,11 +175,17 @@ impl Climb {
         }
     }
 
+    /// How long this level is to be measured.
+    fn window(&self, word: Duration) -> Duration {
+        let step = self.below.map_or(self.step, |below| f64::from(self.limit) / f64::from(below.connections));
+        WINDOW.max(word * WORDS).div_f64((step - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
+    }
+
     fn held(&mut self, until: Instant, looked: Sample, rate: Option<f64>, is_tight: bool, sample: Sample) {
         if is_tight && sample.at >= until {
             // Measured anew before the next level is: both in the same weather.
-            (self.below, self.in_doubles) = (None, false);
-            self.phase = Phase::Settling { since: sample.at };
+            (self.below, self.step) = (None, SMALL_STEP);
+            self.phase = Phase::Settling { since: sample };
             return;
         }
         let time = sample.at - looked.at;
@@ -183,12 +200,14 @@ impl Climb {
 
     fn measured(&mut self, rate: f64, flow: &Flow, sample: Sample) {
         let level = Level { connections: self.limit, rate };
+        if let Some(wall) = &mut self.wall {
+            wall.highest = wall.highest.max(self.limit);
+        }
         let Some(below) = self.below.replace(level) else { return self.climb(flow, sample) };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
-        if gain >= WORTH_IT {
-            self.in_doubles = gain >= IN_FULL;
-            self.hold = FIRST_HOLD;
+        if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
+            (self.step, self.hold) = (step, FIRST_HOLD);
             return self.climb(flow, sample);
         }
         self.below = Some(below);
@@ -197,13 +216,13 @@ impl Climb {
     }
 
     fn climb(&mut self, flow: &Flow, sample: Sample) {
-        let step = if self.in_doubles { self.limit } else { (self.limit / 4).max(1) };
-        let next = self.limit.saturating_add(step).min(self.highest(sample.at)).min(flow.wanted.max(1));
+        let step = if self.wall.is_some() { SMALL_STEP } else { self.step };
+        let next = times(self.limit, step).min(self.highest(sample.at)).min(flow.wanted.max(1));
         if next <= self.limit {
             return self.hold(sample);
         }
         self.limit = next;
-        self.phase = Phase::Settling { since: sample.at };
+        self.phase = Phase::Settling { since: sample };
     }
 
     fn hold(&mut self, sample: Sample) {
@@ -221,37 +240,44 @@ impl Climb {
         }
     }
 
-    /// The origin broke under the connections that it had: back to what it bore, or to half, and nothing more for `rest`.
-    pub(super) fn overloaded(&mut self, open: u32, rest: Duration, flow: &Flow, now: Instant) {
-        let broke_at = open.min(self.limit).max(1);
-        let again = self.wall.is_some_and(|wall| broke_at > wall.highest);
-        let memory = self.wall.map_or(FIRST_MEMORY, |wall| if again { wall.memory * 2 } else { FIRST_MEMORY });
-        let memory = memory.min(LONGEST_MEMORY);
-        self.wall = Some(Wall { highest: (broke_at - 1).max(1), until: now + memory, memory });
-        let bore = self.below.map(|level| level.connections).filter(|bore| *bore < broke_at);
-        self.fall(bore.unwrap_or(broke_at / 2), rest, flow, now);
-    }
-
-    /// The origin asks for less.
-    pub(super) fn refused(&mut self, rest: Duration, flow: &Flow, now: Instant) {
-        self.fall(self.limit / 2, rest, flow, now);
-    }
-
-    fn fall(&mut self, to: u32, rest: Duration, flow: &Flow, now: Instant) {
-        self.limit = to.clamp(1, self.limit);
-        self.below = None;
+    /// `open` connections were too many: back to what the origin bore, or to half, and nothing more for `rest`. Levels from
+    /// there on are left alone for a while, and tried in small steps then. What was too many `again` goes back to one
+    /// connection, which finds out soonest whether their number is the cause.
+    pub(super) fn fell(&mut self, open: u32, again: bool, rest: Duration, flow: &Flow, now: Instant) {
+        let too_many = open.clamp(1, self.limit);
+        let memory = match self.wall {
+            Some(wall) if too_many > wall.highest => (wall.memory * 2).min(LONGEST_MEMORY),
+            _ => FIRST_MEMORY,
+        };
+        self.wall = Some(Wall { highest: (too_many - 1).max(1), until: now + memory, memory });
+        let bore = self.below.take().map(|level| level.connections).filter(|bore| *bore < too_many);
+        self.limit = if again { 1 } else { bore.unwrap_or(too_many / 2).max(1) };
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
         let looked = Sample { at: now, received: flow.received };
         self.phase = Phase::Holding { until: now + rest + self.hold, looked, rate: None };
     }
 
+    /// Something broke over the only connection that is left: no second one before it is clear what that means.
+    pub(super) fn put_off(&mut self, flow: &Flow, now: Instant) {
+        if self.limit == 1 && self.wall.is_some() {
+            let looked = Sample { at: now, received: flow.received };
+            self.phase = Phase::Holding { until: now + LOOK * 2, looked, rate: None };
+        }
+    }
+
     /// The trouble had nothing to do with the number of connections: as before it.
-    pub(super) fn absolved(&mut self, to: u32, now: Instant) {
+    pub(super) fn absolved(&mut self, to: u32, flow: &Flow, now: Instant) {
         self.wall = None;
         self.limit = self.limit.max(to);
-        (self.below, self.in_doubles, self.hold) = (None, true, FIRST_HOLD);
-        self.phase = Phase::Settling { since: now };
+        (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
+        self.phase = Phase::Settling { since: Sample { at: now, received: flow.received } };
     }
+}
+
+/// At least one more.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is positive")]
+fn times(limit: u32, step: f64) -> u32 {
+    ((f64::from(limit) * step) as u32).max(limit.saturating_add(1))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rates are compared roughly")]

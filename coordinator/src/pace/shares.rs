@@ -126,3 +126,120 @@ fn divide_rate(shares: &mut BTreeMap<SessionId, Share>, rate: Option<u64>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// A worker at the other end of a slow line.
+    #[derive(Debug, Clone, Copy, Default)]
+    struct Far {
+        allowed: u32,
+        seen: u64,
+        open: u32,
+        wanted: u32,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Hear(usize),
+        Say(usize),
+        Open(usize),
+        Close(usize),
+        Want(usize, u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let worker = 0..4_usize;
+        prop_oneof![
+            worker.clone().prop_map(Step::Hear),
+            worker.clone().prop_map(Step::Say),
+            worker.clone().prop_map(Step::Open),
+            worker.clone().prop_map(Step::Close),
+            (worker, 0..6_u32).prop_map(|(worker, wanted)| Step::Want(worker, wanted)),
+        ]
+    }
+
+    fn divided(shares: &mut BTreeMap<SessionId, Share>, limit: u32, seconds: u64) {
+        divide(shares, limit, None, Duration::from_secs(seconds));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_limit_is_open_however_late_the_news(limit in 1..8_u32, steps in vec(step(), 0..300)) {
+            let mut far = [Far::default(); 4];
+            let mut shares = BTreeMap::<SessionId, Share>::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Hear(at) => {
+                        let told = shares.get(&SessionId(at as u64)).copied().unwrap_or_default();
+                        (far[at].allowed, far[at].seen) = (told.connections, told.version);
+                    }
+                    Step::Say(at) => {
+                        let Far { seen, open, wanted, .. } = far[at];
+                        let said = Observation { seen, open, wanted, ..Observation::default() };
+                        let share = shares.entry(SessionId(at as u64)).or_insert_with(|| Share::of_newcomer(&said));
+                        share.hear(said);
+                    }
+                    Step::Open(at) if far[at].open < far[at].allowed => far[at].open += 1,
+                    Step::Open(_) => {}
+                    Step::Close(at) => far[at].open = far[at].open.saturating_sub(1),
+                    Step::Want(at, wanted) => far[at].wanted = wanted,
+                }
+                divided(&mut shares, limit, number as u64);
+                prop_assert!(far.iter().map(|far| far.open).sum::<u32>() <= limit, "{far:?} {shares:?}");
+            }
+        }
+    }
+
+    fn wanting(wanted: &[u32]) -> BTreeMap<SessionId, Share> {
+        let share = |wanted: &u32| {
+            let said = Observation { wanted: *wanted, ..Observation::default() };
+            let mut share = Share::of_newcomer(&said);
+            share.hear(said);
+            share
+        };
+        wanted.iter().enumerate().map(|(at, wanted)| (SessionId(at as u64), share(wanted))).collect()
+    }
+
+    fn told(shares: &BTreeMap<SessionId, Share>) -> Vec<u32> {
+        shares.values().map(|share| share.connections).collect()
+    }
+
+    #[test]
+    fn everybody_gets_the_same_or_what_it_wants() {
+        let mut shares = wanting(&[10, 1, 0, 10]);
+        divided(&mut shares, 9, 0);
+        assert_eq!(told(&shares), [4, 1, 0, 4]);
+        divided(&mut shares, 100, 0);
+        assert_eq!(told(&shares), [10, 1, 0, 10]);
+    }
+
+    #[test]
+    fn where_there_are_fewer_than_workers_they_go_round() {
+        let mut shares = wanting(&[5, 5, 5]);
+        let mut had = [false; 3];
+        for round in 0..3 {
+            divided(&mut shares, 1, round * ROUND.as_secs());
+            // Each says that it has closed what it had.
+            for share in shares.values_mut() {
+                share.hear(Observation { seen: share.version, wanted: 5, ..Observation::default() });
+            }
+            divided(&mut shares, 1, round * ROUND.as_secs());
+            let told = told(&shares);
+            assert_eq!(told.iter().sum::<u32>(), 1);
+            had[told.iter().position(|told| *told == 1).unwrap()] = true;
+        }
+        assert_eq!(had, [true; 3]);
+    }
+
+    #[test]
+    fn a_rate_is_divided_as_the_connections_are() {
+        let mut shares = wanting(&[3, 1]);
+        divide(&mut shares, 4, Some(4000), Duration::ZERO);
+        let rates: Vec<_> = shares.values().map(|share| share.rate.unwrap()).collect();
+        assert_eq!(rates, [3000, 1000]);
+    }
+}

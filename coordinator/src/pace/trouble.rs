@@ -72,7 +72,9 @@ impl Trouble {
         let burst = together().map(|event| event.cuts).sum::<u64>();
         let is_burst = burst >= 2 && burst * 2 >= u64::from(most);
         let is_steady = all.0 >= STEADY_CUTS && all.0 * 4 >= all.1;
-        if is_burst || is_steady { Meaning::Overload { open: most } } else { Meaning::None }
+        // What was opened and broke before anybody could speak of it was open all the same.
+        let open = most.max(u32::try_from(burst).unwrap_or(limit)).min(limit);
+        if is_burst || is_steady { Meaning::Overload { open } } else { Meaning::None }
     }
 
     /// The connections were given a rest: what was is forgotten.
