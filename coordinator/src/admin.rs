@@ -92,18 +92,24 @@ mod tests {
     use std::time::Duration;
 
     use shared::Wnid;
-    use tokio::task::JoinSet;
+    use tokio::{task::JoinSet, time::Instant};
 
     use super::*;
     use crate::{
-        dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer, wire::MAX_BATCH,
+        dispatcher::Dispatcher,
+        failure_log::FailureLog,
+        lease_table::LeaseTable,
+        ledger::Writer,
+        pace::{Ceilings, Pace},
+        wire::MAX_BATCH,
     };
 
     fn door(tasks: &mut JoinSet<()>, folder: &tempfile::TempDir) -> AdminDoor {
         let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
         let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(tasks));
-        let (owner, dispatcher) = Dispatcher::new(table, log, ledger, &[]);
+        let (owner, dispatcher) =
+            Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), log, ledger, &[]);
         tasks.spawn(owner.run());
         AdminDoor { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
     }

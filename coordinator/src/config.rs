@@ -18,6 +18,7 @@ use worker::config::SlotArgs;
 mod command;
 mod door;
 mod plan;
+mod rate;
 
 pub use command::{Command, CoordinatorArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs};
 pub use door::{DoorConfig, Exposure};
@@ -97,6 +98,12 @@ pub struct OriginConfig {
     /// A download that brings no byte for this long is tried again, e.g. 120s or 2m
     #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
     pub timeout: Duration,
+    /// Connections to the origin, all workers together, at the most; within that their number adapts to what it bears
+    #[arg(long, env = "IMAGENET_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Bytes a second from the origin, all workers together, at the most, e.g. 10MiB/s
+    #[arg(long, env = "IMAGENET_MAX_RATE", value_name = "BYTES/s", value_parser = rate::parse)]
+    pub max_rate: Option<u64>,
     /// Only what the last run has left failed; what it has left complete counts as skipped, and nobody is asked about it
     #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
     pub retry_failed: bool,

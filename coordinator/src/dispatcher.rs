@@ -1,4 +1,4 @@
-//! The dispatcher: one task that owns the lease table and the failure log. Everybody else sends it a command and waits for
+//! The dispatcher: one task that owns the lease table, the pace and the failure log. Everybody else sends it a command and waits for
 //! the answer.
 //!
 //! Invariant: the published status is that of the table, and it is published before the answer that made it so.
@@ -25,26 +25,30 @@ use tokio::{
 
 use crate::{
     failure_log::{self, FailureLog, FailureLogError},
-    fleet::Phase,
+    fleet::{Fleet, Phase},
     lease_table::{Ended, LeaseTable, MAX_LOSSES, NameTaken, Notice, Registered, Verdict},
     ledger::{Entry, Record, Writer},
+    pace::Pace,
     tally::Tally,
 };
 
 mod handle;
+mod pacing;
 
 use handle::{Command, Reply};
 pub use handle::{DispatchError, DispatcherHandle, Receipt, Reported, WorkerStopped};
+use pacing::Pacing;
 
 /// Commands that may wait; more senders than that wait in turn.
 const QUEUE: usize = 256;
-/// How often sessions are looked at for expiry.
+/// How often sessions are looked at for expiry, and the pace for what the time brings.
 const TICK: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Dispatcher {
     table: LeaseTable,
+    pacing: Pacing,
     log: FailureLog,
     ledger: Writer,
     commands: mpsc::Receiver<Command>,
@@ -60,12 +64,19 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher that waits to be run, and the way to it. The invalid rows, which the table counts as failed, go to the
     /// log. Results are answered when the ledger has them.
-    pub fn new(table: LeaseTable, log: FailureLog, ledger: Writer, invalid: &[InvalidRow]) -> (Self, DispatcherHandle) {
+    pub fn new(
+        table: LeaseTable,
+        pace: Pace,
+        log: FailureLog,
+        ledger: Writer,
+        invalid: &[InvalidRow],
+    ) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (status, status_receiver) = watch::channel(table.status());
         let (phase, phase_receiver) = watch::channel(table.phase());
         let (turn, turn_receiver) = watch::channel(table.turn());
         let (stopped, stopped_receiver) = watch::channel(None);
+        let (pacing, budgets, pace) = Pacing::new(pace);
         let tally = Arc::<Tally>::default();
         let handle = DispatcherHandle {
             commands: sender,
@@ -73,10 +84,13 @@ impl Dispatcher {
             phase: phase_receiver,
             turn: turn_receiver,
             stopped: stopped_receiver,
+            budgets,
+            pace,
             tally: Arc::clone(&tally),
         };
         let is_done = Arc::new(AtomicBool::new(table.status().is_done()));
-        let mut dispatcher = Self { table, log, ledger, commands, status, phase, turn, stopped, tally, is_done };
+        let mut dispatcher =
+            Self { table, pacing, log, ledger, commands, status, phase, turn, stopped, tally, is_done };
         for row in invalid {
             let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
             tracing::warn!("{} failed: {failure}", failure_log::shown(row));
@@ -117,6 +131,7 @@ impl Dispatcher {
             entry.records.extend(self.session_ended(&ended, "was silent for too long"));
             entry.closed.push(ended.worker);
         }
+        self.pacing.tick(now);
         entry
     }
 
@@ -169,8 +184,19 @@ impl Dispatcher {
                 self.send(reply, ());
                 return Entry { closed, ..Entry::default() };
             }
+            Command::Observe { session, observation, reply } => {
+                let budget = self.table.known(session).map(|()| self.pacing.observed(session, &observation, now));
+                self.send(reply, budget);
+            }
+            Command::Budget { session, reply } => {
+                let budget = self.table.known(session).map(|()| self.pacing.budget(session, now));
+                self.send(reply, budget);
+            }
             Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, now))),
-            Command::Fleet { reply } => drop(self.send(reply, self.table.fleet(now))),
+            Command::Fleet { reply } => {
+                let origin = self.pacing.status(now);
+                self.send(reply, Fleet { origin, ..self.table.fleet(now) });
+            }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
             Command::DrainWorker { name, reply } => {
                 let found = self.table.drain(&name);
@@ -265,6 +291,7 @@ impl Dispatcher {
 
     /// Tells of a session that ended; gives the classes that are settled as failed by that.
     fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
+        self.pacing.left(ended.session, Instant::now());
         if ended.returned > 0 || !ended.given_up.is_empty() {
             tracing::warn!("worker {} {why}: {} of its classes go to others", ended.worker, ended.returned);
         } else {
@@ -284,6 +311,7 @@ impl Dispatcher {
 
     /// Tells of a worker that has left; gives its name.
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
+        self.pacing.left(ended.session, Instant::now());
         if let Some(reason) = reason {
             // Whoever watches tells people; of the worker in this process they hear from itself.
             tracing::info!("worker {} stopped: {reason}", ended.worker);

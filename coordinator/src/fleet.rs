@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use shared::job::JobStatus;
+use shared::{job::JobStatus, job_line::short};
+
+use crate::pace::PaceStatus;
 
 /// The fleet at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub struct Fleet {
     pub job: JobStatus,
     /// What the coordinator is doing.
     pub phase: Phase,
+    /// How gently the origin is treated.
+    pub origin: PaceStatus,
     /// The workers with a session, by name.
     pub workers: Vec<WorkerView>,
 }
@@ -68,4 +72,12 @@ pub enum WorkerState {
     Draining,
     /// Failed what others can do, and gets nothing for a while.
     Quarantined,
+}
+
+/// One line of how the origin is treated.
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+pub(crate) fn in_words(origin: &PaceStatus) -> String {
+    let PaceStatus { open, limit, quiet, bytes_per_second, .. } = *origin;
+    let line = format!("origin: {open} of at most {limit} connections, {}B/s", short(bytes_per_second as f64));
+    if quiet.is_zero() { line } else { format!("{line}, left alone for {}s", quiet.as_secs_f64().ceil()) }
 }

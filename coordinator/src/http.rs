@@ -12,7 +12,11 @@ use shared::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{dispatcher::DispatcherHandle, fleet::Phase, ledger::Commits};
+use crate::{
+    dispatcher::DispatcherHandle,
+    fleet::{Phase, in_words},
+    ledger::Commits,
+};
 
 mod metrics;
 
@@ -86,6 +90,10 @@ impl Seen for Outside {
 
     fn readiness(&self) -> Result<(), &'static str> {
         self.coordinator.readiness()
+    }
+
+    fn now(&self) -> String {
+        self.coordinator.at_work.get().map(|at_work| in_words(&at_work.handle.pace())).unwrap_or_default()
     }
 
     fn metrics(&self) -> &Metrics {

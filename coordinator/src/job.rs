@@ -34,6 +34,7 @@ use crate::{
     http::{AtWork, Outside},
     lease_table::LeaseTable,
     ledger::{Entry, Ledger, LedgerError, Record, Run, Writer, list_digest},
+    pace::Pace,
     service::{self, LeaseTerms, ServeError},
     summary,
     trust::{self, Door, Gate},
@@ -187,7 +188,8 @@ impl Job {
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
         );
-        let (owner, handle) = Dispatcher::new(table, log, writer.clone(), &classes.invalid);
+        let pace = Pace::new(plan.ceilings, Instant::now());
+        let (owner, handle) = Dispatcher::new(table, pace, log, writer.clone(), &classes.invalid);
         let mut job = Self {
             handle,
             writer,

@@ -35,7 +35,10 @@ use sessions::{Claim, Holding, Session, Sessions};
 pub use sessions::{Hello, NameTaken};
 use trouble::{TRIES, Troubles};
 
-use crate::fleet::{Fleet, Phase};
+use crate::{
+    fleet::{Fleet, Phase},
+    pace::PaceStatus,
+};
 
 /// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
@@ -154,10 +157,11 @@ impl LeaseTable {
         }
     }
 
-    /// The fleet now.
+    /// The fleet now, but for how it treats the origin, which the pace knows.
     pub fn fleet(&self, now: Instant) -> Fleet {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
-        Fleet { job: self.status, phase: self.phase(), workers: self.sessions.views(received, now) }
+        let (origin, workers) = (PaceStatus::default(), self.sessions.views(received, now));
+        Fleet { job: self.status, phase: self.phase(), origin, workers }
     }
 
     /// Whether a session has not ended.
@@ -277,7 +281,8 @@ impl LeaseTable {
     fn end(&mut self, id: SessionId, weight: u8) -> (Session, Ended) {
         let mut session = self.sessions.remove(id);
         self.count_workers();
-        let mut ended = Ended { worker: session.hello.worker.clone(), returned: 0, given_up: Vec::new() };
+        let worker = session.hello.worker.clone();
+        let mut ended = Ended { session: id, worker, returned: 0, given_up: Vec::new() };
         for position in mem::take(&mut session.leases).into_keys() {
             self.classes[position].losses += weight;
             if self.classes[position].losses >= MAX_LOSSES * LOSS {

@@ -17,32 +17,29 @@ use crate::{
     trust::{Caller, Gate},
     wire::{MAX_BATCH, at_most, cut, held, milliseconds, names, reported, shown},
 };
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use proto::{
     admin_server::AdminServer,
     coordinator_server::{Coordinator, CoordinatorServer},
 };
-use shared::{
-    ids::SessionId,
-    job::{JobOptions, JobStatus},
-    outcome::printable,
-    shutdown::Shutdown,
-    telemetry::trace,
-};
+use shared::{ids::SessionId, job::JobOptions, outcome::printable, shutdown::Shutdown, telemetry::trace};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
     time::{Instant, timeout_at},
 };
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Server, server::Connected},
 };
 
 mod calls;
+mod counts;
 mod health;
+mod pacing;
 
 use calls::Counted;
+use pacing::Pacing;
 
 /// The version of the protocol that is spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -174,11 +171,12 @@ impl Door {
     }
 }
 
-type StatusStream = Pin<Box<dyn Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Coordinator for Door {
-    type WatchStream = StatusStream;
+    type WatchStream = Answers<proto::JobStatus>;
+    type PaceStream = Answers<proto::Budget>;
 
     async fn register(
         &self,
@@ -287,23 +285,22 @@ impl Coordinator for Door {
         Ok(Response::new(proto::LeaveReply {}))
     }
 
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<StatusStream>, Status> {
-        let changes = changes(self.dispatcher.watch());
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let changes = counts::changes(self.dispatcher.watch());
         let until = self.shutdown.abort.clone().cancelled_owned();
         Ok(Response::new(Box::pin(changes.map(|status| Ok(status.into())).take_until(until))))
     }
-}
 
-/// The counts now, then whenever they have changed, up to those of the finished job.
-fn changes(watch: watch::Receiver<JobStatus>) -> impl Stream<Item = JobStatus> {
-    stream::unfold(Some((watch, true)), |state| async move {
-        let (mut watch, first) = state?;
-        if !first {
-            watch.changed().await.ok()?;
-        }
-        let status = *watch.borrow_and_update();
-        Some((status, (!status.is_done()).then_some((watch, false))))
-    })
+    async fn pace(
+        &self,
+        observations: Request<Streaming<proto::Observation>>,
+    ) -> Result<Response<Self::PaceStream>, Status> {
+        let opened = Pacing::open(self.dispatcher.clone(), observations.into_inner());
+        let opened = self.shutdown.abort.run_until_cancelled(opened).await;
+        let pacing = opened.unwrap_or_else(|| Err(refused(DispatchError::Stopped)))?;
+        let until = self.shutdown.abort.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(pacing.budgets().take_until(until))))
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]

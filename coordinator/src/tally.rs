@@ -36,13 +36,14 @@ impl Tally {
 }
 
 /// The calls that exist. Whatever else somebody asks for is counted as one.
-const METHODS: [(&str, &str, &str); 12] = [
+const METHODS: [(&str, &str, &str); 13] = [
     ("/imagenet.v1.Coordinator/Register", "Coordinator", "Register"),
     ("/imagenet.v1.Coordinator/Renew", "Coordinator", "Renew"),
     ("/imagenet.v1.Coordinator/Acquire", "Coordinator", "Acquire"),
     ("/imagenet.v1.Coordinator/Report", "Coordinator", "Report"),
     ("/imagenet.v1.Coordinator/Leave", "Coordinator", "Leave"),
     ("/imagenet.v1.Coordinator/Watch", "Coordinator", "Watch"),
+    ("/imagenet.v1.Coordinator/Pace", "Coordinator", "Pace"),
     ("/imagenet.v1.Admin/GetFleet", "Admin", "GetFleet"),
     ("/imagenet.v1.Admin/RetryFailed", "Admin", "RetryFailed"),
     ("/imagenet.v1.Admin/DrainWorker", "Admin", "DrainWorker"),

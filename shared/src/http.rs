@@ -82,6 +82,10 @@ pub trait Seen: Send + Sync + 'static {
     /// # Errors
     /// The word.
     fn readiness(&self) -> Result<(), &'static str>;
+    /// What it does now, in lines for people; nothing by default.
+    fn now(&self) -> String {
+        String::new()
+    }
     /// Its metrics.
     fn metrics(&self) -> &Metrics;
 }
@@ -145,16 +149,17 @@ async fn answer(connection: TcpStream, router: Router) {
 
 fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
     Router::new()
-        .route("/", get(move || async move { page(program) }))
+        .route("/", get(move |State(seen): State<Arc<S>>| async move { page(program, &seen.now()) }))
         .route("/healthz", get(healthz::<S>))
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(scrape::<S>))
         .with_state(seen)
 }
 
-fn page(program: &str) -> String {
+fn page(program: &str, now: &str) -> String {
+    let now = if now.is_empty() { String::new() } else { format!("{now}\n\n") };
     format!(
-        "{program} {}\n\n\
+        "{program} {}\n\n{now}\
          /healthz  200 while the process lives\n\
          /readyz   200 while it does its work, else 503 and why\n\
          /metrics  for Prometheus\n",

@@ -52,11 +52,12 @@ fn two_workers_at_work_are_seen_with_what_they_do() {
     assert_eq!(table.code, Some(0), "{}", table.stderr);
     let lines: Vec<&str> = table.stdout.lines().collect();
     assert_eq!(lines[..2], ["running", &format!("{}received", counts(lines[1]))]);
+    assert!(lines[2].starts_with("origin: ") && lines[2].contains(" connections, "), "{}", lines[2]);
     let cells = |line: &str| line.split_whitespace().take(4).map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(cells(lines[3]), ["worker", "state", "slots", "leased"]);
-    assert_eq!(cells(lines[4]), ["left", "active", "2", "2"]);
-    assert_eq!(cells(lines[5]), ["right", "active", "2", "2"]);
-    assert!(lines[4].ends_with("s ago") && !table.stdout.contains('\u{1b}'), "{}", table.stdout);
+    assert_eq!(cells(lines[4]), ["worker", "state", "slots", "leased"]);
+    assert_eq!(cells(lines[5]), ["left", "active", "2", "2"]);
+    assert_eq!(cells(lines[6]), ["right", "active", "2", "2"]);
+    assert!(lines[5].ends_with("s ago") && !table.stdout.contains('\u{1b}'), "{}", table.stdout);
 
     origin.limit_rate(0);
     for worker in workers {

@@ -169,6 +169,8 @@ impl Served {
 impl Coordinator for Served {
     type WatchStream =
         std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
+    type PaceStream =
+        std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::Budget, Status>> + Send>>;
 
     async fn register(
         &self,
@@ -248,5 +250,13 @@ impl Coordinator for Served {
 
     async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Err(Status::unimplemented("nobody watches here"))
+    }
+
+    /// As a coordinator of before there was a pace.
+    async fn pace(
+        &self,
+        _: Request<tonic::Streaming<proto::Observation>>,
+    ) -> Result<Response<Self::PaceStream>, Status> {
+        Err(Status::unimplemented("there is no budget here"))
     }
 }

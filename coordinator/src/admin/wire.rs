@@ -5,7 +5,11 @@ use std::time::Duration;
 use shared::job::JobStatus;
 
 use super::client::Overview;
-use crate::fleet::{Fleet, Phase, WorkerState, WorkerView};
+use crate::{
+    fleet::{Fleet, Phase, WorkerState, WorkerView},
+    pace::PaceStatus,
+    wire::milliseconds,
+};
 
 /// As it is sent.
 pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
@@ -15,6 +19,7 @@ pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
         epoch,
         phase: proto::Phase::from(fleet.phase).into(),
         workers: fleet.workers.into_iter().map(Into::into).collect(),
+        origin: Some(fleet.origin.into()),
     }
 }
 
@@ -27,6 +32,7 @@ impl From<proto::Fleet> for Overview {
             fleet: Fleet {
                 job: wire.job.map(JobStatus::from).unwrap_or_default(),
                 phase,
+                origin: wire.origin.map(PaceStatus::from).unwrap_or_default(),
                 workers: wire.workers.into_iter().map(Into::into).collect(),
             },
         }
@@ -44,7 +50,7 @@ impl From<WorkerView> for proto::WorkerStatus {
             skipped: worker.skipped,
             failed: worker.failed,
             received_bytes: worker.received_bytes,
-            silent_ms: u64::try_from(worker.silent.as_millis()).unwrap_or(u64::MAX),
+            silent_ms: milliseconds(worker.silent),
             storage_id: worker.storage,
             build: worker.build,
         }
@@ -65,6 +71,39 @@ impl From<proto::WorkerStatus> for WorkerView {
             silent: Duration::from_millis(wire.silent_ms),
             storage: wire.storage_id,
             build: wire.build,
+        }
+    }
+}
+
+impl From<PaceStatus> for proto::OriginStatus {
+    fn from(status: PaceStatus) -> Self {
+        Self {
+            limit: status.limit,
+            open: status.open,
+            wanted: status.wanted,
+            quiet_ms: milliseconds(status.quiet),
+            bytes_per_second: status.bytes_per_second,
+            requests: status.requests,
+            cuts: status.cuts,
+            refusals: status.refusals,
+            overloads: status.overloads,
+        }
+    }
+}
+
+impl From<proto::OriginStatus> for PaceStatus {
+    fn from(wire: proto::OriginStatus) -> Self {
+        Self {
+            limit: wire.limit,
+            open: wire.open,
+            wanted: wire.wanted,
+            quiet: Duration::from_millis(wire.quiet_ms),
+            bytes_per_second: wire.bytes_per_second,
+            requests: wire.requests,
+            cuts: wire.cuts,
+            refusals: wire.refusals,
+            overloads: wire.overloads,
+            ..Self::default()
         }
     }
 }
@@ -120,6 +159,22 @@ impl From<proto::WorkerState> for WorkerState {
 pub(crate) mod tests {
     use super::*;
 
+    /// An origin that has been asked.
+    pub(crate) fn origin() -> PaceStatus {
+        PaceStatus {
+            limit: 8,
+            open: 5,
+            wanted: 20,
+            quiet: Duration::ZERO,
+            bytes_per_second: 12_300_000,
+            requests: 100,
+            cuts: 4,
+            refusals: 3,
+            overloads: 2,
+            ..PaceStatus::default()
+        }
+    }
+
     /// A worker that has done something.
     pub(crate) fn worker() -> WorkerView {
         WorkerView {
@@ -151,7 +206,8 @@ pub(crate) mod tests {
         ] {
             let states = [WorkerState::Active, WorkerState::Draining, WorkerState::Quarantined];
             let workers = states.map(|state| WorkerView { state, ..worker() }).into();
-            let sent = Fleet { job, phase, workers };
+            let sent =
+                Fleet { job, phase, origin: PaceStatus { quiet: Duration::from_millis(1), ..origin() }, workers };
             let received = Overview::from(fleet(sent.clone(), "run", 7));
             assert_eq!(received, Overview { run_id: "run".to_owned(), epoch: 7, fleet: sent });
         }

@@ -15,7 +15,9 @@ use super::{CommandError, bytes, json, tell};
 use crate::{
     admin::client::{Client, Overview},
     config::StatusArgs,
-    fleet::{Fleet, Phase, WorkerState, WorkerView},
+    fleet::{self, Fleet, Phase, WorkerState, WorkerView},
+    pace::PaceStatus,
+    wire::milliseconds,
 };
 
 /// How often `--watch` looks.
@@ -68,14 +70,15 @@ pub(super) async fn run(
 fn at_end(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
     let workers =
         answer.filter(|answer| answer.fleet.job.is_done()).map_or_else(Vec::new, |answer| answer.fleet.workers);
-    Overview { fleet: Fleet { job, phase: Phase::Done, workers }, ..before }
+    let origin = before.fleet.origin;
+    Overview { fleet: Fleet { job, phase: Phase::Done, origin, workers }, ..before }
 }
 
 /// For people.
 fn text(overview: &Overview) -> String {
     let job = &overview.fleet.job;
     let mut text = format!(
-        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\nrun {}, start {}",
+        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{}run {}, start {}",
         in_words(overview.fleet.phase),
         job.total,
         job.success,
@@ -84,6 +87,11 @@ fn text(overview: &Overview) -> String {
         job.leased,
         job.pending,
         bytes(job.received_bytes),
+        if overview.fleet.phase == Phase::Done {
+            String::new()
+        } else {
+            fleet::in_words(&overview.fleet.origin) + "\n"
+        },
         overview.run_id,
         overview.epoch,
     );
@@ -151,7 +159,21 @@ struct Status<'overview> {
     pending: u64,
     received_bytes: u64,
     done: bool,
+    origin: OriginLine,
     workers: Vec<WorkerLine<'overview>>,
+}
+
+#[derive(Serialize)]
+struct OriginLine {
+    connections: u32,
+    limit: u32,
+    wanted: u32,
+    quiet_ms: u64,
+    bytes_per_second: u64,
+    requests: u64,
+    cuts: u64,
+    refusals: u64,
+    overloads: u64,
 }
 
 #[derive(Serialize)]
@@ -191,7 +213,24 @@ impl<'overview> From<&'overview Overview> for Status<'overview> {
             pending: job.pending,
             received_bytes: job.received_bytes,
             done: job.is_done(),
+            origin: overview.fleet.origin.into(),
             workers: overview.fleet.workers.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<PaceStatus> for OriginLine {
+    fn from(origin: PaceStatus) -> Self {
+        Self {
+            connections: origin.open,
+            limit: origin.limit,
+            wanted: origin.wanted,
+            quiet_ms: milliseconds(origin.quiet),
+            bytes_per_second: origin.bytes_per_second,
+            requests: origin.requests,
+            cuts: origin.cuts,
+            refusals: origin.refusals,
+            overloads: origin.overloads,
         }
     }
 }
@@ -207,7 +246,7 @@ impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
             skipped: worker.skipped,
             failed: worker.failed,
             received_bytes: worker.received_bytes,
-            silent_ms: u64::try_from(worker.silent.as_millis()).unwrap_or(u64::MAX),
+            silent_ms: milliseconds(worker.silent),
             storage_id: &worker.storage,
             build: &worker.build,
         }
@@ -217,6 +256,20 @@ impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asked() -> PaceStatus {
+        PaceStatus {
+            limit: 8,
+            open: 5,
+            wanted: 20,
+            bytes_per_second: 12_300_000,
+            requests: 100,
+            cuts: 4,
+            refusals: 3,
+            overloads: 2,
+            ..PaceStatus::default()
+        }
+    }
 
     fn overview() -> Overview {
         let worker = |name: &str, state, received_bytes, silent| WorkerView {
@@ -246,7 +299,11 @@ mod tests {
             worker("node1.example.org", WorkerState::Active, 1_200_000_000, 2500),
             worker("w", WorkerState::Quarantined, 950, 83_000),
         ];
-        Overview { run_id: "5eed".to_owned(), epoch: 3, fleet: Fleet { job, phase: Phase::Running, workers } }
+        Overview {
+            run_id: "5eed".to_owned(),
+            epoch: 3,
+            fleet: Fleet { job, phase: Phase::Running, origin: asked(), workers },
+        }
     }
 
     #[test]
@@ -256,11 +313,15 @@ mod tests {
             "\
 running
 100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received
+origin: 5 of at most 8 connections, 12.3MB/s
 run 5eed, start 3
 worker             state        slots  leased  success  skipped  failed  received  last heard of
 node1.example.org  active          10       9        8        7       6    1.20GB         2s ago
 w                  quarantined     10       9        8        7       6      950B      01:23 ago"
         );
+        let mut quiet = overview();
+        quiet.fleet.origin.quiet = Duration::from_millis(3200);
+        assert!(text(&quiet).contains("connections, 12.3MB/s, left alone for 4s\n"), "{}", text(&quiet));
         let mut alone = overview();
         alone.fleet.workers.clear();
         alone.fleet.phase = Phase::WaitingForWorkers;
@@ -274,7 +335,7 @@ w                  quarantined     10       9        8        7       6      950
         let gone = at_end(overview(), job, None);
         assert!(text(&gone).starts_with("done\n100 classes: 58 success, "), "{}", text(&gone));
         assert!(text(&gone).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&gone));
-        assert!(json(&Status::from(&gone)).ends_with(r#""done":true,"workers":[]}"#));
+        assert!(json(&Status::from(&gone)).ends_with(r#","workers":[]}"#));
         // An answer of before the end is no better.
         assert_eq!(at_end(overview(), job, Some(overview())), gone);
 
@@ -283,7 +344,10 @@ w                  quarantined     10       9        8        7       6      950
         answer.fleet.workers.truncate(1);
         answer.fleet.workers[0].leased = 0;
         let workers = answer.fleet.workers.clone();
-        assert_eq!(at_end(overview(), job, Some(answer)).fleet, Fleet { job, phase: Phase::Done, workers });
+        assert_eq!(
+            at_end(overview(), job, Some(answer)).fleet,
+            Fleet { job, phase: Phase::Done, origin: asked(), workers }
+        );
     }
 
     #[test]
@@ -292,7 +356,9 @@ w                  quarantined     10       9        8        7       6      950
         one.fleet.workers.pop();
         let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
         let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"done":false"#;
-        let expected = format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},"workers":[{worker}]}}"#);
+        let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
+        let expected =
+            format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},{origin},"workers":[{worker}]}}"#);
         assert_eq!(json(&Status::from(&one)), expected);
     }
 }

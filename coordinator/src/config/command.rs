@@ -30,6 +30,8 @@ With --json it is one object (with --watch one a line):
     run_id, epoch (counts the starts of the coordinator)
     phase: running, recovering, waiting_for_workers, origin_paused, stopping or done
     total, success, skipped, failed, leased, pending (classes), received_bytes, done
+    origin, all workers together: connections, limit, wanted (connections), quiet_ms (nobody asks it),
+      bytes_per_second, requests, cuts, refusals (429 and 503), overloads
     workers, each with: name, state (active, draining or quarantined), slots, leased, success,
       skipped, failed, received_bytes, silent_ms (since it was heard of), storage_id, build
 

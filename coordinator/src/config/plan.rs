@@ -14,7 +14,7 @@ use shared::{
 };
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
-use crate::trust::Door;
+use crate::{pace::Ceilings, trust::Door};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
@@ -34,6 +34,8 @@ pub struct Plan {
     pub ledger: PathBuf,
     /// What the workers are told; the run comes from the ledger. The demo puts its own URL in.
     pub job: JobOptions,
+    /// What all workers together may do to the origin at the most.
+    pub ceilings: Ceilings,
     /// Where workers connect to, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Who may join there.
@@ -144,6 +146,7 @@ impl Config {
             ledger: fleet.ledger.unwrap_or_else(|| folder.join(LEDGER)),
             target: folder,
             job,
+            ceilings: Ceilings { connections: origin.max_connections, bytes_per_second: origin.max_rate },
             listen,
             door: files.open()?,
             exposure,
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(plan.listen, Some(DEFAULT_LISTEN));
         assert_eq!(plan.http, http::Address { address: DEFAULT_HTTP, or_any_port: false });
         assert_eq!((plan.lease_ttl, plan.single_host), (Duration::from_secs(30), None));
+        assert_eq!(plan.ceilings, Ceilings::default());
         let job = plan.job;
         assert_eq!(job.url.as_str(), "https://image-net.org/data/winter21_whole/{wnid}.tar");
         assert_eq!((job.delete_tar, job.retries, job.timeout), (false, 5, Duration::from_mins(2)));
@@ -242,6 +246,10 @@ mod tests {
             (&["--url", "ftp://u:secret@h/x"], "use the value of --url: its scheme is ftp:"),
             (&["--workers", "0"], "0 is not in 1..=1000"),
             (&["--workers", "1001"], "1001 is not in 1..=1000"),
+            (&["--max-connections", "0"], "0 is not in 1.."),
+            (&["--max-connections", "many"], "invalid digit"),
+            (&["--max-rate", "0"], "it must be more than nothing"),
+            (&["--max-rate", "fast"], "a number of bytes a second, like 10MiB/s"),
             (&["--timeout", "0s"], "it must be longer than nothing"),
             (&["--timeout", "soon"], "expected number at 0"),
             (&["--lease-ttl", "2s"], "the shortest is 3s"),
@@ -257,6 +265,8 @@ mod tests {
             assert!(error.contains(said) && !error.contains("secret"), "{flags:?}: {error}");
         }
         assert_eq!(plan(&["--lease-ttl", "24h", "--timeout", "1day"]).unwrap().lease_ttl, Duration::from_hours(24));
+        let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"]).unwrap().ceilings;
+        assert_eq!(ceilings, Ceilings { connections: Some(8), bytes_per_second: Some(10 << 20) });
         assert_eq!(plan(&["--timeout", "500ms"]).unwrap().job.timeout, Duration::from_millis(500));
     }
 

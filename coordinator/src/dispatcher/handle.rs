@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     fleet::{Fleet, Phase},
     lease_table::{Granted, Held, Hello, Lease, NameTaken, Registered, Renewed, UnknownSession},
+    pace::{Budget, Observation, PaceStatus},
     tally::Tally,
 };
 
@@ -60,6 +61,8 @@ pub(super) enum Command {
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
     Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
+    Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
+    Budget { session: SessionId, reply: Reply<Result<Budget, UnknownSession>> },
     HeardOf { span: Duration, reply: Reply<usize> },
     Fleet { reply: Reply<Fleet> },
     RetryFailed { wnids: Vec<Wnid>, reply: Reply<u64> },
@@ -74,6 +77,8 @@ pub struct DispatcherHandle {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) turn: watch::Receiver<u64>,
     pub(super) stopped: watch::Receiver<Option<WorkerStopped>>,
+    pub(super) budgets: watch::Receiver<()>,
+    pub(super) pace: watch::Receiver<PaceStatus>,
     pub(super) tally: Arc<Tally>,
 }
 
@@ -119,6 +124,22 @@ impl DispatcherHandle {
     /// [`DispatchError::Stopped`].
     pub async fn leave(&self, session: SessionId, reason: Option<String>) -> Result<(), DispatchError> {
         self.ask(|reply| Command::Leave { session, reason, reply }).await
+    }
+
+    /// Takes what a worker does to the origin; says what it may do.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn observe(&self, session: SessionId, observation: Observation) -> Result<Budget, DispatchError> {
+        Ok(self.ask(|reply| Command::Observe { session, observation, reply }).await??)
+    }
+
+    /// What a worker may do to the origin.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub async fn budget(&self, session: SessionId) -> Result<Budget, DispatchError> {
+        Ok(self.ask(|reply| Command::Budget { session, reply }).await??)
     }
 
     /// How many of the workers that have not left were heard of within the last `span`.
@@ -167,6 +188,16 @@ impl DispatcherHandle {
     /// Changes whenever somebody who got nothing may get something.
     pub fn watch_turn(&self) -> watch::Receiver<u64> {
         self.turn.clone()
+    }
+
+    /// Changes whenever somebody's budget may have changed, or a session has ended.
+    pub fn watch_budgets(&self) -> watch::Receiver<()> {
+        self.budgets.clone()
+    }
+
+    /// How gently the origin is treated, as of a second ago at most.
+    pub fn pace(&self) -> PaceStatus {
+        *self.pace.borrow()
     }
 
     /// The job's counts now.

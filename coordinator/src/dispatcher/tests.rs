@@ -4,7 +4,10 @@ use shared::{ids::LeaseToken, outcome::Published};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use super::*;
-use crate::lease_table::{Held, Hello, Lease, UnknownSession};
+use crate::{
+    lease_table::{Held, Hello, Lease, UnknownSession},
+    pace::Ceilings,
+};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -21,7 +24,13 @@ impl Running {
         let table = LeaseTable::new(&wnids, invalid.len() as u64, 1, TTL);
         let mut task = JoinSet::new();
         let log = FailureLog::create(folder.path()).unwrap();
-        let (dispatcher, handle) = Dispatcher::new(table, log, Writer::to_nowhere(&mut task), invalid);
+        let (dispatcher, handle) = Dispatcher::new(
+            table,
+            Pace::new(Ceilings::default(), Instant::now()),
+            log,
+            Writer::to_nowhere(&mut task),
+            invalid,
+        );
         task.spawn(dispatcher.run());
         Self { handle, folder, _task: task }
     }
@@ -32,7 +41,9 @@ impl Running {
         let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let (writer, kept) = Writer::channel();
         let log = FailureLog::create(folder.path()).unwrap();
-        let (dispatcher, handle) = Dispatcher::new(LeaseTable::new(&wnids, 0, 1, TTL), log, writer, &[]);
+        let table = LeaseTable::new(&wnids, 0, 1, TTL);
+        let (dispatcher, handle) =
+            Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), log, writer, &[]);
         let mut task = JoinSet::new();
         task.spawn(dispatcher.run());
         (Self { handle, folder, _task: task }, kept)

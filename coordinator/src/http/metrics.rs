@@ -60,8 +60,38 @@ impl AtWork {
         let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
         page.counter("expired_sessions", expired, tally.expired_sessions.get())?;
         page.durations("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
+        self.origin(page)?;
         let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
         page.durations_by("rpc_seconds", calls, tally.calls.by_method_and_code())?;
         self.others.iter().try_for_each(|other| other.write(page))
+    }
+
+    /// What all workers together do to the origin, as far as they keep to a budget.
+    fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
+        let origin = self.handle.pace();
+        for (name, help, value) in [
+            ("limit", "Connections to the origin that are allowed to all workers together.", origin.limit),
+            ("open", "Connections to the origin with a request on them.", origin.open),
+            ("wanted", "Connections to the origin that the workers could use.", origin.wanted),
+        ] {
+            page.gauge(&format!("coordinator_origin_connections_{name}"), help, value.into())?;
+        }
+        let quiet = "For how long nobody asks the origin for anything, because it asked for that or broke.";
+        page.gauge(
+            "coordinator_origin_quiet_seconds",
+            quiet,
+            origin.quiet.as_secs() + u64::from(origin.quiet.subsec_nanos() > 0),
+        )?;
+        let speed = "Bytes that come from the origin each second, over the last seconds.";
+        page.gauge("coordinator_origin_bytes_per_second", speed, origin.bytes_per_second)?;
+        for (name, help, value) in [
+            ("requests", "Requests to the origin, as the workers say, since the coordinator started.", origin.requests),
+            ("cuts", "Requests that broke: no connection, no answer, a body that broke off.", origin.cuts),
+            ("refusals", "Answers 429 and 503 of the origin.", origin.refusals),
+            ("overloads", "Times that connections to the origin broke together.", origin.overloads),
+        ] {
+            page.counter(&format!("coordinator_origin_{name}"), help, value)?;
+        }
+        Ok(())
     }
 }

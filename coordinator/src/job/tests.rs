@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     config::{ClassSource, SingleHost},
     lease_table::Hello,
+    pace::Ceilings,
 };
 
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
@@ -29,6 +30,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
             ca_pem: vec![],
             headers: vec![],
         },
+        ceilings: Ceilings::default(),
         listen,
         door: trust::DoorFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
@@ -198,7 +200,13 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
     let ttl = Duration::from_secs(30);
     let table = LeaseTable::new(&classes().wnids, 0, 1, ttl);
     let log = FailureLog::create(folder.path()).unwrap();
-    let (dispatcher, handle) = Dispatcher::new(table, log, Writer::to_nowhere(&mut tasks), &[]);
+    let (dispatcher, handle) = Dispatcher::new(
+        table,
+        Pace::new(Ceilings::default(), Instant::now()),
+        log,
+        Writer::to_nowhere(&mut tasks),
+        &[],
+    );
     tasks.spawn(dispatcher.run());
     let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), ..Hello::default() };
     let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;

@@ -65,6 +65,8 @@ pub struct Registered {
 /// A session that ended without a farewell.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
+    /// Which one.
+    pub session: SessionId,
     /// The worker's name.
     pub worker: String,
     /// Leases that went back.

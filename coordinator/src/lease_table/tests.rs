@@ -110,7 +110,10 @@ fn a_registration_that_comes_twice_finds_its_session_and_another_process_replace
     let leases = acquire(&mut table, first.session, 2, now).unwrap();
     assert_eq!(register(&mut table, "host", b"a", &leases, now).unwrap(), Registered { replaced: None, ..first });
     let second = register(&mut table, "host", b"b", &[], now).unwrap();
-    assert_eq!(second.replaced, Some(Ended { worker: "host".to_owned(), returned: 2, given_up: vec![] }));
+    assert_eq!(
+        second.replaced,
+        Some(Ended { session: first.session, worker: "host".to_owned(), returned: 2, given_up: vec![] })
+    );
     assert_eq!(renew(&mut table, first.session, &leases, 0, now), Err(UnknownSession));
     assert_eq!(report(&mut table, leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
     assert_eq!(numbers(&acquire(&mut table, second.session, 9, now).unwrap()), ["1", "2", "3"]);
@@ -127,7 +130,7 @@ fn one_renewal_keeps_all_leases_and_a_missed_one_gives_them_away_after_the_margi
     assert_eq!(renew(&mut table, one, &leases, 7, now), Ok(vec![]));
     now += TTL + EXPIRY_MARGIN;
     assert_eq!(table.tick(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
-    assert_eq!(table.tick(now), [Ended { worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
+    assert_eq!(table.tick(now), [Ended { session: one, worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
     assert_eq!(table.status().received_bytes, 7, "what was received stays received");
     check(&table);
 }

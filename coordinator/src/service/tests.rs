@@ -13,7 +13,15 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
-use crate::{dispatcher::Dispatcher, failure_log::FailureLog, lease_table::LeaseTable, ledger::Writer};
+use crate::{
+    dispatcher::Dispatcher,
+    failure_log::FailureLog,
+    lease_table::LeaseTable,
+    ledger::Writer,
+    pace::{Ceilings, Pace},
+};
+
+mod pacing;
 
 const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
 
@@ -43,12 +51,16 @@ fn job() -> JobOptions {
 
 impl Running {
     async fn start(count: u32) -> Self {
+        Self::start_within(Ceilings::default(), count).await
+    }
+
+    async fn start_within(ceilings: Ceilings, count: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
         let mut dispatcher = JoinSet::new();
         let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(&mut dispatcher));
-        let (owner, handle) = Dispatcher::new(table, log, ledger, &[]);
+        let (owner, handle) = Dispatcher::new(table, Pace::new(ceilings, Instant::now()), log, ledger, &[]);
         dispatcher.spawn(owner.run());
         let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
         let shutdown = Shutdown::default();
@@ -207,7 +219,7 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
 }
 
 /// The first answer of a watch on the program's health.
-async fn watch_health(running: &Running) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
+async fn watch_health(running: &Running) -> Streaming<tonic_health::pb::HealthCheckResponse> {
     let request = tonic_health::pb::HealthCheckRequest { service: "imagenet.v1.Coordinator".to_owned() };
     running.health.clone().watch(request).await.unwrap().into_inner()
 }

@@ -27,7 +27,8 @@ impl Role {
                 | "Coordinator/Renew"
                 | "Coordinator/Acquire"
                 | "Coordinator/Report"
-                | "Coordinator/Leave",
+                | "Coordinator/Leave"
+                | "Coordinator/Pace",
             ) => Self::Worker,
             Some("Coordinator/Watch" | "Admin/GetFleet") => Self::Viewer,
             _ => Self::Admin,
@@ -80,6 +81,7 @@ mod tests {
             ("/imagenet.v1.Coordinator/Acquire", [true, false, false]),
             ("/imagenet.v1.Coordinator/Report", [true, false, false]),
             ("/imagenet.v1.Coordinator/Leave", [true, false, false]),
+            ("/imagenet.v1.Coordinator/Pace", [true, false, false]),
             ("/imagenet.v1.Coordinator/Watch", [false, true, true]),
             ("/imagenet.v1.Admin/GetFleet", [false, true, true]),
             ("/imagenet.v1.Admin/RetryFailed", [false, false, true]),

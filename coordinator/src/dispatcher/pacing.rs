@@ -1,0 +1,67 @@
+//! The pace within the dispatcher: told of observations, sessions that end and the time; what it decides is published.
+
+use shared::ids::SessionId;
+use tokio::{sync::watch, time::Instant};
+
+use crate::pace::{Budget, Observation, Pace, PaceStatus};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    pace: Pace,
+    /// The pace's turn that was published last.
+    turn: u64,
+    budgets: watch::Sender<()>,
+    status: watch::Sender<PaceStatus>,
+}
+
+impl Pacing {
+    /// Also gives what is told whenever budgets may have changed, and how it stands.
+    pub(super) fn new(pace: Pace) -> (Self, watch::Receiver<()>, watch::Receiver<PaceStatus>) {
+        let (budgets, budgets_receiver) = watch::channel(());
+        let (status, status_receiver) = watch::channel(pace.status(Instant::now()));
+        (Self { turn: pace.turn(), pace, budgets, status }, budgets_receiver, status_receiver)
+    }
+
+    /// A worker has said what it does; gives what it may do.
+    pub(super) fn observed(&mut self, session: SessionId, observation: &Observation, now: Instant) -> Budget {
+        self.pace.observed(session, observation, now);
+        self.publish(now);
+        self.pace.budget(session, now)
+    }
+
+    /// What a worker may do.
+    pub(super) fn budget(&mut self, session: SessionId, now: Instant) -> Budget {
+        self.pace.budget(session, now)
+    }
+
+    /// The session has ended, and so does its stream.
+    pub(super) fn left(&mut self, session: SessionId, now: Instant) {
+        self.pace.left(session, now);
+        self.publish(now);
+        self.budgets.send_replace(());
+    }
+
+    /// What the time brings.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.pace.tick(now);
+        self.publish(now);
+    }
+
+    /// How the origin is treated now.
+    pub(super) fn status(&self, now: Instant) -> PaceStatus {
+        self.pace.status(now)
+    }
+
+    fn publish(&mut self, now: Instant) {
+        for notice in self.pace.take_notices() {
+            tracing::info!("{notice}");
+        }
+        let status = self.pace.status(now);
+        self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
+        let turn = self.pace.turn();
+        if std::mem::replace(&mut self.turn, turn) != turn {
+            self.budgets.send_replace(());
+        }
+    }
+}

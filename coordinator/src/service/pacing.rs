@@ -1,0 +1,111 @@
+//! One worker's stream for the pace: observations come in, a budget goes out whenever it has changed.
+
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use shared::ids::SessionId;
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::refused;
+use crate::{
+    dispatcher::DispatcherHandle,
+    pace::{Budget, Observation},
+    wire::milliseconds,
+};
+
+/// See the module.
+pub(super) struct Pacing {
+    dispatcher: DispatcherHandle,
+    session: SessionId,
+    observations: Streaming<proto::Observation>,
+    changes: watch::Receiver<()>,
+    /// What the worker was told last.
+    sent: Option<u64>,
+    /// What is to be told first.
+    next: Option<Budget>,
+}
+
+impl Pacing {
+    /// Waits for the first observation, which names the session.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when that is not known (any more).
+    pub(super) async fn open(
+        dispatcher: DispatcherHandle,
+        mut observations: Streaming<proto::Observation>,
+    ) -> Result<Self, Status> {
+        let none = || Status::invalid_argument("a stream for the pace begins with an observation");
+        let first = observations.message().await?.ok_or_else(none)?;
+        let session = SessionId(first.session_id);
+        // What changes from here on is seen below.
+        let changes = dispatcher.watch_budgets();
+        let budget = dispatcher.observe(session, observation(&first)).await.map_err(refused)?;
+        Ok(Self { dispatcher, session, observations, changes, sent: None, next: Some(budget) })
+    }
+
+    /// Ends with the worker's side, with the session, or with the dispatcher.
+    pub(super) fn budgets(self) -> impl Stream<Item = Result<proto::Budget, Status>> {
+        stream::try_unfold(self, |mut pacing| async move { Ok(pacing.changed().await?.map(|budget| (budget, pacing))) })
+    }
+
+    /// The next budget that the worker does not know.
+    async fn changed(&mut self) -> Result<Option<proto::Budget>, Status> {
+        loop {
+            let budget = match self.next.take() {
+                Some(budget) => budget,
+                None => match self.heard().await? {
+                    Some(budget) => budget,
+                    None => return Ok(None),
+                },
+            };
+            if self.sent.replace(budget.version) != Some(budget.version) {
+                return Ok(Some(message(budget)));
+            }
+        }
+    }
+
+    /// What the worker may do after the next observation, or after a change that somebody else has brought about.
+    async fn heard(&mut self) -> Result<Option<Budget>, Status> {
+        let budget = tokio::select! {
+            observed = self.observations.message() => {
+                let Some(observed) = observed? else { return Ok(None) };
+                if observed.session_id != self.session.0 {
+                    return Err(Status::invalid_argument("a stream for the pace stays with one session"));
+                }
+                self.dispatcher.observe(self.session, observation(&observed)).await
+            }
+            changed = self.changes.changed() => {
+                if changed.is_err() {
+                    return Ok(None);
+                }
+                self.dispatcher.budget(self.session).await
+            }
+        };
+        budget.map(Some).map_err(refused)
+    }
+}
+
+fn observation(wire: &proto::Observation) -> Observation {
+    Observation {
+        seen: wire.seen_version,
+        open: wire.open,
+        flowing: wire.flowing,
+        wanted: wire.wanted,
+        received: wire.received_bytes,
+        requests: wire.requests,
+        cuts: wire.cuts,
+        refusals: wire.refusals,
+        retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
+    }
+}
+
+fn message(budget: Budget) -> proto::Budget {
+    proto::Budget {
+        version: budget.version,
+        connections: budget.connections,
+        bytes_per_second: budget.bytes_per_second.unwrap_or(0),
+        quiet_ms: milliseconds(budget.quiet),
+        observe_ms: milliseconds(budget.observe_every),
+    }
+}
