@@ -1,10 +1,16 @@
 //! Good tars as ImageNet makes them: flat, GNU headers, 10,240-byte records; deterministic by seed.
 
-use std::{collections::BTreeMap, io::Read, ops::Range, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
+    ops::Range,
+    path::Path,
+};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::content::{Segment, Segments};
+use crate::content::{Content, Reader, Segment, Segments, same};
 
 /// GNU tar pads an archive to whole records of twenty blocks.
 pub const RECORD: usize = 10_240;
@@ -99,6 +105,25 @@ pub fn assert_class_is(tar: &[u8], folder: &Path) {
     }
 }
 
+/// The same for a tar that need not fit into memory.
+#[track_caller]
+pub fn assert_streamed_class_is(tar: &(impl Content + ?Sized), folder: &Path) {
+    let mut archive = tar::Archive::new(Reader::new(tar));
+    let mut names = BTreeSet::from([MANIFEST.to_owned()]);
+    for entry in archive.entries().expect("the tar is good") {
+        let entry = entry.expect("the tar is good");
+        let name = entry.path().expect("the tar is good").to_string_lossy().into_owned();
+        let path = folder.join(&name);
+        let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(same(entry, file).expect("both can be read"), "{} is not what its tar says", path.display());
+        names.insert(name);
+    }
+    for entry in std::fs::read_dir(folder).expect("the folder can be listed") {
+        let name = entry.expect("the folder can be listed").file_name().to_string_lossy().into_owned();
+        assert!(names.contains(&name), "{name} is not in the tar of {}", folder.display());
+    }
+}
+
 /// Unpacks a good tar as an older tool or a person would: the files, and no manifest.
 pub fn unpack_by_hand(tar: &[u8], folder: &Path) {
     std::fs::create_dir_all(folder).expect("the folder can be made");
@@ -160,5 +185,19 @@ mod tests {
         assert!(difference(&tar, folder.path()).is_some_and(|text| text.contains("missing")));
         std::fs::write(folder.path().join("stray"), "").unwrap();
         assert!(difference(&tar, folder.path()).is_some_and(|text| text.contains("not in the tar")));
+    }
+
+    #[test]
+    #[should_panic(expected = "n00000001_2.JPEG is not what its tar says")]
+    fn a_difference_from_a_tar_that_is_streamed_is_seen() {
+        let tar = streamed_images("n00000001", 3, 700, 1);
+        let folder = tempfile::tempdir().unwrap();
+        unpack_by_hand(&tar.to_vec(), folder.path());
+        assert_streamed_class_is(&tar, folder.path());
+        let victim = folder.path().join("n00000001_2.JPEG");
+        let mut bytes = std::fs::read(&victim).unwrap();
+        bytes[699] ^= 1;
+        std::fs::write(&victim, &bytes).unwrap();
+        assert_streamed_class_is(&tar, folder.path());
     }
 }

@@ -1,6 +1,13 @@
 //! What the origin serves: bytes in memory, a file, or a tar that is made while it is read.
 
-use std::{fs::File, io, net::TcpStream, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    net::TcpStream,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{
     archives::{BLOCK, RECORD},
@@ -253,6 +260,49 @@ impl Content for Segments {
             index += 1;
         }
         Ok(filled)
+    }
+}
+
+/// Reads a content from its beginning to its end.
+#[derive(Debug)]
+pub struct Reader<'content, C: ?Sized> {
+    content: &'content C,
+    offset: u64,
+}
+
+impl<'content, C: Content + ?Sized> Reader<'content, C> {
+    /// At the beginning.
+    pub fn new(content: &'content C) -> Self {
+        Self { content, offset: 0 }
+    }
+}
+
+impl<C: Content + ?Sized> io::Read for Reader<'_, C> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read_at(self.offset, buffer)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// Panics unless a file holds exactly the content, which need not fit into memory.
+#[track_caller]
+pub fn assert_same(content: &(impl Content + ?Sized), file: impl io::Read) {
+    assert!(same(Reader::new(content), file).expect("both can be read"), "the file is not the content");
+}
+
+/// Whether two readers give the same bytes.
+pub(crate) fn same(mut one: impl io::Read, mut other: impl io::Read) -> io::Result<bool> {
+    const CHUNK: usize = 256 << 10;
+    let (mut left, mut right) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    loop {
+        left.clear();
+        right.clear();
+        one.by_ref().take(CHUNK as u64).read_to_end(&mut left)?;
+        other.by_ref().take(CHUNK as u64).read_to_end(&mut right)?;
+        if left != right || left.is_empty() {
+            return Ok(left == right);
+        }
     }
 }
 
