@@ -328,8 +328,17 @@ impl Job {
 /// Waits until every worker that is still there knows that the job is done. One that is backing off asks again soon; one
 /// that was not heard of for longer than it may be is cut off, or gone.
 async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) {
-    while handle.heard_of(lease_ttl / 3 + LATE).await.is_ok_and(|workers| workers > 0) {
-        sleep(LOOK).await;
+    let mut status = handle.watch();
+    loop {
+        status.mark_unchanged();
+        if handle.heard_of(lease_ttl / 3 + LATE).await.map_or(true, |workers| workers == 0) {
+            return;
+        }
+        // One that leaves changes the counts; one that falls silent only gets older.
+        tokio::select! {
+            Ok(()) = status.changed() => {}
+            () = sleep(LOOK) => {}
+        }
     }
 }
 

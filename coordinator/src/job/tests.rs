@@ -248,3 +248,22 @@ fn another_query_is_another_job_although_it_is_not_shown() {
     assert_ne!(of("http://h/{wnid}?v=1"), of("http://h/{wnid}?v=2"));
     assert_eq!(of("http://old:secret@h/{wnid}"), of("http://new:secret@h/{wnid}"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_end_does_not_wait_for_a_worker_that_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
+    let (table, log) = (LeaseTable::new(&[], 0, 1, ttl), FailureLog::create(folder.path()).unwrap());
+    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let (dispatcher, handle) = Dispatcher::new(table, pace, log, Writer::to_nowhere(&mut tasks), &[]);
+    tasks.spawn(dispatcher.run());
+    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), ..Hello::default() };
+    let session = handle.register(hello, vec![]).await.unwrap().session;
+    let leaves = async {
+        sleep(LOOK / 2).await;
+        handle.leave(session, None).await.unwrap();
+        Instant::now()
+    };
+    let ((), left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    assert_eq!(left.elapsed(), Duration::ZERO);
+}
