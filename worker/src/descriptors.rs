@@ -2,8 +2,9 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// A slot has a connection, the class folder, an image, the journal and the tar; and one is being published.
-const EACH_SLOT: u64 = 6;
+/// A slot has a connection, the class folder, an image, the journal and the tar; one is being published; and its runtime has
+/// four.
+const EACH_SLOT: u64 = 10;
 /// Logs, the ledger, the control connections, the runtime, what the standard library opens in passing.
 const BESIDE: u64 = 64;
 
@@ -52,7 +53,7 @@ mod tests {
         let advised = usize::try_from(slots_within(256)).unwrap();
         assert!(needed(advised) <= 256 && needed(advised + 1) > 256);
         let refused = TooFewDescriptors { slots: 350, needed: needed(350), limit: 256 };
-        assert!(refused.to_string().contains("use --workers 32, or raise it with ulimit -n"), "{refused}");
+        assert!(refused.to_string().contains("use --workers 19, or raise it with ulimit -n"), "{refused}");
     }
 
     #[test]

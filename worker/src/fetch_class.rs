@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use crate::{
     existing::Found,
     local_tar::unpack_local_tar,
+    origin::Origin,
     progress::ClassProgress,
     publish::TarFate,
     receive::receive,
@@ -23,32 +24,34 @@ use crate::{
 /// first.
 pub(crate) async fn fetch_class(
     site: &Site,
+    origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
-    let found = site.look(wnid).await?;
+    let found = site.look(wnid)?;
     let skipped = match (found, site.job.existing) {
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(what)),
         (Found::Unproved | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
-        (Found::Unproved, Existing::Adopt) => {
-            Some(stop.run_until_cancelled(site.prove(wnid, retries)).await.unwrap_or(Err(Unfinished::Stopped))?)
-        }
+        (Found::Unproved, Existing::Adopt) => Some(
+            stop.run_until_cancelled(site.prove(origin, wnid, retries)).await.unwrap_or(Err(Unfinished::Stopped))?,
+        ),
         (Found::Unproved | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
     };
     if let Some(outcome) = skipped {
-        site.drop_tar(wnid).await?;
+        site.drop_tar(wnid)?;
         return Ok(outcome);
     }
     let replace = site.job.existing == Existing::Replace;
-    let (unpacked, tar) = match (unpack_local_tar(site, wnid, stop).await?, site.job.delete_tar) {
+    let (unpacked, tar) = match (unpack_local_tar(site, wnid, stop)?, site.job.delete_tar) {
         (Some(unpacked), false) => (unpacked, TarFate::Stay),
         (Some(unpacked), true) => (unpacked, TarFate::Remove),
         (None, delete_tar) => {
-            let unpacked = receive(site, wnid, retries, progress, stop).instrument(trace::step("receive")).await?;
+            let unpacked =
+                receive(site, origin, wnid, retries, progress, stop).instrument(trace::step("receive")).await?;
             (unpacked, if delete_tar { TarFate::Remove } else { TarFate::Move })
         }
     };

@@ -11,8 +11,9 @@ use crate::{
     calls::{Answer, Calls, Refused},
     coordinator_client::{CoordinatorClient, Identity, Registration},
     lease_clock::LeaseClock,
+    progress::Progress,
     site::Site,
-    tally::Tally,
+    slots::Slots,
     target::Target,
 };
 
@@ -21,8 +22,8 @@ use crate::{
 pub(crate) struct Joined {
     pub(crate) calls: Calls,
     pub(crate) registration: Registration,
-    pub(crate) site: Arc<Site>,
-    /// Those that publish, and end with the site.
+    pub(crate) slots: Slots,
+    /// Those that publish, and end with the slots.
     pub(crate) threads: JoinSet<()>,
 }
 
@@ -34,7 +35,7 @@ pub(crate) async fn join(
     connector: &Connector,
     who: &Identity,
     target: &Path,
-    tally: Arc<Tally>,
+    progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Option<Joined>, WorkerError> {
     let target = Arc::new(Target::open(target)?);
@@ -46,8 +47,10 @@ pub(crate) async fn join(
     };
     let registration = registration.inspect_err(|_| withdraw(&target))?;
     let mut threads = JoinSet::new();
-    match Site::open(registration.job.clone(), target, clock, who.slots, tally, &mut threads) {
-        Ok(site) => Ok(Some(Joined { calls, registration, site: Arc::new(site), threads })),
+    let tally = Arc::clone(progress.tally());
+    let site = Site::open(registration.job.clone(), target, clock, who.slots, tally, &mut threads);
+    match site.and_then(|site| Slots::open(Arc::new(site), progress.clone(), who.slots)) {
+        Ok(slots) => Ok(Some(Joined { calls, registration, slots, threads })),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
             Err(error.into())

@@ -7,6 +7,7 @@ mod calls;
 pub mod config;
 mod coordinator_client;
 mod joining;
+mod lane;
 mod lease_clock;
 mod renewal;
 mod session;
@@ -17,11 +18,11 @@ mod unreported;
 mod existing;
 mod fetch_class;
 mod local_tar;
-mod off_thread;
 mod receive;
 mod site;
 mod unfinished;
 
+mod client;
 mod download;
 mod download_error;
 mod origin;
@@ -49,9 +50,9 @@ use std::{path::PathBuf, sync::Arc};
 use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 pub use crate::{
+    client::OriginError,
     descriptors::TooFewDescriptors,
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
-    origin::OriginError,
     site::SiteError,
     tally::Tally,
     target::TargetError,

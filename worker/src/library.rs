@@ -1,6 +1,7 @@
 //! The library for one program on one machine: a list of classes, a folder, and the counts at the end.
 
 use std::{
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,11 +16,10 @@ use shared::{
     outcome::{Failure, FailureKind, Outcome},
     telemetry::trace::TraceParent,
 };
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::{
     lease_clock::LeaseClock,
-    off_thread::off_thread,
     progress::Progress,
     site::{Site, SiteError},
     slots::{Lease, Slots},
@@ -144,10 +144,15 @@ pub async fn download_batch<Id: AsRef<str>>(
     let open = move || {
         let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
         let clock = Arc::new(LeaseClock::of_this_host());
-        Site::open(job, target, clock, slots, tally, &mut threads).map(|site| (Arc::new(site), threads))
+        let site = Arc::new(Site::open(job, target, clock, slots, tally, &mut threads)?);
+        Slots::open(site, progress, slots).map(|slots| (slots, threads))
     };
-    let (site, threads) = off_thread(open).await?;
-    let mut slots = Slots::new(Arc::clone(&site), progress, slots);
+    let (mut slots, threads) = match spawn_blocking(open).await.map_err(JoinError::try_into_panic) {
+        Ok(opened) => opened?,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime is at its end, and this call with it.
+        Err(Err(_)) => std::future::pending().await,
+    };
     let mut waiting = wnids.into_iter();
     let mut fault = None;
     loop {
@@ -178,11 +183,11 @@ pub async fn download_batch<Id: AsRef<str>>(
         }
     }
     if fault.is_none()
-        && let Err(error) = site.target().remove_partial()
+        && let Err(error) = slots.site().target().remove_partial()
     {
         tracing::warn!(%error, "could not remove the folder .partial");
     }
-    drop((slots, site));
+    drop(slots);
     threads.join_all().await;
     fault.map_or(Ok(stats), |fault| Err(fault.into()))
 }

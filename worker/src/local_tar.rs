@@ -19,34 +19,32 @@ use crate::{
 const BLOCK: usize = 256 << 10;
 
 /// Unpacks the class's tar from the target into a staging folder; `None` when there is none, or none that is whole.
-pub(crate) async fn unpack_local_tar(
+pub(crate) fn unpack_local_tar(
     site: &Site,
     wnid: Wnid,
     stop: &CancellationToken,
 ) -> Result<Option<Unpacked>, Unfinished> {
-    let (stop, url) = (stop.clone(), site.job.url.for_class(wnid));
-    site.off_thread(move |target| {
-        let path = target.tar(wnid);
-        // A link or a folder of that name is not ours to read.
-        let Ok(length) = path.symlink_metadata().and_then(|found| plain_length(&found)) else { return Ok(None) };
-        let Ok(tar) = File::open(&path) else { return Ok(None) };
-        let fault = |error| unfinished::staging(target, "make a staging folder", error);
-        let staging = Staging::create(target, wnid).map_err(fault)?;
-        let source = Source { url: crate::download_error::shown(&url), length: Some(length), ..Source::default() };
-        match unpack(tar, &staging, wnid, &source, &stop) {
-            Ok(Ended::Whole(files)) => Ok(Some(Unpacked { staging, source, files })),
-            Ok(Ended::Stopped) => staging.remove().map_err(fault).and(Err(Unfinished::Stopped)),
-            Err(error) => {
-                tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
-                staging.remove().map_err(fault)?;
-                match error.into_failure() {
-                    Ok(_) => Ok(None),
-                    Err((action, error)) => Err(unfinished::staging(target, &action, error)),
-                }
+    let target = site.target();
+    let path = target.tar(wnid);
+    // A link or a folder of that name is not ours to read.
+    let Ok(length) = path.symlink_metadata().and_then(|found| plain_length(&found)) else { return Ok(None) };
+    let Ok(tar) = File::open(&path) else { return Ok(None) };
+    let fault = |error| unfinished::staging(target, "make a staging folder", error);
+    let staging = Staging::create(target, wnid).map_err(fault)?;
+    let url = crate::download_error::shown(&site.job.url.for_class(wnid));
+    let source = Source { url, length: Some(length), ..Source::default() };
+    match unpack(tar, &staging, wnid, &source, stop) {
+        Ok(Ended::Whole(files)) => Ok(Some(Unpacked { staging, source, files })),
+        Ok(Ended::Stopped) => staging.remove().map_err(fault).and(Err(Unfinished::Stopped)),
+        Err(error) => {
+            tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
+            staging.remove().map_err(fault)?;
+            match error.into_failure() {
+                Ok(_) => Ok(None),
+                Err((action, error)) => Err(unfinished::staging(target, &action, error)),
             }
         }
-    })
-    .await
+    }
 }
 
 enum Ended {

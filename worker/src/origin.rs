@@ -1,55 +1,39 @@
-//! The origin as one process sees it: a pooled client, the time to leave it alone, and what it says of a tar.
+//! The origin as one process sees it: pooled clients, the time to leave it alone, and what it says of a tar.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use prometheus_client::metrics::counter::Counter;
 use reqwest::{
     Client, Response,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
 };
 use shared::job::JobOptions;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::{
+    client::{Clients, OriginError},
     download_error::{DownloadError, shown},
-    redirect,
     retry::LONGEST_RETRY_AFTER,
     source::Source,
 };
 
-/// The real server drops idle connections within seconds, so they are not kept for longer.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// No class is longer; twice what the whole of a large one takes with every image in full size.
 const LONGEST_TAR: u64 = 64 << 30;
 
-/// A pooled client for the job's origin.
-#[derive(Debug)]
+/// A pooled client for the job's origin; clones share all there is, connections included.
+#[derive(Debug, Clone)]
 pub(crate) struct Origin {
     client: Client,
+    clients: Arc<Clients>,
     timeout: Duration,
     /// Until then nobody of this process asks the origin for anything.
-    quiet_until: Mutex<Instant>,
+    quiet_until: Arc<Mutex<Instant>>,
     /// Requests that are made again.
     pub(crate) retries: Counter,
-}
-
-/// Why no client for the origin could be made.
-#[derive(Debug, thiserror::Error)]
-pub enum OriginError {
-    /// A header of `--header-file` that HTTP does not allow.
-    #[error("use the request header {name:?}: its name or value has characters that HTTP forbids")]
-    Header {
-        /// The header's name; the value is secret.
-        name: String,
-    },
-    /// The extra certificate authority.
-    #[error("read the certificates of --cacert: {0}")]
-    Certificate(reqwest::Error),
-    /// The client itself, e.g. because the system has no certificate authorities.
-    #[error("start the HTTP client (on a system without CA certificates give --cacert): {0}")]
-    Client(reqwest::Error),
 }
 
 /// The origin's answer to a request for a tar, or for the rest of one.
@@ -74,30 +58,16 @@ pub(crate) enum Part {
 }
 
 impl Origin {
-    /// Makes the client. `connections`: as many as downloads run at once.
-    pub(crate) fn new(job: &JobOptions, connections: usize, retries: Counter) -> Result<Self, OriginError> {
-        let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
-        let host = base.host_str().unwrap_or_default().to_owned();
-        let sent_to = redirect::SentTo::default();
-        let mut builder = Client::builder()
-            .http1_only() // one connection a transfer: HTTP/2 would put all of them on one
-            .user_agent(concat!("imagenet-downloader/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers(job)?)
-            .redirect(redirect::policy(base, !job.headers.is_empty(), sent_to.clone()))
-            .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT.min(job.timeout))
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(connections);
-        if is_loopback(&host) {
-            builder = builder.no_proxy();
-        }
-        builder = builder.dns_resolver(redirect::PublicAddresses { sent_to });
-        if !job.ca_pem.is_empty() {
-            let certificates = reqwest::Certificate::from_pem_bundle(&job.ca_pem).map_err(OriginError::Certificate)?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let client = builder.build().map_err(OriginError::Client)?;
-        Ok(Self { client, timeout: job.timeout, quiet_until: Mutex::new(Instant::now()), retries })
+    /// Reads what its clients need, and makes the first.
+    pub(crate) fn new(job: &JobOptions, retries: Counter) -> Result<Self, OriginError> {
+        let clients = Arc::new(Clients::for_job(job)?);
+        let quiet_until = Arc::new(Mutex::new(Instant::now()));
+        Ok(Self { client: clients.make()?, clients, timeout: job.timeout, quiet_until, retries })
+    }
+
+    /// The same origin, over other connections: those of one client must all be used on the same runtime.
+    pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
+        Ok(Self { client: self.clients.make()?, ..self.clone() })
     }
 
     /// `--timeout`: the longest time without a byte.
@@ -182,24 +152,6 @@ fn may_be_stale(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout() && !error.is_redirect()
 }
 
-fn headers(job: &JobOptions) -> Result<HeaderMap, OriginError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    for secret in &job.headers {
-        let invalid = || OriginError::Header { name: secret.name.clone() };
-        let name: HeaderName = secret.name.parse().map_err(|_| invalid())?;
-        let mut value = HeaderValue::from_bytes(&secret.value).map_err(|_| invalid())?;
-        value.set_sensitive(true);
-        headers.append(name, value);
-    }
-    Ok(headers)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// A page or a compressed body is told apart before a byte of it is read.
 fn refuse_what_is_no_tar(headers: &HeaderMap) -> Result<(), DownloadError> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
@@ -236,6 +188,8 @@ fn range_start(range: &HeaderValue) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderName;
+
     use super::*;
 
     fn one(name: HeaderName, value: &str) -> HeaderMap {
@@ -258,12 +212,5 @@ mod tests {
         assert!(refuse_what_is_no_tar(&one(header::CONTENT_ENCODING, "gzip")).is_err());
         assert!(refuse_what_is_no_tar(&one(header::CONTENT_ENCODING, "identity")).is_ok());
         assert!(refuse_what_is_no_tar(&one(header::CONTENT_TYPE, "application/x-tar")).is_ok());
-    }
-
-    #[test]
-    fn loopback_goes_round_the_proxy() {
-        for (host, expected) in [("127.0.0.1", true), ("localhost", true), ("[::1]", true), ("image-net.org", false)] {
-            assert_eq!(is_loopback(host), expected, "{host}");
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! Receiving a class: the pieces of the download go to the unpacker, whatever breaks in between.
 
-use bytes::Bytes;
 use shared::{Wnid, outcome::Suspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     download::{Download, Piece},
-    extract::{Extraction, Start, Stopped, Unpacker},
+    extract::{Start, Unpacker},
+    origin::Origin,
     progress::ClassProgress,
     site::Site,
     source::Source,
@@ -17,20 +17,22 @@ use crate::{
 /// Downloads and unpacks a class into a staging folder, from the checkpoint of an earlier attempt where there is one.
 pub(crate) async fn receive(
     site: &Site,
+    origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
-    let (staging, checkpoint) = site.take_over(wnid).await?;
+    let (staging, checkpoint) = site.take_over(wnid)?;
     let mut intake = Intake { site, wnid, staging, at_work: None };
-    let resume = checkpoint.map(|Checkpoint { source, files, next_header }| {
+    let mut resume = None;
+    if let Some(Checkpoint { source, files, next_header }) = checkpoint {
         tracing::info!(%wnid, files, position = next_header, "going on at the checkpoint");
         progress.begin(next_header, source.length);
-        intake.start(Start { source: source.clone(), files, offset: next_header });
-        (source, next_header)
-    });
-    let mut download = Download::new(&site.origin, site.job.url.for_class(wnid), retries, resume);
+        intake.start(Start { source: source.clone(), files, offset: next_header })?;
+        resume = Some((source, next_header));
+    }
+    let mut download = Download::new(origin, site.job.url.for_class(wnid), retries, resume);
     loop {
         let piece = tokio::select! {
             biased;
@@ -39,32 +41,32 @@ pub(crate) async fn receive(
         };
         match piece {
             Ok(Piece::Begin(source)) => {
-                intake.forget().await;
+                intake.forget();
                 progress.begin(0, source.length);
-                intake.start(Start { source, files: 0, offset: 0 });
+                intake.start(Start { source, files: 0, offset: 0 })?;
             }
             Ok(Piece::Bytes(bytes)) => {
                 progress.received(bytes.len() as u64);
-                intake.feed(bytes).await?;
+                intake.feed(&bytes)?;
             }
-            Ok(Piece::End) => match intake.finish().await? {
+            Ok(Piece::End) => match intake.finish()? {
                 Some((source, files)) => return Ok(Unpacked { staging: intake.staging, source, files }),
                 None => match stop.run_until_cancelled(download.begin_again()).await {
                     Some(Ok(())) => {}
-                    Some(Err(error)) => return Err(site.failed(intake.staging, error.into()).await),
+                    Some(Err(error)) => return Err(site.failed(&intake.staging, error.into())),
                     None => return Err(Unfinished::Stopped),
                 },
             },
             Err(Unfinished::Failed(failure)) => {
                 // What may pass is tried again, here or by another worker, and goes on where this attempt ended.
-                if failure.suspect == Suspect::Origin && intake.keep().await? {
+                if failure.suspect == Suspect::Origin && intake.keep()? {
                     return Err(Unfinished::Failed(failure));
                 }
-                intake.forget().await;
-                return Err(site.failed(intake.staging, failure).await);
+                intake.forget();
+                return Err(site.failed(&intake.staging, failure));
             }
             Err(unfinished) => {
-                intake.checkpoint().await?;
+                intake.keep()?;
                 return Err(unfinished);
             }
         }
@@ -76,54 +78,49 @@ struct Intake<'site> {
     site: &'site Site,
     wnid: Wnid,
     staging: Staging,
-    at_work: Option<(Extraction, Source)>,
+    at_work: Option<(Unpacker, Source)>,
 }
 
 impl Intake<'_> {
-    fn start(&mut self, start: Start) {
-        let (staging, wnid, keep_tar) = (self.staging.clone(), self.wnid, !self.site.job.delete_tar);
-        let source = start.source.clone();
-        let extraction = Extraction::start(move || Unpacker::open(&staging, wnid, &start, keep_tar));
-        self.at_work = Some((extraction, source));
-    }
-
-    async fn feed(&mut self, bytes: Bytes) -> Result<(), Unfinished> {
-        let (extraction, _) = self.at_work.as_ref().expect("bytes come after the beginning");
-        match extraction.push(bytes).await {
-            Ok(()) => Ok(()),
-            // Only an error ends it early, and the checkpoint brings that error.
-            Err(Stopped) => self.checkpoint().await,
+    fn start(&mut self, start: Start) -> Result<(), Unfinished> {
+        match Unpacker::open(&self.staging, self.wnid, &start, !self.site.job.delete_tar) {
+            Ok(unpacker) => self.at_work = Some((unpacker, start.source)),
+            Err(error) => return Err(self.site.broken(&self.staging, error)),
         }
+        Ok(())
     }
 
-    /// Stops with a checkpoint of what is done.
-    async fn checkpoint(&mut self) -> Result<(), Unfinished> {
-        self.keep().await.map(|_| ())
+    /// Unpacks the next bytes of the tar. While the disk is behind, nothing more is asked of the origin.
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Unfinished> {
+        let (unpacker, _) = self.at_work.as_mut().expect("bytes come after the beginning");
+        unpacker.push(bytes).map_err(|error| {
+            // What is done may serve the next attempt; that it cannot be kept changes nothing.
+            unpacker.checkpoint().ok();
+            self.site.broken(&self.staging, error)
+        })
     }
 
-    /// The same; says whether there is anything that a later attempt can go on from.
-    async fn keep(&mut self) -> Result<bool, Unfinished> {
-        let Some((extraction, source)) = self.at_work.take() else { return Ok(false) };
-        match extraction.stop().await {
+    /// Stops with a checkpoint of what is done; says whether there is anything that a later attempt can go on from.
+    fn keep(&mut self) -> Result<bool, Unfinished> {
+        let Some((mut unpacker, source)) = self.at_work.take() else { return Ok(false) };
+        match unpacker.checkpoint() {
             Ok(done) => Ok(done > 0 && source.validator().is_some()),
-            Err(error) => Err(self.site.broken(self.staging.clone(), error).await),
+            Err(error) => Err(self.site.broken(&self.staging, error)),
         }
     }
 
     /// Drops what there is of a version that the origin no longer has; what was wrong with it does not matter any more.
-    async fn forget(&mut self) {
-        if let Some((extraction, _)) = self.at_work.take() {
-            extraction.stop().await.ok();
-        }
+    fn forget(&mut self) {
+        self.at_work = None;
     }
 
     /// Proves the tar complete; `None` when a body of unknown length was cut, which only the tar can tell.
-    async fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
-        let (extraction, source) = self.at_work.take().expect("the end comes after the beginning");
-        match extraction.finish().await {
+    fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
+        let (unpacker, source) = self.at_work.take().expect("the end comes after the beginning");
+        match unpacker.finish() {
             Ok(files) => Ok(Some((source, files))),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),
-            Err(error) => Err(self.site.broken(self.staging.clone(), error).await),
+            Err(error) => Err(self.site.broken(&self.staging, error)),
         }
     }
 }

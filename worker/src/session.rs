@@ -80,15 +80,15 @@ pub(crate) async fn work(
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
-    let tally = Arc::clone(progress.tally());
-    let Some(joined) = join(connector, who, target, tally, shutdown).await? else { return Ok(Ended::Drained) };
-    let Joined { calls, registration, site, mut threads } = joined;
+    let Some(joined) = join(connector, who, target, progress, shutdown).await? else { return Ok(Ended::Drained) };
+    let Joined { calls, registration, slots, mut threads } = joined;
+    let site = Arc::clone(slots.site());
     let (renewable, to_renew) = watch::channel(Renewable::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
     let clock = Arc::clone(site.clock());
     let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
-    let mut worker = Worker::new(who, Arc::clone(&site), calls, progress, renewable);
+    let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
     if ended == Ended::JobDone
@@ -106,15 +106,15 @@ pub(crate) async fn work(
 impl Worker {
     fn new(
         who: &Identity,
-        site: Arc<Site>,
+        slots: Slots,
         calls: Calls,
         progress: &Progress,
         renewable: watch::Sender<Renewable>,
     ) -> Self {
         Self {
             who: who.clone(),
-            slots: Slots::new(Arc::clone(&site), progress.clone(), who.slots),
-            site,
+            site: Arc::clone(slots.site()),
+            slots,
             calls,
             session: None,
             registered_at: None,

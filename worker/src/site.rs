@@ -1,4 +1,6 @@
-//! What all classes of a job share in one process, and the file work that their story needs, off the network's threads.
+//! What all classes of a job share in one process, and the file work that their story needs.
+//!
+//! A class has a thread to itself, so its file work may block.
 
 use std::{io, sync::Arc};
 
@@ -10,14 +12,15 @@ use shared::{
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    client::OriginError,
     descriptors::{TooFewDescriptors, make_room},
     download::head,
     existing::{self, Found},
     extract::UnpackError,
+    lane::Lane,
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
-    off_thread::off_thread,
-    origin::{Origin, OriginError},
+    origin::Origin,
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     staging::{Checkpoint, Staging, Unpacked},
@@ -30,7 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) job: JobOptions,
-    pub(crate) origin: Origin,
+    origin: Origin,
     target: Arc<Target>,
     clock: Arc<LeaseClock>,
     publisher: Publisher,
@@ -49,6 +52,9 @@ pub enum SiteError {
     /// The limit on open files.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
+    /// What a slot works with.
+    #[error("start the downloads: {0}; allow the process more threads and files")]
+    Lane(io::Error),
 }
 
 impl Site {
@@ -62,7 +68,7 @@ impl Site {
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
-        let origin = Origin::new(&job, slots, tally.retries.clone())?;
+        let origin = Origin::new(&job, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads);
         Ok(Self { job, origin, target, clock, publisher, tally })
     }
@@ -76,40 +82,35 @@ impl Site {
         &self.clock
     }
 
+    /// What one slot works with.
+    pub(crate) fn open_lane(&self) -> Result<Lane, SiteError> {
+        Lane::open(&self.origin)
+    }
+
     /// What stands under the class's name.
-    pub(crate) async fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
-        let keep_tar = !self.job.delete_tar;
-        self.off_thread(move |target| {
-            existing::look(target, wnid, keep_tar).map_err(|error| storage(target, "look at what is there", error))
-        })
-        .await
+    pub(crate) fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
+        let found = existing::look(&self.target, wnid, !self.job.delete_tar);
+        found.map_err(|error| storage(&self.target, "look at what is there", error))
     }
 
     /// With `--delete-tar` no tar is left behind, also not by an earlier run.
-    pub(crate) async fn drop_tar(&self, wnid: Wnid) -> Result<(), Unfinished> {
+    pub(crate) fn drop_tar(&self, wnid: Wnid) -> Result<(), Unfinished> {
         if !self.job.delete_tar {
             return Ok(());
         }
-        self.off_thread(move |target| {
-            remove_tar(target, wnid).map_err(|error| storage(target, "remove the tar", error))
-        })
-        .await
+        remove_tar(&self.target, wnid).map_err(|error| storage(&self.target, "remove the tar", error))
     }
 
     /// A staging folder, with what an earlier attempt has left in it.
-    pub(crate) async fn take_over(&self, wnid: Wnid) -> Result<(Staging, Option<Checkpoint>), Unfinished> {
+    pub(crate) fn take_over(&self, wnid: Wnid) -> Result<(Staging, Option<Checkpoint>), Unfinished> {
         let url = crate::download_error::shown(&self.job.url.for_class(wnid));
-        let with_tar = !self.job.delete_tar;
-        self.off_thread(move |target| {
-            Staging::take_over(target, wnid, &url, with_tar)
-                .map_err(|error| unfinished::staging(target, "make a staging folder", error))
-        })
-        .await
+        Staging::take_over(&self.target, wnid, &url, !self.job.delete_tar)
+            .map_err(|error| unfinished::staging(&self.target, "make a staging folder", error))
     }
 
     /// Proves a folder that has no manifest by one question to the origin, and gives it one; or says why not.
-    pub(crate) async fn prove(&self, wnid: Wnid, retries: u32) -> Result<Outcome, Unfinished> {
-        let asked = head(&self.origin, &self.job.url.for_class(wnid), retries).await;
+    pub(crate) async fn prove(&self, origin: &Origin, wnid: Wnid, retries: u32) -> Result<Outcome, Unfinished> {
+        let asked = head(origin, &self.job.url.for_class(wnid), retries).await;
         let source = asked.map_err(|error| match verdict(&error) {
             // Tried to the end: the origin's fault, and no word about the folder.
             Verdict::Retry { .. } => Unfinished::Failed(error.into()),
@@ -118,22 +119,18 @@ impl Site {
         let Some(length) = source.length else {
             return Err(conflict("the folder has no manifest, and the origin does not say how long the tar is"));
         };
-        let run = self.job.run_id.clone();
-        self.off_thread(move |target| {
-            let folder = target.class_folder(wnid);
-            let proved = existing::matches(&folder, length);
-            if let Err(why) = proved.map_err(|error| storage(target, "read the folder", error))? {
-                return Err(conflict(&format!(
-                    "the folder has no manifest, and is not the origin's tar: {why} \
-                     (--existing replace downloads it anew, --existing trust takes it as it is)"
-                )));
-            }
-            let manifest = existing::adopt(&folder, wnid, &run, &source)
-                .map_err(|error| storage(target, "adopt the folder", error))?;
-            tracing::info!(%wnid, "adopted: the folder is the whole tar");
-            Ok(Outcome::Skipped(manifest.published()))
-        })
-        .await
+        let folder = self.target.class_folder(wnid);
+        let proved = existing::matches(&folder, length);
+        if let Err(why) = proved.map_err(|error| storage(&self.target, "read the folder", error))? {
+            return Err(conflict(&format!(
+                "the folder has no manifest, and is not the origin's tar: {why} \
+                 (--existing replace downloads it anew, --existing trust takes it as it is)"
+            )));
+        }
+        let manifest = existing::adopt(&folder, wnid, &self.job.run_id, &source)
+            .map_err(|error| storage(&self.target, "adopt the folder", error))?;
+        tracing::info!(%wnid, "adopted: the folder is the whole tar");
+        Ok(Outcome::Skipped(manifest.published()))
     }
 
     /// Publishes what is complete in a staging folder.
@@ -145,15 +142,9 @@ impl Site {
         replace: bool,
     ) -> Result<Outcome, Unfinished> {
         let began = Instant::now();
-        let run = self.job.run_id.clone();
-        let (staging, manifest) = self
-            .off_thread(move |target| {
-                let manifest = write_manifest(&unpacked, wnid, &run)
-                    .map_err(|error| unfinished::staging(target, "write the manifest", error))?;
-                Ok((unpacked.staging, manifest))
-            })
-            .await?;
-        let staged = Staged { wnid, staging, tar, replace };
+        let manifest = write_manifest(&unpacked, wnid, &self.job.run_id)
+            .map_err(|error| unfinished::staging(&self.target, "write the manifest", error))?;
+        let staged = Staged { wnid, staging: unpacked.staging, tar, replace };
         let published = self.publisher.publish(staged).await;
         self.tally.publishes.record(began.elapsed());
         match published {
@@ -169,19 +160,19 @@ impl Site {
     }
 
     /// Sorts what broke an unpacking; a bad archive leaves nothing behind.
-    pub(crate) async fn broken(&self, staging: Staging, error: UnpackError) -> Unfinished {
+    pub(crate) fn broken(&self, staging: &Staging, error: UnpackError) -> Unfinished {
         match error.into_failure() {
             Err((action, error)) => unfinished::staging(&self.target, &action, error),
-            Ok(failure) => self.failed(staging, failure).await,
+            Ok(failure) => self.failed(staging, failure),
         }
     }
 
     /// Ends a class as failed; what was staged of it is of no use to anybody.
-    pub(crate) async fn failed(&self, staging: Staging, failure: Failure) -> Unfinished {
-        let removed = self.off_thread(move |target| {
-            staging.remove().map_err(|error| storage(target, "remove a staging folder", error))
-        });
-        removed.await.err().unwrap_or(Unfinished::Failed(failure))
+    pub(crate) fn failed(&self, staging: &Staging, failure: Failure) -> Unfinished {
+        match staging.remove() {
+            Ok(()) => Unfinished::Failed(failure),
+            Err(error) => storage(&self.target, "remove a staging folder", error),
+        }
     }
 
     /// The outcome of a class whose folder is complete. A manifest of this very run: an earlier process published the class
@@ -189,15 +180,6 @@ impl Site {
     pub(crate) fn found(&self, manifest: &Manifest) -> Outcome {
         let published = manifest.published();
         if manifest.run == self.job.run_id { Outcome::Success(published) } else { Outcome::Skipped(published) }
-    }
-
-    /// Runs file work where it may block.
-    pub(crate) async fn off_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Target) -> Result<T, Unfinished> + Send + 'static,
-    ) -> Result<T, Unfinished> {
-        let target = Arc::clone(&self.target);
-        off_thread(move || work(&target)).await
     }
 }
 

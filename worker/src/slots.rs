@@ -14,8 +14,10 @@ use tracing::Instrument as _;
 
 use crate::{
     fetch_class::fetch_class,
+    lane::Lane,
+    origin::Origin,
     progress::{ClassProgress, Progress},
-    site::Site,
+    site::{Site, SiteError},
     unfinished::Unfinished,
 };
 
@@ -50,6 +52,7 @@ impl Held {
 pub(crate) struct Slots {
     site: Arc<Site>,
     progress: Progress,
+    lanes: Vec<Arc<Lane>>,
     busy: Vec<Option<Busy>>,
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
@@ -64,10 +67,16 @@ struct Busy {
 }
 
 impl Slots {
-    pub(crate) fn new(site: Arc<Site>, progress: Progress, count: usize) -> Self {
+    pub(crate) fn open(site: Arc<Site>, progress: Progress, count: usize) -> Result<Self, SiteError> {
+        let lanes = (0..count).map(|_| site.open_lane().map(Arc::new)).collect::<Result<_, _>>()?;
         progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
-        Self { site, progress, busy, tasks: JoinSet::new(), slot_of: BTreeMap::new() }
+        Ok(Self { site, progress, lanes, busy, tasks: JoinSet::new(), slot_of: BTreeMap::new() })
+    }
+
+    /// Where the work is done.
+    pub(crate) fn site(&self) -> &Arc<Site> {
+        &self.site
     }
 
     /// Slots with nothing to do.
@@ -98,7 +107,8 @@ impl Slots {
         let stop = CancellationToken::new();
         let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
         let retries = if lease.probe { 0 } else { site.job.retries };
-        let story = async move { fetch_class(&site, lease.wnid, retries, &class, &stopped).await };
+        let story =
+            async move |origin: &Origin| fetch_class(&site, origin, lease.wnid, retries, &class, &stopped).await;
         self.occupy(slot, Busy { held: Held { lease, progress: Some(progress) }, stop, again: false }, story);
         Ok(())
     }
@@ -107,14 +117,15 @@ impl Slots {
         &mut self,
         slot: usize,
         mut busy: Busy,
-        story: impl Future<Output = Result<Outcome, Unfinished>> + Send + 'static,
+        story: impl AsyncFnOnce(&Origin) -> Result<Outcome, Unfinished> + Send + 'static,
     ) {
         let Lease { wnid, token, trace, .. } = busy.held.lease;
         let span = tracing::info_span!("class", %wnid, %token);
         trace.adopt(&span);
         let here = TraceParent::of(&span);
         busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
-        let task = self.tasks.spawn(story.instrument(span));
+        let lane = Arc::clone(&self.lanes[slot]);
+        let task = self.tasks.spawn_blocking(move || lane.run(async |origin| story(origin).instrument(span).await));
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.tally().busy.inc();
@@ -147,6 +158,13 @@ impl Slots {
             }
             return Some((held.lease, result));
         }
+    }
+}
+
+impl Drop for Slots {
+    /// Threads cannot be taken back: what runs goes to its checkpoint.
+    fn drop(&mut self) {
+        self.stop_all();
     }
 }
 
@@ -194,7 +212,7 @@ mod tests {
         let target = Arc::new(Target::open(folder).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
         let site = Arc::new(Site::open(job(), target, clock, 2, Arc::default(), &mut threads).unwrap());
-        Slots::new(site, progress.clone(), 2)
+        Slots::open(site, progress.clone(), 2).unwrap()
     }
 
     fn lease(wnid: Wnid, token: u64) -> Lease {
@@ -232,14 +250,12 @@ mod tests {
         let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = two_slots(folder.path(), &progress);
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
-        let mut occupy = |slot, wnid, story| {
-            let lease = lease(wnid, 1);
-            let held = Held { lease, progress: Some(Arc::new(progress.class(slot, wnid))) };
-            let story: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = story;
-            slots.occupy(slot, Busy { held, stop: CancellationToken::new(), again: false }, story);
+        let busy = |slot, wnid| {
+            let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
+            Busy { held, stop: CancellationToken::new(), again: false }
         };
-        occupy(0, bad, Box::pin(async { panic!("on purpose") }));
-        occupy(1, good, Box::pin(async { Ok(Outcome::Success(Published::default())) }));
+        slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
+        slots.occupy(1, busy(1, good), async |_: &Origin| Ok(Outcome::Success(Published::default())));
         let mut ended = [slots.next().await.unwrap(), slots.next().await.unwrap()];
         ended.sort_by_key(|(lease, _)| lease.wnid);
         let [(_, failed), (_, done)] = ended;
@@ -247,5 +263,8 @@ mod tests {
         let Err(Unfinished::Failed(failure)) = failed else { panic!("{failed:?}") };
         assert!(failure.message.starts_with("internal error") && failure.suspect == Suspect::Class, "{failure}");
         assert_eq!(slots.free(), 2, "both slots are free again");
+        slots.occupy(0, busy(0, bad), async |_: &Origin| Ok(Outcome::Success(Published::default())));
+        let (_, again) = slots.next().await.unwrap();
+        assert!(again.is_ok(), "its lane is as good as before: {again:?}");
     }
 }
