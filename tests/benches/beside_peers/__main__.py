@@ -1,0 +1,162 @@
+"""Times this program beside what people use instead, on the same classes, from the same nginx on loopback.
+
+    cargo build --release -p coordinator
+    python3 tests/benches/beside_peers --shape realistic                # also: small, skewed, large
+    python3 tests/benches/beside_peers --shape realistic --https        # also: --keep-tar, --disk
+    python3 tests/benches/beside_peers --all                            # every line that this program is held to
+
+The programs take turns, in another order each round. After each run the target is compared with the corpus; a program that
+fails or delivers anything else gets no figures, but VOID. Many processes get more of a busy machine than one, so a run
+beside which others used more than a tenth of the cores is repeated, as long as the patience lasts, and marked if it was never
+quiet. Loopback has no round-trip time and the origin shares the cores: read the ratios, not the seconds.
+
+It needs nginx, curl and tar, and openssl for --https; aria2c, wget and a Python with requests below target/python_peer
+(see requirements.txt) where they are. The corpus, and the targets unless --disk is given, are in memory: up to 5 GB.
+
+Exit code: 0, 1 if a run was void or a target was missed, 2 if it could not run.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from corpus import SHAPES, Corpus
+from origin import Origin, OriginError, nginx
+from peers import OTHERS, REFERENCE, Peer, choose, python_tool, this_program
+from rounds import NoRoom, Rounds, Series, Setting
+from table import LEGEND, table
+from targets import TARGETS, NoFigures, Target, judge
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="beside_peers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every setting with a target, and whether it is met")
+    parser.add_argument("--shape", choices=SHAPES, default="realistic")
+    parser.add_argument("--https", action="store_true")
+    parser.add_argument("--keep-tar", action="store_true", help="the tars stay beside the classes")
+    parser.add_argument("--disk", action="store_true", help="targets on a disk instead of in memory")
+    parser.add_argument("--parallel", type=int, default=10, metavar="N", help="downloads at a time (default 10)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default 5)")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", choices=[*(each.name for each in OTHERS), "python"],
+                        help=f"only these beside this program and {REFERENCE.name}")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="X",
+                        help="images a class, as a part of the whole; targets are not judged then")
+    parser.add_argument("--patience", type=float, default=300, metavar="S",
+                        help="seconds a setting to wait for quiet cores and repeat disturbed runs, 0 for never (default 300)")
+    parser.add_argument("--bin", type=Path, default=BUILD / "release", metavar="DIR", help="where the coordinator is")
+    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), metavar="DIR", help="(default /dev/shm)")
+    parser.add_argument("--disk-dir", type=Path, default=BUILD, metavar="DIR", help="(default: the build's folder)")
+    return parser.parse_args()
+
+
+def file_system_of(folder: Path) -> str:
+    """The type of the file system that a folder is on."""
+    best = ("", "an unknown file system")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mount, kind, *_ = line.split()
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best[0]):
+            best = (mount, kind)
+    return best[1]
+
+
+class Bench:
+    """The options, the programs that can take part, and the corpora that were made so far."""
+
+    def __init__(self, options: argparse.Namespace, scratch: Path):
+        self.options = options
+        self._scratch = scratch
+        self._corpora: dict[str, Corpus] = {}
+        self._peers = choose([this_program(options.bin), *OTHERS, python_tool(BUILD / "python_peer/bin/python")], options.peers)
+
+    def _corpus(self, shape: str) -> Corpus:
+        """Only one at a time is there: memory may be short."""
+        if shape not in self._corpora:
+            for name in list(self._corpora):
+                shutil.rmtree(self._scratch / name)
+                del self._corpora[name]
+            self._corpora[shape] = Corpus(self._scratch / shape, SHAPES[shape], self.options.scale)
+        return self._corpora[shape]
+
+    def run(self, setting: Setting, target: Target | None) -> bool:
+        """Measures and prints one setting. Whether nothing was void and the target, if there is one, is met."""
+        corpus = self._corpus(setting.shape)
+        peers = self._taking_part(target)
+        place = self.options.disk_dir if setting.on_disk else self.options.memory_dir
+        with ExitStack() as ending:
+            folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="beside-peers-", dir=place)))
+            state = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="origin-", dir=self._scratch)))
+            origin = ending.enter_context(Origin(corpus.tars, state / "nginx", setting.https, corpus.shape.rate))
+            rounds = Rounds(setting, corpus, peers, folder, self.options.patience)
+            series = rounds.measure(self.options.rounds, origin)
+        print(f"\n{table(setting, corpus, series, file_system_of(place))}\n")
+        for remark in origin.remarks:
+            print(remark)
+        if setting.on_disk:
+            print("The targets were removed just now: on ext4 wait six minutes before anything is measured there again.")
+        judged = target is not None and target.setting == setting and self.options.scale == 1
+        met = print_verdicts(target, series, corpus) if judged else True
+        sys.stdout.flush()
+        return met and not any(each.void for each in series)
+
+    def _taking_part(self, target: Target | None) -> list[Peer]:
+        if target is None or target.peers is None or self.options.peers:
+            return self._peers
+        return [each for each in self._peers if each.name in ("ours", REFERENCE.name, *target.peers)]
+
+
+def print_verdicts(target: Target, series: list[Series], corpus: Corpus) -> bool:
+    """Says for each bound whether it holds. Whether all do."""
+    try:
+        verdicts = judge(target, series, corpus)
+    except NoFigures as error:
+        print(f"SHORTFALL  {error}")
+        return False
+    for verdict in verdicts:
+        print(verdict)
+    if any(run.disturbed for each in series for run in each.runs):
+        print("Other processes disturbed these runs: measure again before you believe it.")
+    return all(verdict.passed for verdict in verdicts)
+
+
+def settings(options: argparse.Namespace) -> list[tuple[Setting, Target | None]]:
+    """What is to be measured, each with its target if it has one."""
+    if options.all:
+        return [(replace(each.setting, parallel=options.parallel), each) for each in TARGETS]
+    wanted = Setting(options.shape, options.https, options.keep_tar, options.disk, options.parallel)
+    return [(wanted, next((each for each in TARGETS if each.setting == wanted), None))]
+
+
+def main() -> int:
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the origin and the targets go, too
+    for program in (options.bin / "coordinator", nginx() or "nginx"):
+        if not shutil.which(program):
+            print(f"{program} is not there", file=sys.stderr)
+            return 2
+    try:
+        with tempfile.TemporaryDirectory(prefix="beside-peers-", dir=options.memory_dir) as scratch:
+            bench = Bench(options, Path(scratch))
+            met = [bench.run(*each) for each in settings(options)]
+    except (OriginError, NoRoom, OSError) as error:
+        print(f"failed to measure: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print(LEGEND)
+    if options.all and options.scale == 1:
+        print(f"{sum(met)} of {len(met)} settings meet their targets.")
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

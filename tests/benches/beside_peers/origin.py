@@ -1,0 +1,136 @@
+"""An nginx on loopback that serves a folder of tars, at a steady rate for each connection if need be.
+
+The listening sockets are made here and handed to nginx as it hands them to its own successor (the variable NGINX). So the
+port is one that is free, and what is set on them holds for every connection that nginx accepts: the congestion control,
+because a machine whose default is another would give other figures, and SO_MAX_PACING_RATE, because nginx's own
+`limit_rate` begins with a burst of a second's worth and counts anew for each request.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from processes import cpu_of_family, processes
+
+WORKERS = 2
+CONGESTION_CONTROL = b"cubic"
+# The number of the option in Linux; Python has no name for it.
+SO_MAX_PACING_RATE = 47
+SECONDS_TO_START = 10
+SECONDS_TO_STOP = 10
+
+CONFIGURATION = """
+daemon off; {user} worker_processes {workers}; pid {folder}/pid; error_log {folder}/errors warn;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; default_type application/x-tar;
+  sendfile on; tcp_nopush on; keepalive_timeout 65; keepalive_requests 100000; open_file_cache max=1000;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{ listen 127.0.0.1:{port} reuseport{ssl}; root {root}; {certificate} {limit} }}
+}}
+"""
+
+
+class OriginError(Exception):
+    """The origin cannot be started."""
+
+
+def nginx() -> str | None:
+    """The program; Debian keeps it where only root looks."""
+    return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+
+
+class Origin:
+    """A running nginx; a context manager that ends it. `rate` is in bytes per second and connection, 0 is no limit."""
+
+    def __init__(self, root: Path, folder: Path, https: bool = False, rate: int = 0):
+        folder.mkdir()
+        self.remarks: list[str] = []
+        sockets = self._listen(rate)
+        port = sockets[0].getsockname()[1]
+        self.cacert = make_certificate(folder) if https else None
+        self.url = f"{'https' if https else 'http'}://127.0.0.1:{port}"
+        (folder / "nginx.conf").write_text(CONFIGURATION.format(
+            user="user root;" if os.geteuid() == 0 else "", workers=WORKERS, folder=folder, port=port, root=root,
+            ssl=" ssl" if https else "", limit=f"limit_rate {rate};" if rate and not self.paced else "",
+            certificate=f"ssl_certificate {self.cacert}; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;"
+                        if https else "",
+        ))
+        handed_over = [each.fileno() for each in sockets]
+        self._process = subprocess.Popen(
+            [nginx() or "nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "errors"],
+            env={"PATH": os.environ["PATH"], "NGINX": "".join(f"{each};" for each in handed_over)},
+            pass_fds=handed_over, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for each in sockets:
+            each.close()
+        self._wait_for_workers(folder / "errors")
+
+    def _listen(self, rate: int) -> list[socket.socket]:
+        """A socket for each of nginx's workers, all on the same free port."""
+        sockets: list[socket.socket] = []
+        self.paced = True
+        port = 0
+        for _ in range(WORKERS):
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._set(listener, socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL,
+                      f"without {CONGESTION_CONTROL.decode()}: the machine's own congestion control is used")
+            if rate:
+                self.paced = self._set(listener, socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate.to_bytes(8, "little"),
+                                       "without pacing: nginx's limit_rate is used, which begins with a burst")
+            listener.bind(("127.0.0.1", port))
+            listener.listen(511)
+            port = listener.getsockname()[1]
+            sockets.append(listener)
+        return sockets
+
+    def _set(self, listener: socket.socket, level: int, option: int, value: bytes, otherwise: str) -> bool:
+        try:
+            listener.setsockopt(level, option, value)
+        except OSError as error:
+            if (remark := f"{otherwise} ({error.strerror})") not in self.remarks:
+                self.remarks.append(remark)
+            return False
+        return True
+
+    def _wait_for_workers(self, errors: Path) -> None:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if sum(each.parent == self._process.pid for each in processes()) >= WORKERS:
+                return
+            time.sleep(0.01)
+        self.__exit__()
+        raise OriginError(f"nginx did not start: {errors.read_text() if errors.exists() else 'it says nothing'}")
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds that nginx has used so far."""
+        return cpu_of_family(self._process.pid)
+
+    def __enter__(self) -> "Origin":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def make_certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that vouches for itself."""
+    certificate = folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+               "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+               "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", folder / "key.pem", "-out", certificate]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise OriginError(f"openssl made no certificate: {done.stderr.strip()}")
+    return certificate

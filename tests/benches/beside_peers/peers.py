@@ -1,0 +1,159 @@
+"""The programs that do the job: this one, and what people use instead.
+
+Each leaves every class in TARGET/<wnid>/ and, where tars are kept, TARGET/<wnid>.tar beside it. tar runs as it does for an
+ordinary user; as root it would change owners as well, which this program never does.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus import Corpus
+from processes import CORES
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a program is given."""
+
+    corpus: Corpus
+    url: str
+    cacert: Path | None
+    target: Path
+    parallel: int
+    keep_tar: bool
+
+    def environment(self) -> dict[str, str]:
+        """The job for the scripts. Nothing else of this process's: proxies and settings of a person would disturb."""
+        return {
+            "PATH": os.environ["PATH"], "HOME": str(self.corpus.names.parent), "LC_ALL": "C", "URL": self.url,
+            "NAMES": str(self.corpus.names), "TARGET": str(self.target), "PARALLEL": str(self.parallel), "CORES": str(CORES),
+            "CACERT": str(self.cacert or ""), "KEEP_TAR": "yes" if self.keep_tar else "",
+        }
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program: how it is called here and in the table, its command, and the programs that must be there for it."""
+
+    name: str
+    title: str
+    command: Callable[[Job], list[str]]
+    needs: tuple[str, ...] = ()
+    # One process, whose own high-water mark is its peak memory; otherwise it is sampled over all of them.
+    alone: bool = False
+    # Whether what it wrote is on the disk when it ends; otherwise a sync belongs to its time.
+    durable: bool = False
+
+
+# What the scripts share. Unpacking is bound to the cores, so more at a time than those would only cost.
+PRELUDE = """
+set -euo pipefail
+unpack() {
+  mkdir "$TARGET/$1"
+  tar -xf "$TARGET/$1.tar" --no-same-owner --no-same-permissions -C "$TARGET/$1"
+  [ -n "$KEEP_TAR" ] || rm "$TARGET/$1.tar"
+}
+each() { xargs -a "$NAMES" -P "$1" -I% bash -euo pipefail -c "$2 %"; }
+export -f unpack
+"""
+
+CURL_TO_TAR = """
+fetch() { exec curl -fsS ${CACERT:+--cacert "$CACERT"} "$URL/$1.tar"; }
+extract() { exec tar -x --no-same-owner --no-same-permissions -C "$TARGET/$1" -f -; }
+piped() {
+  mkdir "$TARGET/$1"
+  if [ -n "$KEEP_TAR" ]; then
+    fetch "$1" | tee "$TARGET/$1.tar" | extract "$1"
+  else
+    fetch "$1" | extract "$1"
+  fi
+}
+export -f fetch extract piped
+each "$PARALLEL" piped
+"""
+
+CURL_PARALLEL = """
+sed "s|.*|url = \\"$URL/&.tar\\"\\noutput = \\"$TARGET/&.tar\\"|" "$NAMES" |
+  curl -fsS ${CACERT:+--cacert "$CACERT"} --parallel --parallel-max "$PARALLEL" --config -
+each "$CORES" unpack
+"""
+
+ARIA2 = """
+sed "s|.*|$URL/&.tar|" "$NAMES" |
+  aria2c --quiet --no-conf --input-file=- --dir="$TARGET" --max-concurrent-downloads="$PARALLEL" --file-allocation=none \\
+    --split=CONNECTIONS --max-connection-per-server=CONNECTIONS --min-split-size=4M ${CACERT:+--ca-certificate="$CACERT"}
+each "$CORES" unpack
+"""
+
+WGET = """
+fetched() {
+  wget -q --no-config ${CACERT:+--ca-certificate="$CACERT"} -O "$TARGET/$1.tar" "$URL/$1.tar"
+  unpack "$1"
+}
+export -f fetched
+each "$PARALLEL" fetched
+"""
+
+
+def script(text: str) -> Callable[[Job], list[str]]:
+    """A command that runs a script in bash."""
+    return lambda _: ["bash", "-c", PRELUDE + text]
+
+
+def this_program(folder: Path) -> Peer:
+    """The coordinator that was built into a folder, with everything at its default."""
+
+    def command(job: Job) -> list[str]:
+        return [str(folder / "coordinator"), "--dev", "--fname", str(job.corpus.csv), "--url", job.url,
+                "--target", str(job.target), "--workers", str(job.parallel), "--http", "127.0.0.1:0",
+                *(() if job.keep_tar else ("--delete-tar",)), *(("--cacert", str(job.cacert)) if job.cacert else ())]
+
+    return Peer("ours", "this program", command, (str(folder / "coordinator"),), alone=True, durable=True)
+
+
+def python_tool(interpreter: Path) -> Peer:
+    """The plain tool in Python; the interpreter is one that has requests."""
+    return Peer("python", "requests, tarfile", lambda _: [str(interpreter), str(HERE / "plain_python.py")],
+                (str(interpreter),), alone=True)
+
+
+REFERENCE = Peer("curl-tar", "curl \\| tar", script(CURL_TO_TAR), ("curl", "tar"))
+
+OTHERS = (
+    REFERENCE,
+    Peer("curl-parallel", "curl --parallel, tar", script(CURL_PARALLEL), ("curl", "tar")),
+    Peer("aria2", "aria2c, tar", script(ARIA2.replace("CONNECTIONS", "1")), ("aria2c", "tar")),
+    Peer("aria2-4", "aria2c, 4 connections a file, tar", script(ARIA2.replace("CONNECTIONS", "4")), ("aria2c", "tar")),
+    Peer("wget", "wget, tar", script(WGET), ("wget", "tar")),
+)
+
+
+def what_is_missing(peer: Peer) -> str | None:
+    """Why a peer cannot take part, in a few words; None if it can."""
+    for program in peer.needs:
+        if not shutil.which(program):
+            return f"{program} is not there"
+    if peer.name == "python":
+        has_requests = subprocess.run([*peer.needs, "-c", "import requests"], capture_output=True).returncode == 0
+        return None if has_requests else f"{peer.needs[0]} has no requests"
+    return None
+
+
+def choose(candidates: list[Peer], names: list[str] | None) -> list[Peer]:
+    """Those of the candidates that were asked for and can take part; says of each other one why not."""
+    chosen = []
+    for peer in candidates:
+        if names and peer.name not in names and peer.name not in ("ours", REFERENCE.name):
+            continue
+        if why := what_is_missing(peer):
+            print(f"skipped {peer.name}: {why}", file=sys.stderr)
+        else:
+            chosen.append(peer)
+    return chosen

@@ -1,0 +1,113 @@
+"""What the rounds say, as figures and as a table."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from corpus import Corpus
+from measure import QUIET, Run
+from peers import REFERENCE
+from rounds import Series, Setting
+
+MEGABYTE = 1e6
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One program: seconds, CPU seconds per GB of images, bytes; ratios to the reference, None where there is none."""
+
+    name: str
+    wall: float
+    fastest: float
+    slowest: float
+    cpu_per_gb: float
+    peak: int
+    others: float
+    wall_ratio: float | None
+    cpu_ratio: float | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run that others disturbed is among these."""
+        return self.others > QUIET
+
+
+def median_ratio(runs: list[Run], reference: list[Run], of: Callable[[Run], float]) -> float:
+    """The median of the rounds' ratios: what disturbs a whole round, or slows the machine down, does not show in it."""
+    return statistics.median(of(run) / of(other) for run, other in zip(runs, reference, strict=True))
+
+
+def wall_of(run: Run) -> float:
+    """Seconds."""
+    return run.wall
+
+
+def cpu_of(run: Run) -> float:
+    """CPU seconds."""
+    return run.cpu
+
+
+def by_name(all_series: list[Series], name: str) -> Series | None:
+    """The program's series, if it took part and has figures."""
+    return next((each for each in all_series if each.peer.name == name and not each.void), None)
+
+
+def figures(series: Series, all_series: list[Series], payload: int) -> Figures:
+    """The figures of a program that is not void. `payload` is in bytes."""
+    walls = [run.wall for run in series.runs]
+    reference = by_name(all_series, REFERENCE.name)
+    return Figures(
+        name=series.peer.name,
+        wall=statistics.median(walls),
+        fastest=min(walls),
+        slowest=max(walls),
+        cpu_per_gb=statistics.median(run.cpu for run in series.runs) / (payload / GIGABYTE),
+        peak=series.peak,
+        others=max(run.others for run in series.runs),
+        wall_ratio=median_ratio(series.runs, reference.runs, wall_of) if reference else None,
+        cpu_ratio=median_ratio(series.runs, reference.runs, cpu_of) if reference else None,
+    )
+
+
+def table(setting: Setting, corpus: Corpus, all_series: list[Series], file_system: str) -> str:
+    """Everything about one setting, in Markdown. The words below it say what the columns are."""
+    rounds = max((len(each.runs) for each in all_series), default=0)
+    rate = f", {corpus.shape.rate / MEGABYTE:.0f} MB/s a connection" if corpus.shape.rate else ""
+    lines = [
+        f"## {setting.title}",
+        "",
+        f"{corpus.shape.summary}: {len(corpus.classes)} classes, {corpus.files} files, {corpus.payload / GIGABYTE:.3f} GB, "
+        f"the largest tar {max(each.tar_bytes for each in corpus.classes) / MEGABYTE:.0f} MB{rate}; into {file_system}; "
+        f"rounds: {rounds}",
+        "",
+        f"| program | wall s (min-max) | / {REFERENCE.title} | CPU s/GB | / {REFERENCE.title} | peak MB | others |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [row(each, all_series, corpus.payload) for each in all_series]
+    if repeated := ", ".join(f"{each.peer.name} {each.thrown_away}" for each in all_series if each.thrown_away):
+        lines += ["", f"Thrown away and repeated, because others had more than {QUIET:.0%} of the cores: {repeated}"]
+    return "\n".join(lines)
+
+
+def row(series: Series, all_series: list[Series], payload: int) -> str:
+    """The line of one program."""
+    if series.void:
+        return f"| {series.peer.title} | VOID: {' '.join(series.void.split())[:200]} | | | | | |"
+    found = figures(series, all_series, payload)
+    return (f"| {series.peer.title} | {found.wall:.2f} ({found.fastest:.2f}-{found.slowest:.2f}) | {ratio(found.wall_ratio)} "
+            f"| {found.cpu_per_gb:.2f} | {ratio(found.cpu_ratio)} | {found.peak / MEGABYTE:.1f} "
+            f"| {found.others:.0%}{' busy' if found.busy else ''} |")
+
+
+def ratio(value: float | None) -> str:
+    """With two digits, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+LEGEND = f"""
+wall: median of the rounds, on a disk with a final sync for those that do none. CPU: of the program and all its children,
+for a GB (10^9 bytes) of images. Ratios: medians of the rounds' ratios. peak: this program and Python, high-water mark of
+their only process in any round; the others, largest sum over their processes in the round that is not timed (PSS, sampled).
+others: the largest share of all cores that other processes had during a run; above {QUIET:.0%} it is called busy.
+"""
