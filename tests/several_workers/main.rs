@@ -1,5 +1,6 @@
 //! Workers and their coordinator: what each does when the other, or the host, does something out of the ordinary.
 
+mod budget;
 mod finished;
 mod obeys;
 mod scripted;

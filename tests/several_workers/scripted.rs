@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream;
 use proto::coordinator_server::{Coordinator, CoordinatorServer};
 use tests::{origin::Origin, wait::wait_for};
 use tokio::sync::oneshot;
@@ -31,6 +32,20 @@ pub(crate) struct Answers {
     /// Reports that fail.
     pub(crate) failing_reports: u32,
     pub(crate) refuses_reports: bool,
+    pub(crate) pace: Pace,
+}
+
+/// How it answers on the stream for the pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As a coordinator of before there was one.
+    Unknown,
+    /// No stream is opened, or one that is open breaks.
+    Broken,
+    /// A stream, and no word on it.
+    Silent,
+    /// Told on each stream when it is new.
+    Budget(proto::Budget),
 }
 
 /// What it was told, each in its order.
@@ -42,6 +57,7 @@ pub(crate) struct Told {
     /// With the number of questions for leases that came before.
     pub(crate) reports: Vec<(usize, proto::ReportRequest)>,
     pub(crate) farewells: Vec<proto::LeaveRequest>,
+    pub(crate) observations: Vec<proto::Observation>,
 }
 
 impl Told {
@@ -125,6 +141,7 @@ impl Default for Answers {
             unsettled_reports: 0,
             failing_reports: 0,
             refuses_reports: false,
+            pace: Pace::Unknown,
         }
     }
 }
@@ -252,11 +269,46 @@ impl Coordinator for Served {
         Err(Status::unimplemented("nobody watches here"))
     }
 
-    /// As a coordinator of before there was a pace.
     async fn pace(
         &self,
-        _: Request<tonic::Streaming<proto::Observation>>,
+        observations: Request<tonic::Streaming<proto::Observation>>,
     ) -> Result<Response<Self::PaceStream>, Status> {
-        Err(Status::unimplemented("there is no budget here"))
+        match lock(&self.0.answers).pace {
+            Pace::Unknown => return Err(Status::unimplemented("there is no budget here")),
+            Pace::Broken => return Err(Status::unavailable("not now")),
+            Pace::Silent | Pace::Budget(_) => {}
+        }
+        let stream = Budgets { door: Arc::clone(&self.0), observations: observations.into_inner(), told: None };
+        Ok(Response::new(Box::pin(stream::try_unfold(stream, Budgets::next))))
+    }
+}
+
+/// A stream for the pace.
+struct Budgets {
+    door: Arc<Door>,
+    observations: tonic::Streaming<proto::Observation>,
+    told: Option<proto::Budget>,
+}
+
+impl Budgets {
+    async fn next(mut self) -> Result<Option<(proto::Budget, Self)>, Status> {
+        loop {
+            tokio::select! {
+                observed = self.observations.message() => match observed? {
+                    Some(observation) => lock(&self.door.told).observations.push(observation),
+                    None => return Ok(None),
+                },
+                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            }
+            let pace = lock(&self.door.answers).pace;
+            match pace {
+                Pace::Unknown | Pace::Broken => return Ok(None),
+                Pace::Budget(budget) if self.told != Some(budget) => {
+                    self.told = Some(budget);
+                    return Ok(Some((budget, self)));
+                }
+                Pace::Budget(_) | Pace::Silent => {}
+            }
+        }
     }
 }

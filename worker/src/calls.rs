@@ -68,6 +68,11 @@ impl Calls {
         }
     }
 
+    /// The connection that the calls go over, for what else there is to tell.
+    pub(crate) fn client(&self) -> CoordinatorClient {
+        self.client.clone()
+    }
+
     /// Results cannot be delivered now.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.lost.contains_key(&Kind::Register) || self.lost.contains_key(&Kind::Report)

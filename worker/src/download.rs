@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
-use reqwest::Response;
 use shared::backoff::Backoff;
 use tokio::time::Instant;
 use url::Url;
@@ -14,6 +13,7 @@ use url::Url;
 use crate::{
     download_error::DownloadError,
     origin::{Origin, Part},
+    pace::Transfer,
     retry::{Verdict, verdict},
     source::Source,
 };
@@ -43,7 +43,7 @@ pub(crate) struct Download<'origin> {
     retries: u32,
     source: Option<Source>,
     position: u64,
-    response: Option<Response>,
+    transfer: Option<Transfer>,
     floor: SpeedFloor,
     attempts: Attempts,
 }
@@ -54,7 +54,7 @@ impl<'origin> Download<'origin> {
         let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
         let floor = SpeedFloor::new(origin.timeout() / 2);
         let attempts = Attempts { furthest: position, ..Attempts::default() };
-        Self { origin, url, retries, source, position, response: None, floor, attempts }
+        Self { origin, url, retries, source, position, transfer: None, floor, attempts }
     }
 
     /// The next piece. An error is final: whatever could help has been tried.
@@ -65,9 +65,9 @@ impl<'origin> Download<'origin> {
             if self.is_complete() {
                 return Ok(Piece::End);
             }
-            let step = match self.response.take() {
+            let step = match self.transfer.take() {
                 None => self.connect().await,
-                Some(response) => self.read(response).await,
+                Some(transfer) => self.read(transfer).await.inspect_err(|error| self.origin.failed(error)),
             };
             match step {
                 Ok(Some(piece)) => return Ok(piece),
@@ -81,6 +81,7 @@ impl<'origin> Download<'origin> {
     pub(crate) async fn begin_again(&mut self) -> Result<(), DownloadError> {
         let cut = DownloadError::Cut { received: self.position, length: None };
         self.forget();
+        self.origin.failed(&cut);
         self.wait_or_give_up(cut).await
     }
 
@@ -91,7 +92,7 @@ impl<'origin> Download<'origin> {
     fn forget(&mut self) {
         self.source = None;
         self.position = 0;
-        self.response = None;
+        self.transfer = None;
     }
 
     /// Opens a connection where the last one broke; `None`: it goes on there.
@@ -112,11 +113,11 @@ impl<'origin> Download<'origin> {
             (Part::Whole, _) => {
                 self.position = 0;
                 self.source = Some(opened.source.clone());
-                self.response = Some(opened.response);
+                self.transfer = Some(opened.transfer);
                 Ok(Some(Piece::Begin(opened.source)))
             }
             (Part::From(from), Some(source)) if from == self.position && source.is_continued_by(&opened.source) => {
-                self.response = Some(opened.response);
+                self.transfer = Some(opened.transfer);
                 Ok(None)
             }
             // Another part, or of another version: never a mix. The next request asks for all of it.
@@ -130,9 +131,10 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    async fn read(&mut self, mut response: Response) -> Result<Option<Piece>, DownloadError> {
+    async fn read(&mut self, mut transfer: Transfer) -> Result<Option<Piece>, DownloadError> {
+        transfer.room().await;
         let started = Instant::now();
-        let chunk = tokio::time::timeout(self.origin.timeout(), response.chunk()).await;
+        let chunk = tokio::time::timeout(self.origin.timeout(), transfer.chunk()).await;
         let length = self.source.as_ref().and_then(|source| source.length);
         let cut = DownloadError::Cut { received: self.position, length };
         match chunk {
@@ -148,14 +150,15 @@ impl<'origin> Download<'origin> {
                 self.floor.check(bytes.len(), started.elapsed())?;
                 self.position += bytes.len() as u64;
                 self.attempts.received(self.position, length);
-                self.response = Some(response);
+                // With the last byte the connection is free for others.
+                self.transfer = (!self.is_complete()).then_some(transfer);
                 Ok(Some(Piece::Bytes(bytes)))
             }
         }
     }
 
     async fn wait_or_give_up(&mut self, error: DownloadError) -> Result<(), DownloadError> {
-        self.response = None;
+        self.transfer = None;
         self.attempts.wait_or_give_up(error, &self.url, self.retries, &self.origin.retries).await
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     calls::{Answer, Calls, Refused},
     coordinator_client::{CoordinatorClient, Identity, Registration},
     lease_clock::LeaseClock,
+    pace::Gate,
     progress::Progress,
     site::Site,
     slots::Slots,
@@ -23,6 +24,8 @@ pub(crate) struct Joined {
     pub(crate) calls: Calls,
     pub(crate) registration: Registration,
     pub(crate) slots: Slots,
+    /// Shut, until the coordinator says how far it may be opened.
+    pub(crate) gate: Arc<Gate>,
     /// Those that publish, and end with the slots.
     pub(crate) threads: JoinSet<()>,
 }
@@ -48,9 +51,10 @@ pub(crate) async fn join(
     let registration = registration.inspect_err(|_| withdraw(&target))?;
     let mut threads = JoinSet::new();
     let tally = Arc::clone(progress.tally());
-    let site = Site::open(registration.job.clone(), target, clock, who.slots, tally, &mut threads);
+    let gate = Gate::new(0, Arc::clone(&tally));
+    let site = Site::open(registration.job.clone(), target, clock, Arc::clone(&gate), who.slots, tally, &mut threads);
     match site.and_then(|site| Slots::open(Arc::new(site), progress.clone(), who.slots)) {
-        Ok(slots) => Ok(Some(Joined { calls, registration, slots, threads })),
+        Ok(slots) => Ok(Some(Joined { calls, registration, slots, gate, threads })),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
             Err(error.into())

@@ -26,6 +26,7 @@ mod client;
 mod download;
 mod download_error;
 mod origin;
+mod pace;
 mod redirect;
 mod retry;
 mod source;

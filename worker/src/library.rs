@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::{
     lease_clock::LeaseClock,
+    pace::Gate,
     progress::Progress,
     site::{Site, SiteError},
     slots::{Lease, Slots},
@@ -144,7 +145,9 @@ pub async fn download_batch<Id: AsRef<str>>(
     let open = move || {
         let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
         let clock = Arc::new(LeaseClock::of_this_host());
-        let site = Arc::new(Site::open(job, target, clock, slots, tally, &mut threads)?);
+        // Nobody else shares the origin: as many connections as there are slots.
+        let gate = Gate::new(slots, Arc::clone(&tally));
+        let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
         Slots::open(site, progress, slots).map(|slots| (slots, threads))
     };
     let (mut slots, threads) = match spawn_blocking(open).await.map_err(JoinError::try_into_panic) {

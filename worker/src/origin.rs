@@ -1,23 +1,20 @@
-//! The origin as one process sees it: pooled clients, the time to leave it alone, and what it says of a tar.
+//! The origin as one process sees it: pooled clients behind the gate of the pace, and what it says of a tar.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::counter::Counter;
 use reqwest::{
-    Client, Response,
+    Client, RequestBuilder, Response,
     header::{self, HeaderMap, HeaderValue},
 };
 use shared::job::JobOptions;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use crate::{
     client::{Clients, OriginError},
     download_error::{DownloadError, shown},
-    retry::LONGEST_RETRY_AFTER,
+    pace::{Gate, Priority, Transfer},
     source::Source,
 };
 
@@ -30,8 +27,8 @@ pub(crate) struct Origin {
     client: Client,
     clients: Arc<Clients>,
     timeout: Duration,
-    /// Until then nobody of this process asks the origin for anything.
-    quiet_until: Arc<Mutex<Instant>>,
+    /// Every request goes through it.
+    gate: Arc<Gate>,
     /// Requests that are made again.
     pub(crate) retries: Counter,
 }
@@ -39,7 +36,7 @@ pub(crate) struct Origin {
 /// The origin's answer to a request for a tar, or for the rest of one.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) response: Response,
+    pub(crate) transfer: Transfer,
     /// The tar that is being sent.
     pub(crate) source: Source,
     /// What of it the body is.
@@ -59,10 +56,9 @@ pub(crate) enum Part {
 
 impl Origin {
     /// Reads what its clients need, and makes the first.
-    pub(crate) fn new(job: &JobOptions, retries: Counter) -> Result<Self, OriginError> {
+    pub(crate) fn new(job: &JobOptions, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job)?);
-        let quiet_until = Arc::new(Mutex::new(Instant::now()));
-        Ok(Self { client: clients.make()?, clients, timeout: job.timeout, quiet_until, retries })
+        Ok(Self { client: clients.make()?, clients, timeout: job.timeout, gate, retries })
     }
 
     /// The same origin, over other connections: those of one client must all be used on the same runtime.
@@ -75,6 +71,11 @@ impl Origin {
         self.timeout
     }
 
+    /// What came of a request, or of a body on its way: told to the pace.
+    pub(crate) fn failed(&self, error: &DownloadError) {
+        self.gate.failed(error);
+    }
+
     /// Asks for a tar: all of it, or what is missing of a source of which the first `from` bytes are here.
     pub(crate) async fn open(&self, url: &Url, known: Option<(&Source, u64)>) -> Result<Opened, DownloadError> {
         let mut request = self.client.get(url.clone());
@@ -83,68 +84,58 @@ impl Origin {
         {
             request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
         }
-        let response = self.send(request).await?;
-        let part = part(&response);
-        let source = Source::of_answer(url, &response, if let Part::From(from) = part { from } else { 0 });
+        let transfer = self.send(request, if known.is_some() { Priority::GoingOn } else { Priority::New }).await?;
+        let response = transfer.response();
+        let part = part(response);
+        let source = Source::of_answer(url, response, if let Part::From(from) = part { from } else { 0 });
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {
             return Err(DownloadError::TooLong { length });
         }
-        Ok(Opened { response, source, part })
+        Ok(Opened { transfer, source, part })
     }
 
     /// Asks for a tar's length and validators only.
     pub(crate) async fn head(&self, url: &Url) -> Result<Source, DownloadError> {
-        let response = self.send(self.client.head(url.clone())).await?;
-        Ok(Source::of_answer(url, &response, 0))
+        let answer = self.send(self.client.head(url.clone()), Priority::New).await?;
+        Ok(Source::of_answer(url, answer.response(), 0))
     }
 
     /// Sends a request when the origin may be asked; anything but a plausible tar is an error.
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, DownloadError> {
+    async fn send(&self, request: RequestBuilder, priority: Priority) -> Result<Transfer, DownloadError> {
         let again = request.try_clone();
-        let sent = match (self.send_once(request).await?, again) {
+        let mut permit = self.gate.permit(priority).await;
+        permit.room().await;
+        let mut sent = self.send_once(request).await;
+        if let (Ok(Err(error)), Some(again)) = (&sent, again)
+            && may_be_stale(error)
+        {
             // The origin drops idle connections without a word; who was about to use one tries again for free.
-            (Err(error), Some(again)) if may_be_stale(&error) => self.send_once(again).await?,
-            (sent, _) => sent,
-        };
-        let response = sent.map_err(|error| DownloadError::from_client(&error))?;
-        let code = response.status().as_u16();
-        if code != 200 && code != 206 {
-            let retry_after = retry_after(response.headers());
-            if let (429 | 503, Some(wait)) = (code, retry_after) {
-                self.leave_alone(wait);
-            }
-            return Err(DownloadError::Status { code, url: shown(response.url()), retry_after });
+            drop(permit);
+            permit = self.gate.permit(Priority::GoingOn).await;
+            sent = self.send_once(again).await;
         }
-        refuse_what_is_no_tar(response.headers())?;
-        Ok(response)
+        let answer = sent.and_then(|sent| plausible(sent.map_err(|error| DownloadError::from_client(&error))?));
+        // Before the permit goes, so that nobody is let in whom this keeps out.
+        let response = answer.inspect_err(|error| self.failed(error))?;
+        Ok(Transfer::new(response, permit))
     }
 
     /// The outer error: no answer in time.
-    async fn send_once(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Result<Response>, DownloadError> {
-        self.quiet().await;
+    async fn send_once(&self, request: RequestBuilder) -> Result<reqwest::Result<Response>, DownloadError> {
         let answer = timeout(self.timeout, request.send()).await;
         answer.map_err(|_| DownloadError::Timeout { after: self.timeout })
     }
+}
 
-    /// Holds back every request of this process for a while, because the origin asked one of them to wait.
-    fn leave_alone(&self, wait: Duration) {
-        let until = Instant::now() + wait.min(LONGEST_RETRY_AFTER);
-        let mut quiet_until = self.quiet_until.lock().expect("nothing panics while it holds this lock");
-        if until > *quiet_until {
-            *quiet_until = until;
-            tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
-        }
+/// Whether an answer may be the head of a tar.
+fn plausible(response: Response) -> Result<Response, DownloadError> {
+    let code = response.status().as_u16();
+    if code != 200 && code != 206 {
+        let retry_after = retry_after(response.headers());
+        return Err(DownloadError::Status { code, url: shown(response.url()), retry_after });
     }
-
-    async fn quiet(&self) {
-        loop {
-            let until = *self.quiet_until.lock().expect("nothing panics while it holds this lock");
-            if until <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(until).await;
-        }
-    }
+    refuse_what_is_no_tar(response.headers())?;
+    Ok(response)
 }
 
 /// The connection was there and broke before an answer began.

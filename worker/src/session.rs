@@ -7,6 +7,7 @@ use shared::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use crate::{
     calls::{Answer, Calls, Kind, Refused},
     coordinator_client::{Acquired, Directive, Identity, Registration, Reported},
     joining::{Joined, join},
+    pace::keep_told,
     progress::Progress,
     renewal::{self, Beat, Renewable, Session},
     site::Site,
@@ -81,13 +83,15 @@ pub(crate) async fn work(
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
     let Some(joined) = join(connector, who, target, progress, shutdown).await? else { return Ok(Ended::Drained) };
-    let Joined { calls, registration, slots, mut threads } = joined;
+    let Joined { calls, registration, slots, gate, mut threads } = joined;
     let site = Arc::clone(slots.site());
     let (renewable, to_renew) = watch::channel(Renewable::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
     let clock = Arc::clone(site.clock());
     let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
+    let mut pace = JoinSet::new();
+    pace.spawn(keep_told(calls.client(), gate, who.slots, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
@@ -96,6 +100,7 @@ pub(crate) async fn work(
     {
         tracing::warn!(%error, "could not remove the folder .partial");
     }
+    pace.shutdown().await;
     // The renewals stop, and the committer ends with the last handle on the site.
     drop((worker, site, stop_guard));
     // A sync of a slow disk can take long; a second signal does not wait for it.

@@ -21,6 +21,7 @@ use crate::{
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
     origin::Origin,
+    pace::Gate,
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     staging::{Checkpoint, Staging, Unpacked},
@@ -63,12 +64,13 @@ impl Site {
         job: JobOptions,
         target: Arc<Target>,
         clock: Arc<LeaseClock>,
+        gate: Arc<Gate>,
         slots: usize,
         tally: Arc<Tally>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
-        let origin = Origin::new(&job, tally.retries.clone())?;
+        let origin = Origin::new(&job, gate, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads);
         Ok(Self { job, origin, target, clock, publisher, tally })
     }

@@ -20,6 +20,15 @@ pub struct Tally {
     pub(crate) busy: Gauge,
     pub(crate) received: Counter,
     pub(crate) retries: Counter,
+    /// What the gate to the origin lets through, holds back and may let through.
+    pub(crate) origin_open: Gauge,
+    pub(crate) origin_waiting: Gauge,
+    pub(crate) origin_limit: Gauge,
+    pub(crate) origin_requests: Counter,
+    /// Requests that broke.
+    pub(crate) origin_cuts: Counter,
+    /// 429 and 503.
+    pub(crate) origin_refusals: Counter,
     /// From the moment in which a class is complete in its staging folder.
     pub(crate) publishes: Durations,
     pub(crate) missed_renewals: Counter,
@@ -52,6 +61,26 @@ impl Tally {
     }
 }
 
+impl Tally {
+    fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
+        for (name, help, gauge) in [
+            ("connections", "Connections to the origin with a request on them.", &self.origin_open),
+            ("waiting", "Requests to the origin that wait for a connection.", &self.origin_waiting),
+            ("budget", "Connections to the origin that this worker may have.", &self.origin_limit),
+        ] {
+            page.gauge(&format!("worker_origin_{name}"), help, count(gauge))?;
+        }
+        for (name, help, counter) in [
+            ("requests", "Requests to the origin.", &self.origin_requests),
+            ("cuts", "Requests that broke: no connection, no answer, a body that broke off.", &self.origin_cuts),
+            ("refusals", "Answers 429 and 503 of the origin.", &self.origin_refusals),
+        ] {
+            page.counter(&format!("worker_origin_{name}"), help, counter.get())?;
+        }
+        Ok(())
+    }
+}
+
 fn count(gauge: &Gauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or_default()
 }
@@ -75,6 +104,7 @@ impl Source for Tally {
         page.counter("worker_received_bytes", "Bytes received from the origin.", self.received.get())?;
         let retries = "Requests to the origin that are made again, after an error or in the middle of a tar.";
         page.counter("worker_retries", retries, self.retries.get())?;
+        self.origin(page)?;
         let publish = "How long a complete class waits until it is on the disk under its final name.";
         page.durations("worker_publish_seconds", publish, &self.publishes)?;
         let missed = "Renewals of the leases that had no answer.";

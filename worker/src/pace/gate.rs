@@ -1,0 +1,270 @@
+//! `Gate`: where requests wait until the origin may be asked, and where what becomes of them is counted.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Budget, Observation, Priority, Trouble,
+    bucket::{Bucket, Place},
+    permits::{Permits, Ticket},
+    trouble,
+};
+use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Tally};
+
+/// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// See the module. Nothing waits in it longer than for a lock that is held for a moment.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: Mutex<State>,
+    /// Until then the origin is asked for nothing.
+    quiet_until: watch::Sender<Instant>,
+    bucket: Mutex<Bucket>,
+    has_rate: AtomicBool,
+    /// There is something that the coordinator should hear at once.
+    news: Notify,
+    tally: Arc<Tally>,
+}
+
+#[derive(Debug)]
+struct State {
+    permits: Permits<oneshot::Sender<()>>,
+    /// Version of the budget.
+    seen: u64,
+    /// The origin itself has asked this process to wait until then.
+    asked_until: Option<Instant>,
+}
+
+/// Leave to have one request on one connection, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    gate: Arc<Gate>,
+    flowing: bool,
+}
+
+/// A place in the queue, or what was admitted from there and not taken.
+struct Waiting<'gate> {
+    gate: &'gate Gate,
+    ticket: Option<Ticket>,
+}
+
+impl Gate {
+    /// A gate for so many connections; 0 until a budget says more.
+    pub(crate) fn new(connections: usize, tally: Arc<Tally>) -> Arc<Self> {
+        let permits = Permits::new(u32::try_from(connections).unwrap_or(u32::MAX));
+        let now = Instant::now();
+        let gate = Self {
+            state: Mutex::new(State { permits, seen: 0, asked_until: None }),
+            quiet_until: watch::Sender::new(now),
+            bucket: Mutex::new(Bucket::new(now)),
+            has_rate: AtomicBool::new(false),
+            news: Notify::new(),
+            tally,
+        };
+        gate.change(|_| ());
+        Arc::new(gate)
+    }
+
+    /// Waits for leave to make a request. Cancel safe: who does not wait any more has lost its place.
+    pub(crate) async fn permit(self: &Arc<Self>, priority: Priority) -> Permit {
+        let mut quiet_until = self.quiet_until.subscribe();
+        let (call, mut called) = oneshot::channel();
+        let ticket = self.change(|state| state.permits.ask(priority, call));
+        let mut waiting = Waiting { gate: self, ticket: Some(ticket) };
+        loop {
+            let until = *quiet_until.borrow_and_update();
+            let is_quiet = until > Instant::now();
+            if !is_quiet {
+                // Whoever sees it first lets everybody in.
+                self.change(|_| ());
+            }
+            tokio::select! {
+                biased;
+                called = &mut called => {
+                    called.expect("whoever is not called stays in the queue");
+                    waiting.ticket = None;
+                    self.tally.origin_requests.inc();
+                    return Permit { gate: Arc::clone(self), flowing: false };
+                }
+                () = sleep_until(until), if is_quiet => {}
+                changed = quiet_until.changed() => changed.expect("the gate is here"),
+            }
+        }
+    }
+
+    /// What failed is counted, and the origin is left alone if it asks for that.
+    pub(crate) fn failed(&self, error: &DownloadError) {
+        match trouble(error) {
+            None => return,
+            Some(Trouble::Cut) => drop(self.tally.origin_cuts.inc()),
+            Some(Trouble::Refusal(wait)) => {
+                self.tally.origin_refusals.inc();
+                self.asked_to_wait(wait.unwrap_or_default());
+            }
+        }
+        self.change(|state| state.permits.trouble());
+    }
+
+    /// Holds back every request of this process for a while, because the origin asked one of them to wait.
+    fn asked_to_wait(&self, wait: Duration) {
+        let until = Instant::now() + wait.min(LONGEST_RETRY_AFTER);
+        if self.be_quiet(until) {
+            tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
+        }
+        self.change(|state| state.asked_until = state.asked_until.max(Some(until)));
+    }
+
+    /// Never shortens a wait; says whether it is a longer one.
+    fn be_quiet(&self, until: Instant) -> bool {
+        self.quiet_until.send_if_modified(|quiet| {
+            let is_longer = until > *quiet;
+            *quiet = until.max(*quiet);
+            is_longer
+        })
+    }
+
+    /// Bytes have come; where they had to wait for it, that is their place.
+    pub(super) fn spend(&self, bytes: usize) -> Option<Place> {
+        self.has_rate.load(Ordering::Relaxed).then(|| lock(&self.bucket).spend(bytes as u64, Instant::now()))
+    }
+
+    /// Waits until another body may begin, which is when those that have come had time to.
+    async fn room(&self) {
+        if self.has_rate.load(Ordering::Relaxed) {
+            let place = lock(&self.bucket).end();
+            self.room_after(place).await;
+        }
+    }
+
+    /// Waits until more bytes may come after those.
+    pub(super) async fn room_after(&self, place: Place) {
+        loop {
+            let wait = lock(&self.bucket).wait(place, Instant::now());
+            if wait.is_zero() {
+                return;
+            }
+            sleep(wait.min(LOOK)).await;
+        }
+    }
+
+    /// Another session: nothing more is asked for before it has a budget.
+    pub(super) fn close(&self) {
+        self.change(|state| {
+            state.permits.set_limit(0);
+            state.seen = 0;
+        });
+    }
+
+    /// Keeps to another budget from now on.
+    pub(super) fn keep_to(&self, budget: &Budget) {
+        let now = Instant::now();
+        if !budget.quiet.is_zero() {
+            self.be_quiet(now + budget.quiet.min(LONGEST_RETRY_AFTER));
+        }
+        lock(&self.bucket).set_rate(budget.bytes_per_second, now);
+        self.has_rate.store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
+        self.change(|state| {
+            state.permits.set_limit(budget.connections);
+            state.seen = budget.version;
+        });
+    }
+
+    /// What is done to the origin now.
+    pub(super) fn observation(&self) -> Observation {
+        let state = lock(&self.state);
+        let asked = state.asked_until.map(|until| until.saturating_duration_since(Instant::now()));
+        Observation {
+            seen: state.seen,
+            open: state.permits.open(),
+            flowing: state.permits.flowing(),
+            wanted: state.permits.wanted(),
+            received: self.tally.received.get(),
+            requests: self.tally.origin_requests.get(),
+            cuts: self.tally.origin_cuts.get(),
+            refusals: self.tally.origin_refusals.get(),
+            retry_after: asked.unwrap_or_default(),
+        }
+    }
+
+    /// The same, for the coordinator, which then knows it.
+    pub(super) fn tell(&self) -> Observation {
+        lock(&self.state).permits.told();
+        self.observation()
+    }
+
+    /// Waits until the coordinator should hear something at once. Cancel safe.
+    pub(super) async fn news(&self) {
+        while !lock(&self.state).permits.has_news() {
+            self.news.notified().await;
+        }
+    }
+
+    /// Changes something, and lets in whoever may come in then.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let changed = change(&mut state);
+        if *self.quiet_until.borrow() <= Instant::now() {
+            while let Some(call) = state.permits.admit() {
+                // One that does not listen any more is about to withdraw.
+                call.send(()).ok();
+            }
+        }
+        self.tally.origin_open.set(state.permits.open().into());
+        self.tally.origin_waiting.set(state.permits.waiting().into());
+        self.tally.origin_limit.set(state.permits.limit().into());
+        if state.permits.has_news() {
+            self.news.notify_one();
+        }
+        changed
+    }
+}
+
+impl Permit {
+    /// Waits until its request may be made without that more bytes come than may.
+    pub(crate) async fn room(&self) {
+        self.gate.room().await;
+    }
+
+    /// The answer has begun, and a body comes.
+    pub(super) fn flows(&mut self) {
+        if !std::mem::replace(&mut self.flowing, true) {
+            self.gate.change(|state| state.permits.flows());
+        }
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.change(|state| state.permits.release(self.flowing));
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.gate.change(|state| state.permits.withdraw(ticket));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
