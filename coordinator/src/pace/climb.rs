@@ -31,6 +31,9 @@ const WORTH_IT: f64 = 0.25;
 const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (WORTH_IT, SMALL_STEP)];
 const FIRST_STEP: f64 = 2.0;
 const SMALL_STEP: f64 = 1.25;
+/// When nothing comes over all the connections of a level for so long, one more is taken: those that stall must not keep
+/// everybody from the origin until they time out.
+const STUCK: Duration = Duration::from_secs(2);
 /// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
 const FIRST_HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -78,6 +81,13 @@ struct Level {
 struct Sample {
     at: Instant,
     received: u64,
+}
+
+impl Sample {
+    /// Whether connections are open, and nothing has come over them since then.
+    fn is_stuck(self, flow: &Flow, now: Instant) -> bool {
+        flow.open > 0 && flow.received == self.received && now - self.at >= STUCK
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +164,11 @@ impl Climb {
         let sample = Sample { at: now, received: flow.received };
         match self.phase {
             Phase::Settling { .. } | Phase::Measuring { .. } if !is_tight => {
+                self.phase = Phase::Settling { since: sample };
+            }
+            Phase::Settling { since } | Phase::Measuring { from: since } if since.is_stuck(flow, now) => {
+                self.limit = self.limit.saturating_add(1).min(self.highest(now)).max(self.limit);
+                (self.below, self.step) = (None, FIRST_STEP);
                 self.phase = Phase::Settling { since: sample };
             }
             Phase::Settling { since } => {
@@ -283,4 +298,27 @@ fn times(limit: u32, step: f64) -> u32 {
 #[expect(clippy::cast_precision_loss, reason = "rates are compared roughly")]
 fn per_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / time.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is allowed after so many seconds in which so many connections are all that come, and nothing over them.
+    fn limit_after(climb: &mut Climb, seconds: u32, start: Instant) -> u32 {
+        for tenth in 0..seconds * 10 {
+            let open = climb.limit();
+            let flow = Flow { open, flowing: open, wanted: 5, received: 20_000 };
+            climb.observed(&flow, Duration::from_millis(100), start + Duration::from_millis(100) * tenth);
+        }
+        climb.limit()
+    }
+
+    #[test]
+    fn connections_that_stall_keep_nobody_from_the_origin() {
+        let start = Instant::now();
+        assert_eq!(limit_after(&mut Climb::new(None, start), 1, start), 1);
+        assert!((2..=3).contains(&limit_after(&mut Climb::new(None, start), 5, start)));
+        assert_eq!(limit_after(&mut Climb::new(Some(2), start), 60, start), 2, "the ceiling is the ceiling");
+    }
 }
