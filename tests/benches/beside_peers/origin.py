@@ -1,9 +1,10 @@
 """An nginx on loopback that serves a folder of tars, at a steady rate for each connection if need be.
 
 The listening sockets are made here and handed to nginx as it hands them to its own successor (the variable NGINX). So the
-port is one that is free, and what is set on them holds for every connection that nginx accepts: the congestion control,
-because a machine whose default is another would give other figures, and SO_MAX_PACING_RATE, because nginx's own
-`limit_rate` begins with a burst of a second's worth and counts anew for each request.
+port is one that is free, and what is set on them holds for every connection that nginx accepts, from its first packet on:
+the congestion control, because a machine whose default is another would give other figures (a connection that began under
+bbr stays paced after a change to cubic, which cost everybody a fifth to a half more CPU), and SO_MAX_PACING_RATE, because
+nginx's own `limit_rate` begins with a burst of a second's worth and counts anew for each request.
 """
 
 import os
