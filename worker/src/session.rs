@@ -154,7 +154,7 @@ impl Worker {
                 Some((lease, result)) = self.slots.next() => self.finished(lease, result),
                 Some(answer) = self.calls.next() => self.answered(answer),
                 Some(beat) = beats.recv() => self.beat(beat),
-                Some(found) = found(&mut self.survey), if more_to_report => self.found(found),
+                found = found(&mut self.survey), if more_to_report => self.found(found),
                 () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(Ended::Drained),
                 () = shutdown.abort.cancelled() => break Ended::Drained,
                 _ = redraw.tick() => {
@@ -317,10 +317,12 @@ impl Worker {
         }
     }
 
-    fn found(&mut self, found: Result<Vec<Finished>, TargetError>) {
+    fn found(&mut self, found: Option<Result<Vec<Finished>, TargetError>>) {
         match found {
-            Ok(found) => self.unreported.add(found),
-            Err(fault) => self.cannot_go_on(fault.into()),
+            Some(Ok(found)) => self.unreported.add(found),
+            Some(Err(fault)) => self.cannot_go_on(fault.into()),
+            // Leases may be asked for.
+            None => {}
         }
     }
 
@@ -389,10 +391,10 @@ impl Worker {
     }
 }
 
-/// What the survey finds next; never anything when there is none.
+/// What the survey finds next, or `None` at its end, once; never anything when there is none.
 async fn found(survey: &mut Option<Survey>) -> Option<Result<Vec<Finished>, TargetError>> {
     match survey {
         Some(survey) if !survey.is_over() => survey.next().await,
-        _ => None,
+        _ => std::future::pending().await,
     }
 }

@@ -85,8 +85,10 @@ fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
             return Ok(());
         }
     }
-    // Whoever is gone needs no names.
-    listed.blocking_send(part).ok();
+    if !part.is_empty() {
+        // Whoever is gone needs no names.
+        listed.blocking_send(part).ok();
+    }
     Ok(())
 }
 

@@ -267,3 +267,23 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     let ((), left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
     assert_eq!(left.elapsed(), Duration::ZERO);
 }
+
+/// On a clock that stands still (the ledger's thread keeps it from running ahead), whoever waits for it waits for ever.
+#[test]
+fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        // What is there already takes a while to look at; it is of no other job.
+        (0..1000).for_each(|number| std::fs::create_dir(folder.path().join(format!("n1{number:07}"))).unwrap());
+        // Nobody listens there, so each class fails at once.
+        let mut plan = plan(folder.path(), None);
+        plan.lease_ttl = Duration::from_hours(1); // renewals have a clock of their own
+        plan.job = JobOptions { url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(), retries: 0, ..plan.job };
+        let (classes, shutdown, mut out) = (classes(), Shutdown::default(), Vec::new());
+        let job = run(plan, &classes, &Screen::Silent, &shutdown, &mut out, dev::run_worker);
+        ended.send(runtime.block_on(job).unwrap()).unwrap();
+    });
+    assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Exit::SomeFailed));
+}
