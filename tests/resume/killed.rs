@@ -58,3 +58,13 @@ fn killed_at_three_fifths_a_class_goes_on_at_its_checkpoint_in_another_worker() 
 fn so_does_a_class_whose_tar_is_kept() {
     println!("{}", is_killed_and_goes_on(400, false));
 }
+
+#[test]
+fn a_long_image_has_checkpoints_inside() {
+    println!("{}", is_killed_and_goes_on(4, true));
+}
+
+#[test]
+fn so_has_a_long_image_of_a_tar_that_is_kept() {
+    println!("{}", is_killed_and_goes_on(4, false));
+}

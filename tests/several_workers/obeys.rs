@@ -276,7 +276,7 @@ fn what_the_origin_cut_goes_on_there_under_the_next_lease_and_nothing_is_left_of
     let empty = "n00000002";
     origin.class(empty, images(empty, 3, 100..200, 2)).forever(Answer::status(503));
     let small = "n00000003";
-    origin.class(small, images(small, 3, 10_000..20_000, 3)).forever(Answer::cut_at(700));
+    origin.class(small, images(small, 3, 10_000..20_000, 3)).forever(Answer::cut_at(500));
     let probe = |wnid, token| proto::Lease { probe: true, ..lease(wnid, token) };
     coordinator.answers().leases = vec![probe(WNID, 5), probe(empty, 6), probe(small, 7)];
     let worker = start(&job, &coordinator, job.target_path());

@@ -1,22 +1,25 @@
 //! The checkpoint of a class that is being unpacked: which files are done, and where in the tar the next header stands.
 //!
-//! A journal in the staging folder, one JSON line for the source and one for each finished file. It is never synced: whoever
-//! goes on from it checks each file against its digest first and goes on after the last one that holds, so neither a torn
-//! line nor a file that a power cut emptied can do harm.
+//! A journal in the staging folder, one JSON line for the source and one for each finished file; of long files also lines on
+//! the way. It is never synced: whoever goes on from it checks each file against its digest first and goes on after the last
+//! one that holds, so neither a torn line nor a file that a power cut emptied can do harm.
 
 use std::{
-    fs::File,
+    ffi::OsStr,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Lines, Write},
     path::Path,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::source::Source;
+use crate::{beginning::Beginning, source::Source};
 
 const VERSION: u32 = 1;
 /// Finished files are written to the journal when so many bytes of the tar have passed, and at every stop.
 const INTERVAL: u64 = 4 << 20;
+/// A file in which so many bytes of the tar have passed since then is written as far as it is, too.
+const INTERVAL_IN_FILE: u64 = 8 << 20;
 
 /// A finished file of a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +50,14 @@ impl FileEntry {
     }
 }
 
-fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&digest.to_hex())
+}
+
+/// Whether a file of this name is there, and is no link or whatever else.
+pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
+    OsStr::new(name) == path.file_name().unwrap_or_default()
+        && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
 pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
@@ -66,6 +75,8 @@ struct Head {
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
+    /// Bytes of the file that are whole lines.
+    length: u64,
     pending: Vec<u8>,
     written_up_to: u64,
 }
@@ -73,15 +84,18 @@ pub(crate) struct Journal {
 impl Journal {
     /// Starts a journal in an empty staging folder.
     pub(crate) fn create(path: &Path, source: &Source) -> io::Result<Self> {
-        let mut journal = Self { file: File::create_new(path)?, pending: Vec::new(), written_up_to: 0 };
+        let file = File::options().append(true).create_new(true).open(path)?;
+        let mut journal = Self { file, length: 0, pending: Vec::new(), written_up_to: 0 };
         journal.line(&Head { version: VERSION, source: source.clone() })?;
         journal.flush()?;
         Ok(journal)
     }
 
-    /// Goes on with a journal whose last file ends at an offset of the tar.
+    /// Goes on with a journal that ends at an offset of the tar.
     pub(crate) fn go_on(path: &Path, written_up_to: u64) -> io::Result<Self> {
-        Ok(Self { file: File::options().append(true).open(path)?, pending: Vec::new(), written_up_to })
+        let file = File::options().append(true).open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, length, pending: Vec::new(), written_up_to })
     }
 
     /// Adds a finished file.
@@ -94,9 +108,28 @@ impl Journal {
         Ok(())
     }
 
-    /// Hands what is pending to the kernel; from then on it survives the end of the process.
+    /// Whether a file should be noted that is written up to an offset of the tar.
+    pub(crate) fn wants_beginning_at(&self, position: u64) -> bool {
+        position >= self.written_up_to + INTERVAL_IN_FILE
+    }
+
+    /// Notes a file that is not finished, and hands all to the kernel.
+    pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
+        self.line(beginning)?;
+        self.flush()?;
+        self.written_up_to = beginning.position;
+        Ok(())
+    }
+
+    /// Hands what is pending to the kernel; from then on it survives the end of the process. After an error it can be tried
+    /// again.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.pending)?;
+        if let Err(error) = self.file.write_all(&self.pending) {
+            // What a full disk took of it would spoil the line that follows.
+            self.file.set_len(self.length).ok();
+            return Err(error);
+        }
+        self.length += self.pending.len() as u64;
         self.pending.clear();
         Ok(())
     }
@@ -108,10 +141,19 @@ impl Journal {
     }
 }
 
-/// A journal that is read back, file by file, up to the first line that does not hold.
+/// A journal that is read back, up to the first line that does not hold. As an iterator it gives the finished files.
 #[derive(Debug)]
 pub(crate) struct Entries {
     lines: Lines<BufReader<File>>,
+}
+
+/// A line of the journal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// A file is finished.
+    Finished(FileEntry),
+    /// A file was written so far. If it is finished later, a line says so.
+    Begun(Beginning),
 }
 
 /// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
@@ -121,11 +163,24 @@ pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
     (head.version == VERSION).then_some((head.source, Entries { lines }))
 }
 
+impl Entries {
+    /// The next line, whatever it says.
+    pub(crate) fn next_line(&mut self) -> Option<Line> {
+        let line = self.lines.next()?.ok()?;
+        let finished = serde_json::from_str(&line).map(Line::Finished);
+        finished.or_else(|_| serde_json::from_str(&line).map(Line::Begun)).ok()
+    }
+}
+
 impl Iterator for Entries {
     type Item = FileEntry;
 
     fn next(&mut self) -> Option<FileEntry> {
-        serde_json::from_str(&self.lines.next()?.ok()?).ok()
+        loop {
+            if let Line::Finished(entry) = self.next_line()? {
+                return Some(entry);
+            }
+        }
     }
 }
 
@@ -156,13 +211,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_not_finished_is_a_line_of_its_own_and_no_finished_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 1);
+        let beginning =
+            Beginning { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
+        let mut journal = Journal::go_on(&path, 1024).unwrap();
+        assert!(!journal.wants_beginning_at(1024 + INTERVAL_IN_FILE - 1));
+        assert!(journal.wants_beginning_at(1024 + INTERVAL_IN_FILE));
+        journal.note_beginning(&beginning).unwrap();
+        journal.append(&entry(1)).unwrap();
+        journal.flush().unwrap();
+        let (_, mut entries) = open(&path).unwrap();
+        let lines = std::iter::from_fn(|| entries.next_line()).collect::<Vec<_>>();
+        assert_eq!(lines, [Line::Finished(entry(0)), Line::Begun(beginning), Line::Finished(entry(1))]);
+        assert_eq!(open(&path).unwrap().1.collect::<Vec<_>>(), [entry(0), entry(1)]);
+    }
+
+    #[test]
     fn a_torn_journal_gives_its_longest_good_beginning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 3);
-        let whole = std::fs::read(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
-            std::fs::write(&path, &whole[..cut]).unwrap();
+            fs::write(&path, &whole[..cut]).unwrap();
             let read: Vec<_> = open(&path).into_iter().flat_map(|(_, entries)| entries).collect();
             assert!(read.iter().enumerate().all(|(number, read)| *read == entry(number as u64)), "cut at {cut}");
             let lines = std::str::from_utf8(&whole[..=cut]).unwrap().matches('\n').count();
@@ -174,7 +248,7 @@ mod tests {
     fn a_journal_of_a_newer_version_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        std::fs::write(&path, "{\"version\":2,\"source\":{\"url\":\"\"}}\n").unwrap();
+        fs::write(&path, "{\"version\":2,\"source\":{\"url\":\"\"}}\n").unwrap();
         assert!(open(&path).is_none());
     }
 }

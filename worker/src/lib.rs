@@ -31,6 +31,7 @@ mod redirect;
 mod retry;
 mod source;
 
+mod beginning;
 mod checkpoint;
 mod descriptors;
 mod extract;

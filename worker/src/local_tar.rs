@@ -64,8 +64,8 @@ fn unpack(
     source: &Source,
     stop: &CancellationToken,
 ) -> Result<Ended, UnpackError> {
-    let start = Start { source: source.clone(), files: 0, offset: 0 };
-    let mut unpacker = Unpacker::open(staging, wnid, &start, false)?;
+    let start = Start { source: source.clone(), ..Start::default() };
+    let mut unpacker = Unpacker::open(staging, wnid, start, false)?;
     let mut block = vec![0; BLOCK];
     loop {
         if stop.is_cancelled() {

@@ -26,11 +26,11 @@ pub(crate) async fn receive(
     let (staging, checkpoint) = site.take_over(wnid)?;
     let mut intake = Intake { site, wnid, staging, at_work: None };
     let mut resume = None;
-    if let Some(Checkpoint { source, files, next_header }) = checkpoint {
-        tracing::info!(%wnid, files, position = next_header, "going on at the checkpoint");
-        progress.begin(next_header, source.length);
-        intake.start(Start { source: source.clone(), files, offset: next_header })?;
-        resume = Some((source, next_header));
+    if let Some(Checkpoint { source, files, begun, position }) = checkpoint {
+        tracing::info!(%wnid, files, position, "going on at the checkpoint");
+        progress.begin(position, source.length);
+        intake.start(Start { source: source.clone(), files, begun, offset: position })?;
+        resume = Some((source, position));
     }
     let mut download = Download::new(origin, site.job.url.for_class(wnid), retries, resume);
     loop {
@@ -43,7 +43,7 @@ pub(crate) async fn receive(
             Ok(Piece::Begin(source)) => {
                 intake.forget();
                 progress.begin(0, source.length);
-                intake.start(Start { source, files: 0, offset: 0 })?;
+                intake.start(Start { source, ..Start::default() })?;
             }
             Ok(Piece::Bytes(bytes)) => {
                 progress.received(bytes.len() as u64);
@@ -83,8 +83,9 @@ struct Intake<'site> {
 
 impl Intake<'_> {
     fn start(&mut self, start: Start) -> Result<(), Unfinished> {
-        match Unpacker::open(&self.staging, self.wnid, &start, !self.site.job.delete_tar) {
-            Ok(unpacker) => self.at_work = Some((unpacker, start.source)),
+        let source = start.source.clone();
+        match Unpacker::open(&self.staging, self.wnid, start, !self.site.job.delete_tar) {
+            Ok(unpacker) => self.at_work = Some((unpacker, source)),
             Err(error) => return Err(self.site.broken(&self.staging, error)),
         }
         Ok(())

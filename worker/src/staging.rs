@@ -4,16 +4,17 @@
 //! runs finds nothing to publish, and then moves the proved files into a folder of its own.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use shared::Wnid;
 
 use crate::{
-    checkpoint::{self, Entries, FileEntry, Journal},
+    beginning::{Beginning, BegunFile},
+    checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
     source::Source,
     target::{Target, remove_if_there},
 };
@@ -40,8 +41,10 @@ pub(crate) struct Checkpoint {
     pub(crate) source: Source,
     /// Files that are done.
     pub(crate) files: u64,
-    /// Where in the tar the next header stands.
-    pub(crate) next_header: u64,
+    /// The file behind them, if it is begun.
+    pub(crate) begun: Option<BegunFile>,
+    /// Where in the tar to go on: at the next header, or within the file that is begun.
+    pub(crate) position: u64,
 }
 
 impl Staging {
@@ -100,31 +103,69 @@ impl Staging {
         } else {
             None
         };
-        let mut checkpoint = Checkpoint { source, files: 0, next_header: 0 };
-        for entry in entries {
+        let mut checkpoint = Checkpoint { source, files: 0, begun: None, position: 0 };
+        let mut begun = None;
+        let mut lines = entries;
+        while let Some(line) = lines.next_line() {
+            let entry = match line {
+                Line::Finished(entry) => entry,
+                Line::Begun(beginning) => {
+                    begun = Some(beginning);
+                    continue;
+                }
+            };
             let file = left.class_folder().join(&entry.name);
             if !entry.holds(&file) {
                 break;
             }
             if let Some((from, to)) = &mut tar
-                && !entry.copy_from_tar(checkpoint.next_header, from, to)?
+                && !entry.part_of_tar(checkpoint.position).copy(from, to)?
             {
                 break;
             }
             fs::rename(&file, self.class_folder().join(&entry.name))?;
             journal.append(&entry)?;
             checkpoint.files += 1;
-            checkpoint.next_header = entry.next_header;
+            checkpoint.position = entry.next_header;
+            begun = None;
         }
         journal.flush()?;
-        if let Some((_, to)) = &tar {
-            to.set_len(checkpoint.next_header)?;
+        if let Some(beginning) = begun {
+            self.adopt_begun(left, &beginning, &mut checkpoint, &mut tar, &mut journal)?;
         }
-        if checkpoint.files == 0 {
+        if let Some((_, to)) = &tar {
+            to.set_len(checkpoint.position)?;
+        }
+        if checkpoint.position == 0 {
             self.clear()?;
             return Ok(None);
         }
         Ok(Some(checkpoint))
+    }
+
+    /// Goes on within a file, if what the former attempt has left of it holds.
+    fn adopt_begun(
+        &self,
+        left: &Self,
+        beginning: &Beginning,
+        checkpoint: &mut Checkpoint,
+        tar: &mut Option<(File, File)>,
+        journal: &mut Journal,
+    ) -> io::Result<()> {
+        let file = left.class_folder().join(&beginning.name);
+        let Some(begun) = beginning.prove(&file)? else { return Ok(()) };
+        let range = checkpoint.position..beginning.position;
+        let part = PartOfTar { range, content: beginning.written, blake3: beginning.blake3, padding: 0 };
+        if let Some((from, to)) = tar
+            && !part.copy(from, to)?
+        {
+            return Ok(());
+        }
+        fs::rename(&file, self.class_folder().join(&beginning.name))?;
+        journal.note_beginning(beginning)?;
+        checkpoint.begun = Some(begun);
+        checkpoint.position = beginning.position;
+        Ok(())
     }
 
     /// Empties the staging folder, for a tar that begins anew.
@@ -169,21 +210,39 @@ impl Staging {
 impl FileEntry {
     /// Whether the file is there with the contents that the journal says.
     fn holds(&self, path: &Path) -> bool {
-        let is_plain = OsStr::new(&self.name) == path.file_name().unwrap_or_default()
-            && fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == self.size);
-        is_plain && File::open(path).and_then(digest).is_ok_and(|found| found == self.blake3)
+        let is_whole =
+            is_plain_file(path, &self.name) && fs::metadata(path).is_ok_and(|found| found.len() == self.size);
+        is_whole && File::open(path).and_then(digest).is_ok_and(|found| found == self.blake3)
     }
 
-    /// Copies this file's part of a kept tar, headers and all, if the contents in it are those of the file.
-    fn copy_from_tar(&self, start: u64, from: &mut File, to: &mut File) -> io::Result<bool> {
+    fn part_of_tar(&self, start: u64) -> PartOfTar {
         let padding = self.size.next_multiple_of(512) - self.size;
-        let Some(headers) = (self.next_header - start).checked_sub(self.size + padding) else { return Ok(false) };
+        PartOfTar { range: start..self.next_header, content: self.size, blake3: self.blake3, padding }
+    }
+}
+
+/// What a kept tar has of a file: headers, contents, padding.
+struct PartOfTar {
+    range: Range<u64>,
+    content: u64,
+    /// Of the contents.
+    blake3: blake3::Hash,
+    padding: u64,
+}
+
+impl PartOfTar {
+    /// Copies it, if the contents are what they should be; says so.
+    fn copy(&self, from: &mut File, to: &mut File) -> io::Result<bool> {
+        let length = self.range.end.saturating_sub(self.range.start);
+        let Some(headers) = length.checked_sub(self.content + self.padding) else { return Ok(false) };
+        from.seek(SeekFrom::Start(self.range.start))?;
+        to.seek(SeekFrom::Start(self.range.start))?;
         let copied = io::copy(&mut Read::by_ref(from).take(headers), to)?;
         let mut hashing = Hashing { to, hasher: blake3::Hasher::new() };
-        let copied = copied + io::copy(&mut Read::by_ref(from).take(self.size), &mut hashing)?;
+        let copied = copied + io::copy(&mut Read::by_ref(from).take(self.content), &mut hashing)?;
         let same = hashing.hasher.finalize() == self.blake3;
-        let copied = copied + io::copy(&mut from.take(padding), to)?;
-        Ok(same && copied == self.next_header - start)
+        let copied = copied + io::copy(&mut from.take(self.padding), to)?;
+        Ok(same && copied == length)
     }
 }
 

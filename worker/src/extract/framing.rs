@@ -107,6 +107,7 @@ enum State {
 
 impl Framing {
     /// Reads a tar of class `wnid` from its first byte.
+    #[cfg(test)]
     pub(crate) fn new(wnid: &str, limits: Limits) -> Self {
         Self::resume(wnid, limits, 0, 0)
     }
@@ -127,6 +128,20 @@ impl Framing {
             totals: Totals { files, padding_warnings: 0 },
             zero_block_seen: false,
         }
+    }
+
+    /// Goes on at `offset` within a file of which so many bytes remain, behind so many whole `files`.
+    pub(crate) fn resume_within(
+        wnid: &str,
+        limits: Limits,
+        offset: u64,
+        files: u64,
+        size: u64,
+        remaining: u64,
+    ) -> Self {
+        let behind = Self::resume(wnid, limits, offset, files);
+        let state = State::Data { remaining, padding: padding(size) };
+        Self { state, entries: files + 1, bytes: offset.saturating_add(remaining), ..behind }
     }
 
     /// Takes bytes off the front of `input` and returns the next event, or `None` when the input is used up.
@@ -196,7 +211,6 @@ impl Framing {
     }
 
     /// Offset in the tar behind the last byte that was consumed.
-    #[cfg(test)]
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -807,6 +821,31 @@ mod tests {
             assert_eq!(listing.next_headers, whole.next_headers[done..]);
             assert_eq!(rest_totals, totals);
             assert_eq!(framing.offset(), archive.len() as u64);
+        }
+    }
+
+    #[test]
+    fn goes_on_at_every_byte_within_a_file() {
+        let body: Vec<u8> = (0..=255).cycle().take(700).collect();
+        let archive = tar().file("a", &[1; 600]).pax(&[("path", "long")]).file("b", &body).file("c", &[3; 512]).end();
+        let (whole, totals) = read(&archive).unwrap();
+        let begin = usize::try_from(whole.next_headers[1]).unwrap() - 1024;
+        for written in 0..=body.len() {
+            let limits = Limits::for_tar(Some(archive.len() as u64));
+            let (offset, remaining) = ((begin + written) as u64, (body.len() - written) as u64);
+            let mut framing = Framing::resume_within(WNID, limits, offset, 1, body.len() as u64, remaining);
+            let mut rest = &archive[begin + written..];
+            let mut data = Vec::new();
+            let end = loop {
+                match framing.next(&mut rest).unwrap() {
+                    Some(Event::Data(more)) => data.extend_from_slice(more),
+                    Some(Event::FileEnd { next_header }) => break next_header,
+                    other => panic!("{other:?} within a file"),
+                }
+            };
+            assert_eq!((data.as_slice(), end), (&body[written..], whole.next_headers[1]));
+            let (listing, rest_totals) = feed(&mut framing, [rest]).unwrap();
+            assert_eq!((listing.files.as_slice(), rest_totals), (&whole.files[2..], totals));
         }
     }
 

@@ -19,19 +19,22 @@ use super::{
     framing_error::FramingError,
 };
 use crate::{
+    beginning::{Beginning, BegunFile},
     checkpoint::{FileEntry, Journal},
     source::Source,
     staging::Staging,
 };
 
-/// Where to start: at the beginning, or after files that are already there.
-#[derive(Debug)]
+/// Where to start: at the beginning, or after what is already there.
+#[derive(Debug, Default)]
 pub(crate) struct Start {
     /// The version of the tar.
     pub(crate) source: Source,
     /// Files that are done.
     pub(crate) files: u64,
-    /// Offset of the next header.
+    /// The file behind them, if it is begun.
+    pub(crate) begun: Option<BegunFile>,
+    /// Offset of the next header, or of the rest of the file that is begun.
     pub(crate) offset: u64,
 }
 
@@ -43,17 +46,17 @@ pub(crate) struct Unpacker {
     tar: Option<File>,
     journal: Journal,
     current: Option<Current>,
-    /// Behind the last file that is done.
-    checkpointed: u64,
+    /// Behind the last file that is done, in the tar.
+    done: u64,
 }
 
 /// The file that is being written.
 #[derive(Debug)]
 struct Current {
-    name: String,
-    size: u64,
+    begun: BegunFile,
     file: File,
-    hasher: blake3::Hasher,
+    /// Offset in the tar of what comes next of it.
+    position: u64,
 }
 
 /// Why unpacking ended early.
@@ -105,21 +108,27 @@ impl UnpackError {
 impl Unpacker {
     /// Opens an unpacker on a staging folder. A start at offset 0 empties the folder first. `keep_tar`: the bytes are also
     /// written to the staged tar.
-    pub(crate) fn open(staging: &Staging, wnid: Wnid, start: &Start, keep_tar: bool) -> Result<Self, UnpackError> {
+    pub(crate) fn open(staging: &Staging, wnid: Wnid, start: Start, keep_tar: bool) -> Result<Self, UnpackError> {
         let in_staging = || UnpackError::storage("open the staging folder");
-        let limits = Limits::for_tar(start.source.length);
-        let (framing, journal, tar) = if start.offset == 0 {
+        let Start { source, files, begun, offset } = start;
+        let (journal, tar) = if offset == 0 {
             staging.clear().map_err(in_staging())?;
-            let journal = Journal::create(&staging.journal(), &start.source).map_err(in_staging())?;
-            let tar = keep_tar.then(|| File::create_new(staging.tar())).transpose().map_err(in_staging())?;
-            (Framing::new(&wnid.to_string(), limits), journal, tar)
+            let journal = Journal::create(&staging.journal(), &source).map_err(in_staging())?;
+            (journal, keep_tar.then(|| File::create_new(staging.tar())).transpose().map_err(in_staging())?)
         } else {
-            let journal = Journal::go_on(&staging.journal(), start.offset).map_err(in_staging())?;
-            let tar = keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?;
-            (Framing::resume(&wnid.to_string(), limits, start.offset, start.files), journal, tar)
+            let journal = Journal::go_on(&staging.journal(), offset).map_err(in_staging())?;
+            (journal, keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?)
         };
         let folder = File::open(staging.class_folder()).map_err(in_staging())?;
-        Ok(Self { framing, folder, tar, journal, current: None, checkpointed: start.offset })
+        let (wnid, limits) = (wnid.to_string(), Limits::for_tar(source.length));
+        let framing = match &begun {
+            Some(BegunFile { size, written, .. }) => {
+                Framing::resume_within(&wnid, limits, offset, files, *size, size - written)
+            }
+            None => Framing::resume(&wnid, limits, offset, files),
+        };
+        let current = begun.map(|begun| Current::go_on(&folder, begun, offset)).transpose()?;
+        Ok(Self { framing, folder, tar, journal, current, done: offset })
     }
 
     /// Takes the next bytes of the tar.
@@ -130,17 +139,24 @@ impl Unpacker {
         let mut rest = bytes;
         while let Some(event) = self.framing.next(&mut rest)? {
             match event {
-                Event::File { name, size } => self.current = Some(Current::create(&self.folder, name, size)?),
+                Event::File { name, size } => {
+                    let mut current = Current::create(&self.folder, name, size)?;
+                    current.position = self.framing.offset();
+                    self.current = Some(current);
+                }
                 Event::Data(data) => {
                     let current = self.current.as_mut().expect("data comes after its header");
-                    current.hasher.update(data);
-                    current.file.write_all(data).map_err(UnpackError::storage("write an image"))?;
+                    current.write(data).map_err(UnpackError::storage("write an image"))?;
+                    if self.journal.wants_beginning_at(current.position) {
+                        let noted = self.journal.note_beginning(&current.beginning());
+                        noted.map_err(UnpackError::storage("write the checkpoint"))?;
+                    }
                 }
                 Event::FileEnd { next_header } => {
                     let current = self.current.take().expect("an end comes after its header");
-                    let Current { name, size, hasher, file } = current;
+                    let Current { begun: BegunFile { name, size, hasher, .. }, file, .. } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
-                    self.checkpointed = next_header;
+                    self.done = next_header;
                     let entry = FileEntry { name, size, blake3: hasher.finalize(), next_header };
                     self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
@@ -149,18 +165,22 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Makes what is done findable for a later attempt; gives how far into the tar that is. What is not done makes room for
-    /// it: on a full disk there is none.
+    /// Makes what is done findable for a later attempt; gives how far into the tar that is.
     pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
-        if let Some(current) = self.current.take() {
-            let removed = rustix::fs::unlinkat(&self.folder, &*current.name, AtFlags::empty());
-            removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
+        match self.current.take() {
+            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => self.done = current.position,
+            // What is not done makes room for what is: on a full disk there is none.
+            Some(current) => {
+                let removed = rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
+                removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
+            }
+            None => {}
         }
         if let Some(tar) = &self.tar {
-            tar.set_len(self.checkpointed).map_err(UnpackError::storage("cut the tar"))?;
+            tar.set_len(self.done).map_err(UnpackError::storage("cut the tar"))?;
         }
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
-        Ok(self.checkpointed)
+        Ok(self.done)
     }
 
     /// Proves that the tar was complete; gives the number of its files.
@@ -179,10 +199,35 @@ impl Current {
     fn create(folder: &File, name: &str, size: u64) -> Result<Self, UnpackError> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
-            Ok(file) => Ok(Self { name: name.to_owned(), size, file: file.into(), hasher: blake3::Hasher::new() }),
+            Ok(file) => {
+                let begun = BegunFile { name: name.to_owned(), size, written: 0, hasher: blake3::Hasher::new() };
+                Ok(Self { begun, file: file.into(), position: 0 })
+            }
             Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate { name: name.to_owned() }),
             Err(error) => Err(UnpackError::storage("make an image")(error.into())),
         }
+    }
+
+    fn go_on(folder: &File, begun: BegunFile, position: u64) -> Result<Self, UnpackError> {
+        let flags = OFlags::APPEND | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()) {
+            Ok(file) => Ok(Self { begun, file: file.into(), position }),
+            Err(error) => Err(UnpackError::storage("open an image")(error.into())),
+        }
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all(data)?;
+        self.begun.hasher.update(data);
+        self.begun.written += data.len() as u64;
+        self.position += data.len() as u64;
+        Ok(())
+    }
+
+    fn beginning(&self) -> Beginning {
+        let BegunFile { name, size, written, hasher } = &self.begun;
+        let (name, blake3) = (name.clone(), hasher.finalize());
+        Beginning { name, size: *size, written: *written, blake3, position: self.position }
     }
 }
 
@@ -196,3 +241,6 @@ fn append_to(path: &std::path::Path) -> io::Result<File> {
     file.seek(io::SeekFrom::End(0))?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

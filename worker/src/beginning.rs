@@ -1,0 +1,60 @@
+//! The beginning of a file that is not finished: how it stands in the journal, and how whoever goes on with it proves it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{is_plain_file, read_digest, write_digest};
+
+/// The beginning of a file, as the journal has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    /// Flat name, as in the tar.
+    pub(crate) name: String,
+    /// Length of the whole file in bytes.
+    pub(crate) size: u64,
+    /// Bytes of it that are there.
+    pub(crate) written: u64,
+    /// Digest of those.
+    #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
+    pub(crate) blake3: blake3::Hash,
+    /// Offset in the tar at which the rest of the file stands.
+    pub(crate) position: u64,
+}
+
+/// A file of which the first bytes are there and were proved, and nothing behind them.
+#[derive(Debug)]
+pub(crate) struct BegunFile {
+    /// Flat name, as in the tar.
+    pub(crate) name: String,
+    /// Length of the whole file in bytes.
+    pub(crate) size: u64,
+    /// Bytes of it that are there.
+    pub(crate) written: u64,
+    /// Has taken those.
+    pub(crate) hasher: blake3::Hasher,
+}
+
+impl Beginning {
+    /// Cuts the file to what the journal says of it, if that is there and holds.
+    pub(crate) fn prove(&self, path: &Path) -> io::Result<Option<BegunFile>> {
+        let is_there = self.written <= self.size
+            && is_plain_file(path, &self.name)
+            && fs::metadata(path).is_ok_and(|found| found.len() >= self.written);
+        if !is_there {
+            return Ok(None);
+        }
+        let file = File::options().read(true).write(true).open(path)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader((&file).take(self.written))?;
+        if hasher.finalize() != self.blake3 {
+            return Ok(None);
+        }
+        file.set_len(self.written)?;
+        Ok(Some(BegunFile { name: self.name.clone(), size: self.size, written: self.written, hasher }))
+    }
+}

@@ -1,0 +1,203 @@
+use std::{fs, ops::Range, path::PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{staging::Checkpoint, target::Target};
+
+const URL: &str = "http://origin/n00000001.tar";
+/// Long enough for several lines of the journal on the way.
+const LONG: usize = 20 << 20;
+/// As they come from the network.
+const PIECE: usize = 100_000;
+/// From one line on the way to the next, and a piece.
+const INTERVAL: u64 = (8 << 20) + PIECE as u64;
+
+/// A target, and a tar of three files, the second of which is long.
+struct Case {
+    folder: TempDir,
+    target: Target,
+    wnid: Wnid,
+    keep_tar: bool,
+    source: Source,
+    tar: Vec<u8>,
+    /// Where the contents of the long file are in it.
+    long: Range<u64>,
+}
+
+impl Case {
+    fn new(keep_tar: bool) -> Self {
+        let mut builder = tar::Builder::new(Vec::new());
+        let files = [("first.JPEG", 1000), ("long.JPEG", LONG), ("last.JPEG", 700)];
+        for (seed, (name, size)) in (1_u32..).zip(files) {
+            // A period that is no multiple of a block, so that no two places look the same for long.
+            let pattern: Vec<u8> =
+                (0..9973_u32).map(|at| (at.wrapping_mul(seed * 7919) >> 8).to_le_bytes()[0]).collect();
+            let mut body = pattern.repeat(size / pattern.len() + 1);
+            body.truncate(size);
+            let mut header = tar::Header::new_gnu();
+            header.set_size(size as u64);
+            builder.append_data(&mut header, name, body.as_slice()).unwrap();
+        }
+        let tar = builder.into_inner().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let target = Target::open(folder.path()).unwrap();
+        let (length, etag) = (Some(tar.len() as u64), Some("\"one\"".to_owned()));
+        let source = Source { url: URL.to_owned(), length, etag, last_modified: None };
+        let long = 512 + 1024 + 512;
+        let wnid = "n00000001".parse().unwrap();
+        Self { folder, target, wnid, keep_tar, source, tar, long: long..long + LONG as u64 }
+    }
+
+    /// Pushes the tar from where an unpacker is up to a place.
+    fn push(&self, unpacker: &mut Unpacker, range: Range<u64>) {
+        let [from, to] = [range.start, range.end].map(|place| usize::try_from(place).unwrap());
+        self.tar[from..to].chunks(PIECE).for_each(|piece| unpacker.push(piece).unwrap());
+    }
+
+    /// An unpacker that was given the tar up to a place.
+    fn unpacked_up_to(&self, place: u64) -> (Staging, Unpacker) {
+        let staging = Staging::create(&self.target, self.wnid).unwrap();
+        let start = Start { source: self.source.clone(), ..Start::default() };
+        let mut unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
+        self.push(&mut unpacker, 0..place);
+        (staging, unpacker)
+    }
+
+    fn take_over(&self) -> (Staging, Option<Checkpoint>) {
+        Staging::take_over(&self.target, self.wnid, URL, self.keep_tar).unwrap()
+    }
+
+    /// Takes over, and says where it would go on.
+    fn goes_on_at(&self) -> u64 {
+        self.take_over().1.map_or(0, |checkpoint| checkpoint.position)
+    }
+
+    /// Opens an unpacker where an earlier one ended.
+    fn go_on(&self) -> (Staging, u64, Unpacker) {
+        let (staging, checkpoint) = self.take_over();
+        let Checkpoint { source, files, begun, position } = checkpoint.expect("something is left");
+        let start = Start { source, files, begun, offset: position };
+        let unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
+        (staging, position, unpacker)
+    }
+
+    /// Goes on to the end: what is staged then is what the tar holds, and so are the journal's files.
+    fn finish(&self) -> u64 {
+        let (staging, position, mut unpacker) = self.go_on();
+        self.push(&mut unpacker, position..self.tar.len() as u64);
+        assert_eq!(unpacker.finish().unwrap(), 3);
+        let mut archive = tar::Archive::new(self.tar.as_slice());
+        let mut entries = staging.entries().unwrap();
+        for file in archive.entries().unwrap() {
+            let mut file = file.unwrap();
+            let mut body = Vec::new();
+            io::Read::read_to_end(&mut file, &mut body).unwrap();
+            let entry = entries.next().unwrap();
+            assert_eq!((entry.size, entry.blake3), (body.len() as u64, blake3::hash(&body)));
+            assert_eq!(file.path().unwrap().to_str(), Some(entry.name.as_str()));
+            assert!(fs::read(staging.class_folder().join(&entry.name)).unwrap() == body, "{}", entry.name);
+        }
+        assert_eq!(entries.next(), None);
+        if self.keep_tar {
+            assert!(fs::read(staging.tar()).unwrap() == self.tar, "the staged tar");
+        }
+        position
+    }
+
+    /// The long file in the only staging folder.
+    fn long_file(&self) -> PathBuf {
+        self.staged("class/long.JPEG")
+    }
+
+    fn staged(&self, name: &str) -> PathBuf {
+        let folders = fs::read_dir(self.folder.path().join(".partial")).unwrap().map(|entry| entry.unwrap().path());
+        folders.map(|folder| folder.join(name)).find(|path| path.exists()).expect("it is staged")
+    }
+}
+
+#[test]
+fn stopped_at_any_byte_it_goes_on_there() {
+    for keep_tar in [false, true] {
+        let case = Case::new(keep_tar);
+        let Range { start, end } = case.long;
+        for place in [start, start + 1, start + 513, start + 5_000_001, end - 1, end] {
+            let (staging, mut unpacker) = case.unpacked_up_to(place);
+            assert_eq!(unpacker.checkpoint().unwrap(), place);
+            drop(unpacker);
+            assert_eq!(case.finish(), place, "keep_tar: {keep_tar}");
+            assert!(!staging.class_folder().exists());
+            case.take_over().0.remove().unwrap();
+        }
+    }
+}
+
+#[test]
+fn killed_in_a_long_file_it_goes_on_at_the_last_line_on_the_way() {
+    for keep_tar in [false, true] {
+        let case = Case::new(keep_tar);
+        for written in [LONG as u64 - 3_000_000, LONG as u64] {
+            let killed_at = case.long.start + written;
+            drop(case.unpacked_up_to(killed_at));
+            let position = case.finish();
+            assert!(case.long.contains(&position) && position + INTERVAL > killed_at, "{position} after {killed_at}");
+            case.take_over().0.remove().unwrap();
+        }
+    }
+}
+
+#[test]
+fn stopped_again_and_again_it_loses_nothing() {
+    let case = Case::new(true);
+    let (_, mut unpacker) = case.unpacked_up_to(case.long.start + 10_000_000);
+    unpacker.checkpoint().unwrap();
+    for more in [1, 3_000_000, 0, 6_000_000] {
+        let (_, position, mut unpacker) = case.go_on();
+        case.push(&mut unpacker, position..position + more);
+        assert_eq!(unpacker.checkpoint().unwrap(), position + more);
+    }
+    assert_eq!(case.finish(), case.long.start + 19_000_001);
+}
+
+/// What is done to a staging folder.
+type Spoil = (&'static str, fn(&Case));
+
+#[test]
+fn a_beginning_that_does_not_hold_is_not_gone_on_from() {
+    let behind_the_first = 512 + 1024;
+    let spoil: [Spoil; 5] = [
+        ("a byte has changed", |case| {
+            let mut bytes = fs::read(case.long_file()).unwrap();
+            bytes[4_000_000] ^= 1;
+            fs::write(case.long_file(), bytes).unwrap();
+        }),
+        ("the file was emptied", |case| fs::write(case.long_file(), "").unwrap()),
+        ("it is gone", |case| fs::remove_file(case.long_file()).unwrap()),
+        ("it is a link", |case| {
+            let elsewhere = case.folder.path().join("elsewhere");
+            fs::rename(case.long_file(), &elsewhere).unwrap();
+            std::os::unix::fs::symlink(elsewhere, case.staged("class").join("long.JPEG")).unwrap();
+        }),
+        ("the tar has changed", |case| {
+            let mut bytes = fs::read(case.staged("tar")).unwrap();
+            bytes[4_000_000] ^= 1;
+            fs::write(case.staged("tar"), bytes).unwrap();
+        }),
+    ];
+    for (what, spoil) in spoil {
+        let case = Case::new(true);
+        drop(case.unpacked_up_to(case.long.start + 9_000_000));
+        spoil(&case);
+        assert_eq!(case.goes_on_at(), behind_the_first, "{what}");
+        assert_eq!(case.finish(), behind_the_first, "{what}");
+    }
+}
+
+#[test]
+fn what_a_file_has_behind_its_last_line_is_cut_off() {
+    let case = Case::new(false);
+    drop(case.unpacked_up_to(case.long.start + 9_000_000));
+    let noted = case.goes_on_at();
+    assert_eq!(fs::metadata(case.long_file()).unwrap().len(), noted - case.long.start);
+    assert_eq!(case.finish(), noted);
+}
