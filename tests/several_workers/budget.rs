@@ -44,6 +44,8 @@ fn the_ceiling_of_connections_is_for_all_workers_together() {
     }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(20, 0, 0));
     assert_eq!(origin.most_transfers(), 3);
+    // Those that are being closed may be there still.
+    assert!(origin.most_connections() <= 6, "{} connections, idle ones too", origin.most_connections());
     assert_eq!(origin.all_requests().len(), 20);
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn join(
     let registration = registration.inspect_err(|_| withdraw(&target))?;
     let mut threads = JoinSet::new();
     let tally = Arc::clone(progress.tally());
-    let gate = Gate::new(0, Arc::clone(&tally));
+    let gate = Gate::shut(who.slots, Arc::clone(&tally));
     let site = Site::open(registration.job.clone(), target, clock, Arc::clone(&gate), who.slots, tally, &mut threads);
     match site.and_then(|site| Slots::open(Arc::new(site), progress.clone(), who.slots)) {
         Ok(slots) => Ok(Some(Joined { calls, registration, slots, gate, threads })),

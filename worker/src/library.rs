@@ -145,8 +145,7 @@ pub async fn download_batch<Id: AsRef<str>>(
     let open = move || {
         let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
         let clock = Arc::new(LeaseClock::of_this_host());
-        // Nobody else shares the origin: as many connections as there are slots.
-        let gate = Gate::new(slots, Arc::clone(&tally));
+        let gate = Gate::open(slots, Arc::clone(&tally));
         let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
         Slots::open(site, progress, slots).map(|slots| (slots, threads))
     };

@@ -14,7 +14,7 @@ use url::Url;
 use crate::{
     client::{Clients, OriginError},
     download_error::{DownloadError, shown},
-    pace::{Gate, Priority, Transfer},
+    pace::{Gate, Permit, Priority, Transfer},
     source::Source,
 };
 
@@ -105,14 +105,14 @@ impl Origin {
         let again = request.try_clone();
         let mut permit = self.gate.permit(priority).await;
         permit.room().await;
-        let mut sent = self.send_once(request).await;
+        let mut sent = self.send_once(request, &permit).await;
         if let (Ok(Err(error)), Some(again)) = (&sent, again)
             && may_be_stale(error)
         {
             // The origin drops idle connections without a word; who was about to use one tries again for free.
             drop(permit);
             permit = self.gate.permit(Priority::GoingOn).await;
-            sent = self.send_once(again).await;
+            sent = self.send_once(again, &permit).await;
         }
         let answer = sent.and_then(|sent| plausible(sent.map_err(|error| DownloadError::from_client(&error))?));
         // Before the permit goes, so that nobody is let in whom this keeps out.
@@ -121,7 +121,12 @@ impl Origin {
     }
 
     /// The outer error: no answer in time.
-    async fn send_once(&self, request: RequestBuilder) -> Result<reqwest::Result<Response>, DownloadError> {
+    async fn send_once(
+        &self,
+        request: RequestBuilder,
+        permit: &Permit,
+    ) -> Result<reqwest::Result<Response>, DownloadError> {
+        let request = if permit.keeps_connection() { request } else { request.header(header::CONNECTION, "close") };
         let answer = timeout(self.timeout, request.send()).await;
         answer.map_err(|_| DownloadError::Timeout { after: self.timeout })
     }

@@ -91,7 +91,7 @@ pub(crate) async fn work(
     let clock = Arc::clone(site.clock());
     let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
     let mut pace = JoinSet::new();
-    pace.spawn(keep_told(calls.client(), gate, who.slots, renewable.subscribe()));
+    pace.spawn(keep_told(calls.client(), gate, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;

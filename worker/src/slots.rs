@@ -211,7 +211,7 @@ mod tests {
     fn two_slots(folder: &std::path::Path, progress: &Progress) -> Slots {
         let target = Arc::new(Target::open(folder).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let gate = Gate::new(2, Arc::default());
+        let gate = Gate::open(2, Arc::default());
         let site = Arc::new(Site::open(job(), target, clock, gate, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(site, progress.clone(), 2).unwrap()
     }

@@ -34,6 +34,8 @@ pub(crate) struct Gate {
     has_rate: AtomicBool,
     /// There is something that the coordinator should hear at once.
     news: Notify,
+    /// Downloads that may run at once; each has connections of its own.
+    slots: u32,
     tally: Arc<Tally>,
 }
 
@@ -60,9 +62,10 @@ struct Waiting<'gate> {
 }
 
 impl Gate {
-    /// A gate for so many connections; 0 until a budget says more.
-    pub(crate) fn new(connections: usize, tally: Arc<Tally>) -> Arc<Self> {
-        let permits = Permits::new(u32::try_from(connections).unwrap_or(u32::MAX));
+    /// A gate that is shut until there is a budget.
+    pub(crate) fn shut(slots: usize, tally: Arc<Tally>) -> Arc<Self> {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        let permits = Permits::new(0);
         let now = Instant::now();
         let gate = Self {
             state: Mutex::new(State { permits, seen: 0, asked_until: None }),
@@ -70,10 +73,17 @@ impl Gate {
             bucket: Mutex::new(Bucket::new(now)),
             has_rate: AtomicBool::new(false),
             news: Notify::new(),
+            slots,
             tally,
         };
-        gate.change(|_| ());
         Arc::new(gate)
+    }
+
+    /// A gate for those who share the origin with nobody: as many connections as there are slots.
+    pub(crate) fn open(slots: usize, tally: Arc<Tally>) -> Arc<Self> {
+        let gate = Self::shut(slots, tally);
+        gate.open_to_all();
+        gate
     }
 
     /// Waits for leave to make a request. Cancel safe: who does not wait any more has lost its place.
@@ -166,6 +176,11 @@ impl Gate {
         });
     }
 
+    /// Nobody gives a budget: every slot may ask.
+    pub(super) fn open_to_all(&self) {
+        self.change(|state| state.permits.set_limit(self.slots));
+    }
+
     /// Keeps to another budget from now on.
     pub(super) fn keep_to(&self, budget: &Budget) {
         let now = Instant::now();
@@ -231,6 +246,12 @@ impl Gate {
 }
 
 impl Permit {
+    /// Whether the connection may stay when the request is done. Where the slots have fewer connections than there are of them, one
+    /// that is idle would be in the way of another slot's: the origin sees them all.
+    pub(crate) fn keeps_connection(&self) -> bool {
+        lock(&self.gate.state).permits.limit() >= self.gate.slots
+    }
+
     /// Waits until its request may be made without that more bytes come than may.
     pub(crate) async fn room(&self) {
         self.gate.room().await;

@@ -22,14 +22,8 @@ const FIRST_BUDGET: Duration = Duration::from_secs(8);
 /// However much there is to hear, it is told in one observation for each such time.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// Keeps the gate and the coordinator told of each other, through all sessions; `slots`: the budget where the coordinator
-/// has none to give.
-pub(crate) async fn keep_told(
-    client: CoordinatorClient,
-    gate: Arc<Gate>,
-    slots: usize,
-    mut sessions: watch::Receiver<Renewable>,
-) {
+/// Keeps the gate and the coordinator told of each other, through all sessions.
+pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut sessions: watch::Receiver<Renewable>) {
     let session = |renewable: &Renewable| renewable.session.map(|session| session.id);
     let mut last = None;
     loop {
@@ -37,7 +31,7 @@ pub(crate) async fn keep_told(
         if last.replace(id) != Some(id) {
             gate.close();
         }
-        let link = Link { client: client.clone(), gate: Arc::clone(&gate), slots, session: id };
+        let link = Link { client: client.clone(), gate: Arc::clone(&gate), session: id };
         tokio::select! {
             () = link.keep_open() => {}
             gone = sessions.wait_for(|is| session(is) != Some(id)) => if gone.is_err() { return },
@@ -48,7 +42,6 @@ pub(crate) async fn keep_told(
 struct Link {
     client: CoordinatorClient,
     gate: Arc<Gate>,
-    slots: usize,
     session: SessionId,
 }
 
@@ -68,7 +61,7 @@ impl Link {
             match self.follow().await {
                 Ended::NoBudget => {
                     tracing::info!("the coordinator has no budget for the origin: every slot may ask it");
-                    self.gate.keep_to(&self.whatever_the_slots_take());
+                    self.gate.open_to_all();
                     return std::future::pending().await;
                 }
                 Ended::Lost { was_open, why } => {
@@ -77,16 +70,6 @@ impl Link {
                 }
             }
             sleep(REOPEN.delay(lost, rand::random())).await;
-        }
-    }
-
-    fn whatever_the_slots_take(&self) -> Budget {
-        Budget {
-            version: 0,
-            connections: u32::try_from(self.slots).unwrap_or(u32::MAX),
-            bytes_per_second: None,
-            quiet: Duration::ZERO,
-            observe_every: Duration::MAX,
         }
     }
 

@@ -11,8 +11,11 @@ use super::*;
 
 const MOMENT: Duration = Duration::from_millis(1);
 
-fn gate(connections: usize) -> Arc<Gate> {
-    Gate::new(connections, Arc::default())
+/// Of a worker with twenty slots.
+fn gate(connections: u32) -> Arc<Gate> {
+    let gate = Gate::shut(20, Arc::default());
+    gate.change(|state| state.permits.set_limit(connections));
+    gate
 }
 
 fn budget(version: u64, connections: u32) -> Budget {
@@ -186,4 +189,12 @@ async fn what_breaks_is_counted_and_told_and_what_anybody_would_hear_is_not() {
     gate.tell();
     gate.failed(&DownloadError::Status { code: 404, url: String::new(), retry_after: None });
     assert!(timeout(MOMENT, gate.news()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_stay_only_where_each_slot_may_have_its_own() {
+    let gate = gate(19);
+    assert!(!gate.permit(Priority::New).await.keeps_connection());
+    gate.open_to_all();
+    assert!(gate.permit(Priority::New).await.keeps_connection());
 }
