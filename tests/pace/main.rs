@@ -1,0 +1,66 @@
+//! Gentle to the origin, and no slower for it: one pace for all workers, found without being told.
+
+mod breaking_origins;
+mod ceilings;
+mod waiting;
+
+use std::ops::Range;
+
+use tests::{
+    archives::{assert_class_is, images},
+    cluster::{Coordinator, Job, Table},
+    origin::Origin,
+    running::Running,
+};
+
+/// A job, and the origin that it is gentle to.
+struct Setting {
+    origin: Origin,
+    job: Job,
+    tars: Vec<(String, Vec<u8>)>,
+}
+
+impl Setting {
+    /// So many classes of five images each, and the coordinator's arguments.
+    fn new(classes: u64, sizes: Range<usize>, args: &[&str]) -> Self {
+        let wnids = (1..=classes).map(|number| (format!("n{number:08}"), number));
+        let tars: Vec<_> = wnids.map(|(wnid, seed)| (wnid.clone(), images(&wnid, 5, sizes.clone(), seed))).collect();
+        let origin = Origin::start();
+        for (wnid, tar) in &tars {
+            origin.class(wnid, tar.clone());
+        }
+        let args = ["--delete-tar", "--durability", "process"].iter().chain(args).copied();
+        let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(args);
+        Self { origin, job, tars }
+    }
+
+    /// Starts so many worker processes, each with so many slots, on one storage.
+    fn start_workers(&self, coordinator: &Coordinator, workers: u32, slots: u32) -> Vec<Running> {
+        let connect = format!("http://{}", coordinator.address);
+        let target = self.job.target_path().to_str().expect("a plain path");
+        let start = |number: u32| {
+            let (name, slots) = (format!("worker{number}"), slots.to_string());
+            let args = ["--connect", &connect, "--name", &name, "--workers", &slots, "--target", target];
+            self.job.start_worker_with(args)
+        };
+        (1..=workers).map(start).collect()
+    }
+
+    /// Waits for the end of all; every class has come whole.
+    #[track_caller]
+    fn finish(&self, coordinator: Coordinator, workers: Vec<Running>) {
+        for worker in workers {
+            let finished = worker.wait();
+            assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        }
+        self.job.assert_ended(&coordinator.running.wait(), 0, Table::of(self.tars.len() as u64, 0, 0));
+        self.assert_all_whole();
+    }
+
+    #[track_caller]
+    fn assert_all_whole(&self) {
+        for (wnid, tar) in &self.tars {
+            assert_class_is(tar, &self.job.class_folder(wnid));
+        }
+    }
+}
