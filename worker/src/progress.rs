@@ -18,6 +18,8 @@ use crate::tally::Tally;
 
 /// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
+/// Before its first byte: most often for its turn at the origin.
+const TEMPLATE_WHILE_WAITING: &str = "[{prefix}] {msg}: waiting [{so_far}]";
 /// While the origin has not said how long the tar is.
 const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {rate}B/s]";
 
@@ -60,7 +62,7 @@ impl Progress {
             Screen::Bars(bars) => {
                 // Above the job's line, which was added first.
                 let bar = bars.insert_from_back(1, ProgressBar::no_length());
-                bar.set_style(style(TEMPLATE_WITHOUT_LENGTH));
+                bar.set_style(style(TEMPLATE_WHILE_WAITING));
                 bar.set_prefix(format!("{slot:02}"));
                 bar.set_message(wnid.to_string());
                 Some(bar)
@@ -78,8 +80,8 @@ impl ClassProgress {
         if let Some(bar) = &self.bar {
             if let Some(length) = length {
                 bar.set_length(length);
-                bar.set_style(style(TEMPLATE));
             }
+            bar.set_style(style(if length.is_some() { TEMPLATE } else { TEMPLATE_WITHOUT_LENGTH }));
             bar.set_position(position);
             bar.reset_eta();
         }
@@ -140,12 +142,16 @@ mod tests {
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
         let screen = Screen::Bars(MultiProgress::with_draw_target(target));
         let progress = Progress::new(screen, Arc::default()).class(0, "n02124075".parse().unwrap());
+        let shown = |progress: &ClassProgress| {
+            progress.bar.as_ref().expect("there is a terminal").tick();
+            terminal.contents()
+        };
+        assert_eq!(shown(&progress), "[00] n02124075: waiting [00:00]");
+        progress.begin(0, None);
+        assert_eq!(shown(&progress), "[00] n02124075: 0 [00:00, 0B/s]");
         progress.begin(0, Some(45_200_000));
         progress.received(45_200_000);
-        if let Some(bar) = &progress.bar {
-            bar.tick();
-        }
-        let line = terminal.contents();
+        let line = shown(&progress);
         assert!(line.starts_with("[00] n02124075: 100%|██"), "{line}");
         assert!(line.contains("█| 45.2M/45.2M [00:00<00:00, "), "{line}");
         assert!(line.ends_with("B/s]"), "{line}");
