@@ -190,6 +190,7 @@ mod tests {
         job_line::Screen,
         outcome::Published,
     };
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::{lease_clock::LeaseClock, pace::Gate, target::Target};
@@ -267,5 +268,24 @@ mod tests {
         slots.occupy(0, busy(0, bad), async |_: &Origin| Ok(Outcome::Success(Published::default())));
         let (_, again) = slots.next().await.unwrap();
         assert!(again.is_ok(), "its lane is as good as before: {again:?}");
+    }
+    #[tokio::test]
+    async fn what_runs_is_stopped_when_nobody_waits_for_it_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let progress = Progress::new(Screen::Silent, Arc::default());
+        let mut slots = two_slots(folder.path(), &progress);
+        let wnid = "n00000001".parse().unwrap();
+        let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
+        let stop = CancellationToken::new();
+        let (stopped, (begins, begun), (ends, ended)) = (stop.clone(), oneshot::channel(), oneshot::channel());
+        slots.occupy(0, Busy { held, stop, again: false }, async move |_: &Origin| {
+            begins.send(()).unwrap();
+            stopped.cancelled().await;
+            ends.send(()).unwrap();
+            Err(Unfinished::Stopped)
+        });
+        begun.await.unwrap();
+        drop(slots);
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it is told to stop").unwrap();
     }
 }
