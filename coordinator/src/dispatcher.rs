@@ -194,8 +194,8 @@ impl Dispatcher {
             }
             Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, now))),
             Command::Fleet { reply } => {
-                let origin = self.pacing.status(now);
-                self.send(reply, Fleet { origin, ..self.table.fleet(now) });
+                let (origin, workers) = (self.pacing.status(now), self.table.workers(now));
+                self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
             Command::DrainWorker { name, reply } => {

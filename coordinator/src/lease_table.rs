@@ -35,10 +35,7 @@ use sessions::{Claim, Holding, Session, Sessions};
 pub use sessions::{Hello, NameTaken};
 use trouble::{TRIES, Troubles};
 
-use crate::{
-    fleet::{Fleet, Phase},
-    pace::PaceStatus,
-};
+use crate::fleet::{Phase, WorkerView};
 
 /// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
@@ -157,11 +154,10 @@ impl LeaseTable {
         }
     }
 
-    /// The fleet now, but for how it treats the origin, which the pace knows.
-    pub fn fleet(&self, now: Instant) -> Fleet {
+    /// The workers with a session, by name.
+    pub fn workers(&self, now: Instant) -> Vec<WorkerView> {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
-        let (origin, workers) = (PaceStatus::default(), self.sessions.views(received, now));
-        Fleet { job: self.status, phase: self.phase(), origin, workers }
+        self.sessions.views(received, now)
     }
 
     /// Whether a session has not ended.

@@ -305,7 +305,7 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert!(table.acquire(one, 1, now).unwrap().drain);
     assert_eq!(table.renew(one, &held(&leases), 0, now).unwrap(), Renewed { drop: vec![], drain: true });
     assert_eq!(table.report(one, leases[0], &good(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.fleet(now + LONG).workers[0].success, 1);
+    assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
 #[test]
