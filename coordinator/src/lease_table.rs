@@ -14,7 +14,7 @@ use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
     job::JobStatus,
-    outcome::{Failure, FailureKind, Outcome},
+    outcome::{Failure, Outcome},
 };
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ mod answers;
 mod breaker;
 mod class;
 mod grants;
+mod leases;
 mod recovery;
 mod sessions;
 mod trouble;
@@ -31,9 +32,9 @@ pub use answers::{Ended, Granted, Held, Lease, Notice, Registered, Renewed, Unkn
 use breaker::Breaker;
 use class::{Class, State};
 use recovery::Recovery;
-use sessions::{Claim, Holding, Session, Sessions};
+use sessions::{Claim, Session, Sessions};
 pub use sessions::{Hello, NameTaken};
-use trouble::{TRIES, Troubles};
+use trouble::Troubles;
 
 use crate::fleet::{Phase, WorkerView};
 
@@ -46,10 +47,6 @@ const LOSS: u8 = 10;
 /// What it counts when the worker, heard of a moment ago, is there again as a new process: it was started again, or its
 /// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
 const RESTART: u8 = 1;
-
-/// A lease whose worker names it but does not get on goes to another: longer than all the waits that an origin may ask for,
-/// six times a quarter of an hour.
-const WEDGED: Duration = Duration::from_hours(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -307,91 +304,6 @@ impl LeaseTable {
         let missing = self.recovery.take().into_iter().flat_map(Recovery::into_missing);
         self.notices.extend(missing.map(Notice::NotBack));
         self.turn += 1;
-    }
-
-    /// What the session must give up; takes up again what is pending under the very token that it holds, or under one of an
-    /// earlier coordinator, whose grants nobody has kept.
-    fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Wnid> {
-        let mut drop = Vec::new();
-        for Held { lease, bytes } in held {
-            let Some(position) = self.index.get(&lease.wnid).copied() else {
-                drop.push(lease.wnid);
-                continue;
-            };
-            let class = &mut self.classes[position];
-            let is_current = class.token == Some(lease.token);
-            let is_of_former = class.token.is_none() && lease.token < self.first_token;
-            match class.state {
-                State::Leased(holder) if holder == id && is_current => self.hold(position, id, *bytes, now),
-                State::Pending if is_current || is_of_former => {
-                    class.token = Some(lease.token);
-                    self.hold(position, id, *bytes, now);
-                }
-                _ => drop.push(lease.wnid),
-            }
-        }
-        drop
-    }
-
-    /// Gives a class to a session, or notes that the session still has it.
-    fn hold(&mut self, position: usize, id: SessionId, bytes: u64, now: Instant) {
-        self.set(position, State::Leased(id));
-        let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
-        let since = leases.get(&position).filter(|held| held.bytes == bytes).map_or(now, |held| held.since);
-        leases.insert(position, Holding { named: now, bytes, since });
-    }
-
-    fn take_back_idle(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.by_id.get(&id) else { return };
-        let forgotten = |held: &Holding| now - held.named >= self.ttl;
-        let wedged = |held: &Holding| now - held.since >= WEDGED;
-        let idle: Vec<_> = session
-            .leases
-            .iter()
-            .filter(|(_, held)| forgotten(held) || wedged(held))
-            .map(|(position, held)| (*position, wedged(held)))
-            .collect();
-        for (position, is_wedged) in idle {
-            if is_wedged {
-                let session = &self.sessions.by_id[&id];
-                let worker = session.hello.worker.clone();
-                self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
-                if self.troubles.note(position, session.name_key(), now) >= TRIES {
-                    let message = format!("no progress for {} hours, {TRIES} times", WEDGED.as_secs() / 3600);
-                    self.give_up(position, Failure::new(FailureKind::Timeout, message));
-                    continue;
-                }
-            }
-            self.give_back(position);
-        }
-    }
-
-    /// Makes a leased class pending; the old token is worth nothing from now on.
-    fn give_back(&mut self, position: usize) {
-        self.set(position, State::Pending);
-        self.classes[position].token = None;
-        self.queue(position);
-    }
-
-    /// Lets a pending class be granted again.
-    fn queue(&mut self, position: usize) {
-        if !mem::replace(&mut self.classes[position].queued, true) {
-            self.returned.push_back(position);
-        }
-        self.turn += 1;
-    }
-
-    /// The one place where a class changes its state, and with it the counts and the sessions' leases.
-    fn set(&mut self, position: usize, state: State) {
-        let before = mem::replace(&mut self.classes[position].state, state);
-        *before.counter(&mut self.status) -= 1;
-        *state.counter(&mut self.status) += 1;
-        if let State::Leased(id) = before
-            && state != before
-            && let Some(session) = self.sessions.by_id.get_mut(&id)
-        {
-            session.leases.remove(&position);
-        }
     }
 
     fn count_workers(&mut self) {

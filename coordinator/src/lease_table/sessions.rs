@@ -8,7 +8,7 @@ use std::{
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, UnknownSession};
+use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding};
 use crate::fleet::{WorkerState, WorkerView};
 
 /// A name that changes hands more often than this in [`TAKEOVER_WINDOW`] has two owners.
@@ -47,16 +47,6 @@ pub struct Hello {
     /// The session that it gets if it has none, drawn by the caller, so that nobody can guess another worker's. Where it is
     /// 0 or taken, sessions are numbered.
     pub session: u64,
-}
-
-/// A class in a session.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Holding {
-    /// When the worker was granted it, or last named it.
-    pub(super) named: Instant,
-    /// Where it was in the tar, and since when.
-    pub(super) bytes: u64,
-    pub(super) since: Instant,
 }
 
 #[derive(Debug)]
