@@ -260,7 +260,7 @@ impl CoordinatorClient {
         released: &[Lease],
         reason: &str,
     ) -> Result<(), CallError> {
-        let released = released.iter().map(|lease| wire_lease(*lease, 0)).collect();
+        let released = released.iter().map(|lease| wire_lease(*lease, 0, 0)).collect();
         let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
         within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", self.stub.leave(request)).await?;
         Ok(())
@@ -352,11 +352,11 @@ fn directive(wire: proto::Directive) -> Directive {
 }
 
 fn wire_held(held: &[Held]) -> Vec<proto::Held> {
-    held.iter().map(|held| wire_lease(held.lease, held.position())).collect()
+    held.iter().map(|held| wire_lease(held.lease, held.position(), held.length())).collect()
 }
 
-fn wire_lease(lease: Lease, bytes: u64) -> proto::Held {
-    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, bytes }
+fn wire_lease(lease: Lease, bytes: u64, length: u64) -> proto::Held {
+    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, bytes, length }
 }
 
 /// What is no id was never ours to drop or to have acknowledged.

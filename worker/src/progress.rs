@@ -35,6 +35,8 @@ pub(crate) struct Progress {
 pub(crate) struct ClassProgress {
     bar: Option<ProgressBar>,
     here: AtomicU64,
+    /// Of the whole tar; 0 while it is not known.
+    length: AtomicU64,
     tally: Arc<Tally>,
 }
 
@@ -69,7 +71,7 @@ impl Progress {
             }
             Screen::Plain | Screen::Silent => None,
         };
-        ClassProgress { bar, here: AtomicU64::new(0), tally: Arc::clone(&self.tally) }
+        ClassProgress { bar, here: AtomicU64::new(0), length: AtomicU64::new(0), tally: Arc::clone(&self.tally) }
     }
 }
 
@@ -77,6 +79,7 @@ impl ClassProgress {
     /// The tar begins, or goes on, at a position.
     pub(crate) fn begin(&self, position: u64, length: Option<u64>) {
         self.here.store(position, Ordering::Relaxed);
+        self.length.store(length.unwrap_or(0), Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             if let Some(length) = length {
                 bar.set_length(length);
@@ -99,6 +102,11 @@ impl ClassProgress {
     /// Bytes of the tar that are here.
     pub(crate) fn position(&self) -> u64 {
         self.here.load(Ordering::Relaxed)
+    }
+
+    /// Length of the tar; 0 while it is not known.
+    pub(crate) fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
     }
 }
 
@@ -161,8 +169,10 @@ mod tests {
     fn bytes_are_counted_without_a_terminal_too() {
         let progress = Progress::new(Screen::Silent, Arc::default());
         let class = progress.class(3, "n02124075".parse().unwrap());
-        class.begin(100, None);
+        class.begin(100, Some(500));
         class.received(28);
-        assert_eq!((class.position(), progress.received_bytes()), (128, 28));
+        assert_eq!((class.position(), class.length(), progress.received_bytes()), (128, 500, 28));
+        class.begin(0, None);
+        assert_eq!((class.position(), class.length()), (0, 0), "another version, of unknown length");
     }
 }

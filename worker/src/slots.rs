@@ -45,6 +45,11 @@ impl Held {
     pub(crate) fn position(&self) -> u64 {
         self.progress.as_ref().map_or(0, |progress| progress.position())
     }
+
+    /// Length of the tar; 0 while it is not known, and when there is a result.
+    pub(crate) fn length(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |progress| progress.length())
+    }
 }
 
 /// All slots of a worker.

@@ -64,7 +64,7 @@ impl Running {
 }
 
 fn held(leases: &[Lease]) -> Vec<Held> {
-    leases.iter().map(|lease| Held { lease: *lease, bytes: 0 }).collect()
+    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0 }).collect()
 }
 
 fn failed(lease: Lease) -> Reported {

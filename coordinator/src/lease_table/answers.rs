@@ -22,6 +22,8 @@ pub struct Held {
     pub lease: Lease,
     /// Where in the tar it is.
     pub bytes: u64,
+    /// Length of the tar; 0 where it is not known.
+    pub length: u64,
 }
 
 /// Answer to a renewal.

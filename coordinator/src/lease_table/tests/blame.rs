@@ -15,7 +15,11 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
                 .leases
                 .keys()
                 .map(|position| &table.classes[*position])
-                .map(|class| Held { lease: Lease { wnid: class.wnid, token: class.token.unwrap() }, bytes: 0 })
+                .map(|class| Held {
+                    lease: Lease { wnid: class.wnid, token: class.token.unwrap() },
+                    bytes: 0,
+                    length: 0,
+                })
                 .collect();
             table.renew(*id, &held, 0, *now).unwrap();
         }
@@ -231,7 +235,7 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     let leases = acquire(&mut table, one, 2, now).unwrap();
     for bytes in 1..242 {
         now += TTL;
-        let held = [Held { lease: leases[0], bytes }, Held { lease: leases[1], bytes: 7 }];
+        let held = [Held { lease: leases[0], bytes, length: 0 }, Held { lease: leases[1], bytes: 7, length: 0 }];
         table.renew(one, &held, 0, now).unwrap();
         table.renew(other, &[], 0, now).unwrap();
     }
@@ -242,8 +246,8 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     assert_eq!(lease.wnid, leases[1].wnid);
     for bytes in 242..=484 {
         now += TTL;
-        table.renew(one, &[Held { lease: leases[0], bytes }], 0, now).unwrap();
-        table.renew(other, &[Held { lease, bytes: 7 }], 0, now).unwrap();
+        table.renew(one, &[Held { lease: leases[0], bytes, length: 0 }], 0, now).unwrap();
+        table.renew(other, &[Held { lease, bytes: 7, length: 0 }], 0, now).unwrap();
     }
     let given_up = table.take_given_up();
     assert!(given_up.len() == 1 && given_up[0].0 == lease.wnid, "{given_up:?}");
