@@ -132,6 +132,7 @@ impl Dispatcher {
             entry.closed.push(ended.worker);
         }
         self.pacing.tick(now);
+        self.table.look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), now);
         entry
     }
 
@@ -251,6 +252,7 @@ impl Dispatcher {
             (Verdict::Retried, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, and another worker will try it: {failure}");
             }
+            (Verdict::CopyFailed, Outcome::Failed(failure)) => tracing::info!("a copy of {wnid} failed: {failure}"),
             (Verdict::Doubted | Verdict::Excused, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, which may be the origin's fault: {failure}");
             }
@@ -336,6 +338,10 @@ impl Dispatcher {
                 }
                 Notice::Wedged { wnid, worker } => {
                     tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
+                }
+                Notice::Copy { wnid, worker, news } => {
+                    self.tally.copies.note(&news);
+                    tracing::info!("worker {worker} {news}: {wnid}");
                 }
                 Notice::OriginAway(failure) => tracing::warn!(
                     "the origin fails everybody ({failure}); one class at a time finds out when it is back"

@@ -45,7 +45,7 @@ pub struct WorkerView {
     pub state: WorkerState,
     /// Parallel downloads.
     pub slots: u32,
-    /// Classes that it has now.
+    /// Classes that it has now, second copies included: all workers together may have more than the job has leased.
     pub leased: u32,
     /// Classes that it has settled in this session, by outcome.
     pub success: u64,

@@ -21,16 +21,19 @@ use tokio::time::Instant;
 mod answers;
 mod breaker;
 mod class;
+mod copies;
 mod grants;
 mod leases;
 mod recovery;
 mod sessions;
+mod stragglers;
 mod trouble;
 mod verdicts;
 
-pub use answers::{Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict};
+pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict};
 use breaker::Breaker;
 use class::{Class, State};
+use copies::Copies;
 use recovery::Recovery;
 use sessions::{Claim, Session, Sessions};
 pub use sessions::{Hello, NameTaken};
@@ -62,6 +65,7 @@ pub struct LeaseTable {
     sessions: Sessions,
     troubles: Troubles,
     breaker: Breaker,
+    copies: Copies,
     recovery: Option<Recovery>,
     /// Bytes received, for each process of a worker, also after its session ended.
     received: HashMap<Vec<u8>, u64>,
@@ -92,6 +96,7 @@ impl LeaseTable {
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             troubles: Troubles::default(),
             breaker: Breaker::default(),
+            copies: Copies::default(),
             recovery: None,
             received: HashMap::new(),
             first_token: LeaseToken::first(epoch),
@@ -154,7 +159,14 @@ impl LeaseTable {
     /// The workers with a session, by name.
     pub fn workers(&self, now: Instant) -> Vec<WorkerView> {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
-        self.sessions.views(received, now)
+        let mut workers = self.sessions.views(received, now);
+        for (_, copy) in self.copies.iter() {
+            let name = &self.sessions.by_id[&copy.session].hello.worker;
+            if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
+                workers[at].leased += 1;
+            }
+        }
+        workers
     }
 
     /// Whether a session has not ended.
@@ -265,20 +277,29 @@ impl LeaseTable {
             self.sessions.by_id[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
         let (_, ended) = self.end(id, LOSS);
         for (position, token) in tokens {
-            self.classes[position].token = token;
+            // It may have gone to its copy.
+            if self.classes[position].state == State::Pending {
+                self.classes[position].token = token;
+            }
         }
         ended
     }
 
     /// Ends a session and gives back what it had; `weight` is what that counts as a loss.
     fn end(&mut self, id: SessionId, weight: u8) -> (Session, Ended) {
+        for position in self.copied_by(id) {
+            if weight > 0 { self.end_copy(position) } else { self.take_back_copy(position) }
+        }
         let mut session = self.sessions.remove(id);
         self.count_workers();
         let worker = session.hello.worker.clone();
         let mut ended = Ended { session: id, worker, returned: 0, given_up: Vec::new() };
         for position in mem::take(&mut session.leases).into_keys() {
-            self.classes[position].losses += weight;
-            if self.classes[position].losses >= MAX_LOSSES * LOSS {
+            let class = &mut self.classes[position];
+            class.losses = class.losses.saturating_add(weight);
+            if self.hand_over(position) {
+                ended.returned += 1;
+            } else if self.classes[position].losses >= MAX_LOSSES * LOSS {
                 self.set(position, State::Failed);
                 ended.given_up.push(self.classes[position].wnid);
             } else {

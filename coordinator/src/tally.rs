@@ -6,6 +6,8 @@ use shared::{metrics::Durations, outcome::Outcome};
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::lease_table::CopyNews;
+
 /// See the module. Shared by all who count.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -17,6 +19,8 @@ pub struct Tally {
     pub skipped: Counter,
     /// As `success`.
     pub failed: Counter,
+    /// Second copies of classes.
+    pub copies: CopyTally,
     /// Sessions that ended because nothing was heard of the worker.
     pub expired_sessions: Counter,
     /// Calls of workers and others.
@@ -32,6 +36,34 @@ impl Tally {
             Outcome::Failed(_) => &self.failed,
         };
         counter.inc();
+    }
+}
+
+/// Second copies of classes that others held.
+#[derive(Debug, Default)]
+pub struct CopyTally {
+    /// Begun.
+    pub granted: Counter,
+    /// Lengths of their tars, in bytes.
+    pub granted_bytes: Counter,
+    /// First to publish.
+    pub won: Counter,
+    /// Left alone with the class, because the holder lost or failed it.
+    pub took_over: Counter,
+}
+
+impl CopyTally {
+    /// Counts what became of a copy.
+    pub(crate) fn note(&self, news: &CopyNews) {
+        match news {
+            CopyNews::Granted { length, .. } => {
+                self.granted.inc();
+                self.granted_bytes.inc_by(*length);
+            }
+            CopyNews::Won => drop(self.won.inc()),
+            CopyNews::TookOver => drop(self.took_over.inc()),
+            CopyNews::Late | CopyNews::CameToNothing | CopyNews::GivenBack => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Workers and their coordinator: what each does when the other, or the host, does something out of the ordinary.
 
 mod budget;
+mod copies;
 mod finished;
 mod obeys;
 mod scripted;

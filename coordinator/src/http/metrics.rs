@@ -57,6 +57,18 @@ impl AtWork {
                 (("outcome", "failed"), tally.failed.get()),
             ],
         )?;
+        let copies = "Second copies of classes that took too long on another worker, by what became of them.";
+        page.counters(
+            "coordinator_copies",
+            copies,
+            &[
+                (("event", "granted"), tally.copies.granted.get()),
+                (("event", "won"), tally.copies.won.get()),
+                (("event", "took_over"), tally.copies.took_over.get()),
+            ],
+        )?;
+        let bytes = "Lengths of the tars of which second copies were granted.";
+        page.counter("coordinator_copies_granted_bytes", bytes, tally.copies.granted_bytes.get())?;
         let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
         page.counter("expired_sessions", expired, tally.expired_sessions.get())?;
         page.durations("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;

@@ -1,5 +1,7 @@
 //! What the lease table takes and answers: plain values.
 
+use std::fmt;
+
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -92,6 +94,8 @@ pub enum Verdict {
     Corrected,
     /// Was settled before, in the same way or a better one.
     AlreadySettled,
+    /// Bad news of a copy, which it ends; the holder goes on.
+    CopyFailed,
     /// Bad news from somebody whose lease went to another: not believed.
     Stale,
     /// Not a class of this job.
@@ -114,6 +118,15 @@ pub enum Notice {
     OriginAway(Failure),
     /// Somebody has heard from the origin again.
     OriginBack,
+    /// Something about a second copy of a class.
+    Copy {
+        /// The class.
+        wnid: Wnid,
+        /// Who has, or had, the copy.
+        worker: String,
+        /// What.
+        news: CopyNews,
+    },
     /// A worker fails what others can do, and gets nothing for a while.
     Quarantined {
         /// Its name.
@@ -121,4 +134,41 @@ pub enum Notice {
         /// What it failed of last.
         failure: Failure,
     },
+}
+
+/// What becomes of a second copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyNews {
+    /// It is begun, because the holder takes too long.
+    Granted {
+        /// The worker that has the class.
+        holder: String,
+        /// Of the tar, in bytes.
+        length: u64,
+    },
+    /// It was first.
+    Won,
+    /// The holder, or somebody else, was first.
+    Late,
+    /// The holder has lost or failed the class, which is the copy's from now on.
+    TookOver,
+    /// It failed, or was lost; the holder goes on alone.
+    CameToNothing,
+    /// Its worker never got it, or ends; the holder goes on alone.
+    GivenBack,
+}
+
+impl fmt::Display for CopyNews {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Granted { holder, length } => {
+                return write!(formatter, "tries it as well, because {holder} takes too long ({length} bytes)");
+            }
+            Self::Won => "was first with its copy",
+            Self::Late => "was not first with its copy",
+            Self::TookOver => "goes on with it alone",
+            Self::CameToNothing => "has failed or lost its copy",
+            Self::GivenBack => "has given its copy back",
+        })
+    }
 }

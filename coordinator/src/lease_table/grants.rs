@@ -3,7 +3,7 @@
 use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
-use super::{Granted, Lease, LeaseTable, State, UnknownSession, sessions::Session};
+use super::{Granted, Lease, LeaseTable, State, UnknownSession, leases::Holding, sessions::Session};
 
 /// So many returned classes are looked at for one that fits the worker best.
 const LOOK: usize = 64;
@@ -18,7 +18,7 @@ enum Gate {
 }
 
 impl LeaseTable {
-    /// Grants up to `max` classes, given-back ones first, then in list order. A worker that asks has said what its storage
+    /// Grants up to `max` classes, given-back ones first, then in list order, then copies of what others hold. A worker that asks has said what its storage
     /// has, if it was asked.
     pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
         self.known(id)?;
@@ -36,9 +36,13 @@ impl LeaseTable {
             let Some(position) = self.next_pending(id, now) else { break };
             self.last_token = self.last_token.next();
             self.classes[position].token = Some(self.last_token);
-            self.begun_on.remove(&position);
-            self.hold(position, id, 0, now);
+            let anew = self.begun_on.remove(&position).is_none();
+            self.hold(position, id, Holding::granted(now, anew));
             leases.push(Lease { wnid: self.classes[position].wnid, token: self.last_token });
+        }
+        while !probe && leases.len() < max {
+            let Some(lease) = self.grant_copy(id, now) else { break };
+            leases.push(lease);
         }
         if probe && !leases.is_empty() {
             self.breaker.probed(now);
@@ -51,7 +55,9 @@ impl LeaseTable {
         for lease in leases {
             if let Some(position) = self.index.get(&lease.wnid).copied() {
                 let class = &self.classes[position];
-                if class.state == State::Leased(id) && class.token == Some(lease.token) {
+                if self.copies.get_mut(position, id, lease.token).is_some() {
+                    self.take_back_copy(position);
+                } else if class.state == State::Leased(id) && class.token == Some(lease.token) {
                     self.give_back(position);
                 }
             }
@@ -122,7 +128,7 @@ impl LeaseTable {
         None
     }
 
-    fn forget_settled_at_the_front(&mut self) {
+    pub(super) fn forget_settled_at_the_front(&mut self) {
         while let Some(position) = self.returned.front().copied() {
             if self.classes[position].state == State::Pending {
                 break;

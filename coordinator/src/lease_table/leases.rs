@@ -23,14 +23,40 @@ pub(super) struct Holding {
     /// Where it was in the tar, and since when.
     pub(super) bytes: u64,
     pub(super) since: Instant,
+    /// Length of the tar; 0 where it is not known.
+    pub(super) length: u64,
+    /// When and where it was first seen since it began with this length, went back, or was kept waiting.
+    pub(super) first: Option<(Instant, u64)>,
+    /// When it was granted, if all of the tar has come since then.
+    pub(super) granted: Option<Instant>,
+}
+
+impl Holding {
+    /// `anew`: nothing of the class is there yet, as far as anybody knows.
+    pub(super) fn granted(now: Instant, anew: bool) -> Self {
+        Self { named: now, bytes: 0, since: now, length: 0, first: None, granted: anew.then_some(now) }
+    }
+
+    /// Its worker says where it is. `awake`: since when nobody keeps it waiting.
+    pub(super) fn name(&mut self, bytes: u64, length: u64, awake: Option<Instant>, now: Instant) {
+        self.named = now;
+        if bytes != self.bytes {
+            self.since = now;
+        }
+        let went_on = |(at, position): &(Instant, u64)| *position <= bytes && Some(*at) >= awake;
+        if length != self.length || !self.first.as_ref().is_some_and(went_on) {
+            self.first = (length > 0).then_some((now, bytes));
+        }
+        (self.bytes, self.length) = (bytes, length);
+    }
 }
 
 impl LeaseTable {
     /// What the session must give up; takes up again what is pending under the very token that it holds, or under one of an
     /// earlier coordinator, whose grants nobody has kept.
     pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Wnid> {
-        let mut drop = Vec::new();
-        for Held { lease, bytes } in held {
+        let (mut drop, awake) = (Vec::new(), self.copies.awake);
+        for Held { lease, bytes, length } in held {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
                 drop.push(lease.wnid);
                 continue;
@@ -38,29 +64,34 @@ impl LeaseTable {
             let class = &mut self.classes[position];
             let is_current = class.token == Some(lease.token);
             let is_of_former = class.token.is_none() && lease.token < self.first_token;
-            match class.state {
-                State::Leased(holder) if holder == id && is_current => self.hold(position, id, *bytes, now),
+            let holding = match class.state {
+                State::Leased(holder) if holder == id && is_current => {
+                    self.sessions.by_id.get_mut(&id).and_then(|session| session.leases.get_mut(&position))
+                }
                 State::Pending if is_current || is_of_former => {
                     class.token = Some(lease.token);
-                    self.hold(position, id, *bytes, now);
+                    Some(self.hold(position, id, Holding::granted(now, false)))
                 }
-                _ => drop.push(lease.wnid),
+                _ => self.copies.get_mut(position, id, lease.token),
+            };
+            match holding {
+                Some(holding) => holding.name(*bytes, *length, awake, now),
+                None => drop.push(lease.wnid),
             }
         }
         drop
     }
 
-    /// Gives a class to a session, or notes that the session still has it.
-    pub(super) fn hold(&mut self, position: usize, id: SessionId, bytes: u64, now: Instant) {
+    /// Gives a class to a session.
+    pub(super) fn hold(&mut self, position: usize, id: SessionId, holding: Holding) -> &mut Holding {
         self.set(position, State::Leased(id));
         let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
-        let since = leases.get(&position).filter(|held| held.bytes == bytes).map_or(now, |held| held.since);
-        leases.insert(position, Holding { named: now, bytes, since });
+        leases.entry(position).insert_entry(holding).into_mut()
     }
 
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.by_id.get(&id) else { return };
-        let forgotten = |held: &Holding| now - held.named >= self.ttl;
+        let (Some(session), ttl) = (self.sessions.by_id.get(&id), self.ttl) else { return };
+        let forgotten = |held: &Holding| now - held.named >= ttl;
         let wedged = |held: &Holding| now - held.since >= WEDGED;
         let idle: Vec<_> = session
             .leases
@@ -73,7 +104,8 @@ impl LeaseTable {
                 let session = &self.sessions.by_id[&id];
                 let worker = session.hello.worker.clone();
                 self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
-                if self.troubles.note(position, session.name_key(), now) >= TRIES {
+                let tried = self.troubles.note(position, session.name_key(), now);
+                if tried >= TRIES && !self.copies.is_copied(position) {
                     let message = format!("no progress for {} hours, {TRIES} times", WEDGED.as_secs() / 3600);
                     self.give_up(position, Failure::new(FailureKind::Timeout, message));
                     continue;
@@ -81,10 +113,19 @@ impl LeaseTable {
             }
             self.give_back(position);
         }
+        for position in self.copied_by(id) {
+            let holding = self.copies.holding(position);
+            if holding.is_some_and(|held| forgotten(held) || wedged(held)) {
+                self.end_copy(position);
+            }
+        }
     }
 
-    /// Makes a leased class pending; the old token is worth nothing from now on.
+    /// Gives a leased class to its copy, or makes it pending; the old token is worth nothing from now on.
     pub(super) fn give_back(&mut self, position: usize) {
+        if self.hand_over(position) {
+            return;
+        }
         self.set(position, State::Pending);
         self.classes[position].token = None;
         self.queue(position);

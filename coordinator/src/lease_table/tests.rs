@@ -5,6 +5,7 @@ use shared::outcome::{Failure, FailureKind, Published, Suspect};
 use super::*;
 
 mod blame;
+mod copies;
 mod recovery;
 mod sequences;
 mod storage;
@@ -88,6 +89,21 @@ fn check(table: &LeaseTable) {
     assert_eq!(held as u64, folded.leased);
     assert!(table.returned.len() <= table.classes.len());
     assert_eq!(table.sessions.by_worker.len(), table.sessions.by_id.len());
+    check_copies(table);
+}
+
+/// A copy is of a class that another worker on another storage holds, under a token of its own, and is within the budget.
+fn check_copies(table: &LeaseTable) {
+    for (position, copy) in table.copies.iter() {
+        let class = &table.classes[position];
+        let State::Leased(holder) = class.state else { panic!("{class:?} is copied") };
+        let [holder, second] = [holder, copy.session].map(|id| &table.sessions.by_id[&id].hello);
+        assert!(holder.worker != second.worker, "{class:?}");
+        assert!(holder.storage.is_empty() || holder.storage != second.storage, "{class:?}");
+        assert!(class.token.unwrap() != copy.token && copy.token <= table.last_token, "{class:?} {copy:?}");
+    }
+    let (copied, came) = table.copies.spent();
+    assert!(copied <= came / 100 * 3 + 3, "copies of {copied} bytes for {came} that came");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::TRIES};
+use super::{CopyNews, Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::TRIES};
 
 /// Before another worker tries a class.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
@@ -23,6 +23,9 @@ impl LeaseTable {
         let settled = State::of(outcome);
         let verdict = match (class.state, settled) {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
+            (State::Leased(_), State::Failed) if self.copies.has(position, lease.token) => {
+                return self.copy_failed(id, position, outcome, now);
+            }
             (State::Pending | State::Leased(_), State::Failed) if class.token != Some(lease.token) => {
                 return Verdict::Stale;
             }
@@ -41,6 +44,7 @@ impl LeaseTable {
             self.settle_lonely_doubts();
             return verdict;
         }
+        self.came(id, position, lease, outcome, now);
         self.settle(id, position, settled);
         if settled == State::Success {
             self.sessions.succeeded(id, now);
@@ -66,8 +70,45 @@ impl LeaseTable {
         }
     }
 
+    /// A class is there: of two that tried it one was first.
+    fn came(&mut self, id: SessionId, position: usize, lease: Lease, outcome: &Outcome, now: Instant) {
+        let bytes = if let Outcome::Success(published) = outcome { published.bytes } else { 0 };
+        let holds = self.classes[position].token == Some(lease.token);
+        let first = self.sessions.by_id.get(&id).filter(|_| holds).and_then(|session| session.leases.get(&position));
+        let holding = first.copied().or_else(|| self.copies.get_mut(position, id, lease.token).copied());
+        if let Some(granted) = holding.and_then(|holding| holding.granted) {
+            self.copies.speeds.note(bytes, now - granted);
+        }
+        if let Some(copy) = self.copies.settled(position, bytes) {
+            let news = if copy.token == lease.token { CopyNews::Won } else { CopyNews::Late };
+            self.tell_of_copy(position, copy.session, news);
+        }
+    }
+
+    /// Bad news of a copy says nothing of its class, whose holder goes on; but perhaps of the worker.
+    fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> Verdict {
+        if let Outcome::Failed(failure) = outcome
+            && failure.suspect != Suspect::Class
+        {
+            self.worker_failed(id, failure, now);
+        }
+        self.end_copy(position);
+        Verdict::CopyFailed
+    }
+
+    /// A worker has failed what others may do.
+    fn worker_failed(&mut self, id: SessionId, failure: &Failure, now: Instant) {
+        if self.sessions.failed(id, now) {
+            let worker = self.sessions.by_id[&id].hello.worker.clone();
+            self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
+        }
+    }
+
     /// What bad news from the holder of the lease means; every verdict but `Settled` has been carried out.
     fn failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant, random: f64) -> Verdict {
+        if failure.suspect == Suspect::Class && self.hand_over(position) {
+            return Verdict::Retried;
+        }
         let session = self.sessions.by_id.get(&id);
         let key = match failure.suspect {
             Suspect::Class => return Verdict::Settled,
@@ -76,10 +117,7 @@ impl LeaseTable {
         };
         // Of a worker whose session has ended nobody knows the name any more.
         let tried = self.troubles.note(position, key.unwrap_or_default(), now);
-        if self.sessions.failed(id, now) {
-            let worker = self.sessions.by_id[&id].hello.worker.clone();
-            self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
-        }
+        self.worker_failed(id, failure, now);
         let was_away = self.breaker.is_open();
         let meaning = match failure.suspect {
             Suspect::Origin => self.breaker.failed(position, self.last_token, now),
@@ -91,6 +129,9 @@ impl LeaseTable {
             }
             self.excuse(position);
             return Verdict::Excused;
+        }
+        if self.hand_over(position) {
+            return Verdict::Retried;
         }
         let has_failed = |session: &super::Session| self.troubles.has_failed(position, now, || session.keys());
         if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {

@@ -6,21 +6,45 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Register { worker: usize, instance: u8 },
-    Renew { worker: usize, received: u64 },
-    Acquire { worker: usize, max: usize, forget: bool },
-    Report { pick: usize, by: usize, outcome: usize },
+    Register {
+        worker: usize,
+        instance: u8,
+    },
+    Renew {
+        worker: usize,
+        received: u64,
+        bytes: u64,
+    },
+    Acquire {
+        worker: usize,
+        max: usize,
+        forget: bool,
+    },
+    Report {
+        pick: usize,
+        by: usize,
+        outcome: usize,
+    },
     RetryFailed,
-    Drain { worker: usize },
-    Leave { worker: usize },
-    Wait { seconds: u64 },
+    Drain {
+        worker: usize,
+    },
+    Leave {
+        worker: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
+    /// All of them live, and nothing gets on.
+    StandStill,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let worker = 0..3_usize;
     prop_oneof![
         2 => (worker.clone(), 0..2_u8).prop_map(|(worker, instance)| Step::Register { worker, instance }),
-        3 => (worker.clone(), 0..100_u64).prop_map(|(worker, received)| Step::Renew { worker, received }),
+        3 => (worker.clone(), 0..100_u64, 0..3_u64)
+            .prop_map(|(worker, received, bytes)| Step::Renew { worker, received, bytes }),
         4 => (worker.clone(), 0..4_usize, any::<bool>())
             .prop_map(|(worker, max, forget)| Step::Acquire { worker, max, forget }),
         8 => (any::<usize>(), worker.clone(), 0..4_usize)
@@ -29,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => worker.clone().prop_map(|worker| Step::Drain { worker }),
         1 => worker.prop_map(|worker| Step::Leave { worker }),
         2 => (1..60_u64).prop_map(|seconds| Step::Wait { seconds }),
+        2 => Just(Step::StandStill),
     ]
 }
 
@@ -53,13 +78,17 @@ impl Fleet {
                 self.sessions[worker] = Some(registered.session);
                 self.note(registered.replaced);
             }
-            Step::Renew { worker, received } => {
+            Step::Renew { worker, received, bytes } => {
                 let Some(session) = self.sessions[worker] else { return };
-                match renew(table, session, &self.held[worker], received, *now) {
-                    Ok(drop) => self.give_up(worker, &drop),
+                // Most stand still; a copy of some of them is affordable soon, of others late.
+                let length = |lease: &Lease| lease.token.0 % 1000 + 10;
+                let held = self.held[worker].iter().map(|lease| Held { lease: *lease, bytes, length: length(lease) });
+                match table.renew(session, &held.collect::<Vec<_>>(), received, *now) {
+                    Ok(renewed) => self.give_up(worker, &renewed.drop),
                     Err(UnknownSession) => self.sessions[worker] = None,
                 }
             }
+            Step::StandStill => self.stand_still(table, now),
             Step::Acquire { worker, max, forget } => {
                 let Some(session) = self.sessions[worker] else { return };
                 let Ok(leases) = acquire(table, session, max, *now) else { return };
@@ -80,7 +109,10 @@ impl Fleet {
                 }
                 let outcome = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host)][outcome].clone();
                 let session = self.sessions[by].unwrap_or(SessionId(0));
-                self.report(table, session, self.granted[pick % self.granted.len()], outcome, *now);
+                // Half of them are about one of the last grants.
+                let among = if pick % 2 == 0 { self.granted.len() } else { self.granted.len().min(4) };
+                let lease = self.granted[self.granted.len() - 1 - pick / 2 % among];
+                self.report(table, session, lease, outcome, *now);
             }
             Step::RetryFailed => {
                 for wnid in table.retry_failed(&[]) {
@@ -102,19 +134,39 @@ impl Fleet {
             Step::Wait { seconds } => {
                 *now += Duration::from_secs(seconds);
                 table.tick(*now).into_iter().for_each(|ended| self.note(Some(ended)));
+                table.look_for_stragglers(seconds == 59, *now);
             }
         }
+    }
+
+    fn stand_still(&mut self, table: &mut LeaseTable, now: &mut Instant) {
+        for _ in 0..4 {
+            (0..3).for_each(|worker| self.take(table, &Step::Renew { worker, received: 0, bytes: 5 }, now));
+            self.take(table, &Step::Wait { seconds: 10 }, now);
+        }
+    }
+
+    /// All but the last few classes have come.
+    fn come_to_the_tail(&mut self, table: &mut LeaseTable, count: usize, now: &mut Instant) {
+        (0..3).for_each(|worker| self.take(table, &Step::Register { worker, instance: 0 }, now));
+        self.take(table, &Step::Acquire { worker: 0, max: count - count.min(4), forget: false }, now);
+        for lease in mem::take(&mut self.held[0]) {
+            self.report(table, self.sessions[0].unwrap(), lease, good(), *now);
+        }
+        self.take(table, &Step::Acquire { worker: 1, max: 4, forget: false }, now);
     }
 
     fn report(&mut self, table: &mut LeaseTable, id: SessionId, lease: Lease, outcome: Outcome, now: Instant) {
         let is_good = !matches!(outcome, Outcome::Failed(_));
         let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
+        let is_copy = table.copies.has(table.index[&lease.wnid], lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
+        assert_eq!(verdict == Verdict::CopyFailed, is_copy && !is_good, "bad news of a copy settles nothing");
         match verdict {
             Verdict::Settled => assert_eq!(before, None, "settled twice"),
             Verdict::Corrected => assert!(is_good && before == Some(false)),
             Verdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
-            Verdict::Stale | Verdict::Retried | Verdict::Doubted | Verdict::Excused => {
+            Verdict::CopyFailed | Verdict::Stale | Verdict::Retried | Verdict::Doubted | Verdict::Excused => {
                 assert!(!is_good && before.is_none());
             }
             Verdict::NotInList => panic!("all classes are in the list"),
@@ -143,10 +195,17 @@ impl Fleet {
 
 proptest! {
     #[test]
-    fn no_sequence_of_operations_loses_or_doubles_a_class(steps in vec(step(), 1..300), count in 1..30_u32) {
+    fn no_sequence_of_operations_loses_or_doubles_a_class(
+        steps in vec(step(), 1..300),
+        count in 1..30_u32,
+        is_tail in any::<bool>(),
+    ) {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL);
         let mut fleet = Fleet::default();
+        if is_tail {
+            fleet.come_to_the_tail(&mut table, count as usize, &mut now);
+        }
         for step in &steps {
             fleet.take(&mut table, step, &mut now);
             fleet.note_given_up(&mut table);
@@ -160,6 +219,7 @@ proptest! {
             for ended in table.tick(now) {
                 fleet.note(Some(ended));
             }
+            table.look_for_stragglers(false, now);
             let id = last.unwrap_or_else(|| session(&mut table, "last", now));
             if table.known(id).is_err() {
                 last = None;

@@ -1,0 +1,330 @@
+//! Second copies of classes that take too long.
+
+use super::*;
+
+/// Of every tar.
+const LENGTH: u64 = 1_000_000;
+/// So many classes come before one may be copied.
+const BEFORE: u32 = 80;
+
+/// Eighty classes have come, at 100,000 bytes a second; the last one is `slow`'s, and nothing else is left.
+struct Tail {
+    table: LeaseTable,
+    now: Instant,
+    slow: SessionId,
+    quick: SessionId,
+    lease: Lease,
+}
+
+impl Tail {
+    /// `quick` and `slow` write to these storages.
+    fn on(storages: [&str; 2]) -> Self {
+        let mut now = Instant::now();
+        let mut table = table(BEFORE + 1);
+        let [quick, slow] = [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
+            let hello = Hello { worker: worker.to_owned(), storage: storage.to_owned(), ..Hello::default() };
+            let id = table.register(&hello, &[], now).unwrap().session;
+            acquire(&mut table, id, 0, now).unwrap();
+            id
+        });
+        let leases = acquire(&mut table, quick, BEFORE as usize, now).unwrap();
+        let lease = acquire(&mut table, slow, 1, now).unwrap()[0];
+        now += Duration::from_secs(10);
+        for lease in leases {
+            let outcome = Outcome::Success(Published { files: 1, bytes: LENGTH });
+            assert_eq!(table.report(quick, lease, &outcome, now, 0.5), Verdict::Settled);
+        }
+        let mut tail = Self { table, now, slow, quick, lease };
+        tail.pass(&[0]);
+        tail
+    }
+
+    /// Every ten seconds the slow one is further, and the quick one says what it holds.
+    fn pass(&mut self, positions: &[u64]) {
+        let copy = self.copy();
+        for bytes in positions {
+            self.now += TTL / 3;
+            let held = Held { lease: self.lease, bytes: *bytes, length: LENGTH };
+            assert_eq!(self.table.renew(self.slow, &[held], 0, self.now).unwrap().drop, []);
+            assert_eq!(renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now), Ok(vec![]));
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        assert_eq!(self.table.tick(self.now), []);
+        self.table.look_for_stragglers(false, self.now);
+        check(&self.table);
+    }
+
+    fn ask(&mut self, id: SessionId) -> Vec<Lease> {
+        let leases = acquire(&mut self.table, id, 9, self.now).unwrap();
+        check(&self.table);
+        leases
+    }
+
+    /// The slow one gets on by a thousand bytes a second, and the quick one gets its copy.
+    fn copied(storages: [&str; 2]) -> (Self, Lease) {
+        let mut tail = Self::on(storages);
+        tail.pass(&[10_000, 20_000]);
+        let copies = tail.ask(tail.quick);
+        assert_eq!(copies.len(), 1, "{:?}", tail.table.copies);
+        assert!(copies[0].wnid == tail.lease.wnid && copies[0].token > tail.lease.token);
+        tail.table.take_notices();
+        (tail, copies[0])
+    }
+
+    fn copy(&self) -> Option<Lease> {
+        self.table.copies.iter().next().map(|(_, copy)| Lease { token: copy.token, ..self.lease })
+    }
+
+    fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome) -> Verdict {
+        let verdict = self.table.report(id, lease, outcome, self.now, 0.5);
+        check(&self.table);
+        verdict
+    }
+
+    fn news(&mut self) -> Vec<CopyNews> {
+        let news = |notice| if let Notice::Copy { news, .. } = notice { Some(news) } else { None };
+        self.table.take_notices().into_iter().filter_map(news).collect()
+    }
+
+    fn renewed(&mut self, id: SessionId, lease: Lease) -> Vec<Wnid> {
+        renew(&mut self.table, id, &[lease], 0, self.now).unwrap()
+    }
+}
+
+#[test]
+fn an_idle_worker_tries_as_well_what_takes_too_long_elsewhere_and_whoever_is_first_settles_it() {
+    for copy_is_first in [true, false] {
+        let (mut tail, copy) = Tail::copied(["", ""]);
+        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "it counts once");
+        let shown = tail.table.workers(tail.now);
+        assert_eq!(shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(), [1, 1], "both are seen at work");
+        assert_eq!(tail.ask(tail.quick), [], "one copy is enough");
+        tail.pass(&[30_000]);
+        let first @ (id, lease) = if copy_is_first { (tail.quick, copy) } else { (tail.slow, tail.lease) };
+        let (other, late) = if copy_is_first { (tail.slow, tail.lease) } else { (tail.quick, copy) };
+        assert_eq!(tail.report(id, lease, &good()), Verdict::Settled, "{first:?}");
+        assert_eq!(tail.renewed(other, late), [late.wnid], "the other one is told to stop");
+        assert_eq!(tail.report(other, late, &good()), Verdict::AlreadySettled);
+        assert_eq!(tail.report(other, late, &bad()), Verdict::AlreadySettled);
+        assert_eq!(tail.table.status().success, u64::from(BEFORE) + 1);
+        assert_eq!(tail.news(), [if copy_is_first { CopyNews::Won } else { CopyNews::Late }]);
+    }
+}
+
+#[test]
+fn whoever_waits_is_called_once_when_a_copy_comes_due() {
+    let mut tail = Tail::on(["a", "b"]);
+    assert_eq!(tail.ask(tail.quick), []);
+    tail.pass(&[10_000]);
+    let turn = tail.table.turn();
+    assert_eq!(tail.ask(tail.quick), [], "watched for ten seconds only");
+    tail.pass(&[20_000]);
+    assert_eq!(tail.table.turn(), turn + 1);
+    (0..5).for_each(|_| tail.look());
+    assert_eq!(tail.table.turn(), turn + 1);
+    assert_eq!(tail.ask(tail.slow), [], "not to whoever has it");
+    let newcomer = session(&mut tail.table, "newcomer", tail.now);
+    let copy = tail.ask(newcomer);
+    assert_eq!(copy.len(), 1);
+    tail.table.take_back(newcomer, &copy);
+    let turn = tail.table.turn();
+    tail.look();
+    assert_eq!(tail.table.turn(), turn + 1, "the answer did not arrive, so it is due again");
+    assert_eq!(tail.ask(tail.quick).len(), 1);
+}
+
+#[test]
+fn nobody_tries_as_well_what_gets_on_or_lies_on_its_own_storage() {
+    let mut tail = Tail::on(["", ""]);
+    tail.pass(&[300_000, 600_000, 900_000]);
+    assert_eq!(tail.ask(tail.quick), [], "it is done soon");
+    let mut tail = Tail::on(["shared", "shared"]);
+    tail.pass(&[10_000, 20_000, 30_000]);
+    assert_eq!(tail.ask(tail.quick), [], "another copy on one storage is of no use");
+    let other = session(&mut tail.table, "other", tail.now);
+    tail.look();
+    assert_eq!(tail.ask(tail.quick), []);
+    assert_eq!(tail.ask(other).len(), 1, "one on its own storage can help");
+}
+
+#[test]
+fn work_that_nobody_has_begun_comes_before_copies_and_a_drained_worker_gets_none() {
+    let mut tail = Tail::on(["", ""]);
+    tail.pass(&[10_000, 20_000]);
+    let done = tail.table.classes[0].wnid;
+    tail.table.set(0, State::Failed);
+    assert_eq!(tail.table.retry_failed(&[done]), [done]);
+    tail.look();
+    assert_eq!(numbers(&tail.ask(tail.quick)), ["1"], "the copy is not due while something is pending");
+    tail.look();
+    tail.table.drain("quick");
+    assert_eq!(tail.ask(tail.quick), []);
+}
+
+#[test]
+fn what_stands_still_is_copied_unless_the_origin_lets_nobody_ask() {
+    let mut tail = Tail::on(["", ""]);
+    tail.pass(&[600_000, 600_000, 600_000]);
+    assert_eq!(tail.ask(tail.quick), [], "for twenty seconds");
+    tail.pass(&[600_000]);
+    assert_eq!(tail.ask(tail.quick).len(), 1);
+    let mut quiet = Tail::on(["", ""]);
+    quiet.pass(&[600_000, 600_000, 600_000]);
+    quiet.table.look_for_stragglers(true, quiet.now);
+    quiet.pass(&[600_000, 600_000]);
+    assert_eq!(quiet.ask(quiet.quick), [], "it may go on since twenty seconds");
+    quiet.pass(&[600_000]);
+    assert_eq!(quiet.ask(quiet.quick).len(), 1);
+}
+
+#[test]
+fn all_copies_together_are_at_most_three_hundredths_of_what_has_come() {
+    let mut now = Instant::now();
+    let mut table = table(100);
+    let (quick, slow) = (session(&mut table, "quick", now), session(&mut table, "slow", now));
+    let leases = acquire(&mut table, slow, 33, now).unwrap();
+    let rest = acquire(&mut table, quick, 67, now).unwrap();
+    now += TTL / 3;
+    for lease in rest {
+        table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: LENGTH }), now, 0.5);
+    }
+    let held = |leases: &[Lease]| -> Vec<Held> {
+        let held = |lease: &Lease| Held { lease: *lease, bytes: 5, length: LENGTH + lease.token.0 % 2 };
+        leases.iter().map(held).collect()
+    };
+    for _ in 0..4 {
+        now += TTL / 3;
+        table.renew(slow, &held(&leases), 0, now).unwrap();
+        table.renew(quick, &[], 0, now).unwrap();
+        table.tick(now);
+        table.look_for_stragglers(false, now);
+    }
+    let copies = acquire(&mut table, quick, 9, now).unwrap();
+    assert_eq!(copies.len(), 2, "67 tars have come");
+    check(&table);
+    for lease in copies {
+        table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: 33 * LENGTH }), now, 0.5);
+    }
+    table.look_for_stragglers(false, now);
+    assert_eq!(acquire(&mut table, quick, 9, now).unwrap().len(), 1, "133 tars");
+    check(&table);
+}
+
+#[test]
+fn bad_news_of_a_copy_ends_the_copy_and_nothing_else() {
+    let (mut tail, copy) = Tail::copied(["", ""]);
+    assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::CopyFailed);
+    assert_eq!(tail.news(), [CopyNews::CameToNothing]);
+    assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Stale);
+    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
+    tail.pass(&[20_000; 4]);
+    assert_eq!(tail.ask(tail.quick), [], "the same would come of it again");
+    assert_eq!(tail.report(tail.slow, tail.lease, &bad()), Verdict::Settled);
+}
+
+#[test]
+fn when_the_holder_fails_or_is_lost_the_class_is_its_copys() {
+    type End = fn(&mut Tail);
+    let ends: [(&str, End); 4] = [
+        ("it fails", |tail| {
+            assert_eq!(tail.report(tail.slow, tail.lease, &bad()), Verdict::Retried);
+        }),
+        ("the origin fails it", |tail| {
+            assert_eq!(tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)), Verdict::Retried);
+        }),
+        ("it leaves", |tail| assert_eq!(tail.table.leave(tail.slow).unwrap().returned, 1)),
+        ("it is silent", |tail| {
+            let copy = tail.copy();
+            for _ in 0..5 {
+                tail.now += TTL / 3;
+                renew(&mut tail.table, tail.quick, copy.as_slice(), 0, tail.now).unwrap();
+            }
+            assert_eq!(tail.table.tick(tail.now)[0].returned, 1);
+        }),
+    ];
+    for (what, end) in ends {
+        let (mut tail, copy) = Tail::copied(["", ""]);
+        end(&mut tail);
+        check(&tail.table);
+        assert_eq!(tail.news(), [CopyNews::TookOver], "{what}");
+        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "{what}");
+        assert_eq!(tail.renewed(tail.quick, copy), [], "{what}");
+        assert_eq!(
+            report(&mut tail.table, tail.lease, &bad()),
+            Verdict::Stale,
+            "{what}: its word is worth nothing now"
+        );
+        assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Settled, "{what}");
+    }
+}
+
+#[test]
+fn a_class_that_is_wedged_for_the_last_time_is_its_copys_and_has_not_failed() {
+    let (mut tail, copy) = Tail::copied(["", ""]);
+    let position = tail.table.index[&copy.wnid];
+    tail.table.troubles.note(position, "worker another".to_owned(), tail.now);
+    for bytes in 1..=2 * 360 {
+        tail.now += TTL / 3;
+        let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];
+        for (id, lease, bytes) in held {
+            tail.table.renew(id, &[Held { lease, bytes, length: LENGTH }], 0, tail.now).unwrap();
+        }
+        assert_eq!(tail.copy().is_none(), bytes == 2 * 360, "{bytes}");
+    }
+    check(&tail.table);
+    assert_eq!((tail.news(), tail.table.take_given_up()), (vec![CopyNews::TookOver], vec![]));
+    assert_eq!(tail.report(tail.quick, copy, &good()), Verdict::Settled);
+}
+
+#[test]
+fn a_holder_that_comes_back_after_its_copy_took_over_gives_the_class_up_and_its_good_news_still_counts() {
+    let (mut tail, copy) = Tail::copied(["", ""]);
+    for _ in 0..4 {
+        tail.now += TTL / 3;
+        renew(&mut tail.table, tail.quick, &[copy], 0, tail.now).unwrap();
+    }
+    tail.now += TTL / 3;
+    renew(&mut tail.table, tail.quick, &[copy], 0, tail.now).unwrap();
+    assert_eq!(tail.table.tick(tail.now).len(), 1);
+    let back = register(&mut tail.table, "slow", b"", &[tail.lease], tail.now).unwrap();
+    assert_eq!(back.drop, [tail.lease.wnid]);
+    check(&tail.table);
+    assert_eq!(tail.report(back.session, tail.lease, &good()), Verdict::Settled);
+    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
+}
+
+#[test]
+fn a_copy_whose_worker_is_lost_or_that_nobody_names_is_over_and_the_holder_goes_on() {
+    let (mut tail, copy) = Tail::copied(["", ""]);
+    tail.table.leave(tail.quick).unwrap();
+    check(&tail.table);
+    assert_eq!(tail.news(), [CopyNews::GivenBack]);
+    tail.quick = session(&mut tail.table, "quick", tail.now);
+    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid], "of another session");
+    tail.look();
+    let copy = tail.ask(tail.quick)[0];
+    for bytes in [30_000, 40_000, 50_000] {
+        assert_eq!(tail.copy(), Some(copy));
+        tail.now += TTL / 3;
+        let held = Held { lease: tail.lease, bytes, length: LENGTH };
+        tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
+        renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
+    }
+    assert_eq!(tail.copy(), None, "its grant was lost on the way");
+    assert_eq!(tail.report(tail.slow, tail.lease, &good()), Verdict::Settled);
+}
+
+#[test]
+fn after_a_restart_of_the_coordinator_one_of_two_goes_on() {
+    let (tail, copy) = Tail::copied(["", ""]);
+    let mut table = LeaseTable::new(&wnids(BEFORE + 1), 0, 2, TTL);
+    let holder = register(&mut table, "slow", b"", &[tail.lease], tail.now).unwrap();
+    let other = register(&mut table, "quick", b"", &[copy], tail.now).unwrap();
+    assert_eq!((holder.drop, other.drop), (vec![], vec![copy.wnid]));
+    check(&table);
+    assert_eq!(table.report(other.session, copy, &good(), tail.now, 0.5), Verdict::Settled, "it may have been first");
+    assert_eq!(renew(&mut table, holder.session, &[tail.lease], 0, tail.now), Ok(vec![copy.wnid]));
+}
