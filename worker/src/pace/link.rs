@@ -19,8 +19,9 @@ use crate::{
 const REOPEN: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
 /// A stream on which no budget comes within this is given up.
 const FIRST_BUDGET: Duration = Duration::from_secs(8);
-/// However much there is to hear, it is told in one observation for each such time.
-const AT_ONCE: Duration = Duration::from_millis(10);
+/// However much there is to hear, it is told in one observation for each such time, but for the first [`AT_ONCE`].
+const PAUSE: Duration = Duration::from_millis(10);
+const AT_ONCE: u32 = 8;
 
 /// Keeps the gate and the coordinator told of each other, through all sessions.
 pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut sessions: watch::Receiver<Renewable>) {
@@ -101,6 +102,8 @@ impl Link {
         mut told: Observation,
     ) -> Result<Infallible, NoBudget> {
         let (mut last, mut is_due) = (Instant::now(), false);
+        // When all that was told would have been told at the slower pace.
+        let mut even = last;
         self.gate.keep_to(&budget);
         loop {
             tokio::select! {
@@ -108,7 +111,7 @@ impl Link {
                     budget = next?;
                     self.gate.keep_to(&budget);
                 }
-                () = self.news_after(last + AT_ONCE), if !is_due => is_due = true,
+                () = self.news_after(even, PAUSE * AT_ONCE), if !is_due => is_due = true,
                 () = sleep_until(last + budget.observe_every), if !is_due => {
                     is_due = !self.gate.observation().is_no_news_after(&told);
                     last = Instant::now();
@@ -117,13 +120,15 @@ impl Link {
                     told = self.gate.tell();
                     room?.send(&told);
                     (last, is_due) = (Instant::now(), false);
+                    even = even.max(last) + PAUSE;
                 }
             }
         }
     }
 
-    async fn news_after(&self, at: Instant) {
-        sleep_until(at).await;
+    /// News, but none earlier than so long before a time.
+    async fn news_after(&self, time: Instant, ahead: Duration) {
+        sleep(time.saturating_duration_since(Instant::now()).saturating_sub(ahead)).await;
         self.gate.news().await;
     }
 }
