@@ -230,6 +230,9 @@ impl LeaseTable {
         let more = received_bytes.saturating_sub(*before);
         self.status.received_bytes = self.status.received_bytes.saturating_add(more);
         *before = received_bytes.max(*before);
+        if more > 0 {
+            self.sessions.by_id.get_mut(&id).expect("it was renewed just now").last_received = now;
+        }
         // Bytes that came after the origin was given up for away: it is back.
         if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
             self.origin_answered();

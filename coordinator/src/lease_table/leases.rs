@@ -92,7 +92,11 @@ impl LeaseTable {
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
         let (Some(session), ttl) = (self.sessions.by_id.get(&id), self.ttl) else { return };
         let forgotten = |held: &Holding| now - held.named >= ttl;
-        let wedged = |held: &Holding| now - held.since >= WEDGED;
+        // Where there are fewer connections than slots a class may wait for its turn for hours, while others of its worker
+        // have theirs.
+        let received = session.last_received;
+        let stuck_since = |held: &Holding| if held.bytes == 0 { held.since.max(received) } else { held.since };
+        let wedged = |held: &Holding| now - stuck_since(held) >= WEDGED;
         let idle: Vec<_> = session
             .leases
             .iter()

@@ -65,6 +65,8 @@ pub(super) struct Session {
     in_a_row: u32,
     in_a_row_since: Instant,
     last_success: Option<Instant>,
+    /// When it last said that more bytes have come, of whatever class.
+    pub(super) last_received: Instant,
     /// What it has settled: success, skipped, failed.
     pub(super) settled: [u64; 3],
 }
@@ -192,6 +194,7 @@ impl Sessions {
             in_a_row: 0,
             in_a_row_since: now,
             last_success: None,
+            last_received: now,
             settled: [0; 3],
         };
         self.by_id.insert(id, session);

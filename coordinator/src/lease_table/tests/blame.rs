@@ -256,6 +256,31 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
 }
 
 #[test]
+fn a_class_that_waits_for_its_turn_at_the_origin_is_not_wedged_while_its_worker_receives_anything() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let one = session(&mut table, "one", now);
+    let leases = acquire(&mut table, one, 2, now).unwrap();
+    let mut renew = |bytes: u64, received: u64| {
+        now += TTL;
+        let held = [(leases[0], bytes), (leases[1], 0)].map(|(lease, bytes)| Held { lease, bytes, length: 0 });
+        table.renew(one, &held, received, now).unwrap();
+        table.take_notices()
+    };
+    // Three hours, in which one connection is the other class's.
+    for bytes in 1..=360 {
+        assert_eq!(renew(bytes, bytes), []);
+    }
+    // The connection breaks, and nothing comes any more.
+    let wedged = |lease: Lease| Notice::Wedged { wnid: lease.wnid, worker: "one".to_owned() };
+    for _ in 1..240 {
+        assert_eq!(renew(360, 360), []);
+    }
+    assert_eq!(renew(360, 360), [wedged(leases[0]), wedged(leases[1])]);
+    check(&table);
+}
+
+#[test]
 fn a_worker_that_lives_and_asks_for_nothing_keeps_no_class_from_the_others() {
     let mut now = Instant::now();
     let mut table = table(1);
