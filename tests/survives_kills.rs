@@ -152,6 +152,8 @@ fn a_killed_class_goes_on_at_its_checkpoint() {
     origin.limit_rate(4_000_000);
     let job =
         Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]).deadline(Duration::from_secs(30));
+    // No slot is free to fetch parts of it.
+    let job = job.args(["--workers", "1"]);
     let mut running = job.start();
     running.wait_until("twelve megabytes are under way", |_| (origin.bytes_sent() > 12_000_000).then_some(()));
     running.kill();

@@ -19,7 +19,8 @@ const LARGE: &str = "n00000002";
 fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     let origin = Origin::start();
     let small = images(SMALL, 2, 1000..2000, 1);
-    let large = images(LARGE, 400, 40_000..60_000, 2);
+    // Too short to come in parts.
+    let large = images(LARGE, 150, 40_000..60_000, 2);
     origin.class(SMALL, small.clone());
     origin.class(LARGE, large.clone());
     origin.limit_rate(1_000_000);

@@ -2,18 +2,24 @@
 //!
 //! Invariant: the bytes handed out since the last [`Piece::Begin`] are a prefix of one version of the tar.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use shared::backoff::Backoff;
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use url::Url;
 
 use crate::{
     download_error::DownloadError,
     origin::{Origin, Part},
-    pace::Transfer,
+    pace::{Priority, Transfer},
     retry::{Verdict, verdict},
     source::Source,
 };
@@ -35,6 +41,26 @@ pub(crate) enum Piece {
     End,
 }
 
+/// Where a download is to end, unless the tar ends before: a position, which may change while it runs. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Until(Arc<AtomicU64>);
+
+impl Default for Until {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+}
+
+impl Until {
+    pub(crate) fn set(&self, position: u64) {
+        self.0.store(position, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A download that survives its connections.
 #[derive(Debug)]
 pub(crate) struct Download<'origin> {
@@ -43,7 +69,11 @@ pub(crate) struct Download<'origin> {
     retries: u32,
     source: Option<Source>,
     position: u64,
+    until: Until,
     transfer: Option<Transfer>,
+    /// Where the body that comes ends, if it ends before the tar.
+    asked_until: u64,
+    priority: Option<Priority>,
     floor: SpeedFloor,
     attempts: Attempts,
 }
@@ -54,7 +84,44 @@ impl<'origin> Download<'origin> {
         let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
         let floor = SpeedFloor::new(origin.timeout() / 2);
         let attempts = Attempts { furthest: position, ..Attempts::default() };
-        Self { origin, url, retries, source, position, transfer: None, floor, attempts }
+        let until = Until::default();
+        let (transfer, asked_until, priority) = (None, u64::MAX, None);
+        Self { origin, url, retries, source, position, until, transfer, asked_until, priority, floor, attempts }
+    }
+
+    /// Only the bytes before a position are wanted. Where that is known when a connection is made, no others are asked for.
+    pub(crate) fn end_at(&mut self, until: Until) {
+        self.until = until;
+    }
+
+    /// Lets others go first, or not.
+    pub(crate) fn set_priority(&mut self, priority: Priority) {
+        self.priority = Some(priority);
+    }
+
+    /// Goes on at a position: where it is, or where the unpacker has got to by other means.
+    pub(crate) fn go_to(&mut self, position: u64) {
+        if position != self.position {
+            self.transfer = None;
+            self.position = position;
+            self.attempts = Attempts { furthest: position, ..Attempts::default() };
+        }
+    }
+
+    /// Whether the open connection brings more than was wanted so far.
+    pub(crate) fn can_go_on(&self) -> bool {
+        self.transfer.is_some()
+    }
+
+    /// Does without the open connection, which is closed at once and not only when there is nothing else to do.
+    pub(crate) async fn hang_up(&mut self) {
+        self.transfer = None;
+        yield_now().await;
+    }
+
+    /// Whether the version that it began with is still what it fetches.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.source.is_some()
     }
 
     /// The next piece. An error is final: whatever could help has been tried.
@@ -62,18 +129,24 @@ impl<'origin> Download<'origin> {
     /// Cancel safe in the sense that a dropped call loses at most bytes that the next connection asks for again.
     pub(crate) async fn next(&mut self) -> Result<Piece, DownloadError> {
         loop {
-            if self.is_complete() {
-                return Ok(Piece::End);
+            if let Some(piece) = self.step().await? {
+                return Ok(piece);
             }
-            let step = match self.transfer.take() {
-                None => self.connect().await,
-                Some(transfer) => self.read(transfer).await.inspect_err(|error| self.origin.failed(error)),
-            };
-            match step {
-                Ok(Some(piece)) => return Ok(piece),
-                Ok(None) => {}
-                Err(error) => self.wait_or_give_up(error).await?,
-            }
+        }
+    }
+
+    /// The next piece, or one step on the way to it.
+    pub(crate) async fn step(&mut self) -> Result<Option<Piece>, DownloadError> {
+        if self.is_complete() {
+            return Ok(Some(Piece::End));
+        }
+        let step = match self.transfer.take() {
+            None => self.connect().await,
+            Some(transfer) => self.read(transfer).await.inspect_err(|error| self.origin.failed(error)),
+        };
+        match step {
+            Err(error) => self.wait_or_give_up(error).await.map(|()| None),
+            step => step,
         }
     }
 
@@ -86,7 +159,8 @@ impl<'origin> Download<'origin> {
     }
 
     fn is_complete(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.length == Some(self.position))
+        let length = self.source.as_ref().and_then(|source| source.length);
+        length.is_some_and(|length| self.position >= length.min(self.until.get()))
     }
 
     fn forget(&mut self) {
@@ -101,7 +175,11 @@ impl<'origin> Download<'origin> {
             self.forget();
         }
         let known = self.source.as_ref().map(|source| (source, self.position));
-        let opened = match self.origin.open(&self.url, known).await {
+        let length = self.source.as_ref().and_then(|source| source.length);
+        let until = Some(self.until.get()).filter(|until| length.is_some_and(|length| *until < length));
+        self.asked_until = until.unwrap_or(u64::MAX);
+        let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
+        let opened = match self.origin.open(&self.url, known, until, priority).await {
             Err(DownloadError::Status { code: 416, .. }) if known.is_some() => {
                 self.forget();
                 return Ok(None);
@@ -146,12 +224,16 @@ impl<'origin> Download<'origin> {
             }
             Ok(Ok(None)) if length.is_some() => Err(cut),
             Ok(Ok(None)) => Ok(Some(Piece::End)),
-            Ok(Ok(Some(bytes))) => {
+            Ok(Ok(Some(mut bytes))) => {
                 self.floor.check(bytes.len(), started.elapsed())?;
+                let wanted = usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
+                let is_wanted = bytes.len() <= wanted;
+                bytes.truncate(wanted);
                 self.position += bytes.len() as u64;
                 self.attempts.received(self.position, length);
-                // With the last byte the connection is free for others.
-                self.transfer = (!self.is_complete()).then_some(transfer);
+                // With its last byte the connection is free for others.
+                let ends = length.map_or(u64::MAX, |length| length.min(self.asked_until));
+                self.transfer = (is_wanted && self.position < ends).then_some(transfer);
                 Ok(Some(Piece::Bytes(bytes)))
             }
         }

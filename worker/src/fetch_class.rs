@@ -1,5 +1,7 @@
 //! The story of one class: look what is there, receive the tar while unpacking it, publish. The decisions are all here.
 
+use std::sync::Arc;
+
 use shared::{
     Wnid,
     job::Existing,
@@ -27,7 +29,7 @@ pub(crate) async fn fetch_class(
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
-    progress: &ClassProgress,
+    progress: &Arc<ClassProgress>,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = site.look(wnid)?;

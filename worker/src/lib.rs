@@ -30,6 +30,7 @@ mod pace;
 mod redirect;
 mod retry;
 mod source;
+mod tail;
 
 mod beginning;
 mod checkpoint;

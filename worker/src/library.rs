@@ -167,7 +167,7 @@ pub async fn download_batch<Id: AsRef<str>>(
                 .start(Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() })
                 .expect("a slot is free");
         }
-        match slots.next().await {
+        match slots.next(fault.is_none() && waiting.len() > 0).await {
             None => break,
             Some((lease, Ok(outcome))) => stats.count(&lease.wnid.to_string(), outcome),
             Some((lease, Err(Unfinished::Failed(failure)))) => {

@@ -48,7 +48,7 @@ pub(crate) struct Opened {
 pub(crate) enum Part {
     /// All of it.
     Whole,
-    /// From this offset to the end.
+    /// From this offset on.
     From(u64),
     /// Nobody can tell.
     Unclear,
@@ -76,15 +76,23 @@ impl Origin {
         self.gate.failed(error);
     }
 
-    /// Asks for a tar: all of it, or what is missing of a source of which the first `from` bytes are here.
-    pub(crate) async fn open(&self, url: &Url, known: Option<(&Source, u64)>) -> Result<Opened, DownloadError> {
+    /// Asks for a tar: all of it, or what is missing of a source of which the first `from` bytes are here. `until`: not the
+    /// bytes from there on.
+    pub(crate) async fn open(
+        &self,
+        url: &Url,
+        known: Option<(&Source, u64)>,
+        until: Option<u64>,
+        priority: Priority,
+    ) -> Result<Opened, DownloadError> {
         let mut request = self.client.get(url.clone());
         if let Some((source, from)) = known
             && let Some(validator) = source.validator()
         {
-            request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
+            let last = until.map_or(String::new(), |until| (until - 1).to_string());
+            request = request.header(header::RANGE, format!("bytes={from}-{last}")).header(header::IF_RANGE, validator);
         }
-        let transfer = self.send(request, if known.is_some() { Priority::GoingOn } else { Priority::New }).await?;
+        let transfer = self.send(request, priority).await?;
         let response = transfer.response();
         let part = part(response);
         let source = Source::of_answer(url, response, if let Part::From(from) = part { from } else { 0 });

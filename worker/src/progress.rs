@@ -14,7 +14,7 @@ use shared::{
     job_line::{Screen, clock, short},
 };
 
-use crate::tally::Tally;
+use crate::{tail::Spare, tally::Tally};
 
 /// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
@@ -37,6 +37,7 @@ pub(crate) struct ClassProgress {
     here: AtomicU64,
     /// Of the whole tar; 0 while it is not known.
     length: AtomicU64,
+    spare: Spare,
     tally: Arc<Tally>,
 }
 
@@ -71,21 +72,22 @@ impl Progress {
             }
             Screen::Plain | Screen::Silent => None,
         };
-        ClassProgress { bar, here: AtomicU64::new(0), length: AtomicU64::new(0), tally: Arc::clone(&self.tally) }
+        let (here, length, spare) = (AtomicU64::new(0), AtomicU64::new(0), Spare::default());
+        ClassProgress { bar, here, length, spare, tally: Arc::clone(&self.tally) }
     }
 }
 
 impl ClassProgress {
-    /// The tar begins, or goes on, at a position.
-    pub(crate) fn begin(&self, position: u64, length: Option<u64>) {
-        self.here.store(position, Ordering::Relaxed);
+    /// The tar begins, or goes on with so many bytes.
+    pub(crate) fn begin(&self, here: u64, length: Option<u64>) {
+        self.here.store(here, Ordering::Relaxed);
         self.length.store(length.unwrap_or(0), Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             if let Some(length) = length {
                 bar.set_length(length);
             }
             bar.set_style(style(if length.is_some() { TEMPLATE } else { TEMPLATE_WITHOUT_LENGTH }));
-            bar.set_position(position);
+            bar.set_position(here);
             bar.reset_eta();
         }
     }
@@ -97,6 +99,11 @@ impl ClassProgress {
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
         }
+    }
+
+    /// Connections of free slots that it may use.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 
     /// Bytes of the tar that are here.

@@ -1,16 +1,19 @@
 //! Receiving a class: the pieces of the download go to the unpacker, whatever breaks in between.
 
+use std::sync::Arc;
+
 use shared::{Wnid, outcome::Suspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    download::{Download, Piece},
-    extract::{Start, Unpacker},
+    download::Piece,
+    extract::{Start, UnpackError, Unpacker},
     origin::Origin,
     progress::ClassProgress,
     site::Site,
     source::Source,
     staging::{Checkpoint, Staging, Unpacked},
+    tail::{Assembly, Left, Tar},
     unfinished::Unfinished,
 };
 
@@ -20,24 +23,26 @@ pub(crate) async fn receive(
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
-    progress: &ClassProgress,
+    progress: &Arc<ClassProgress>,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
     let (staging, checkpoint) = site.take_over(wnid)?;
     let mut intake = Intake { site, wnid, staging, at_work: None };
-    let mut resume = None;
-    if let Some(Checkpoint { source, files, begun, position }) = checkpoint {
-        tracing::info!(%wnid, files, position, "going on at the checkpoint");
-        progress.begin(position, source.length);
+    let mut left = None;
+    if let Some(Checkpoint { source, files, begun, position, parts }) = checkpoint {
+        tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
         intake.start(Start { source: source.clone(), files, begun, offset: position })?;
-        resume = Some((source, position));
+        left = Some(Left { source, position, parts });
     }
-    let mut download = Download::new(origin, site.job.url.for_class(wnid), retries, resume);
+    let (beside, runtime) = site.beside();
+    let url = site.job.url.for_class(wnid);
+    let tar = Tar { origin: beside.clone(), url, retries, progress: Arc::clone(progress) };
+    let mut assembly = Assembly::new(origin, tar, intake.staging.parts(), runtime.clone(), left);
     loop {
         let piece = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Unfinished::Stopped),
-            piece = download.next() => piece.map_err(|error| Unfinished::Failed(error.into())),
+            piece = assembly.next() => piece.map_err(|error| Unfinished::Failed(error.into())),
         };
         match piece {
             Ok(Piece::Begin(source)) => {
@@ -46,12 +51,14 @@ pub(crate) async fn receive(
                 intake.start(Start { source, ..Start::default() })?;
             }
             Ok(Piece::Bytes(bytes)) => {
-                progress.received(bytes.len() as u64);
-                intake.feed(&bytes)?;
+                if let Err(error) = intake.feed(&bytes) {
+                    assembly.stop().await;
+                    return Err(intake.broken(error));
+                }
             }
             Ok(Piece::End) => match intake.finish()? {
                 Some((source, files)) => return Ok(Unpacked { staging: intake.staging, source, files }),
-                None => match stop.run_until_cancelled(download.begin_again()).await {
+                None => match stop.run_until_cancelled(assembly.begin_again()).await {
                     Some(Ok(())) => {}
                     Some(Err(error)) => return Err(site.failed(&intake.staging, error.into())),
                     None => return Err(Unfinished::Stopped),
@@ -59,13 +66,15 @@ pub(crate) async fn receive(
             },
             Err(Unfinished::Failed(failure)) => {
                 // What may pass is tried again, here or by another worker, and goes on where this attempt ended.
-                if failure.suspect == Suspect::Origin && intake.keep()? {
+                let has_parts = assembly.stop().await;
+                if failure.suspect == Suspect::Origin && (intake.keep()? || has_parts) {
                     return Err(Unfinished::Failed(failure));
                 }
                 intake.forget();
                 return Err(site.failed(&intake.staging, failure));
             }
             Err(unfinished) => {
+                assembly.stop().await;
                 intake.keep()?;
                 return Err(unfinished);
             }
@@ -92,13 +101,18 @@ impl Intake<'_> {
     }
 
     /// Unpacks the next bytes of the tar. While the disk is behind, nothing more is asked of the origin.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), Unfinished> {
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         let (unpacker, _) = self.at_work.as_mut().expect("bytes come after the beginning");
-        unpacker.push(bytes).map_err(|error| {
+        unpacker.push(bytes)
+    }
+
+    /// Ends the class, or the worker, as its unpacker ended.
+    fn broken(&mut self, error: UnpackError) -> Unfinished {
+        if let Some((mut unpacker, _)) = self.at_work.take() {
             // What is done may serve the next attempt; that it cannot be kept changes nothing.
             unpacker.checkpoint().ok();
-            self.site.broken(&self.staging, error)
-        })
+        }
+        self.site.broken(&self.staging, error)
     }
 
     /// Stops with a checkpoint of what is done; says whether there is anything that a later attempt can go on from.

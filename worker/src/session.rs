@@ -151,7 +151,7 @@ impl Worker {
             self.call();
             let more_to_report = !self.unreported.is_full();
             tokio::select! {
-                Some((lease, result)) = self.slots.next() => self.finished(lease, result),
+                Some((lease, result)) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
                 Some(answer) = self.calls.next() => self.answered(answer),
                 Some(beat) = beats.recv() => self.beat(beat),
                 found = found(&mut self.survey), if more_to_report => self.found(found),

@@ -9,7 +9,7 @@ use shared::{
     job::JobOptions,
     outcome::{Failure, Outcome},
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 
 use crate::{
     client::OriginError,
@@ -39,6 +39,7 @@ pub(crate) struct Site {
     clock: Arc<LeaseClock>,
     publisher: Publisher,
     tally: Arc<Tally>,
+    runtime: Handle,
 }
 
 /// Why work cannot begin.
@@ -72,7 +73,7 @@ impl Site {
         make_room(slots)?;
         let origin = Origin::new(&job, gate, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads);
-        Ok(Self { job, origin, target, clock, publisher, tally })
+        Ok(Self { job, origin, target, clock, publisher, tally, runtime: Handle::current() })
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -87,6 +88,11 @@ impl Site {
     /// What one slot works with.
     pub(crate) fn open_lane(&self) -> Result<Lane, SiteError> {
         Lane::open(&self.origin)
+    }
+
+    /// The origin, and the runtime on which what is fetched beside a class works.
+    pub(crate) fn beside(&self) -> (&Origin, &Handle) {
+        (&self.origin, &self.runtime)
     }
 
     /// What stands under the class's name.

@@ -18,6 +18,7 @@ use crate::{
     origin::Origin,
     progress::{ClassProgress, Progress},
     site::{Site, SiteError},
+    tail::{Appetite, Lending, shares},
     unfinished::Unfinished,
 };
 
@@ -61,6 +62,7 @@ pub(crate) struct Slots {
     busy: Vec<Option<Busy>>,
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
+    lending: Lending,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,8 @@ impl Slots {
         let lanes = (0..count).map(|_| site.open_lane().map(Arc::new)).collect::<Result<_, _>>()?;
         progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
-        Ok(Self { site, progress, lanes, busy, tasks: JoinSet::new(), slot_of: BTreeMap::new() })
+        let (tasks, slot_of, lending) = (JoinSet::new(), BTreeMap::new(), Lending::new());
+        Ok(Self { site, progress, lanes, busy, tasks, slot_of, lending })
     }
 
     /// Where the work is done.
@@ -134,6 +137,19 @@ impl Slots {
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.tally().busy.inc();
+        // It has its slot at once, whoever the slot was helping.
+        self.lending.put_off();
+        self.deal_out();
+    }
+
+    /// Lets each class use the free slots that are its share, which is none while they may be wanted.
+    fn deal_out(&self) {
+        let free = if self.lending.is_due() { self.free() } else { 0 };
+        let classes: Vec<_> = self.busy.iter().flatten().filter_map(|busy| busy.held.progress.as_ref()).collect();
+        let appetites: Vec<Appetite> = classes.iter().map(|class| class.spare().appetite()).collect();
+        for (class, share) in classes.iter().zip(shares(free, &appetites)) {
+            class.spare().grant(share);
+        }
     }
 
     /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
@@ -146,15 +162,27 @@ impl Slots {
         self.busy.iter_mut().flatten().for_each(Busy::stop);
     }
 
-    /// The next class that ends; `None` when no slot is busy. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<(Lease, Result<Outcome, Unfinished>)> {
+    /// The next class that ends; `None` when no slot is busy. `left_to_lease`: whether there are classes for the free slots, as
+    /// far as anybody knows; otherwise they soon help those under way. Cancel safe.
+    pub(crate) async fn next(&mut self, left_to_lease: bool) -> Option<(Lease, Result<Outcome, Unfinished>)> {
+        self.lending.left_to_lease(left_to_lease);
         loop {
-            let (task, result) = match self.tasks.join_next_with_id().await? {
+            let joined = tokio::select! {
+                joined = self.tasks.join_next_with_id() => joined?,
+                () = self.lending.tick() => {
+                    self.deal_out();
+                    continue;
+                }
+            };
+            let (task, result) = match joined {
                 Ok((task, result)) => (task, result),
                 Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
             };
             let slot = self.slot_of.remove(&task).expect("every task has a slot");
             let Busy { held, again, .. } = self.busy[slot].take().expect("a slot is busy until its task ends");
+            if self.free() == 1 {
+                self.lending.put_off();
+            }
             self.progress.tally().busy.dec();
             self.progress.tally().ended(&result);
             if again && matches!(result, Err(Unfinished::Stopped)) {
@@ -238,7 +266,7 @@ mod tests {
         slots.stop(wnid);
         slots.start(lease(wnid, 2)).unwrap();
         assert_eq!(slots.held().len(), 1);
-        let (ended, result) = slots.next().await.unwrap();
+        let (ended, result) = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
         assert!(matches!(result, Err(Unfinished::Failed(_))), "it was worked on: {result:?}");
 
@@ -246,7 +274,7 @@ mod tests {
         slots.stop(wnid);
         slots.start(lease(wnid, 4)).unwrap();
         slots.stop_all();
-        let (_, result) = slots.next().await.unwrap();
+        let (_, result) = slots.next(true).await.unwrap();
         assert!(matches!(result, Err(Unfinished::Stopped)), "the later stop counts: {result:?}");
         assert!(slots.are_idle());
     }
@@ -263,7 +291,7 @@ mod tests {
         };
         slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
         slots.occupy(1, busy(1, good), async |_: &Origin| Ok(Outcome::Success(Published::default())));
-        let mut ended = [slots.next().await.unwrap(), slots.next().await.unwrap()];
+        let mut ended = [slots.next(true).await.unwrap(), slots.next(true).await.unwrap()];
         ended.sort_by_key(|(lease, _)| lease.wnid);
         let [(_, failed), (_, done)] = ended;
         assert!(matches!(done, Ok(Outcome::Success(_))), "{done:?}");
@@ -271,7 +299,7 @@ mod tests {
         assert!(failure.message.starts_with("internal error") && failure.suspect == Suspect::Class, "{failure}");
         assert_eq!(slots.free(), 2, "both slots are free again");
         slots.occupy(0, busy(0, bad), async |_: &Origin| Ok(Outcome::Success(Published::default())));
-        let (_, again) = slots.next().await.unwrap();
+        let (_, again) = slots.next(true).await.unwrap();
         assert!(again.is_ok(), "its lane is as good as before: {again:?}");
     }
     #[tokio::test]

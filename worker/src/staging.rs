@@ -16,6 +16,7 @@ use crate::{
     beginning::{Beginning, BegunFile},
     checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
     source::Source,
+    tail::{self, Found},
     target::{Target, remove_if_there},
 };
 
@@ -45,6 +46,8 @@ pub(crate) struct Checkpoint {
     pub(crate) begun: Option<BegunFile>,
     /// Where in the tar to go on: at the next header, or within the file that is begun.
     pub(crate) position: u64,
+    /// Parts of the tar behind it.
+    pub(crate) parts: Vec<Found>,
 }
 
 impl Staging {
@@ -103,7 +106,7 @@ impl Staging {
         } else {
             None
         };
-        let mut checkpoint = Checkpoint { source, files: 0, begun: None, position: 0 };
+        let mut checkpoint = Checkpoint { source, files: 0, begun: None, position: 0, parts: Vec::new() };
         let mut begun = None;
         let mut lines = entries;
         while let Some(line) = lines.next_line() {
@@ -136,7 +139,8 @@ impl Staging {
         if let Some((_, to)) = &tar {
             to.set_len(checkpoint.position)?;
         }
-        if checkpoint.position == 0 {
+        checkpoint.parts = tail::adopt(&left.parts(), &self.parts(), &checkpoint.source)?;
+        if checkpoint.position == 0 && checkpoint.parts.is_empty() {
             self.clear()?;
             return Ok(None);
         }
@@ -168,7 +172,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Empties the staging folder, for a tar that begins anew.
+    /// Empties the staging folder, for a tar that is unpacked from its beginning on. Parts of it that came already stay.
     pub(crate) fn clear(&self) -> io::Result<()> {
         remove_if_there(fs::remove_dir_all(self.class_folder()))?;
         remove_if_there(fs::remove_file(self.tar()))?;
@@ -189,6 +193,11 @@ impl Staging {
     /// The future `<wnid>.tar`.
     pub(crate) fn tar(&self) -> PathBuf {
         self.path.join("tar")
+    }
+
+    /// Files with parts of the tar that the unpacker has not got to.
+    pub(crate) fn parts(&self) -> PathBuf {
+        self.path.join("parts")
     }
 
     /// Where a folder that is being replaced waits for its removal.

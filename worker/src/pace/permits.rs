@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 pub(crate) enum Priority {
     /// A transfer that goes on: what it has is of no use before the rest.
     GoingOn,
-    /// Anything else.
+    /// Anything else that a class needs.
     New,
+    /// A part of a tar that has a connection already: it comes in any case.
+    Part,
 }
 
 /// Names a request that waits or is admitted.
@@ -23,7 +25,7 @@ pub(super) struct Permits<Call> {
     limit: u32,
     open: u32,
     flowing: u32,
-    waiting: [VecDeque<(Ticket, Call)>; 2],
+    waiting: [VecDeque<(Ticket, Call)>; 3],
     last: Ticket,
     /// What was told last.
     told_wanted: u32,
@@ -40,7 +42,7 @@ impl<Call> Permits<Call> {
             limit,
             open: 0,
             flowing: 0,
-            waiting: [VecDeque::new(), VecDeque::new()],
+            waiting: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
             last: Ticket(0),
             told_wanted: 0,
             owes_word: false,

@@ -76,7 +76,7 @@ impl Case {
     /// Opens an unpacker where an earlier one ended.
     fn go_on(&self) -> (Staging, u64, Unpacker) {
         let (staging, checkpoint) = self.take_over();
-        let Checkpoint { source, files, begun, position } = checkpoint.expect("something is left");
+        let Checkpoint { source, files, begun, position, .. } = checkpoint.expect("something is left");
         let start = Start { source, files, begun, offset: position };
         let unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
         (staging, position, unpacker)

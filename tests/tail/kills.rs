@@ -1,0 +1,75 @@
+//! The end of a process in the middle of a transfer that has been cut.
+
+use std::time::Duration;
+
+use tests::{
+    archives::assert_class_is,
+    cluster::{Job, Table},
+    origin::Origin,
+    running::Signal,
+};
+
+use super::{LARGE, extra, large, skewed};
+
+/// Lets a job get through two thirds of its large class, over several connections.
+fn begin(origin: &Origin, job: &Job) -> tests::running::Running {
+    let mut running = job.start();
+    running.wait_until("two thirds are there, in parts", |_| {
+        let gets = origin.gets(LARGE);
+        let sent: u64 = gets.iter().map(|get| get.sent).sum();
+        (gets.len() >= 4 && sent > 20_000_000).then_some(())
+    });
+    running
+}
+
+/// The same command finishes it. `most`: so many bytes may come twice.
+#[track_caller]
+fn go_on(origin: &Origin, job: &Job, tar: &[u8], most: u64) {
+    assert!(!job.class_folder(LARGE).exists());
+    let before = origin.gets(LARGE).len();
+    job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
+    assert_class_is(tar, &job.class_folder(LARGE));
+    let gets = origin.gets(LARGE);
+    assert!(gets[before..].iter().all(|get| get.if_range.is_some() && get.status == 206), "{gets:#?}");
+    assert!(extra(&gets, tar) <= most, "{} bytes came twice: {gets:#?}", extra(&gets, tar));
+}
+
+/// Of each part a block is lost, and of the images those that the journal did not have yet.
+#[test]
+fn a_killed_worker_leaves_its_parts_to_the_next() {
+    for args in [&["--delete-tar"][..], &[]] {
+        let (origin, tar) = (Origin::start(), large(1));
+        let (job, _) = skewed(&origin, &tar, 0);
+        let job = job.args(args.iter().copied()).deadline(Duration::from_secs(40));
+        begin(&origin, &job).kill();
+        go_on(&origin, &job, &tar, 8 << 20);
+    }
+}
+
+#[test]
+fn an_interrupted_worker_leaves_all_but_what_was_on_its_way() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, _) = skewed(&origin, &tar, 0);
+    let running = begin(&origin, &job);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+    go_on(&origin, &job, &tar, 2 << 20);
+}
+
+/// A part is proved before it is used: what a power cut has made of it is fetched again.
+#[test]
+fn damaged_parts_are_fetched_again() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, _) = skewed(&origin, &tar, 0);
+    begin(&origin, &job).kill();
+    let mut damaged = 0;
+    for staging in std::fs::read_dir(job.target_path().join(".partial")).unwrap().flatten() {
+        for part in std::fs::read_dir(staging.path().join("parts")).into_iter().flatten().flatten() {
+            let length = part.metadata().unwrap().len();
+            std::fs::write(part.path(), vec![0; usize::try_from(length).unwrap()]).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+    go_on(&origin, &job, &tar, 30_000_000);
+}

@@ -1,0 +1,44 @@
+//! The tail of a job: free slots fetch parts of the largest transfers, and whatever happens to them, the class is one version
+//! of the tar and hardly a byte comes twice.
+
+mod kills;
+mod odd_origins;
+mod split;
+
+use tests::{
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    origin::{Origin, Request},
+};
+
+const LARGE: &str = "n00000005";
+const SMALL: [&str; 4] = ["n00000001", "n00000002", "n00000008", "n00000009"];
+
+/// About 30 MB, which is worth several requests.
+fn large(seed: u64) -> Vec<u8> {
+    images(LARGE, 300, 90_000..110_000, seed)
+}
+
+/// One large class and some small ones at a few megabytes a second for each connection; the large class stands at a place in
+/// the list.
+fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, tests::origin::Scripted<'origin>) {
+    for wnid in SMALL {
+        origin.class(wnid, images(wnid, 10, 8000..12_000, 7));
+    }
+    let scripted = origin.class(LARGE, tar.to_vec());
+    origin.limit_rate(4_000_000);
+    let mut list = SMALL.to_vec();
+    list.insert(place, LARGE);
+    (Job::new().classes(list).origin(origin).args(["--workers", "6"]), scripted)
+}
+
+#[track_caller]
+fn assert_whole(job: &Job, tar: &[u8]) {
+    job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
+    assert_class_is(tar, &job.class_folder(LARGE));
+}
+
+/// Bytes of the large class that were sent beyond its length.
+fn extra(gets: &[Request], tar: &[u8]) -> u64 {
+    gets.iter().map(|get| get.sent).sum::<u64>() - tar.len() as u64
+}

@@ -1,0 +1,75 @@
+//! Origins that do not send the parts that they are asked for, or not of the same version.
+
+use tests::{
+    answer::Answer,
+    archives::difference,
+    cluster::Table,
+    origin::{Origin, Validators},
+};
+
+use super::{LARGE, assert_whole, large, skewed};
+
+/// The main connection goes on through a part that does not come.
+#[test]
+fn an_origin_without_ranges_sends_all_on_one_connection() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, class) = skewed(&origin, &tar, 0);
+    class.forever(Answer::plain().ignoring_range());
+    assert_whole(&job, &tar);
+    let gets = origin.gets(LARGE);
+    assert!((2..=6).contains(&gets.len()), "parts were tried, and once only: {gets:#?}");
+    assert_eq!(gets[0].sent, tar.len() as u64, "{gets:#?}");
+}
+
+#[test]
+fn without_validators_a_tar_comes_on_one_connection() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, class) = skewed(&origin, &tar, 0);
+    class.validators(Validators::None);
+    assert_whole(&job, &tar);
+    assert_eq!(origin.gets(LARGE).len(), 1);
+}
+
+/// Parts that break, are refused for a moment or come from elsewhere are fetched again, or by the main connection.
+#[test]
+fn parts_that_go_wrong_leave_the_class_whole() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, class) = skewed(&origin, &tar, 0);
+    let bad = [Answer::cut_at(1_000_000), Answer::status(503), Answer::reset_at(300_000), Answer::status(404)];
+    class.script([Answer::plain()].into_iter().chain(bad));
+    assert_whole(&job, &tar);
+
+    let origin = Origin::start();
+    let (job, class) = skewed(&origin, &tar, 0);
+    class.script([Answer::plain(), Answer::plain(), Answer::plain().starting_late(512)]);
+    assert_whole(&job, &tar);
+}
+
+/// The tar is replaced when so many requests have been answered.
+#[track_caller]
+fn assert_one_version(answers: usize, later: &Answer) {
+    let (origin, old, new) = (Origin::start(), large(1), large(2));
+    let (job, class) = skewed(&origin, &old, 0);
+    let before = vec![Answer::plain(); answers - 1];
+    class.script(before.into_iter().chain([Answer::plain().then_replaced_by(new.clone())])).forever(later.clone());
+    job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
+    let folder = job.class_folder(LARGE);
+    let is = |tar: &[u8]| difference(tar, &folder).is_none();
+    assert!(is(&old) || is(&new), "neither of the two versions: {:#?}", origin.gets(LARGE));
+    let kept = std::fs::read(job.target_path().join(format!("{LARGE}.tar"))).expect("the tar is kept");
+    assert!(kept == if is(&old) { old } else { new }, "the tar is a mix");
+}
+
+#[test]
+fn a_tar_that_changes_in_the_middle_is_one_version() {
+    for answers in [1, 3, 5] {
+        assert_one_version(answers, &Answer::plain());
+    }
+}
+
+#[test]
+fn an_origin_that_ignores_the_condition_is_found_out() {
+    for answers in [1, 3] {
+        assert_one_version(answers, &Answer::plain().ignoring_if_range());
+    }
+}

@@ -1,0 +1,47 @@
+//! An honest origin with a limit for each connection.
+
+use tests::{archives::images, origin::Origin};
+
+use super::{LARGE, assert_whole, extra, large, skewed};
+
+#[track_caller]
+fn assert_shared(place: usize, args: &[&str]) {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, _) = skewed(&origin, &tar, place);
+    let job = job.args(args.iter().copied());
+    assert_whole(&job, &tar);
+    let gets = origin.gets(LARGE);
+    assert!(gets.len() >= 4, "one connection had all the work: {gets:#?}");
+    assert!(
+        gets[1..].iter().all(|get| get.range.is_some() && get.if_range.is_some() && get.status == 206),
+        "{gets:#?}"
+    );
+    // The origin sees a little later that the main connection is closed.
+    assert!(origin.most_transfers() <= 6 + 1, "more connections than slots: {}", origin.most_transfers());
+    assert!(extra(&gets, &tar) <= tar.len() as u64 * 3 / 100, "{} bytes too many: {gets:#?}", extra(&gets, &tar));
+    let kept = job.target_path().join(format!("{LARGE}.tar"));
+    assert!(
+        args.contains(&"--delete-tar") || std::fs::read(kept).ok().as_ref() == Some(&tar),
+        "the kept tar is another"
+    );
+}
+
+#[test]
+fn free_slots_fetch_parts_of_the_large_class() {
+    assert_shared(0, &["--delete-tar"]);
+    assert_shared(4, &["--delete-tar"]);
+}
+
+#[test]
+fn a_kept_tar_comes_in_parts_too() {
+    assert_shared(2, &[]);
+}
+
+/// A request for less would cost more than it brings.
+#[test]
+fn a_tar_of_less_than_two_parts_is_not_cut() {
+    let (origin, tar) = (Origin::start(), images(LARGE, 80, 90_000..110_000, 1));
+    let (job, _) = skewed(&origin, &tar, 0);
+    assert_whole(&job, &tar);
+    assert_eq!(origin.gets(LARGE).len(), 1);
+}

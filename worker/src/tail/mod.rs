@@ -1,0 +1,15 @@
+//! The tail: with nothing left to lease, free slots fetch parts of the largest transfers into files beside them.
+
+mod assembly;
+mod fetch_part;
+mod lending;
+mod part_file;
+mod plan;
+mod spare;
+mod split;
+
+pub(crate) use assembly::{Assembly, Left};
+pub(crate) use fetch_part::Tar;
+pub(crate) use lending::Lending;
+pub(crate) use part_file::{Found, adopt};
+pub(crate) use spare::{Appetite, Spare, shares};
