@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_millis(80);
 /// Beside that, for so many words of the workers: their counts are as old as that.
 const WORDS: u32 = 4;
 /// So many bytes are measured in less: a fast origin should not be kept waiting.
-const PLENTY: u64 = 24 << 20;
+const PLENTY: u64 = 8 << 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
 /// Who opens so many connections for many small tars seldom has all their bodies flowing.
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
@@ -30,6 +30,10 @@ const WORTH_IT: f64 = 0.25;
 /// The next level has so many times the connections of this one, by what this one brought.
 const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (WORTH_IT, SMALL_STEP)];
 const FIRST_STEP: f64 = 2.0;
+/// A connection that brings more bytes a second than that is limited by this end and not by the origin, which has shown no
+/// sign of being tired: then more of them use more of this end.
+const FAST: f64 = 100e6;
+const FAST_STEP: f64 = 8.0;
 const SMALL_STEP: f64 = 1.25;
 /// When nothing comes over all the connections of a level for so long, one more is taken: those that stall must not keep
 /// everybody from the origin until they time out.
@@ -218,7 +222,12 @@ impl Climb {
         if let Some(wall) = &mut self.wall {
             wall.highest = wall.highest.max(self.limit);
         }
-        let Some(below) = self.below.replace(level) else { return self.climb(flow, sample) };
+        let below = self.below.replace(level);
+        if rate >= FAST * f64::from(self.limit) {
+            (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
+            return self.climb(flow, sample);
+        }
+        let Some(below) = below else { return self.climb(flow, sample) };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {

@@ -413,3 +413,12 @@ fn the_ceiling_is_never_passed_by_all_workers_together() {
         assert_eq!(ran.most_open, connections, "{ran:?}");
     }
 }
+
+#[test]
+fn an_origin_that_is_faster_than_we_are_gets_all_connections_at_once() {
+    // The workers of one host take no more than that, however many connections they have.
+    let origin = Origin { total: 900.0 * MB, ..BOUNDLESS };
+    let job = Job { slots: 10, classes: 14, size: 60.0 * MB, ..Job::new(origin) };
+    let (ran, unpaced) = (job.run(), Job { ceilings: boundless(10), ..job }.run());
+    assert!(ran.most_open == 10 && unpaced.seconds / ran.seconds > 0.9, "{unpaced:?} and {ran:?}");
+}
