@@ -33,6 +33,8 @@ pub(crate) struct Assembly<'origin> {
     runtime: Handle,
     /// While the tar can be cut.
     split: Option<Split>,
+    /// When the last bytes of the main connection were handed out, while they are unpacked.
+    handed_out: Option<Instant>,
 }
 
 /// What an earlier attempt has left of a tar.
@@ -57,11 +59,14 @@ impl<'origin> Assembly<'origin> {
             tar.progress.begin(here, source.length);
             split
         });
-        Self { tar, download, until, folder, runtime, split }
+        Self { tar, download, until, folder, runtime, split, handed_out: None }
     }
 
     /// The next piece. An error is final: whatever could help has been tried.
     pub(crate) async fn next(&mut self) -> Result<Piece, DownloadError> {
+        if let Some((at, split)) = self.handed_out.take().zip(self.split.as_mut()) {
+            split.unpacked(at.elapsed());
+        }
         loop {
             let Some(split) = &mut self.split else { return self.main_piece().await };
             split.take_in();
@@ -108,7 +113,9 @@ impl<'origin> Assembly<'origin> {
             Piece::Bytes(bytes) => {
                 self.tar.progress.received(bytes.len() as u64);
                 if let Some(split) = &mut self.split {
-                    split.received(bytes.len() as u64, began.elapsed());
+                    let now = Instant::now();
+                    split.received(bytes.len() as u64, now - began);
+                    self.handed_out = Some(now);
                 }
             }
             Piece::End => {}

@@ -6,6 +6,7 @@ mod lending;
 mod part_file;
 mod plan;
 mod spare;
+mod speed;
 mod split;
 
 pub(crate) use assembly::{Assembly, Left};

@@ -14,6 +14,7 @@ use super::{
     part_file::{Found, PartReader, PartWriter, Version, name},
     plan::{Cut, FileId, Part, Plan, State},
     spare::Appetite,
+    speed::Speed,
 };
 use crate::source::Source;
 
@@ -21,8 +22,6 @@ use crate::source::Source;
 const LEAST: u64 = 4 << 20;
 /// Nobody is given more than this part of what is left, because more connections may come.
 const SHARES: u64 = 10;
-/// So many bytes tell how fast the main connection is.
-const SAMPLE: u64 = 256 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -45,13 +44,6 @@ pub(crate) struct Split {
     /// The origin does not send parts of this version.
     refused: bool,
     speed: Speed,
-}
-
-/// How fast the main connection is while it waits for nobody but the origin.
-#[derive(Debug, Default)]
-struct Speed {
-    bytes: u64,
-    waited: Duration,
 }
 
 impl Split {
@@ -103,8 +95,12 @@ impl Split {
     /// The main connection has brought so many bytes, and was waited for so long.
     pub(crate) fn received(&mut self, bytes: u64, waited: Duration) {
         self.plan.consumed(bytes);
-        self.speed.bytes += bytes;
-        self.speed.waited += waited;
+        self.speed.received(bytes, waited);
+    }
+
+    /// What it brought is unpacked, which took so long.
+    pub(crate) fn unpacked(&mut self, busy: Duration) {
+        self.speed.unpacked(busy);
     }
 
     /// Takes in what has happened.
@@ -148,16 +144,7 @@ impl Split {
 
     /// What more connections could do.
     fn appetite(&self) -> Appetite {
-        if self.refused || self.speed.bytes < SAMPLE {
-            return Appetite::default();
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "rough"
-        )]
-        let second = (self.speed.bytes as f64 / self.speed.waited.as_secs_f64().max(1e-6)) as u64;
+        let Some(second) = self.speed.of_origin().filter(|_| !self.refused) else { return Appetite::default() };
         let left = self.plan.left();
         // What is here within a second needs no help, unless it was begun with.
         let left = if self.growing.is_empty() && left < second { 0 } else { left };
