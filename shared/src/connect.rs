@@ -16,7 +16,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 use url::Url;
 
 pub use channel::CoordinatorChannel;
-pub use dial::{mismatched, reason};
+pub use dial::{mismatched, reason, was_not_sent};
 
 use crate::tls::{TlsError, Watched};
 use channel::Way;

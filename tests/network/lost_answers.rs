@@ -50,10 +50,10 @@ fn connections_that_are_closed_between_calls_are_replaced_without_a_word() {
     assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
 }
 
-/// A proxy on the way closes what is silent for 25 s. Takes forty seconds: a long poll is twenty.
+/// A proxy on the way closes what is silent for 25 s. Takes half a minute: a long poll is twenty seconds.
 #[test]
 fn an_idle_worker_is_never_silent_for_so_long_that_a_proxy_would_close_its_connections() {
-    let line = Line::with(1, 14_500, &["--lease-ttl", "90s"]);
+    let line = Line::with(1, 16_500, &["--lease-ttl", "90s"]);
     let busy = line.fleet.start_worker("busy", 1);
     let first = line.fleet.tars[0].0.clone();
     line.fleet.wait_for_gets(&first, 1, LONG);

@@ -4,9 +4,9 @@ mod bad_lines;
 mod lost_answers;
 mod partitions;
 
-use std::time::Duration;
+use std::{net::TcpStream, time::Duration};
 
-use tests::{chaos_proxy::ChaosProxy, cluster::Table, fleet::Fleet, running::Running};
+use tests::{chaos_proxy::ChaosProxy, cluster::Table, fleet::Fleet, running::Running, wait::wait_for};
 
 /// The shortest lease; a silent worker's classes go to others after this and ten seconds more.
 const SHORT_LEASE: [&str; 2] = ["--lease-ttl", "3s"];
@@ -30,6 +30,8 @@ impl Line {
     fn to(fleet: Fleet) -> Self {
         let proxy = ChaosProxy::start(fleet.address());
         let coordinator = fleet.start_coordinator();
+        // Else the first word of a worker that is sooner there would be lost, which it tells.
+        wait_for("the coordinator listens", LONG, || TcpStream::connect(fleet.address()).is_ok());
         Self { fleet, proxy, coordinator }
     }
 
@@ -41,7 +43,7 @@ impl Line {
     /// Waits until a class is there.
     #[track_caller]
     fn wait_for_class(&self, wnid: &str) {
-        tests::wait::wait_for(&format!("{wnid} is there"), LONG, || self.fleet.job.class_folder(wnid).exists());
+        wait_for(&format!("{wnid} is there"), LONG, || self.fleet.job.class_folder(wnid).exists());
     }
 
     /// Everything was downloaded once and counted once.

@@ -34,6 +34,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const OFTENEST: Duration = Duration::from_millis(5);
 const SELDOMEST: Duration = Duration::from_mins(1);
 
+/// The generated client on its connection.
+type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
+
 /// Who this worker is.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -142,7 +145,7 @@ pub(crate) struct Budgets(Streaming<proto::Budget>);
 /// A connection to the coordinator; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorClient {
-    stub: Stub<InterceptedService<CoordinatorChannel, WithContext>>,
+    stub: Wired,
     clock: Arc<LeaseClock>,
     /// Whom it asks, for a sentence.
     end: Arc<str>,
@@ -176,7 +179,11 @@ impl CoordinatorClient {
             storage_id,
         };
         let sent = self.clock.now();
-        let reply = within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Register", self.stub.register(request)).await?;
+        let reply = self
+            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Register", request, async |mut stub, request| {
+                stub.register(request).await
+            })
+            .await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
         Ok(Registration {
             session: SessionId(reply.session_id),
@@ -200,7 +207,9 @@ impl CoordinatorClient {
     ) -> Result<Renewed, CallError> {
         let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
         let sent = self.clock.now();
-        let reply = within(limit, "imagenet.v1.Coordinator/Renew", self.stub.renew(request)).await?;
+        let reply = self
+            .call(limit, "imagenet.v1.Coordinator/Renew", request, async |mut stub, request| stub.renew(request).await)
+            .await?;
         let directive = directive(reply.directive());
         Ok(Renewed { epoch: reply.epoch, drop: wnids(&reply.drop), directive, sent })
     }
@@ -213,7 +222,11 @@ impl CoordinatorClient {
     ) -> Result<Acquired, CallError> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
-        let reply = within(ACQUIRE_TIMEOUT, "imagenet.v1.Coordinator/Acquire", self.stub.acquire(request)).await?;
+        let reply = self
+            .call(ACQUIRE_TIMEOUT, "imagenet.v1.Coordinator/Acquire", request, async |mut stub, request| {
+                stub.acquire(request).await
+            })
+            .await?;
         let leases = reply.leases.iter().filter_map(|lease| {
             let Ok(trace) = lease.traceparent.parse();
             Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe, trace })
@@ -234,7 +247,11 @@ impl CoordinatorClient {
             traceparent: finished.lease.trace.to_string(),
         });
         let request = proto::ReportRequest { session_id: session.0, results: results.collect() };
-        let reply = within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", self.stub.report(request)).await?;
+        let reply = self
+            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", request, async |mut stub, request| {
+                stub.report(request).await
+            })
+            .await?;
         Ok(Reported {
             directive: directive(reply.directive()),
             acked: wnids(&reply.acked),
@@ -262,8 +279,43 @@ impl CoordinatorClient {
     ) -> Result<(), CallError> {
         let released = released.iter().map(|lease| wire_lease(*lease, 0, 0)).collect();
         let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
-        within(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", self.stub.leave(request)).await?;
+        self.call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", request, async |mut stub, request| {
+            stub.leave(request).await
+        })
+        .await?;
         Ok(())
+    }
+
+    /// Makes a call, for which an answer is waited no longer than `limit`.
+    async fn call<Q: Clone, T>(
+        &self,
+        limit: Duration,
+        method: &'static str,
+        request: Q,
+        call: impl AsyncFn(Wired, Q) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, CallError> {
+        let made = async {
+            match call(self.stub.clone(), request.clone()).await {
+                // The stream for the pace keeps a connection alive that takes no more calls.
+                Err(status) if connect::was_not_sent(&status) => call(self.stub.clone(), request).await,
+                answered => answered,
+            }
+        };
+        match timeout(limit, made.instrument(trace::calling(method))).await {
+            Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => {
+                let why = connect::reason(&status);
+                Err(match status.code() {
+                    Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(why),
+                    _ if connect::mismatched(&status) => CallError::Denied(why),
+                    Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
+                        CallError::Refused(why)
+                    }
+                    _ => CallError::Unreachable(why),
+                })
+            }
+        }
     }
 }
 
@@ -301,28 +353,6 @@ impl From<Status> for NoBudget {
         match status.code() {
             Code::Unimplemented | Code::PermissionDenied => Self::Never,
             _ => Self::Now(connect::reason(&status)),
-        }
-    }
-}
-
-async fn within<T>(
-    limit: Duration,
-    method: &'static str,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, CallError> {
-    match timeout(limit, call.instrument(trace::calling(method))).await {
-        Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => {
-            let why = connect::reason(&status);
-            Err(match status.code() {
-                Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(why),
-                _ if connect::mismatched(&status) => CallError::Denied(why),
-                Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
-                    CallError::Refused(why)
-                }
-                _ => CallError::Unreachable(why),
-            })
         }
     }
 }

@@ -117,6 +117,19 @@ fn refusal(error: io::Error) -> DialError {
     }
 }
 
+/// Whether the call never left this program: its connection had come to its end, and nobody knew. Another one may carry it at
+/// once.
+pub fn was_not_sent(status: &tonic::Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_canceled();
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// Whether a call failed because the two do not fit: the server could not prove that it is the coordinator, or refuses the
 /// program's certificate, or one of them speaks TLS and the other does not. Nothing was sent to it then that it could read as a call.
 pub fn mismatched(status: &tonic::Status) -> bool {
