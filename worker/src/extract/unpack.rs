@@ -208,12 +208,16 @@ impl Current {
         }
     }
 
+    /// A former owner that still runs has this file open too. It can only write what the tar has in that place, so it does no
+    /// harm as long as nobody writes to wherever the file ends.
     fn go_on(folder: &File, begun: BegunFile, position: u64) -> Result<Self, UnpackError> {
-        let flags = OFlags::APPEND | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()) {
-            Ok(file) => Ok(Self { begun, file: file.into(), position }),
-            Err(error) => Err(UnpackError::storage("open an image")(error.into())),
-        }
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
+        let file = opened.and_then(|file| {
+            let mut file = File::from(file);
+            file.seek(io::SeekFrom::Start(begun.written)).map(|_| file)
+        });
+        Ok(Self { file: file.map_err(UnpackError::storage("open an image"))?, begun, position })
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {

@@ -86,6 +86,11 @@ impl Case {
     fn finish(&self) -> u64 {
         let (staging, position, mut unpacker) = self.go_on();
         self.push(&mut unpacker, position..self.tar.len() as u64);
+        self.assert_whole(&staging, unpacker);
+        position
+    }
+
+    fn assert_whole(&self, staging: &Staging, unpacker: Unpacker) {
         assert_eq!(unpacker.finish().unwrap(), 3);
         let mut archive = tar::Archive::new(self.tar.as_slice());
         let mut entries = staging.entries().unwrap();
@@ -102,7 +107,6 @@ impl Case {
         if self.keep_tar {
             assert!(fs::read(staging.tar()).unwrap() == self.tar, "the staged tar");
         }
-        position
     }
 
     /// The long file in the only staging folder.
@@ -200,4 +204,21 @@ fn what_a_file_has_behind_its_last_line_is_cut_off() {
     let noted = case.goes_on_at();
     assert_eq!(fs::metadata(case.long_file()).unwrap().len(), noted - case.long.start);
     assert_eq!(case.finish(), noted);
+}
+
+/// Its lease is gone and it does not know yet: the file that it had begun is still open.
+#[test]
+fn a_former_owner_that_goes_on_for_a_while_does_no_harm() {
+    for keep_tar in [false, true] {
+        let case = Case::new(keep_tar);
+        let killed_at = case.long.start + 9_000_000;
+        let (_, mut former) = case.unpacked_up_to(killed_at);
+        let (staging, position, mut unpacker) = case.go_on();
+        assert!(case.long.contains(&position) && position < killed_at);
+        case.push(&mut former, killed_at..killed_at + 2_000_000);
+        case.push(&mut unpacker, position..case.long.end - 4_000_000);
+        case.push(&mut former, killed_at + 2_000_000..case.long.end - 1);
+        case.push(&mut unpacker, case.long.end - 4_000_000..case.tar.len() as u64);
+        case.assert_whole(&staging, unpacker);
+    }
 }
