@@ -1,6 +1,6 @@
 //! A transfer that may be cut: its plan, the files of its parts, and those who fetch them.
 
-use std::{collections::BTreeMap, fs, panic::resume_unwind, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, io, panic::resume_unwind, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -153,7 +153,10 @@ impl Split {
 
     fn begin(&mut self, file: FileId, part: Part) {
         let Part { start, end, .. } = part;
-        if let Err(error) = fs::create_dir_all(&self.folder) {
+        // Never the staging folder itself: who has taken that over has renamed it.
+        if let Err(error) = fs::create_dir(&self.folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
             tracing::warn!(%error, "no parts can be fetched");
             self.refused = true;
             return self.plan.stopped(file);
@@ -246,7 +249,7 @@ impl Split {
     }
 
     /// The block that holds a position, and where it begins.
-    fn block(&mut self, file: FileId, position: u64) -> std::io::Result<Option<(u64, Bytes)>> {
+    fn block(&mut self, file: FileId, position: u64) -> io::Result<Option<(u64, Bytes)>> {
         let mut reader = match self.reader.take() {
             Some((read, reader)) if read == file && reader.position() <= position => reader,
             _ => {
