@@ -71,16 +71,26 @@ impl Staging {
         with_tar: bool,
     ) -> io::Result<(Self, Option<Checkpoint>)> {
         let staging = Self::create(target, wnid)?;
-        let mut checkpoint: Option<Checkpoint> = None;
+        let mut former = Vec::new();
         for left in left_behind(target, wnid, &staging.path)? {
             let mine = staging.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
             match fs::rename(&left, &mine) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 renamed => renamed?,
             }
-            let left = Self { path: mine };
-            if checkpoint.is_none() {
-                checkpoint = staging.adopt(&left, url, with_tar)?;
+            former.push(Self { path: mine });
+        }
+        // Of one that was killed while it took over, the files and the parts may be in two folders.
+        let mut checkpoint: Option<Checkpoint> = None;
+        for left in &former {
+            if checkpoint.as_ref().is_none_or(|known| known.position == 0) {
+                let found = staging.adopt(left, url, with_tar)?;
+                checkpoint = found.filter(|found| found.position > 0 || checkpoint.is_none()).or(checkpoint);
+            }
+        }
+        for left in former {
+            if let Some(Checkpoint { source, parts, .. }) = &mut checkpoint {
+                parts.extend(tail::adopt(&left.parts(), &staging.parts(), source)?);
             }
             // A folder that another process was replacing waits there until the new one is in its place.
             if left.replaced().exists() && !staging.replaced().exists() {
@@ -91,9 +101,11 @@ impl Staging {
                 tracing::info!(%wnid, %error, "a former staging folder stays until the end of the job");
             }
         }
-        Ok((staging, checkpoint))
+        let is_worth_it = |found: &Checkpoint| found.position > 0 || !found.parts.is_empty();
+        Ok((staging, checkpoint.filter(is_worth_it)))
     }
 
+    /// Moves the files of a former folder here, as far as they hold; none if the checkpoint is at the beginning.
     fn adopt(&self, left: &Self, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
         let Some((source, entries)) = checkpoint::open(&left.journal()) else { return Ok(None) };
         if source.url != url || source.validator().is_none() {
@@ -139,10 +151,8 @@ impl Staging {
         if let Some((_, to)) = &tar {
             to.set_len(checkpoint.position)?;
         }
-        checkpoint.parts = tail::adopt(&left.parts(), &self.parts(), &checkpoint.source)?;
-        if checkpoint.position == 0 && checkpoint.parts.is_empty() {
+        if checkpoint.position == 0 {
             self.clear()?;
-            return Ok(None);
         }
         Ok(Some(checkpoint))
     }

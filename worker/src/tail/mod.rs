@@ -13,4 +13,6 @@ pub(crate) use assembly::{Assembly, Left};
 pub(crate) use fetch_part::Tar;
 pub(crate) use lending::Lending;
 pub(crate) use part_file::{Found, adopt};
+#[cfg(test)]
+pub(crate) use part_file::{PartWriter, Version, name};
 pub(crate) use spare::{Appetite, Spare, shares};

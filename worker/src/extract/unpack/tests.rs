@@ -3,7 +3,11 @@ use std::{fs, ops::Range, path::PathBuf};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{staging::Checkpoint, target::Target};
+use crate::{
+    staging::Checkpoint,
+    tail::{PartWriter, Version, name},
+    target::Target,
+};
 
 const URL: &str = "http://origin/n00000001.tar";
 /// Long enough for several lines of the journal on the way.
@@ -220,5 +224,37 @@ fn a_former_owner_that_goes_on_for_a_while_does_no_harm() {
         case.push(&mut former, killed_at + 2_000_000..case.long.end - 1);
         case.push(&mut unpacker, case.long.end - 4_000_000..case.tar.len() as u64);
         case.assert_whole(&staging, unpacker);
+    }
+}
+
+/// It has moved the files to a folder of its own, and not the parts.
+#[test]
+fn killed_while_it_takes_over_it_loses_neither_files_nor_parts() {
+    for (files_moved, keep_tar) in [(true, false), (true, true), (false, true)] {
+        let case = Case::new(keep_tar);
+        let place = case.long.start + 9_000_000;
+        drop(case.unpacked_up_to(place));
+        let noted = if files_moved { case.goes_on_at() } else { 0 };
+        // As it stood there before.
+        let former = case.target.partial().join(format!("{}.{:016x}.old", case.wnid, 7));
+        fs::create_dir_all(former.join("class")).unwrap();
+        fs::create_dir(former.join("parts")).unwrap();
+        let journal = fs::read_to_string(case.staged("journal")).unwrap();
+        let lines = [&journal, journal.lines().last().unwrap(), "\n"].concat();
+        fs::write(former.join("journal"), lines).unwrap();
+        if keep_tar {
+            fs::copy(case.staged("tar"), former.join("tar")).unwrap();
+        }
+        let start = case.long.end - 1000;
+        let mut part = PartWriter::new(former.join("parts").join(name(start)), Version::of(&case.source), start);
+        part.fill(b"of the long file");
+        part.write().unwrap();
+
+        let (_, checkpoint) = case.take_over();
+        let Checkpoint { position, parts, .. } = checkpoint.unwrap();
+        assert!(position >= noted && position > case.long.start, "{position}");
+        let ranges: Vec<_> = parts.iter().map(|part| (part.start, part.reached)).collect();
+        assert_eq!(ranges, [(start, start + 16)]);
+        assert_eq!(case.finish(), position);
     }
 }
