@@ -242,10 +242,9 @@ mod tests {
         }
     }
 
-    fn two_slots(folder: &std::path::Path, progress: &Progress) -> Slots {
+    fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
         let target = Arc::new(Target::open(folder).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let gate = Gate::open(2, Arc::default());
         let site = Arc::new(Site::open(job(), target, clock, gate, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(site, progress.clone(), 2).unwrap()
     }
@@ -259,17 +258,21 @@ mod tests {
     async fn a_class_that_is_granted_again_while_it_stops_begins_again() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress);
+        // Where nothing can end before it is stopped.
+        let gate = Gate::shut(2, Arc::default());
+        let mut slots = two_slots(folder.path(), &progress, Arc::clone(&gate));
         let wnid = "n00000001".parse().unwrap();
-        // Nobody listens there, so what begins fails at once.
         slots.start(lease(wnid, 1)).unwrap();
         slots.stop(wnid);
         slots.start(lease(wnid, 2)).unwrap();
         assert_eq!(slots.held().len(), 1);
+        // Nobody listens there, so what is let through fails at once.
+        gate.open_to_all();
         let (ended, result) = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
         assert!(matches!(result, Err(Unfinished::Failed(_))), "it was worked on: {result:?}");
 
+        gate.close();
         slots.start(lease(wnid, 3)).unwrap();
         slots.stop(wnid);
         slots.start(lease(wnid, 4)).unwrap();
@@ -283,7 +286,7 @@ mod tests {
     async fn a_panic_costs_its_own_class_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress);
+        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
@@ -306,7 +309,7 @@ mod tests {
     async fn what_runs_is_stopped_when_nobody_waits_for_it_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress);
+        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
         let wnid = "n00000001".parse().unwrap();
         let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
         let stop = CancellationToken::new();

@@ -169,7 +169,7 @@ impl Gate {
     }
 
     /// Another session: nothing more is asked for before it has a budget.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.change(|state| {
             state.permits.set_limit(0);
             state.seen = 0;
@@ -177,7 +177,7 @@ impl Gate {
     }
 
     /// Nobody gives a budget: every slot may ask.
-    pub(super) fn open_to_all(&self) {
+    pub(crate) fn open_to_all(&self) {
         self.change(|state| state.permits.set_limit(self.slots));
     }
 
