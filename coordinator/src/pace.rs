@@ -21,7 +21,7 @@ mod trouble;
 
 use climb::{Climb, Flow};
 use shares::{Share, divide};
-use trouble::{Meaning, Trouble};
+use trouble::{Meaning, Seen, Trouble};
 
 /// After an overload nobody asks for anything for so long; then twice as long each time, up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_millis(1100);
@@ -29,7 +29,7 @@ const LONGEST_REST: Duration = Duration::from_secs(15);
 /// An overload after so long is a new one.
 const SAME_TROUBLE: Duration = Duration::from_secs(30);
 /// Instants that a worker counts down to differ by the way of the message.
-const JITTER: Duration = Duration::from_millis(250);
+const JITTER: Duration = Duration::from_millis(20);
 /// One worker speaks so often while a level is measured, and otherwise; more workers speak more seldom.
 const OBSERVE_CLOSELY: Duration = Duration::from_millis(20);
 const OBSERVE: Duration = Duration::from_millis(250);
@@ -222,7 +222,7 @@ impl Pace {
 
     /// Takes what a worker says.
     pub fn observed(&mut self, id: SessionId, observation: &Observation, now: Instant) {
-        let open_before = self.flow.open;
+        let (open_before, workers_before) = (self.flow.open, self.flow.workers);
         // What its process did before this session was counted, or nobody counts it any more.
         let share = self.shares.entry(id).or_insert_with(|| Share::of_newcomer(observation));
         let last = share.hear(*observation);
@@ -241,7 +241,8 @@ impl Pace {
             self.silence(now + wait);
         } else if !is_quiet {
             // Without a word on how long to wait, a refusal says no more than a cut.
-            match self.trouble.observed(cuts + refusals, requests, open_before, self.climb.limit(), now) {
+            let seen = Seen { worker: id, cuts: cuts + refusals, open: open_before, workers: workers_before };
+            match self.trouble.observed(seen, self.climb.limit(), now) {
                 Meaning::None if cuts > 0 => self.climb.put_off(&self.flow, now),
                 Meaning::None => {}
                 Meaning::Overload { open } => self.overloaded(open, now),

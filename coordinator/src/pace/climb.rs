@@ -4,8 +4,8 @@
 //! A level of connections is held until as many bodies flow, then measured, and compared with the level before it. Where one
 //! connection more brings what one connection did, the level doubles; where it brings little, the climb is over; where it
 //! brings nothing, the level goes back. An origin with one total rate is thus served by two connections and an origin with a
-//! rate per connection by all that the workers have, and neither is ever driven into the wall to find out. After a while the
-//! next level is tried again, because origins change.
+//! rate per connection by all that the workers have, and neither has to break to be found out. After a while the next
+//! level is tried again, because origins change.
 
 use std::time::Duration;
 
@@ -16,15 +16,20 @@ use super::Observation;
 /// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
 /// what it brings is harder to see.
 const WINDOW: Duration = Duration::from_millis(80);
-/// Beside that, for so many words of the workers: their counts are as old as that.
+/// Where there are several workers, for at least so many words of theirs: their counts are as old as that. A small step for
+/// twice as many.
 const WORDS: u32 = 4;
 /// So many bytes are measured in less: a fast origin should not be kept waiting.
 const PLENTY: u64 = 8 << 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
-/// Who opens so many connections for many small tars seldom has all their bodies flowing.
-const SETTLED_AFTER: Duration = Duration::from_millis(50);
-/// Connections that are not open by then do not count for a level.
-const GIVEN_UP_AFTER: Duration = Duration::from_millis(400);
+/// Who opens connections for many small tars seldom has all their bodies flowing: so many requests a connection, and what
+/// flows is what will.
+const ROUNDS: u64 = 2;
+/// Connections over which nothing comes by then do not count for a level.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(3);
+/// A connection begins slowly (RFC 5681 §3.1): until it is at its speed, and while it is measured, so many times go by
+/// that it took to its first byte.
+const SLOW_START: u32 = 2;
 /// Of what the added connections would bring if each brought as much as those before: from here on the climb goes on.
 const WORTH_IT: f64 = 0.25;
 /// The next level has so many times the connections of this one, by what this one brought.
@@ -61,6 +66,10 @@ pub(super) struct Flow {
     pub(super) wanted: u32,
     /// Bytes so far.
     pub(super) received: u64,
+    /// Requests so far.
+    pub(super) requests: u64,
+    /// Workers with a connection.
+    pub(super) workers: usize,
 }
 
 impl Flow {
@@ -71,6 +80,8 @@ impl Flow {
         self.flowing = change(self.flowing, last.flowing, observation.flowing);
         self.wanted = change(self.wanted, last.wanted, observation.wanted);
         self.received += observation.received.saturating_sub(last.received);
+        self.requests += observation.requests.saturating_sub(last.requests);
+        self.workers = self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
     }
 }
 
@@ -85,9 +96,14 @@ struct Level {
 struct Sample {
     at: Instant,
     received: u64,
+    requests: u64,
 }
 
 impl Sample {
+    fn of(flow: &Flow, at: Instant) -> Self {
+        Self { at, received: flow.received, requests: flow.requests }
+    }
+
     /// Whether connections are open, and nothing has come over them since then.
     fn is_stuck(self, flow: &Flow, now: Instant) -> bool {
         flow.open > 0 && flow.received == self.received && now - self.at >= STUCK
@@ -96,12 +112,16 @@ impl Sample {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// Waits until the level is reached.
+    /// Waits until the level is reached, and until everybody has spoken who spoke seldom before.
     Settling {
         since: Sample,
+        word: Duration,
     },
+    /// At the level; measured once the connections are at their speed, and for at least so long.
     Measuring {
         from: Sample,
+        begins: Instant,
+        least: Duration,
     },
     Holding {
         until: Instant,
@@ -130,6 +150,8 @@ pub(super) struct Climb {
     step: f64,
     hold: Duration,
     wall: Option<Wall>,
+    /// The level at which nothing came any more.
+    stuck_at: Option<u32>,
 }
 
 impl Climb {
@@ -138,7 +160,8 @@ impl Climb {
         Self {
             limit: ceiling.unwrap_or(1).max(1),
             ceiling,
-            phase: Phase::Settling { since: Sample { at: now, received: 0 } },
+            phase: Phase::Settling { since: Sample::of(&Flow::default(), now), word: Duration::ZERO },
+            stuck_at: None,
             below: None,
             step: FIRST_STEP,
             hold: FIRST_HOLD,
@@ -165,46 +188,85 @@ impl Climb {
     pub(super) fn observed(&mut self, flow: &Flow, word: Duration, now: Instant) {
         // Who has all the connections that are wanted can say nothing about more of them.
         let is_tight = flow.wanted > self.limit;
-        let sample = Sample { at: now, received: flow.received };
+        let sample = Sample::of(flow, now);
         match self.phase {
-            Phase::Settling { .. } | Phase::Measuring { .. } if !is_tight => {
-                self.phase = Phase::Settling { since: sample };
+            Phase::Settling { word, .. } if !is_tight => self.phase = Phase::Settling { since: sample, word },
+            Phase::Measuring { .. } if !is_tight => self.phase = Phase::Settling { since: sample, word },
+            Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if since.is_stuck(flow, now) => {
+                self.stuck(sample, word);
             }
-            Phase::Settling { since } | Phase::Measuring { from: since } if since.is_stuck(flow, now) => {
-                self.limit = self.limit.saturating_add(1).min(self.highest(now)).max(self.limit);
-                (self.below, self.step) = (None, FIRST_STEP);
-                self.phase = Phase::Settling { since: sample };
-            }
-            Phase::Settling { since } => {
-                let waited = now - since.at;
-                let is_open = flow.open >= self.limit && waited >= SETTLED_AFTER.max(word);
-                let has_begun = flow.received > since.received && (is_open || waited >= GIVEN_UP_AFTER);
-                if flow.flowing >= self.limit || has_begun {
-                    self.phase = Phase::Measuring { from: sample };
+            Phase::Settling { since, word: before } => {
+                if let Some(slow) = self.is_settled(since, before.max(word), flow, now) {
+                    self.phase = Phase::Measuring { from: sample, begins: now + slow, least: slow };
                 }
             }
-            Phase::Measuring { from } => {
+            // What began this level is not yet at its speed.
+            Phase::Measuring { from, begins, least } if from.at < begins => {
+                if now >= begins {
+                    self.phase = Phase::Measuring { from: sample, begins: now, least };
+                }
+            }
+            Phase::Measuring { from, least, .. } => {
                 let (bytes, time) = (flow.received.saturating_sub(from.received), now - from.at);
-                let is_long = time >= self.window(word) || (bytes >= PLENTY && time >= SHORTEST_WINDOW);
-                if bytes > 0 && is_long {
-                    self.measured(per_second(bytes, time), flow, sample);
+                let is_long = time >= self.window(flow, word).max(least);
+                let is_plenty = self.step() >= 2.0 && bytes >= PLENTY && time >= SHORTEST_WINDOW.max(least);
+                if bytes > 0 && (is_long || is_plenty) {
+                    self.measured(per_second(bytes, time), flow, sample, word);
                 }
             }
-            Phase::Holding { until, looked, rate } => self.held(until, looked, rate, is_tight, sample),
+            Phase::Holding { until, looked, rate } => self.held(until, looked, rate, is_tight, sample, word),
         }
     }
 
-    /// How long this level is to be measured.
-    fn window(&self, word: Duration) -> Duration {
-        let step = self.below.map_or(self.step, |below| f64::from(self.limit) / f64::from(below.connections));
-        WINDOW.max(word * WORDS).div_f64((step - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
+    /// Whether as many connections are at work as the level has, and no more; then for how long they are still too slow.
+    fn is_settled(&self, since: Sample, word: Duration, flow: &Flow, now: Instant) -> Option<Duration> {
+        let waited = now - since.at;
+        if flow.open > self.limit || flow.received == since.received || waited < word {
+            return None;
+        }
+        if flow.requests - since.requests >= ROUNDS * u64::from(self.limit) {
+            return Some(Duration::ZERO);
+        }
+        let has_all = flow.flowing >= self.limit || waited >= GIVEN_UP_AFTER;
+        has_all.then(|| waited.saturating_sub(word * 4) * SLOW_START)
     }
 
-    fn held(&mut self, until: Instant, looked: Sample, rate: Option<f64>, is_tight: bool, sample: Sample) {
+    /// Nothing comes over any connection: one more, up to twice as many.
+    fn stuck(&mut self, sample: Sample, word: Duration) {
+        let most = self.stuck_at.get_or_insert(self.limit).saturating_mul(2);
+        self.limit = (self.limit + 1).min(most).min(self.highest(sample.at)).max(self.limit);
+        (self.below, self.step) = (None, FIRST_STEP);
+        self.phase = Phase::Settling { since: sample, word };
+    }
+
+    /// How long this level is to be measured.
+    fn window(&self, flow: &Flow, word: Duration) -> Duration {
+        let words = match flow.workers {
+            0 | 1 => 0, // its counts are of now
+            _ if self.step() < 2.0 => WORDS * 2,
+            _ => WORDS,
+        };
+        WINDOW.max(word * words).div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
+    }
+
+    /// This level by the one below, or the next one by this.
+    fn step(&self) -> f64 {
+        self.below.map_or(self.step, |below| f64::from(self.limit) / f64::from(below.connections))
+    }
+
+    fn held(
+        &mut self,
+        until: Instant,
+        looked: Sample,
+        rate: Option<f64>,
+        is_tight: bool,
+        sample: Sample,
+        word: Duration,
+    ) {
         if is_tight && sample.at >= until {
             // Measured anew before the next level is: both in the same weather.
             (self.below, self.step) = (None, SMALL_STEP);
-            self.phase = Phase::Settling { since: sample };
+            self.phase = Phase::Settling { since: sample, word };
             return;
         }
         let time = sample.at - looked.at;
@@ -217,7 +279,8 @@ impl Climb {
         self.phase = Phase::Holding { until, looked: sample, rate: Some(now_rate) };
     }
 
-    fn measured(&mut self, rate: f64, flow: &Flow, sample: Sample) {
+    fn measured(&mut self, rate: f64, flow: &Flow, sample: Sample, word: Duration) {
+        self.stuck_at = None;
         let level = Level { connections: self.limit, rate };
         if let Some(wall) = &mut self.wall {
             wall.highest = wall.highest.max(self.limit);
@@ -225,28 +288,28 @@ impl Climb {
         let below = self.below.replace(level);
         if rate >= FAST * f64::from(self.limit) {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
-            return self.climb(flow, sample);
+            return self.climb(flow, sample, word);
         }
-        let Some(below) = below else { return self.climb(flow, sample) };
+        let Some(below) = below else { return self.climb(flow, sample, word) };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
             (self.step, self.hold) = (step, FIRST_HOLD);
-            return self.climb(flow, sample);
+            return self.climb(flow, sample, word);
         }
         self.below = Some(below);
         self.limit = below.connections.max(FEW).min(self.highest(sample.at));
         self.hold(sample);
     }
 
-    fn climb(&mut self, flow: &Flow, sample: Sample) {
+    fn climb(&mut self, flow: &Flow, sample: Sample, word: Duration) {
         let step = if self.wall.is_some() { SMALL_STEP } else { self.step };
         let next = times(self.limit, step).min(self.highest(sample.at)).min(flow.wanted.max(1));
         if next <= self.limit {
             return self.hold(sample);
         }
         self.limit = next;
-        self.phase = Phase::Settling { since: sample };
+        self.phase = Phase::Settling { since: sample, word };
     }
 
     fn hold(&mut self, sample: Sample) {
@@ -268,6 +331,8 @@ impl Climb {
     /// there on are left alone for a while, and tried in small steps then. What was too many `again` goes back to one
     /// connection, which finds out soonest whether their number is the cause.
     pub(super) fn fell(&mut self, open: u32, again: bool, rest: Duration, flow: &Flow, now: Instant) {
+        // While a level is being reached, nobody has said yet what is open.
+        let open = if matches!(self.phase, Phase::Settling { .. }) { self.limit } else { open };
         let too_many = open.clamp(1, self.limit);
         let memory = match self.wall {
             Some(wall) if too_many > wall.highest => (wall.memory * 2).min(LONGEST_MEMORY),
@@ -277,14 +342,14 @@ impl Climb {
         let bore = self.below.take().map(|level| level.connections).filter(|bore| *bore < too_many);
         self.limit = if again { 1 } else { bore.unwrap_or(too_many / 2).max(1) };
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
-        let looked = Sample { at: now, received: flow.received };
+        let looked = Sample::of(flow, now);
         self.phase = Phase::Holding { until: now + rest + self.hold, looked, rate: None };
     }
 
     /// Something broke over the only connection that is left: no second one before it is clear what that means.
     pub(super) fn put_off(&mut self, flow: &Flow, now: Instant) {
         if self.limit == 1 && self.wall.is_some() {
-            let looked = Sample { at: now, received: flow.received };
+            let looked = Sample::of(flow, now);
             self.phase = Phase::Holding { until: now + LOOK * 2, looked, rate: None };
         }
     }
@@ -294,7 +359,7 @@ impl Climb {
         self.wall = None;
         self.limit = self.limit.max(to);
         (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-        self.phase = Phase::Settling { since: Sample { at: now, received: flow.received } };
+        self.phase = Phase::Settling { since: Sample::of(flow, now), word: Duration::ZERO };
     }
 }
 
@@ -317,7 +382,7 @@ mod tests {
     fn limit_after(climb: &mut Climb, seconds: u32, start: Instant) -> u32 {
         for tenth in 0..seconds * 10 {
             let open = climb.limit();
-            let flow = Flow { open, flowing: open, wanted: 5, received: 20_000 };
+            let flow = Flow { open, flowing: open, wanted: 5, received: 20_000, requests: 5, workers: 1 };
             climb.observed(&flow, Duration::from_millis(100), start + Duration::from_millis(100) * tenth);
         }
         climb.limit()
