@@ -7,12 +7,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Runtime, sync::oneshot};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+};
 
 use crate::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 /// Threads that are stuck in a system call have this long to end.
 const LAST_THREADS: Duration = Duration::from_secs(1);
+
+/// Threads for what would block: one for each download that may run at once (`--workers`), and as many again for all else.
+const BLOCKING_THREADS: usize = 2000;
 
 /// Runs a program on a runtime of its own. A panic, which the panic hook has told, is a program that could not go on.
 pub fn run(program: impl Future<Output = Exit>) -> Exit {
@@ -55,7 +61,7 @@ fn start() -> io::Result<Runtime> {
     panic::set_hook(Box::new(|_| {
         std::process::exit(cannot_start(&"the system has no thread left").code().into());
     }));
-    let runtime = Runtime::new();
+    let runtime = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     panic::set_hook(hook);
     runtime
 }
@@ -68,11 +74,29 @@ fn cannot_start(why: &dyn Display) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use tokio::{task::spawn_blocking, time::timeout};
+
     use super::*;
 
     #[test]
     fn a_program_that_panics_could_not_go_on() {
         assert_eq!(run(async { Exit::SomeFailed }), Exit::SomeFailed);
         assert_eq!(run(async { panic!("part of the test") }), Exit::CouldNotRun);
+    }
+
+    #[test]
+    fn as_many_downloads_as_there_may_be_leave_threads_for_the_rest() {
+        let all_at_once = async {
+            let all = Arc::new(Barrier::new(1000 + 1));
+            for _ in 0..1000 {
+                let all = Arc::clone(&all);
+                spawn_blocking(move || all.wait());
+            }
+            let last = spawn_blocking(move || all.wait());
+            timeout(Duration::from_secs(30), last).await.map_or(Exit::CouldNotRun, |_| Exit::Done)
+        };
+        assert_eq!(run(all_at_once), Exit::Done);
     }
 }

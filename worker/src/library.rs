@@ -36,7 +36,7 @@ pub const DEFAULT_URL: &str = "https://image-net.org/data/winter21_whole";
 pub struct Options {
     /// Base URL, or a template that holds `{wnid}`.
     pub url: String,
-    /// Parallel downloads, at least 1.
+    /// Parallel downloads, at least 1; each takes a blocking thread of the runtime, of which tokio has 512 unless told otherwise.
     pub workers: usize,
     /// No tar is left behind (`false`: `<wnid>.tar` stands beside the class folder).
     pub delete_tar: bool,
