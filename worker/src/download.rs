@@ -142,7 +142,7 @@ impl<'origin> Download<'origin> {
         }
         let step = match self.transfer.take() {
             None => self.connect().await,
-            Some(transfer) => self.read(transfer).await.inspect_err(|error| self.origin.failed(error)),
+            Some(transfer) => self.read(transfer).await,
         };
         match step {
             Err(error) => self.wait_or_give_up(error).await.map(|()| None),
@@ -211,6 +211,23 @@ impl<'origin> Download<'origin> {
 
     async fn read(&mut self, mut transfer: Transfer) -> Result<Option<Piece>, DownloadError> {
         transfer.room().await;
+        // While the transfer still has its permit, so that nobody is let in whom this keeps out.
+        let received = self.receive(&mut transfer).await.inspect_err(|error| self.origin.failed(error))?;
+        let Some(mut bytes) = received else { return Ok(Some(Piece::End)) };
+        let wanted = usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let is_wanted = bytes.len() <= wanted;
+        bytes.truncate(wanted);
+        self.position += bytes.len() as u64;
+        let length = self.source.as_ref().and_then(|source| source.length);
+        self.attempts.received(self.position, length);
+        // With its last byte the connection is free for others.
+        let ends = length.map_or(u64::MAX, |length| length.min(self.asked_until));
+        self.transfer = (is_wanted && self.position < ends).then_some(transfer);
+        Ok(Some(Piece::Bytes(bytes)))
+    }
+
+    /// The next bytes of a body; `None` at the end of one whose length nobody has said.
+    async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         let started = Instant::now();
         let chunk = tokio::time::timeout(self.origin.timeout(), transfer.chunk()).await;
         let length = self.source.as_ref().and_then(|source| source.length);
@@ -223,18 +240,10 @@ impl<'origin> Download<'origin> {
                 Err(cut)
             }
             Ok(Ok(None)) if length.is_some() => Err(cut),
-            Ok(Ok(None)) => Ok(Some(Piece::End)),
-            Ok(Ok(Some(mut bytes))) => {
+            Ok(Ok(None)) => Ok(None),
+            Ok(Ok(Some(bytes))) => {
                 self.floor.check(bytes.len(), started.elapsed())?;
-                let wanted = usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
-                let is_wanted = bytes.len() <= wanted;
-                bytes.truncate(wanted);
-                self.position += bytes.len() as u64;
-                self.attempts.received(self.position, length);
-                // With its last byte the connection is free for others.
-                let ends = length.map_or(u64::MAX, |length| length.min(self.asked_until));
-                self.transfer = (is_wanted && self.position < ends).then_some(transfer);
-                Ok(Some(Piece::Bytes(bytes)))
+                Ok(Some(bytes))
             }
         }
     }
