@@ -1,6 +1,12 @@
 //! The origin as one process sees it: pooled clients behind the gate of the pace, and what it says of a tar.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::metrics::counter::Counter;
 use reqwest::{
@@ -29,6 +35,8 @@ pub(crate) struct Origin {
     timeout: Duration,
     /// Every request goes through it.
     gate: Arc<Gate>,
+    /// The client's last request left its connection to the next.
+    keeps: Arc<AtomicBool>,
     /// Requests that are made again.
     pub(crate) retries: Counter,
 }
@@ -58,12 +66,13 @@ impl Origin {
     /// Reads what its clients need, and makes the first.
     pub(crate) fn new(job: &JobOptions, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job)?);
-        Ok(Self { client: clients.make()?, clients, timeout: job.timeout, gate, retries })
+        let (client, keeps) = (clients.make()?, Arc::default());
+        Ok(Self { client, clients, timeout: job.timeout, gate, keeps, retries })
     }
 
     /// The same origin, over other connections: those of one client must all be used on the same runtime.
     pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
-        Ok(Self { client: self.clients.make()?, ..self.clone() })
+        Ok(Self { client: self.clients.make()?, keeps: Arc::default(), ..self.clone() })
     }
 
     /// `--timeout`: the longest time without a byte.
@@ -112,9 +121,10 @@ impl Origin {
     async fn send(&self, request: RequestBuilder, priority: Priority) -> Result<Transfer, DownloadError> {
         let again = request.try_clone();
         let mut permit = self.gate.permit(priority).await;
-        permit.room().await;
+        let may_be_kept = self.keeps.load(Ordering::Relaxed);
         let mut sent = self.send_once(request, &permit).await;
         if let (Ok(Err(error)), Some(again)) = (&sent, again)
+            && may_be_kept
             && may_be_stale(error)
         {
             // The origin drops idle connections without a word; who was about to use one tries again for free.
@@ -134,7 +144,9 @@ impl Origin {
         request: RequestBuilder,
         permit: &Permit,
     ) -> Result<reqwest::Result<Response>, DownloadError> {
-        let request = if permit.keeps_connection() { request } else { request.header(header::CONNECTION, "close") };
+        let keeps = permit.keeps_connection();
+        self.keeps.store(keeps, Ordering::Relaxed);
+        let request = if keeps { request } else { request.header(header::CONNECTION, "close") };
         let answer = timeout(self.timeout, request.send()).await;
         answer.map_err(|_| DownloadError::Timeout { after: self.timeout })
     }
@@ -193,8 +205,63 @@ fn range_start(range: &HeaderValue) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use reqwest::header::HeaderName;
+    use shared::job::{Durability, Existing, UrlTemplate};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
+
+    /// Whether each request of a connection is answered, or its connection closed. Says how many connections there were.
+    async fn serve(listener: TcpListener, script: &[&[bool]]) -> usize {
+        let mut connections = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections += 1;
+            for answers in script.get(connections - 1).copied().unwrap_or_default() {
+                if stream.read(&mut [0; 4096]).await.unwrap() == 0 || !answers {
+                    break;
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await.unwrap();
+            }
+            if connections == script.len() {
+                break;
+            }
+        }
+        connections
+    }
+
+    async fn fetch(origin: &Origin, url: &Url) -> Result<(), DownloadError> {
+        let mut opened = origin.open(url, None, None, Priority::New).await?;
+        while opened.transfer.chunk().await.unwrap().is_some() {}
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_a_connection_that_was_kept_may_be_stale() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+        let job = JobOptions {
+            run_id: "run".to_owned(),
+            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
+            delete_tar: true,
+            retries: 0,
+            timeout: Duration::from_secs(10),
+            existing: Existing::default(),
+            durability: Durability::Process,
+            ca_pem: Vec::new(),
+            headers: Vec::new(),
+        };
+        let origin = Origin::new(&job, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let other = origin.with_own_connections().unwrap();
+        let requests = async {
+            assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");
+            fetch(&other, &url).await.unwrap();
+            fetch(&other, &url).await.expect("over a third connection, for free");
+        };
+        let (connections, ()) = tokio::join!(serve(listener, &[&[false], &[true, false], &[true]]), requests);
+        assert_eq!(connections, 3);
+    }
 
     fn one(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])

@@ -86,8 +86,21 @@ impl Gate {
         gate
     }
 
-    /// Waits for leave to make a request. Cancel safe: who does not wait any more has lost its place.
+    /// Waits for leave to make a request now. Cancel safe: who does not wait any more has lost its place.
     pub(crate) async fn permit(self: &Arc<Self>, priority: Priority) -> Permit {
+        loop {
+            let permit = self.admitted(priority).await;
+            self.room().await;
+            // Meanwhile the origin may have asked for quiet.
+            if *self.quiet_until.borrow() <= Instant::now() {
+                self.tally.origin_requests.inc();
+                return permit;
+            }
+        }
+    }
+
+    /// Waits for one of the connections, while the origin is not left alone.
+    async fn admitted(self: &Arc<Self>, priority: Priority) -> Permit {
         let mut quiet_until = self.quiet_until.subscribe();
         let (call, mut called) = oneshot::channel();
         let ticket = self.change(|state| state.permits.ask(priority, call));
@@ -104,7 +117,6 @@ impl Gate {
                 called = &mut called => {
                     called.expect("whoever is not called stays in the queue");
                     waiting.ticket = None;
-                    self.tally.origin_requests.inc();
                     return Permit { gate: Arc::clone(self), flowing: false };
                 }
                 () = sleep_until(until), if is_quiet => {}
@@ -250,11 +262,6 @@ impl Permit {
     /// that is idle would be in the way of another slot's: the origin sees them all.
     pub(crate) fn keeps_connection(&self) -> bool {
         lock(&self.gate.state).permits.limit() >= self.gate.slots
-    }
-
-    /// Waits until its request may be made without that more bytes come than may.
-    pub(crate) async fn room(&self) {
-        self.gate.room().await;
     }
 
     /// The answer has begun, and a body comes.

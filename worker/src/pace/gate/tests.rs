@@ -168,12 +168,12 @@ async fn bodies_come_no_faster_than_the_budget_says_all_together() {
     assert!((9900..10_100).contains(&took.as_millis()), "{took:?}");
     gate.spend(100_000);
     let start = Instant::now();
-    gate.permit(Priority::New).await.room().await;
+    gate.permit(Priority::New).await;
     let took = start.elapsed();
     assert!((950..1050).contains(&took.as_millis()), "a body that would begin waits too: {took:?}");
     gate.keep_to(&budget(2, 10));
     assert_eq!(gate.spend(4000), None);
-    gate.permit(Priority::New).await.room().await;
+    gate.permit(Priority::New).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,4 +197,19 @@ async fn connections_stay_only_where_each_slot_may_have_its_own() {
     assert!(!gate.permit(Priority::New).await.keeps_connection());
     gate.open_to_all();
     assert!(gate.permit(Priority::New).await.keeps_connection());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_rate_does_not_ask_while_the_origin_is_left_alone() {
+    let gate = gate(3);
+    gate.keep_to(&Budget { bytes_per_second: Some(1000), ..budget(1, 3) });
+    gate.spend(3000);
+    let began = Instant::now();
+    let refused_meanwhile = async {
+        sleep(Duration::from_secs(1)).await;
+        gate.failed(&refused(Some(5)));
+    };
+    let (_permit, ()) = tokio::join!(gate.permit(Priority::New), refused_meanwhile);
+    assert!(began.elapsed() >= Duration::from_secs(6), "asked after {:?}", began.elapsed());
+    assert_eq!((gate.observation().open, gate.observation().requests), (1, 1));
 }
