@@ -113,13 +113,13 @@ fn fair_parts(shares: &BTreeMap<SessionId, Share>, limit: u32, elapsed: Duration
     }
 }
 
-/// A rate follows the connections.
+/// A rate follows the connections. It is at least one byte a second: on the wire 0 is no limit.
 fn divide_rate(shares: &mut BTreeMap<SessionId, Share>, rate: Option<u64>) {
     let Some(rate) = rate else { return };
     let weight = |share: &Share| u64::from(share.connections.max(share.last.open));
     let all: u64 = shares.values().map(weight).sum();
     for share in shares.values_mut() {
-        let part = (rate * weight(share)).checked_div(all).unwrap_or(0);
+        let part = (rate * weight(share)).checked_div(all).unwrap_or(0).max(1);
         if share.rate != Some(part) {
             share.rate = Some(part);
             share.version += 1;
@@ -241,5 +241,9 @@ mod tests {
         divide(&mut shares, 4, Some(4000), Duration::ZERO);
         let rates: Vec<_> = shares.values().map(|share| share.rate.unwrap()).collect();
         assert_eq!(rates, [3000, 1000]);
+        let mut shares = wanting(&[3, 0]);
+        divide(&mut shares, 4, Some(4000), Duration::ZERO);
+        let rates: Vec<_> = shares.values().map(|share| share.rate.unwrap()).collect();
+        assert_eq!(rates, [4000, 1], "0 would be no limit");
     }
 }

@@ -14,6 +14,11 @@ use crate::{
     wire::milliseconds,
 };
 
+/// No worker has more slots; whoever says that it has more connections is not believed.
+const MOST_CONNECTIONS: u32 = 1000;
+/// Workers honour no `Retry-After` for longer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+
 /// See the module.
 pub(super) struct Pacing {
     dispatcher: DispatcherHandle,
@@ -86,17 +91,19 @@ impl Pacing {
     }
 }
 
+/// What a worker says, as far as it can be true: one that is mistaken does not silence the others for ever.
 fn observation(wire: &proto::Observation) -> Observation {
     Observation {
         seen: wire.seen_version,
-        open: wire.open,
-        flowing: wire.flowing,
-        wanted: wire.wanted,
+        open: wire.open.min(MOST_CONNECTIONS),
+        flowing: wire.flowing.min(MOST_CONNECTIONS),
+        wanted: wire.wanted.min(MOST_CONNECTIONS),
         received: wire.received_bytes,
         requests: wire.requests,
         cuts: wire.cuts,
         refusals: wire.refusals,
-        retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms)),
+        retry_after: (wire.retry_after_ms > 0)
+            .then(|| Duration::from_millis(wire.retry_after_ms).min(LONGEST_RETRY_AFTER)),
     }
 }
 
@@ -107,5 +114,19 @@ fn message(budget: Budget) -> proto::Budget {
         bytes_per_second: budget.bytes_per_second.unwrap_or(0),
         quiet_ms: milliseconds(budget.quiet),
         observe_ms: milliseconds(budget.observe_every),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_true_is_not_believed() {
+        let (open, flowing, wanted) = (u32::MAX, u32::MAX, u32::MAX);
+        let wire = proto::Observation { open, flowing, wanted, retry_after_ms: u64::MAX, ..Default::default() };
+        let believed = observation(&wire);
+        assert_eq!([believed.open, believed.flowing, believed.wanted], [MOST_CONNECTIONS; 3]);
+        assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
     }
 }
