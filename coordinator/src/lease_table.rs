@@ -2,7 +2,7 @@
 //!
 //! Invariants: each class is in exactly one state, and the counts are changed only where a state changes, so they add up to
 //! the total at every instant. A class that is there (success or skipped) stays so. Tokens grow strictly. Good news is
-//! believed whoever brings it, bad news only with the token of the last grant.
+//! believed whoever brings it, bad news only with the token of a lease that stands.
 
 use std::{
     collections::{HashMap, VecDeque},
