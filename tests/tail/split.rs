@@ -45,3 +45,12 @@ fn a_tar_of_less_than_two_parts_is_not_cut() {
     assert_whole(&job, &tar);
     assert_eq!(origin.gets(LARGE).len(), 1);
 }
+
+/// More connections would bring nothing, and what lies in their buffers when they end is sent for nothing.
+#[test]
+fn where_bytes_may_come_only_so_fast_nothing_is_cut() {
+    let (origin, tar) = (Origin::start(), images(LARGE, 150, 90_000..110_000, 1));
+    let (job, _) = skewed(&origin, &tar, 0);
+    assert_whole(&job.args(["--max-rate", "5MB"]), &tar);
+    assert_eq!(origin.gets(LARGE).len(), 1);
+}

@@ -85,6 +85,11 @@ impl Origin {
         self.gate.failed(error);
     }
 
+    /// Whether bytes may come only so fast (`--max-rate`).
+    pub(crate) fn has_rate(&self) -> bool {
+        self.gate.has_rate()
+    }
+
     /// Asks for a tar: all of it, or what is missing of a source of which the first `from` bytes are here. `until`: not the
     /// bytes from there on.
     pub(crate) async fn open(

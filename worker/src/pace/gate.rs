@@ -158,12 +158,17 @@ impl Gate {
 
     /// Bytes have come; where they had to wait for it, that is their place.
     pub(super) fn spend(&self, bytes: usize) -> Option<Place> {
-        self.has_rate.load(Ordering::Relaxed).then(|| lock(&self.bucket).spend(bytes as u64, Instant::now()))
+        self.has_rate().then(|| lock(&self.bucket).spend(bytes as u64, Instant::now()))
+    }
+
+    /// Whether bytes may come only so fast.
+    pub(crate) fn has_rate(&self) -> bool {
+        self.has_rate.load(Ordering::Relaxed)
     }
 
     /// Waits until another body may begin, which is when those that have come had time to.
     async fn room(&self) {
-        if self.has_rate.load(Ordering::Relaxed) {
+        if self.has_rate() {
             let place = lock(&self.bucket).end();
             self.room_after(place).await;
         }

@@ -112,7 +112,7 @@ impl Tar {
 }
 
 fn unwritten(error: &io::Error) -> Ended {
-    tracing::warn!(%error, "a part of the tar could not be written to a file of its own");
+    tracing::info!(%error, "a part of the tar could not be written to a file of its own");
     Ended::Failed
 }
 

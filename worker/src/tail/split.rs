@@ -144,7 +144,9 @@ impl Split {
 
     /// What more connections could do.
     fn appetite(&self) -> Appetite {
-        let Some(second) = self.speed.of_origin().filter(|_| !self.refused) else { return Appetite::default() };
+        // Where bytes may come only so fast, more connections bring none.
+        let may_be_cut = !self.refused && !self.tar.origin.has_rate();
+        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Appetite::default() };
         let left = self.plan.left();
         // What is here within a second needs no help, unless it was begun with.
         let left = if self.growing.is_empty() && left < second { 0 } else { left };
