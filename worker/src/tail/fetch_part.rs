@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Tar {
 pub(crate) struct Shared {
     /// Where the part ends; may come nearer.
     pub(crate) until: Until,
+    /// The unpacker waits for this part.
+    pub(crate) is_first: AtomicBool,
     /// How far it is in the file.
     reached: AtomicU64,
     /// Told whenever the file has grown.
@@ -48,12 +50,23 @@ impl Shared {
     pub(crate) fn new(start: u64, end: u64, grown: Arc<Notify>) -> Self {
         let until = Until::default();
         until.set(end);
-        Self { until, reached: AtomicU64::new(start), grown, stop: CancellationToken::new() }
+        Self {
+            until,
+            is_first: AtomicBool::new(false),
+            reached: AtomicU64::new(start),
+            grown,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// The file has the tar's bytes up to here.
     pub(crate) fn reached(&self) -> u64 {
         self.reached.load(Ordering::Acquire)
+    }
+
+    /// What the unpacker waits for goes on; all else comes in any case.
+    fn priority(&self) -> Priority {
+        if self.is_first.load(Ordering::Relaxed) { Priority::GoingOn } else { Priority::Part }
     }
 
     fn has_grown(&self, to: u64) {
@@ -79,8 +92,8 @@ impl Tar {
         let mut download =
             Download::new(&self.origin, self.url.clone(), self.retries, Some((source, writer.reached())));
         download.end_at(shared.until.clone());
-        download.set_priority(Priority::Part);
         loop {
+            download.set_priority(shared.priority());
             let step = tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => Ok(Some(Piece::End)),

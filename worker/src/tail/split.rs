@@ -1,6 +1,13 @@
 //! A transfer that may be cut: its plan, the files of its parts, and those who fetch them.
 
-use std::{collections::BTreeMap, fs, io, panic::resume_unwind, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    panic::resume_unwind,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -166,6 +173,7 @@ impl Split {
         tracing::debug!(start, end, "fetching a part of the tar");
         let path = self.folder.join(name(start));
         let shared = Arc::new(Shared::new(start, end, Arc::clone(&self.grown)));
+        shared.is_first.store(start == self.plan.position(), Ordering::Relaxed);
         let writer = PartWriter::new(path.clone(), self.version, start);
         let fetch = self.tar.clone().fetch(self.source.clone(), writer, Arc::clone(&shared));
         self.tasks.spawn_on(async move { (file, fetch.await) }, &self.runtime);
@@ -196,7 +204,10 @@ impl Split {
 
     /// Tells those who fetch where their parts end by now, and removes the files that nobody needs any more.
     fn tell_and_sweep(&mut self) {
+        let first = self.plan.first().map(|first| first.state);
         for (file, shared) in &self.growing {
+            let is_first = matches!(first, Some(State::Filed { file: first, .. }) if first == *file);
+            shared.is_first.store(is_first, Ordering::Relaxed);
             match self.plan.end_of(*file) {
                 Some(end) => shared.until.set(end),
                 None => shared.stop.cancel(),
