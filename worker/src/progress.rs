@@ -59,6 +59,11 @@ impl Progress {
         &self.tally
     }
 
+    /// For what is fetched beside the classes of this process: counted, but not shown.
+    pub(crate) fn beside(&self) -> ClassProgress {
+        self.with(None)
+    }
+
     /// Opens the bar of a slot.
     pub(crate) fn class(&self, slot: usize, wnid: Wnid) -> ClassProgress {
         let bar = match &self.screen {
@@ -72,6 +77,10 @@ impl Progress {
             }
             Screen::Plain | Screen::Silent => None,
         };
+        self.with(bar)
+    }
+
+    fn with(&self, bar: Option<ProgressBar>) -> ClassProgress {
         let (here, length, spare) = (AtomicU64::new(0), AtomicU64::new(0), Spare::default());
         ClassProgress { bar, here, length, spare, tally: Arc::clone(&self.tally) }
     }
@@ -95,6 +104,11 @@ impl ClassProgress {
     /// So many bytes more have come from the origin.
     pub(crate) fn received(&self, bytes: u64) {
         self.tally.received.inc_by(bytes);
+        self.came_elsewhere(bytes);
+    }
+
+    /// So many bytes more are here, which another process has received.
+    pub(crate) fn came_elsewhere(&self, bytes: u64) {
         self.here.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(bytes);

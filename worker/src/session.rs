@@ -86,11 +86,10 @@ pub(crate) async fn work(
     let Joined { calls, registration, slots, gate, mut threads } = joined;
     let site = Arc::clone(slots.site());
     let (renewable, to_renew) = watch::channel(Renewable::default());
-    let stop = CancellationToken::new();
+    let (stop, mut pace) = (CancellationToken::new(), JoinSet::new());
     let stop_guard = stop.clone().drop_guard();
     let clock = Arc::clone(site.clock());
     let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
-    let mut pace = JoinSet::new();
     pace.spawn(keep_told(calls.client(), gate, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);
@@ -149,6 +148,7 @@ impl Worker {
                 break ended;
             }
             self.call();
+            self.slots.help_others(self.session.is_some() && self.ending.is_none());
             let more_to_report = !self.unreported.is_full();
             tokio::select! {
                 Some((lease, result)) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
@@ -247,9 +247,8 @@ impl Worker {
         // What comes too late or is too much goes back: the next list of what is held does not name it.
         let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
         for lease in acquired.leases {
-            if too_late {
-                self.release(lease);
-            } else if let Err(lease) = self.slots.start(lease) {
+            let given_back = if too_late { Some(lease) } else { self.slots.start(lease).err() };
+            if let Some(lease) = given_back {
                 self.release(lease);
             }
         }
@@ -379,6 +378,7 @@ impl Worker {
     }
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
+        self.slots.help_nobody().await;
         let mut released = std::mem::take(&mut self.released);
         released.extend(self.held().iter().map(|held| held.lease));
         self.renewable.send_replace(Renewable::default());

@@ -18,7 +18,7 @@ use crate::{
     origin::Origin,
     progress::{ClassProgress, Progress},
     site::{Site, SiteError},
-    tail::{Appetite, Lending, shares},
+    tail::{Appetite, Hands, Lending, shares},
     unfinished::Unfinished,
 };
 
@@ -63,6 +63,10 @@ pub(crate) struct Slots {
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
     lending: Lending,
+    /// Free slots that classes of this process use.
+    lent: usize,
+    /// Those that other workers on the same storage may use.
+    hands: Hands,
 }
 
 #[derive(Debug)]
@@ -78,8 +82,8 @@ impl Slots {
         let lanes = (0..count).map(|_| site.open_lane().map(Arc::new)).collect::<Result<_, _>>()?;
         progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
-        let (tasks, slot_of, lending) = (JoinSet::new(), BTreeMap::new(), Lending::new());
-        Ok(Self { site, progress, lanes, busy, tasks, slot_of, lending })
+        let (tasks, slot_of, lending, hands) = (JoinSet::new(), BTreeMap::new(), Lending::new(), Hands::default());
+        Ok(Self { site, progress, lanes, busy, tasks, slot_of, lending, lent: 0, hands })
     }
 
     /// Where the work is done.
@@ -143,13 +147,28 @@ impl Slots {
     }
 
     /// Lets each class use the free slots that are its share, which is none while they may be wanted.
-    fn deal_out(&self) {
+    fn deal_out(&mut self) {
         let free = if self.lending.is_due() { self.free() } else { 0 };
         let classes: Vec<_> = self.busy.iter().flatten().filter_map(|busy| busy.held.progress.as_ref()).collect();
         let appetites: Vec<Appetite> = classes.iter().map(|class| class.spare().appetite()).collect();
-        for (class, share) in classes.iter().zip(shares(free, &appetites)) {
-            class.spare().grant(share);
+        let shares = shares(free, &appetites);
+        for (class, share) in classes.iter().zip(&shares) {
+            class.spare().grant(*share);
         }
+        self.lent = shares.iter().sum();
+    }
+
+    /// Lets others on the same storage use the free slots that nothing here can use, once there is nothing to lease for them;
+    /// `may`: if this worker is to begin anything at all.
+    pub(crate) fn help_others(&mut self, may: bool) {
+        let free = if may { self.free().saturating_sub(self.lent) } else { 0 };
+        let count = if self.lending.is_due() { free } else { free.min(self.hands.count()) };
+        self.hands.lend(count, &self.site, &self.progress);
+    }
+
+    /// Takes all of that back, and waits for its end.
+    pub(crate) async fn help_nobody(&mut self) {
+        self.hands.withdraw().await;
     }
 
     /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].

@@ -150,6 +150,13 @@ impl Target {
         self.storage_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether other processes seem to work here. One that was killed counts too: not every file system knows locks.
+    pub(crate) fn has_neighbours(&self) -> bool {
+        let entries = fs::read_dir(self.partial()).into_iter().flatten().flatten();
+        let presences = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PRESENCE));
+        presences.map(|entry| entry.path()).any(|path| path != self.presence)
+    }
+
     /// Takes staging and checkpoints away when the job is done, unless another process still works here.
     pub(crate) fn remove_partial(&self) -> io::Result<()> {
         remove_if_there(fs::remove_file(&self.presence))?;
@@ -234,7 +241,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
         fs::create_dir(one.partial().join("n00000001.1")).unwrap();
+        assert!(one.has_neighbours() && other.has_neighbours());
         one.remove_partial().unwrap();
+        assert!(!other.has_neighbours());
         assert!(other.partial().join("n00000001.1").exists());
         other.remove_partial().unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

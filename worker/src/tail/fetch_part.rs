@@ -69,7 +69,7 @@ impl Shared {
         if self.is_first.load(Ordering::Relaxed) { Priority::GoingOn } else { Priority::Part }
     }
 
-    fn has_grown(&self, to: u64) {
+    pub(super) fn has_grown(&self, to: u64) {
         self.reached.store(to, Ordering::Release);
         self.grown.notify_one();
     }

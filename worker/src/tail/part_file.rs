@@ -14,7 +14,7 @@ use std::{
 use crate::source::Source;
 
 /// Bytes of the tar in a block; the last one of a file may have fewer.
-const BLOCK: usize = 256 << 10;
+pub(crate) const BLOCK: usize = 256 << 10;
 /// Length (4 bytes, little endian) and digest stand before the bytes.
 const HEAD: usize = 4 + blake3::OUT_LEN;
 
@@ -144,6 +144,15 @@ impl PartReader {
     }
 }
 
+/// Bytes of the tar that a file of this length seems to have, at most `wanted`. The last block of a part is shorter than
+/// others, so it counts only with what makes it the last: the end of the part, or of the writer.
+pub(crate) fn bytes_in(length: u64, wanted: u64, ended: bool) -> u64 {
+    let block = (HEAD + BLOCK) as u64;
+    let full = length / block * BLOCK as u64;
+    let all = full + (length % block).saturating_sub(HEAD as u64);
+    if ended || all >= wanted { all.min(wanted) } else { full }
+}
+
 /// A part that an earlier attempt has left, and how much of it is proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -254,6 +263,24 @@ mod tests {
         // A power cut leaves the length and no bytes.
         fs::write(&path, vec![0; whole.len()]).unwrap();
         assert!(read(&path, version("a"), 0).is_empty());
+    }
+
+    #[test]
+    fn the_length_of_a_file_tells_how_much_it_may_have() {
+        let (block, head, piece) = ((HEAD + BLOCK) as u64, HEAD as u64, BLOCK as u64);
+        for (length, ended, bytes) in [
+            (0, true, 0),
+            (head, true, 0),
+            (head + 10, false, 0),
+            (head + 10, true, 10),
+            (block, false, piece),
+            (block + head + 10, false, piece),
+            (block + head + 10, true, piece + 10),
+            (block + head + 500, false, piece + 500),
+            (3 * block, false, piece + 500),
+        ] {
+            assert_eq!(bytes_in(length, piece + 500, ended), bytes, "{length}");
+        }
     }
 
     #[test]
