@@ -256,6 +256,7 @@ impl Pace {
     pub fn left(&mut self, id: SessionId, now: Instant) {
         if let Some(share) = self.shares.remove(&id) {
             self.flow.replace(&share.last(), &Observation::default());
+            self.climb.forget(&self.flow, now);
             self.reckon(now);
         }
     }

@@ -227,8 +227,10 @@ impl Climb {
         if flow.requests - since.requests >= ROUNDS * u64::from(self.limit) {
             return Some(Duration::ZERO);
         }
-        let has_all = flow.flowing >= self.limit || waited >= GIVEN_UP_AFTER;
-        has_all.then(|| waited.saturating_sub(word * 4) * SLOW_START)
+        if waited >= GIVEN_UP_AFTER {
+            return Some(Duration::ZERO); // what does not come, also because nobody hears of its worker, is not waited for
+        }
+        (flow.flowing >= self.limit).then(|| waited.saturating_sub(word * 4) * SLOW_START)
     }
 
     /// Nothing comes over any connection: one more, up to twice as many.
@@ -344,6 +346,14 @@ impl Climb {
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
         let looked = Sample::of(flow, now);
         self.phase = Phase::Holding { until: now + rest + self.hold, looked, rate: None };
+    }
+
+    /// A worker has gone, and what was measured with it says nothing any more.
+    pub(super) fn forget(&mut self, flow: &Flow, now: Instant) {
+        if self.wall.is_none() {
+            (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
+            self.phase = Phase::Settling { since: Sample::of(flow, now), word: Duration::ZERO };
+        }
     }
 
     /// Something broke over the only connection that is left: no second one before it is clear what that means.
