@@ -3,7 +3,6 @@
 
 use std::{
     io::{self, Write},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +18,6 @@ use shared::{
     shutdown::Shutdown,
 };
 use tokio::{
-    net::TcpListener,
     task::JoinSet,
     time::{Instant, interval, sleep, timeout},
 };
@@ -27,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CoordinatorError,
-    config::{Exposure, Plan},
+    config::Plan,
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
@@ -37,11 +35,13 @@ use crate::{
     pace::Pace,
     service::{self, LeaseTerms, ServeError},
     summary,
-    trust::{self, Door, Gate},
+    trust::{self, Gate},
 };
 
+mod listening;
 mod retry_failed;
 
+use listening::{announce, listen};
 pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
@@ -362,41 +362,6 @@ fn restore(ledger: &Ledger, run: &Run, table: &mut LeaseTable, log: &mut Failure
         tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
     }
     Ok(())
-}
-
-/// Where workers connect to, with the command that does it.
-fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
-    let scheme = if door.has_tls() { "https" } else { "http" };
-    // Nobody can connect to "any address".
-    let host = if address.ip().is_unspecified() {
-        format!("{}:{}", worker::config::host_name(), address.port())
-    } else {
-        address.to_string()
-    };
-    let how = match exposure {
-        Exposure::Loopback => " (local only)",
-        Exposure::Closed => "",
-        Exposure::Insecure => " (INSECURE)",
-    };
-    let flags = door.worker_flags();
-    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
-    if exposure == Exposure::Insecure {
-        let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
-        let who = if door.is_locked() { "whoever has a token" } else { "everybody" };
-        tracing::warn!("--insecure: {who} can join at {address}, and the wire is {wire}; see `coordinator init`");
-    }
-}
-
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bound.await.map_err(|source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
-        _ => CoordinatorError::Listen { address, source },
-    })
 }
 
 #[cfg(test)]

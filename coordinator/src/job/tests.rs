@@ -1,5 +1,7 @@
 //! Whole jobs with a worker that speaks the protocol and downloads nothing.
 
+use std::net::SocketAddr;
+
 use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
 use shared::job::{Durability, Existing};
@@ -8,7 +10,7 @@ use tonic::transport::Endpoint;
 
 use super::*;
 use crate::{
-    config::{ClassSource, SingleHost},
+    config::{ClassSource, Exposure, SingleHost},
     lease_table::Hello,
     pace::Ceilings,
 };

@@ -1,0 +1,45 @@
+//! Where workers reach the coordinator.
+
+use std::{io, net::SocketAddr};
+
+use shared::job_line::Screen;
+use tokio::net::TcpListener;
+
+use super::say;
+use crate::{CoordinatorError, config::Exposure, trust::Door};
+
+/// Where workers connect to, with the command that does it.
+pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
+    let scheme = if door.has_tls() { "https" } else { "http" };
+    // Nobody can connect to "any address".
+    let host = if address.ip().is_unspecified() {
+        format!("{}:{}", worker::config::host_name(), address.port())
+    } else {
+        address.to_string()
+    };
+    let how = match exposure {
+        Exposure::Loopback => " (local only)",
+        Exposure::Closed => "",
+        Exposure::Insecure => " (INSECURE)",
+    };
+    let flags = door.worker_flags();
+    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
+    if exposure == Exposure::Insecure {
+        let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
+        let who = if door.is_locked() { "whoever has a token" } else { "everybody" };
+        tracing::warn!("--insecure: {who} can join at {address}, and the wire is {wire}; see `coordinator init`");
+    }
+}
+
+/// Takes an address; gives the one that it became.
+pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
+        _ => CoordinatorError::Listen { address, source },
+    })
+}
