@@ -162,6 +162,10 @@ pub struct FleetConfig {
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
+    /// Do not end with the job: go on answering until told to stop. Started again with the same list, show the finished run
+    /// and begin no new one (for managers that start again whatever ends)
+    #[arg(long, env = "IMAGENET_STAY", value_parser = yes_or_no)]
+    pub stay: bool,
 }
 
 /// Who may look.

@@ -40,6 +40,7 @@ use crate::{
 
 mod listening;
 mod retry_failed;
+mod staying;
 
 use listening::{announce, listen};
 pub(crate) use retry_failed::NothingToRetry;
@@ -63,6 +64,8 @@ const CLOSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 enum End {
     Finished,
+    /// Finished, told, and then told to stop.
+    Stayed,
     Interrupted,
 }
 
@@ -88,12 +91,18 @@ where
     W: FnOnce(DevWorker) -> F,
     F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
 {
+    let stays = plan.stay;
     let Some(mut job) = Job::start(plan, classes, screen, shutdown, worker).await? else {
         return Ok(summed_up(&mut out, &retry_failed::nothing_to_do(classes)));
     };
-    let end = job.until_end(screen, shutdown).await;
+    let mut end = job.until_end(screen, shutdown).await;
+    if stays && matches!(end, Ok(End::Finished)) {
+        summed_up(&mut out, &job.handle.status());
+        end = job.stay(screen, shutdown).await;
+    }
     let grace = match &end {
         Ok(End::Finished) => Grace::Finished,
+        Ok(End::Stayed) => Grace::Limited(NOTICE),
         Ok(End::Interrupted) if job.worker.is_empty() => Grace::Limited(NOTICE),
         Ok(End::Interrupted) => Grace::Limited(HAND_BACK),
         Err(_) => Grace::Limited(Duration::ZERO),
@@ -102,6 +111,7 @@ where
     // What broke the job comes before what its end broke in turn.
     let (end, status) = (end?, stopped?);
     match end {
+        End::Stayed => Ok(summary::exit(&status)),
         // Also when the signal came while the last class was reported.
         _ if status.is_done() => Ok(summed_up(&mut out, &status)),
         End::Finished | End::Interrupted => {
@@ -171,7 +181,7 @@ impl Job {
         let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
         let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen)? else { return Ok(None) };
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
-        let run = ledger.run(&digest, &url)?;
+        let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
         let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);

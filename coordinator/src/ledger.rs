@@ -193,23 +193,21 @@ impl Ledger {
         self.connection.query_row(update, [owner], |row| row.get(0)).map_err(|source| self.not_written(source))
     }
 
-    /// The run to work on: the last one, if it is not finished and has the same list and origin, else a new one. Results of
-    /// runs before the last are removed.
+    /// The run to work on: the last one, if it has the same list and origin and is not finished (or may be that, too), else a
+    /// new one. Results of runs before the last are removed.
     ///
     /// # Errors
     /// [`LedgerError::Write`].
-    pub fn run(&mut self, list_digest: &str, url: &str) -> Result<Run, LedgerError> {
-        self.run_or_begin(list_digest, url).map_err(|source| self.not_written(source))
+    pub fn run(&mut self, list_digest: &str, url: &str, or_finished: bool) -> Result<Run, LedgerError> {
+        self.run_or_begin(list_digest, url, or_finished).map_err(|source| self.not_written(source))
     }
 
-    fn run_or_begin(&mut self, list_digest: &str, url: &str) -> rusqlite::Result<Run> {
+    fn run_or_begin(&mut self, list_digest: &str, url: &str, or_finished: bool) -> rusqlite::Result<Run> {
         let transaction = self.connection.transaction()?;
         let last = "SELECT id, run_id FROM run WHERE id = (SELECT max(id) FROM run)
-                    AND finished_at IS NULL AND list_digest = ?1 AND url = ?2";
-        let unfinished = transaction
-            .query_row(last, [list_digest, url], |row| Ok(Run { row: row.get(0)?, run_id: row.get(1)?, resumed: true }))
-            .optional()?;
-        if let Some(run) = unfinished {
+                    AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2";
+        let found = |row: &rusqlite::Row<'_>| Ok(Run { row: row.get(0)?, run_id: row.get(1)?, resumed: true });
+        if let Some(run) = transaction.query_row(last, params![list_digest, url, or_finished], found).optional()? {
             return Ok(run);
         }
         let run_id = format!("{:032x}", rand::random::<u128>());
@@ -285,7 +283,10 @@ impl Ledger {
             }
         }
         if entries.iter().any(|entry| entry.finished) {
-            transaction.execute("UPDATE run SET finished_at = CURRENT_TIMESTAMP WHERE id = ?1", [run.row])?;
+            transaction.execute(
+                "UPDATE run SET finished_at = CURRENT_TIMESTAMP WHERE id = ?1 AND finished_at IS NULL",
+                [run.row],
+            )?;
         }
         transaction.commit()
     }
@@ -400,13 +401,13 @@ mod tests {
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.next_epoch().unwrap(), 1);
-        let begun = ledger.run("list", "url").unwrap();
+        let begun = ledger.run("list", "url", false).unwrap();
         assert!(!begun.resumed);
         ledger.write(&begun, &[entry(results().into(), false)]).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.next_epoch().unwrap(), 2);
-        let resumed = ledger.run("list", "url").unwrap();
+        let resumed = ledger.run("list", "url", false).unwrap();
         assert_eq!((resumed.resumed, &resumed.run_id), (true, &begun.run_id));
         assert_eq!(settled(&ledger, &resumed), results());
     }
@@ -415,13 +416,15 @@ mod tests {
     fn another_list_another_origin_or_a_finished_run_begins_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        let first = ledger.run("list", "url").unwrap();
+        let first = ledger.run("list", "url", false).unwrap();
         ledger.write(&first, &[entry(results().into(), false)]).unwrap();
-        let second = ledger.run("other list", "url").unwrap();
-        let third = ledger.run("other list", "other url").unwrap();
+        let second = ledger.run("other list", "url", false).unwrap();
+        let third = ledger.run("other list", "other url", false).unwrap();
         assert!(!second.resumed && !third.resumed);
         ledger.write(&third, &[entry(vec![], true)]).unwrap();
-        let fourth = ledger.run("other list", "other url").unwrap();
+        let shown = ledger.run("other list", "other url", true).unwrap();
+        assert_eq!((shown.resumed, &shown.run_id), (true, &third.run_id), "unless it was asked for");
+        let fourth = ledger.run("other list", "other url", false).unwrap();
         assert!(!fourth.resumed && settled(&ledger, &fourth).is_empty());
         assert!(settled(&ledger, &first).is_empty(), "results of runs before the last are removed");
     }
@@ -430,7 +433,7 @@ mod tests {
     fn late_good_news_replaces_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        let run = ledger.run("list", "url").unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
         let good = record(3, Outcome::Success(Published::default()));
         ledger.write(&run, &[entry(results().into(), false), entry(vec![good.clone()], false)]).unwrap();
         assert_eq!(settled(&ledger, &run).len(), 3);
@@ -442,7 +445,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
-        let run = ledger.run("list", "url").unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
         let opened = ["one", "other", "one"].map(str::to_owned).into();
         let forgotten = vec![results()[2].wnid];
         let entries = [
@@ -454,9 +457,9 @@ mod tests {
         assert_eq!(ledger.workers().unwrap(), ["one"]);
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
-        assert!(ledger.run("list", "url").unwrap().resumed);
+        assert!(ledger.run("list", "url", false).unwrap().resumed);
         assert_eq!(ledger.workers().unwrap(), ["one"]);
-        ledger.run("another list", "url").unwrap();
+        ledger.run("another list", "url", false).unwrap();
         assert!(ledger.workers().unwrap().is_empty(), "nobody works for a run that has just begun");
     }
 
@@ -482,7 +485,7 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.next_epoch().unwrap(), 8);
-        let run = ledger.run("list", "url").unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
         assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
         assert_eq!(settled(&ledger, &run), results()[..1]);
         ledger.write(&run, &[entry(results()[1..].into(), false)]).unwrap();
@@ -553,7 +556,7 @@ mod tests {
     fn a_full_disk_is_told_with_what_to_do_and_nothing_is_confirmed() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        let run = ledger.run("list", "url").unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
         ledger.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
         let many = (0..10_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
         let durable = || panic!("confirmed what was not kept");
@@ -572,7 +575,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
-        let run = ledger.run("list", "url").unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
         let records =
             |from: u32| (from..from + 500).map(|number| record(number, Outcome::Skipped(Published::default())));
         ledger.write(&run, &[entry(records(0).collect(), false)]).unwrap();
@@ -587,7 +590,7 @@ mod tests {
             let use_it = || {
                 let mut ledger = Ledger::open(&path)?;
                 ledger.next_epoch()?;
-                let run = ledger.run("list", "url")?;
+                let run = ledger.run("list", "url", false)?;
                 ledger.settled(&run, |_| ())?;
                 let written = ledger.write(&run, &[entry(records(500).collect(), true)]);
                 written.map_err(|source| ledger.not_written(source))

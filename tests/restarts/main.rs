@@ -2,6 +2,7 @@
 
 mod coordinators;
 mod other_commands;
+mod staying;
 mod workers;
 
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! `--retry-failed`: a job of what the last run has left failed. What that run has left complete counts as skipped, and no
 //! worker is asked about it.
 //!
-//! Invariant: where nothing is to be tried again, no run begins, so that the last run stays the last one, with its log.
+//! Invariant: where nothing is to be tried again, no run begins, so that the last run stays the last one, with its log; except
+//! with `--stay`, which has to have a run to show.
 
 use std::{borrow::Cow, path::PathBuf};
 
@@ -79,7 +80,7 @@ impl<'list> Share<'list> {
         if !plan.retry_failed {
             return Ok(Some(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() }));
         }
-        let share = Self::of_last_run(classes, &ledger.last_run(digest, &plan.job.url.to_string())??);
+        let share = Self::of_last_run(classes, &ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??);
         let never = classes.wnids.len() - share.wnids.len();
         if share.wnids.is_empty() && never > 0 {
             return Err(NothingToRetry::OtherList { ledger: plan.ledger.clone() }.into());
@@ -92,7 +93,9 @@ impl<'list> Share<'list> {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),
             0 => {
                 all_there(&classes.invalid).for_each(|line| tell(&line));
-                return Ok(None);
+                if !plan.stay {
+                    return Ok(None);
+                }
             }
             failed => trying_again(failed, never).for_each(|line| tell(&line)),
         }

@@ -43,15 +43,21 @@ impl NoLastRun {
 }
 
 impl Ledger {
-    /// What is there to be tried again. An unfinished run of this list and origin is not the last one: it is itself the
-    /// attempt that goes on, and the one before it says what it is about.
+    /// What is there to be tried again. An unfinished run of this list and origin (or one that is finished and only shown) is
+    /// not the last one: it is itself the attempt that goes on, and the one before it says what it is about.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
-    pub fn last_run(&self, list_digest: &str, url: &str) -> Result<Result<LastRun, NoLastRun>, LedgerError> {
+    pub fn last_run(
+        &self,
+        list_digest: &str,
+        url: &str,
+        or_finished: bool,
+    ) -> Result<Result<LastRun, NoLastRun>, LedgerError> {
         let select = "SELECT max(id) FROM run WHERE NOT (id = (SELECT max(id) FROM run)
-                      AND finished_at IS NULL AND list_digest = ?1 AND url = ?2)";
-        let found = self.connection.query_row(select, params![list_digest, url], |row| row.get::<_, Option<i64>>(0));
+                      AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2)";
+        let about = params![list_digest, url, or_finished];
+        let found = self.connection.query_row(select, about, |row| row.get::<_, Option<i64>>(0));
         let found = found.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
         let Some(row) = found else { return Ok(Err(NoLastRun { path: self.path.clone() })) };
         let mut last = LastRun::default();
@@ -90,25 +96,25 @@ mod tests {
     fn a_retry_is_about_the_run_before_it_also_when_it_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        let said = ledger.last_run("retry", "url").unwrap().unwrap_err().to_string();
+        let said = ledger.last_run("retry", "url", false).unwrap().unwrap_err().to_string();
         assert!(said.contains("/ledger: there is none; run the same command without --retry-failed"), "{said}");
 
         let published = Published { files: 3, bytes: 10_240 };
         let there = [(1, Outcome::Success(published)), (2, Outcome::Skipped(published))];
-        let first = ledger.run("list", "url").unwrap();
+        let first = ledger.run("list", "url", false).unwrap();
         write(&mut ledger, &first, &[there[0].clone(), there[1].clone(), (3, failed()), (4, failed())], true);
         let left =
             LastRun { there: [1, 2].map(|number| (wnid(number), published)).into(), failed: [3, 4].map(wnid).into() };
-        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left);
+        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left);
 
-        let retry = ledger.run("retry", "url").unwrap();
+        let retry = ledger.run("retry", "url", false).unwrap();
         write(&mut ledger, &retry, &[(3, Outcome::Success(published))], false);
-        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left, "it was killed and goes on");
-        assert!(ledger.run("retry", "url").unwrap().resumed);
+        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "it was killed and goes on");
+        assert!(ledger.run("retry", "url", false).unwrap().resumed);
 
         write(&mut ledger, &retry, &[(4, failed())], true);
         let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into() };
-        assert_eq!(ledger.last_run("retry", "url").unwrap().unwrap(), left, "the next one is about this one");
+        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "the next one is about this one");
     }
 
     #[test]
