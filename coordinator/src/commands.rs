@@ -13,10 +13,12 @@ use shared::{
 pub use crate::admin::client::AdminError;
 use crate::{
     config::Command,
+    demo::DemoError,
     trust::{self, InitError},
 };
 
 mod admin;
+mod demo_origin;
 mod status;
 mod verify;
 
@@ -34,6 +36,9 @@ pub enum CommandError {
     /// `status`, `retry` and `drain`.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// `demo-origin`.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
     /// There is no coordinator any more that could.
     #[error("try failed classes again: the job is done; start the coordinator again with --retry-failed")]
     JobDone,
@@ -79,7 +84,7 @@ async fn carry_out(
         Command::Status(arguments) => Some(&arguments.coordinator.way),
         Command::Retry(arguments) => Some(&arguments.coordinator.way),
         Command::Drain(arguments) => Some(&arguments.coordinator.way),
-        Command::Init(_) | Command::Verify(_) => None,
+        Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) => None,
     };
     if let Some(warning) = way.and_then(ConnectArgs::warning) {
         // A closed standard error must not stop a command.
@@ -91,6 +96,7 @@ async fn carry_out(
         Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
         Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
+        Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
     })
 }
 

@@ -20,7 +20,7 @@ mod door;
 mod plan;
 mod rate;
 
-pub use command::{Command, CoordinatorArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs};
+pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs};
 pub use door::{DoorConfig, Exposure};
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
@@ -216,7 +216,7 @@ impl Config {
 }
 
 /// What a flag's variable says; a word that is neither must not be taken for one of the two.
-fn yes_or_no(text: &str) -> Result<bool, String> {
+pub(crate) fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
         "" | "n" | "no" | "f" | "false" | "off" | "0" => Ok(false),

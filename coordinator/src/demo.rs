@@ -1,6 +1,11 @@
-//! `--demo`: a little ImageNet in this process, so that everything can be seen at work in a few seconds, faults included.
+//! A little ImageNet, so that everything can be seen at work in a few seconds, faults included: in this process with `--demo`,
+//! and alone as `coordinator demo-origin`, for a cluster on one machine.
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use shared::{
     Wnid,
@@ -28,6 +33,9 @@ const CLASSES: [(&str, Script); 13] = [
     ("n99999999", Script::Missing),
 ];
 
+/// A class of --demo takes about this long, so that there is something to see.
+const CLASS_TAKES: Duration = Duration::from_millis(1500);
+
 /// How the origin answers for a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Script {
@@ -48,34 +56,62 @@ pub struct Demo {
     pub url: UrlTemplate,
     /// The classes that it is asked for.
     pub wnids: Vec<Wnid>,
-    _server: JoinSet<io::Result<()>>,
+    server: JoinSet<io::Result<()>>,
 }
 
 /// The demo could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// No port on the loopback address.
-    #[error("start the demo's origin on 127.0.0.1: {0}")]
-    Bind(#[from] io::Error),
+    /// The address is not to be had.
+    #[error("start the demo's origin on {address}: {source}; give another address with --listen")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It served, and cannot any more.
+    #[error("serve the demo's classes: {0}")]
+    Serve(#[from] io::Error),
     /// Its address is no URL.
     #[error("use the URL of the demo's origin: {0}")]
     Url(#[from] InvalidUrl),
 }
 
 impl Demo {
-    /// Draws the pictures and serves them on a free port of the loopback address.
+    /// As [`Self::listen`], on a free port of the loopback address.
     ///
     /// # Errors
     /// [`DemoError`] when there is no port to be had.
     pub async fn start() -> Result<Self, DemoError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), CLASS_TAKES).await
+    }
+
+    /// Draws the pictures and serves them; a class takes so long over one connection.
+    ///
+    /// # Errors
+    /// [`DemoError`] when the address is not to be had.
+    pub async fn listen(address: SocketAddr, class_takes: Duration) -> Result<Self, DemoError> {
+        let listener = TcpListener::bind(address).await.map_err(|source| DemoError::Bind { address, source })?;
         let url = UrlTemplate::parse(&format!("http://{}", listener.local_addr()?))?;
         let classes = wnids();
-        let router = tokio::task::spawn_blocking(move || origin::router(&classes)).await.map_err(io::Error::other)?;
+        let draw = move || origin::router(&classes, class_takes);
+        let router = tokio::task::spawn_blocking(draw).await.map_err(io::Error::other)?;
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await });
         let wnids = wnids().into_iter().map(|(wnid, _)| wnid).collect();
-        Ok(Self { url, wnids, _server: server })
+        Ok(Self { url, wnids, server })
+    }
+
+    /// Serves until something breaks.
+    ///
+    /// # Errors
+    /// What broke.
+    pub async fn served(mut self) -> Result<(), DemoError> {
+        while let Some(ended) = self.server.join_next().await {
+            ended.map_err(io::Error::other)??;
+        }
+        Ok(())
     }
 
     /// What is about to be seen, in one line.
@@ -90,4 +126,21 @@ impl Demo {
 
 fn wnids() -> Vec<(Wnid, Script)> {
     CLASSES.iter().map(|(wnid, script)| (wnid.parse().expect("the list above holds ids"), *script)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::class_list::ClassList;
+
+    use super::*;
+
+    #[test]
+    fn the_list_of_the_demo_cluster_names_what_its_origin_has() {
+        let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo.csv");
+        let mut listed = ClassList::read(list.as_ref()).unwrap().wnids;
+        let mut served: Vec<Wnid> = wnids().into_iter().map(|(wnid, _)| wnid).collect();
+        listed.sort();
+        served.sort();
+        assert_eq!(listed, served);
+    }
 }

@@ -47,3 +47,8 @@ fn the_help_of_drain_is_a_manual() {
 fn the_help_of_init_is_a_manual() {
     insta::assert_snapshot!(help(&["init"]));
 }
+
+#[test]
+fn the_help_of_demo_origin_is_a_manual() {
+    insta::assert_snapshot!(help(&["demo-origin"]));
+}

@@ -1,5 +1,6 @@
 //! The coordinator's own commands, as people and their scripts use them.
 
+mod demo_origin;
 mod drain;
 mod retry;
 mod retry_failed;

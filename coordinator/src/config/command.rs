@@ -1,12 +1,12 @@
 //! What the program does besides jobs: its commands, their flags and their help.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use shared::{Wnid, connect::ConnectArgs};
+use shared::{Wnid, connect::ConnectArgs, http::parse_address};
 
-use super::yes_or_no;
+use super::{positive, yes_or_no};
 use crate::trust::InitArgs;
 
 const VERIFY_HELP: &str = "\
@@ -74,6 +74,12 @@ pub enum Command {
     /// reads, asks nobody, and may run beside a job. Tars and dot files are not looked at.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
+    /// Serve the classes of --demo to other programs, until it is stopped
+    ///
+    /// The little origin of --demo without the rest, to see a coordinator and workers at work as they are on several machines,
+    /// its faults included: one class is missing, one first answers 503, one breaks off. Plain HTTP; it reads nothing and keeps
+    /// nothing.
+    DemoOrigin(DemoOriginArgs),
 }
 
 /// Where the coordinator is that a command is for.
@@ -133,4 +139,15 @@ pub struct VerifyArgs {
     /// For programs: one JSON object a line
     #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
     pub json: bool,
+}
+
+/// What `coordinator demo-origin` is told.
+#[derive(Debug, Clone, Args)]
+pub struct DemoOriginArgs {
+    /// Where it answers; port 0 takes a free one
+    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR", value_parser = parse_address, default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+    /// How long a class takes over one connection
+    #[arg(long, env = "IMAGENET_CLASS_TAKES", value_name = "TIME", default_value = "1500ms", value_parser = positive)]
+    pub class_takes: Duration,
 }

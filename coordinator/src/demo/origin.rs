@@ -24,8 +24,6 @@ use shared::Wnid;
 
 use super::{Script, pictures};
 
-/// A class takes about this long, so that there is something to see.
-const PACE: Duration = Duration::from_millis(1500);
 const CHUNK: usize = 4096;
 const LAST_MODIFIED: HeaderValue = HeaderValue::from_static("Sat, 01 Jan 2022 00:00:00 GMT");
 
@@ -37,26 +35,30 @@ struct Class {
     requests: AtomicU32,
 }
 
-type Classes = Arc<HashMap<String, Class>>;
+/// What there is, and how long a class takes over one connection.
+struct Classes {
+    by_file: HashMap<String, Class>,
+    class_takes: Duration,
+}
 
 /// Serves `/<wnid>.tar` for each of the classes. Draws all pictures, so not for an async task.
-pub(super) fn router(classes: &[(Wnid, Script)]) -> Router {
+pub(super) fn router(classes: &[(Wnid, Script)], class_takes: Duration) -> Router {
     let class = |(seed, (wnid, script)): (u32, &(Wnid, Script))| {
         let tar = Bytes::from(pictures::tar_of(*wnid, seed));
         let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len())).expect("an id and a number are text");
         (format!("{wnid}.tar"), Class { script: *script, tar, etag, requests: AtomicU32::new(0) })
     };
-    let classes: Classes = Arc::new((0..).zip(classes).map(class).collect());
-    Router::new().route("/{file}", get(answer)).with_state(classes)
+    let classes = Classes { by_file: (0..).zip(classes).map(class).collect(), class_takes };
+    Router::new().route("/{file}", get(answer)).with_state(Arc::new(classes))
 }
 
 async fn answer(
-    State(classes): State<Classes>,
+    State(classes): State<Arc<Classes>>,
     Path(file): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(class) = classes.get(&file).filter(|class| class.script != Script::Missing) else {
+    let Some(class) = classes.by_file.get(&file).filter(|class| class.script != Script::Missing) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let is_first = method == Method::GET && class.requests.fetch_add(1, Ordering::Relaxed) == 0;
@@ -73,12 +75,13 @@ async fn answer(
     };
     let body = class.tar.slice(start.unwrap_or(0)..);
     let size = body.len();
+    let paced = |part| paced(part, length, classes.class_takes);
     let body = if is_first && class.script == Script::CutFirst {
         let half = body.slice(..size / 2);
         let cut = stream::once(async { Err(io::Error::from(io::ErrorKind::ConnectionReset)) });
-        Body::from_stream(paced(half, length).chain(cut))
+        Body::from_stream(paced(half).chain(cut))
     } else {
-        Body::from_stream(paced(body, length))
+        Body::from_stream(paced(body))
     };
     let mut response = Response::new(body);
     let head = response.headers_mut();
@@ -102,10 +105,10 @@ fn range_start(headers: &HeaderMap, etag: &HeaderValue) -> Option<usize> {
     range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
 }
 
-/// The body in small pieces, at the pace of a tar of `length` bytes.
-fn paced(body: Bytes, length: usize) -> impl Stream<Item = io::Result<Bytes>> {
+/// The body in small pieces, at the pace of a tar of `length` bytes that takes so long.
+fn paced(body: Bytes, length: usize, takes: Duration) -> impl Stream<Item = io::Result<Bytes>> + use<> {
     let pieces = u32::try_from(length.div_ceil(CHUNK)).unwrap_or(u32::MAX);
-    let pause = PACE / pieces.max(1);
+    let pause = takes / pieces.max(1);
     stream::unfold(body, move |mut rest| async move {
         if rest.is_empty() {
             return None;
@@ -132,7 +135,7 @@ mod tests {
     }
 
     fn router_of(script: Script) -> Router {
-        router(&[("n02124075".parse().unwrap(), script)])
+        router(&[("n02124075".parse().unwrap(), script)], Duration::from_millis(1500))
     }
 
     fn text(response: &Response, name: &header::HeaderName) -> String {

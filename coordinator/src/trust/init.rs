@@ -24,6 +24,7 @@ use worker::config::host_name;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Role;
+use crate::config::yes_or_no;
 
 /// The certificates are good for so long: about ten years.
 const VALIDITY: Duration = Duration::from_hours(24 * 3650);
@@ -39,6 +40,21 @@ pub struct InitArgs {
     /// Names and addresses under which workers reach the coordinator, besides this host's name and loopback
     #[arg(long, env = "IMAGENET_ADVERTISE", value_name = "HOST,…", value_delimiter = ',', value_parser = host)]
     pub advertise: Vec<String>,
+    /// Where the workers' token goes, e.g. a folder that workers may read [default: worker.token in the folder of --dir]
+    #[arg(long, env = "IMAGENET_WORKER_TOKEN_FILE", value_name = "FILE")]
+    pub worker_token_file: Option<PathBuf>,
+    /// End with 0 when there is nothing to make: for programs that cannot know whether it is the first time
+    #[arg(long, env = "IMAGENET_IF_MISSING", value_parser = yes_or_no)]
+    pub if_missing: bool,
+}
+
+impl InitArgs {
+    fn file(&self, name: &str) -> PathBuf {
+        match &self.worker_token_file {
+            Some(path) if name == WORKER_TOKEN => path.clone(),
+            _ => self.dir.join(name),
+        }
+    }
 }
 
 /// Why there is nothing new; fit to follow "failed to".
@@ -74,7 +90,7 @@ pub enum InitError {
         key: PathBuf,
     },
     /// The file system.
-    #[error("write {}: {source}; give a writable folder with --dir", path.display())]
+    #[error("write {}: {source}; give another folder, which can be written", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -105,7 +121,8 @@ type New = (&'static str, String, bool);
 /// Files that belong together: all are there, or none.
 const AUTHORITY: [&str; 2] = ["ca.pem", "ca.key"];
 const SERVER: [&str; 2] = ["server.pem", "server.key"];
-const TOKENS: [&str; 4] = ["tokens", "worker.token", "viewer.token", "admin.token"];
+const TOKENS: [&str; 4] = ["tokens", WORKER_TOKEN, "viewer.token", "admin.token"];
+const WORKER_TOKEN: &str = "worker.token";
 
 /// Makes what is missing and says what to do next.
 ///
@@ -114,11 +131,14 @@ const TOKENS: [&str; 4] = ["tokens", "worker.token", "viewer.token", "admin.toke
 pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
     let folder = &arguments.dir;
     let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
+    let [has_server, has_tokens] = [has_all(arguments, &SERVER)?, has_all(arguments, &TOKENS)?];
+    if arguments.if_missing && has_server && has_tokens && is_there(&certificate) {
+        return writeln!(out, "Everything is in {} already.", folder.display()).map_err(InitError::Say);
+    }
     if is_there(&certificate) && !is_there(&key) {
         return Err(InitError::NoKey { path: key });
     }
-    let [has_authority, has_server, has_tokens] =
-        [has_all(folder, &AUTHORITY)?, has_all(folder, &SERVER)?, has_all(folder, &TOKENS)?];
+    let has_authority = has_all(arguments, &AUTHORITY)?;
     let first = match (has_authority, has_server, has_tokens) {
         (true, true, true) => Some(AUTHORITY[0]),
         // Nothing that is there would belong to a new authority.
@@ -137,26 +157,20 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
     if !has_tokens {
         tokens(&authority, &mut files);
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|source| InitError::Write { path: folder.clone(), source })?;
     for (name, content, is_public) in &files {
-        write(&folder.join(name), content, *is_public)?;
+        write(&arguments.file(name), content, *is_public)?;
     }
-    let host = arguments.advertise.first().cloned().unwrap_or_else(host_name);
-    out.write_all(next_steps(folder, &files, &host).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
+    out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
 }
 
 /// Whether they are there, all of them or none.
-fn has_all(folder: &Path, names: &[&str]) -> Result<bool, InitError> {
-    let is_there = |name: &&&str| is_there(&folder.join(name));
+fn has_all(arguments: &InitArgs, names: &[&str]) -> Result<bool, InitError> {
+    let is_there = |name: &&&str| is_there(&arguments.file(name));
     match names.iter().filter(is_there).count() {
         0 => Ok(false),
         count if count == names.len() => Ok(true),
         _ => {
-            let path = names.iter().find(is_there).map(|name| folder.join(name)).unwrap_or_default();
+            let path = names.iter().find(is_there).map(|name| arguments.file(name)).unwrap_or_default();
             Err(InitError::Exists { path })
         }
     }
@@ -253,6 +267,10 @@ fn valid_now(certificate: &mut CertificateParams) {
 
 fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     let mode = if is_public { 0o644 } else { 0o600 };
+    if let Some(folder) = path.parent() {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        created.map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
+    }
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(content.as_bytes())).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => InitError::Exists { path: path.to_owned() },
@@ -260,21 +278,19 @@ fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     })
 }
 
-fn next_steps(folder: &Path, files: &[New], host: &str) -> String {
+fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
     let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
-    let folder = folder.display();
-    let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    };
+    let (folder, worker_token) = (arguments.dir.display(), arguments.file(WORKER_TOKEN));
+    let worker_token = worker_token.display();
+    let host = arguments.advertise.first().cloned().unwrap_or_else(host_name);
+    let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { format!("[{host}]") } else { host };
     format!(
         "Made in {folder}: {made}.\n\
          \n\
          On this machine, the coordinator:\n\
          \n    coordinator --fname data.csv --listen 0.0.0.0:50051 --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
          \n\
-         On each machine that downloads, after copying {folder}/worker.token to it, a worker:\n\
+         On each machine that downloads, after copying {worker_token} to it, a worker:\n\
          \n    worker --connect https://{host}:50051 --token-file worker.token --target /data/imagenet\n\
          \n\
          To look on, from anywhere:\n\
@@ -316,10 +332,13 @@ mod tests {
     use super::*;
 
     fn run(dir: &Path, advertise: &[&str]) -> Result<String, InitError> {
-        let arguments =
-            InitArgs { dir: dir.to_owned(), advertise: advertise.iter().map(ToString::to_string).collect() };
+        let advertise = advertise.iter().map(ToString::to_string).collect();
+        run_with(&InitArgs { dir: dir.to_owned(), advertise, worker_token_file: None, if_missing: false })
+    }
+
+    fn run_with(arguments: &InitArgs) -> Result<String, InitError> {
         let mut out = Vec::new();
-        init(&arguments, &mut out)?;
+        init(arguments, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -422,6 +441,29 @@ mod tests {
         let verifier = ByAuthority::new(Authority::of(&chain[1]), provider());
         let name = "node2".try_into().unwrap();
         assert!(verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok());
+    }
+
+    #[test]
+    fn a_second_time_makes_nothing_and_is_no_error_where_only_what_is_missing_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+        let worker_token_file = Some(theirs.join("worker.token"));
+        let arguments = InitArgs { dir: dir.clone(), advertise: Vec::new(), worker_token_file, if_missing: true };
+        let said = run_with(&arguments).unwrap();
+        assert!(said.contains(&format!("after copying {}/worker.token to it", theirs.display())), "{said}");
+        let all = [contents(&dir), contents(&theirs)];
+        assert_eq!(all.each_ref().map(BTreeMap::len), [7, 1]);
+        let secret = String::from_utf8(all[1]["worker.token"].clone()).unwrap();
+        assert!(String::from_utf8(all[0]["tokens"].clone()).unwrap().contains(&format!("worker {secret}")));
+
+        assert!(run_with(&arguments).unwrap().contains("is in"));
+        assert_eq!([contents(&dir), contents(&theirs)], all);
+        // As it should be: the authority's key is kept elsewhere.
+        std::fs::remove_file(dir.join("ca.key")).unwrap();
+        run_with(&arguments).unwrap();
+        std::fs::remove_file(dir.join("tokens")).unwrap();
+        run_with(&arguments).unwrap_err();
+        assert_eq!(contents(&theirs), all[1]);
     }
 
     #[test]

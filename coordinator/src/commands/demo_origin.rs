@@ -1,0 +1,16 @@
+//! `coordinator demo-origin`: the demo's origin as a program of its own.
+
+use std::io::Write;
+
+use shared::exit_code::Exit;
+
+use super::{CommandError, tell};
+use crate::{config::DemoOriginArgs, demo::Demo};
+
+/// Serves until it is dropped, or something breaks.
+pub(super) async fn run(arguments: &DemoOriginArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+    let demo = Demo::listen(arguments.listen, arguments.class_takes).await?;
+    tell(out, &format!("serving {} classes, for --url {}", demo.wnids.len(), demo.url)).map_err(CommandError::Say)?;
+    demo.served().await?;
+    Ok(Exit::CouldNotRun)
+}
