@@ -1,0 +1,175 @@
+{{/* Short enough that the names of pods, which add a hash and a number, are host names. */}}
+{{- define "imagenet.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "imagenet.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "imagenet.selector" -}}
+app.kubernetes.io/name: {{ include "imagenet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "imagenet.labels" -}}
+{{ include "imagenet.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "imagenet.image" -}}
+{{- $image := .Values.image }}
+{{- $repository := required "image.repository is empty: build the image with deploy/Dockerfile, push it to where the cluster can pull it from, and give its name with --set image.repository=NAME" $image.repository }}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
+{{- else }}{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end }}
+{{- end }}
+
+{{- define "imagenet.serviceAccount" -}}
+{{- $account := .Values.serviceAccount }}
+{{- default (ternary (include "imagenet.fullname" .) "default" $account.create) $account.name }}
+{{- end }}
+
+{{/* What only fits together in some ways; each sentence says what to do. */}}
+{{- define "imagenet.check" -}}
+{{- $values := .Values }}
+{{- $lists := compact (list $values.classes.csv $values.classes.existingConfigMap $values.classes.existingClaim) }}
+{{- if not $lists }}
+{{- fail "classes is empty: give the list with --set-file classes.csv=data.csv, or name what holds it with classes.existingConfigMap or classes.existingClaim" }}
+{{- end }}
+{{- if gt (len $lists) 1 }}
+{{- fail "classes has more than one list: give only one of csv, existingConfigMap and existingClaim" }}
+{{- end }}
+{{- if gt (len $values.classes.csv) 1000000 }}
+{{- fail "classes.csv is larger than a ConfigMap can be: keep only its wnid column, or put it into a claim and name that with classes.existingClaim" }}
+{{- end }}
+{{- if and (eq $values.trust.mode "existing") (not $values.trust.existingSecret) }}
+{{- fail "trust.mode is existing, and trust.existingSecret is empty: make one from what `coordinator init` writes and name it" }}
+{{- end }}
+{{- if and (ne $values.trust.mode "existing") $values.trust.existingSecret }}
+{{- fail "trust.existingSecret is only used with trust.mode=existing: give that too, or leave it empty" }}
+{{- end }}
+{{- if eq $values.storage.mode "perWorker" }}
+{{- if $values.storage.existingClaim }}
+{{- fail "storage.existingClaim is one claim, and storage.mode perWorker has one for each worker: leave it empty, or use storage.mode=shared" }}
+{{- end }}
+{{- if ne $values.workers.kind "Job" }}
+{{- fail "workers.kind Deployment has no claim for each worker: use storage.mode=shared, or workers.kind=Job" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The restricted Pod Security Standard, and a read-only root. */}}
+{{- define "imagenet.podSecurityContext" -}}
+{{- $security := .Values.podSecurity }}
+runAsNonRoot: true
+runAsUser: {{ int64 $security.runAsUser }}
+runAsGroup: {{ int64 $security.runAsGroup }}
+fsGroup: {{ int64 $security.fsGroup }}
+# Millions of images are not looked at one by one at each start.
+fsGroupChangePolicy: OnRootMismatch
+{{- with $security.supplementalGroups }}
+supplementalGroups: {{ toJson . }}
+{{- end }}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "imagenet.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* What all pods have in common. */}}
+{{- define "imagenet.pod" -}}
+serviceAccountName: {{ include "imagenet.serviceAccount" . }}
+automountServiceAccountToken: false
+# Their variables would begin with IMAGENET_ if the release is called so, as those of the programs do.
+enableServiceLinks: false
+securityContext: {{- include "imagenet.podSecurityContext" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where pods may run; called with the values of coordinator or workers. */}}
+{{- define "imagenet.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
+{{- end }}
+
+{{- define "imagenet.scheme" -}}
+{{ ternary "http" "https" (eq .Values.trust.mode "insecure") }}
+{{- end }}
+
+{{/* Where the coordinator is, for workers and people in the cluster. */}}
+{{- define "imagenet.url" -}}
+{{ include "imagenet.scheme" . }}://{{ include "imagenet.fullname" . }}.{{ .Release.Namespace }}.svc:50051
+{{- end }}
+
+{{/* The names and the addresses under which it is reached, as JSON with `hosts` and `addresses`. */}}
+{{- define "imagenet.serverNames" -}}
+{{- $name := include "imagenet.fullname" . }}
+{{- $service := printf "%s.%s" $name .Release.Namespace }}
+{{- $hosts := list $name $service (printf "%s.svc" $service) (printf "%s.svc.%s" $service .Values.clusterDomain) "localhost" }}
+{{- $addresses := list "127.0.0.1" }}
+{{- range .Values.trust.names }}
+{{- if regexMatch "^[0-9.]+$|:" . }}{{- $addresses = append $addresses . }}{{- else }}{{- $hosts = append $hosts . }}{{- end }}
+{{- end }}
+{{- dict "hosts" $hosts "addresses" $addresses | toJson }}
+{{- end }}
+
+{{/* The arguments with which a client proves itself, and has the coordinator do so; called with root and role. */}}
+{{- define "imagenet.clientArgs" -}}
+- --connect={{ include "imagenet.url" .root }}
+{{- if ne .root.Values.trust.mode "insecure" }}
+- --tls-ca=/etc/imagenet/trust/ca.pem
+- --token-file=/etc/imagenet/trust/{{ .role }}.token
+{{- end }}
+{{- end }}
+
+{{/* A volume with some of the files that `coordinator init` would make, and no others; called with root and files. */}}
+{{- define "imagenet.trustVolume" -}}
+{{- $trust := .root.Values.trust }}
+{{- if ne $trust.mode "insecure" }}
+{{- $byCertManager := dict "server.pem" "tls.crt" "server.key" "tls.key" "ca.pem" "ca.crt" }}
+{{- $own := eq $trust.mode "certManager" | ternary $byCertManager dict }}
+- name: trust
+  projected:
+    defaultMode: 0440
+    sources:
+    {{- range .files }}
+    - secret:
+        {{- if hasKey $own . }}
+        name: {{ include "imagenet.fullname" $.root }}-tls
+        items: [{key: {{ get $own . }}, path: {{ . }}}]
+        {{- else }}
+        name: {{ default (printf "%s-trust" (include "imagenet.fullname" $.root)) $trust.existingSecret }}
+        items: [{key: {{ . }}, path: {{ . }}}]
+        {{- end }}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "imagenet.trustMount" -}}
+{{- if ne .Values.trust.mode "insecure" }}
+- {name: trust, mountPath: /etc/imagenet/trust, readOnly: true}
+{{- end }}
+{{- end }}

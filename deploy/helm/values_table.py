@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""The table of values in README.md, made from the comments of values.yaml: a value's comment is what stands right above it.
+
+python3 values_table.py           # says whether the table is up to date; exit code 1 if it is not
+python3 values_table.py --write   # makes it so
+"""
+
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
+VALUE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>.*))?$")
+
+
+def rows(text: str) -> list[tuple[str, str, str]]:
+    """Path, default and comment of each value, and path and comment of each group that has one."""
+    found, path, comment = [], [], []
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            comment.append(line.lstrip("# "))
+        elif match := VALUE.match(line):
+            path[len(match["indent"]) // 2 :] = [match["key"]]
+            if match["value"] is not None or comment:
+                found.append((".".join(path), match["value"] or "", " ".join(comment)))
+            comment = []
+        elif not line:
+            comment = []
+        else:
+            raise SystemExit(f"values.yaml: this is neither a comment nor a value on one line: {line}")
+    return found
+
+
+def table(values: list[tuple[str, str, str]]) -> str:
+    cells = (f"| `{path}` | {default and f'`{default}`'} | {comment} |" for path, default, comment in values)
+    return "\n".join(["| value | default | what it says |", "|---|---|---|", *cells, ""])
+
+
+def main(arguments: list[str]) -> int:
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    old, after = rest.split(END)
+    new = table(rows((HERE / "values.yaml").read_text()))
+    if arguments == ["--write"]:
+        readme.write_text(before + BEGIN + new + END + after)
+    elif old != new:
+        print("README.md does not have the values of values.yaml: python3 deploy/helm/values_table.py --write")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

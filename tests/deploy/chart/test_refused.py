@@ -1,0 +1,113 @@
+"""Values that cannot be meant are refused before anything is installed, with a sentence or with the place of the mistake."""
+
+import tempfile
+import unittest
+from pathlib import Path
+
+from chart import CHART, Refused, helm, skip_without_helm, template, values_file
+from tools import helms
+
+setUpModule = skip_without_helm
+
+# Setting, and what must be said.
+WRONG = [
+    # Nothing of that name.
+    ("replicas=3", "replicas"),
+    ("image.repo=x", "repo"),
+    ("job.maxconnections=3", "maxconnections"),
+    ("coordinator.replicas=2", "replicas"),
+    ("workers.storage.size=1Gi", "storage"),
+    ("workers.resources.request.cpu=1", "request"),
+    ("trust.issuerRef.nam=x", "nam"),
+    ("networkPolicy.enable=true", "enable"),
+    ("monitoring.serviceMonitor.scrapeInterval=1m", "scrapeInterval"),
+    ("podSecurity.runAsNonRoot=false", "runAsNonRoot"),
+    # Of another type.
+    ("workers.count=three", "/workers/count"),
+    ("workers.count=2.5", "/workers/count"),
+    ("job.deleteTar=maybe", "/job/deleteTar"),
+    ("image.pullSecrets=registry", "/image/pullSecrets"),
+    ("workers.nodeSelector=gpu", "/workers/nodeSelector"),
+    ("coordinator.extraEnv.A=b", "/coordinator/extraEnv"),
+    ("workers.extraEnv[0].value=b", "/workers/extraEnv/0"),
+    # Out of bounds.
+    ("workers.count=0", "/workers/count"),
+    ("workers.slots=1001", "/workers/slots"),
+    ("workers.terminationGracePeriodSeconds=10", "/workers/terminationGracePeriodSeconds"),
+    ("coordinator.terminationGracePeriodSeconds=10", "/coordinator/terminationGracePeriodSeconds"),
+    ("job.maxConnections=0", "/job/maxConnections"),
+    ("job.retries=-1", "/job/retries"),
+    ("podSecurity.runAsUser=0", "/podSecurity/runAsUser"),
+    ("networkPolicy.originPorts[0]=70000", "/networkPolicy/originPorts"),
+    # None of the words.
+    ("trust.mode=open", "/trust/mode"),
+    ("storage.mode=local", "/storage/mode"),
+    ("storage.accessMode=ReadOnlyMany", "/storage/accessMode"),
+    ("workers.kind=StatefulSet", "/workers/kind"),
+    ("job.existing=overwrite", "/job/existing"),
+    ("job.durability=none", "/job/durability"),
+    ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+    ("coordinator.service.type=ExternalName", "/coordinator/service/type"),
+    ("coordinator.bindAddress=127.0.0.1", "/coordinator/bindAddress"),
+    # Of another form.
+    ("image.digest=latest", "/image/digest"),
+    ("image.repository=https://registry.example.org/imagenet", "/image/repository"),
+    ("job.url=ftp://example.org", "/job/url"),
+    ("job.timeout=soon", "/job/timeout"),
+    ("job.leaseTtl=30", "/job/leaseTtl"),
+    ("job.maxRate=fast", "/job/maxRate"),
+    ("storage.size=2 TB", "/storage/size"),
+    ("storage.folder=../up", "/storage/folder"),
+    ("storage.folder=/images", "/storage/folder"),
+    ("storage.existingClaim=My_Claim", "/storage/existingClaim"),
+    ("trust.names[0]=https://example.org", "/trust/names/0"),
+    ("workers.resources.limits.memory=much", "/workers/resources/limits/memory"),
+    ("monitoring.serviceMonitor.interval=often", "/monitoring/serviceMonitor/interval"),
+    # What does not go together.
+    ("image.repository=", "image.repository is empty: build the image with deploy/Dockerfile"),
+    ("classes.csv=", "classes is empty: give the list with --set-file classes.csv=data.csv"),
+    ("classes.existingConfigMap=lists", "classes has more than one list"),
+    ("trust.mode=existing", "trust.mode is existing, and trust.existingSecret is empty"),
+    ("trust.existingSecret=mine", "trust.existingSecret is only used with trust.mode=existing"),
+    ("workers.kind=Deployment,storage.mode=perWorker", "workers.kind Deployment has no claim for each worker"),
+    ("storage.mode=perWorker,storage.existingClaim=c", "storage.existingClaim is one claim"),
+]
+
+
+class Values(unittest.TestCase):
+    def test_what_cannot_be_meant_is_refused_and_named(self):
+        for version in helms():
+            for setting, words in WRONG:
+                with self.subTest(helm=version, setting=setting):
+                    with self.assertRaises(Refused) as refused:
+                        template([values_file("defaults")], [setting], version)
+                    said = str(refused.exception)
+                    # The two versions write the way to a value in two ways.
+                    self.assertTrue(words in said or words.lstrip("/").replace("/", ".") in said, said)
+
+    def test_without_values_one_sentence_says_what_is_needed(self):
+        for setting in ([], ["--set", "image.repository=r.example/imagenet"]):
+            done = helm(["template", "imagenet", CHART, *setting])
+            self.assertEqual(done.returncode, 1)
+            self.assertEqual(
+                len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]), 1, done.stderr
+            )
+            self.assertIn("--set-file classes.csv=data.csv" if setting else "--set image.repository=NAME", done.stderr)
+
+    def test_a_list_that_no_config_map_holds_is_refused_and_all_of_imagenet_is_not(self):
+        for rows, fits in ((21_843, True), (100_000, False)):
+            with self.subTest(rows=rows):
+                path = Path(self.enterContext(tempfile.TemporaryDirectory()), "data.csv")
+                path.write_text("wnid\n" + "".join(f"n{number:08}\n" for number in range(rows)))
+                done = helm(
+                    ["template", "imagenet", CHART, "-f", values_file("defaults"), "--set-file", f"classes.csv={path}"]
+                )
+                self.assertEqual(done.returncode == 0, fits, done.stderr)
+                if not fits:
+                    self.assertIn(
+                        "classes.csv is larger than a ConfigMap can be: keep only its wnid column", done.stderr
+                    )
+
+
+if __name__ == "__main__":
+    unittest.main()
