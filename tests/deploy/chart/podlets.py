@@ -1,0 +1,256 @@
+"""Pods without a cluster: what a kubelet does of a pod, with the kernel's own means, so that commands run as they stand.
+
+Each pod has a network namespace with an address, a host name, its process as PID 1, a root that is read-only and holds
+nothing but the programs, and its volumes; user, groups, variables and arguments are the pod's. Services are lines of
+`/etc/hosts`. The programs are those of the debug build, so the libraries that they need are in the root as well. What
+there is not: scheduling, admission, claims that are bound, resources, policies.
+"""
+
+import base64
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+from chart import NAMESPACE
+from programs import program
+
+LIBRARIES = [Path("/lib"), Path("/lib64"), Path("/usr/lib")]
+BRIDGE = "10.77.0.254"
+SETUP = r"""
+set -e
+mount --make-rprivate /
+mount -t tmpfs pod "$ROOT"
+cd "$ROOT"
+mkdir -p proc dev etc/ssl usr/lib usr/local/bin lib lib64
+for library in $LIBRARIES; do mount --rbind "$library" ".$library"; done
+for program in $PROGRAMS; do touch "usr/local/bin/${program##*/}"; mount --bind "$program" "usr/local/bin/${program##*/}"; done
+touch dev/null; mount --bind /dev/null dev/null
+mount -t proc proc proc
+cp "$HOSTS" etc/hosts; echo 'hosts: files' > etc/nsswitch.conf
+cp -rL /etc/ssl/certs etc/ssl/certs 2>/dev/null || true
+while read -r from to mode; do mkdir -p ".$to"; mount --bind "$from" ".$to"; mount -o "remount,bind,$mode" ".$to"; done < "$MOUNTS"
+mount -o remount,ro "$ROOT"
+hostname "$POD"
+cd /
+exec setpriv --no-new-privs chroot --userspec="$USER_AND_GROUP" --groups="$GROUPS_TOO" "$ROOT" "$@"
+"""
+
+
+def skip_unless_possible() -> None:
+    if os.geteuid() != 0 or any(shutil.which(tool) is None for tool in ("ip", "unshare", "setpriv", "curl")):
+        raise unittest.SkipTest("pods need root, iproute2, util-linux and curl")
+    program("coordinator"), program("worker"), program("origin")
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+class Pod:
+    """A pod that runs, or has ended."""
+
+    def __init__(self, name: str, address: str, process: subprocess.Popen, output: Path):
+        self.name, self.address, self.process, self.output = name, address, process, output
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Reaches the program itself, as a kubelet's does."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), number)
+
+    def wait(self, seconds: float = 60) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} does not end:\n{self.said()[-3000:]}") from None
+
+    def stop(self, seconds: float) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait_until(self, words: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while words not in self.said():
+            if not self.is_running() or time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} never says {words!r}:\n{self.said()[-3000:]}")
+            time.sleep(0.05)
+
+
+class Cluster:
+    """Hosts on a bridge that has a namespace of its own, the objects that were applied, and what is in the claims."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="imagenet-cluster-"))
+        self.space = f"imagenet-{os.getpid()}-{self.folder.name[-8:]}"
+        self.spaces: dict[str, str] = {}
+        self.running: list[subprocess.Popen] = []
+        self.objects: dict[tuple[str, str], dict] = {}
+        self.count = 0
+        os.chmod(self.folder, 0o755)
+        ip("netns", "add", self.space)
+        ip("-n", self.space, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self.space, "addr", "add", f"{BRIDGE}/24", "dev", "bridge")
+        for device in ("lo", "bridge"):
+            ip("-n", self.space, "link", "set", device, "up")
+
+    def close(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        for space in [*self.spaces.values(), self.space]:
+            subprocess.run(["ip", "netns", "delete", space], check=False)
+        shutil.rmtree(self.folder)
+
+    def apply(self, objects: list[dict], keep: tuple[str, ...] = ()) -> None:
+        """As an upgrade does; what is to be kept is what a chart finds in the cluster and leaves as it is."""
+        kept = {key: found for key, found in self.objects.items() if key[0] in keep}
+        self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects} | kept
+
+    def command(self, words: list[str]) -> str:
+        """Runs something on the node, as a kubelet or Prometheus would."""
+        done = subprocess.run(["ip", "netns", "exec", self.space, *map(str, words)], capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    def origin(self, tars: Path, rate: int = 0) -> str:
+        """Serves tars, at a rate in bytes a second and connection unless that is 0; gives the URL."""
+        words = [
+            "ip",
+            "netns",
+            "exec",
+            self.space,
+            program("origin"),
+            "--dir",
+            tars,
+            "--listen",
+            f"{BRIDGE}:0",
+            "--rate",
+            str(rate),
+        ]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.running.append(process)
+        return process.stdout.readline().strip()
+
+    def address(self, name: str) -> str:
+        """The address of a pod, which it keeps when it is started again."""
+        if name not in self.spaces:
+            number = len(self.spaces) + 1
+            space = f"{self.space}-{number}"
+            self.spaces[name] = space
+            ip("netns", "add", space)
+            ip("-n", self.space, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("-n", self.space, "link", "set", f"to{number}", "master", "bridge", "up")
+            ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", space, "link", "set", device, "up")
+        return f"10.77.0.{list(self.spaces).index(name) + 1}"
+
+    def claim(self, name: str) -> Path:
+        return self.folder / "claims" / name
+
+    def run(self, name: str, pod: dict, command: list[str] | None = None) -> Pod:
+        """Starts a pod; or, with a command, another process in one like it, as `kubectl exec` does."""
+        self.count += 1
+        home = self.folder / f"{self.count}-{name}"
+        (home / "root").mkdir(parents=True)
+        [container] = pod["spec"]["containers"]
+        security = pod["spec"]["securityContext"]
+        group = security["fsGroup"]
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
+        mounts = []
+        for mount in container.get("volumeMounts") or []:
+            at = self.volume(home, volumes.get(mount["name"]), f"{mount['name']}-{name}", group)
+            mounts.append(f"{at} {mount['mountPath']} {'ro' if mount.get('readOnly') else 'rw'}\n")
+        (home / "mounts").write_text("".join(mounts))
+        (home / "hosts").write_text(f"127.0.0.1 localhost\n{self.address(name)} {name}\n" + self.services())
+        environment = {
+            "PATH": os.environ["PATH"],
+            "ROOT": str(home / "root"),
+            "LIBRARIES": " ".join(str(path) for path in LIBRARIES if path.exists()),
+            "PROGRAMS": " ".join(str(program(one)) for one in ("coordinator", "worker")),
+            "HOSTS": str(home / "hosts"),
+            "MOUNTS": str(home / "mounts"),
+            "POD": name,
+            "USER_AND_GROUP": f"{security['runAsUser']}:{security['runAsGroup']}",
+            "GROUPS_TOO": ",".join(str(one) for one in [group, *security.get("supplementalGroups", [])]),
+        }
+        environment |= {variable["name"]: variable["value"] for variable in container.get("env", [])}
+        words = command or [*container["command"], *container["args"]]
+        enter = [
+            "ip",
+            "netns",
+            "exec",
+            self.spaces[name],
+            "unshare",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]
+        with open(home / "output", "wb") as output:
+            process = subprocess.Popen(
+                [*enter, "sh", "-c", SETUP, "sh", *words], env=environment, stdout=output, stderr=output
+            )
+        self.running.append(process)
+        return Pod(name, self.address(name), process, home / "output")
+
+    def services(self) -> str:
+        """Every Service leads to the coordinator: who else it finds is seen without running anything."""
+        lines = []
+        for kind, name in list(self.objects):
+            if kind == "Service":
+                pod = f"{name.removesuffix('-headless')}-coordinator-0"
+                lines.append(f"{self.address(pod)} {name} {name}.{NAMESPACE}.svc\n")
+        return "".join(lines)
+
+    def volume(self, home: Path, volume: dict | None, template: str, group: int) -> Path:
+        """A folder with what is in the volume; without one it is a claim of a StatefulSet's template."""
+        claimed = {"claimName": template} if volume is None else volume.get("persistentVolumeClaim")
+        if claimed:
+            at = self.claim(claimed["claimName"])
+            at.mkdir(parents=True, exist_ok=True)
+            os.chown(at, 0, group)
+            at.chmod(0o2775)
+            return at
+        at = home / "volumes" / volume["name"]
+        at.mkdir(parents=True)
+        for path, content, mode in self.files(volume):
+            (at / path).write_bytes(content)
+            os.chown(at / path, 0, group)
+            (at / path).chmod(mode)
+        return at
+
+    def files(self, volume: dict):
+        """Path, content and mode of the files that a Secret, a ConfigMap or several of them put into a volume."""
+        sources = [
+            ("Secret", one["secret"], volume["projected"]["defaultMode"])
+            for one in volume.get("projected", {}).get("sources", [])
+        ]
+        if "configMap" in volume:
+            sources.append(("ConfigMap", volume["configMap"], 0o644))
+        if "secret" in volume:
+            sources.append(("Secret", volume["secret"], volume["secret"].get("defaultMode", 0o644)))
+        for kind, source, mode in sources:
+            found = self.objects[kind, source.get("name") or source["secretName"]]
+            data = (
+                {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+                if kind == "Secret"
+                else {}
+            )
+            texts = found.get("stringData", {}) if kind == "Secret" else found["data"]
+            data |= {key: text.encode() for key, text in texts.items()}
+            for item in source.get("items") or [{"key": key, "path": key} for key in data]:
+                yield item["path"], data[item["key"]], mode
