@@ -57,7 +57,7 @@ Every flag can also be given as the environment variable beside it; the flag win
 /// same command after an interruption goes on where it stopped; after a finished run it skips what is there and tries again
 /// what failed.
 #[derive(Debug, Parser)]
-#[command(name = "coordinator", version, args_conflicts_with_subcommands = true)]
+#[command(name = "coordinator", version = crate::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Config {
     /// What to do instead of a job.
     #[command(subcommand)]

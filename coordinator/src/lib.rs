@@ -48,6 +48,9 @@ use crate::{
     target::{Target, TargetError},
 };
 
+/// The version and the commit that this was built from, as far as that is known.
+pub const VERSION: &str = env!("IMAGENET_VERSION");
+
 /// Why the coordinator could not run, or not go on; fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {

@@ -237,7 +237,8 @@ mod tests {
     }
 
     async fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
-        let program = Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", Arc::new(One)) };
+        let program =
+            Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(One)) };
         let program = Arc::new(program);
         let (listener, address) = listen(Address { address: local(0), or_any_port: false }).await.unwrap();
         let mut task = JoinSet::new();

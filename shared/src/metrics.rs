@@ -126,13 +126,14 @@ pub struct Metrics(Registry);
 #[derive(Debug)]
 struct Named<S> {
     program: &'static str,
+    version: &'static str,
     source: Arc<S>,
 }
 
 impl<S: Source> Collector for Named<S> {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        let build = [("program", self.program), ("version", env!("CARGO_PKG_VERSION"))];
+        let build = [("program", self.program), ("version", self.version)];
         page.0
             .encode_descriptor("build_info", "Which program this is; always 1.", None, MetricType::Gauge)?
             .encode_family(&build)?
@@ -142,10 +143,10 @@ impl<S: Source> Collector for Named<S> {
 }
 
 impl Metrics {
-    /// The metrics of a source, all of them named `imagenet_…`.
-    pub fn new(program: &'static str, source: Arc<impl Source>) -> Self {
+    /// The metrics of a source, all of them named `imagenet_…`; beside them is told which program they are of.
+    pub fn new(program: &'static str, version: &'static str, source: Arc<impl Source>) -> Self {
         let mut registry = Registry::with_prefix("imagenet");
-        registry.register_collector(Box::new(Named { program, source }));
+        registry.register_collector(Box::new(Named { program, version, source }));
         Self(registry)
     }
 
@@ -205,13 +206,11 @@ mod tests {
         for seconds in [0.0004, 0.001, 0.2, 100.0] {
             everything.0.record(Duration::from_secs_f64(seconds));
         }
-        let text = Metrics::new("worker", Arc::new(everything)).text().unwrap();
-        let version = env!("CARGO_PKG_VERSION");
+        let text = Metrics::new("worker", "1.2 (3f2a)", Arc::new(everything)).text().unwrap();
         for lines in [
-            format!(
-                "# HELP imagenet_build_info Which program this is; always 1.\n# TYPE imagenet_build_info gauge\n\
-                 imagenet_build_info{{program=\"worker\",version=\"{version}\"}} 1\n"
-            ),
+            "# HELP imagenet_build_info Which program this is; always 1.\n# TYPE imagenet_build_info gauge\n\
+             imagenet_build_info{program=\"worker\",version=\"1.2 (3f2a)\"} 1\n"
+                .to_owned(),
             "# HELP imagenet_slots Downloads at once.\n# TYPE imagenet_slots gauge\nimagenet_slots 3\n".to_owned(),
             "# TYPE imagenet_classes gauge\nimagenet_classes{state=\"failed\"} 1\nimagenet_classes{state=\"pending\"} 2\n"
                 .to_owned(),

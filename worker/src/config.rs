@@ -15,7 +15,7 @@ Examples:
 /// Start as many workers as you like; they may come and go at any time. The URL, the retries and all other options of the
 /// job come from the coordinator: a worker only says where to put the images and how many downloads run at once.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "worker", version, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
+#[command(name = "worker", version = crate::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]

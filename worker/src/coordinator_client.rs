@@ -174,7 +174,7 @@ impl CoordinatorClient {
             worker_name: who.name.clone(),
             instance_nonce: who.nonce.to_vec(),
             slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: crate::VERSION.to_owned(),
             held: wire_held(held),
             storage_id,
         };

@@ -29,7 +29,7 @@ pub async fn open(
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, HttpError> {
     let (listener, address) = http::listen(Address { address, or_any_port: false }).await?;
-    let metrics = Metrics::new("worker", Arc::clone(&tally));
+    let metrics = Metrics::new("worker", crate::VERSION, Arc::clone(&tally));
     tasks.spawn(http::serve(listener, "worker", Arc::new(Outside { tally, metrics, stopping })));
     Ok(address)
 }
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_worker_is_ready_while_the_coordinator_knows_it() {
         let (tally, stopping) = (Arc::<Tally>::default(), CancellationToken::new());
-        let metrics = Metrics::new("worker", Arc::clone(&tally));
+        let metrics = Metrics::new("worker", crate::VERSION, Arc::clone(&tally));
         let outside = Outside { tally: Arc::clone(&tally), metrics, stopping: stopping.clone() };
         assert_eq!(outside.readiness(), Err("the coordinator does not answer"));
         tally.set_registered(true);

@@ -68,6 +68,9 @@ pub use shared::{
 
 use crate::{coordinator_client::Identity, progress::Progress, session::Ended};
 
+/// The version and the commit that this was built from, as far as that is known.
+pub const VERSION: &str = env!("IMAGENET_VERSION");
+
 /// What a worker is told by its own command line; the rest comes from the coordinator.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {

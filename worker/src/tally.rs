@@ -138,7 +138,7 @@ mod tests {
         ] {
             tally.ended(&result);
         }
-        let text = Metrics::new("worker", tally).text().unwrap();
+        let text = Metrics::new("worker", crate::VERSION, tally).text().unwrap();
         for (outcome, count) in [("success", 2), ("skipped", 1), ("failed", 2), ("handed_back", 1)] {
             let sample = format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
             assert!(text.contains(&sample), "no {sample} in {text}");

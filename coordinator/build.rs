@@ -1,0 +1,8 @@
+//! Tells the coordinator which commit it is built from.
+
+#[path = "../shared/version_at_build.rs"]
+mod version_at_build;
+
+fn main() {
+    version_at_build::tell(&["coordinator", "worker", "shared", "proto"]);
+}
