@@ -7,12 +7,13 @@ use shared::{
     connect::ConnectArgs,
     exit_code::Exit,
     job_line::{Screen, short},
+    manual::ManualError,
     shutdown::Shutdown,
 };
 
 pub use crate::admin::client::AdminError;
 use crate::{
-    config::Command,
+    config::{Command, Config},
     demo::DemoError,
     trust::{self, InitError},
 };
@@ -39,6 +40,9 @@ pub enum CommandError {
     /// `demo-origin`.
     #[error(transparent)]
     Demo(#[from] DemoError),
+    /// `completions` and `man`.
+    #[error(transparent)]
+    Manual(#[from] ManualError),
     /// There is no coordinator any more that could.
     #[error("try failed classes again: the job is done; start the coordinator again with --retry-failed")]
     JobDone,
@@ -50,7 +54,10 @@ pub enum CommandError {
 impl CommandError {
     /// Whoever read the output has seen enough.
     fn is_closed_pipe(&self) -> bool {
-        let (Self::Say(error) | Self::Verify(VerifyError::Say(error)) | Self::Init(InitError::Say(error))) = self
+        let (Self::Say(error)
+        | Self::Verify(VerifyError::Say(error))
+        | Self::Init(InitError::Say(error))
+        | Self::Manual(ManualError::Say(error))) = self
         else {
             return false;
         };
@@ -84,7 +91,7 @@ async fn carry_out(
         Command::Status(arguments) => Some(&arguments.coordinator.way),
         Command::Retry(arguments) => Some(&arguments.coordinator.way),
         Command::Drain(arguments) => Some(&arguments.coordinator.way),
-        Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) => None,
+        Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
     if let Some(warning) = way.and_then(ConnectArgs::warning) {
         // A closed standard error must not stop a command.
@@ -97,6 +104,7 @@ async fn carry_out(
         Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
         Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
+        Command::Manual(manual) => manual.write(Config::manual(), &mut out).map(|()| Exit::Done)?,
     })
 }
 

@@ -206,12 +206,16 @@ impl Config {
     /// # Errors
     /// What clap says; it prints itself and knows its exit code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::from_arg_matches(&Self::manual().try_get_matches_from(arguments)?)
+    }
+
+    /// The command line as `--help`, completions and manual pages show it.
+    pub fn manual() -> clap::Command {
         // Values from the environment may be secret, so the help shows only the variables' names.
-        let command = Self::command()
+        Self::command()
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
             .mut_args(|argument| argument.hide_env_values(true))
-            .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)));
-        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+            .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)))
     }
 }
 

@@ -32,6 +32,6 @@ pub mod cluster;
 pub mod fleet;
 pub mod folders;
 pub mod hosts;
-mod programs;
+pub mod programs;
 pub mod running;
 pub mod wait;

@@ -9,7 +9,7 @@ const HOW: &str =
     "build the programs that these tests run: `cargo test --workspace`, or `cargo build -p coordinator -p worker`";
 
 /// The path of a program. Panics with what to do if it is missing or stale.
-pub(crate) fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let sources: &[&str] = match name {
         "coordinator" => &["coordinator/src", "worker/src", "shared/src", "proto"],
         _ => &["worker/src", "shared/src", "proto"],

@@ -1,9 +1,9 @@
 //! The worker's command line. Every flag has an environment variable; the doc comments are the manual.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser};
-use shared::{connect::ConnectArgs, exit_code};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as _};
+use shared::{connect::ConnectArgs, exit_code, manual::Manual};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +29,38 @@ pub struct Cli {
     /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one [default: nowhere]
     #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To work for a coordinator.
+    Work(Box<Cli>),
+    /// To be told about.
+    Write(Manual),
+}
+
+impl Cli {
+    /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`; clap knows which.
+    ///
+    /// # Errors
+    /// What clap says; it prints itself and knows its exit code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, clap::Error> {
+        let matches = Self::manual().try_get_matches_from(arguments)?;
+        match matches.subcommand() {
+            Some(_) => Manual::from_arg_matches(&matches).map(Asked::Write),
+            None => Self::from_arg_matches(&matches).map(|cli| Asked::Work(Box::new(cli))),
+        }
+    }
+
+    /// The command line as `--help`, completions and manual pages show it.
+    pub fn manual() -> clap::Command {
+        let about_itself = Manual::augment_subcommands(clap::Command::default());
+        Self::command()
+            .subcommands(about_itself.get_subcommands().cloned())
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+    }
 }
 
 /// How one worker works, in the worker program and in single-host mode.

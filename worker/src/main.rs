@@ -1,8 +1,7 @@
 //! `worker`: downloads what a coordinator leases to it.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io, process::ExitCode, sync::Arc};
 
-use clap::Parser as _;
 use shared::{
     exit_code::Exit,
     http,
@@ -12,11 +11,14 @@ use shared::{
     telemetry::{self, Telemetry},
 };
 use tokio::task::JoinSet;
-use worker::{Tally, WorkerConfig, config::Cli};
+use worker::{
+    Tally, WorkerConfig,
+    config::{Asked, Cli},
+};
 
 fn main() -> ExitCode {
-    match Cli::try_parse() {
-        Ok(cli) => program::run(run(cli)).into(),
+    match Cli::read(std::env::args_os()) {
+        Ok(asked) => program::run(run(asked)).into(),
         Err(message) => {
             let code = u8::try_from(message.exit_code()).ok().filter(|_| message.print().is_ok());
             code.map_or(Exit::CouldNotRun.into(), ExitCode::from)
@@ -24,9 +26,17 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Exit {
+async fn run(asked: Asked) -> Exit {
     let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
-    program::with_signals(&screen, shutdown.clone(), work(cli, &screen, &shutdown)).await
+    let done = async {
+        match asked {
+            Asked::Work(cli) => work(*cli, &screen, &shutdown).await,
+            Asked::Write(manual) => {
+                manual.write(Cli::manual(), &mut io::stdout()).map(|()| Exit::Done).map_err(|error| error.to_string())
+            }
+        }
+    };
+    program::with_signals(&screen, shutdown.clone(), done).await
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {

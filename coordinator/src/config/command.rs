@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use shared::{Wnid, connect::ConnectArgs, http::parse_address};
+use shared::{Wnid, connect::ConnectArgs, http::parse_address, manual::Manual};
 
 use super::{positive, yes_or_no};
 use crate::trust::InitArgs;
@@ -80,6 +80,9 @@ pub enum Command {
     /// its faults included: one class is missing, one first answers 503, one breaks off. Plain HTTP; it reads nothing and keeps
     /// nothing.
     DemoOrigin(DemoOriginArgs),
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its variants say it")]
+    Manual(Manual),
 }
 
 /// Where the coordinator is that a command is for.
