@@ -16,10 +16,12 @@ use shared::ids::SessionId;
 use tokio::time::Instant;
 
 mod climb;
+mod flow;
 mod shares;
 mod trouble;
 
-use climb::{Climb, Flow};
+use climb::Climb;
+use flow::Flow;
 use shares::{Share, divide};
 use trouble::{Meaning, Seen, Trouble};
 

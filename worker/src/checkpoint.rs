@@ -6,12 +6,17 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     fs::{self, File},
     io::{self, BufRead, BufReader, Lines, Write},
     path::Path,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected, Visitor},
+};
 
 use crate::{beginning::Beginning, source::Source};
 
@@ -61,8 +66,28 @@ pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
 }
 
 pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    blake3::Hash::from_hex(text).map_err(serde::de::Error::custom)
+    deserializer.deserialize_str(HexDigest)
+}
+
+/// Reads a digest where it stands: a class of small files has as many of them as files.
+struct HexDigest;
+
+impl Visitor<'_> for HexDigest {
+    type Value = blake3::Hash;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<blake3::Hash, E> {
+        let mut digest = [0; blake3::OUT_LEN];
+        let expected = || E::invalid_value(Unexpected::Str(text), &self);
+        if text.len() != digest.len() * 2 {
+            return Err(expected());
+        }
+        HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut digest).map_err(|_| expected())?;
+        Ok(digest.into())
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

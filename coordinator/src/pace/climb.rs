@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Observation;
+use super::flow::{Flow, Sample, per_second};
 
 /// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
 /// what it brings is harder to see.
@@ -22,6 +22,10 @@ const WORDS: u32 = 4;
 /// So many bytes are measured in less: a fast origin should not be kept waiting.
 const PLENTY: u64 = 8 << 20;
 const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
+/// So many bytes at the speed of [`FAST`] connections say at once that the next level is worth it, also before this one is at its
+/// speed: the first milliseconds of a short job, in which most of the machine has nothing to do. Of a single worker, whose counts
+/// are of now. It is more than an origin that is slow on purpose gives away at once.
+const AT_ONCE: u64 = 4 << 20;
 /// Who opens connections for many small tars seldom has all their bodies flowing: so many requests a connection, and what
 /// flows is what will.
 const ROUNDS: u64 = 2;
@@ -40,9 +44,6 @@ const FIRST_STEP: f64 = 2.0;
 const FAST: f64 = 100e6;
 const FAST_STEP: f64 = 8.0;
 const SMALL_STEP: f64 = 1.25;
-/// When nothing comes over all the connections of a level for so long, one more is taken: those that stall must not keep
-/// everybody from the origin until they time out.
-const STUCK: Duration = Duration::from_secs(2);
 /// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
 const FIRST_HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -55,59 +56,11 @@ const FEW: u32 = 2;
 const FIRST_MEMORY: Duration = Duration::from_mins(1);
 const LONGEST_MEMORY: Duration = Duration::from_mins(30);
 
-/// The connections of all workers together, at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Flow {
-    /// Connections with a request on them.
-    pub(super) open: u32,
-    /// Those of them over which a body comes.
-    pub(super) flowing: u32,
-    /// Connections that the workers could use.
-    pub(super) wanted: u32,
-    /// Bytes so far.
-    pub(super) received: u64,
-    /// Requests so far.
-    pub(super) requests: u64,
-    /// Workers with a connection.
-    pub(super) workers: usize,
-}
-
-impl Flow {
-    /// One worker does something else than it did.
-    pub(super) fn replace(&mut self, last: &Observation, observation: &Observation) {
-        let change = |all: u32, last: u32, now: u32| all.saturating_sub(last).saturating_add(now);
-        self.open = change(self.open, last.open, observation.open);
-        self.flowing = change(self.flowing, last.flowing, observation.flowing);
-        self.wanted = change(self.wanted, last.wanted, observation.wanted);
-        self.received += observation.received.saturating_sub(last.received);
-        self.requests += observation.requests.saturating_sub(last.requests);
-        self.workers = self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Level {
     connections: u32,
     /// Bytes per second.
     rate: f64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Sample {
-    at: Instant,
-    received: u64,
-    requests: u64,
-}
-
-impl Sample {
-    fn of(flow: &Flow, at: Instant) -> Self {
-        Self { at, received: flow.received, requests: flow.requests }
-    }
-
-    /// Whether connections are open, and nothing has come over them since then.
-    fn is_stuck(self, flow: &Flow, now: Instant) -> bool {
-        flow.open > 0 && flow.received == self.received && now - self.at >= STUCK
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -195,6 +148,9 @@ impl Climb {
             Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if since.is_stuck(flow, now) => {
                 self.stuck(sample, word);
             }
+            Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if self.is_fast(since, flow, now) => {
+                self.measured(since.rate(flow, now), flow, sample, word);
+            }
             Phase::Settling { since, word: before } => {
                 if let Some(slow) = self.is_settled(since, before.max(word), flow, now) {
                     self.phase = Phase::Measuring { from: sample, begins: now + slow, least: slow };
@@ -216,6 +172,17 @@ impl Climb {
             }
             Phase::Holding { until, looked, rate } => self.held(until, looked, rate, is_tight, sample, word),
         }
+    }
+
+    /// Whether what has come says enough without a window.
+    fn is_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
+        let is_plenty = flow.received.saturating_sub(since.received) >= AT_ONCE;
+        is_plenty && flow.workers <= 1 && self.step() >= FIRST_STEP && since.rate(flow, now) >= self.fast()
+    }
+
+    /// Bytes per second from which on this end is what limits the connections of this level.
+    fn fast(&self) -> f64 {
+        FAST * f64::from(self.limit)
     }
 
     /// Whether as many connections are at work as the level has, and no more; then for how long they are still too slow.
@@ -288,7 +255,7 @@ impl Climb {
             wall.highest = wall.highest.max(self.limit);
         }
         let below = self.below.replace(level);
-        if rate >= FAST * f64::from(self.limit) {
+        if rate >= self.fast() {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
             return self.climb(flow, sample, word);
         }
@@ -379,11 +346,6 @@ fn times(limit: u32, step: f64) -> u32 {
     ((f64::from(limit) * step) as u32).max(limit.saturating_add(1))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "rates are compared roughly")]
-fn per_second(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / time.as_secs_f64()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +358,25 @@ mod tests {
             climb.observed(&flow, Duration::from_millis(100), start + Duration::from_millis(100) * tenth);
         }
         climb.limit()
+    }
+
+    /// What is allowed when one connection has brought so many bytes within so long.
+    fn limit_with(received: u64, within: Duration, workers: usize) -> u32 {
+        let start = Instant::now();
+        let mut climb = Climb::new(None, start);
+        let asked = Flow { open: 1, wanted: 10, requests: 1, workers, ..Flow::default() };
+        climb.observed(&asked, Duration::from_millis(20), start);
+        climb.observed(&Flow { flowing: 1, received, ..asked }, Duration::from_millis(20), start + within);
+        climb.limit()
+    }
+
+    #[test]
+    fn a_fast_origin_is_taken_at_its_word_at_once() {
+        let soon = Duration::from_millis(10);
+        assert_eq!(limit_with(AT_ONCE, soon, 1), 8);
+        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
+        assert_eq!(limit_with(AT_ONCE, Duration::from_millis(50), 1), 1, "that is less than 100 MB/s");
+        assert_eq!(limit_with(AT_ONCE, soon, 2), 1, "what several workers tell is not all of now");
     }
 
     #[test]
