@@ -1,0 +1,176 @@
+"""The image as it is built from programs that are built already, and the Compose file as it stands, on a real engine.
+
+    deploy/static-build && python3 -m unittest discover --verbose tests/deploy/docker
+
+Needs root and Debian's docker.io, docker-compose and iptables; no registry is asked for anything.
+"""
+
+import json
+import subprocess
+import tomllib
+import unittest
+from pathlib import Path
+
+from engine import REPOSITORY, Engine, Failed, run, wait_until, why_not
+
+IMAGE = "imagenet-downloader"
+USER = 65532
+LARGEST = 40_000_000
+REVISION = "0123abc"
+SOURCE = "https://example.org/imagenet-downloader"
+CLASSES = {line.split(",")[0] for line in (REPOSITORY / "deploy/demo.csv").read_text().splitlines()[1:]}
+MISSING = "n99999999"
+# So long that each fault below hits in the middle of the job, and a lease short enough that nobody waits for long.
+PACE = {"CLASS_TAKES": "20s", "LEASE_TTL": "5s"}
+# What a coordinator grants a silent worker beside the lease.
+LOST_AFTER = 5 + 10
+
+engine: Engine
+
+
+def setUpModule():
+    global engine
+    if reason := why_not():
+        raise unittest.SkipTest(reason)
+    engine = unittest.enterModuleContext(Engine(PACE))
+    print(engine.docker("build", "--file", REPOSITORY / "deploy/Dockerfile", "--target", "prebuilt", "--tag", IMAGE,
+                        "--build-arg", f"REVISION={REVISION}", "--build-arg", f"SOURCE={SOURCE}", REPOSITORY).splitlines()[-1])
+
+
+class TheImage(unittest.TestCase):
+    """What the Dockerfile promises."""
+
+    def test_is_small_belongs_to_nobody_and_says_what_it_is(self):
+        image = json.loads(engine.docker("inspect", IMAGE))[0]
+        print(f"the image has {image['Size'] / 1e6:.1f} MB", flush=True)
+        self.assertLess(image["Size"], LARGEST)
+        self.assertEqual(image["Config"]["User"], f"{USER}:{USER}")
+        labels = {name.removeprefix("org.opencontainers.image."): text for name, text in image["Config"]["Labels"].items()}
+        version = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+        said = (labels["version"], labels["revision"], labels["source"], labels["licenses"])
+        self.assertEqual(said, (version, REVISION, SOURCE, "MIT"))
+
+    def test_both_programs_run_with_nothing_at_all(self):
+        least = ["run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none", IMAGE]
+        for program in ("coordinator", "worker"):
+            self.assertIn(program, engine.docker(*least, program, "--version"))
+        with self.assertRaisesRegex(Failed, "executable file not found"):
+            engine.docker(*least, "sh")
+
+    def test_the_programs_need_no_library_and_cannot_be_written(self):
+        container = engine.docker("create", IMAGE)
+        listing = subprocess.run(f"docker export {container} | tar --list --verbose --numeric-owner", shell=True, check=True,
+                                 env=engine.environment, stdout=subprocess.PIPE, text=True).stdout
+        engine.docker("rm", container)
+        files = {words[5]: words for words in map(str.split, listing.splitlines()) if len(words) == 6}
+        programs = {name for name, words in files.items() if words[0].startswith("-rwx")}
+        # What the engine itself puts into each container is below dev and etc.
+        programs = {name for name in programs if name.startswith("usr/")}
+        self.assertEqual(programs, {"usr/local/bin/coordinator", "usr/local/bin/worker"})
+        ours = {name: (words[0], words[1]) for name, words in files.items() if words[1] != "0/0"}
+        owner = f"{USER}/{USER}"
+        self.assertEqual(ours, {f"{name}/": ("drwxr-xr-x", owner) for name in ("data", "join", "trust")})
+
+
+class TheComposeFile(unittest.TestCase):
+    """One job, and whatever happens to it."""
+
+    def setUp(self):
+        self.addCleanup(engine.compose, "down", "--volumes")
+        engine.compose("up", "--detach", "--no-build")
+
+    def test_a_job_survives_what_happens_to_its_containers(self):
+        self.wait_for("three workers with something to do, and a class",
+                      lambda job: job["success"] and [each["leased"] > 0 for each in job["workers"]] == [True] * 3)
+        killed, cut_off, stays = engine.containers("worker")
+        for service in ("coordinator", "origin", "worker"):
+            for container in engine.containers(service):
+                self.assert_confined(container)
+        self.assert_holds_the_workers_token_alone(stays)
+        self.assertEqual(engine.fetch("http://127.0.0.1:8080/readyz"), "ok")
+        first = self.status()
+
+        engine.docker("kill", killed)
+        engine.docker("network", "disconnect", "imagenet_default", cut_off)
+        # The process dies, the engine starts it again, and it waits for those that had a session.
+        crashed, = engine.containers("coordinator")
+        run("kill", "-KILL", engine.inspect(crashed, "{{.State.Pid}}"))
+        self.wait_for("the coordinator is there again", lambda job: job["epoch"] == first["epoch"] + 1)
+        self.assertEqual(engine.inspect(crashed, "{{.RestartCount}}"), "1")
+        # In the middle of that it is replaced.
+        engine.compose("rm", "--force", "--stop", "coordinator")
+        engine.compose("up", "--detach", "--no-build", "coordinator")
+        self.assertNotEqual(engine.containers("coordinator"), [crashed])
+        self.wait_for("the one that is left goes on alone, with what the others held",
+                      lambda job: names(job) == {stays[:12]} and job["phase"] == "running", within=LOST_AFTER + 45)
+        self.assertEqual(engine.inspect(cut_off, "{{.State.Running}}"), "true")
+        engine.docker("network", "connect", "imagenet_default", cut_off)
+        self.wait_for("who was cut off is back", lambda job: names(job) == {stays[:12], cut_off[:12]})
+
+        done = self.wait_for("the end", lambda job: job["phase"] == "done" and job, within=240)
+        counts = [done[each] for each in ("success", "skipped", "failed", "leased", "pending", "total")]
+        self.assertEqual(counts, [len(CLASSES) - 1, 0, 1, 0, 0, len(CLASSES)])
+        self.assertEqual((done["run_id"], done["epoch"]), (first["run_id"], first["epoch"] + 2))
+        self.assert_complete()
+        wait_until("workers end with 0 when the job is done", lambda: self.ended(cut_off, stays) == ["0", "0"])
+        self.assertEqual(self.ended(killed), ["137"])
+
+        # Once more, with all workers: nothing is begun anew, and nothing is asked of the origin.
+        engine.compose("stop", "coordinator")
+        self.assertEqual(self.ended(*engine.containers("coordinator")), ["1"], "the job's, of which a class is missing")
+        engine.compose("up", "--detach", "--no-build")
+        again = self.wait_for("the finished run", lambda job: job["phase"] == "done" and job)
+        self.assertEqual([again[each] for each in ("run_id", "success", "total")],
+                         [done[each] for each in ("run_id", "success", "total")])
+        wait_until("all workers end with 0", lambda: self.ended(*engine.containers("worker")) == ["0"] * 3)
+
+    def status(self) -> dict:
+        coordinator, = engine.containers("coordinator")
+        return json.loads(engine.docker("exec", coordinator, "coordinator", "status", "--json",
+                                        "--connect", "https://localhost:50051", "--token-file", "/trust/viewer.token"))
+
+    def wait_for(self, what: str, reached, within: float = 60.0):
+        """The first true answer of `reached` to the job's status."""
+        found = wait_until(what, lambda: reached(self.status()), within)
+        print(f"  {what}", flush=True)
+        return found
+
+    def ended(self, *containers: str) -> list[str]:
+        """The exit codes; a dash for who runs."""
+        return [engine.inspect(each, "{{if .State.Running}}-{{else}}{{.State.ExitCode}}{{end}}") for each in containers]
+
+    def assert_confined(self, container: str):
+        """Asks the kernel, not the engine."""
+        process = Path("/proc") / engine.inspect(container, "{{.State.Pid}}")
+        fields = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        self.assertEqual(fields["Uid"].split() + fields["Gid"].split(), [str(USER)] * 8)
+        self.assertEqual({int(fields[each], 16) for each in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}, {0})
+        self.assertEqual((fields["NoNewPrivs"], fields["Seccomp"]), ("1", "2"))
+        root = next(line.split() for line in (process / "mountinfo").read_text().splitlines() if line.split()[4] == "/")
+        self.assertIn("ro", root[5].split(","))
+
+    def assert_holds_the_workers_token_alone(self, worker: str):
+        volumes = {each["Destination"]: each for each in json.loads(engine.inspect(worker, "{{json .Mounts}}"))}
+        self.assertEqual(set(volumes), {"/data", "/join"})
+        self.assertFalse(volumes["/join"]["RW"])
+        self.assertEqual([each.name for each in Path(volumes["/join"]["Source"]).iterdir()], ["worker.token"])
+
+    def assert_complete(self):
+        """All classes but the missing one, each as its manifest says, and nothing that was left behind."""
+        said = engine.compose("run", "--rm", "verify")
+        there = len(CLASSES) - 1
+        self.assertIn(f"{there} classes: {there} right, 0 different, 0 not proved;", said)
+        images, state = (Path(engine.docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"imagenet_{name}"))
+                         for name in ("images", "state"))
+        self.assertEqual({each.name for each in images.iterdir() if each.is_dir()}, CLASSES - {MISSING})
+        failures = (state / "failed_downloads.log").read_text().splitlines()
+        self.assertEqual([line.split(":")[0] for line in failures], [f"{MISSING} - HTTPError"])
+
+
+def names(job: dict) -> set[str]:
+    """The workers', which are the first letters of their containers' ids."""
+    return {each["name"] for each in job["workers"]}
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
