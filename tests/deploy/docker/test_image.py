@@ -6,7 +6,9 @@ Needs root and Debian's docker.io, docker-compose and iptables; no registry is a
 """
 
 import json
+import os
 import subprocess
+import tempfile
 import tomllib
 import unittest
 from pathlib import Path
@@ -33,8 +35,8 @@ def setUpModule():
     if reason := why_not():
         raise unittest.SkipTest(reason)
     engine = unittest.enterModuleContext(Engine(PACE))
-    print(engine.docker("build", "--file", REPOSITORY / "deploy/Dockerfile", "--target", "prebuilt", "--tag", IMAGE,
-                        "--build-arg", f"REVISION={REVISION}", "--build-arg", f"SOURCE={SOURCE}", REPOSITORY).splitlines()[-1])
+    engine.docker("build", "--tag", IMAGE, "--build-arg", f"REVISION={REVISION}", "--build-arg", f"SOURCE={SOURCE}",
+                  REPOSITORY / "target/image")
 
 
 class TheImage(unittest.TestCase):
@@ -56,6 +58,17 @@ class TheImage(unittest.TestCase):
             self.assertIn(program, engine.docker(*least, program, "--version"))
         with self.assertRaisesRegex(Failed, "executable file not found"):
             engine.docker(*least, "sh")
+
+    def test_a_folder_of_the_host_is_written_by_its_owner(self):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chown(folder, 1000, 1000)
+            with self.assertRaises(Failed) as ended:
+                engine.docker("run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none", "--user", "1000:1000",
+                              "--volume", f"{folder}:/data", IMAGE, "coordinator", "--demo", "--target", "/data")
+            # With the demo's missing class that is its right end.
+            self.assertIn("ended with 1\n", str(ended.exception))
+            classes = {each.name: each.stat().st_uid for each in Path(folder).iterdir() if each.is_dir()}
+            self.assertEqual(classes, dict.fromkeys(CLASSES - {MISSING}, 1000))
 
     def test_the_programs_need_no_library_and_cannot_be_written(self):
         container = engine.docker("create", IMAGE)
