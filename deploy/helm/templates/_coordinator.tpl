@@ -11,8 +11,8 @@ imagenet/run: {{ list .Values.classes .Values.job.url .Values.job.retryFailed | 
 {{- $job := .Values.job }}
 - --fname=/etc/imagenet/classes/{{ ternary "data.csv" .Values.classes.file (not (empty .Values.classes.csv)) }}
 - --target=/state
-- --listen={{ .Values.coordinator.bindAddress }}:50051
-- --http={{ .Values.coordinator.bindAddress }}:8080
+- --listen={{ .Values.bindAddress }}:50051
+- --http={{ .Values.bindAddress }}:8080
 # A StatefulSet starts again whatever ends: it stays when the job is done.
 - --stay
 {{- if eq .Values.trust.mode "insecure" }}

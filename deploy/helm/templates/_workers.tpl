@@ -41,7 +41,7 @@ spec:
     {{- include "imagenet.clientArgs" (dict "root" $root "role" "worker") | nindent 4 }}
     - --target=/data/{{ $root.Values.storage.folder }}
     - --workers={{ $workers.slots }}
-    - --http={{ $root.Values.coordinator.bindAddress }}:8080
+    - --http={{ $root.Values.bindAddress }}:8080
     {{- with $workers.extraEnv }}
     env: {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -6,7 +6,6 @@ nothing but the programs, and its volumes; user, groups, variables and arguments
 there is not: scheduling, admission, claims that are bound, resources, policies.
 """
 
-import base64
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from chart import NAMESPACE
 from programs import program
+from volumes import Volumes
 
 LIBRARIES = [Path("/lib"), Path("/lib64"), Path("/usr/lib")]
 BRIDGE = "10.77.0.254"
@@ -97,6 +97,7 @@ class Cluster:
         self.running: list[subprocess.Popen] = []
         self.objects: dict[tuple[str, str], dict] = {}
         self.count = 0
+        self.volumes = Volumes(self.folder)
         os.chmod(self.folder, 0o755)
         ip("netns", "add", self.space)
         ip("-n", self.space, "link", "add", "bridge", "type", "bridge")
@@ -118,6 +119,7 @@ class Cluster:
         """As an upgrade does; what is to be kept is what a chart finds in the cluster and leaves as it is."""
         kept = {key: found for key, found in self.objects.items() if key[0] in keep}
         self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects} | kept
+        self.volumes.objects = self.objects
 
     def command(self, words: list[str]) -> str:
         """Runs something on the node, as a kubelet or Prometheus would."""
@@ -157,9 +159,6 @@ class Cluster:
                 ip("-n", space, "link", "set", device, "up")
         return f"10.77.0.{list(self.spaces).index(name) + 1}"
 
-    def claim(self, name: str) -> Path:
-        return self.folder / "claims" / name
-
     def run(self, name: str, pod: dict, command: list[str] | None = None) -> Pod:
         """Starts a pod; or, with a command, another process in one like it, as `kubectl exec` does."""
         self.count += 1
@@ -168,12 +167,7 @@ class Cluster:
         [container] = pod["spec"]["containers"]
         security = pod["spec"]["securityContext"]
         group = security["fsGroup"]
-        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
-        mounts = []
-        for mount in container.get("volumeMounts") or []:
-            at = self.volume(home, volumes.get(mount["name"]), f"{mount['name']}-{name}", group)
-            mounts.append(f"{at} {mount['mountPath']} {'ro' if mount.get('readOnly') else 'rw'}\n")
-        (home / "mounts").write_text("".join(mounts))
+        (home / "mounts").write_text("".join(self.volumes.mounts(name, pod["spec"], home / "volumes")))
         (home / "hosts").write_text(f"127.0.0.1 localhost\n{self.address(name)} {name}\n" + self.services())
         environment = {
             "PATH": os.environ["PATH"],
@@ -188,18 +182,7 @@ class Cluster:
         }
         environment |= {variable["name"]: variable["value"] for variable in container.get("env", [])}
         words = command or [*container["command"], *container["args"]]
-        enter = [
-            "ip",
-            "netns",
-            "exec",
-            self.spaces[name],
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ]
+        enter = f"ip netns exec {self.spaces[name]} unshare --mount --uts --pid --fork --kill-child".split()
         with open(home / "output", "wb") as output:
             process = subprocess.Popen(
                 [*enter, "sh", "-c", SETUP, "sh", *words], env=environment, stdout=output, stderr=output
@@ -215,42 +198,3 @@ class Cluster:
                 pod = f"{name.removesuffix('-headless')}-coordinator-0"
                 lines.append(f"{self.address(pod)} {name} {name}.{NAMESPACE}.svc\n")
         return "".join(lines)
-
-    def volume(self, home: Path, volume: dict | None, template: str, group: int) -> Path:
-        """A folder with what is in the volume; without one it is a claim of a StatefulSet's template."""
-        claimed = {"claimName": template} if volume is None else volume.get("persistentVolumeClaim")
-        if claimed:
-            at = self.claim(claimed["claimName"])
-            at.mkdir(parents=True, exist_ok=True)
-            os.chown(at, 0, group)
-            at.chmod(0o2775)
-            return at
-        at = home / "volumes" / volume["name"]
-        at.mkdir(parents=True)
-        for path, content, mode in self.files(volume):
-            (at / path).write_bytes(content)
-            os.chown(at / path, 0, group)
-            (at / path).chmod(mode)
-        return at
-
-    def files(self, volume: dict):
-        """Path, content and mode of the files that a Secret, a ConfigMap or several of them put into a volume."""
-        sources = [
-            ("Secret", one["secret"], volume["projected"]["defaultMode"])
-            for one in volume.get("projected", {}).get("sources", [])
-        ]
-        if "configMap" in volume:
-            sources.append(("ConfigMap", volume["configMap"], 0o644))
-        if "secret" in volume:
-            sources.append(("Secret", volume["secret"], volume["secret"].get("defaultMode", 0o644)))
-        for kind, source, mode in sources:
-            found = self.objects[kind, source.get("name") or source["secretName"]]
-            data = (
-                {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
-                if kind == "Secret"
-                else {}
-            )
-            texts = found.get("stringData", {}) if kind == "Secret" else found["data"]
-            data |= {key: text.encode() for key, text in texts.items()}
-            for item in source.get("items") or [{"key": key, "path": key} for key in data]:
-                yield item["path"], data[item["key"]], mode

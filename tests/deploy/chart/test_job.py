@@ -122,8 +122,8 @@ class Jobs(unittest.TestCase):
     def images(self, claim: str, folder: str) -> list[str]:
         """The classes in a claim, after a look at each file; all belong to the pod's user."""
         found = []
-        for wnid in sorted(path.name for path in (self.cluster.claim(claim) / folder).glob("n*")):
-            at = self.cluster.claim(claim) / folder / wnid
+        for wnid in sorted(path.name for path in (self.cluster.volumes.claim(claim) / folder).glob("n*")):
+            at = self.cluster.volumes.claim(claim) / folder / wnid
             with tarfile.open(self.tars / f"{wnid}.tar") as tar:
                 for entry in tar:
                     self.assertEqual((at / entry.name).read_bytes(), tar.extractfile(entry).read(), entry.name)
@@ -196,6 +196,20 @@ class Jobs(unittest.TestCase):
         self.assertEqual(self.images(f"{RELEASE}-images", "imagenet"), CLASSES)
         self.assertEqual(job["spec"]["backoffLimitPerIndex"], 10)
 
+    def test_a_worker_that_is_drained_ends_as_one_that_is_done_and_the_other_finishes(self):
+        self.url = self.cluster.origin(self.tars, SLOW)
+        objects = self.install("defaults", "workers.slots=1")
+        coordinator, workers = self.start_coordinator(), self.start_workers()
+        [pod, *_] = [pod for _, pod in pods(objects) if component(pod) == "worker"]
+        for worker in workers:
+            self.wait_for_probe(worker, pod, "readinessProbe")
+        self.exec("drain", workers[0].name)
+        self.assertEqual(workers[0].wait(), 0, workers[0].said())
+        self.assertTrue(coordinator.is_running() and "stays to tell" not in coordinator.said(), coordinator.said())
+        self.assert_ended(workers[1:])
+        coordinator.wait_until("stays to tell")
+        self.assertEqual(self.images(f"{RELEASE}-images", "imagenet"), CLASSES)
+
     def test_each_worker_may_have_a_disk_of_its_own(self):
         self.install("local-disks")
         self.run_to_the_end("3 0 1")
@@ -219,30 +233,50 @@ class Jobs(unittest.TestCase):
             self.cluster.objects[kind, name] = {"stringData" if kind == "Secret" else "data": texts}
         self.run_to_the_end("3 0 1")
 
-    def test_certificates_by_cert_manager_are_used_with_tokens_by_the_chart(self):
+    def test_certificates_by_cert_manager_are_used_with_tokens_by_the_chart_and_renewed_without_a_restart(self):
         """With every flag of the job, as far as it does not name an origin elsewhere."""
         objects = self.install(
             "everything", "job.headerSecret=", "job.caConfigMap=", "job.retryFailed=false", "podSecurity.runAsUser=1000"
         )
         names = one(objects, "Certificate", f"{RELEASE}-tls")["spec"]
         trust = self.init(*names["dnsNames"], *names["ipAddresses"])
-        made = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
-        self.cluster.objects["Secret", f"{RELEASE}-tls"] = {
-            "stringData": {key: (trust / path).read_text() for key, path in made.items()}
-        }
-        self.run_to_the_end("3 0 1")
+        self.cert_manager_writes(trust)
+        coordinator = self.run_to_the_end("3 0 1")
         self.assertEqual(self.images(f"{RELEASE}-images", "winter21"), CLASSES)
+
+        shown = self.certificate(coordinator)
+        for path in ("server.pem", "server.key"):
+            (trust / path).unlink()
+        self.init(*names["dnsNames"], *names["ipAddresses"])
+        self.cert_manager_writes(trust)
+        self.cluster.volumes.refresh()
+        deadline = time.monotonic() + 30
+        while (renewed := self.certificate(coordinator)) == shown:
+            self.assertLess(time.monotonic(), deadline, coordinator.said())
+            time.sleep(0.1)
+        self.assertIn(renewed.strip(), (trust / "server.pem").read_text())
+        self.assert_ended(self.start_workers()[:1])
+
+    def cert_manager_writes(self, trust: Path) -> None:
+        made = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}
+        texts = {key: (trust / path).read_text() for key, path in made.items()}
+        self.cluster.objects["Secret", f"{RELEASE}-tls"] = {"stringData": texts}
+
+    def certificate(self, coordinator: Pod) -> str:
+        """The one that it shows to whoever connects."""
+        ask = f"import ssl; print(ssl.get_server_certificate(('{coordinator.address}', 50051)))"
+        return self.cluster.command([sys.executable, "-c", ask]).strip()
 
     def test_a_deployment_on_a_claim_of_ones_own_and_a_list_in_another(self):
         self.install("shared-volume")
-        lists = self.cluster.claim("lists") / "winter21"
+        lists = self.cluster.volumes.claim("lists") / "winter21"
         lists.mkdir(parents=True)
         (lists / "data.csv").write_text("\n".join(["wnid", *CLASSES, MISSING]))
         self.run_to_the_end("3 0 1")
         self.assertEqual(self.images("datasets", "images/winter21"), CLASSES)
 
     def test_without_any_trust_it_is_probed_over_grpc(self):
-        self.install("insecure", "coordinator.bindAddress=0.0.0.0")
+        self.install("insecure", "bindAddress=0.0.0.0")
         pod = self.coordinator_pod()
         self.assertIn("grpc", pod["spec"]["containers"][0]["readinessProbe"])
         coordinator = self.run_to_the_end("3 0 1")
@@ -268,7 +302,7 @@ class Jobs(unittest.TestCase):
                 self.assertIn("imagenet_workers 0", self.metrics(coordinator))
 
     def log(self, worker: Pod) -> str:
-        path = self.cluster.claim(f"{RELEASE}-images") / "imagenet" / f"imagenet_downloader.{worker.name}.log"
+        path = self.cluster.volumes.claim(f"{RELEASE}-images") / "imagenet" / f"imagenet_downloader.{worker.name}.log"
         return worker.said() + (path.read_text() if path.is_file() else "")
 
     def test_the_dashboard_and_the_alerts_speak_of_metrics_that_there_are(self):

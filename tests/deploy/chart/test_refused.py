@@ -48,7 +48,7 @@ WRONG = [
     ("job.durability=none", "/job/durability"),
     ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
     ("coordinator.service.type=ExternalName", "/coordinator/service/type"),
-    ("coordinator.bindAddress=127.0.0.1", "/coordinator/bindAddress"),
+    ("bindAddress=127.0.0.1", "/bindAddress"),
     # Of another form.
     ("image.digest=latest", "/image/digest"),
     ("image.repository=https://registry.example.org/imagenet", "/image/repository"),
