@@ -2,8 +2,9 @@
 
 Each pod has a network namespace with an address, a host name, its process as PID 1, a root that is read-only and holds
 nothing but the programs, and its volumes; user, groups, variables and arguments are the pod's. Services are lines of
-`/etc/hosts`. The programs are those of the debug build, so the libraries that they need are in the root as well. What
-there is not: scheduling, admission, claims that are bound, resources, policies.
+`/etc/hosts`. The root is the image's where the variable IMAGE names the folder with its files, as `deploy/static-build`
+lays them out; else it has the programs of the debug build, and with them the libraries that they need. What there is not:
+scheduling, admission, claims that are bound, resources, policies.
 """
 
 import os
@@ -26,13 +27,18 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs pod "$ROOT"
 cd "$ROOT"
-mkdir -p proc dev etc/ssl usr/lib usr/local/bin lib lib64
-for library in $LIBRARIES; do mount --rbind "$library" ".$library"; done
-for program in $PROGRAMS; do touch "usr/local/bin/${program##*/}"; mount --bind "$program" "usr/local/bin/${program##*/}"; done
-touch dev/null; mount --bind /dev/null dev/null
+mkdir -p proc dev etc
+for device in null zero random urandom; do touch "dev/$device"; mount --bind "/dev/$device" "dev/$device"; done
 mount -t proc proc proc
-cp "$HOSTS" etc/hosts; echo 'hosts: files' > etc/nsswitch.conf
-cp -rL /etc/ssl/certs etc/ssl/certs 2>/dev/null || true
+cp "$HOSTS" etc/hosts
+if [ -n "$IMAGE" ]; then
+  cp -r "$IMAGE/." .
+else
+  mkdir -p usr/lib usr/local/bin lib lib64 etc/ssl/certs
+  for library in $LIBRARIES; do mount --rbind "$library" ".$library"; done
+  for program in $PROGRAMS; do touch "usr/local/bin/${program##*/}"; mount --bind "$program" "usr/local/bin/${program##*/}"; done
+  cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/
+fi
 while read -r from to mode; do mkdir -p ".$to"; mount --bind "$from" ".$to"; mount -o "remount,bind,$mode" ".$to"; done < "$MOUNTS"
 mount -o remount,ro "$ROOT"
 hostname "$POD"
@@ -172,6 +178,7 @@ class Cluster:
         environment = {
             "PATH": os.environ["PATH"],
             "ROOT": str(home / "root"),
+            "IMAGE": os.environ.get("IMAGE", ""),
             "LIBRARIES": " ".join(str(path) for path in LIBRARIES if path.exists()),
             "PROGRAMS": " ".join(str(program(one)) for one in ("coordinator", "worker")),
             "HOSTS": str(home / "hosts"),

@@ -158,7 +158,7 @@ class Jobs(unittest.TestCase):
             self.assertEqual(test.wait(), 0, test.said())
 
         with self.subTest("a pod that comes late, or is started again, is sent home"):
-            self.assert_ended(self.start_workers()[:1])
+            self.assert_ended(self.start_workers())
 
         with self.subTest("the coordinator is moved: the finished job is shown, nobody is asked again"):
             self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 1)
@@ -172,7 +172,7 @@ class Jobs(unittest.TestCase):
             coordinator = self.run_to_the_end("0 2 0")
             self.assertEqual(coordinator.stop(30), 0)
 
-    def test_workers_that_are_moved_in_the_middle_lose_nothing(self):
+    def test_pods_that_are_moved_in_the_middle_lose_nothing(self):
         """SIGTERM to all, as when nodes are drained, well within their grace; then others of the same names."""
         self.url = self.cluster.origin(self.tars, SLOW)
         objects = self.install("defaults")
@@ -190,8 +190,10 @@ class Jobs(unittest.TestCase):
         for worker in workers:
             worker.signal(signal.SIGTERM)
         self.assertEqual([worker.wait(pod["spec"]["terminationGracePeriodSeconds"]) for worker in workers], [143, 143])
+        self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 143)
         self.assertLess(time.monotonic() - began, 30)
-        self.assert_ended(self.start_workers())
+        others, coordinator = self.start_workers(), self.start_coordinator()
+        self.assert_ended(others)
         coordinator.wait_until("stays to tell")
         self.assertEqual(self.images(f"{RELEASE}-images", "imagenet"), CLASSES)
         self.assertEqual(job["spec"]["backoffLimitPerIndex"], 10)
@@ -255,7 +257,7 @@ class Jobs(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, coordinator.said())
             time.sleep(0.1)
         self.assertIn(renewed.strip(), (trust / "server.pem").read_text())
-        self.assert_ended(self.start_workers()[:1])
+        self.assert_ended(self.start_workers())
 
     def cert_manager_writes(self, trust: Path) -> None:
         made = {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}

@@ -220,6 +220,13 @@ class Programs(unittest.TestCase):
                 with self.subTest(values=path.name, pod=name):
                     self.assertEqual(problems(pod), [])
 
+    def test_the_image_is_what_the_chart_takes_it_for(self):
+        [pod, *_] = [pod for _, pod in pods(rendered(values_file("defaults")))]
+        security = pod["spec"]["securityContext"]
+        dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+        self.assertIn(f"\nUSER {security['runAsUser']}:{security['runAsGroup']}\n", dockerfile)
+        self.assertIn("/files/usr/local/bin", (ROOT / "deploy" / "static-build").read_text())
+
     def test_everything_outside_leads_to_a_port(self):
         for path in VALUES:
             with self.subTest(values=path.name):
