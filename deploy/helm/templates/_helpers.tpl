@@ -66,9 +66,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "imagenet.podSecurityContext" -}}
 {{- $security := .Values.podSecurity }}
 runAsNonRoot: true
-runAsUser: {{ int64 $security.runAsUser }}
-runAsGroup: {{ int64 $security.runAsGroup }}
-fsGroup: {{ int64 $security.fsGroup }}
+{{- range $key := list "runAsUser" "runAsGroup" "fsGroup" }}
+{{- with index $security $key }}
+{{ $key }}: {{ int64 . }}
+{{- end }}
+{{- end }}
 # Millions of images are not looked at one by one at each start.
 fsGroupChangePolicy: OnRootMismatch
 {{- with $security.supplementalGroups }}

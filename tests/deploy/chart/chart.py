@@ -1,5 +1,6 @@
 """The chart as the tests see it: rendered, as objects, and with what they hold."""
 
+import base64
 import copy
 import os
 import subprocess
@@ -70,6 +71,11 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 def one(objects: list[Object], kind: str, name: str) -> Object:
     [found] = [found for found in of_kind(objects, kind) if found["metadata"]["name"] == name]
     return found
+
+
+def texts(secret: Object) -> dict[str, str]:
+    """What is in a Secret."""
+    return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:

@@ -13,6 +13,7 @@ from chart import (
     rendered,
     skip_without_helm,
     template,
+    texts,
     values_file,
 )
 
@@ -149,6 +150,13 @@ class Pods(unittest.TestCase):
                         self.assertIn("memory", container["resources"]["limits"])
         self.assertGreater(count, 2 * len(VALUES))
 
+    def test_a_cluster_that_gives_numbers_may_do_so(self):
+        """As OpenShift does, whose pods may not ask for one."""
+        settings = [f"podSecurity.{key}=null" for key in ("runAsUser", "runAsGroup", "fsGroup")]
+        for name, pod in pods(template([values_file("defaults")], settings)):
+            self.assertTrue({"runAsUser", "runAsGroup", "fsGroup"}.isdisjoint(pod["spec"]["securityContext"]), name)
+            self.assertEqual(broken_rules(pod), set())
+
     def test_every_control_of_the_standard_can_be_broken(self):
         for _, pod in pods(rendered(values_file("defaults"))):
             for path, value, rule in BREAKS:
@@ -191,7 +199,7 @@ class Trust(unittest.TestCase):
             self.assertEqual(any(word.startswith("--connect=http://") for word in words), insecure, path.name)
 
     def test_the_generated_secret_holds_what_init_would_make_and_no_authority(self):
-        secret = one(rendered(values_file("defaults")), "Secret", f"{RELEASE}-trust")["stringData"]
+        secret = texts(one(rendered(values_file("defaults")), "Secret", f"{RELEASE}-trust"))
         self.assertEqual(
             set(secret), {"server.pem", "server.key", "ca.pem", "tokens", "worker.token", "viewer.token", "admin.token"}
         )
@@ -199,13 +207,13 @@ class Trust(unittest.TestCase):
         self.assertEqual(roles, {role: secret[f"{role}.token"] for role in ("worker", "viewer", "admin")})
         self.assertEqual(len(set(roles.values())), 3)
         self.assertTrue(all(len(token) == 43 for token in roles.values()))
-        again = one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust")["stringData"]
+        again = texts(one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust"))
         self.assertTrue(set(roles.values()).isdisjoint(again["tokens"].split()))
 
     def test_what_is_not_generated_is_in_no_object(self):
         for name in ("existing-secrets", "insecure"):
             self.assertEqual(of_kind(rendered(values_file(name)), "Secret", "Certificate"), [])
-        tokens = one(rendered(values_file("tls")), "Secret", f"{RELEASE}-trust")["stringData"]
+        tokens = texts(one(rendered(values_file("tls")), "Secret", f"{RELEASE}-trust"))
         self.assertEqual(set(tokens), {"tokens", "worker.token", "viewer.token", "admin.token"})
 
     def test_names_of_ones_own_are_in_the_certificate(self):

@@ -290,11 +290,11 @@ class Jobs(unittest.TestCase):
         coordinator = self.start_coordinator()
         self.wait_for_probe(coordinator, self.coordinator_pod(), "readinessProbe")
         mine = self.cluster.objects["Secret", f"{RELEASE}-trust"]
-        theirs = one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust")["stringData"]
+        theirs = one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust")["data"]
         [job] = of_kind(objects, "Job")
         for number, (file, words) in enumerate([("worker.token", "token"), ("ca.pem", "certificate")]):
             with self.subTest(file=file):
-                wrong = {**mine, "stringData": {**mine["stringData"], file: theirs[file]}}
+                wrong = {**mine, "data": {**mine["data"], file: theirs[file]}}
                 self.cluster.objects["Secret", f"{RELEASE}-trust"] = wrong
                 stranger = self.cluster.run(f"stranger-{number}", job["spec"]["template"])
                 deadline = time.monotonic() + 20
