@@ -1,0 +1,176 @@
+"""What must be seen between the blocks of the page: each method belongs to one of them and looks after it has been run."""
+
+import json
+import time
+from collections.abc import Callable
+
+from hosts import Host, HostError, Node
+from origin import Origin
+
+SECONDS_TO_SEE = 120
+COORDINATOR, WORKER = "imagenet-coordinator", "imagenet-worker"
+STATUS = "coordinator status --json --connect https://node1:50051 --token-file /etc/imagenet/viewer.token"
+# What a node has apart from what systemd and Debian keep for themselves.
+FILES = "find /etc /usr/local /root /var/lib -xdev ! -name '*-' ! -name man1 ! -path '/var/lib/systemd*' | sort"
+
+
+class Story:
+    """The checks; `after` has them by the block that they belong to."""
+
+    def __init__(self, node1: Node, node2: Node, origin: Origin, images: dict[str, dict[str, bytes]]):
+        self.node1, self.node2, self.origin, self.images = node1, node2, origin, images
+        self.before = {node.name: node.must(FILES) for node in (node1, node2)}
+        self.after: dict[tuple[str, int], Callable[[], None]] = {
+            ("Install", 2): self.units_are_right,
+            ("Start", 1): self.the_coordinator_runs_and_its_secrets_are_its_own,
+            ("Start", 3): self.classes_arrive,
+            ("Watch", 1): self.what_crashes_goes_on,
+            ("Stop and go on", 1): self.it_is_the_same_run,
+            ("Stop and go on", 2): self.classes_arrive,
+            ("Stop and go on", 3): self.the_drained_worker_has_ended,
+            ("Stop and go on", 4): self.classes_arrive,
+            ("Renew", 2): self.the_certificate_is_another,
+            ("Renew", 3): self.old_tokens_are_worth_nothing,
+            ("Renew", 4): self.the_copy_is_still_the_old_one,
+            ("Renew", 5): self.hurry,
+            ("Finish", 1): self.nothing_is_begun_anew,
+            ("Finish", 2): self.every_image_is_there,
+            ("Remove", 1): self.nothing_is_left_but_the_images,
+        }
+
+    def units_are_right(self) -> None:
+        for node in (self.node1, self.node2):
+            said = node.must(f"systemd-analyze verify {COORDINATOR}.service {WORKER}.service 2>&1")
+            see(not said, f"verify says: {said}")
+
+    def the_coordinator_runs_and_its_secrets_are_its_own(self) -> None:
+        wait("the coordinator answers", lambda: self.node1.run(STATUS).returncode == 0,
+             lambda: journal(self.node1, COORDINATOR))
+        pid = self.active(self.node1, COORDINATOR)
+        user = self.node1.must(f"ps --no-headers -o user {pid}")
+        see(user == "imagenet", f"it runs as {user}")
+        for secret in ("/etc/imagenet/server.key", f"/run/credentials/{COORDINATOR}.service/server.key"):
+            self.node1.must(f"test -s {secret}")
+            readable = self.node1.run(f"setpriv --reuid nobody --clear-groups cat {secret}").returncode == 0
+            see(not readable, f"anybody can read {secret}")
+        refused = self.node1.run(f"setpriv --reuid imagenet --clear-groups cat /etc/imagenet/server.key").returncode
+        see(refused != 0, "the user imagenet can read the key that is for root alone")
+
+    def classes_arrive(self) -> None:
+        wait("a class is under way", lambda: any(each["leased"] for each in self.status()["workers"]))
+        pid = self.active(self.node2, WORKER)
+        user = self.node2.must(f"ps --no-headers -o user {pid}")
+        see(user == "imagenet", f"it runs as {user}")
+
+    def what_crashes_goes_on(self) -> None:
+        self.run_id = self.status()["run_id"]
+        for node, unit in ((self.node1, COORDINATOR), (self.node2, WORKER)):
+            node.must(f"systemctl kill --signal SIGKILL {unit}")
+            wait(f"{unit} is started again", lambda n=node, u=unit: shown(n, u, "NRestarts", "SubState") == "1 running")
+        self.it_is_the_same_run()
+        self.classes_arrive()
+
+    def it_is_the_same_run(self) -> None:
+        wait("the coordinator answers", lambda: self.node1.run(STATUS).returncode == 0)
+        see(self.status()["run_id"] == self.run_id, "another run has begun")
+
+    def the_drained_worker_has_ended(self) -> None:
+        wait("its unit has stopped", lambda: shown(self.node2, WORKER, "ActiveState") == "inactive")
+        self.ended_well(self.node2)
+
+    def the_certificate_is_another(self) -> None:
+        self.it_is_the_same_run()
+        shown_now = "openssl s_client -connect node1:50051 -alpn h2 </dev/null 2>/dev/null | openssl x509"
+        newest = "openssl x509 -in /etc/imagenet/server.pem"
+        see(self.node1.must(shown_now) == self.node1.must(newest), "the coordinator shows the old certificate")
+        self.old_token = self.node1.must("cat /etc/imagenet/viewer.token")
+        self.old_worker_token = self.node2.must("cat /etc/imagenet/worker.token")
+        self.classes_arrive()
+
+    def old_tokens_are_worth_nothing(self) -> None:
+        self.it_is_the_same_run()
+        with_old = STATUS.replace("/etc/imagenet/viewer.token", "/dev/stdin") + f" <<< {self.old_token}"
+        done = self.node1.run(with_old)
+        see(done.returncode == 2 and "token" in done.stdout, f"an old token gets {done.returncode}: {done.stdout}")
+
+    def the_copy_is_still_the_old_one(self) -> None:
+        copy = self.node2.must(f"cat /run/credentials/{WORKER}.service/worker.token")
+        see(copy == self.old_worker_token, "the page says that a worker has a copy, which only a restart replaces")
+        see(self.node2.must("cat /etc/imagenet/worker.token") != copy, "the token is the old one")
+
+    def hurry(self) -> None:
+        self.classes_arrive()
+        self.origin.hurry()
+
+    def nothing_is_begun_anew(self) -> None:
+        self.ended_well(self.node2)
+        for restart in (f"systemctl restart {COORDINATOR}", f"systemctl kill --signal SIGKILL {COORDINATOR}"):
+            pid = self.active(self.node1, COORDINATOR)
+            self.node1.must(restart)
+            wait("another process runs", lambda p=pid: shown(self.node1, COORDINATOR, "MainPID") not in (p, "0"))
+            self.it_is_the_same_run()
+            status = self.status()
+            counts = [status[name] for name in ("total", "success", "failed", "pending", "leased")]
+            see(counts == [len(self.images), len(self.images), 0, 0, 0], f"{status}")
+        # A worker that comes late hears that it is done.
+        self.node2.must(f"systemctl start {WORKER}")
+        wait("its unit has stopped", lambda: shown(self.node2, WORKER, "ActiveState") == "inactive")
+        self.ended_well(self.node2)
+
+    def every_image_is_there(self) -> None:
+        for wnid, files in self.images.items():
+            for name, content in files.items():
+                path = self.node2.outside(f"/srv/imagenet/{wnid}/{name}")
+                see(path.read_bytes() == content, f"{name} is another")
+        owners = self.node2.must("find /srv/imagenet -printf '%u:%g\\n' | sort -u")
+        see(owners == "imagenet:imagenet", f"they belong to {owners}")
+        logs = self.node1.must("cat /var/lib/imagenet/failed_downloads.log")
+        see(not logs, f"classes have failed: {logs}")
+
+    def nothing_is_left_but_the_images(self) -> None:
+        for node in (self.node1, self.node2):
+            now = node.must(FILES)
+            left = set(now.splitlines()) ^ set(self.before[node.name].splitlines())
+            see(not left, f"{node.name} differs in {sorted(left)}")
+            see(node.run("getent passwd imagenet").returncode == 2, "the user is left")
+            see(node.run("systemctl list-unit-files | grep imagenet").returncode == 1, "a unit is left")
+        left = self.node2.must("ls /srv/imagenet | grep -c '^n'")
+        see(left == str(len(self.images)), f"{left} classes are left")
+
+    def status(self) -> dict:
+        return json.loads(self.node1.must(STATUS).splitlines()[-1])
+
+    def active(self, node: Host, unit: str) -> str:
+        """The unit runs; its process."""
+        state, pid = shown(node, unit, "ActiveState", "MainPID").split()
+        see(state == "active" and pid != "0", f"{unit} on {node.name} is {state}: {journal(node, unit)}")
+        return pid
+
+    def ended_well(self, node: Host) -> None:
+        ended = shown(node, WORKER, "ActiveState", "Result", "ExecMainStatus")
+        see(ended == "inactive success 0", f"its unit ended as {ended}: {journal(node, WORKER)}")
+
+
+def see(holds: bool, otherwise: str) -> None:
+    """Something that must hold."""
+    if not holds:
+        raise HostError(otherwise)
+
+
+def wait(what: str, comes: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
+    """Something that must come; what to show if it does not."""
+    until = time.monotonic() + SECONDS_TO_SEE
+    while not comes():
+        if time.monotonic() > until:
+            raise HostError(f"waited {SECONDS_TO_SEE} s in vain: {what}\n{otherwise()}")
+        time.sleep(0.2)
+
+
+def shown(node: Host, unit: str, *properties: str) -> str:
+    """Properties of a unit, in this order."""
+    return " ".join(node.must(f"systemctl show --value --property {each} {unit}") for each in properties)
+
+
+def journal(node: Host, unit: str) -> str:
+    """The last that a unit has said."""
+    return node.run(f"journalctl --no-pager --lines 30 --unit {unit}").stdout
