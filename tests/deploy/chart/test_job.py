@@ -1,4 +1,4 @@
-"""A job, run by the rendered pods themselves, in all ways in which the chart can be used: commands, files, users, probes, ends."""
+"""A job, run by the rendered pods themselves, in all ways in which the chart can be used."""
 
 import io
 import json

@@ -62,6 +62,16 @@ class Rendering(unittest.TestCase):
                             self.assertIsNone(problem(found, kubernetes))
         self.assertGreaterEqual(kinds, {*SCHEMAS, "StatefulSet", "Job", "Deployment", "Pod", "PersistentVolumeClaim"})
 
+    def test_both_versions_of_helm_render_the_same(self):
+        for path in VALUES:
+            # What is generated differs each time.
+            each = [
+                [found for found in template([path], version=version) if found["kind"] != "Secret"]
+                for version in helms()
+            ]
+            with self.subTest(values=path.name):
+                self.assertEqual(each[0], each[1])
+
     def test_a_wrong_object_is_found(self):
         objects = {found["kind"]: found for path in VALUES for found in rendered(path)}
         objects["Job"]["spec"]["parallelism"] = "three"
