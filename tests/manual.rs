@@ -27,7 +27,7 @@ fn the_version_names_the_commit_that_was_built() {
         if let Some(Ok(commit)) = &commit {
             let committed = format!("{plain} ({}", commit.trim());
             let rest = version.trim().strip_prefix(&committed);
-            assert!(matches!(rest, Some(")" | "-dirty)")), "{version} is not {committed}");
+            assert!(matches!(rest, Some(")" | "-dirty)")), "{version} is not {committed}: build the programs again");
         } else {
             println!("skipped: the commit is not known where there is no repository");
             assert!(version.starts_with(&plain), "{version}");

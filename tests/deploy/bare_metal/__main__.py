@@ -29,10 +29,12 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 HOME = "your machine"
 NODES = ("node1", "node2")
+# One more is there for another list.
 CLASSES = 80
 # So slow that the job is still going on when the page comes to its end.
 BYTES_A_SECOND = 15_000
-NEEDS = ("ip", "unshare", "nsenter", "systemd-analyze", "nginx", "openssl", "ssh", "scp", "ssh-keygen")
+NEEDS = ("ip", "unshare", "nsenter", "systemd-analyze", "nginx", "openssl", "ssh", "scp", "ssh-keygen", "man",
+         "curl")
 
 
 def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
@@ -84,7 +86,7 @@ def run(page: Path) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bare-metal-")))
         network = stack.enter_context(Network(folder))
-        images = make_tars(folder / "tars", [f"n{number:08}" for number in range(1, CLASSES + 1)])
+        images = make_tars(folder / "tars", [f"n{number:08}" for number in range(1, CLASSES + 2)])
         program = BUILD / "debug/origin"
         origin = Origin(network.plug_in(NAME), folder / "origin", folder / "tars", program, BYTES_A_SECOND)
         stack.enter_context(origin)

@@ -58,6 +58,7 @@ def unpacked(cache: Path) -> Path:
     if not usr.exists():
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
+        subprocess.run(["apt-get", "update", "-qq"], check=True)
         subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *PACKAGES], cwd=cache, check=True)
         for package in cache.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, cache / "unpacked"], check=True)

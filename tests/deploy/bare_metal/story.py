@@ -33,7 +33,7 @@ class Story:
             ("Renew", 3): self.old_tokens_are_worth_nothing,
             ("Renew", 4): self.the_copy_is_still_the_old_one,
             ("Renew", 5): self.hurry,
-            ("Finish", 1): self.nothing_is_begun_anew,
+            ("Finish", 1): self.nothing_is_begun_anew_but_another_list,
             ("Finish", 2): self.every_image_is_there,
             ("Remove", 1): self.nothing_is_left_but_the_images,
         }
@@ -64,6 +64,7 @@ class Story:
 
     def what_crashes_goes_on(self) -> None:
         self.run_id = self.status()["run_id"]
+        self.node1.must("curl --silent --fail http://127.0.0.1:8080/metrics | grep --quiet imagenet_build_info")
         for node, unit in ((self.node1, COORDINATOR), (self.node2, WORKER)):
             node.must(f"systemctl kill --signal SIGKILL {unit}")
             wait(f"{unit} is started again", lambda n=node, u=unit: shown(n, u, "NRestarts", "SubState") == "1 running")
@@ -102,20 +103,31 @@ class Story:
         self.classes_arrive()
         self.origin.hurry()
 
-    def nothing_is_begun_anew(self) -> None:
+    def nothing_is_begun_anew_but_another_list(self) -> None:
         self.ended_well(self.node2)
         for restart in (f"systemctl restart {COORDINATOR}", f"systemctl kill --signal SIGKILL {COORDINATOR}"):
             pid = self.active(self.node1, COORDINATOR)
             self.node1.must(restart)
             wait("another process runs", lambda p=pid: shown(self.node1, COORDINATOR, "MainPID") not in (p, "0"))
             self.it_is_the_same_run()
-            status = self.status()
-            counts = [status[name] for name in ("total", "success", "failed", "pending", "leased")]
-            see(counts == [len(self.images), len(self.images), 0, 0, 0], f"{status}")
+            self.counts_are(success=len(self.images) - 1)
         # A worker that comes late hears that it is done.
+        self.the_worker_starts_and_ends()
+        self.counts_are(success=len(self.images) - 1)
+        rows = "".join(f"{wnid}\\n" for wnid in self.images)
+        self.node1.must(f"printf 'wnid\\n{rows}' > /etc/imagenet/data.csv; systemctl restart {COORDINATOR}")
+        self.the_worker_starts_and_ends()
+        self.counts_are(success=1, skipped=len(self.images) - 1)
+
+    def the_worker_starts_and_ends(self) -> None:
         self.node2.must(f"systemctl start {WORKER}")
         wait("its unit has stopped", lambda: shown(self.node2, WORKER, "ActiveState") == "inactive")
         self.ended_well(self.node2)
+
+    def counts_are(self, success: int, skipped: int = 0) -> None:
+        status = self.status()
+        counts = [status[name] for name in ("success", "skipped", "total", "failed")]
+        see(counts == [success, skipped, success + skipped, 0] and status["done"], f"{status}")
 
     def every_image_is_there(self) -> None:
         for wnid, files in self.images.items():
