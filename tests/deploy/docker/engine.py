@@ -6,7 +6,9 @@ forwarded packets to DROP, which is for everybody on the machine. Ports that are
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -38,7 +40,7 @@ def run(*words: str | Path, environment: dict[str, str] | None = None, timeout: 
     return ended.stdout.strip()
 
 
-def wait_until(what: str, found, within: float = 60.0):
+def wait_until(what: str, found, within: float = 120.0):
     """The first true value of `found`; a command that fails is asked again."""
     deadline, last = time.monotonic() + within, None
     while time.monotonic() < deadline:
@@ -58,6 +60,7 @@ class Engine:
         self._variables = variables
 
     def __enter__(self) -> "Engine":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine goes, too
         self._folder = Path(tempfile.mkdtemp(prefix="imagenet-docker-"))
         self._space = f"imagenet-docker-{os.getpid()}"
         run("ip", "netns", "add", self._space)

@@ -4,7 +4,7 @@
 
 In the place of the image that the Dockerfile begins with stands one that is made here: Debian's smallest system with a C
 compiler (by debootstrap, from Debian's mirror), this machine's Rust, and the crates that were fetched. The build itself has no
-network. It takes a quarter of an hour and 4 GB in the folder for temporary files, so `.ci/run` leaves it to people.
+network. It takes a quarter of an hour and 5 GB in the folder for temporary files, so `.ci/run` leaves it to people.
 """
 
 import os
@@ -19,6 +19,7 @@ from engine import REPOSITORY, Engine, run, why_not
 DOCKERFILE = REPOSITORY / "deploy/Dockerfile"
 PACKAGES = "ca-certificates,gcc,libc6-dev"
 HOUR = 3600.0
+REVISION = "0123abc"
 
 
 def stand_in(folder: Path, suite: str) -> None:
@@ -44,10 +45,14 @@ def main() -> int:
         engine.docker("import", "--change", "ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true", archive, name)
         archive.unlink()
         print(f"made {name}; building", flush=True)
-        print(engine.docker("build", "--network", "none", "--file", DOCKERFILE, "--tag", "from-source", REPOSITORY, timeout=HOUR))
+        print(engine.docker("build", "--network", "none", "--file", DOCKERFILE, "--tag", "from-source",
+                            "--build-arg", f"REVISION={REVISION}", REPOSITORY, timeout=HOUR))
         print("size, user:", engine.inspect("from-source", "{{.Size}} {{.Config.User}}"))
         for program in ("coordinator", "worker"):
-            print(engine.docker("run", "--rm", "--read-only", "--network", "none", "from-source", program, "--version"))
+            version = engine.docker("run", "--rm", "--read-only", "--network", "none", "from-source", program, "--version")
+            if REVISION not in version:
+                raise AssertionError(f"{version} does not name {REVISION}")
+            print(version)
     return 0
 
 

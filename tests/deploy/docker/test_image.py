@@ -26,6 +26,8 @@ MISSING = "n99999999"
 PACE = {"CLASS_TAKES": "20s", "LEASE_TTL": "5s"}
 # What a coordinator grants a silent worker beside the lease.
 LOST_AFTER = 5 + 10
+# Seconds for what takes a few of them on a machine that has nothing else to do.
+PATIENCE = 120.0
 
 engine: Engine
 
@@ -115,12 +117,12 @@ class TheComposeFile(unittest.TestCase):
         engine.compose("up", "--detach", "--no-build", "coordinator")
         self.assertNotEqual(engine.containers("coordinator"), [crashed])
         self.wait_for("the one that is left goes on alone, with what the others held",
-                      lambda job: names(job) == {stays[:12]} and job["phase"] == "running", within=LOST_AFTER + 45)
+                      lambda job: names(job) == {stays[:12]} and job["phase"] == "running", within=LOST_AFTER + PATIENCE)
         self.assertEqual(engine.inspect(cut_off, "{{.State.Running}}"), "true")
         engine.docker("network", "connect", "imagenet_default", cut_off)
         self.wait_for("who was cut off is back", lambda job: names(job) == {stays[:12], cut_off[:12]})
 
-        done = self.wait_for("the end", lambda job: job["phase"] == "done" and job, within=240)
+        done = self.wait_for("the end", lambda job: job["phase"] == "done" and job, within=300)
         counts = [done[each] for each in ("success", "skipped", "failed", "leased", "pending", "total")]
         self.assertEqual(counts, [len(CLASSES) - 1, 0, 1, 0, 0, len(CLASSES)])
         self.assertEqual((done["run_id"], done["epoch"]), (first["run_id"], first["epoch"] + 2))
@@ -142,7 +144,7 @@ class TheComposeFile(unittest.TestCase):
         return json.loads(engine.docker("exec", coordinator, "coordinator", "status", "--json",
                                         "--connect", "https://localhost:50051", "--token-file", "/trust/viewer.token"))
 
-    def wait_for(self, what: str, reached, within: float = 60.0):
+    def wait_for(self, what: str, reached, within: float = PATIENCE):
         """The first true answer of `reached` to the job's status."""
         found = wait_until(what, lambda: reached(self.status()), within)
         print(f"  {what}", flush=True)
