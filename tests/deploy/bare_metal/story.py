@@ -57,7 +57,8 @@ class Story:
         see(refused != 0, "the user imagenet can read the key that is for root alone")
 
     def classes_arrive(self) -> None:
-        wait("a class is under way", lambda: any(each["leased"] for each in self.status()["workers"]))
+        wait("a class is under way", lambda: any(each["leased"] for each in self.status()["workers"]),
+             lambda: journal(self.node2, WORKER))
         pid = self.active(self.node2, WORKER)
         user = self.node2.must(f"ps --no-headers -o user {pid}")
         see(user == "imagenet", f"it runs as {user}")
