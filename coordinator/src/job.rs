@@ -186,7 +186,7 @@ impl Job {
         let mut log = FailureLog::create(&plan.target)?;
         let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
-        restore(&ledger, &run, &mut table, &mut log)?;
+        restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
         // Without an address nobody else can come back.
         if run.resumed && listener.is_some() {
             table.recover(ledger.workers()?, Instant::now());
@@ -358,14 +358,24 @@ fn digest(classes: &ClassList, url: &UrlTemplate, retry_failed: bool) -> String 
     list_digest(classes.part_ids().chain(url.query().map(str::to_owned)).chain(retry))
 }
 
-/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log.
-fn restore(ledger: &Ledger, run: &Run, table: &mut LeaseTable, log: &mut FailureLog) -> Result<(), LedgerError> {
+/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log; aloud as well
+/// with `--stay`: what a container said is gone with it, and often nobody can read the file.
+fn restore(
+    ledger: &Ledger,
+    run: &Run,
+    table: &mut LeaseTable,
+    log: &mut FailureLog,
+    aloud: bool,
+) -> Result<(), LedgerError> {
     ledger.settled(run, |Record { wnid, outcome, .. }| {
         table.restore(wnid, &outcome);
-        if let Outcome::Failed(failure) = &outcome
-            && let Err(error) = log.write(wnid, failure)
-        {
-            tracing::warn!("failed to {error}");
+        if let Outcome::Failed(failure) = &outcome {
+            if aloud {
+                tracing::warn!("{wnid} failed: {failure}");
+            }
+            if let Err(error) = log.write(wnid, failure) {
+                tracing::warn!("failed to {error}");
+            }
         }
     })?;
     if run.resumed {

@@ -47,6 +47,8 @@ fn a_finished_job_is_shown_until_it_is_told_to_stop_and_shown_again_after_every_
     fleet.origin.forget_requests();
     let mut coordinator = job.start_coordinator_at(fleet.address());
     assert_shows(&mut coordinator, Table::of(2, 0, 1));
+    let stderr = coordinator.stderr();
+    assert!(stderr.contains(&format!("{} failed: HTTPError: 404", wnid(9))), "why is told again: {stderr}");
     assert_late_worker_is_sent_home(&fleet);
     let url = fleet.url();
     let status = job.start_with(["status", "--json", "--connect", &url]).wait();

@@ -163,6 +163,7 @@ class Jobs(unittest.TestCase):
         with self.subTest("the coordinator is moved: the finished job is shown, nobody is asked again"):
             self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 1)
             coordinator = self.run_to_the_end("3 0 1")
+            self.assertIn(f"{MISSING} failed: HTTPError: 404", coordinator.said())
 
         with self.subTest("another list is another run and another Job; the Secret is kept"):
             self.assertEqual(coordinator.stop(30), 1)
