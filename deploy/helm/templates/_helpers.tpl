@@ -117,6 +117,11 @@ priorityClassName: {{ . }}
 terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{- end }}
 
+{{/* The ports of name services: the usual one, and that of OpenShift's pods, which is what policies see there. */}}
+{{- define "imagenet.nameService" -}}
+[{port: 53, protocol: UDP}, {port: 53, protocol: TCP}, {port: 5353, protocol: UDP}, {port: 5353, protocol: TCP}]
+{{- end }}
+
 {{- define "imagenet.scheme" -}}
 {{ ternary "http" "https" (eq .Values.trust.mode "insecure") }}
 {{- end }}

@@ -286,11 +286,11 @@ class Network(unittest.TestCase):
                             for peer in rule.get("to", [])
                         )
                     ]
-                    self.assertEqual([rule["ports"] for rule in reached], [[{"port": "grpc"}]])
+                    self.assertEqual([rule["ports"] for rule in reached], [[{"port": 50051}]])
                 callers = [
                     peer["podSelector"]
                     for rule in coordinator["ingress"]
-                    if {"port": "grpc"} in rule["ports"]
+                    if {"port": 50051} in rule["ports"]
                     for peer in rule["from"]
                     if "podSelector" in peer
                 ]
@@ -299,6 +299,16 @@ class Network(unittest.TestCase):
                     [True, True, False],
                 )
                 self.assertTrue(all(rule.get("from") for rule in coordinator["ingress"]), "nobody else")
+
+    def test_policies_name_ports_by_number_and_let_pods_ask_for_names_where_openshift_answers(self):
+        """Some plugins find no port by its name for whom they let in by address."""
+        policies = of_kind(rendered(values_file("everything")), "NetworkPolicy")
+        self.assertEqual(len(policies), 2)
+        for policy in policies:
+            rules = policy["spec"]["ingress"] + policy["spec"]["egress"]
+            ports = [(port["port"], port.get("protocol", "TCP")) for rule in rules for port in rule["ports"]]
+            self.assertTrue(all(isinstance(port, int) for port, _ in ports), ports)
+            self.assertLessEqual({(port, how) for port in (53, 5353) for how in ("UDP", "TCP")}, set(ports))
 
 
 class Runs(unittest.TestCase):

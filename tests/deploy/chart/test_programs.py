@@ -118,6 +118,9 @@ def outside_problems(objects: list[dict]) -> list[str]:
         component(pod): {port["name"] for port in pod["spec"]["containers"][0].get("ports", [])}
         for _, pod in pods(objects)
     }
+    opened = {
+        port["containerPort"] for _, pod in pods(objects) for port in pod["spec"]["containers"][0].get("ports", [])
+    }
     for service in of_kind(objects, "Service"):
         numbers = {"grpc": 50051, "http": 8080}
         for port in service["spec"]["ports"]:
@@ -131,10 +134,10 @@ def outside_problems(objects: list[dict]) -> list[str]:
             if (endpoint["path"], endpoint["port"]) != (METRICS, "http")
         ]
     for policy in of_kind(objects, "NetworkPolicy"):
-        rules = policy["spec"]["ingress"] + policy["spec"]["egress"]
-        named = {port["port"] for rule in rules for port in rule["ports"] if isinstance(port["port"], str)}
-        if not named <= ports["coordinator"]:
-            found.append(f"{policy['metadata']['name']}: {named}")
+        spec = policy["spec"]
+        inside = [rule for rule in spec["egress"] if any("podSelector" in peer for peer in rule.get("to", []))]
+        for rule in [*spec["ingress"], *inside]:
+            found += [f"{policy['metadata']['name']}: {port}" for port in rule["ports"] if port["port"] not in opened]
     for _, pod in pods(objects):
         for word in pod["spec"]["containers"][0]["args"]:
             if match := re.match(r"--connect=https?://(?P<host>[^.]+)\.(?P<namespace>[^.]+)\.svc:(?P<port>\d+)$", word):
@@ -273,7 +276,8 @@ class Programs(unittest.TestCase):
             lambda objects: service(objects, "imagenet").update(targetPort="rpc"),
             lambda objects: service(objects, "imagenet").update(port=50052),
             lambda objects: of_kind(objects, "ServiceMonitor")[0]["spec"]["endpoints"][0].update(path="/"),
-            lambda objects: of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"][0]["ports"][0].update(port="rpc"),
+            lambda objects: of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"][0]["ports"][0].update(port=50052),
+            lambda objects: of_kind(objects, "NetworkPolicy")[1]["spec"]["egress"][1]["ports"][0].update(port="grpc"),
             lambda objects: of_kind(objects, "Job")[0]["spec"]["template"]["spec"]["containers"][0].update(
                 args=["--connect=https://other.vision.svc:50051"]
             ),
