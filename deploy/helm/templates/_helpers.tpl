@@ -10,8 +10,8 @@
 {{- end }}
 
 {{- define "imagenet.selector" -}}
-app.kubernetes.io/name: {{ include "imagenet.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "imagenet.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "imagenet.labels" -}}
@@ -36,6 +36,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What only fits together in some ways; each sentence says what to do. */}}
 {{- define "imagenet.check" -}}
 {{- $values := .Values }}
+{{- $fullname := include "imagenet.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) }}
+{{- fail (printf "%s can be no Service's name, which begins with a letter and has no dots: give another with fullnameOverride, or rename the release" $fullname) }}
+{{- end }}
 {{- $lists := compact (list $values.classes.csv $values.classes.existingConfigMap $values.classes.existingClaim) }}
 {{- if not $lists }}
 {{- fail "classes is empty: give the list with --set-file classes.csv=data.csv, or name what holds it with classes.existingConfigMap or classes.existingClaim" }}
@@ -51,6 +55,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- if and (ne $values.trust.mode "existing") $values.trust.existingSecret }}
 {{- fail "trust.existingSecret is only used with trust.mode=existing: give that too, or leave it empty" }}
+{{- end }}
+{{- if and (eq $values.storage.mode "shared") (eq $values.storage.accessMode "ReadWriteOncePod") (gt (int $values.workers.count) 1) }}
+{{- fail "storage.accessMode ReadWriteOncePod lets one pod in, and workers.count is more: use ReadWriteOnce on one node, ReadWriteMany on several" }}
+{{- end }}
+{{- if ge (int $values.podDisruptionBudget.minWorkers) (int $values.workers.count) }}
+{{- fail "podDisruptionBudget.minWorkers lets no worker go, so that no node of theirs can be drained: make it less than workers.count" }}
 {{- end }}
 {{- if eq $values.storage.mode "perWorker" }}
 {{- if $values.storage.existingClaim }}

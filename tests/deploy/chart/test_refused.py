@@ -4,6 +4,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import yaml
 from chart import CHART, Refused, helm, skip_without_helm, template, values_file
 from tools import helms
 
@@ -56,11 +57,16 @@ WRONG = [
     ("job.timeout=soon", "/job/timeout"),
     ("job.leaseTtl=30", "/job/leaseTtl"),
     ("job.maxRate=fast", "/job/maxRate"),
+    ("job.maxRate=10KMGT", "/job/maxRate"),
+    ("workers.extraEnv[0].name=A,workers.extraEnv[0].value=1", "/workers/extraEnv/0/value"),
+    ("coordinator.extraEnv[0].name=A,coordinator.extraEnv[0].value=true", "/coordinator/extraEnv/0/value"),
     ("storage.size=2 TB", "/storage/size"),
     ("storage.folder=../up", "/storage/folder"),
     ("storage.folder=/images", "/storage/folder"),
     ("storage.existingClaim=My_Claim", "/storage/existingClaim"),
     ("trust.names[0]=https://example.org", "/trust/names/0"),
+    ("trust.names[0]=example.org:50051", "/trust/names/0"),
+    ("trust.names[0]=10.0.5", "/trust/names/0"),
     ("workers.resources.limits.memory=much", "/workers/resources/limits/memory"),
     ("monitoring.serviceMonitor.interval=often", "/monitoring/serviceMonitor/interval"),
     # What does not go together.
@@ -71,6 +77,9 @@ WRONG = [
     ("trust.existingSecret=mine", "trust.existingSecret is only used with trust.mode=existing"),
     ("workers.kind=Deployment,storage.mode=perWorker", "workers.kind Deployment has no claim for each worker"),
     ("storage.mode=perWorker,storage.existingClaim=c", "storage.existingClaim is one claim"),
+    ("storage.accessMode=ReadWriteOncePod", "storage.accessMode ReadWriteOncePod lets one pod in"),
+    ("podDisruptionBudget.minWorkers=3", "podDisruptionBudget.minWorkers lets no worker go"),
+    ("fullnameOverride=my.images", "my.images can be no Service's name"),
 ]
 
 
@@ -84,6 +93,24 @@ class Values(unittest.TestCase):
                     said = str(refused.exception)
                     # The two versions write the way to a value in two ways.
                     self.assertTrue(words in said or words.lstrip("/").replace("/", ".") in said, said)
+
+    def test_a_release_whose_name_no_service_can_have_is_refused_and_may_have_another_for_its_objects(self):
+        for release in ("21k", "2024", "winter.21"):
+            words = ["template", release, CHART, "-f", values_file("defaults")]
+            refused = helm(words)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn(f"{release}-imagenet can be no Service's name, which begins with a letter", refused.stderr)
+            done = helm([*words, "--set", "fullnameOverride=images"])
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for found in yaml.safe_load_all(done.stdout):
+                # A label of digits alone would be a number, which Kubernetes takes for none.
+                self.assertEqual(found["metadata"]["labels"]["app.kubernetes.io/instance"], release)
+
+    def test_names_and_addresses_of_all_kinds_get_into_a_certificate(self):
+        for name in ("node1", "4u-server", "*.example.org", "a_b.example.org", "192.0.2.7", "::1", "2001:db8::7"):
+            for mode in ("generated", "certManager"):
+                with self.subTest(name=name, mode=mode):
+                    template([values_file("defaults")], [f"trust.names[0]={name}", f"trust.mode={mode}"])
 
     def test_without_values_one_sentence_says_what_is_needed(self):
         for setting in ([], ["--set", "image.repository=r.example/imagenet"]):
