@@ -80,14 +80,12 @@ mod tests {
 
     use super::*;
 
+    /// In one test: while a program starts, a panic anywhere in the process is taken for the system's.
     #[test]
-    fn a_program_that_panics_could_not_go_on() {
+    fn a_program_ends_as_its_work_does() {
         assert_eq!(run(async { Exit::SomeFailed }), Exit::SomeFailed);
         assert_eq!(run(async { panic!("part of the test") }), Exit::CouldNotRun);
-    }
-
-    #[test]
-    fn as_many_downloads_as_there_may_be_leave_threads_for_the_rest() {
+        // As many downloads as there may be leave threads for the rest.
         let all_at_once = async {
             let all = Arc::new(Barrier::new(1000 + 1));
             for _ in 0..1000 {
