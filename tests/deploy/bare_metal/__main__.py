@@ -13,6 +13,7 @@ Exit code: 0 (also with one line that says why it was skipped), 1 if the page or
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -109,6 +110,8 @@ def main() -> int:
     if os.geteuid() or missing or not Path("/lib/systemd/systemd").exists():
         print(f"skipped: the hosts of the page need root, systemd and {', '.join(missing) or 'nothing else'}")
         return 0
+    # So that all hosts are gone then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(page)
     except (HostError, PageError) as error:
