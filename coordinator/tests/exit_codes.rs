@@ -51,6 +51,38 @@ fn nobody_needs_to_listen_for_an_exit_code_to_be_true() {
 }
 
 #[test]
+fn a_file_that_is_for_others_is_told_with_what_to_do() {
+    let folder = folder();
+    if !may_become_another_user() {
+        eprintln!("skipped: files of another user need setpriv, prlimit and root");
+        return;
+    }
+    let prepare =
+        r#""$1" init --advertise here --dir . >/dev/null && chmod 755 . && chmod 644 server.key && chmod 600 data.csv"#;
+    assert!(shell(prepare, folder.path()).status.success());
+    for (flags, said) in [
+        (
+            "--fname data.csv",
+            "failed to read data.csv: permission denied; make it readable for the user that this program",
+        ),
+        (
+            "--token-file tokens",
+            "failed to read tokens: Permission denied (os error 13); make it readable for the user",
+        ),
+        (
+            "--token-file nowhere",
+            "failed to read nowhere: No such file or directory (os error 2); name a file that is there",
+        ),
+    ] {
+        let line = format!(
+            r#"setpriv --reuid=54321 --clear-groups "$1" {flags} --listen 127.0.0.1:0 --tls-cert server.pem --tls-key server.key"#
+        );
+        let error = could_not_run(&line, folder.path());
+        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+    }
+}
+
+#[test]
 fn a_ledger_that_is_of_no_use_is_told_in_one_sentence() {
     let folder = folder();
     for (ledger, said) in [

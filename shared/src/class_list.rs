@@ -58,6 +58,12 @@ pub enum ClassListError {
         /// The path as given.
         path: PathBuf,
     },
+    /// It is somebody else's.
+    #[error("read {}: permission denied; make it readable for the user that this program runs as", path.display())]
+    Forbidden {
+        /// The path as given.
+        path: PathBuf,
+    },
     /// The operating system refused.
     #[error("read {}: {source}", path.display())]
     Unreadable {
@@ -205,6 +211,7 @@ impl ClassList {
 fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClassListError::Missing { path: path.to_owned() },
+        io::ErrorKind::PermissionDenied => ClassListError::Forbidden { path: path.to_owned() },
         _ => ClassListError::Unreadable { path: path.to_owned(), source },
     };
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();

@@ -70,7 +70,10 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
         (vec!["https://h:1", "--tls-ca", &empty], "holds no PEM certificate"),
         (vec!["http://h:1", "--tls-ca", &empty], "give --connect https://"),
         (vec!["http://h:1", "--token-file", &empty], "it must hold one token"),
-        (vec!["http://h:1", "--token-file", "/nowhere"], "read /nowhere: No such file"),
+        (
+            vec!["http://h:1", "--token-file", "/nowhere"],
+            "read /nowhere: No such file or directory (os error 2); name a file that is there",
+        ),
         (
             vec!["http://h:1", "--token-file", &join],
             "is never sent in plaintext over a network; give --connect https://",

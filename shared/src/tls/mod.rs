@@ -24,7 +24,7 @@ pub const HTTP2: &[u8] = b"h2";
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("read {}: {source}", path.display())]
+    #[error("read {}: {source}{}", path.display(), advice(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -100,6 +100,17 @@ pub enum TlsError {
         /// What is wrong.
         source: InvalidToken,
     },
+}
+
+/// What to do about a file that cannot be read, where that is known.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; name a file that is there, such as one that `coordinator init` wrote",
+        io::ErrorKind::PermissionDenied => {
+            "; make it readable for the user that this program runs as, and for no others"
+        }
+        _ => "",
+    }
 }
 
 /// The only provider of cryptography in both programs. Named at each use: with a second one in the tree, rustls would panic
