@@ -239,7 +239,12 @@ class Jobs(unittest.TestCase):
     def test_certificates_by_cert_manager_are_used_with_tokens_by_the_chart_and_renewed_without_a_restart(self):
         """With every flag of the job, as far as it does not name an origin elsewhere."""
         objects = self.install(
-            "everything", "job.headerSecret=", "job.caConfigMap=", "job.retryFailed=false", "podSecurity.runAsUser=1000"
+            "everything",
+            "job.headerSecret=",
+            "job.caConfigMap=",
+            "job.retryFailed=false",
+            "podSecurity.runAsUser=1000",
+            "podDisruptionBudget.minWorkers=1",
         )
         names = one(objects, "Certificate", f"{RELEASE}-tls")["spec"]
         trust = self.init(*names["dnsNames"], *names["ipAddresses"])
