@@ -46,4 +46,4 @@ rmdir /old
 # As it is on a machine; in what it takes for a container systemd leaves it to others, and gives a unit no credentials.
 mount --make-rshared /
 exec env -i container=namespaces PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
-  /lib/systemd/systemd --system --log-target=console --show-status=no
+  /lib/systemd/systemd --system --log-target=journal-or-kmsg --show-status=no

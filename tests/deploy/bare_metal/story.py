@@ -23,6 +23,7 @@ class Story:
         self.after: dict[tuple[str, int], Callable[[], None]] = {
             ("Install", 2): self.units_are_right,
             ("Start", 1): self.the_coordinator_runs_and_its_secrets_are_its_own,
+            ("Start", 2): self.mistakes_are_told_as_the_page_says,
             ("Start", 3): self.classes_arrive,
             ("Watch", 1): self.what_crashes_goes_on,
             ("Stop and go on", 1): self.it_is_the_same_run,
@@ -55,6 +56,21 @@ class Story:
             see(not readable, f"anybody can read {secret}")
         refused = self.node1.run(f"setpriv --reuid imagenet --clear-groups cat /etc/imagenet/server.key").returncode
         see(refused != 0, "the user imagenet can read the key that is for root alone")
+
+    def mistakes_are_told_as_the_page_says(self) -> None:
+        settings, token, target = "/etc/imagenet/worker.env", "/etc/imagenet/worker.token", "/srv/imagenet"
+        for spoil, told, mend in (
+            (f"rm {settings}", "Failed to load environment files", ":"),
+            (f"echo > {settings}", "--connect <URL>", ":"),
+            (f"mv {token} {token}.away", "Failed at step CREDENTIALS", f"mv {token}.away {token}"),
+            (f"mv {target} {target}.away", "Failed at step NAMESPACE", f"mv {target}.away {target}"),
+            (f"chown root: {target}", "give a writable folder with --target", f"chown imagenet: {target}"),
+        ):
+            self.node2.must(f"echo IMAGENET_CONNECT=https://node1:50051 > {settings}; {spoil}")
+            self.node2.run(f"systemctl start {WORKER}")
+            wait(f"it says: {told}", lambda words=told: words in journal(self.node2, WORKER),
+                 lambda: journal(self.node2, WORKER))
+            self.node2.must(f"systemctl stop {WORKER}; {mend}; rm -f {settings}")
 
     def classes_arrive(self) -> None:
         wait("a class is under way", lambda: any(each["leased"] for each in self.status()["workers"]),
