@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from engine import REPOSITORY, Engine, Failed, run, wait_until, why_not
 
@@ -85,6 +86,18 @@ class TheImage(unittest.TestCase):
         ours = {name: (words[0], words[1]) for name, words in files.items() if words[1] != "0/0"}
         owner = f"{USER}/{USER}"
         self.assertEqual(ours, {f"{name}/": ("drwxr-xr-x", owner) for name in ("data", "join", "trust")})
+
+
+class AMistake(unittest.TestCase):
+    """It is told at once, and leaves nothing behind."""
+
+    def test_a_list_that_is_not_there(self):
+        self.addCleanup(engine.compose, "down", "--volumes")
+        with tempfile.TemporaryDirectory() as folder:
+            missing = Path(folder) / "data.csv"
+            with mock.patch.dict(engine.environment, CLASSES=str(missing)), self.assertRaisesRegex(Failed, f"exist: {missing}"):
+                engine.compose("up", "--detach", "--no-build", "coordinator")
+            self.assertFalse(missing.exists(), "a folder in the place of the list")
 
 
 class TheComposeFile(unittest.TestCase):
