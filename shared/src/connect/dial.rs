@@ -40,6 +40,12 @@ pub(super) enum DialError {
         "the coordinator could not prove itself ({0}): give this cluster's token with --token-file, or its authority with --tls-ca"
     )]
     Untrusted(rustls::Error),
+    /// The right authority, and an address that it does not speak for.
+    #[error(
+        "the coordinator's certificate is for other names ({0}): give one of them with --connect, or make another where it \
+         runs, with `coordinator init --advertise` and this name"
+    )]
+    OtherName(rustls::Error),
     #[error(
         "the coordinator's certificate is not valid now ({0}): make another where it runs, with `coordinator init`, or set \
          this machine's clock"
@@ -111,6 +117,11 @@ fn refusal(error: io::Error) -> DialError {
                 | CertificateError::NotValidYetContext { .. },
             ),
         ) => DialError::OutOfDate(ended.clone()),
+        Some(
+            other @ rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ),
+        ) => DialError::OtherName(other.clone()),
         Some(untrusted @ rustls::Error::InvalidCertificate(_)) => DialError::Untrusted(untrusted.clone()),
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => DialError::SpeaksPlaintext,
         _ => DialError::Handshake(error),
@@ -138,6 +149,7 @@ pub fn mismatched(status: &tonic::Status) -> bool {
         if let Some(error) = error.downcast_ref() {
             return match error {
                 DialError::Untrusted(_)
+                | DialError::OtherName(_)
                 | DialError::OutOfDate(_)
                 | DialError::CertificateRefused(_)
                 | DialError::SpeaksTls
@@ -195,6 +207,7 @@ mod tests {
             (CertificateError::Expired, "make another where it runs"),
             (CertificateError::NotValidYet, "set this machine's clock"),
             (CertificateError::UnknownIssuer, "give this cluster's token"),
+            (CertificateError::NotValidForName, "`coordinator init --advertise` and this name"),
         ] {
             let error = rustls::Error::InvalidCertificate(error);
             let said = refusal(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
