@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{is_plain_file, read_digest, write_digest};
+use crate::{
+    checkpoint::{is_plain_file, read_digest, write_digest},
+    extract::Digest,
+};
 
 /// The beginning of a file, as the journal has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,8 +38,8 @@ pub(crate) struct BegunFile {
     pub(crate) size: u64,
     /// Bytes of it that are there.
     pub(crate) written: u64,
-    /// Has taken those.
-    pub(crate) hasher: blake3::Hasher,
+    /// Of those.
+    pub(crate) digest: Digest,
 }
 
 impl Beginning {
@@ -55,6 +58,7 @@ impl Beginning {
             return Ok(None);
         }
         file.set_len(self.written)?;
-        Ok(Some(BegunFile { name: self.name.clone(), size: self.size, written: self.written, hasher }))
+        let (name, digest) = (self.name.clone(), hasher.into());
+        Ok(Some(BegunFile { name, size: self.size, written: self.written, digest }))
     }
 }

@@ -15,6 +15,7 @@ use shared::{
 };
 
 use super::{
+    digest::Digest,
     framing::{Event, Framing, Limits},
     framing_error::FramingError,
 };
@@ -154,10 +155,10 @@ impl Unpacker {
                 }
                 Event::FileEnd { next_header } => {
                     let current = self.current.take().expect("an end comes after its header");
-                    let Current { begun: BegunFile { name, size, hasher, .. }, file, .. } = current;
+                    let Current { begun: BegunFile { name, size, digest, .. }, file, .. } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
                     self.done = next_header;
-                    let entry = FileEntry { name, size, blake3: hasher.finalize(), next_header };
+                    let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
                     self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
             }
@@ -200,7 +201,7 @@ impl Current {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(file) => {
-                let begun = BegunFile { name: name.to_owned(), size, written: 0, hasher: blake3::Hasher::new() };
+                let begun = BegunFile { name: name.to_owned(), size, written: 0, digest: Digest::new() };
                 Ok(Self { begun, file: file.into(), position: 0 })
             }
             Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate { name: name.to_owned() }),
@@ -222,15 +223,15 @@ impl Current {
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
         self.file.write_all(data)?;
-        self.begun.hasher.update(data);
         self.begun.written += data.len() as u64;
+        self.begun.digest.update(data, self.begun.written == self.begun.size);
         self.position += data.len() as u64;
         Ok(())
     }
 
     fn beginning(&self) -> Beginning {
-        let BegunFile { name, size, written, hasher } = &self.begun;
-        let (name, blake3) = (name.clone(), hasher.finalize());
+        let BegunFile { name, size, written, digest } = &self.begun;
+        let (name, blake3) = (name.clone(), digest.finalize());
         Beginning { name, size: *size, written: *written, blake3, position: self.position }
     }
 }
