@@ -27,8 +27,9 @@ fn an_origin_that_is_away_fails_no_class_is_asked_seldom_and_found_when_it_is_ba
         running.stderr().contains("the origin fails everybody (HTTPError: 503 Server Error").then_some(())
     });
     let in_vain = origin.all_requests().len();
-    // Twelve that failed in a row, and what was under way with them.
-    assert!((12..=16).contains(&in_vain), "{in_vain} requests");
+    // Twelve that failed in a row, and what was under way with them: a slot may have begun its next class before the coordinator
+    // has heard how the last one ended.
+    assert!((12..=20).contains(&in_vain), "{in_vain} requests");
     for (wnid, tar) in &tars {
         origin.class(wnid, tar.clone());
     }
