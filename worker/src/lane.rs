@@ -63,24 +63,12 @@ mod tests {
     };
 
     use prometheus_client::metrics::counter::Counter;
-    use shared::job::{Durability, Existing, JobOptions, UrlTemplate};
 
     use super::*;
-    use crate::pace::{Gate, Priority};
-
-    fn job() -> JobOptions {
-        JobOptions {
-            run_id: "run".to_owned(),
-            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
-            delete_tar: true,
-            retries: 0,
-            timeout: Duration::from_secs(10),
-            existing: Existing::default(),
-            durability: Durability::Process,
-            ca_pem: Vec::new(),
-            headers: Vec::new(),
-        }
-    }
+    use crate::{
+        fixture::job,
+        pace::{Gate, Priority},
+    };
 
     #[test]
     fn a_transfer_that_is_dropped_closes_its_connection() {

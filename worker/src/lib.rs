@@ -48,6 +48,9 @@ mod progress;
 mod tally;
 pub mod verify;
 
+#[cfg(test)]
+mod fixture;
+
 use std::{path::PathBuf, sync::Arc};
 
 use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};

@@ -210,13 +210,13 @@ fn range_start(range: &HeaderValue) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use reqwest::header::HeaderName;
-    use shared::job::{Durability, Existing, UrlTemplate};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
 
     use super::*;
+    use crate::fixture::job;
 
     /// Whether each request of a connection is answered, or its connection closed. Says how many connections there were.
     async fn serve(listener: TcpListener, script: &[&[bool]]) -> usize {
@@ -246,18 +246,7 @@ mod tests {
     async fn only_a_connection_that_was_kept_may_be_stale() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-        let job = JobOptions {
-            run_id: "run".to_owned(),
-            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
-            delete_tar: true,
-            retries: 0,
-            timeout: Duration::from_secs(10),
-            existing: Existing::default(),
-            durability: Durability::Process,
-            ca_pem: Vec::new(),
-            headers: Vec::new(),
-        };
-        let origin = Origin::new(&job, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
             assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");

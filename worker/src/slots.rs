@@ -237,28 +237,14 @@ fn internal(error: &JoinError) -> Failure {
 mod tests {
     use std::time::Duration;
 
-    use shared::{
-        job::{Durability, Existing, JobOptions, UrlTemplate},
-        job_line::Screen,
-        outcome::Published,
-    };
+    use shared::{job::JobOptions, job_line::Screen, outcome::Published};
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{lease_clock::LeaseClock, pace::Gate, target::Target};
+    use crate::{fixture, lease_clock::LeaseClock, pace::Gate, target::Target};
 
     fn job() -> JobOptions {
-        JobOptions {
-            run_id: "run".to_owned(),
-            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
-            delete_tar: true,
-            retries: 0,
-            timeout: Duration::from_secs(1),
-            existing: Existing::default(),
-            durability: Durability::Process,
-            ca_pem: Vec::new(),
-            headers: Vec::new(),
-        }
+        JobOptions { timeout: Duration::from_secs(1), ..fixture::job() }
     }
 
     fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
