@@ -12,7 +12,9 @@ use tonic::Code;
 
 use super::{Cluster, roles::Client};
 
-/// How many connections only sit there; the limit is 1000.
+/// Connections that have not proved who they are.
+const SEATS: usize = 1000;
+/// How many only sit there.
 const IDLE: usize = 3000;
 /// How many begin a handshake and do not go on.
 const SLOW: usize = 500;
@@ -55,7 +57,8 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
     for number in 0..IDLE + SLOW {
         crowd.push(stranger(coordinator.address, if number % (IDLE / SLOW + 1) == 0 { hello } else { &[] }));
         let open = open_files(process);
-        assert!(open <= before + 1050, "{open} files are open, of which {before} were before");
+        // A few more: the workers', and those on their way out.
+        assert!(open <= before + SEATS + 10, "{open} files are open, of which {before} were before");
     }
     // Newcomers with a token get in while it sits there.
     let second = cluster.worker("w2", &coordinator, &["--token-file", &token, "--workers", "1"]);

@@ -95,6 +95,13 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// Its seat is free, also while a call that came by it is still being answered.
+    fn drop(&mut self) {
+        self.peer.0.seat.leave();
+    }
+}
+
 /// The common name and the DNS names. What cannot be read has no name: the handshake has verified it, so it is odd rather
 /// than forged.
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {

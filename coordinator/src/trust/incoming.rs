@@ -7,7 +7,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, Interval, interval, sleep, sleep_until, timeout},
+    time::{Instant, Interval, interval, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -23,8 +23,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 /// How often the lobby is swept.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How often a full lobby is looked at.
-const GLANCE: Duration = Duration::from_millis(10);
 /// After an accept that failed, e.g. for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,9 +63,7 @@ impl Entrance {
             let accept = async {
                 sleep_until(self.accept_after).await;
                 // Who finds no seat waits in the system's queue.
-                while !self.lobby.has_room(Instant::now()) {
-                    sleep(GLANCE).await;
-                }
+                self.lobby.room().await;
                 self.listener.accept().await
             };
             tokio::select! {
@@ -101,10 +97,7 @@ impl Entrance {
 
     /// Gives the newcomer a seat, and begins the handshake if there has to be one.
     fn enter(&mut self, line: TcpStream, address: SocketAddr) -> Option<Connection> {
-        let Some(seat) = self.lobby.enter(Instant::now()) else {
-            tracing::debug!(%address, "turned away: every seat is taken");
-            return None;
-        };
+        let seat = self.lobby.enter(Instant::now());
         // Small answers are sent at once.
         if let Err(error) = line.set_nodelay(true) {
             tracing::debug!(%address, %error, "the connection was lost at once");
