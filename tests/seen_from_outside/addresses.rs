@@ -1,6 +1,6 @@
 //! Where it can be looked at: the port that was asked for, a free one, or one sentence that says what to do.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, sync::LazyLock, thread::sleep, time::Duration};
 
 use tests::{
     cluster::{Job, Table},
@@ -10,10 +10,17 @@ use tests::{
 
 use crate::{origin, wnids};
 
-/// The default port, taken by this process unless somebody else has it.
-fn default_port_busy() -> Option<TcpListener> {
-    TcpListener::bind("127.0.0.1:8080").ok()
-}
+/// The default port, taken until all tests have ended: by this process, unless somebody else keeps it.
+static DEFAULT_PORT: LazyLock<Option<TcpListener>> = LazyLock::new(|| {
+    (0..200).find_map(|_| {
+        let taken = TcpListener::bind("127.0.0.1:8080").ok();
+        if taken.is_none() {
+            // A program of another test has it, and ends soon.
+            sleep(Duration::from_millis(50));
+        }
+        taken
+    })
+});
 
 fn slow_job(origin: &tests::origin::Origin, wnids: &[String]) -> Job {
     origin.limit_rate(100_000);
@@ -36,7 +43,7 @@ fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
 
 #[test]
 fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
-    let _busy = default_port_busy();
+    LazyLock::force(&DEFAULT_PORT);
     let wnids = wnids(1);
     let origin = origin(&wnids);
     let jobs = [(); 2].map(|()| slow_job(&origin, &wnids));
@@ -56,7 +63,7 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
 fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
     let busy = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let asked_for = busy.local_addr().expect("it is bound").to_string();
-    let _busy = default_port_busy();
+    LazyLock::force(&DEFAULT_PORT);
     let job = Job::new().classes(["n00000001"]).url("http://127.0.0.1:9/x");
     let csv = job.folder().join("data.csv");
     let csv = csv.to_str().expect("a plain path");
