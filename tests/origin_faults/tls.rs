@@ -52,3 +52,17 @@ fn plain_http_behind_https_is_a_connection_error() {
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(job.failure_of(WNID).starts_with("ConnectionError: "), "{:?}", job.failures());
 }
+
+#[test]
+fn authorities_are_needed_for_https_alone() {
+    let origin = Origin::start();
+    origin.class(WNID, class());
+    let without = |url: &str| {
+        let job = Job::new().classes([WNID]).url(url).args(QUICK);
+        job.variable("SSL_CERT_FILE", "/nowhere").variable("SSL_CERT_DIR", "/nowhere")
+    };
+    let job = without(&format!("http://{}", origin.address()));
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    let job = without("https://127.0.0.1:9");
+    job.assert_could_not_run(&job.run(), &["on a system without CA certificates give --cacert"]);
+}

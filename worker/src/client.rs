@@ -1,14 +1,18 @@
 //! The HTTP clients of a job: each has connections of its own, all go by the same rules and trust the same authorities.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use reqwest::{
     Client,
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use rustls::{
-    ClientConfig,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use rustls_platform_verifier::Verifier;
 use shared::{job::JobOptions, tls::provider};
@@ -47,7 +51,7 @@ pub(crate) struct Clients {
     headers: HeaderMap,
     has_secrets: bool,
     connect_timeout: Duration,
-    /// Read once: the system's authorities are many. Sessions are resumed whichever client has begun them.
+    /// Sessions are resumed whichever client has begun them.
     tls: ClientConfig,
     sent_to: redirect::SentTo,
 }
@@ -55,12 +59,14 @@ pub(crate) struct Clients {
 impl Clients {
     /// Reads what all of them share.
     pub(crate) fn for_job(job: &JobOptions) -> Result<Self, OriginError> {
+        let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
+        let tls = tls(&job.ca_pem, base.scheme() == "https")?;
         Ok(Self {
-            base: job.url.for_class("n00000000".parse().expect("a well-formed id")),
+            base,
             headers: headers(job)?,
             has_secrets: !job.headers.is_empty(),
             connect_timeout: CONNECT_TIMEOUT.min(job.timeout),
-            tls: tls(&job.ca_pem)?,
+            tls,
             sent_to: redirect::SentTo::default(),
         })
     }
@@ -97,14 +103,67 @@ fn headers(job: &JobOptions) -> Result<HeaderMap, OriginError> {
     Ok(headers)
 }
 
-/// The system's authorities are believed, and those of `--cacert`.
-fn tls(ca_pem: &[u8]) -> Result<ClientConfig, OriginError> {
+/// What is believed. `now`: it is read before the first connection, so that what is missing is told at the start.
+fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
     let extra: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_pem).collect();
-    let verifier = Verifier::new_with_extra_roots(extra.map_err(OriginError::Certificate)?, provider())?;
+    let authorities = Authorities { extra: extra.map_err(OriginError::Certificate)?, verifier: OnceLock::new() };
+    if now || !authorities.extra.is_empty() {
+        authorities.verifier()?;
+    }
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
+    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(authorities)).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The system's authorities are believed, and those of `--cacert`. They are many, so they are read once, and where the origin has
+/// no `https`, not before it redirects to some.
+#[derive(Debug)]
+struct Authorities {
+    extra: Vec<CertificateDer<'static>>,
+    verifier: OnceLock<Result<Verifier, rustls::Error>>,
+}
+
+impl Authorities {
+    fn verifier(&self) -> Result<&Verifier, rustls::Error> {
+        let read = || Verifier::new_with_extra_roots(self.extra.iter().cloned(), provider());
+        self.verifier.get_or_init(read).as_ref().map_err(Clone::clone)
+    }
+}
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verifier()?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier()?.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier()?.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn is_loopback(host: &str) -> bool {
