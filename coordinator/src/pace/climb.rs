@@ -42,6 +42,8 @@ const FIRST_STEP: f64 = 2.0;
 /// A connection that brings more bytes a second than that is limited by this end and not by the origin, which has shown no
 /// sign of being tired: then more of them use more of this end.
 const FAST: f64 = 100e6;
+/// From so many connections on half of that says the same: they share what this end can do.
+const SHARED: u32 = 8;
 const FAST_STEP: f64 = 8.0;
 const SMALL_STEP: f64 = 1.25;
 /// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
@@ -72,6 +74,8 @@ enum Phase {
     },
     /// At the level; measured once the connections are at their speed, and for at least so long.
     Measuring {
+        /// When it began to settle.
+        since: Sample,
         from: Sample,
         begins: Instant,
         least: Duration,
@@ -96,6 +100,8 @@ struct Wall {
 pub(super) struct Climb {
     limit: u32,
     ceiling: Option<u32>,
+    /// The most connections that were ever wanted at once: who is between two tars wants none for a moment.
+    most_wanted: u32,
     phase: Phase,
     /// The level below this one, once it is measured.
     below: Option<Level>,
@@ -113,6 +119,7 @@ impl Climb {
         Self {
             limit: ceiling.unwrap_or(1).max(1),
             ceiling,
+            most_wanted: 1,
             phase: Phase::Settling { since: Sample::of(&Flow::default(), now), word: Duration::ZERO },
             stuck_at: None,
             below: None,
@@ -139,6 +146,7 @@ impl Climb {
 
     /// Takes what the fleet does now; each worker says it at least once in `word`.
     pub(super) fn observed(&mut self, flow: &Flow, word: Duration, now: Instant) {
+        self.most_wanted = self.most_wanted.max(flow.wanted);
         // Who has all the connections that are wanted can say nothing about more of them.
         let is_tight = flow.wanted > self.limit;
         let sample = Sample::of(flow, now);
@@ -148,18 +156,18 @@ impl Climb {
             Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if since.is_stuck(flow, now) => {
                 self.stuck(sample, word);
             }
-            Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if self.is_fast(since, flow, now) => {
-                self.measured(since.rate(flow, now), flow, sample, word);
+            Phase::Settling { since, .. } | Phase::Measuring { since, .. } if self.is_fast(since, flow, now) => {
+                self.measured(since.rate(flow, now), sample, word);
             }
             Phase::Settling { since, word: before } => {
                 if let Some(slow) = self.is_settled(since, before.max(word), flow, now) {
-                    self.phase = Phase::Measuring { from: sample, begins: now + slow, least: slow };
+                    self.phase = Phase::Measuring { since, from: sample, begins: now + slow, least: slow };
                 }
             }
             // What began this level is not yet at its speed.
-            Phase::Measuring { from, begins, least } if from.at < begins => {
+            Phase::Measuring { since, from, begins, least } if from.at < begins => {
                 if now >= begins {
-                    self.phase = Phase::Measuring { from: sample, begins: now, least };
+                    self.phase = Phase::Measuring { since, from: sample, begins: now, least };
                 }
             }
             Phase::Measuring { from, least, .. } => {
@@ -167,7 +175,7 @@ impl Climb {
                 let is_long = time >= self.window(flow, word).max(least);
                 let is_plenty = self.step() >= 2.0 && bytes >= PLENTY && time >= SHORTEST_WINDOW.max(least);
                 if bytes > 0 && (is_long || is_plenty) {
-                    self.measured(per_second(bytes, time), flow, sample, word);
+                    self.measured(per_second(bytes, time), sample, word);
                 }
             }
             Phase::Holding { until, looked, rate } => self.held(until, looked, rate, is_tight, sample, word),
@@ -182,7 +190,8 @@ impl Climb {
 
     /// Bytes per second from which on this end is what limits the connections of this level.
     fn fast(&self) -> f64 {
-        FAST * f64::from(self.limit)
+        let of_each = if self.limit < SHARED { FAST } else { FAST / 2.0 };
+        of_each * f64::from(self.limit)
     }
 
     /// Whether as many connections are at work as the level has, and no more; then for how long they are still too slow.
@@ -248,7 +257,7 @@ impl Climb {
         self.phase = Phase::Holding { until, looked: sample, rate: Some(now_rate) };
     }
 
-    fn measured(&mut self, rate: f64, flow: &Flow, sample: Sample, word: Duration) {
+    fn measured(&mut self, rate: f64, sample: Sample, word: Duration) {
         self.stuck_at = None;
         let level = Level { connections: self.limit, rate };
         if let Some(wall) = &mut self.wall {
@@ -257,23 +266,23 @@ impl Climb {
         let below = self.below.replace(level);
         if rate >= self.fast() {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
-            return self.climb(flow, sample, word);
+            return self.climb(sample, word);
         }
-        let Some(below) = below else { return self.climb(flow, sample, word) };
+        let Some(below) = below else { return self.climb(sample, word) };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
             (self.step, self.hold) = (step, FIRST_HOLD);
-            return self.climb(flow, sample, word);
+            return self.climb(sample, word);
         }
         self.below = Some(below);
         self.limit = below.connections.max(FEW).min(self.highest(sample.at));
         self.hold(sample);
     }
 
-    fn climb(&mut self, flow: &Flow, sample: Sample, word: Duration) {
+    fn climb(&mut self, sample: Sample, word: Duration) {
         let step = if self.wall.is_some() { SMALL_STEP } else { self.step };
-        let next = times(self.limit, step).min(self.highest(sample.at)).min(flow.wanted.max(1));
+        let next = times(self.limit, step).min(self.highest(sample.at)).min(self.most_wanted);
         if next <= self.limit {
             return self.hold(sample);
         }
@@ -317,6 +326,7 @@ impl Climb {
 
     /// A worker has gone, and what was measured with it says nothing any more.
     pub(super) fn forget(&mut self, flow: &Flow, now: Instant) {
+        self.most_wanted = flow.wanted.max(1);
         if self.wall.is_none() {
             (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
             self.phase = Phase::Settling { since: Sample::of(flow, now), word: Duration::ZERO };
@@ -377,6 +387,38 @@ mod tests {
         assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
         assert_eq!(limit_with(AT_ONCE, Duration::from_millis(50), 1), 1, "that is less than 100 MB/s");
         assert_eq!(limit_with(AT_ONCE, soon, 2), 1, "what several workers tell is not all of now");
+    }
+
+    #[test]
+    fn what_came_before_a_level_was_measured_counts_too() {
+        let (start, word) = (Instant::now(), Duration::from_millis(20));
+        let mut climb = Climb::new(None, start);
+        let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+        climb.observed(&asked, word, start);
+        climb.observed(&Flow { flowing: 1, received: AT_ONCE - 1, ..asked }, word, start + word);
+        assert!(matches!(climb.phase, Phase::Measuring { .. }) && climb.limit() == 1);
+        climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..asked }, word, start + word * 3 / 2);
+        assert_eq!(climb.limit(), 8);
+    }
+
+    #[test]
+    fn eight_connections_that_share_a_fast_line_are_followed_by_all_that_are_ever_wanted() {
+        let (start, word) = (Instant::now(), Duration::from_millis(20));
+        let limit_at = |rate: u64| {
+            let mut climb = Climb::new(None, start);
+            let mut flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+            climb.observed(&flow, word, start);
+            for (pause, milliseconds) in [(0, 10), (1, 30)] {
+                // One of them is between two tars then.
+                (flow.open, flow.flowing, flow.wanted) = (climb.limit(), climb.limit(), 10 - pause);
+                flow.requests = u64::from(climb.limit());
+                flow.received = milliseconds * rate / 1000;
+                climb.observed(&flow, word, start + Duration::from_millis(milliseconds));
+            }
+            climb.limit()
+        };
+        assert_eq!(limit_at(600_000_000), 10);
+        assert!(limit_at(90_000_000) < 8, "one is not fast");
     }
 
     #[test]

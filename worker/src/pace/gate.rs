@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,9 @@ use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Ta
 
 /// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
 const LOOK: Duration = Duration::from_secs(1);
+/// The coordinator hears at once of the first so many bytes: at the start of a short job that is when the rest of its connections
+/// come. A little more than it waits for, because what it is told lags behind by what is unpacked now.
+const EARLY: u64 = 9 << 19;
 
 /// See the module. Nothing waits in it longer than for a lock that is held for a moment.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct Gate {
     quiet_until: watch::Sender<Instant>,
     bucket: Mutex<Bucket>,
     has_rate: AtomicBool,
+    /// Bytes that have come, up to [`EARLY`] and a little more.
+    early: AtomicU64,
     /// There is something that the coordinator should hear at once.
     news: Notify,
     /// Downloads that may run at once; each has connections of its own.
@@ -72,6 +77,7 @@ impl Gate {
             quiet_until: watch::Sender::new(now),
             bucket: Mutex::new(Bucket::new(now)),
             has_rate: AtomicBool::new(false),
+            early: AtomicU64::new(0),
             news: Notify::new(),
             slots,
             tally,
@@ -157,8 +163,13 @@ impl Gate {
     }
 
     /// Bytes have come; where they had to wait for it, that is their place.
-    pub(super) fn spend(&self, bytes: usize) -> Option<Place> {
-        self.has_rate().then(|| lock(&self.bucket).spend(bytes as u64, Instant::now()))
+    pub(super) fn came(&self, bytes: usize) -> Option<Place> {
+        let bytes = bytes as u64;
+        if self.early.load(Ordering::Relaxed) < EARLY && self.early.fetch_add(bytes, Ordering::Relaxed) + bytes >= EARLY
+        {
+            self.change(|state| state.permits.plenty());
+        }
+        self.has_rate().then(|| lock(&self.bucket).spend(bytes, Instant::now()))
     }
 
     /// Whether bytes may come only so fast.
@@ -199,7 +210,7 @@ impl Gate {
     }
 
     /// Keeps to another budget from now on.
-    pub(super) fn keep_to(&self, budget: &Budget) {
+    pub(crate) fn keep_to(&self, budget: &Budget) {
         let now = Instant::now();
         if !budget.quiet.is_zero() {
             self.be_quiet(now + budget.quiet.min(LONGEST_RETRY_AFTER));

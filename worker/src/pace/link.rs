@@ -22,9 +22,6 @@ const FIRST_BUDGET: Duration = Duration::from_secs(8);
 /// However much there is to hear, it is told in one observation for each such time, but for the first [`AT_ONCE`].
 const PAUSE: Duration = Duration::from_millis(10);
 const AT_ONCE: u32 = 8;
-/// So many bytes are told in a quarter of the time in which an observation is due: at the start of a short job that is when the
-/// rest of its connections come.
-const PLENTY: u64 = 4 << 20;
 
 /// Keeps the gate and the coordinator told of each other, through all sessions.
 pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut sessions: watch::Receiver<Renewable>) {
@@ -105,7 +102,6 @@ impl Link {
         mut told: Observation,
     ) -> Result<Infallible, NoBudget> {
         let (mut last, mut is_due) = (Instant::now(), false);
-        let mut looked = last;
         // When all that was told would have been told at the slower pace.
         let mut even = last;
         self.gate.keep_to(&budget);
@@ -116,15 +112,8 @@ impl Link {
                     self.gate.keep_to(&budget);
                 }
                 () = self.news_after(even, PAUSE * AT_ONCE), if !is_due => is_due = true,
-                () = sleep_until(looked + budget.observe_every / 4), if !is_due => {
-                    looked = Instant::now();
-                    let is_time = looked >= last + budget.observe_every;
-                    let observation = self.gate.observation();
-                    let is_plenty = observation.received - told.received >= PLENTY;
-                    is_due = (is_time || is_plenty) && !observation.is_no_news_after(&told);
-                    if is_time {
-                        last = looked;
-                    }
+                () = sleep_until(last + budget.observe_every), if !is_due => {
+                    (last, is_due) = (Instant::now(), !self.gate.observation().is_no_news_after(&told));
                 }
                 room = observations.room(), if is_due => {
                     told = self.gate.tell();

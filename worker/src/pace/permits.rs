@@ -33,6 +33,8 @@ pub(super) struct Permits<Call> {
     owes_word: bool,
     /// Something broke or was refused since it was told last.
     in_trouble: bool,
+    /// Much has come since then.
+    has_plenty: bool,
 }
 
 impl<Call> Permits<Call> {
@@ -47,6 +49,7 @@ impl<Call> Permits<Call> {
             told_wanted: 0,
             owes_word: false,
             in_trouble: false,
+            has_plenty: false,
         }
     }
 
@@ -124,17 +127,22 @@ impl<Call> Permits<Call> {
         self.in_trouble = true;
     }
 
+    /// Enough has come to say how fast the origin is.
+    pub(super) fn plenty(&mut self) {
+        self.has_plenty = true;
+    }
+
     /// Whether somebody waits for the word.
     pub(super) fn has_news(&self) -> bool {
         let wanted = self.wanted();
         let wants_more = wanted > self.told_wanted && (self.told_wanted == 0 || wanted > self.limit);
-        self.in_trouble || wants_more || (self.owes_word && self.open <= self.limit)
+        self.in_trouble || self.has_plenty || wants_more || (self.owes_word && self.open <= self.limit)
     }
 
     /// The coordinator is told how it stands.
     pub(super) fn told(&mut self) {
         self.told_wanted = self.wanted();
-        self.in_trouble = false;
+        (self.in_trouble, self.has_plenty) = (false, false);
         self.owes_word &= self.open > self.limit;
     }
 }

@@ -36,7 +36,7 @@ impl Transfer {
     pub(crate) async fn chunk(&mut self) -> reqwest::Result<Option<Bytes>> {
         let chunk = self.response.chunk().await?;
         if let Some(bytes) = &chunk {
-            self.place = self.permit.gate().spend(bytes.len());
+            self.place = self.permit.gate().came(bytes.len());
         }
         Ok(chunk)
     }

@@ -157,7 +157,7 @@ async fn bodies_come_no_faster_than_the_budget_says_all_together() {
         let gate = Arc::clone(&gate);
         transfers.spawn(async move {
             for _ in 0..25 {
-                let place = gate.spend(4000).expect("there is a rate");
+                let place = gate.came(4000).expect("there is a rate");
                 gate.room_after(place).await;
             }
         });
@@ -166,13 +166,13 @@ async fn bodies_come_no_faster_than_the_budget_says_all_together() {
     // A million bytes, less what may come at once.
     let took = start.elapsed();
     assert!((9900..10_100).contains(&took.as_millis()), "{took:?}");
-    gate.spend(100_000);
+    gate.came(100_000);
     let start = Instant::now();
     gate.permit(Priority::New).await;
     let took = start.elapsed();
     assert!((950..1050).contains(&took.as_millis()), "a body that would begin waits too: {took:?}");
     gate.keep_to(&budget(2, 10));
-    assert_eq!(gate.spend(4000), None);
+    assert_eq!(gate.came(4000), None);
     gate.permit(Priority::New).await;
 }
 
@@ -203,7 +203,7 @@ async fn connections_stay_only_where_each_slot_may_have_its_own() {
 async fn who_waits_for_the_rate_does_not_ask_while_the_origin_is_left_alone() {
     let gate = gate(3);
     gate.keep_to(&Budget { bytes_per_second: Some(1000), ..budget(1, 3) });
-    gate.spend(3000);
+    gate.came(3000);
     let began = Instant::now();
     let refused_meanwhile = async {
         sleep(Duration::from_secs(1)).await;
@@ -212,4 +212,17 @@ async fn who_waits_for_the_rate_does_not_ask_while_the_origin_is_left_alone() {
     let (_permit, ()) = tokio::join!(gate.permit(Priority::New), refused_meanwhile);
     assert!(began.elapsed() >= Duration::from_secs(6), "asked after {:?}", began.elapsed());
     assert_eq!((gate.observation().open, gate.observation().requests), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_bytes_of_a_job_are_news_and_those_that_follow_are_not() {
+    let gate = gate(1);
+    gate.tell();
+    gate.came(1 << 20);
+    assert!(timeout(MOMENT, gate.news()).await.is_err());
+    gate.came(4 << 20);
+    assert!(timeout(MOMENT, gate.news()).await.is_ok());
+    gate.tell();
+    gate.came(64 << 20);
+    assert!(timeout(MOMENT, gate.news()).await.is_err());
 }
