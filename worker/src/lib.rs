@@ -27,6 +27,7 @@ mod download;
 mod download_error;
 mod origin;
 mod pace;
+mod receive_window;
 mod redirect;
 mod retry;
 mod source;

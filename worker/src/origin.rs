@@ -21,6 +21,7 @@ use crate::{
     client::{Clients, OriginError},
     download_error::{DownloadError, shown},
     pace::{Gate, Permit, Priority, Transfer},
+    receive_window::ReceiveWindow,
     source::Source,
 };
 
@@ -37,6 +38,7 @@ pub(crate) struct Origin {
     gate: Arc<Gate>,
     /// The client's last request left its connection to the next.
     keeps: Arc<AtomicBool>,
+    window: Arc<ReceiveWindow>,
     /// Requests that are made again.
     pub(crate) retries: Counter,
 }
@@ -66,13 +68,13 @@ impl Origin {
     /// Reads what its clients need, and makes the first.
     pub(crate) fn new(job: &JobOptions, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job)?);
-        let (client, keeps) = (clients.make()?, Arc::default());
-        Ok(Self { client, clients, timeout: job.timeout, gate, keeps, retries })
+        let (client, keeps, window) = (clients.make()?, Arc::default(), Arc::default());
+        Ok(Self { client, clients, timeout: job.timeout, gate, keeps, window, retries })
     }
 
     /// The same origin, over other connections: those of one client must all be used on the same runtime.
     pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
-        Ok(Self { client: self.clients.make()?, keeps: Arc::default(), ..self.clone() })
+        Ok(Self { client: self.clients.make()?, keeps: Arc::default(), window: Arc::default(), ..self.clone() })
     }
 
     /// `--timeout`: the longest time without a byte.
@@ -140,6 +142,10 @@ impl Origin {
         let answer = sent.and_then(|sent| plausible(sent.map_err(|error| DownloadError::from_client(&error))?));
         // Before the permit goes, so that nobody is let in whom this keeps out.
         let response = answer.inspect_err(|error| self.failed(error))?;
+        if !self.has_rate() {
+            // What comes before we read it has come faster than it may.
+            self.window.widen(&response);
+        }
         Ok(Transfer::new(response, permit))
     }
 
