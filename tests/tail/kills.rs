@@ -11,13 +11,13 @@ use tests::{
 
 use super::{LARGE, extra, large, skewed};
 
-/// Lets a job get through two thirds of its large class, over several connections.
+/// Lets a job get through two thirds of its large class, over several connections, and to its first checkpoint, 4 MiB into the tar.
 fn begin(origin: &Origin, job: &Job) -> tests::running::Running {
     let mut running = job.start();
     running.wait_until("two thirds are there, in parts", |_| {
         let gets = origin.gets(LARGE);
         let sent: u64 = gets.iter().map(|get| get.sent).sum();
-        (gets.len() >= 4 && sent > 20_000_000).then_some(())
+        (gets.len() >= 4 && sent > 20_000_000 && gets[0].sent > 4_400_000).then_some(())
     });
     running
 }
