@@ -75,6 +75,7 @@ mod tests {
         time::Duration,
     };
 
+    use bytes::Bytes;
     use nix::sys::socket::{setsockopt, sockopt};
     use prometheus_client::metrics::counter::Counter;
 
@@ -101,8 +102,13 @@ mod tests {
         sent
     }
 
-    /// How much of a body an origin can send ahead.
-    async fn room(bytes_per_second: Option<u64>) -> usize {
+    /// Opens a transfer from an origin that goes on after the head as it is told to; gives its first bytes, where they are wanted,
+    /// and what the origin has done.
+    async fn transfer(
+        bytes_per_second: Option<u64>,
+        reads: bool,
+        goes_on: impl FnOnce(&mut TcpStream) -> usize + Send + 'static,
+    ) -> (Option<Bytes>, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
         let server = thread::spawn(move || {
@@ -111,7 +117,7 @@ mod tests {
             setsockopt(&stream, sockopt::SndBuf, &(32 << 10)).unwrap();
             assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
-            sent_ahead(&mut stream)
+            (goes_on(&mut stream), stream)
         });
         let gate = Gate::open(1, Arc::default());
         let budget = Budget {
@@ -123,16 +129,28 @@ mod tests {
         };
         gate.keep_to(&budget);
         let origin = Origin::new(&job(), gate, Counter::default()).unwrap();
-        let opened = origin.open(&url, None, None, Priority::New).await.unwrap();
-        let sent = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
-        drop(opened);
-        sent
+        let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
+        let first = if reads { opened.transfer.chunk().await.unwrap() } else { None };
+        let (done, _stream) = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
+        (first, done)
     }
 
     #[tokio::test]
     async fn an_origin_may_send_ahead_unless_its_rate_is_limited() {
-        let (free, limited) = (room(None).await, room(Some(1_000_000)).await);
+        let (_, free) = transfer(None, false, sent_ahead).await;
+        let (_, limited) = transfer(Some(1_000_000), false, sent_ahead).await;
         assert!(free > 1 << 20, "{free} bytes");
         assert!(limited < 1 << 20, "{limited} bytes");
+    }
+
+    #[tokio::test]
+    async fn however_little_comes_is_read_when_it_comes() {
+        let a_little = |stream: &mut TcpStream| {
+            // The other side waits for it by then.
+            sleep(Duration::from_millis(200));
+            stream.write(b"a little").unwrap()
+        };
+        let first = tokio::time::timeout(Duration::from_secs(10), transfer(None, true, a_little)).await;
+        assert_eq!(first.expect("it is read").0.as_deref(), Some(&b"a little"[..]));
     }
 }

@@ -422,6 +422,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_worker_wanted_that_has_gone_is_not_climbed_to() {
+        let (start, word) = (Instant::now(), Duration::from_millis(20));
+        let mut climb = Climb::new(None, start);
+        climb.observed(&Flow { wanted: 100, workers: 2, ..Flow::default() }, word, start);
+        let left = Flow { open: 1, wanted: 3, requests: 1, workers: 1, ..Flow::default() };
+        climb.forget(&left, start);
+        climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..left }, word, start + word / 2);
+        assert_eq!(climb.limit(), 3);
+    }
+
+    #[test]
     fn connections_that_stall_keep_nobody_from_the_origin() {
         let start = Instant::now();
         assert_eq!(limit_after(&mut Climb::new(None, start), 1, start), 1);

@@ -158,11 +158,12 @@ mod tests {
             let lobby = Arc::clone(&lobby);
             async move { lobby.room().await }
         });
-        tokio::time::sleep(UNDISTURBED / 2).await;
+        let between_two_glances = GLANCE * 5 / 2;
+        tokio::time::sleep(between_two_glances).await;
         assert!(outside.try_join_next().is_none());
         drop(seats.pop());
         outside.join_next().await.unwrap().unwrap();
-        assert_eq!(now.elapsed(), UNDISTURBED / 2, "and not at the next glance");
+        assert_eq!(now.elapsed(), between_two_glances);
     }
 
     #[test]
