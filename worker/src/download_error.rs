@@ -113,11 +113,12 @@ impl DownloadError {
     }
 }
 
-/// rustls hides behind `std::io::Error`, whose `source` skips the error that it wraps.
+/// rustls hides behind one `std::io::Error` or two, whose `source` skips the error that it wraps.
 fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let tls = error.downcast_ref::<rustls::Error>().or_else(|| {
-        error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>())
-    })?;
+    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return certificate_error(inner);
+    }
+    let tls = error.downcast_ref::<rustls::Error>()?;
     matches!(tls, rustls::Error::InvalidCertificate(_)).then(|| tls.to_string())
 }
 

@@ -42,7 +42,7 @@ const FIRST_STEP: f64 = 2.0;
 /// A connection that brings more bytes a second than that is limited by this end and not by the origin, which has shown no
 /// sign of being tired: then more of them use more of this end.
 const FAST: f64 = 100e6;
-/// From so many connections on half of that says the same: they share what this end can do.
+/// From so many connections on half of that says the same, where nothing has broken: they share what this end can do.
 const SHARED: u32 = 8;
 const FAST_STEP: f64 = 8.0;
 const SMALL_STEP: f64 = 1.25;
@@ -190,7 +190,7 @@ impl Climb {
 
     /// Bytes per second from which on this end is what limits the connections of this level.
     fn fast(&self) -> f64 {
-        let of_each = if self.limit < SHARED { FAST } else { FAST / 2.0 };
+        let of_each = if self.limit < SHARED || self.wall.is_some() { FAST } else { FAST / 2.0 };
         of_each * f64::from(self.limit)
     }
 

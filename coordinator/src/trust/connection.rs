@@ -52,10 +52,20 @@ impl Peer {
     }
 }
 
+/// The seat of a connection that is there: free once it is closed, also while a call that came by it is still being answered.
+struct Seated(Peer);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.0.seat.leave();
+    }
+}
+
 /// A connection from outside.
 pub struct Connection {
     line: Either<TcpStream, TlsStream<TcpStream>>,
-    peer: Peer,
+    /// Dropped after the line.
+    peer: Seated,
     /// While it is in the lobby.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -79,26 +89,19 @@ impl Connection {
         seat: Seat,
     ) -> Self {
         let cut = Some(Box::pin(seat.cut.clone().cancelled_owned()));
-        let peer = Peer(Arc::new(PeerFacts { address, names: names.map(Into::into), seat }));
+        let peer = Seated(Peer(Arc::new(PeerFacts { address, names: names.map(Into::into), seat })));
         Self { line, peer, cut }
     }
 
     /// An error when it has to go.
     fn poll_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(cut) = &mut self.cut else { return Ok(()) };
-        if self.peer.0.seat.has_left() {
+        if self.peer.0.0.seat.has_left() {
             self.cut = None;
         } else if cut.as_mut().poll(context).is_ready() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
-    }
-}
-
-impl Drop for Connection {
-    /// Its seat is free, also while a call that came by it is still being answered.
-    fn drop(&mut self) {
-        self.peer.0.seat.leave();
     }
 }
 
@@ -120,7 +123,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer.clone()
+        self.peer.0.clone()
     }
 }
 

@@ -61,7 +61,8 @@ impl Lobby {
         }
     }
 
-    /// Whether a newcomer can be seated. If not, the next that has had its second is told to go.
+    /// Whether a newcomer can be seated. If not, the next that has had its second is told to go; now and then one more than
+    /// there are newcomers.
     fn makes_room(&self, now: Instant) -> bool {
         let waiting = self.lock();
         if waiting.guests.len() < SEATS {
@@ -106,7 +107,7 @@ impl Seat {
         }
     }
 
-    /// Whether it has proved who it is.
+    /// Whether it is no longer counted.
     pub(super) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::Acquire)
     }
