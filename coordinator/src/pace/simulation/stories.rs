@@ -69,6 +69,16 @@ fn a_limit_per_connection_and_a_wall_are_found_with_a_few_breaks() {
 }
 
 #[test]
+fn a_fast_origin_that_has_broken_is_not_hurried() {
+    for (workers, slots) in [(1, 20), (4, 5)] {
+        let origin = Origin { total: 700.0 * MB, breaks_above: 12, ..BOUNDLESS };
+        let job = Job { workers, slots, size: 60.0 * MB, ..Job::new(origin) };
+        let (ran, best) = (job.run(), best(&job, 12));
+        assert!(ran.overloads <= 2 && best / ran.seconds > 0.9, "{workers} workers: {best} s and {ran:?}");
+    }
+}
+
+#[test]
 fn an_origin_that_refuses_is_asked_for_what_it_gives() {
     for refuses_above in [3, 8] {
         let origin = Origin { each: MB, refuses_above, ..BOUNDLESS };
