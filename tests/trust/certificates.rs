@@ -99,8 +99,16 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
     let refused = cluster.worker("w1", &coordinator, &["--tls-ca", &ca]).wait();
     cluster.job.assert_could_not_run(&refused, &["a token is needed here"]);
 
+    cluster.origin.limit_rate(10_000);
     let [first, second] = [("w1", &by_name, &by_name_key), ("w3", &by_dns, &by_dns_key)]
         .map(|(name, certificate, key)| cluster.worker(name, &coordinator, &shows(certificate, key)));
+    // Who comes after the end is told nothing any more.
+    let log = cluster.job.target_path().join("imagenet_downloader.log");
+    wait_for("both are there before the job is done", Duration::from_secs(20), || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        ["w1", "w3"].iter().all(|name| log.contains(&format!("registered worker=\"{name}\"")))
+    });
+    cluster.origin.limit_rate(100_000_000);
     for worker in [first, second] {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
