@@ -1,4 +1,4 @@
-"""ImageNet's server, as the hosts see it: the scripted origin behind nginx, under its name and with a certificate for it."""
+"""ImageNet's server, as the hosts see it: two scripted origins behind nginx, under its name and with a certificate for it."""
 
 import io
 import random
@@ -17,9 +17,10 @@ http {{
   access_log off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  upstream tars {{ server {slow} max_fails=0; server {fast} backup; }}
   server {{
     listen 443 ssl; server_name {name}; ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key;
-    location / {{ proxy_pass {origin}; proxy_http_version 1.1; proxy_buffering off; }}
+    location / {{ proxy_pass http://tars; proxy_http_version 1.1; proxy_buffering off; }}
   }}
 }}
 """
@@ -54,8 +55,8 @@ class Origin:
              "-keyout", folder / "key", "-out", self.certificate)
 
     def __enter__(self) -> "Origin":
-        self._serve("127.0.0.1:0", self._rate)
-        configuration = CONFIGURATION.format(folder=self._folder, name=NAME, origin=self._url)
+        slow, fast = self._serve(self._rate), self._serve(0)
+        configuration = CONFIGURATION.format(folder=self._folder, name=NAME, slow=slow, fast=fast)
         (self._folder / "nginx.conf").write_text(configuration)
         self._start("nginx", "-p", self._folder, "-c", self._folder / "nginx.conf", "-e", self._folder / "errors")
         return self
@@ -66,14 +67,14 @@ class Origin:
             program.wait()
 
     def hurry(self) -> None:
-        """From now on as fast as it goes. What was under way breaks off, which is the programs' business."""
+        """From now on as fast as it goes. What was under way breaks off, which is the programs' business; nobody is refused."""
         self._running[0].kill()
         self._running.pop(0).wait()
-        self._serve(self._url.removeprefix("http://"), 0)
 
-    def _serve(self, address: str, rate: int) -> None:
-        serving = self._start(self._program, "--dir", self._tars, "--listen", address, "--total-rate", str(rate))
-        self._url = serving.stdout.readline().decode().strip()
+    def _serve(self, rate: int) -> str:
+        """Where it listens, as HOST:PORT."""
+        serving = self._start(self._program, "--dir", self._tars, "--listen", "127.0.0.1:0", "--total-rate", str(rate))
+        return serving.stdout.readline().decode().strip().removeprefix("http://")
 
     def _start(self, *command: str | Path) -> subprocess.Popen[bytes]:
         started = subprocess.Popen([*self._inside, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
