@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Lines, Write},
+    io::{self, BufRead, BufReader, Write},
     path::Path,
 };
 
@@ -56,7 +56,8 @@ impl FileEntry {
 }
 
 pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&digest.to_hex())
+    let mut text = [0; blake3::OUT_LEN * 2];
+    serializer.serialize_str(HEXLOWER_PERMISSIVE.encode_mut_str(digest.as_bytes(), &mut text))
 }
 
 /// Whether a file of this name is there, and is no link or whatever else.
@@ -169,7 +170,8 @@ impl Journal {
 /// A journal that is read back, up to the first line that does not hold. As an iterator it gives the finished files.
 #[derive(Debug)]
 pub(crate) struct Entries {
-    lines: Lines<BufReader<File>>,
+    file: BufReader<File>,
+    line: Vec<u8>,
 }
 
 /// A line of the journal.
@@ -183,17 +185,23 @@ pub(crate) enum Line {
 
 /// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
 pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
-    let mut lines = BufReader::new(File::open(path).ok()?).lines();
-    let head: Head = serde_json::from_str(&lines.next()?.ok()?).ok()?;
-    (head.version == VERSION).then_some((head.source, Entries { lines }))
+    let mut entries = Entries { file: BufReader::new(File::open(path).ok()?), line: Vec::new() };
+    let head: Head = serde_json::from_slice(entries.read()?).ok()?;
+    (head.version == VERSION).then_some((head.source, entries))
 }
 
 impl Entries {
     /// The next line, whatever it says.
     pub(crate) fn next_line(&mut self) -> Option<Line> {
-        let line = self.lines.next()?.ok()?;
-        let finished = serde_json::from_str(&line).map(Line::Finished);
-        finished.or_else(|_| serde_json::from_str(&line).map(Line::Begun)).ok()
+        let line = self.read()?;
+        let finished = serde_json::from_slice(line).map(Line::Finished);
+        finished.or_else(|_| serde_json::from_slice(line).map(Line::Begun)).ok()
+    }
+
+    fn read(&mut self) -> Option<&[u8]> {
+        self.line.clear();
+        self.file.read_until(b'\n', &mut self.line).ok()?;
+        (!self.line.is_empty()).then_some(&self.line)
     }
 }
 

@@ -73,13 +73,13 @@ pub(crate) fn write(
     files: impl Iterator<Item = io::Result<FileEntry>>,
 ) -> io::Result<Manifest> {
     let temporary = folder.join(format!("{MANIFEST}.new"));
-    let mut out = Hashing { out: BufWriter::new(File::create(&temporary)?), hasher: blake3::Hasher::new() };
+    let mut out = BufWriter::new(Hashing { out: File::create(&temporary)?, hasher: blake3::Hasher::new() });
     write!(out, "{{\n{FILES_BEGIN}")?;
     let (mut file_count, mut file_bytes) = (0, 0);
     for entry in files {
         let entry = entry?;
-        let separator = if file_count == 0 { "" } else { ",\n" };
-        write!(out, "{separator}    {}", serde_json::to_string(&entry.listed())?)?;
+        out.write_all(if file_count == 0 { b"    " } else { b",\n    " })?;
+        serde_json::to_writer(&mut out, &entry.listed())?;
         file_count += 1;
         file_bytes += entry.size;
     }
@@ -95,7 +95,8 @@ pub(crate) fn write(
     let head = serde_json::to_string_pretty(&manifest)?;
     let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
     write!(out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
-    let digest = out.hasher.finalize().to_hex();
+    out.flush()?;
+    let digest = out.get_ref().hasher.finalize().to_hex();
     write!(out, "{DIGEST_MARK}{digest}\"\n}}\n")?;
     out.flush()?;
     fs::rename(&temporary, folder.join(MANIFEST))?;

@@ -2,34 +2,67 @@
 //!
 //! BLAKE3 takes up to sixteen chunks of 1 KiB at once, but only those that stand together in its tree (BLAKE3 paper, §5.3). Pieces
 //! that end anywhere make it take a few at a time, and those that come over TLS are small: twice the work. So it gets whole
-//! blocks, and what is left of a piece waits for the next one.
+//! blocks, and what is left of a piece waits for the next one. Most files come in one piece and need no state at all.
+
+use blake3::{Hash, Hasher};
 
 /// What BLAKE3 takes at once where the machine has AVX-512; others have a smaller power of two.
 const BLOCK: usize = 16 << 10;
 
 /// See the module.
-#[derive(Debug)]
-pub(crate) struct Digest {
-    hasher: blake3::Hasher,
+#[derive(Debug, Default)]
+pub(crate) enum Digest {
+    /// Of nothing yet.
+    #[default]
+    Empty,
+    /// Of some pieces.
+    Begun(Box<Blocks>),
+    /// Of a file that came in one piece.
+    Whole(Hash),
+}
+
+/// A digest that is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    hasher: Hasher,
     /// Less than a block.
     held: Vec<u8>,
 }
 
 /// Goes on behind bytes that were hashed.
-impl From<blake3::Hasher> for Digest {
-    fn from(hasher: blake3::Hasher) -> Self {
-        Self { hasher, held: Vec::new() }
+impl From<Hasher> for Digest {
+    fn from(hasher: Hasher) -> Self {
+        Self::Begun(Box::new(Blocks { hasher, held: Vec::new() }))
     }
 }
 
 impl Digest {
-    /// Of nothing yet.
-    pub(crate) fn new() -> Self {
-        blake3::Hasher::new().into()
+    /// Takes the next bytes; `last`: there will be no more, and none have to wait.
+    pub(crate) fn update(&mut self, bytes: &[u8], last: bool) {
+        match self {
+            Self::Empty if last => *self = Self::Whole(blake3::hash(bytes)),
+            Self::Empty => {
+                let mut blocks = Box::<Blocks>::default();
+                blocks.update(bytes, last);
+                *self = Self::Begun(blocks);
+            }
+            Self::Begun(blocks) => blocks.update(bytes, last),
+            Self::Whole(_) => debug_assert!(bytes.is_empty(), "the last bytes were said to be the last"),
+        }
     }
 
-    /// Takes the next bytes; `last`: there will be no more, and none have to wait.
-    pub(crate) fn update(&mut self, mut bytes: &[u8], last: bool) {
+    /// Of all bytes so far.
+    pub(crate) fn finalize(&self) -> Hash {
+        match self {
+            Self::Empty => blake3::hash(&[]),
+            Self::Begun(blocks) => blocks.finalize(),
+            Self::Whole(digest) => *digest,
+        }
+    }
+}
+
+impl Blocks {
+    fn update(&mut self, mut bytes: &[u8], last: bool) {
         let begun = self.begun();
         if begun > 0 {
             let (fill, rest) = bytes.split_at(bytes.len().min(BLOCK - begun));
@@ -46,8 +79,7 @@ impl Digest {
         self.hold(&bytes[whole..]);
     }
 
-    /// Of all bytes so far.
-    pub(crate) fn finalize(&self) -> blake3::Hash {
+    fn finalize(&self) -> Hash {
         if self.held.is_empty() {
             return self.hasher.finalize();
         }
@@ -78,6 +110,10 @@ mod tests {
         (0..length).map(|place| (place * 7 + place / 251).to_le_bytes()[0]).collect()
     }
 
+    fn held(digest: &Digest) -> usize {
+        if let Digest::Begun(blocks) = digest { blocks.held.len() } else { 0 }
+    }
+
     proptest! {
         #[test]
         fn however_a_file_is_cut_its_digest_is_that_of_the_whole(
@@ -90,25 +126,28 @@ mod tests {
             cuts.extend([hashed_before.min(length), length]);
             cuts.sort_unstable();
             let mut done = cuts[0];
-            let mut digest = Digest::from(blake3::Hasher::new().update(&content[..done]).clone());
+            let mut digest = match done {
+                0 => Digest::Empty,
+                _ => Hasher::new().update(&content[..done]).clone().into(),
+            };
             for cut in cuts {
                 digest.update(&content[done..cut], cut == length);
-                prop_assert!(digest.held.len() < BLOCK);
+                prop_assert!(held(&digest) < BLOCK);
                 prop_assert_eq!(digest.finalize(), blake3::hash(&content[..cut]));
                 done = cut;
             }
-            prop_assert!(digest.held.is_empty());
+            prop_assert_eq!(held(&digest), 0);
         }
     }
 
     #[test]
     fn blake3_gets_blocks_from_wherever_it_was_gone_on() {
         let content = content(4 * BLOCK);
-        let mut digest = Digest::from(blake3::Hasher::new().update(&content[..1000]).clone());
+        let mut blocks = Blocks { hasher: Hasher::new().update(&content[..1000]).clone(), held: Vec::new() };
         for piece in content[1000..].chunks(5000) {
-            digest.update(piece, false);
-            assert!(digest.hasher.count() == 1000 || digest.hasher.count() % BLOCK as u64 == 0);
+            blocks.update(piece, false);
+            assert!(blocks.hasher.count() == 1000 || blocks.hasher.count() % BLOCK as u64 == 0);
         }
-        assert_eq!(digest.finalize(), blake3::hash(&content));
+        assert_eq!(blocks.finalize(), blake3::hash(&content));
     }
 }

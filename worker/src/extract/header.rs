@@ -2,7 +2,7 @@
 //!
 //! Invariant: a number that the `tar` crate would read differently is refused, never guessed.
 
-use std::{borrow::Cow, iter};
+use std::borrow::Cow;
 
 use super::framing_error::FramingError;
 
@@ -114,13 +114,15 @@ fn kind(fields: &tar::Header, offset: u64) -> Result<Kind, FramingError> {
 /// which GNU tar accepts and the `tar` crate does not.
 fn checksum_matches(fields: &tar::Header) -> bool {
     let bytes = fields.as_bytes();
-    let spaces = iter::repeat_n(&b' ', 8);
-    let (unsigned, signed) =
-        bytes[..148].iter().chain(&bytes[156..]).chain(spaces).fold((0_u32, 0_i32), |(unsigned, signed), &byte| {
-            (unsigned + u32::from(byte), signed + i32::from(byte.cast_signed()))
-        });
-    octal(&fields.as_old().cksum)
-        .is_some_and(|sum| sum == u64::from(unsigned) || i64::try_from(sum) == Ok(i64::from(signed)))
+    let Some(sum) = octal(&fields.as_old().cksum) else { return false };
+    // Its own field counts as spaces.
+    let counted = [&bytes[..148], &bytes[156..], b"        "];
+    let unsigned: u32 = counted.iter().map(|part| part.iter().map(|&byte| u32::from(byte)).sum::<u32>()).sum();
+    let is_signed = || {
+        let signed = counted.iter().flat_map(|part| part.iter()).map(|byte| i64::from(byte.cast_signed())).sum::<i64>();
+        i64::try_from(sum) == Ok(signed)
+    };
+    sum == u64::from(unsigned) || is_signed()
 }
 
 /// A size: octal text or, for what does not fit in that, base 256 behind the byte `0x80`.

@@ -201,7 +201,7 @@ impl Current {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(file) => {
-                let begun = BegunFile { name: name.to_owned(), size, written: 0, digest: Digest::new() };
+                let begun = BegunFile { name: name.to_owned(), size, written: 0, digest: Digest::Empty };
                 Ok(Self { begun, file: file.into(), position: 0 })
             }
             Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate { name: name.to_owned() }),
