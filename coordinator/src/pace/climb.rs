@@ -26,6 +26,8 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
 /// speed: the first milliseconds of a short job, in which most of the machine has nothing to do. Of a single worker, whose counts
 /// are of now. It is more than an origin that is slow on purpose gives away at once.
 const AT_ONCE: u64 = 4 << 20;
+/// So many at that speed are enough for a second connection, which is all that this end needs while it waits for [`AT_ONCE`].
+const SOON: u64 = 1 << 20;
 /// Who opens connections for many small tars seldom has all their bodies flowing: so many requests a connection, and what
 /// flows is what will.
 const ROUNDS: u64 = 2;
@@ -159,6 +161,13 @@ impl Climb {
             Phase::Settling { since, .. } | Phase::Measuring { since, .. } if self.is_fast(since, flow, now) => {
                 self.measured(since.rate(flow, now), sample, word);
             }
+            Phase::Settling { since, .. } | Phase::Measuring { since, .. }
+                if self.is_alone_and_fast(since, flow, now) =>
+            {
+                // As if it had begun with two: the first MiB of a connection is no measure for others.
+                self.limit = FEW;
+                self.phase = Phase::Settling { since: sample, word };
+            }
             Phase::Settling { since, word: before } => {
                 if let Some(slow) = self.is_settled(since, before.max(word), flow, now) {
                     self.phase = Phase::Measuring { since, from: sample, begins: now + slow, least: slow };
@@ -186,6 +195,13 @@ impl Climb {
     fn is_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
         let is_plenty = flow.received.saturating_sub(since.received) >= AT_ONCE;
         is_plenty && flow.workers <= 1 && self.step() >= FIRST_STEP && since.rate(flow, now) >= self.fast()
+    }
+
+    /// Whether the first connection shows that a second one finds work.
+    fn is_alone_and_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
+        let is_first = self.limit == 1 && self.below.is_none() && self.highest(now) >= FEW && self.wall.is_none();
+        let is_enough = flow.received.saturating_sub(since.received) >= SOON;
+        is_first && is_enough && flow.workers <= 1 && since.rate(flow, now) >= FAST
     }
 
     /// Bytes per second from which on this end is what limits the connections of this level.
@@ -384,7 +400,9 @@ mod tests {
     fn a_fast_origin_is_taken_at_its_word_at_once() {
         let soon = Duration::from_millis(10);
         assert_eq!(limit_with(AT_ONCE, soon, 1), 8);
-        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
+        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 2, "two are safe before it is known how fast the origin is");
+        assert_eq!(limit_with(SOON, soon, 1), 2);
+        assert_eq!(limit_with(SOON - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
         assert_eq!(limit_with(AT_ONCE, Duration::from_millis(50), 1), 1, "that is less than 100 MB/s");
         assert_eq!(limit_with(AT_ONCE, soon, 2), 1, "what several workers tell is not all of now");
     }
@@ -395,7 +413,7 @@ mod tests {
         let mut climb = Climb::new(None, start);
         let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
         climb.observed(&asked, word, start);
-        climb.observed(&Flow { flowing: 1, received: AT_ONCE - 1, ..asked }, word, start + word);
+        climb.observed(&Flow { flowing: 1, received: SOON - 1, ..asked }, word, start + word);
         assert!(matches!(climb.phase, Phase::Measuring { .. }) && climb.limit() == 1);
         climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..asked }, word, start + word * 3 / 2);
         assert_eq!(climb.limit(), 8);

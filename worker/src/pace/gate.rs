@@ -23,9 +23,11 @@ use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Ta
 
 /// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
 const LOOK: Duration = Duration::from_secs(1);
-/// The coordinator hears at once of the first so many bytes: at the start of a short job that is when the rest of its connections
-/// come. A little more than it waits for, because what it is told lags behind by what is unpacked now.
-const EARLY: u64 = 9 << 19;
+/// Of the first so many bytes the coordinator hears at once, each time that so many have come: at the start of a short job that
+/// is when a second connection and then all others come. The steps are a little more than it waits for, because what it is told
+/// lags behind by what is unpacked now.
+const EARLY: u64 = 8 * EARLY_STEP;
+const EARLY_STEP: u64 = 9 << 17;
 
 /// See the module. Nothing waits in it longer than for a lock that is held for a moment.
 #[derive(Debug)]
@@ -165,9 +167,11 @@ impl Gate {
     /// Bytes have come; where they had to wait for it, that is their place.
     pub(super) fn came(&self, bytes: usize) -> Option<Place> {
         let bytes = bytes as u64;
-        if self.early.load(Ordering::Relaxed) < EARLY && self.early.fetch_add(bytes, Ordering::Relaxed) + bytes >= EARLY
-        {
-            self.change(|state| state.permits.plenty());
+        if self.early.load(Ordering::Relaxed) < EARLY {
+            let before = self.early.fetch_add(bytes, Ordering::Relaxed);
+            if before / EARLY_STEP < (before + bytes) / EARLY_STEP {
+                self.change(|state| state.permits.plenty());
+            }
         }
         self.has_rate().then(|| lock(&self.bucket).spend(bytes, Instant::now()))
     }

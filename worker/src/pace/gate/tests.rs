@@ -218,11 +218,12 @@ async fn who_waits_for_the_rate_does_not_ask_while_the_origin_is_left_alone() {
 async fn the_first_bytes_of_a_job_are_news_and_those_that_follow_are_not() {
     let gate = gate(1);
     gate.tell();
-    gate.came(1 << 20);
-    assert!(timeout(MOMENT, gate.news()).await.is_err());
-    gate.came(4 << 20);
-    assert!(timeout(MOMENT, gate.news()).await.is_ok());
-    gate.tell();
-    gate.came(64 << 20);
-    assert!(timeout(MOMENT, gate.news()).await.is_err());
+    let step = usize::try_from(EARLY_STEP).unwrap();
+    for (bytes, is_news) in
+        [(step - 1, false), (1, true), (step - 1, false), (2 * step, true), (9 * step, true), (64 << 20, false)]
+    {
+        gate.came(bytes);
+        assert_eq!(timeout(MOMENT, gate.news()).await.is_ok(), is_news, "{bytes} bytes more");
+        gate.tell();
+    }
 }
