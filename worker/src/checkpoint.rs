@@ -56,8 +56,7 @@ impl FileEntry {
 }
 
 pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut text = [0; blake3::OUT_LEN * 2];
-    serializer.serialize_str(HEXLOWER_PERMISSIVE.encode_mut_str(digest.as_bytes(), &mut text))
+    serializer.serialize_str(&digest.to_hex())
 }
 
 /// Whether a file of this name is there, and is no link or whatever else.
@@ -201,7 +200,7 @@ impl Entries {
     fn read(&mut self) -> Option<&[u8]> {
         self.line.clear();
         self.file.read_until(b'\n', &mut self.line).ok()?;
-        (!self.line.is_empty()).then_some(&self.line)
+        Some(&self.line)
     }
 }
 

@@ -95,10 +95,8 @@ pub(crate) fn write(
     let head = serde_json::to_string_pretty(&manifest)?;
     let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
     write!(out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
-    out.flush()?;
-    let digest = out.get_ref().hasher.finalize().to_hex();
-    write!(out, "{DIGEST_MARK}{digest}\"\n}}\n")?;
-    out.flush()?;
+    let Hashing { mut out, hasher } = out.into_inner()?;
+    out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
     fs::rename(&temporary, folder.join(MANIFEST))?;
     Ok(manifest)
 }
@@ -251,6 +249,7 @@ mod tests {
         assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
         assert_eq!(read(folder.path(), wnid()).unwrap(), Some(manifest));
         assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
+        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 

@@ -10,10 +10,9 @@ use blake3::{Hash, Hasher};
 const BLOCK: usize = 16 << 10;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) enum Digest {
     /// Of nothing yet.
-    #[default]
     Empty,
     /// Of some pieces.
     Begun(Box<Blocks>),
@@ -22,7 +21,7 @@ pub(crate) enum Digest {
 }
 
 /// A digest that is under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Blocks {
     hasher: Hasher,
     /// Less than a block.
@@ -42,9 +41,8 @@ impl Digest {
         match self {
             Self::Empty if last => *self = Self::Whole(blake3::hash(bytes)),
             Self::Empty => {
-                let mut blocks = Box::<Blocks>::default();
-                blocks.update(bytes, last);
-                *self = Self::Begun(blocks);
+                *self = Hasher::new().into();
+                self.update(bytes, last);
             }
             Self::Begun(blocks) => blocks.update(bytes, last),
             Self::Whole(_) => debug_assert!(bytes.is_empty(), "the last bytes were said to be the last"),
@@ -146,7 +144,7 @@ mod tests {
         let mut blocks = Blocks { hasher: Hasher::new().update(&content[..1000]).clone(), held: Vec::new() };
         for piece in content[1000..].chunks(5000) {
             blocks.update(piece, false);
-            assert!(blocks.hasher.count() == 1000 || blocks.hasher.count() % BLOCK as u64 == 0);
+            assert!(blocks.hasher.count() == 1000 || blocks.hasher.count().is_multiple_of(BLOCK as u64));
         }
         assert_eq!(blocks.finalize(), blake3::hash(&content));
     }

@@ -115,7 +115,6 @@ fn kind(fields: &tar::Header, offset: u64) -> Result<Kind, FramingError> {
 fn checksum_matches(fields: &tar::Header) -> bool {
     let bytes = fields.as_bytes();
     let Some(sum) = octal(&fields.as_old().cksum) else { return false };
-    // Its own field counts as spaces.
     let counted = [&bytes[..148], &bytes[156..], b"        "];
     let unsigned: u32 = counted.iter().map(|part| part.iter().map(|&byte| u32::from(byte)).sum::<u32>()).sum();
     let is_signed = || {
