@@ -46,7 +46,8 @@ const FIRST_STEP: f64 = 2.0;
 const FAST: f64 = 100e6;
 /// From so many connections on half of that says the same, where nothing has broken: they share what this end can do.
 const SHARED: u32 = 8;
-const FAST_STEP: f64 = 8.0;
+/// Two connections are followed by eight, and these by all.
+const FAST_STEP: f64 = 4.0;
 const SMALL_STEP: f64 = 1.25;
 /// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
 const FIRST_HOLD: Duration = Duration::from_millis(300);
@@ -199,7 +200,7 @@ impl Climb {
 
     /// Whether the first connection shows that a second one finds work.
     fn is_alone_and_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
-        let is_first = self.limit == 1 && self.below.is_none() && self.highest(now) >= FEW && self.wall.is_none();
+        let is_first = self.limit == 1 && self.highest(now) >= FEW && self.wall.is_none();
         let is_enough = flow.received.saturating_sub(since.received) >= SOON;
         is_first && is_enough && flow.workers <= 1 && since.rate(flow, now) >= FAST
     }
@@ -284,7 +285,13 @@ impl Climb {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
             return self.climb(sample, word);
         }
-        let Some(below) = below else { return self.climb(sample, word) };
+        let Some(below) = below else {
+            if self.limit == FEW && self.wall.is_none() {
+                // Taken before one was measured: these two may be all that the origin is worth.
+                self.step = SMALL_STEP;
+            }
+            return self.climb(sample, word);
+        };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
@@ -399,8 +406,8 @@ mod tests {
     #[test]
     fn a_fast_origin_is_taken_at_its_word_at_once() {
         let soon = Duration::from_millis(10);
-        assert_eq!(limit_with(AT_ONCE, soon, 1), 8);
-        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 2, "two are safe before it is known how fast the origin is");
+        assert_eq!(limit_with(AT_ONCE, soon, 1), 4);
+        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 2, "a second one finds work");
         assert_eq!(limit_with(SOON, soon, 1), 2);
         assert_eq!(limit_with(SOON - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
         assert_eq!(limit_with(AT_ONCE, Duration::from_millis(50), 1), 1, "that is less than 100 MB/s");
@@ -416,7 +423,7 @@ mod tests {
         climb.observed(&Flow { flowing: 1, received: SOON - 1, ..asked }, word, start + word);
         assert!(matches!(climb.phase, Phase::Measuring { .. }) && climb.limit() == 1);
         climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..asked }, word, start + word * 3 / 2);
-        assert_eq!(climb.limit(), 8);
+        assert_eq!(climb.limit(), 4);
     }
 
     #[test]
@@ -456,5 +463,57 @@ mod tests {
         assert_eq!(limit_after(&mut Climb::new(None, start), 1, start), 1);
         assert!((2..=3).contains(&limit_after(&mut Climb::new(None, start), 5, start)));
         assert_eq!(limit_after(&mut Climb::new(Some(2), start), 60, start), 2, "the ceiling is the ceiling");
+    }
+
+    #[test]
+    fn only_a_first_connection_brings_a_second_one_and_no_ceiling_is_passed() {
+        let (start, word) = (Instant::now(), Duration::from_millis(20));
+        for ceiling in [1, 8] {
+            let mut climb = Climb::new(Some(ceiling), start);
+            let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+            climb.observed(&asked, word, start);
+            climb.observed(&Flow { flowing: 1, received: SOON, ..asked }, word, start + word / 2);
+            assert_eq!(climb.limit(), ceiling);
+        }
+    }
+
+    #[test]
+    fn what_broke_is_not_tried_again_because_one_connection_is_fast() {
+        let (start, word) = (Instant::now(), Duration::from_millis(20));
+        let mut climb = Climb::new(None, start);
+        let flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+        climb.limit = 4;
+        climb.fell(4, true, Duration::ZERO, &flow, start);
+        let later = start + Duration::from_secs(5);
+        climb.observed(&flow, word, later);
+        climb.observed(&Flow { received: SOON, ..flow }, word, later + word / 2);
+        assert_eq!(climb.limit(), 1);
+    }
+
+    #[test]
+    fn a_second_connection_comes_also_while_the_first_is_measured() {
+        let (start, word) = (Instant::now(), Duration::from_millis(4));
+        let mut climb = Climb::new(None, start);
+        let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+        climb.observed(&asked, word, start);
+        climb.observed(&Flow { flowing: 1, received: SOON - 1, ..asked }, word, start + word);
+        assert!(matches!(climb.phase, Phase::Measuring { .. }));
+        climb.observed(&Flow { flowing: 1, received: SOON, ..asked }, word, start + word * 2);
+        assert_eq!(climb.limit(), 2);
+    }
+
+    #[test]
+    fn what_the_first_connection_brought_is_not_counted_for_two() {
+        let start = Instant::now();
+        let mut climb = Climb::new(None, start);
+        let flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
+        for (received, milliseconds) in [(0, 0), (SOON, 1), (AT_ONCE, 20)] {
+            climb.observed(
+                &Flow { received, ..flow },
+                Duration::from_millis(20),
+                start + Duration::from_millis(milliseconds),
+            );
+        }
+        assert_eq!(climb.limit(), 2);
     }
 }

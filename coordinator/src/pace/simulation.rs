@@ -34,6 +34,8 @@ struct Origin {
     first_is_deaf: bool,
     /// The line of the first worker breaks every transfer once in so many bytes.
     first_cuts_every: f64,
+    /// So many bytes come faster than anything, before the rates above hold.
+    given_away: f64,
 }
 
 const BOUNDLESS: Origin = Origin {
@@ -47,6 +49,7 @@ const BOUNDLESS: Origin = Origin {
     rtt: None,
     first_is_deaf: false,
     first_cuts_every: f64::INFINITY,
+    given_away: 0.0,
 };
 
 impl Origin {
@@ -196,11 +199,17 @@ impl World {
         }
         let flowing: u32 = self.workers.iter().map(Worker::flowing).sum();
         let faster = if has_recovered { 10.0 } else { 1.0 };
-        let each = origin.each.min(origin.total / f64::from(flowing.max(1))).min(400.0 * MB) * faster;
+        let is_given_away = origin.given_away > 0.0;
+        let each = if is_given_away {
+            400.0 * MB / f64::from(flowing.max(1))
+        } else {
+            origin.each.min(origin.total / f64::from(flowing.max(1))).min(400.0 * MB) * faster
+        };
+        self.origin.given_away -= each * STEP.as_secs_f64() * f64::from(flowing);
         for worker in &mut self.workers {
             let cuts_every = origin.cuts_every_of(worker);
             self.done += worker.receive(each * STEP.as_secs_f64(), cuts_every, origin.rtt, now);
-            if worker.is_urgent || now - worker.said >= worker.budget.observe_every {
+            if worker.is_urgent || is_given_away || now - worker.said >= worker.budget.observe_every {
                 self.pace.observed(worker.id, &worker.observation(now), now);
                 worker.said = now;
                 worker.is_urgent = false;

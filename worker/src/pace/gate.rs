@@ -23,10 +23,10 @@ use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Ta
 
 /// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
 const LOOK: Duration = Duration::from_secs(1);
-/// Of the first so many bytes the coordinator hears at once, each time that so many have come: at the start of a short job that
-/// is when a second connection and then all others come. The steps are a little more than it waits for, because what it is told
-/// lags behind by what is unpacked now.
+/// Of so many bytes at first the coordinator hears at each [`EARLY_STEP`]: at the start of a short job that is when a second
+/// connection and then all others come.
 const EARLY: u64 = 8 * EARLY_STEP;
+/// A little more than the coordinator waits for, so that a step is enough where it has counted from another one on.
 const EARLY_STEP: u64 = 9 << 17;
 
 /// See the module. Nothing waits in it longer than for a lock that is held for a moment.

@@ -179,3 +179,14 @@ fn connections_that_begin_slowly_are_measured_when_they_are_at_their_speed() {
     let rate = at_last(FAR, 10, 10, 100.0, 2);
     assert!(rate > 190.0, "{rate} of 200 MB/s");
 }
+
+#[test]
+fn what_an_origin_gives_away_at_first_is_not_its_speed() {
+    for (breaks_above, given_away) in [(3, 1.5), (3, 3.0), (8, 6.0)] {
+        for workers in [1, 4] {
+            let origin = Origin { total: 8.0 * MB, breaks_above, given_away: given_away * MB, ..BOUNDLESS };
+            let ran = Job { workers, slots: 20 / workers_as_slots(workers), classes: 100, ..Job::new(origin) }.run();
+            assert_eq!((ran.overloads, ran.requests), (0, 100), "{workers} workers, {given_away} MB: {ran:?}");
+        }
+    }
+}
