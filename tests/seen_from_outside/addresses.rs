@@ -3,12 +3,17 @@
 use std::{net::TcpListener, sync::LazyLock, thread::sleep, time::Duration};
 
 use tests::{
+    answer::Answer,
     cluster::{Job, Table},
     http::get,
+    origin::Origin,
     running::Running,
+    wait::wait_for,
 };
 
 use crate::{origin, wnids};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// The default port, taken until all tests have ended: by this process, unless somebody else keeps it.
 static DEFAULT_PORT: LazyLock<Option<TcpListener>> = LazyLock::new(|| {
@@ -22,8 +27,9 @@ static DEFAULT_PORT: LazyLock<Option<TcpListener>> = LazyLock::new(|| {
     })
 });
 
-fn slow_job(origin: &tests::origin::Origin, wnids: &[String]) -> Job {
-    origin.limit_rate(100_000);
+/// A job of one class that hangs until the origin ends its stalls.
+fn hanging_job(origin: &Origin, wnids: &[String]) -> Job {
+    origin.script_of(&wnids[0]).expect("it is served").script([Answer::stall_at(10_000)]);
     Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
 }
 
@@ -31,11 +37,12 @@ fn slow_job(origin: &tests::origin::Origin, wnids: &[String]) -> Job {
 fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "127.0.0.1:0"]);
+    let job = hanging_job(&origin, &wnids).args(["--delete-tar", "--http", "127.0.0.1:0"]);
     let mut running = job.start();
     let address = running.wait_for_http();
     assert_ne!(address.port(), 0);
     assert_eq!(get(address, "/healthz"), Some((200, "ok\n".to_owned())));
+    origin.end_stalls();
     let finished = running.wait();
     assert_eq!(finished.stderr.lines().filter(|line| line.contains(&address.to_string())).count(), 1);
     job.assert_ended(&finished, 0, Table::of(1, 0, 0));
@@ -46,14 +53,15 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
     LazyLock::force(&DEFAULT_PORT);
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let jobs = [(); 2].map(|()| slow_job(&origin, &wnids));
+    let jobs = [(); 2].map(|()| hanging_job(&origin, &wnids));
     let mut running = jobs.each_ref().map(Job::start);
     let addresses = running.each_mut().map(Running::wait_for_http);
     assert_ne!(addresses[0], addresses[1]);
     for address in addresses {
         assert_ne!(address.port(), 8080);
-        assert_eq!(get(address, "/readyz").map(|(status, _)| status), Some(200));
+        wait_for("it is ready", SOON, || get(address, "/readyz") == Some((200, "ok\n".to_owned())));
     }
+    origin.end_stalls();
     for (job, running) in jobs.iter().zip(running) {
         job.assert_ended(&running.wait(), 0, Table::of(1, 0, 0));
     }
@@ -84,11 +92,12 @@ fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
 fn an_address_that_other_machines_reach_is_told_in_one_warning_line() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let job = slow_job(&origin, &wnids).args(["--delete-tar", "--http", "0.0.0.0:0"]);
+    let job = hanging_job(&origin, &wnids).args(["--delete-tar", "--http", "0.0.0.0:0"]);
     let mut running = job.start();
     let address = running.wait_for_http();
     assert!(address.ip().is_unspecified());
     assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/healthz"), Some((200, "ok\n".to_owned())));
+    origin.end_stalls();
     let finished = running.wait();
     let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
     assert!(warnings.len() == 1 && warnings[0].contains("open to other machines"), "{}", finished.stderr);
