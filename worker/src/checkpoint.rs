@@ -26,6 +26,9 @@ const INTERVAL: u64 = 4 << 20;
 /// A file in which so many bytes of the tar have passed since then is written as far as it is, too.
 const INTERVAL_IN_FILE: u64 = 8 << 20;
 
+/// Read at a time.
+const BUFFER: usize = 64 << 10;
+
 /// A finished file of a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileEntry {
@@ -103,6 +106,7 @@ pub(crate) struct Journal {
     /// Bytes of the file that are whole lines.
     length: u64,
     pending: Vec<u8>,
+    noted_up_to: u64,
     written_up_to: u64,
 }
 
@@ -110,22 +114,23 @@ impl Journal {
     /// Starts a journal in an empty staging folder.
     pub(crate) fn create(path: &Path, source: &Source) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(path)?;
-        let mut journal = Self { file, length: 0, pending: Vec::new(), written_up_to: 0 };
+        let mut journal = Self { file, length: 0, pending: Vec::new(), noted_up_to: 0, written_up_to: 0 };
         journal.line(&Head { version: VERSION, source: source.clone() })?;
         journal.flush()?;
         Ok(journal)
     }
 
     /// Goes on with a journal that ends at an offset of the tar.
-    pub(crate) fn go_on(path: &Path, written_up_to: u64) -> io::Result<Self> {
+    pub(crate) fn go_on(path: &Path, offset: u64) -> io::Result<Self> {
         let file = File::options().append(true).open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self { file, length, pending: Vec::new(), written_up_to })
+        Ok(Self { file, length, pending: Vec::new(), noted_up_to: offset, written_up_to: offset })
     }
 
     /// Adds a finished file.
     pub(crate) fn append(&mut self, entry: &FileEntry) -> io::Result<()> {
         self.line(entry)?;
+        self.noted_up_to = entry.next_header;
         if entry.next_header >= self.written_up_to + INTERVAL {
             self.flush()?;
             self.written_up_to = entry.next_header;
@@ -142,8 +147,13 @@ impl Journal {
     pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
         self.line(beginning)?;
         self.flush()?;
-        self.written_up_to = beginning.position;
+        (self.noted_up_to, self.written_up_to) = (beginning.position, beginning.position);
         Ok(())
+    }
+
+    /// Offset in the tar behind all that is noted.
+    pub(crate) fn noted_up_to(&self) -> u64 {
+        self.noted_up_to
     }
 
     /// Hands what is pending to the kernel; from then on it survives the end of the process. After an error it can be tried
@@ -166,7 +176,16 @@ impl Journal {
     }
 }
 
-/// A journal that is read back, up to the first line that does not hold. As an iterator it gives the finished files.
+/// A finished file as the journal has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JournaledFile<'line> {
+    /// What [`FileEntry::listed`] is written as, but for the brace at the end.
+    pub(crate) json: &'line [u8],
+    /// Length in bytes.
+    pub(crate) size: u64,
+}
+
+/// A journal that is read back, up to the first line that does not hold.
 #[derive(Debug)]
 pub(crate) struct Entries {
     file: BufReader<File>,
@@ -184,7 +203,7 @@ pub(crate) enum Line {
 
 /// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
 pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
-    let mut entries = Entries { file: BufReader::new(File::open(path).ok()?), line: Vec::new() };
+    let mut entries = Entries { file: BufReader::with_capacity(BUFFER, File::open(path).ok()?), line: Vec::new() };
     let head: Head = serde_json::from_slice(entries.read()?).ok()?;
     (head.version == VERSION).then_some((head.source, entries))
 }
@@ -197,6 +216,18 @@ impl Entries {
         finished.or_else(|_| serde_json::from_slice(line).map(Line::Begun)).ok()
     }
 
+    /// The next finished file. Its line is not read but copied: only for a journal of which every line was written or proved by
+    /// this process.
+    pub(crate) fn next_finished(&mut self) -> Option<JournaledFile<'_>> {
+        loop {
+            let line = self.read()?;
+            if finished(line).is_some() {
+                return finished(&self.line);
+            }
+            serde_json::from_slice::<Beginning>(line).ok()?;
+        }
+    }
+
     fn read(&mut self) -> Option<&[u8]> {
         self.line.clear();
         self.file.read_until(b'\n', &mut self.line).ok()?;
@@ -204,21 +235,52 @@ impl Entries {
     }
 }
 
-impl Iterator for Entries {
-    type Item = FileEntry;
+/// The line of a finished file, taken apart from its end, where nothing depends on the name.
+fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
+    let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
+    let json = rest.strip_suffix(b",\"next_header\":")?;
+    let (rest, _digest) = json.strip_suffix(b"\"")?.split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
+    let (rest, size) = number_at_end(rest.strip_suffix(b",\"blake3\":\"")?)?;
+    rest.strip_suffix(b",\"size\":")?;
+    Some(JournaledFile { json, size })
+}
 
-    fn next(&mut self) -> Option<FileEntry> {
-        loop {
-            if let Line::Finished(entry) = self.next_line()? {
-                return Some(entry);
-            }
-        }
-    }
+fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
+    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (rest, number) = text.split_at(text.len() - digits);
+    Some((rest, str::from_utf8(number).ok()?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The finished files.
+    impl Iterator for Entries {
+        type Item = FileEntry;
+
+        fn next(&mut self) -> Option<FileEntry> {
+            loop {
+                if let Line::Finished(entry) = self.next_line()? {
+                    return Some(entry);
+                }
+            }
+        }
+    }
+
+    /// What the manifest is made of, and the sizes.
+    fn copied(path: &Path) -> Vec<(String, u64)> {
+        let mut entries = open(path).map(|(_, entries)| entries);
+        std::iter::from_fn(|| {
+            let JournaledFile { json, size } = entries.as_mut()?.next_finished()?;
+            Some((String::from_utf8(json.to_vec()).unwrap() + "}", size))
+        })
+        .collect()
+    }
+
+    fn listed(entry: &FileEntry) -> (String, u64) {
+        (serde_json::to_string(&entry.listed()).unwrap(), entry.size)
+    }
 
     fn entry(number: u64) -> FileEntry {
         let name = format!("n00000001_{number}.JPEG");
@@ -259,6 +321,23 @@ mod tests {
         let lines = std::iter::from_fn(|| entries.next_line()).collect::<Vec<_>>();
         assert_eq!(lines, [Line::Finished(entry(0)), Line::Begun(beginning), Line::Finished(entry(1))]);
         assert_eq!(open(&path).unwrap().1.collect::<Vec<_>>(), [entry(0), entry(1)]);
+        assert_eq!(copied(&path), [listed(&entry(0)), listed(&entry(1))]);
+    }
+
+    #[test]
+    fn the_manifest_gets_what_the_journal_says_whatever_the_names_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let names =
+            ["a.JPEG", "\"", "\\", "é\u{1}\n", "}", "\",\"size\":1,\"blake3\":\"00\",\"next_header\":512}", "7"];
+        let entries: Vec<_> =
+            (0..).zip(names).map(|(number, name)| FileEntry { name: name.to_owned(), ..entry(number * 99) }).collect();
+        let mut journal = Journal::create(&path, &Source::default()).unwrap();
+        for entry in &entries {
+            journal.append(entry).unwrap();
+        }
+        journal.flush().unwrap();
+        assert_eq!(copied(&path), entries.iter().map(listed).collect::<Vec<_>>());
     }
 
     #[test]
@@ -273,6 +352,9 @@ mod tests {
             assert!(read.iter().enumerate().all(|(number, read)| *read == entry(number as u64)), "cut at {cut}");
             let lines = std::str::from_utf8(&whole[..=cut]).unwrap().matches('\n').count();
             assert!(read.len() + 1 >= lines, "cut at {cut} lost a whole line");
+            let whole_lines = str::from_utf8(&whole[..cut]).unwrap().matches('\n').count();
+            let expected: Vec<_> = read[..whole_lines.saturating_sub(1)].iter().map(listed).collect();
+            assert_eq!(copied(&path), expected, "cut at {cut}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use shared::{Wnid, outcome::Published};
 
 use crate::{
-    checkpoint::{FileEntry, read_digest},
+    checkpoint::{FileEntry, JournaledFile, read_digest},
     source::Source,
 };
 
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) const MANIFEST: &str = ".manifest.json";
 /// Version of the format that is written; older ones are read.
 const VERSION: u32 = 1;
+/// Written at a time: enough for the digest to be fast.
+const BUFFER: usize = 64 << 10;
 /// Stands before the digest; what it covers ends right before this.
 const DIGEST_MARK: &str = "  \"digest\": \"";
 /// Stands before the files.
@@ -64,7 +66,7 @@ pub(crate) struct Provenance<'class> {
     pub(crate) adopted: bool,
 }
 
-/// Writes the manifest of the files into a folder, under a temporary name first.
+/// Writes the manifest of the files into a folder.
 ///
 /// The files come one by one: memory does not grow with their number.
 pub(crate) fn write(
@@ -72,33 +74,71 @@ pub(crate) fn write(
     provenance: Provenance<'_>,
     files: impl Iterator<Item = io::Result<FileEntry>>,
 ) -> io::Result<Manifest> {
-    let temporary = folder.join(format!("{MANIFEST}.new"));
-    let mut out = BufWriter::new(Hashing { out: File::create(&temporary)?, hasher: blake3::Hasher::new() });
-    write!(out, "{{\n{FILES_BEGIN}")?;
-    let (mut file_count, mut file_bytes) = (0, 0);
+    let mut manifest = Writer::create(folder)?;
     for entry in files {
-        let entry = entry?;
-        out.write_all(if file_count == 0 { b"    " } else { b",\n    " })?;
-        serde_json::to_writer(&mut out, &entry.listed())?;
-        file_count += 1;
-        file_bytes += entry.size;
+        manifest.list(&entry?)?;
     }
-    let manifest = Manifest {
-        version: VERSION,
-        wnid: provenance.wnid.to_string(),
-        run: provenance.run.to_owned(),
-        adopted: provenance.adopted,
-        source: provenance.source.clone(),
-        file_count,
-        file_bytes,
-    };
-    let head = serde_json::to_string_pretty(&manifest)?;
-    let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
-    write!(out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
-    let Hashing { mut out, hasher } = out.into_inner()?;
-    out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
-    fs::rename(&temporary, folder.join(MANIFEST))?;
-    Ok(manifest)
+    manifest.finish(provenance)
+}
+
+/// A manifest that is being written, under a temporary name.
+#[derive(Debug)]
+pub(crate) struct Writer<'folder> {
+    folder: &'folder Path,
+    temporary: PathBuf,
+    out: BufWriter<Hashing<File>>,
+    file_count: u64,
+    file_bytes: u64,
+}
+
+impl<'folder> Writer<'folder> {
+    pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
+        let temporary = folder.join(format!("{MANIFEST}.new"));
+        let hashing = Hashing { out: File::create(&temporary)?, hasher: blake3::Hasher::new() };
+        let mut out = BufWriter::with_capacity(BUFFER, hashing);
+        write!(out, "{{\n{FILES_BEGIN}")?;
+        Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
+    }
+
+    /// Adds a file.
+    pub(crate) fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
+        self.begin(entry.size)?;
+        Ok(serde_json::to_writer(&mut self.out, &entry.listed())?)
+    }
+
+    /// Adds a file with the words of the journal.
+    pub(crate) fn copy(&mut self, file: JournaledFile<'_>) -> io::Result<()> {
+        self.begin(file.size)?;
+        self.out.write_all(file.json)?;
+        self.out.write_all(b"}")
+    }
+
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        self.out.write_all(if self.file_count == 0 { b"    " } else { b",\n    " })?;
+        self.file_count += 1;
+        self.file_bytes += size;
+        Ok(())
+    }
+
+    /// Writes the rest, and gives it its name.
+    pub(crate) fn finish(mut self, provenance: Provenance<'_>) -> io::Result<Manifest> {
+        let manifest = Manifest {
+            version: VERSION,
+            wnid: provenance.wnid.to_string(),
+            run: provenance.run.to_owned(),
+            adopted: provenance.adopted,
+            source: provenance.source.clone(),
+            file_count: self.file_count,
+            file_bytes: self.file_bytes,
+        };
+        let head = serde_json::to_string_pretty(&manifest)?;
+        let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
+        write!(self.out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
+        let Hashing { mut out, hasher } = self.out.into_inner()?;
+        out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
+        fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
+        Ok(manifest)
+    }
 }
 
 /// A file that a manifest lists.
@@ -198,6 +238,7 @@ fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
     (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
 }
 
+#[derive(Debug)]
 struct Hashing<W> {
     out: W,
     hasher: blake3::Hasher,

@@ -194,9 +194,13 @@ impl Site {
 /// Writes the manifest from the journal, which must have every file that the tar had.
 fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str) -> io::Result<Manifest> {
     let Unpacked { staging, source, files } = unpacked;
-    let entries = staging.entries()?.map(Ok);
-    let provenance = Provenance { wnid, run, source, adopted: false };
-    let manifest = manifest::write(&staging.class_folder(), provenance, entries)?;
+    let folder = staging.class_folder();
+    let mut manifest = manifest::Writer::create(&folder)?;
+    let mut entries = staging.entries()?;
+    while let Some(file) = entries.next_finished() {
+        manifest.copy(file)?;
+    }
+    let manifest = manifest.finish(Provenance { wnid, run, source, adopted: false })?;
     if manifest.published().files != *files {
         return Err(io::Error::other("the journal does not have every file of the tar"));
     }

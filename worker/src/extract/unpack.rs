@@ -8,7 +8,10 @@ use std::{
     io::{self, Seek, Write},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags},
+    io::retry_on_intr,
+};
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind},
@@ -18,6 +21,7 @@ use super::{
     digest::Digest,
     framing::{Event, Framing, Limits},
     framing_error::FramingError,
+    small_files::{SmallFiles, is_small},
 };
 use crate::{
     beginning::{Beginning, BegunFile},
@@ -47,8 +51,6 @@ pub(crate) struct Unpacker {
     tar: Option<File>,
     journal: Journal,
     current: Option<Current>,
-    /// Behind the last file that is done, in the tar.
-    done: u64,
 }
 
 /// The file that is being written.
@@ -129,7 +131,7 @@ impl Unpacker {
             None => Framing::resume(&wnid, limits, offset, files),
         };
         let current = begun.map(|begun| Current::go_on(&folder, begun, offset)).transpose()?;
-        Ok(Self { framing, folder, tar, journal, current, done: offset })
+        Ok(Self { framing, folder, tar, journal, current })
     }
 
     /// Takes the next bytes of the tar.
@@ -137,8 +139,16 @@ impl Unpacker {
         if let Some(tar) = &mut self.tar {
             tar.write_all(bytes).map_err(UnpackError::storage("write the tar"))?;
         }
-        let mut rest = bytes;
-        while let Some(event) = self.framing.next(&mut rest)? {
+        let mut small = SmallFiles::default();
+        let unpacked = self.unpack(bytes, &mut small);
+        // What was finished before an error stays finished.
+        let noted = self.note(&mut small);
+        unpacked.and(noted)
+    }
+
+    fn unpack<'piece>(&mut self, mut bytes: &'piece [u8], small: &mut SmallFiles<'piece>) -> Result<(), UnpackError> {
+        let mut whole = None;
+        while let Some(event) = self.framing.next(&mut bytes)? {
             match event {
                 Event::File { name, size } => {
                     let mut current = Current::create(&self.folder, name, size)?;
@@ -148,8 +158,15 @@ impl Unpacker {
                 Event::Data(data) => {
                     let current = self.current.as_mut().expect("data comes after its header");
                     current.write(data).map_err(UnpackError::storage("write an image"))?;
+                    if is_small(data.len()) && data.len() as u64 == current.begun.size {
+                        whole = Some(data);
+                        continue;
+                    }
+                    current.hash(data);
                     if self.journal.wants_beginning_at(current.position) {
-                        let noted = self.journal.note_beginning(&current.beginning());
+                        let beginning = current.beginning();
+                        self.note(small)?;
+                        let noted = self.journal.note_beginning(&beginning);
                         noted.map_err(UnpackError::storage("write the checkpoint"))?;
                     }
                 }
@@ -157,7 +174,14 @@ impl Unpacker {
                     let current = self.current.take().expect("an end comes after its header");
                     let Current { begun: BegunFile { name, size, digest, .. }, file, .. } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
-                    self.done = next_header;
+                    if let Some(content) = whole.take() {
+                        small.push(name, content, next_header);
+                        if small.is_full() {
+                            self.note(small)?;
+                        }
+                        continue;
+                    }
+                    self.note(small)?;
                     let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
                     self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
@@ -166,10 +190,19 @@ impl Unpacker {
         Ok(())
     }
 
+    /// Notes small files as done.
+    fn note(&mut self, small: &mut SmallFiles<'_>) -> Result<(), UnpackError> {
+        let mut noted = Ok(());
+        for entry in small.drain() {
+            noted = noted.and(self.journal.append(&entry));
+        }
+        noted.map_err(UnpackError::storage("write the checkpoint"))
+    }
+
     /// Makes what is done findable for a later attempt; gives how far into the tar that is.
     pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
         match self.current.take() {
-            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => self.done = current.position,
+            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => {}
             // What is not done makes room for what is: on a full disk there is none.
             Some(current) => {
                 let removed = rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
@@ -178,10 +211,10 @@ impl Unpacker {
             None => {}
         }
         if let Some(tar) = &self.tar {
-            tar.set_len(self.done).map_err(UnpackError::storage("cut the tar"))?;
+            tar.set_len(self.journal.noted_up_to()).map_err(UnpackError::storage("cut the tar"))?;
         }
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
-        Ok(self.done)
+        Ok(self.journal.noted_up_to())
     }
 
     /// Proves that the tar was complete; gives the number of its files.
@@ -222,11 +255,15 @@ impl Current {
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.file.write_all(data)?;
+        write_all(&self.file, data)?;
         self.begun.written += data.len() as u64;
-        self.begun.digest.update(data, self.begun.written == self.begun.size);
         self.position += data.len() as u64;
         Ok(())
+    }
+
+    /// Takes what was written last into the digest.
+    fn hash(&mut self, data: &[u8]) {
+        self.begun.digest.update(data, self.begun.written == self.begun.size);
     }
 
     fn beginning(&self) -> Beginning {
@@ -234,6 +271,17 @@ impl Current {
         let (name, blake3) = (name.clone(), digest.finalize());
         Beginning { name, size: *size, written: *written, blake3, position: self.position }
     }
+}
+
+/// As the standard library's, which goes through the C library: there each call is prepared for a thread that is cancelled.
+fn write_all(file: &File, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match retry_on_intr(|| rustix::io::write(file, data))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => data = &data[written..],
+        }
+    }
+    Ok(())
 }
 
 /// On some file systems a full quota or a broken disk shows only here.

@@ -31,8 +31,11 @@ struct Case {
 
 impl Case {
     fn new(keep_tar: bool) -> Self {
+        Self::of(keep_tar, [("first.JPEG", 1000), ("long.JPEG", LONG), ("last.JPEG", 700)])
+    }
+
+    fn of(keep_tar: bool, files: impl IntoIterator<Item = (impl AsRef<str>, usize)>) -> Self {
         let mut builder = tar::Builder::new(Vec::new());
-        let files = [("first.JPEG", 1000), ("long.JPEG", LONG), ("last.JPEG", 700)];
         for (seed, (name, size)) in (1_u32..).zip(files) {
             // A period that is no multiple of a block, so that no two places look the same for long.
             let pattern: Vec<u8> =
@@ -41,7 +44,7 @@ impl Case {
             body.truncate(size);
             let mut header = tar::Header::new_gnu();
             header.set_size(size as u64);
-            builder.append_data(&mut header, name, body.as_slice()).unwrap();
+            builder.append_data(&mut header, name.as_ref(), body.as_slice()).unwrap();
         }
         let tar = builder.into_inner().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -95,19 +98,22 @@ impl Case {
     }
 
     fn assert_whole(&self, staging: &Staging, unpacker: Unpacker) {
-        assert_eq!(unpacker.finish().unwrap(), 3);
+        let files = unpacker.finish().unwrap();
         let mut archive = tar::Archive::new(self.tar.as_slice());
         let mut entries = staging.entries().unwrap();
+        let mut count = 0;
         for file in archive.entries().unwrap() {
             let mut file = file.unwrap();
             let mut body = Vec::new();
             io::Read::read_to_end(&mut file, &mut body).unwrap();
             let entry = entries.next().unwrap();
             assert_eq!((entry.size, entry.blake3), (body.len() as u64, blake3::hash(&body)));
+            assert_eq!(entry.next_header, (file.raw_file_position() + entry.size).next_multiple_of(512));
+            count += 1;
             assert_eq!(file.path().unwrap().to_str(), Some(entry.name.as_str()));
             assert!(fs::read(staging.class_folder().join(&entry.name)).unwrap() == body, "{}", entry.name);
         }
-        assert_eq!(entries.next(), None);
+        assert_eq!((entries.next(), count), (None, files));
         if self.keep_tar {
             assert!(fs::read(staging.tar()).unwrap() == self.tar, "the staged tar");
         }
@@ -257,4 +263,38 @@ fn killed_while_it_takes_over_it_loses_neither_files_nor_parts() {
         assert_eq!(ranges, [(start, start + 16)]);
         assert_eq!(case.finish(), position);
     }
+}
+
+/// Of sizes around those at which digests are made in another way.
+fn small_files() -> impl Iterator<Item = (String, usize)> {
+    let sizes = (0..20).flat_map(|chunks| [1024 * chunks, 1024 * chunks + 1, 1024 * chunks + 700]);
+    sizes.enumerate().map(|(number, size)| (format!("{number}.JPEG"), size))
+}
+
+#[test]
+fn small_files_have_their_digests_however_the_tar_comes() {
+    let case = Case::of(true, small_files());
+    for piece in [1, 511, 5000, 16_384, 50_000, usize::MAX] {
+        let (staging, mut unpacker) = case.unpacked_up_to(0);
+        case.tar.chunks(piece).for_each(|piece| unpacker.push(piece).unwrap());
+        case.assert_whole(&staging, unpacker);
+        staging.remove().unwrap();
+    }
+}
+
+#[test]
+fn small_files_in_front_of_an_error_are_done() {
+    let case = Case::of(false, small_files());
+    let bad_header = (0..40).fold(0, |place, number| {
+        let size = small_files().nth(number).unwrap().1;
+        place + 512 + size.next_multiple_of(512)
+    });
+    let mut tar = case.tar.clone();
+    tar[bad_header] ^= 1;
+    let (staging, mut unpacker) = case.unpacked_up_to(0);
+    assert!(matches!(unpacker.push(&tar), Err(UnpackError::Framing(_))));
+    assert_eq!(unpacker.checkpoint().unwrap(), bad_header as u64);
+    assert_eq!(staging.entries().unwrap().count(), 40);
+    drop(unpacker);
+    assert_eq!(case.finish(), bad_header as u64);
 }
