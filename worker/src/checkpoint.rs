@@ -221,8 +221,9 @@ impl Entries {
     pub(crate) fn next_finished(&mut self) -> Option<JournaledFile<'_>> {
         loop {
             let line = self.read()?;
-            if finished(line).is_some() {
-                return finished(&self.line);
+            if let Some(JournaledFile { json, size }) = finished(line) {
+                let length = json.len();
+                return Some(JournaledFile { json: &self.line[..length], size });
             }
             serde_json::from_slice::<Beginning>(line).ok()?;
         }
