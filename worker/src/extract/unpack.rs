@@ -160,10 +160,10 @@ impl Unpacker {
                     current.write(data).map_err(UnpackError::storage("write an image"))?;
                     if is_small(data.len()) && data.len() as u64 == current.begun.size {
                         whole = Some(data);
-                        continue;
+                    } else {
+                        current.hash(data);
                     }
-                    current.hash(data);
-                    if self.journal.wants_beginning_at(current.position) {
+                    if whole.is_none() && self.journal.wants_beginning_at(current.position) {
                         let beginning = current.beginning();
                         self.note(small)?;
                         let noted = self.journal.note_beginning(&beginning);
@@ -179,11 +179,11 @@ impl Unpacker {
                         if small.is_full() {
                             self.note(small)?;
                         }
-                        continue;
+                    } else {
+                        self.note(small)?;
+                        let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
+                        self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                     }
-                    self.note(small)?;
-                    let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
-                    self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
             }
         }
