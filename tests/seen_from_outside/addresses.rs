@@ -37,7 +37,7 @@ fn hanging_job(origin: &Origin, wnids: &[String]) -> Job {
 fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let job = hanging_job(&origin, &wnids).args(["--delete-tar", "--http", "127.0.0.1:0"]);
+    let job = hanging_job(&origin, &wnids).args(["--http", "127.0.0.1:0"]);
     let mut running = job.start();
     let address = running.wait_for_http();
     assert_ne!(address.port(), 0);
@@ -92,7 +92,7 @@ fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
 fn an_address_that_other_machines_reach_is_told_in_one_warning_line() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let job = hanging_job(&origin, &wnids).args(["--delete-tar", "--http", "0.0.0.0:0"]);
+    let job = hanging_job(&origin, &wnids).args(["--http", "0.0.0.0:0"]);
     let mut running = job.start();
     let address = running.wait_for_http();
     assert!(address.ip().is_unspecified());

@@ -29,7 +29,7 @@ const INTERVAL_IN_FILE: u64 = 8 << 20;
 /// Read at a time.
 const BUFFER: usize = 64 << 10;
 
-/// A finished file of a class.
+/// A finished file of a class. What the manifest does not have comes last: the rest of its line is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileEntry {
     /// Flat name, as in the tar.
@@ -106,7 +106,9 @@ pub(crate) struct Journal {
     /// Bytes of the file that are whole lines.
     length: u64,
     pending: Vec<u8>,
-    noted_up_to: u64,
+    /// Offset in the tar behind the last finished file.
+    done: u64,
+    /// Offset in the tar up to which all is written that is finished, or begun.
     written_up_to: u64,
 }
 
@@ -114,23 +116,23 @@ impl Journal {
     /// Starts a journal in an empty staging folder.
     pub(crate) fn create(path: &Path, source: &Source) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(path)?;
-        let mut journal = Self { file, length: 0, pending: Vec::new(), noted_up_to: 0, written_up_to: 0 };
+        let mut journal = Self { file, length: 0, pending: Vec::new(), done: 0, written_up_to: 0 };
         journal.line(&Head { version: VERSION, source: source.clone() })?;
         journal.flush()?;
         Ok(journal)
     }
 
-    /// Goes on with a journal that ends at an offset of the tar.
-    pub(crate) fn go_on(path: &Path, offset: u64) -> io::Result<Self> {
+    /// Goes on with a journal that ends at an offset of the tar, so many bytes of which are those of a file that is begun.
+    pub(crate) fn go_on(path: &Path, offset: u64, begun: u64) -> io::Result<Self> {
         let file = File::options().append(true).open(path)?;
         let length = file.metadata()?.len();
-        Ok(Self { file, length, pending: Vec::new(), noted_up_to: offset, written_up_to: offset })
+        Ok(Self { file, length, pending: Vec::new(), done: offset - begun, written_up_to: offset })
     }
 
     /// Adds a finished file.
     pub(crate) fn append(&mut self, entry: &FileEntry) -> io::Result<()> {
         self.line(entry)?;
-        self.noted_up_to = entry.next_header;
+        self.done = entry.next_header;
         if entry.next_header >= self.written_up_to + INTERVAL {
             self.flush()?;
             self.written_up_to = entry.next_header;
@@ -147,13 +149,13 @@ impl Journal {
     pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
         self.line(beginning)?;
         self.flush()?;
-        (self.noted_up_to, self.written_up_to) = (beginning.position, beginning.position);
+        self.written_up_to = beginning.position;
         Ok(())
     }
 
-    /// Offset in the tar behind all that is noted.
-    pub(crate) fn noted_up_to(&self) -> u64 {
-        self.noted_up_to
+    /// Offset in the tar behind the last finished file; before one is, where the content begins of the file that was gone on with.
+    pub(crate) fn done(&self) -> u64 {
+        self.done
     }
 
     /// Hands what is pending to the kernel; from then on it survives the end of the process. After an error it can be tried
@@ -179,8 +181,8 @@ impl Journal {
 /// A finished file as the journal has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournaledFile<'line> {
-    /// What [`FileEntry::listed`] is written as, but for the brace at the end.
-    pub(crate) json: &'line [u8],
+    /// As [`FileEntry::listed`] is written, without the brace at the end.
+    pub(crate) unclosed: &'line [u8],
     /// Length in bytes.
     pub(crate) size: u64,
 }
@@ -221,9 +223,9 @@ impl Entries {
     pub(crate) fn next_finished(&mut self) -> Option<JournaledFile<'_>> {
         loop {
             let line = self.read()?;
-            if let Some(JournaledFile { json, size }) = finished(line) {
-                let length = json.len();
-                return Some(JournaledFile { json: &self.line[..length], size });
+            if let Some(JournaledFile { unclosed, size }) = finished(line) {
+                let length = unclosed.len();
+                return Some(JournaledFile { unclosed: &self.line[..length], size });
             }
             serde_json::from_slice::<Beginning>(line).ok()?;
         }
@@ -236,14 +238,28 @@ impl Entries {
     }
 }
 
+/// The finished files.
+#[cfg(test)]
+impl Iterator for Entries {
+    type Item = FileEntry;
+
+    fn next(&mut self) -> Option<FileEntry> {
+        loop {
+            if let Line::Finished(entry) = self.next_line()? {
+                return Some(entry);
+            }
+        }
+    }
+}
+
 /// The line of a finished file, taken apart from its end, where nothing depends on the name.
 fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
     let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
-    let json = rest.strip_suffix(b",\"next_header\":")?;
-    let (rest, _digest) = json.strip_suffix(b"\"")?.split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
+    let unclosed = rest.strip_suffix(b",\"next_header\":")?;
+    let (rest, _digest) = unclosed.strip_suffix(b"\"")?.split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
     let (rest, size) = number_at_end(rest.strip_suffix(b",\"blake3\":\"")?)?;
     rest.strip_suffix(b",\"size\":")?;
-    Some(JournaledFile { json, size })
+    Some(JournaledFile { unclosed, size })
 }
 
 fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
@@ -256,25 +272,12 @@ fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
 mod tests {
     use super::*;
 
-    /// The finished files.
-    impl Iterator for Entries {
-        type Item = FileEntry;
-
-        fn next(&mut self) -> Option<FileEntry> {
-            loop {
-                if let Line::Finished(entry) = self.next_line()? {
-                    return Some(entry);
-                }
-            }
-        }
-    }
-
     /// What the manifest is made of, and the sizes.
     fn copied(path: &Path) -> Vec<(String, u64)> {
         let mut entries = open(path).map(|(_, entries)| entries);
         std::iter::from_fn(|| {
-            let JournaledFile { json, size } = entries.as_mut()?.next_finished()?;
-            Some((String::from_utf8(json.to_vec()).unwrap() + "}", size))
+            let JournaledFile { unclosed, size } = entries.as_mut()?.next_finished()?;
+            Some((String::from_utf8(unclosed.to_vec()).unwrap() + "}", size))
         })
         .collect()
     }
@@ -312,7 +315,7 @@ mod tests {
         journal(&path, 1);
         let beginning =
             Beginning { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
-        let mut journal = Journal::go_on(&path, 1024).unwrap();
+        let mut journal = Journal::go_on(&path, 1024, 0).unwrap();
         assert!(!journal.wants_beginning_at(1024 + INTERVAL_IN_FILE - 1));
         assert!(journal.wants_beginning_at(1024 + INTERVAL_IN_FILE));
         journal.note_beginning(&beginning).unwrap();
@@ -339,6 +342,22 @@ mod tests {
         }
         journal.flush().unwrap();
         assert_eq!(copied(&path), entries.iter().map(listed).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_of_another_shape_is_not_copied() {
+        let line = serde_json::to_string(&entry(5)).unwrap() + "\n";
+        assert_eq!(finished(line.as_bytes()).map(|file| file.size), Some(5));
+        for (from, to) in [
+            ("size", "length"),
+            ("blake3", "sha256"),
+            ("next_header", "next"),
+            (":5,", ":,"),
+            (":5,", ":99999999999999999999,"),
+            ("}", ",\"more\":1}"),
+        ] {
+            assert_eq!(finished(line.replace(from, to).as_bytes()), None, "{to}");
+        }
     }
 
     #[test]

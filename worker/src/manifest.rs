@@ -92,6 +92,7 @@ pub(crate) struct Writer<'folder> {
 }
 
 impl<'folder> Writer<'folder> {
+    /// Begins the manifest of a folder.
     pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
         let hashing = Hashing { out: File::create(&temporary)?, hasher: blake3::Hasher::new() };
@@ -100,16 +101,15 @@ impl<'folder> Writer<'folder> {
         Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
     }
 
-    /// Adds a file.
-    pub(crate) fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
+    fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
         self.begin(entry.size)?;
         Ok(serde_json::to_writer(&mut self.out, &entry.listed())?)
     }
 
-    /// Adds a file with the words of the journal.
+    /// Adds a file in the words of the journal.
     pub(crate) fn copy(&mut self, file: JournaledFile<'_>) -> io::Result<()> {
         self.begin(file.size)?;
-        self.out.write_all(file.json)?;
+        self.out.write_all(file.unclosed)?;
         self.out.write_all(b"}")
     }
 
@@ -259,6 +259,7 @@ impl<W: Write> Write for Hashing<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{self, Journal};
 
     /// As version 1 wrote it; a later version must go on reading it.
     const VERSION_1: &str = include_str!("manifest_version_1.json");
@@ -292,6 +293,27 @@ mod tests {
         assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
         assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn in_the_words_of_the_journal_it_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = written(folder.path());
+        let source = written.source.clone();
+        let journal = folder.path().join("journal");
+        let mut lines = Journal::create(&journal, &source).unwrap();
+        for (name, size) in [("n02124075_1.JPEG", 5), ("n02124075_2.JPEG", 7)] {
+            lines.append(&entry(name, size)).unwrap();
+        }
+        lines.flush().unwrap();
+        let mut manifest = Writer::create(folder.path()).unwrap();
+        let (_, mut entries) = checkpoint::open(&journal).unwrap();
+        while let Some(file) = entries.next_finished() {
+            manifest.copy(file).unwrap();
+        }
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
+        assert_eq!(manifest.finish(provenance).unwrap(), written);
+        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
     }
 
     #[test]

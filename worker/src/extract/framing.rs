@@ -60,7 +60,7 @@ pub(crate) enum Event<'framing, 'input> {
         /// Bytes that will follow.
         size: u64,
     },
-    /// Bytes of the current file, never none.
+    /// Bytes of the current file, never none. Behind the last ones its end comes at once, without more input.
     Data(&'input [u8]),
     /// The current file is complete.
     FileEnd {

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Seek, Write},
+    io::{self, Seek},
 };
 
 use rustix::{
@@ -119,7 +119,8 @@ impl Unpacker {
             let journal = Journal::create(&staging.journal(), &source).map_err(in_staging())?;
             (journal, keep_tar.then(|| File::create_new(staging.tar())).transpose().map_err(in_staging())?)
         } else {
-            let journal = Journal::go_on(&staging.journal(), offset).map_err(in_staging())?;
+            let begun = begun.as_ref().map_or(0, |begun| begun.written);
+            let journal = Journal::go_on(&staging.journal(), offset, begun).map_err(in_staging())?;
             (journal, keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?)
         };
         let folder = File::open(staging.class_folder()).map_err(in_staging())?;
@@ -136,8 +137,8 @@ impl Unpacker {
 
     /// Takes the next bytes of the tar.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        if let Some(tar) = &mut self.tar {
-            tar.write_all(bytes).map_err(UnpackError::storage("write the tar"))?;
+        if let Some(tar) = &self.tar {
+            write_all(tar, bytes).map_err(UnpackError::storage("write the tar"))?;
         }
         let mut small = SmallFiles::default();
         let unpacked = self.unpack(bytes, &mut small);
@@ -147,6 +148,7 @@ impl Unpacker {
     }
 
     fn unpack<'piece>(&mut self, mut bytes: &'piece [u8], small: &mut SmallFiles<'piece>) -> Result<(), UnpackError> {
+        // The content of a small file, from its only event to its end, which follows at once.
         let mut whole = None;
         while let Some(event) = self.framing.next(&mut bytes)? {
             match event {
@@ -176,9 +178,6 @@ impl Unpacker {
                     close(file).map_err(UnpackError::storage("close an image"))?;
                     if let Some(content) = whole.take() {
                         small.push(name, content, next_header);
-                        if small.is_full() {
-                            self.note(small)?;
-                        }
                     } else {
                         self.note(small)?;
                         let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
@@ -190,31 +189,33 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Notes small files as done.
+    /// Notes small files as done; after an error the others all the same, so that nothing behind them is noted without them.
     fn note(&mut self, small: &mut SmallFiles<'_>) -> Result<(), UnpackError> {
         let mut noted = Ok(());
         for entry in small.drain() {
-            noted = noted.and(self.journal.append(&entry));
+            let appended = self.journal.append(&entry);
+            noted = noted.and(appended);
         }
         noted.map_err(UnpackError::storage("write the checkpoint"))
     }
 
     /// Makes what is done findable for a later attempt; gives how far into the tar that is.
     pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
-        match self.current.take() {
-            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => {}
+        let end = match self.current.take() {
+            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => current.position,
             // What is not done makes room for what is: on a full disk there is none.
             Some(current) => {
                 let removed = rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
                 removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
+                self.journal.done()
             }
-            None => {}
-        }
+            None => self.journal.done(),
+        };
         if let Some(tar) = &self.tar {
-            tar.set_len(self.journal.noted_up_to()).map_err(UnpackError::storage("cut the tar"))?;
+            tar.set_len(end).map_err(UnpackError::storage("cut the tar"))?;
         }
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
-        Ok(self.journal.noted_up_to())
+        Ok(end)
     }
 
     /// Proves that the tar was complete; gives the number of its files.
