@@ -12,6 +12,7 @@ use tests::{
     cluster::{Job, Table},
     folders::classes,
     origin::Origin,
+    running::Signal,
 };
 
 const CLASSES: u64 = 8;
@@ -41,7 +42,7 @@ fn a_client_in_python_does_its_part_beside_a_worker_of_ours() {
     for (seed, wnid) in (1..).zip(&wnids) {
         origin.class(wnid, images(wnid, 3, 1000..5000, seed));
     }
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar", "--stay"]);
     let coordinator = job.start_coordinator();
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python_client/client.py"));
@@ -58,6 +59,7 @@ fn a_client_in_python_does_its_part_beside_a_worker_of_ours() {
     assert_eq!(counts, [CLASSES - 1, 0, 1, CLASSES]);
 
     assert_eq!(worker.wait().code, Some(0));
+    coordinator.running.signal(Signal::TERM);
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(CLASSES - 1, 0, 1));
     let [published, failed, released] =
         ["published", "failed", "released"].map(|name| done[name].as_str().expect("a class").to_owned());

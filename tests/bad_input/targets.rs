@@ -62,7 +62,7 @@ fn a_second_coordinator_on_the_same_target_is_refused() {
     let origin = Origin::start();
     let tar = images(WNID, 20, 10_000..20_000, 1);
     origin.class(WNID, tar.clone());
-    origin.limit_rate(100_000);
+    origin.limit_rate(20_000);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
     let mut first = job.start();
     first.wait_until("the download is under way", |_| (origin.bytes_sent() > 10_000).then_some(()));

@@ -16,7 +16,7 @@ use tests::{
 };
 
 /// Slow enough that a class is still under way when somebody looks.
-const SLOW: u64 = 20_000;
+const SLOW: u64 = 5_000;
 
 /// An origin with so many classes of a few images each.
 fn origin_of(count: u64) -> (Origin, Vec<String>) {

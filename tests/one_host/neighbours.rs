@@ -61,7 +61,7 @@ fn two_jobs() -> (Origin, [Vec<u8>; 2], [Job; 2]) {
     for (wnid, tar) in [SHORT, LONG].iter().zip(&tars) {
         origin.class(wnid, tar.clone());
     }
-    origin.limit_rate(4_000_000);
+    origin.limit_rate(2_000_000);
     // No slot is free to fetch parts of the long class.
     let job = |wnid| Job::new().classes([wnid]).origin(&origin).args(["--delete-tar"]);
     let jobs = [SHORT, LONG].map(|wnid| job(wnid).variable("IMAGENET_WORKERS", "1"));

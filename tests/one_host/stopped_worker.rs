@@ -1,7 +1,5 @@
 //! A worker that stands still for longer than its leases live: others take over, and it wakes up to a changed world.
 
-use std::time::Duration;
-
 use tests::{
     answer::Answer,
     archives::{assert_class_is, images},
@@ -20,9 +18,9 @@ fn a_worker_that_wakes_up_after_its_leases_have_gone_harms_nothing_and_goes_on()
     for (wnid, tar) in [taken, stalled, kept].iter().zip(&tars) {
         origin.class(wnid, tar.clone());
     }
-    origin.limit_rate(2_000_000);
+    origin.limit_rate(1_000_000);
     let args = ["--delete-tar", "--lease-ttl", "3s"];
-    let job = Job::new().classes([taken, stalled, kept]).origin(&origin).args(args).deadline(Duration::from_secs(45));
+    let job = Job::new().classes([taken, stalled, kept]).origin(&origin).args(args);
     let coordinator = job.start_coordinator();
     let connect = format!("http://{}", coordinator.address);
     let target = job.target_path().to_str().expect("a plain path");

@@ -18,7 +18,7 @@ use tests::{
 
 const WNID: &str = "n00000001";
 /// Few attempts and little patience, so that the tests are quick.
-const QUICK: [&str; 7] = ["--delete-tar", "--retries", "1", "--timeout", "1s", "--workers", "2"];
+const QUICK: [&str; 7] = ["--delete-tar", "--retries", "1", "--timeout", "5s", "--workers", "2"];
 
 /// About 100 KB in ten images.
 fn class() -> Vec<u8> {

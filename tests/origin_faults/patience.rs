@@ -47,7 +47,7 @@ fn a_wait_that_one_request_is_asked_for_holds_back_all() {
     }
     // The others take a fifth of a second each, so that some are always left to ask for.
     origin.limit_rate(400_000);
-    origin.script_of("n00000003").expect("it is served").script([Answer::too_many_requests(2)]);
+    origin.script_of("n00000003").expect("it is served").script([Answer::too_many_requests(5)]);
     let args = ["--delete-tar", "--workers", "2"];
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
     job.assert_ended(&job.run(), 0, Table::of(8, 0, 0));
@@ -58,7 +58,7 @@ fn a_wait_that_one_request_is_asked_for_holds_back_all() {
         requests.iter().filter(|request| request.at > told).map(|request| request.at - told).collect();
     assert!(!later.is_empty());
     // One may have been on its way when the answer came.
-    let too_early = later.iter().filter(|after| (100..1900).contains(&after.as_millis())).count();
+    let too_early = later.iter().filter(|after| (1500..4900).contains(&after.as_millis())).count();
     assert_eq!(too_early, 0, "{later:?}");
 }
 
@@ -75,7 +75,7 @@ fn a_stall_is_a_timeout_and_is_told_as_one() {
     let (failure, gets) = assert_fails(Answer::stall_at(300).ignoring_range(), &args);
     assert_eq!(failure, "Timeout: Request timeout after 2s");
     assert!((2..=3).contains(&gets.len()), "{gets:#?}");
-    assert!(assert_fails_after_a_retry(Answer::silence(), "Timeout").contains("Request timeout after 1s"));
+    assert!(assert_fails_after_a_retry(Answer::silence(), "Timeout").contains("Request timeout after 5s"));
 }
 
 #[test]

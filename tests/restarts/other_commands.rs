@@ -13,7 +13,7 @@ use crate::{LONG, wnid};
 
 /// A job of three classes that was interrupted when the first one was there.
 fn interrupted() -> Fleet {
-    let fleet = crate::fleet(3, 200_000);
+    let fleet = crate::fleet(3, 50_000);
     let mut coordinator = fleet.start_coordinator();
     let worker = fleet.start_worker("worker", 1);
     coordinator.wait_until("the first class is settled", |_| fleet.settled().contains_key(&wnid(1)).then_some(()));

@@ -13,7 +13,7 @@ const WNID: &str = "n00000001";
 const CLASS: u64 = 400_000_000;
 /// Bytes per second of each connection until the kill: slower than the worker over ten of them, so that little is under way
 /// in the kernel.
-const RATE: u64 = 8_000_000;
+const RATE: u64 = 4_000_000;
 const KILLED_AT: u64 = CLASS / 10 * 6;
 /// From one checkpoint to the next, and five of a hundred bytes beside it.
 const TWICE_AT_MOST: u64 = (16 << 20) + CLASS / 20;

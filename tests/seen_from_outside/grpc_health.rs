@@ -2,12 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tests::{
-    cluster::Job,
-    http::Scrape,
-    running::Signal,
-    wait::{wait_for, wait_until},
-};
+use tests::{cluster::Job, http::Scrape, running::Signal, wait::wait_for};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Code, Status, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -50,10 +45,8 @@ fn the_workers_port_says_whether_it_leases() {
     wait_for("it is registered", SOON, || Scrape::of(http).is_some_and(|now| now.value("imagenet_workers") > 0.5));
     worker.signal(Signal::STOP);
     coordinator.running.signal(Signal::TERM);
-    let not_serving =
-        |service| wait_until(SOON, || Some(ask(service)).filter(|now| !matches!(now, Ok(ServingStatus::Serving))));
-    let said = not_serving("imagenet.v1.Coordinator").expect("it says that it stops");
-    assert!(matches!(said, Ok(ServingStatus::NotServing)), "{said:?}");
+    let said = || ask("imagenet.v1.Coordinator");
+    wait_for("it says that it stops", SOON, || matches!(said(), Ok(ServingStatus::NotServing)));
     assert_eq!(coordinator.running.wait().code, Some(143));
     worker.kill();
 }

@@ -33,7 +33,7 @@ fn assert_no_wnid(text: &str) {
 fn the_coordinators_metrics_add_up_while_it_works_and_when_it_is_done() {
     let wnids = wnids(6);
     let origin = origin(&wnids);
-    origin.limit_rate(50_000);
+    origin.limit_rate(15_000);
     let rows = wnids.iter().map(String::as_str).chain(["n99999999", "no id"]);
     let job = Job::new().classes(rows).origin(&origin).args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
@@ -136,7 +136,7 @@ fn a_workers_metrics_say_what_it_does_and_has_done() {
 fn on_one_host_both_are_seen_in_one_place() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    origin.limit_rate(20_000);
+    origin.limit_rate(1000);
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
     let job = job.args(["--http", "127.0.0.1:0", "--workers", "3"]);
     let mut running = job.start();

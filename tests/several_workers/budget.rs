@@ -29,7 +29,7 @@ fn setting(classes: usize, args: &[&str]) -> (Origin, Job) {
 #[test]
 fn the_ceiling_of_connections_is_for_all_workers_together() {
     let (origin, job) = setting(20, &["--max-connections", "3"]);
-    origin.limit_rate(200_000);
+    origin.limit_rate(50_000);
     let coordinator = job.start_coordinator();
     let http = coordinator.http;
     let scrape = || Scrape::of(http).expect("the coordinator answers");
@@ -77,9 +77,9 @@ fn a_wait_that_one_worker_is_asked_for_holds_back_all_of_them() {
         job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "1", "--target", target])
     });
     wait_for("all are at work", SOON, || origin.most_transfers() > 2);
-    let next = (1..=30).map(|number| format!("n{number:08}")).filter(|wnid| origin.gets(wnid).is_empty()).nth(3);
+    let next = (1..=30).map(|number| format!("n{number:08}")).filter(|wnid| origin.gets(wnid).is_empty()).nth(12);
     let next = next.expect("some are left");
-    origin.script_of(&next).expect("it is served").script([Answer::too_many_requests(3)]);
+    origin.script_of(&next).expect("it is served").script([Answer::too_many_requests(5)]);
     for worker in workers {
         assert_eq!(worker.wait().code, Some(0));
     }
@@ -89,7 +89,7 @@ fn a_wait_that_one_worker_is_asked_for_holds_back_all_of_them() {
     let later: Vec<_> = requests.iter().filter(|it| it.at > told).map(|it| (it.at - told).as_millis()).collect();
     assert!(!later.is_empty());
     // One may have been on its way when the answer came.
-    assert_eq!(later.iter().filter(|after| (100..2900).contains(*after)).count(), 0, "{later:?}");
+    assert_eq!(later.iter().filter(|after| (1500..4900).contains(*after)).count(), 0, "{later:?}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn what_is_sent_into_the_dark_comes_when_it_is_light_again() {
         proxy.darken(way, true);
         stream.write_all(b"words").unwrap();
         assert!(is_silent(&mut stream), "{way:?}");
-        assert_eq!(proxy.carried(Way::ToServer), arrives, "{way:?}");
+        wait_for("what was sent got so far", 200 * SHORT, || proxy.carried(Way::ToServer) == arrives);
         proxy.darken(way, false);
         assert_eq!(answer(&mut stream, 5).unwrap(), b"words");
     }
@@ -90,7 +90,7 @@ fn light_and_dark_take_turns() {
     proxy.flap(SHORT, 3 * SHORT);
     let began = Instant::now();
     let mut longest = Duration::ZERO;
-    while began.elapsed() < 8 * SHORT {
+    while longest <= 2 * SHORT && began.elapsed() < 200 * SHORT {
         let asked = Instant::now();
         call(&mut stream, b"!").unwrap();
         longest = longest.max(asked.elapsed());
@@ -155,9 +155,9 @@ fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
     let proxy = ChaosProxy::start(echo());
     let (mut silent, mut busy) = (client(&proxy), client(&proxy));
     call(&mut silent, b"!").unwrap();
-    proxy.close_when_silent(Some(4 * SHORT));
+    proxy.close_when_silent(Some(40 * SHORT));
     let began = Instant::now();
-    while began.elapsed() < 6 * SHORT {
+    while began.elapsed() < 60 * SHORT {
         call(&mut busy, b"!").unwrap();
         is_silent(&mut busy);
     }

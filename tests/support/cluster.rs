@@ -10,14 +10,14 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    folders,
+    folders, http,
     origin::Origin,
     programs::program,
     running::{Finished, Running, tail},
 };
 
 /// How long a job may take unless the test says otherwise.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(3);
 
 /// A job in a folder of its own. The same job can be run again, with other classes or arguments too.
 #[derive(Debug)]
@@ -230,6 +230,11 @@ impl Job {
         let origin = self.url.as_deref().and_then(|url| url.strip_prefix("http://")?.parse().ok());
         let known: Vec<SocketAddr> = origin.into_iter().chain([http]).collect();
         let address = running.wait_for_address(&known);
+        // Addresses are told a moment before there is something to tell of the job.
+        running.wait_until("it works", |_| {
+            let (_, says) = http::get(http, "/readyz")?;
+            (says != "starting\n").then_some(())
+        });
         Coordinator { running, address, http }
     }
 

@@ -67,13 +67,13 @@ fn a_total_rate_is_shared_and_one_alone_has_all_of_it() {
     let origin = Origin::start();
     origin.class(A, vec![1; 200_000]);
     origin.class(B, vec![1; 200_000]);
-    origin.limit_total_rate(1_000_000);
+    origin.limit_total_rate(100_000);
     let alone = time_of(&origin, &[A])[0];
-    assert!(alone > Duration::from_millis(170), "{alone:?}: no faster than the line");
+    assert!(alone > Duration::from_millis(1700), "{alone:?}: no faster than the line");
     let both = time_of(&origin, &[A, B]);
     // Each has to wait for the other's half: neither was done before the line had carried nearly all of both.
-    assert!(both.iter().all(|took| *took > Duration::from_millis(330)), "{both:?}");
-    assert!(both.iter().all(|took| *took < Duration::from_secs(5)), "{both:?}");
+    assert!(both.iter().all(|took| *took > Duration::from_millis(3300)), "{both:?}");
+    assert!(both.iter().all(|took| *took < Duration::from_secs(30)), "{both:?}");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn more_transfers_than_it_stands_are_all_reset_and_then_nobody_is_answered_for_a
     for wnid in [A, B, C] {
         origin.class(wnid, vec![1; 100_000]);
     }
-    let silence = Duration::from_millis(600);
+    let silence = Duration::from_secs(3);
     origin.break_above(2, silence);
     origin.limit_rate(50_000);
     let mut two = [A, B].map(|wnid| ask(&origin, "GET", wnid, ""));

@@ -9,7 +9,7 @@ use super::{LARGE, extra, large};
 /// One large class, at a few megabytes a second for each connection.
 fn fleet(tar: &[u8], args: &[&str]) -> Fleet {
     let fleet = Fleet::of(vec![(LARGE.to_owned(), tar.to_vec())], args);
-    fleet.origin.limit_rate(4_000_000);
+    fleet.origin.limit_rate(1_500_000);
     fleet
 }
 

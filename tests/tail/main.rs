@@ -27,7 +27,7 @@ fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, t
         origin.class(wnid, images(wnid, 10, 8000..12_000, 7));
     }
     let scripted = origin.class(LARGE, tar.to_vec());
-    origin.limit_rate(4_000_000);
+    origin.limit_rate(1_500_000);
     let mut list = SMALL.to_vec();
     list.insert(place, LARGE);
     (Job::new().classes(list).origin(origin).args(["--workers", "6"]), scripted)

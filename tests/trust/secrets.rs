@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use tests::{cluster::Table, wait::wait_for};
+use tests::{cluster::Table, wait::wait_until};
 
 use super::{Cluster, text};
 
@@ -70,9 +70,10 @@ fn no_secret_is_told_to_anybody_however_much_is_logged() {
     let refused = cluster.worker("w0", &coordinator, &["--token-file", &cluster.path("admin.token")]).wait();
     cluster.job.assert_could_not_run(&refused, &["the role admin"]);
     let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token")]);
-    wait_for("the worker downloads", Duration::from_secs(20), || !cluster.origin.all_requests().is_empty());
-    let mut seen = command_lines(&[coordinator.running.id(), worker.id()]);
-    assert!(seen.iter().all(|(_, line)| line.contains("--token-file")), "{seen:?}");
+    // A process has no command line for a moment after it was started.
+    let shown = || Some(command_lines(&[coordinator.running.id(), worker.id()]));
+    let all = |lines: &Vec<(String, String)>| lines.iter().all(|(_, line)| line.contains("--token-file"));
+    let mut seen = wait_until(Duration::from_secs(20), || shown().filter(all)).expect("both show how they were called");
     assert_eq!(worker.wait().code, Some(0));
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
 

@@ -43,7 +43,7 @@ fn open_files(process: u32) -> usize {
 #[test]
 fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
     let cluster = Cluster::of(12);
-    cluster.origin.limit_rate(50_000);
+    cluster.origin.limit_rate(10_000);
     let (cluster, coordinator) = cluster.start(&["--lease-ttl", "3s"]);
     let token = cluster.path("worker.token");
     let first = cluster.worker("w1", &coordinator, &["--token-file", &token, "--workers", "1"]);

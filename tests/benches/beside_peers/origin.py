@@ -20,7 +20,7 @@ WORKERS = 2
 CONGESTION_CONTROL = b"cubic"
 # The number of the option in Linux; Python has no name for it.
 SO_MAX_PACING_RATE = 47
-SECONDS_TO_START = 10
+SECONDS_TO_START = 60
 SECONDS_TO_STOP = 10
 
 CONFIGURATION = """

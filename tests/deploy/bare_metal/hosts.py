@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sshd import Sshd
 
-SECONDS_TO_BOOT = 60
-SECONDS_FOR_A_BLOCK = 1800
+SECONDS_TO_BOOT = 180
+SECONDS_FOR_A_BLOCK = 3600
 STRICT = ["bash", "-euo", "pipefail", "-c"]
 HERE = Path(__file__).resolve().parent
 

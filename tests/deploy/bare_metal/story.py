@@ -81,7 +81,7 @@ class Story:
 
     def what_crashes_goes_on(self) -> None:
         self.run_id = self.status()["run_id"]
-        self.node1.must("curl --silent --fail http://127.0.0.1:8080/metrics | grep --quiet imagenet_build_info")
+        self.node1.must("curl --silent --fail http://127.0.0.1:8080/metrics | grep imagenet_build_info")
         for node, unit in ((self.node1, COORDINATOR), (self.node2, WORKER)):
             node.must(f"systemctl kill --signal SIGKILL {unit}")
             wait(f"{unit} is started again", lambda n=node, u=unit: shown(n, u, "NRestarts", "SubState") == "1 running")
@@ -190,10 +190,18 @@ def see(holds: bool, otherwise: str) -> None:
 def wait(what: str, comes: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
     """Something that must come; what to show if it does not."""
     until = time.monotonic() + SECONDS_TO_SEE
-    while not comes():
+    while not has_come(comes):
         if time.monotonic() > until:
             raise HostError(f"waited {SECONDS_TO_SEE} s in vain: {what}\n{otherwise()}")
         time.sleep(0.2)
+
+
+def has_come(comes: Callable[[], bool]) -> bool:
+    """Also where a command fails until then."""
+    try:
+        return comes()
+    except HostError:
+        return False
 
 
 def shown(node: Host, unit: str, *properties: str) -> str:

@@ -75,7 +75,7 @@ class Pod:
         for child in children:
             os.kill(int(child), number)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 180) -> int:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -85,7 +85,7 @@ class Pod:
         self.signal(signal.SIGTERM)
         return self.wait(seconds)
 
-    def wait_until(self, words: str, seconds: float = 60) -> None:
+    def wait_until(self, words: str, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while words not in self.said():
             if not self.is_running() or time.monotonic() > deadline:

@@ -20,8 +20,10 @@ from programs import program
 
 CLASSES = ["n00000001", "n00000002", "n00000003"]
 MISSING = "n00000009"
-# Bytes a second and connection: a class takes five seconds.
-SLOW = 60_000
+# Bytes a second and connection: a class takes 25 seconds.
+SLOW = 12_000
+# Seconds for what takes a few of them on a machine that has nothing else to do.
+PATIENCE = 180
 COORDINATOR = f"{RELEASE}-coordinator-0"
 EXEC = "/usr/local/bin/coordinator"
 HEALTH = """
@@ -97,7 +99,7 @@ class Jobs(unittest.TestCase):
         return self.cluster.command(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url]) == "200"
 
     def wait_for_probe(self, pod: Pod, template: dict, handler: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not self.probe(pod, template, handler):
             self.assertLess(time.monotonic(), deadline, f"{handler} of {pod.name}: {pod.said()}")
             time.sleep(0.1)
@@ -183,16 +185,14 @@ class Jobs(unittest.TestCase):
             self.wait_for_probe(worker, pod, "livenessProbe")
             self.wait_for_probe(worker, pod, "readinessProbe")
         [job] = of_kind(objects, "Job")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while max(self.received(worker) for worker in workers) < SLOW:
             self.assertLess(time.monotonic(), deadline, [*map(Pod.said, workers)])
             time.sleep(0.05)
-        began = time.monotonic()
         for worker in workers:
             worker.signal(signal.SIGTERM)
         self.assertEqual([worker.wait(pod["spec"]["terminationGracePeriodSeconds"]) for worker in workers], [143, 143])
         self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 143)
-        self.assertLess(time.monotonic() - began, 30)
         others, coordinator = self.start_workers(), self.start_coordinator()
         self.assert_ended(others)
         coordinator.wait_until("stays to tell")
@@ -258,7 +258,7 @@ class Jobs(unittest.TestCase):
         self.init(*names["dnsNames"], *names["ipAddresses"])
         self.cert_manager_writes(trust)
         self.cluster.volumes.refresh()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while (renewed := self.certificate(coordinator)) == shown:
             self.assertLess(time.monotonic(), deadline, coordinator.said())
             time.sleep(0.1)
@@ -273,7 +273,10 @@ class Jobs(unittest.TestCase):
     def certificate(self, coordinator: Pod) -> str:
         """The one that it shows to whoever connects."""
         ask = f"import ssl; print(ssl.get_server_certificate(('{coordinator.address}', 50051)))"
-        return self.cluster.command([sys.executable, "-c", ask]).strip()
+        deadline = time.monotonic() + PATIENCE
+        while "BEGIN CERTIFICATE" not in (shown := self.cluster.command([sys.executable, "-c", ask]).strip()):
+            self.assertLess(time.monotonic(), deadline, shown)
+        return shown
 
     def test_a_deployment_on_a_claim_of_ones_own_and_a_list_in_another(self):
         self.install("shared-volume")
@@ -303,7 +306,7 @@ class Jobs(unittest.TestCase):
                 wrong = {**mine, "data": {**mine["data"], file: theirs[file]}}
                 self.cluster.objects["Secret", f"{RELEASE}-trust"] = wrong
                 stranger = self.cluster.run(f"stranger-{number}", job["spec"]["template"])
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + PATIENCE
                 while words not in (said := self.log(stranger)):
                     self.assertLess(time.monotonic(), deadline, said)
                     time.sleep(0.1)

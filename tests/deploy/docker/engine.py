@@ -66,7 +66,8 @@ class Engine:
         run("ip", "netns", "add", self._space)
         run("ip", "-n", self._space, "link", "set", "lo", "up")
         socket = f"unix://{self._folder}/socket"
-        self.environment = os.environ | {"DOCKER_HOST": socket, "DOCKER_BUILDKIT": "0"} | self._variables
+        settings = {"DOCKER_HOST": socket, "DOCKER_BUILDKIT": "0", "COMPOSE_HTTP_TIMEOUT": "600"}
+        self.environment = os.environ | settings | self._variables
         self._log = (self._folder / "log").open("w")
         self._process = subprocess.Popen(
             [*self._inside(), "dockerd", "--host", socket, "--bridge", "none", "--data-root", self._folder / "data",
