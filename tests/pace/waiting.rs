@@ -7,7 +7,7 @@ use tests::{answer::Answer, wait::wait_for};
 use super::Setting;
 
 /// How long the news may travel.
-const NEWS: Duration = Duration::from_secs(1);
+const NEWS: Duration = Duration::from_millis(250);
 const WAIT: Duration = Duration::from_secs(5);
 
 #[test]

@@ -18,9 +18,9 @@ use tokio::time::Instant;
 /// The shortest lease; a silent worker's classes go to others after this and ten seconds more.
 const SHORT_LEASE: [&str; 2] = ["--lease-ttl", "3s"];
 /// What a dead worker held is under way elsewhere after this.
-const TAKEN_OVER: Duration = Duration::from_secs(3 + 20);
+const TAKEN_OVER: Duration = Duration::from_secs(3 + 12);
 const LONG: Duration = Duration::from_secs(40);
-const MOMENT: Duration = Duration::from_secs(15);
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Classes of about half a megabyte each; the origin sends each of them at this rate.
 fn fleet(classes: u64, bytes_per_second: u64) -> Fleet {

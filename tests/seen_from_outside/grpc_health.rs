@@ -2,7 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tests::{cluster::Job, http::Scrape, running::Signal, wait::wait_for};
+use tests::{
+    cluster::Job,
+    http::Scrape,
+    running::Signal,
+    wait::{wait_for, wait_until},
+};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Code, Status, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -11,7 +16,7 @@ use crate::{origin, wnids};
 
 const SOON: Duration = Duration::from_secs(20);
 /// As a probe has it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One probe: a connection, a question, an answer.
 pub(crate) async fn check(address: SocketAddr, service: &str) -> Result<ServingStatus, Status> {
@@ -45,8 +50,10 @@ fn the_workers_port_says_whether_it_leases() {
     wait_for("it is registered", SOON, || Scrape::of(http).is_some_and(|now| now.value("imagenet_workers") > 0.5));
     worker.signal(Signal::STOP);
     coordinator.running.signal(Signal::TERM);
-    let said = || ask("imagenet.v1.Coordinator");
-    wait_for("it says that it stops", SOON, || matches!(said(), Ok(ServingStatus::NotServing)));
+    let not_serving =
+        |service| wait_until(SOON, || Some(ask(service)).filter(|now| !matches!(now, Ok(ServingStatus::Serving))));
+    let said = not_serving("imagenet.v1.Coordinator").expect("it says that it stops");
+    assert!(matches!(said, Ok(ServingStatus::NotServing)), "{said:?}");
     assert_eq!(coordinator.running.wait().code, Some(143));
     worker.kill();
 }

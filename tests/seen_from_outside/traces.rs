@@ -15,7 +15,7 @@ use crate::{
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// More than this nobody may wait for a collector, whatever it does.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn job(origin: &Origin, wnids: &[String]) -> Job {
     Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])

@@ -89,7 +89,7 @@ fn a_wait_that_one_worker_is_asked_for_holds_back_all_of_them() {
     let later: Vec<_> = requests.iter().filter(|it| it.at > told).map(|it| (it.at - told).as_millis()).collect();
     assert!(!later.is_empty());
     // One may have been on its way when the answer came.
-    assert_eq!(later.iter().filter(|after| (1000..4900).contains(*after)).count(), 0, "{later:?}");
+    assert_eq!(later.iter().filter(|after| (100..4900).contains(*after)).count(), 0, "{later:?}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn two_signals_end_a_worker_at_once_and_its_class_goes_on_in_another() {
     first.signal(Signal::TERM);
     let finished = first.wait();
     assert_eq!(finished.code, Some(143), "{}", finished.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(!job.class_folder(WNID).exists());
     let second = job.start_worker("second", &coordinator, job.target_path());
     assert_eq!(second.wait().code, Some(0));
@@ -105,7 +105,7 @@ fn a_starved_worker_renews_in_time() {
     wait_for("the class is under way", Duration::from_secs(20), || !origin.gets(WNID).is_empty());
     let over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
-        for _ in 0..16 {
+        for _ in 0..64 {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
@@ -117,7 +117,9 @@ fn a_starved_worker_renews_in_time() {
         finished
     });
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert!(!finished.stderr.contains("no renewal was answered in time"), "{}", finished.stderr);
+    for trouble in ["could not be renewed", "no renewal was answered in time"] {
+        assert!(!finished.stderr.contains(trouble), "{}", finished.stderr);
+    }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(WNID));
     assert_eq!(origin.gets(WNID).len(), 1);

@@ -88,7 +88,7 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
             format!("the coordinator refuses this program's certificate {why}: give another with --tls-cert");
         cluster.job.assert_could_not_run(&refused, &[&sentence]);
         let log = cluster.job.target_path().join("imagenet_downloader.log");
-        wait_for("the coordinator's log says whom it refused", Duration::from_secs(30), || {
+        wait_for("the coordinator's log says whom it refused", Duration::from_secs(5), || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             log.lines().any(|line| {
                 line.contains("the TLS handshake failed") && line.contains(logged) && line.contains("127.0.0.1:")
@@ -160,7 +160,7 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     let first = now().expect("a certificate");
 
     replace_certificate(&cluster);
-    wait_for("new connections are shown the new certificate", Duration::from_secs(30), || {
+    wait_for("new connections are shown the new certificate", Duration::from_secs(5), || {
         now().is_some_and(|certificate| certificate != first)
     });
     let second = now().expect("a certificate");
@@ -172,10 +172,10 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
         text.matches("the old content stays in use").count() >= count
     };
     fs::write(cluster.file("server.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("ours");
-    wait_for("the log tells of the pair that is broken", Duration::from_secs(30), || told(1));
+    wait_for("the log tells of the pair that is broken", Duration::from_secs(10), || told(1));
     assert_eq!(now(), Some(second.clone()));
     fs::write(cluster.file("server.pem"), "no certificate").expect("the folder is ours");
-    wait_for("the log tells of the certificate that is none", Duration::from_secs(30), || told(2));
+    wait_for("the log tells of the certificate that is none", Duration::from_secs(10), || told(2));
     assert_eq!(now(), Some(second));
     let scrape = Scrape::of(coordinator.http).expect("the coordinator answers");
     assert!(scrape.value("imagenet_credential_reload_failures_total{file=\"certificate\"}") > 1.5, "{}", scrape.text);

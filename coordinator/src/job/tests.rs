@@ -116,7 +116,7 @@ async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
     assert!(out.contains("✓ Success: 2\n⊘ Skipped: 0\n✗ Failed:  1\nTotal:     3\n"), "{out}");
     let log = std::fs::read_to_string(folder.path().join(crate::failure_log::NAME)).unwrap();
     assert_eq!(log, "n00000003 - HTTPError: 404 Client Error\n");
-    assert!(start.elapsed() < Duration::from_secs(5), "nothing is waited for once everybody has left");
+    assert!(start.elapsed() < Duration::from_secs(1), "nothing is waited for once everybody has left");
 }
 
 #[tokio::test]
