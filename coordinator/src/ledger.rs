@@ -5,18 +5,21 @@
 //! a class without a row is pending.
 
 use std::{
-    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
+use connection::{connect, owner};
+use file_lock::{FileLock, NotLocked};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind, Outcome, Published},
 };
 
+mod connection;
+mod file_lock;
 mod last_run;
 mod schema;
 mod writer;
@@ -30,7 +33,7 @@ pub struct Ledger {
     // Closed first: closing any descriptor of the file ends SQLite's own locks.
     connection: Connection,
     path: PathBuf,
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// A run: one list from one origin, over as many processes as it takes.
@@ -143,31 +146,29 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`], one sentence that says what to do.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let file = |source| LedgerError::File { path: path.to_owned(), source };
-        let read = |source| LedgerError::Read { path: path.to_owned(), source };
-        let write = |source| LedgerError::Write { path: path.to_owned(), source };
         // Asked for first: to open a pipe can wait for ever.
         match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
             Ok(kind) if !kind.is_file() => return Err(LedgerError::NotAFile { path: path.to_owned() }),
             _ => {}
         }
-        let lock = File::options().create(true).append(true).open(path).map_err(file)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        let lock = FileLock::take(path).map_err(|error| match error {
+            NotLocked::Busy => {
                 let owner = owner(path).unwrap_or_else(|| "another coordinator".to_owned());
-                return Err(LedgerError::Busy { path: path.to_owned(), owner });
+                LedgerError::Busy { path: path.to_owned(), owner }
             }
-            // The target's lock or nothing: some file systems know no locks, and say so there.
-            Err(TryLockError::Error(error)) => tracing::warn!("the ledger cannot be locked ({error})"),
-        }
+            NotLocked::File(source) => LedgerError::File { path: path.to_owned(), source },
+        })?;
+        Self::open_locked(path, lock)
+    }
+
+    fn open_locked(path: &Path, lock: FileLock) -> Result<Self, LedgerError> {
+        let file = |source| LedgerError::File { path: path.to_owned(), source };
+        let read = |source| LedgerError::Read { path: path.to_owned(), source };
+        let write = |source| LedgerError::Write { path: path.to_owned(), source };
         // A path from the root is a file to `SQLite` too, whatever its name: `:memory:` or `file:x?mode=memory` keep nothing.
         let absolute = std::path::absolute(path).map_err(file)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(absolute, flags).map_err(read)?;
-        // To sort many results takes memory for a moment, and no file elsewhere: a container has nowhere else to write.
-        connection.execute_batch("PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;").map_err(read)?;
+        let connection = connect(&absolute, lock.sharing).map_err(read)?;
         let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
         let found = number("PRAGMA user_version")?;
         // Looked at before anything is changed: our tables come with our version, in one transaction.
@@ -177,7 +178,7 @@ impl Ledger {
         connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").map_err(read)?;
         match found {
             0 => schema::create(&connection).map_err(write)?,
-            1 => schema::migrate_from_1(&connection, &std::path::absolute(path).map_err(file)?).map_err(write)?,
+            1 => schema::migrate_from_1(&connection, &absolute).map_err(write)?,
             VERSION => {}
             _ => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
         }
@@ -191,7 +192,14 @@ impl Ledger {
     pub fn next_epoch(&self) -> Result<u32, LedgerError> {
         let owner = format!("process {} on {}", std::process::id(), worker::config::host_name());
         let update = "UPDATE coordinator SET epoch = epoch + 1, owner = ?1 RETURNING epoch";
-        self.connection.query_row(update, [owner], |row| row.get(0)).map_err(|source| self.not_written(source))
+        let epoch = self.connection.query_row(update, [owner], |row| row.get(0));
+        let epoch = epoch.map_err(|source| self.not_written(source))?;
+        // Moves the name out of the write-ahead log, where `owner` does not see it.
+        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(error) = checkpoint {
+            tracing::debug!(%error, "the ledger's name of its process stays in the write-ahead log");
+        }
+        Ok(epoch)
     }
 
     /// The run to work on: the last one, if it has the same list and origin and is not finished (or may be that, too), else a
@@ -329,13 +337,6 @@ pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Who has said to have the ledger.
-fn owner(path: &Path) -> Option<String> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
-    let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
-    Some(owner).filter(|owner| !owner.is_empty())
-}
-
 /// A row as a record; `None` for what this version does not understand.
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
     let (wnid, outcome): (String, String) = (row.get(0)?, row.get(1)?);
@@ -355,9 +356,23 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
 
 #[cfg(test)]
 mod tests {
+    use file_lock::Sharing;
     use tokio::task::JoinSet;
 
     use super::*;
+
+    impl Sharing {
+        pub(super) const ALL: [Self; 3] = [Self::Readers, Self::Alone, Self::Unlocked];
+    }
+
+    impl Ledger {
+        /// Opens a ledger as on a file system of that kind.
+        pub(super) fn open_as(path: &Path, sharing: Sharing) -> Result<Self, LedgerError> {
+            let mut lock = FileLock::take(path).unwrap();
+            lock.sharing = sharing;
+            Self::open_locked(path, lock)
+        }
+    }
 
     fn record(number: u32, outcome: Outcome) -> Record {
         let worker = number.is_multiple_of(2).then(|| "host".to_owned());
@@ -481,21 +496,23 @@ mod tests {
 
     #[test]
     fn a_ledger_of_version_1_goes_on_and_what_it_was_stays_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
-        let mut ledger = Ledger::open(&path).unwrap();
-        assert_eq!(ledger.next_epoch().unwrap(), 8);
-        let run = ledger.run("list", "url", false).unwrap();
-        assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
-        assert_eq!(settled(&ledger, &run), results()[..1]);
-        ledger.write(&run, &[entry(results()[1..].into(), false)]).unwrap();
-        drop(ledger);
-        let before = Connection::open(schema::backup_of(&path)).unwrap();
-        let version: i64 = before.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-        let kept: i64 = before.query_row("SELECT count(*) FROM result", [], |row| row.get(0)).unwrap();
-        assert_eq!((version, kept), (1, 1));
-        assert_eq!(settled(&Ledger::open(&path).unwrap(), &run).len(), 3, "the next start finds it up to date");
+        for sharing in Sharing::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ledger");
+            Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
+            let mut ledger = Ledger::open_as(&path, sharing).unwrap();
+            assert_eq!(ledger.next_epoch().unwrap(), 8);
+            let run = ledger.run("list", "url", false).unwrap();
+            assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
+            assert_eq!(settled(&ledger, &run), results()[..1]);
+            ledger.write(&run, &[entry(results()[1..].into(), false)]).unwrap();
+            drop(ledger);
+            let before = Connection::open(schema::backup_of(&path)).unwrap();
+            let version: i64 = before.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+            let kept: i64 = before.query_row("SELECT count(*) FROM result", [], |row| row.get(0)).unwrap();
+            assert_eq!((version, kept), (1, 1));
+            assert_eq!(settled(&Ledger::open(&path).unwrap(), &run).len(), 3, "the next start finds it up to date");
+        }
     }
 
     /// On a read-only root there is no other place.

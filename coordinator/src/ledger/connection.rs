@@ -1,0 +1,153 @@
+//! How `SQLite` opens the ledger's file, which depends on the file system.
+//!
+//! Invariant: the file's format is the same everywhere, a database with a write-ahead log. So a ledger can be copied to
+//! another file system, and what a killed coordinator left is recovered on any of them.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::file_lock::Sharing;
+
+/// Opens the file, which must be a path from the root. Reads nothing yet.
+pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = match sharing {
+        Sharing::Readers | Sharing::Alone => Connection::open_with_flags(path, flags)?,
+        Sharing::Unlocked => Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?,
+    };
+    // To sort many results takes memory for a moment, and no file elsewhere: a container has nowhere else to write.
+    connection.execute_batch("PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;")?;
+    if sharing != Sharing::Readers {
+        // Set before the first access, it makes `SQLite` keep the index of the write-ahead log out of shared memory.
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;")?;
+    }
+    Ok(connection)
+}
+
+/// The process that wrote its name into the ledger last. Reads without locks, because a coordinator on a network file system
+/// excludes readers, and therefore only what is not in the write-ahead log any more.
+pub(super) fn owner(path: &Path) -> Option<String> {
+    let mut uri = url::Url::from_file_path(std::path::absolute(path).ok()?).ok()?;
+    uri.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri.as_str(), flags).ok()?;
+    let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
+    Some(owner).filter(|owner| !owner.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use rusqlite::ErrorCode;
+    use shared::outcome::{Outcome, Published};
+
+    use super::*;
+    use crate::ledger::{Entry, Ledger, Record, Run, schema};
+
+    fn records(from: u32) -> Vec<Record> {
+        let record = |number| Record {
+            wnid: format!("n{number:08}").parse().unwrap(),
+            outcome: Outcome::Success(Published { files: 3, bytes: 10_240 }),
+            worker: None,
+        };
+        (from..from + 100).map(record).collect()
+    }
+
+    fn write(ledger: &mut Ledger, run: &Run, from: u32) {
+        ledger.write(run, &[Entry { records: records(from), ..Entry::default() }]).unwrap();
+    }
+
+    fn settled(ledger: &Ledger, run: &Run) -> Vec<Record> {
+        let mut records = Vec::new();
+        ledger.settled(run, |record| records.push(record)).unwrap();
+        records
+    }
+
+    fn beside(path: &Path, suffix: &str) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        name.into()
+    }
+
+    /// What a SIGKILL would leave of an open database: its files as they are, in another folder.
+    fn killed(path: &Path, folder: &Path) -> PathBuf {
+        let left = folder.join("left");
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            if beside(path, suffix).exists() {
+                fs::copy(beside(path, suffix), beside(&left, suffix)).unwrap();
+            }
+        }
+        left
+    }
+
+    #[test]
+    fn what_a_killed_coordinator_left_on_one_file_system_is_recovered_on_another() {
+        for former in Sharing::ALL {
+            for next in Sharing::ALL {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("ledger");
+                let mut ledger = Ledger::open_as(&path, former).unwrap();
+                let run = ledger.run("list", "url", false).unwrap();
+                ledger.next_epoch().unwrap();
+                write(&mut ledger, &run, 0);
+                let left = killed(&path, folder.path());
+                assert!(beside(&left, "-wal").metadata().unwrap().len() > 0);
+
+                let mut ledger = Ledger::open_as(&left, next).unwrap();
+                assert_eq!(ledger.next_epoch().unwrap(), 2, "{former:?}, {next:?}");
+                assert!(ledger.run("list", "url", false).unwrap().resumed);
+                write(&mut ledger, &run, 100);
+                drop(ledger);
+                assert!(!beside(&left, "-wal").exists(), "a log that is not needed stays: {former:?}, {next:?}");
+                let ledger = Ledger::open_as(&left, former).unwrap();
+                assert_eq!(settled(&ledger, &run), [records(0), records(100)].concat(), "{former:?}, {next:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_interrupted_transaction_of_a_database_without_a_write_ahead_log_is_rolled_back() {
+        for sharing in Sharing::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ledger");
+            let former = Connection::open(&path).unwrap();
+            schema::create(&former).unwrap();
+            let changes = "PRAGMA cache_size=1; BEGIN; UPDATE coordinator SET epoch = 7;
+                           CREATE TABLE filler (x); INSERT INTO filler VALUES (zeroblob(1000000));";
+            former.execute_batch(changes).unwrap();
+            let left = killed(&path, folder.path());
+            assert!(beside(&left, "-journal").metadata().unwrap().len() > 0);
+            assert_eq!(Ledger::open_as(&left, sharing).unwrap().next_epoch().unwrap(), 1, "{sharing:?}");
+        }
+    }
+
+    #[test]
+    fn only_where_the_file_system_is_local_can_others_read_and_is_memory_shared() {
+        for sharing in Sharing::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("led%20?ger#");
+            let mut ledger = Ledger::open_as(&path, sharing).unwrap();
+            let run = ledger.run("list", "url", false).unwrap();
+            ledger.next_epoch().unwrap();
+            write(&mut ledger, &run, 0);
+            assert_eq!(beside(&path, "-shm").exists(), sharing == Sharing::Readers, "{sharing:?}");
+            let process = format!("process {} on ", std::process::id());
+            assert!(owner(&path).is_some_and(|owner| owner.starts_with(&process)), "{sharing:?}");
+            if sharing == Sharing::Unlocked {
+                continue;
+            }
+            let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+            reader.busy_timeout(std::time::Duration::ZERO).unwrap();
+            let count = reader.query_row("SELECT count(*) FROM result", [], |row| row.get::<_, i64>(0));
+            match count {
+                Ok(count) => assert_eq!((sharing, count), (Sharing::Readers, 100)),
+                Err(error) => {
+                    let refused = (Sharing::Alone, Some(ErrorCode::DatabaseBusy));
+                    assert_eq!((sharing, error.sqlite_error_code()), refused);
+                }
+            }
+        }
+    }
+}
