@@ -46,7 +46,12 @@ pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io
 /// Runs the worker until the job is done or the shutdown asks for an end.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
     let DevWorker { single_host, target, connect, screen, shutdown, tally } = worker;
-    let config = worker::WorkerConfig { name: single_host.name, slots: single_host.workers, target };
+    let config = worker::WorkerConfig {
+        name: single_host.name,
+        slots: single_host.workers,
+        target,
+        staging: single_host.staging,
+    };
     let connector = Connector::InProcess(connect);
     match worker::run(&config, &connector, &screen, &shutdown, &tally).await {
         Ok(_) => Ok(()),

@@ -1,43 +1,15 @@
 //! A disk that fills up in the middle: one sentence, no half class, and the next run goes on.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
-use tempfile::TempDir;
 use tests::{
     archives::{assert_class_is, images},
     cluster::Job,
+    folders::staging,
+    mounts::Mount,
     origin::Origin,
     running::Finished,
 };
-
-/// A file system in memory of a given size, for those who may mount one. The folder goes after it is unmounted.
-struct SmallDisk {
-    folder: TempDir,
-}
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let disk = Self { folder: tempfile::tempdir().ok()? };
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(disk.path()).output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(disk)
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn remount(&self, size: &str) {
-        let option = format!("remount,{size}");
-        let status = Command::new("mount").args(["-o", &option]).arg(self.path()).status();
-        assert!(status.expect("mount was there before").success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(self.path()).output());
-    }
-}
 
 /// One sentence, no class that is to blame, and the checkpoints stay.
 #[track_caller]
@@ -45,7 +17,7 @@ fn assert_told_once(job: &Job, finished: &Finished) {
     job.assert_could_not_run(finished, &["free some space"]);
     assert_eq!(finished.stderr.matches("free some space").count(), 1, "{}", finished.stderr);
     assert_eq!(job.failures(), Vec::<String>::new(), "no class is to blame for the disk");
-    assert!(job.target_path().join(".partial").is_dir(), "the checkpoints are kept");
+    assert!(staging(job.target_path()).is_dir(), "the checkpoints are kept");
 }
 
 /// Fills a disk with so much room, then gives it more. `None`: this user may not mount a file system.
@@ -59,7 +31,7 @@ fn fill(room: &str, more_room: &str) -> Option<()> {
         origin.class(wnid, tar.clone());
     }
     let job = Job::new().classes(wnids).origin(&origin).args(["--delete-tar", "--workers", "1"]);
-    let disk = SmallDisk::mount(room)?;
+    let disk = Mount::memory(room)?;
     let job = job.target(disk.path().join("images")).deadline(Duration::from_secs(30));
 
     let finished = job.run();
@@ -67,7 +39,7 @@ fn fill(room: &str, more_room: &str) -> Option<()> {
     assert_class_is(&tars[0], &job.class_folder(wnids[0]));
     assert!(!job.class_folder(wnids[1]).exists());
 
-    disk.remount(more_room);
+    disk.resize(more_room);
     origin.forget_requests();
     job.assert_all_there(&job.run(), 2);
     for (wnid, tar) in wnids.iter().zip(&tars) {
@@ -105,7 +77,7 @@ fn a_small_class_that_filled_the_disk_goes_on_at_its_checkpoint_too() {
     let args = ["--delete-tar", "--workers", "1"];
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
     // It fills up in the middle of the third.
-    let Some(disk) = SmallDisk::mount("size=5m") else {
+    let Some(disk) = Mount::memory("size=5m") else {
         println!("skipped: this user may not mount a file system");
         return;
     };
@@ -115,7 +87,7 @@ fn a_small_class_that_filled_the_disk_goes_on_at_its_checkpoint_too() {
     let begun = wnids.iter().filter(|wnid| !origin.gets(wnid).is_empty() && !job.class_folder(wnid).exists());
     let [interrupted] = begun.collect::<Vec<_>>()[..] else { panic!("not one class was interrupted") };
 
-    disk.remount("size=30m");
+    disk.resize("size=30m");
     origin.forget_requests();
     job.assert_all_there(&job.run(), 5);
     for (wnid, tar) in wnids.iter().zip(&tars) {

@@ -6,6 +6,7 @@ use tests::{
     answer::Answer,
     archives::{assert_class_is, images, unpack_by_hand},
     cluster::{Job, Table},
+    folders::staging,
     origin::Origin,
     running::{Running, Signal},
 };
@@ -34,7 +35,7 @@ fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     running.signal(signal);
     let finished = running.wait();
     assert_eq!(finished.code, Some(code), "{}", finished.stderr);
-    assert!(job.target_path().join(".partial").is_dir(), "the checkpoint is kept");
+    assert!(staging(job.target_path()).is_dir(), "the checkpoint is kept");
     assert!(!job.class_folder(LARGE).exists());
     let sent = origin.gets(LARGE)[0].sent;
 

@@ -14,7 +14,7 @@ use tests::{
     answer::Answer,
     archives::{assert_class_is, images},
     cluster::{Job, Table},
-    folders::{classes, longest_file, tars},
+    folders::{classes, longest_file, staging, tars},
     origin::Origin,
     wait::wait_for,
 };
@@ -105,7 +105,7 @@ fn with_delete_tar_none_is_ever_written() {
     let job = Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]);
     let mut running = job.start();
     wait_for("the job ends", Duration::from_mins(1), || {
-        let longest = longest_file(&job.target_path().join(".partial"));
+        let longest = longest_file(&staging(job.target_path()));
         assert!(longest.as_ref().is_none_or(|(length, _)| *length <= 20_000), "larger than any image: {longest:?}");
         assert_eq!(tars(job.target_path()), Vec::<std::path::PathBuf>::new());
         !running.is_running()

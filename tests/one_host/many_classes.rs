@@ -5,6 +5,7 @@ use std::{fs, time::Duration};
 use tests::{
     archives::{assert_class_is, images},
     cluster::{Job, Table},
+    folders::staging,
     origin::Origin,
     wait::wait_for,
 };
@@ -15,7 +16,7 @@ fn fifteen_hundred_classes_that_are_not_there_leave_nothing_behind() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--workers", "10"]);
-    let partial = job.target_path().join(".partial");
+    let partial = staging(job.target_path());
     let mut running = job.start();
     let mut most = 0;
     wait_for("the job ends", Duration::from_mins(1), || {
@@ -23,7 +24,7 @@ fn fifteen_hundred_classes_that_are_not_there_leave_nothing_behind() {
         !running.is_running()
     });
     // One for each download that runs, one for each that is being cleared away, and a few marks.
-    assert!(most <= 25, "{most} things in .partial at once");
+    assert!(most <= 25, "{most} things in the staging folder at once");
     job.assert_ended(&running.wait(), 1, Table::of(0, 0, CLASSES));
     let failures = job.failures();
     assert_eq!(failures.len() as u64, CLASSES);

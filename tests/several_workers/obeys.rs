@@ -7,7 +7,7 @@ use tests::{
     answer::Answer,
     archives::{assert_class_is, images},
     cluster::Job,
-    folders::assert_no_partial,
+    folders::{assert_no_partial, staging},
     origin::{Origin, Request},
     running::{Running, Signal},
 };
@@ -281,7 +281,7 @@ fn what_the_origin_cut_goes_on_there_under_the_next_lease_and_nothing_is_left_of
     coordinator.answers().leases = vec![probe(WNID, 5), probe(empty, 6), probe(small, 7)];
     let worker = start(&job, &coordinator, job.target_path());
     coordinator.wait_for("all have failed", |told| told.results().len() == 3);
-    let partial = fs::read_dir(job.target_path().join(".partial")).expect("the worker is here");
+    let partial = fs::read_dir(staging(job.target_path())).expect("the worker is here");
     let names = partial.map(|entry| entry.expect("the folder is ours").file_name().into_string().expect("plain"));
     let staged: Vec<String> = names.filter(|name| name.starts_with('n')).collect();
     assert!(matches!(&staged[..], [one] if one.starts_with(WNID)), "{staged:?}");

@@ -78,9 +78,22 @@ pub fn longest_file(folder: &Path) -> Option<(u64, PathBuf)> {
     found.max()
 }
 
-/// Staging and checkpoints are gone once a job is done.
+/// The folder in which classes are put together: beside the target, or in it where it can be nowhere else.
+pub fn staging(target: &Path) -> PathBuf {
+    let in_target = target.join(".partial");
+    let beside = target.canonicalize().ok().and_then(|target| {
+        let name = format!(".{}.partial", target.file_name()?.to_string_lossy());
+        Some(target.parent()?.join(name))
+    });
+    beside.filter(|_| !in_target.exists()).unwrap_or(in_target)
+}
+
+/// Staging and checkpoints are gone once a job is done, and so is what went with them.
 #[track_caller]
 pub fn assert_no_partial(target: &Path) {
-    let left = target.join(".partial");
-    assert!(!left.exists(), ".partial is left behind: {:#?}", snapshot(&left).keys());
+    let left = staging(target);
+    assert!(!left.exists(), "{} is left behind: {:#?}", left.display(), snapshot(&left).keys());
+    for name in [".imagenet_downloader.storage", ".imagenet_downloader.probe"] {
+        assert!(!target.join(name).exists(), "{name} is left behind");
+    }
 }

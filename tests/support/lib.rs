@@ -32,6 +32,8 @@ pub mod cluster;
 pub mod fleet;
 pub mod folders;
 pub mod hosts;
+pub mod loader;
+pub mod mounts;
 pub mod programs;
 pub mod running;
 pub mod wait;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tests::{
     archives::assert_class_is,
     cluster::{Job, Table},
+    folders::staging,
     origin::Origin,
     running::Signal,
 };
@@ -63,8 +64,8 @@ fn damaged_parts_are_fetched_again() {
     let (job, _) = skewed(&origin, &tar, 0);
     begin(&origin, &job).kill();
     let mut damaged = 0;
-    for staging in std::fs::read_dir(job.target_path().join(".partial")).unwrap().flatten() {
-        for part in std::fs::read_dir(staging.path().join("parts")).into_iter().flatten().flatten() {
+    for folder in std::fs::read_dir(staging(job.target_path())).unwrap().flatten() {
+        for part in std::fs::read_dir(folder.path().join("parts")).into_iter().flatten().flatten() {
             let length = part.metadata().unwrap().len();
             std::fs::write(part.path(), vec![0; usize::try_from(length).unwrap()]).unwrap();
             damaged += 1;

@@ -1,13 +1,13 @@
 //! Joining a coordinator: the target is opened, the session too, and then what the job needs. If nothing comes of it, the
 //! target is left as it was found.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{connect::Connector, shutdown::Shutdown};
 use tokio::task::JoinSet;
 
 use crate::{
-    WorkerError,
+    WorkerConfig, WorkerError,
     calls::{Answer, Calls, Refused},
     coordinator_client::{CoordinatorClient, Identity, Registration},
     lease_clock::LeaseClock,
@@ -37,18 +37,14 @@ pub(crate) struct Joined {
 pub(crate) async fn join(
     connector: &Connector,
     who: &Identity,
-    target: &Path,
+    config: &WorkerConfig,
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Option<Joined>, WorkerError> {
-    let target = Arc::new(Target::open(target)?);
+    let target = Arc::new(Target::open(&config.target, config.staging.as_deref())?);
     let clock = Arc::new(LeaseClock::of_this_host());
     let mut calls = Calls::new(CoordinatorClient::new(connector, Arc::clone(&clock)));
-    let Some(registration) = register(&mut calls, who, &target, shutdown).await.transpose() else {
-        withdraw(&target);
-        return Ok(None);
-    };
-    let registration = registration.inspect_err(|_| withdraw(&target))?;
+    let Some(registration) = register(&mut calls, who, &target, shutdown).await? else { return Ok(None) };
     let mut threads = JoinSet::new();
     let tally = Arc::clone(progress.tally());
     let gate = Gate::shut(who.slots, Arc::clone(&tally));
@@ -76,11 +72,5 @@ async fn register(
             Some(Some(Err(Refused(why)))) => return Err(WorkerError::Refused(why)),
             Some(_) => {}
         }
-    }
-}
-
-fn withdraw(target: &Target) {
-    if let Err(error) = target.withdraw() {
-        tracing::info!(%error, "could not leave the target as it was");
     }
 }

@@ -37,9 +37,12 @@ mod beginning;
 mod checkpoint;
 mod descriptors;
 mod extract;
+mod file_tree;
 mod manifest;
 mod publish;
 mod staging;
+mod staging_area;
+mod staging_place;
 mod storage_id;
 mod target;
 
@@ -84,6 +87,8 @@ pub struct WorkerConfig {
     pub slots: usize,
     /// Folder that gets the class folders.
     pub target: PathBuf,
+    /// Folder in which classes are put together; beside the target where it is not given.
+    pub staging: Option<PathBuf>,
 }
 
 /// Why a worker could not run, or not go on.
@@ -115,7 +120,7 @@ pub async fn run(
     let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
     let progress = Progress::new(screen.clone(), Arc::clone(tally));
     loop {
-        match session::work(connector, &who, &config.target, &progress, shutdown).await? {
+        match session::work(connector, &who, config, &progress, shutdown).await? {
             Ended::JobDone | Ended::Dismissed => return Ok(Exit::Done),
             Ended::Drained => return Ok(Exit::Interrupted),
             Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),

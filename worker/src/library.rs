@@ -48,6 +48,8 @@ pub struct Options {
     pub existing: Existing,
     /// What a published class survives.
     pub durability: Durability,
+    /// Folder in which classes are put together, on the target's file system; beside the target where it is not given.
+    pub staging: Option<PathBuf>,
     /// Extra certificate authorities for the origin, PEM.
     pub ca_pem: Vec<u8>,
     /// Extra request headers for the origin; never logged.
@@ -64,6 +66,7 @@ impl Default for Options {
             timeout: Duration::from_mins(2),
             existing: Existing::default(),
             durability: Durability::default(),
+            staging: None,
             ca_pem: Vec::new(),
             headers: Vec::new(),
         }
@@ -138,12 +141,13 @@ pub async fn download_batch<Id: AsRef<str>>(
     }
     let job = options.job()?;
     let target: PathBuf = target_path.as_ref().to_owned();
+    let staging = options.staging.clone();
     let mut threads = JoinSet::new();
     let slots = options.workers;
     let progress = Progress::new(Screen::Silent, Arc::default());
     let tally = Arc::clone(progress.tally());
     let open = move || {
-        let target = Arc::new(Target::open(&target).map_err(SiteError::from)?);
+        let target = Arc::new(Target::open(&target, staging.as_deref()).map_err(SiteError::from)?);
         let clock = Arc::new(LeaseClock::of_this_host());
         let gate = Gate::open(slots, Arc::clone(&tally));
         let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
@@ -184,13 +188,12 @@ pub async fn download_batch<Id: AsRef<str>>(
             }
         }
     }
-    if fault.is_none()
-        && let Err(error) = slots.site().target().remove_partial()
-    {
-        tracing::warn!(%error, "could not remove the folder .partial");
-    }
+    let target = Arc::clone(slots.site().target());
     drop(slots);
     threads.join_all().await;
+    if fault.is_none() {
+        target.remove_staging();
+    }
     fault.map_or(Ok(stats), |fault| Err(fault.into()))
 }
 

@@ -41,7 +41,8 @@ async fn run(asked: Asked) -> Exit {
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
     let connector = cli.coordinator.worker_connector().map_err(|error| error.to_string())?;
-    let config = WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target };
+    let config =
+        WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target, staging: cli.staging };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)
         .map_err(|error| format!("make the target {target}: {error} (give a folder with --target)"))?;

@@ -14,10 +14,11 @@ use shared::{Wnid, job::Durability};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    file_tree::remove_if_there,
     lease_clock::LeaseClock,
     manifest::{self, Manifest},
     staging::Staging,
-    target::{Target, remove_if_there},
+    target::Target,
 };
 
 /// At most so many classes share a commit.
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn what_stands_there_is_not_replaced_after_a_suspension() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(folder.path()).unwrap();
+        let target = Target::open(&folder.path().join("target"), None).unwrap();
         let time = Arc::new(AtomicU64::new(0));
         let read = Arc::clone(&time);
         let clock = LeaseClock::new(move || Duration::from_secs(read.load(Ordering::Relaxed)));
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn where_nothing_stands_the_rename_is_the_only_fence() {
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(folder.path()).unwrap();
+        let target = Target::open(&folder.path().join("target"), None).unwrap();
         let clock = LeaseClock::new(|| Duration::from_mins(10));
         assert!(clock.answered(1, Duration::ZERO, Duration::from_secs(30)));
         let publication = publish_one(&target, &staged(&target), false, &clock).unwrap();

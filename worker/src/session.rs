@@ -1,6 +1,6 @@
 //! A worker's life with a coordinator: register, acquire, report, leave. One loop owns everything: select, event, handle.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    WorkerError,
+    WorkerConfig, WorkerError,
     calls::{Answer, Calls, Kind, Refused},
     coordinator_client::{Acquired, Directive, Identity, Registration, Reported},
     joining::{Joined, join},
@@ -78,11 +78,11 @@ struct Worker {
 pub(crate) async fn work(
     connector: &Connector,
     who: &Identity,
-    target: &Path,
+    config: &WorkerConfig,
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
-    let Some(joined) = join(connector, who, target, progress, shutdown).await? else { return Ok(Ended::Drained) };
+    let Some(joined) = join(connector, who, config, progress, shutdown).await? else { return Ok(Ended::Drained) };
     let Joined { calls, registration, slots, gate, mut threads } = joined;
     let site = Arc::clone(slots.site());
     let (renewable, to_renew) = watch::channel(Renewable::default());
@@ -94,16 +94,15 @@ pub(crate) async fn work(
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
-    if ended == Ended::JobDone
-        && let Err(error) = site.target().remove_partial()
-    {
-        tracing::warn!(%error, "could not remove the folder .partial");
-    }
     pace.shutdown().await;
+    let target = Arc::clone(site.target());
     // The renewals stop, and the committer ends with the last handle on the site.
     drop((worker, site, stop_guard));
     // A sync of a slow disk can take long; a second signal does not wait for it.
     shutdown.abort.run_until_cancelled(threads.join_all()).await;
+    if ended == Ended::JobDone {
+        target.remove_staging();
+    }
     Ok(ended)
 }
 

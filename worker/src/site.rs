@@ -76,7 +76,7 @@ impl Site {
         Ok(Self { job, origin, target, clock, publisher, tally, runtime: Handle::current() })
     }
 
-    pub(crate) fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Arc<Target> {
         &self.target
     }
 

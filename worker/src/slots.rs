@@ -248,7 +248,7 @@ mod tests {
     }
 
     fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
-        let target = Arc::new(Target::open(folder).unwrap());
+        let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
         let site = Arc::new(Site::open(job(), target, clock, gate, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(site, progress.clone(), 2).unwrap()

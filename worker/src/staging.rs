@@ -1,4 +1,4 @@
-//! The staging folder of a class: `.partial/<wnid>.<nonce>/` with the future class folder, the future tar and the journal.
+//! The staging folder of a class: `<wnid>.<nonce>/` in the staging area, with the future class folder, the future tar and the journal.
 //!
 //! Only one owner at a time: whoever takes over an earlier attempt first renames its folder, so a former owner that still
 //! runs finds nothing to publish, and then moves the proved files into a folder of its own.
@@ -15,15 +15,22 @@ use shared::Wnid;
 use crate::{
     beginning::{Beginning, BegunFile},
     checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
+    file_tree::{is_gone, move_folder, remove_if_there, remove_tree},
     source::Source,
+    staging_area::{entries, wnid_of},
     tail::{self, Found},
-    target::{Target, remove_if_there},
+    target::Target,
 };
+
+/// In a staging folder: what stood under the class's name.
+const REPLACED: &str = "replaced";
 
 /// A staging folder that this process owns.
 #[derive(Debug, Clone)]
 pub(crate) struct Staging {
     path: PathBuf,
+    /// The class's final name.
+    published: PathBuf,
 }
 
 /// A class that is unpacked to the last byte, but for its manifest.
@@ -53,9 +60,10 @@ pub(crate) struct Checkpoint {
 impl Staging {
     /// Makes an empty staging folder.
     pub(crate) fn create(target: &Target, wnid: Wnid) -> io::Result<Self> {
-        let staging = Self { path: target.partial().join(format!("{wnid}.{:016x}", rand::random::<u64>())) };
+        let path = target.staging().join(format!("{wnid}.{:016x}", rand::random::<u64>()));
+        let staging = Self { path, published: target.class_folder(wnid) };
         if fs::create_dir(&staging.path).is_err() {
-            target.restore_partial()?;
+            target.restore_staging()?;
             fs::create_dir(&staging.path)?;
         }
         fs::create_dir(staging.class_folder())?;
@@ -75,10 +83,10 @@ impl Staging {
         for left in left_behind(target, wnid, &staging.path)? {
             let mine = staging.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
             match fs::rename(&left, &mine) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_gone(&error) => continue,
                 renamed => renamed?,
             }
-            former.push(Self { path: mine });
+            former.push(Self { path: mine, published: staging.published.clone() });
         }
         // Of one that was killed while it took over, the files and the parts may be in two folders.
         let mut checkpoint: Option<Checkpoint> = None;
@@ -190,9 +198,10 @@ impl Staging {
         fs::create_dir(self.class_folder())
     }
 
-    /// Removes it with all that is in it.
+    /// Removes it with all that is in it. A folder that it was to replace, and has not, goes back to its name first.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        remove_if_there(fs::remove_dir_all(&self.path))
+        put_back(&self.path, &self.published)?;
+        remove_tree(&self.path)
     }
 
     /// The future class folder.
@@ -212,7 +221,7 @@ impl Staging {
 
     /// Where a folder that is being replaced waits for its removal.
     pub(crate) fn replaced(&self) -> PathBuf {
-        self.path.join("replaced")
+        self.path.join(REPLACED)
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
@@ -293,13 +302,40 @@ impl Write for Hashing<'_> {
 fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{wnid}.");
     let mut found = Vec::new();
-    for entry in fs::read_dir(target.partial())? {
+    for entry in fs::read_dir(target.staging())? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path() != own {
-            let journal = Staging { path: entry.path() }.journal();
+            let journal = entry.path().join("journal");
             found.push((fs::metadata(journal).map_or(0, |journal| journal.len()), entry.path()));
         }
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
     Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Gives the folders that were to be replaced their names back, where a process was killed before the new one was in the
+/// place. For an area that no other process uses.
+pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
+    for entry in entries(area)? {
+        if let Some(wnid) = wnid_of(&entry) {
+            put_back(&entry.path(), &root.join(wnid.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
+    let replaced = staging.join(REPLACED);
+    if replaced.symlink_metadata().is_err() || published.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    match fs::rename(&replaced, published) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            // It must not be seen in part under its name, so it is put together here first.
+            let whole = staging.join(format!("{REPLACED}.{:016x}", rand::random::<u64>()));
+            move_folder(&replaced, &whole)?;
+            fs::rename(&whole, published)
+        }
+        renamed => renamed,
+    }
 }

@@ -1,63 +1,66 @@
-//! The name of the storage behind a target folder: workers that find the same one share the folder, however each of them
-//! has reached it.
+//! The id of the storage behind a target: workers that read the same one share the target, however each of them reaches it.
 //!
-//! It is the name of the only file in `.partial/storage/`. That folder is made under another name and renamed into its place,
-//! as a class is published: a rename onto a folder with something in it fails on every file system, so of those that start
-//! at the same moment all end with the name that was first, and a folder that a power cut has emptied is filled again.
+//! It is in a file in the target, because workers that see the target under different paths may have no other folder in
+//! common: their staging areas can be at different places. Folder loaders ignore files.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+    thread,
+    time::Duration,
 };
 
-use crate::target::remove_if_there;
+use crate::file_tree::{is_gone, remove_if_there};
 
-/// The folder in `.partial`.
-pub(crate) const STORAGE: &str = "storage";
-/// Hexadecimal digits of a name.
+/// The file in the target.
+const FILE: &str = ".imagenet_downloader.storage";
+/// Hexadecimal digits of an id.
 const DIGITS: usize = 32;
+/// Between two looks at a file that another process has just created.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Looks before the file counts as one whose creator was killed, or that a power cut has emptied.
+const POLLS: u32 = 50;
 
-/// A name that no other storage has.
+/// An id that no other storage has.
 pub(crate) fn new() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// The storage's name: what it has already, or `proposed` from now on.
-pub(crate) fn settle(partial: &Path, proposed: &str) -> io::Result<String> {
-    let place = partial.join(STORAGE);
-    if let Some(id) = read(&place)? {
-        return Ok(id);
-    }
-    let mine = prepare(partial, proposed)?;
-    match fs::rename(&mine, &place) {
-        Ok(()) => Ok(proposed.to_owned()),
-        Err(error) => {
-            remove_if_there(fs::remove_dir_all(&mine))?;
-            // Another was first; anything else in the way is told as it was found.
-            read(&place)?.ok_or(error)
+/// The storage's id: the one in the target, or `proposed` from now on. `area` is a folder on the same file system.
+pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<String> {
+    let place = target.join(FILE);
+    for _ in 0..POLLS {
+        if let Some(id) = read(&place)? {
+            return Ok(id);
+        }
+        match File::create_new(&place) {
+            Ok(mut file) => {
+                file.write_all(proposed.as_bytes()).inspect_err(|_| drop(fs::remove_file(&place)))?;
+                return Ok(proposed.to_owned());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => thread::sleep(POLL_INTERVAL),
+            Err(error) => return Err(error),
         }
     }
+    let whole = area.join(format!("storage.{:016x}", rand::random::<u64>()));
+    fs::write(&whole, proposed)?;
+    fs::rename(&whole, &place)?;
+    read(&place)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
 }
 
-fn prepare(partial: &Path, id: &str) -> io::Result<PathBuf> {
-    let folder = partial.join(format!("{STORAGE}.{:016x}", rand::random::<u64>()));
-    fs::create_dir(&folder)?;
-    fs::File::create_new(folder.join(id))?;
-    Ok(folder)
+/// Removes the id, for the last process that uses the target.
+pub(crate) fn remove(target: &Path) -> io::Result<()> {
+    remove_if_there(fs::remove_file(target.join(FILE)))
 }
 
 fn read(place: &Path) -> io::Result<Option<String>> {
-    let entries = match fs::read_dir(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        entries => entries?,
+    let text = match fs::read(place) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        text => String::from_utf8(text?).unwrap_or_default(),
     };
-    for entry in entries {
-        let name = entry?.file_name().into_string().unwrap_or_default();
-        if name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
+    let is_id = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(is_id.then_some(text))
 }
 
 #[cfg(test)]
@@ -71,11 +74,11 @@ mod tests {
         for _ in 0..100 {
             let folder = tempfile::tempdir().unwrap();
             let start = Barrier::new(4);
-            let found = std::thread::scope(|scope| {
+            let found = thread::scope(|scope| {
                 let settle = || {
                     let id = new();
                     start.wait();
-                    settle(folder.path(), &id).unwrap()
+                    settle(folder.path(), folder.path(), &id).unwrap()
                 };
                 let threads = [(); 4].map(|()| scope.spawn(settle));
                 threads.map(|thread| thread.join().unwrap())
@@ -88,24 +91,24 @@ mod tests {
     #[test]
     fn a_storage_keeps_its_name_and_two_have_two() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let id = settle(one.path(), &new()).unwrap();
-        assert_eq!(settle(one.path(), &new()).unwrap(), id);
-        assert_ne!(settle(other.path(), &new()).unwrap(), id);
+        let id = settle(one.path(), one.path(), &new()).unwrap();
+        assert_eq!(settle(one.path(), one.path(), &new()).unwrap(), id);
+        assert_ne!(settle(other.path(), other.path(), &new()).unwrap(), id);
     }
 
     #[test]
     fn what_a_power_cut_has_emptied_is_filled_again() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join(STORAGE)).unwrap();
+        fs::write(folder.path().join(FILE), "").unwrap();
         let id = new();
-        assert_eq!(settle(folder.path(), &id).unwrap(), id);
-        assert_eq!(settle(folder.path(), &new()).unwrap(), id);
+        assert_eq!(settle(folder.path(), folder.path(), &id).unwrap(), id);
+        assert_eq!(settle(folder.path(), folder.path(), &new()).unwrap(), id);
     }
 
     #[test]
     fn something_else_in_the_way_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(STORAGE), "").unwrap();
-        assert!(settle(folder.path(), &new()).is_err());
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        assert!(settle(folder.path(), folder.path(), &new()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The target folder and where things are in it.
+//! The target folder, and the staging area that belongs to it.
 
 use std::{
     fs::{self, File},
@@ -12,35 +12,74 @@ use rustix::fs::Access;
 
 use shared::Wnid;
 
-use crate::storage_id;
+use crate::{
+    file_tree::{is_gone, remove_if_there},
+    staging,
+    staging_area::{self, StagingArea},
+    staging_place::{self, NotBeside},
+    storage_id,
+};
 
-/// Folder of staging and checkpoints, gone when the job is done (loaders take every folder for a class).
-const PARTIAL: &str = ".partial";
-/// In it, the beginning of the names of the files that living processes hold locked.
-const PRESENCE: &str = "in-use.";
-
-/// So often a process settles in `.partial` while its neighbours leave.
-const TRIES: u32 = 3;
+/// A file that is renamed into the target to find out whether that is possible.
+const PROBE: &str = ".imagenet_downloader.probe";
 
 /// An open target folder.
 #[derive(Debug)]
 pub(crate) struct Target {
     root: PathBuf,
     folder: File,
-    /// Says to others, by its lock, that this process lives and that what lies in `.partial` may be in use.
-    presence: PathBuf,
-    _present: File,
+    area: StagingArea,
+    /// Areas that other processes may use or have left: in the target, or beside it.
+    other_areas: Vec<PathBuf>,
     /// As it was found last.
     storage_id: Mutex<String>,
 }
 
 /// The target cannot be used: not this class's fault, so the process stops and nobody's attempts are burnt.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} in the target folder {}: {cause}{}", target.display(), advice(cause))]
-pub struct TargetError {
-    target: PathBuf,
-    action: String,
-    cause: io::Error,
+pub enum TargetError {
+    /// The file system refuses something.
+    #[error("{action} in the target folder {}: {cause}{}", target.display(), advice(cause))]
+    Refused {
+        /// The target.
+        target: PathBuf,
+        /// What was to be done, fit to follow "failed to".
+        action: String,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// The staging folder cannot be made or used.
+    #[error("use the staging folder {}: {cause} (name another one with --staging)", area.display())]
+    Staging {
+        /// The folder.
+        area: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// The folder of `--staging` would be a class to a loader.
+    #[error(
+        "use the folder {} for staging: it is in the target {}, where a loader would take it for a class; name a folder \
+         outside of the target with --staging, on the same file system",
+        folder.display(), target.display()
+    )]
+    StagingInTarget {
+        /// The folder as it was resolved.
+        folder: PathBuf,
+        /// The target.
+        target: PathBuf,
+    },
+    /// Nothing can be renamed from there into the target.
+    #[error(
+        "use the folder {} for staging: it is on another file system than the target {}, and a class is published by a \
+         rename; name a folder on the same one with --staging",
+        folder.display(), target.display()
+    )]
+    StagingElsewhere {
+        /// The folder as it was resolved.
+        folder: PathBuf,
+        /// The target.
+        target: PathBuf,
+    },
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -58,38 +97,39 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl Target {
-    /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and renamed in it.
-    pub(crate) fn open(path: &Path) -> Result<Self, TargetError> {
-        let error = |action: &'static str| {
-            move |cause| TargetError { target: path.to_owned(), action: action.to_owned(), cause }
+    /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and renamed in it. `staging`:
+    /// the folder in which classes are to be put together, if it was named.
+    pub(crate) fn open(path: &Path, staging: Option<&Path>) -> Result<Self, TargetError> {
+        let refused = |action: &'static str| {
+            move |cause| TargetError::Refused { target: path.to_owned(), action: action.to_owned(), cause }
         };
-        fs::create_dir_all(path).map_err(error("make a folder"))?;
+        fs::create_dir_all(path).map_err(refused("make a folder"))?;
         // A link at the root is followed once, here.
-        let root = path.canonicalize().map_err(error("find the way"))?;
-        let folder = File::open(&root).map_err(error("look"))?;
-        make_partial(&root).map_err(error("make a folder"))?;
-        let Marks { presence, present, storage_id } =
-            in_partial(&root, || leave_marks(&root)).map_err(error("write"))?;
-        let target = Self { root, folder, presence, _present: present, storage_id: Mutex::new(storage_id) };
-        target.try_out().map_err(error("write"))?;
+        let root = path.canonicalize().map_err(refused("find the way"))?;
+        let folder = File::open(&root).map_err(refused("look"))?;
+        let area = match staging {
+            Some(folder) => open_in(folder, &root)?,
+            None => open_beside(&root)?,
+        };
+        let others = [Some(staging_place::in_target(&root)), staging_place::beside(&root).ok()];
+        let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
+        let storage_id = storage_id::settle(&root, area.path(), &storage_id::new()).map_err(refused("write"))?;
+        let target = Self { root, folder, area, other_areas, storage_id: Mutex::new(storage_id) };
+        target.take_over_what_is_left().map_err(|cause| in_area(target.staging(), cause))?;
         Ok(target)
     }
 
-    /// What staging and publishing do, on something small; leaves nothing in the target itself, whenever it is cut off.
-    fn try_out(&self) -> io::Result<()> {
-        // Names of its own: what a process that was killed has left of a probe must not be in the way.
-        let nonce = rand::random::<u64>();
-        let [probe, renamed] = ["probe", "renamed"].map(|name| self.partial().join(format!("{name}.{nonce:016x}")));
-        fs::create_dir(&probe)?;
-        fs::write(probe.join("file"), b"probe")?;
-        fs::rename(&probe, &renamed)?;
-        fs::remove_dir_all(&renamed)?;
-        rustix::fs::access(&self.root, Access::WRITE_OK)?;
-        if fs::metadata(self.partial())?.dev() == fs::metadata(&self.root)?.dev() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::CrossesDevices.into())
+    /// What former processes have left: checkpoints in other areas, and folders that were to be replaced.
+    fn take_over_what_is_left(&self) -> io::Result<()> {
+        for other in &self.other_areas {
+            if let Err(cause) = self.area.take_over(other) {
+                tracing::info!(folder = %other.display(), %cause, "what a former process has left there stays");
+            }
         }
+        if !self.area.is_shared()? {
+            staging::put_back_replaced(self.staging(), &self.root)?;
+        }
+        Ok(())
     }
 
     /// The folder itself, open.
@@ -102,8 +142,9 @@ impl Target {
         &self.root
     }
 
-    pub(crate) fn partial(&self) -> PathBuf {
-        self.root.join(PARTIAL)
+    /// The staging area.
+    pub(crate) fn staging(&self) -> &Path {
+        self.area.path()
     }
 
     /// Final name of a class.
@@ -119,9 +160,9 @@ impl Target {
     /// Says that the target, and not a class, is at fault.
     pub(crate) fn error(&self, action: impl Into<String>, cause: io::Error) -> TargetError {
         // Where the whole target is gone, that is what to say, and not what it led to.
-        let gone = fs::metadata(&self.root).err().filter(|error| error.kind() == io::ErrorKind::NotFound);
+        let gone = self.is_there().err().filter(is_gone);
         let cause = gone.unwrap_or(cause);
-        TargetError { target: self.root.clone(), action: action.into(), cause }
+        TargetError::Refused { target: self.root.clone(), action: action.into(), cause }
     }
 
     /// Whether an error that met one class would meet every other as well.
@@ -129,19 +170,26 @@ impl Target {
         use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
             || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-            || self.try_out().is_err()
+            || self.restore_staging().is_err()
+            || try_out(self.staging(), &self.root).is_err()
     }
 
-    /// Makes the folder of stagings again, if whoever finished first took it away; never the target itself, which could be
-    /// an unmounted disk.
-    pub(crate) fn restore_partial(&self) -> io::Result<()> {
-        make_partial(&self.root)?;
-        let found = storage_id::settle(&self.partial(), &self.storage_id())?;
+    /// Whether the target is still the one that was opened, and not the folder below a disk that was unmounted.
+    fn is_there(&self) -> io::Result<()> {
+        let same = fs::metadata(&self.root)?.dev() == self.folder.metadata()?.dev();
+        if same { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Makes the staging area again, if a process that finished has removed it; never where the target itself is gone.
+    pub(crate) fn restore_staging(&self) -> io::Result<()> {
+        self.is_there()?;
+        self.area.restore()?;
+        let found = storage_id::settle(&self.root, self.staging(), &self.storage_id())?;
         *self.known_storage() = found;
         Ok(())
     }
 
-    /// What the storage is called; another name if somebody else was the first to give it one anew.
+    /// Id of the storage; another one if a process that came later was the first to make a new one.
     pub(crate) fn storage_id(&self) -> String {
         self.known_storage().clone()
     }
@@ -150,184 +198,133 @@ impl Target {
         self.storage_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether other processes seem to work here. One that was killed counts too: not every file system knows locks.
+    /// Whether other processes seem to use the staging area.
     pub(crate) fn has_neighbours(&self) -> bool {
-        let entries = fs::read_dir(self.partial()).into_iter().flatten().flatten();
-        let presences = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PRESENCE));
-        presences.map(|entry| entry.path()).any(|path| path != self.presence)
+        self.area.has_neighbours()
     }
 
-    /// Takes staging and checkpoints away when the job is done, unless another process still works here.
-    pub(crate) fn remove_partial(&self) -> io::Result<()> {
-        remove_if_there(fs::remove_file(&self.presence))?;
-        let entries = match fs::read_dir(self.partial()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let is_presence = entry.file_name().to_string_lossy().starts_with(PRESENCE);
-            if is_presence && File::open(entry.path()).is_ok_and(|other| other.try_lock().is_err()) {
-                return Ok(());
+    /// Removes staging and checkpoints when the job is done, unless another process still works here. For a process that has
+    /// closed its files there.
+    pub(crate) fn remove_staging(&self) {
+        if let Err(cause) = self.try_to_remove_staging() {
+            tracing::info!(folder = %self.staging().display(), %cause, "the staging folder stays until the next run");
+        }
+    }
+
+    fn try_to_remove_staging(&self) -> io::Result<()> {
+        self.area.leave()?;
+        let mut is_used = false;
+        for area in [self.staging()].into_iter().chain(self.other_areas.iter().map(PathBuf::as_path)) {
+            if staging_area::is_used(area)? {
+                is_used = true;
+                continue;
             }
+            staging::put_back_replaced(area, &self.root)?;
+            is_used |= !staging_area::remove(area)?;
         }
-        remove_if_there(fs::remove_dir_all(self.partial()))
+        if is_used { Ok(()) } else { storage_id::remove(&self.root) }
     }
 
-    /// Takes away what opening has made, for a process that has no work here; whatever else is in `.partial` stays.
-    pub(crate) fn withdraw(&self) -> io::Result<()> {
-        remove_if_there(fs::remove_file(&self.presence))?;
-        let mut others = fs::read_dir(self.partial())?
-            .filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.file_name() == storage_id::STORAGE));
-        if others.next().is_none() {
-            fs::remove_dir_all(self.partial().join(storage_id::STORAGE))?;
-            fs::remove_dir(self.partial())?;
-        }
-        Ok(())
+    /// Removes what opening has made, but nothing with which another process could go on.
+    fn withdraw(&self) -> io::Result<()> {
+        self.area.leave()?;
+        let others_are_used = self.other_areas.iter().any(|area| area.exists());
+        if self.area.remove_if_empty()? && !others_are_used { storage_id::remove(&self.root) } else { Ok(()) }
     }
 }
 
-/// What a process leaves in `.partial` for as long as it is there.
-struct Marks {
-    presence: PathBuf,
-    present: File,
-    storage_id: String,
-}
-
-fn leave_marks(root: &Path) -> io::Result<Marks> {
-    let presence = root.join(PARTIAL).join(format!("{PRESENCE}{:016x}", rand::random::<u64>()));
-    let present = File::create_new(&presence)?;
-    if let Err(cause) = present.try_lock() {
-        tracing::debug!(%cause, "this file system knows no locks");
-    }
-    let storage_id = storage_id::settle(&root.join(PARTIAL), &storage_id::new())?;
-    // Whoever looked before the lock was there may have taken it for that of a dead process.
-    fs::metadata(&presence)?;
-    Ok(Marks { presence, present, storage_id })
-}
-
-/// Works in `.partial`, which a neighbour that has just finished may take away meanwhile: then once more, in a new one.
-fn in_partial<T>(root: &Path, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 1..TRIES {
-        match work() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_partial(root)?,
-            done => return done,
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.area.is_left()
+            && let Err(cause) = self.withdraw()
+        {
+            tracing::info!(%cause, "could not leave the target as it was");
         }
     }
-    work()
 }
 
-fn make_partial(root: &Path) -> io::Result<()> {
-    match fs::create_dir(root.join(PARTIAL)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
+fn in_area(area: &Path, cause: io::Error) -> TargetError {
+    TargetError::Staging { area: area.to_owned(), cause }
+}
+
+/// Opens an area in a folder that was named, which must be on the target's file system and not in the target.
+fn open_in(folder: &Path, root: &Path) -> Result<StagingArea, TargetError> {
+    let unusable = |cause| in_area(folder, cause);
+    let resolved = staging_place::resolved(folder).map_err(unusable)?;
+    if resolved.starts_with(root) {
+        return Err(TargetError::StagingInTarget { folder: resolved, target: root.to_owned() });
+    }
+    fs::create_dir_all(&resolved).map_err(unusable)?;
+    let area = StagingArea::enter(staging_place::in_folder(&resolved, root)).map_err(unusable)?;
+    match try_out(area.path(), root) {
+        Ok(()) => return Ok(area),
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        Err(error) => return Err(in_area(area.path(), error)),
+    }
+    leave(&area);
+    Err(TargetError::StagingElsewhere { folder: resolved, target: root.to_owned() })
+}
+
+/// Opens the area beside the target; where that cannot be, the one in the target, and warns of it.
+fn open_beside(root: &Path) -> Result<StagingArea, TargetError> {
+    let why = match staging_place::beside(root) {
+        Err(why) => why,
+        Ok(path) => match StagingArea::enter(path.clone()) {
+            Err(cause) if parent_refuses(&path, &cause) => NotBeside::ParentRefuses(cause),
+            Err(cause) => return Err(in_area(&path, cause)),
+            Ok(area) => match try_out(&path, root) {
+                Ok(()) => return Ok(area),
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    leave(&area);
+                    NotBeside::CannotRename
+                }
+                Err(error) => return Err(in_area(&path, error)),
+            },
+        },
+    };
+    let path = staging_place::in_target(root);
+    let area = StagingArea::enter(path.clone()).and_then(|area| try_out(&path, root).map(|()| area));
+    let area =
+        area.map_err(|cause| TargetError::Refused { target: root.to_owned(), action: "write".to_owned(), cause })?;
+    tracing::warn!(
+        "classes are put together in {}, which a folder loader would take for a class until the job is done: {why}; give a \
+         folder below it as --target, e.g. {}, or --staging DIR on the same file system",
+        path.display(),
+        root.join("images").display()
+    );
+    Ok(area)
+}
+
+/// Whether no folder can be made beside the target, and there is none.
+fn parent_refuses(area: &Path, error: &io::Error) -> bool {
+    let refused = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    refused && area.symlink_metadata().is_err()
+}
+
+/// Leaves an area that is of no use, without a trace.
+fn leave(area: &StagingArea) {
+    if let Err(cause) = area.leave().and_then(|()| area.remove_if_empty()) {
+        tracing::info!(folder = %area.path().display(), %cause, "a folder that is of no use stays");
     }
 }
 
-/// What is gone already is fine.
-pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+/// What staging and publishing do, on something small. It makes no folder in the target, not even for an instant.
+fn try_out(area: &Path, root: &Path) -> io::Result<()> {
+    // Names of its own: what a process that was killed has left of a probe must not be in the way.
+    let nonce = rand::random::<u64>();
+    let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
+    fs::create_dir(&probe)?;
+    let tried = (|| {
+        fs::write(probe.join("file"), b"probe")?;
+        fs::rename(&probe, &renamed)?;
+        rustix::fs::access(root, Access::WRITE_OK)?;
+        let published = root.join(PROBE);
+        fs::rename(renamed.join("file"), &published)?;
+        remove_if_there(fs::remove_file(&published))
+    })();
+    let removed = [&probe, &renamed].map(|folder| remove_if_there(fs::remove_dir_all(folder)));
+    removed.into_iter().fold(tried, io::Result::and)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_in_use_by_another_process_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
-        fs::create_dir(one.partial().join("n00000001.1")).unwrap();
-        assert!(one.has_neighbours() && other.has_neighbours());
-        one.remove_partial().unwrap();
-        assert!(!other.has_neighbours());
-        assert!(other.partial().join("n00000001.1").exists());
-        other.remove_partial().unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn whoever_comes_while_a_neighbour_takes_the_staging_away_tries_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        make_partial(root).unwrap();
-        let mut vanishes = 2;
-        let marks = in_partial(root, || {
-            if vanishes > 0 {
-                vanishes -= 1;
-                fs::remove_dir_all(root.join(PARTIAL)).unwrap();
-            }
-            leave_marks(root)
-        });
-        assert!(marks.unwrap().presence.exists());
-
-        fs::remove_dir_all(root).unwrap();
-        let gone = in_partial(root, || leave_marks(root));
-        assert_eq!(gone.err().map(|error| error.kind()), Some(io::ErrorKind::NotFound), "a disk that is gone is said");
-    }
-
-    #[test]
-    fn a_process_that_was_killed_is_in_nobodys_way() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(folder.path()).unwrap();
-        fs::write(target.partial().join("in-use.of-a-dead-process"), "").unwrap();
-        for left in ["probe", "probe.renamed", "renamed"] {
-            fs::create_dir(target.partial().join(left)).unwrap();
-            fs::write(target.partial().join(left).join("file"), "probe").unwrap();
-        }
-        target.try_out().unwrap();
-        target.remove_partial().unwrap();
-        assert!(!target.partial().exists());
-    }
-
-    #[test]
-    fn a_storage_that_was_cleared_gets_its_name_back_and_one_that_was_named_anew_keeps_the_new_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
-        let id = one.storage_id();
-        assert_eq!(other.storage_id(), id);
-        fs::remove_dir_all(one.partial()).unwrap();
-        one.restore_partial().unwrap();
-        assert_eq!(Target::open(folder.path()).unwrap().storage_id(), id);
-
-        fs::remove_dir_all(one.partial()).unwrap();
-        let newcomer = Target::open(folder.path()).unwrap();
-        other.restore_partial().unwrap();
-        assert_ne!(newcomer.storage_id(), id);
-        assert_eq!(other.storage_id(), newcomer.storage_id());
-    }
-
-    #[test]
-    fn a_storage_is_the_same_through_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(&folder.path().join("target")).unwrap();
-        std::os::unix::fs::symlink(folder.path().join("target"), folder.path().join("link")).unwrap();
-        assert_eq!(Target::open(&folder.path().join("link")).unwrap().storage_id(), target.storage_id());
-    }
-
-    #[test]
-    fn who_has_no_work_here_leaves_only_what_others_need() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, other) = (Target::open(folder.path()).unwrap(), Target::open(folder.path()).unwrap());
-        fs::create_dir(one.partial().join("n00000001.1")).unwrap();
-        one.withdraw().unwrap();
-        assert!(one.partial().join("n00000001.1").exists());
-        fs::remove_dir(one.partial().join("n00000001.1")).unwrap();
-        other.withdraw().unwrap();
-        assert!(!other.partial().exists());
-    }
-
-    #[test]
-    fn one_class_is_not_the_target() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(folder.path()).unwrap();
-        assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
-        assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
-        fs::remove_dir_all(folder.path()).unwrap();
-        assert!(target.is_at_fault(&io::ErrorKind::NotFound.into()));
-        assert!(target.restore_partial().is_err(), "a target that is gone is not made again");
-    }
-}
+mod tests;

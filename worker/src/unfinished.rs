@@ -4,7 +4,10 @@ use std::io;
 
 use shared::outcome::{Failure, FailureKind};
 
-use crate::target::{Target, TargetError};
+use crate::{
+    file_tree::is_gone,
+    target::{Target, TargetError},
+};
 
 /// Why a class did not get where it should.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfini
 /// As [`storage`], for work in the staging folder: if that is gone while the target is fine, another process has taken the
 /// class over.
 pub(crate) fn staging(target: &Target, action: &str, error: io::Error) -> Unfinished {
-    if error.kind() == io::ErrorKind::NotFound && !target.is_at_fault(&error) {
+    if is_gone(&error) && !target.is_at_fault(&error) {
         return Unfinished::Stopped;
     }
     storage(target, action, error)

@@ -68,6 +68,8 @@ pub struct SingleHost {
     pub name: String,
     /// Parallel downloads.
     pub workers: usize,
+    /// Where classes are put together; beside the target where it is not given.
+    pub staging: Option<PathBuf>,
 }
 
 /// Why a configuration cannot be used.
@@ -158,7 +160,11 @@ impl Config {
             },
             lease_ttl: fleet.lease_ttl,
             stay: fleet.stay,
-            single_host: dev.then(|| SingleHost { name: slots.name(), workers: slots.workers }),
+            single_host: dev.then(|| SingleHost {
+                name: slots.name(),
+                workers: slots.workers,
+                staging: target.staging,
+            }),
         })
     }
 }
@@ -233,7 +239,7 @@ mod tests {
         assert_eq!(dev.listen, None);
         assert!(dev.http.or_any_port && plan(&["--demo"]).unwrap().http.or_any_port);
         assert!(!plan(&["--dev", "--http", "127.0.0.1:8080"]).unwrap().http.or_any_port);
-        assert_eq!(dev.single_host, Some(SingleHost { name: "cat".to_owned(), workers: 3 }));
+        assert_eq!(dev.single_host, Some(SingleHost { name: "cat".to_owned(), workers: 3, staging: None }));
         assert!(plan(&["--dev", "--listen", "127.0.0.1:0"]).unwrap().listen.is_some());
         let demo = plan(&["--demo"]).unwrap();
         assert_eq!((demo.source, demo.target), (ClassSource::Demo, DEMO_TARGET.into()));

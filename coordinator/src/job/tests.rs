@@ -39,7 +39,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
         lease_ttl: Duration::from_secs(30),
         stay: false,
-        single_host: Some(SingleHost { name: "host".to_owned(), workers: 2 }),
+        single_host: Some(SingleHost { name: "host".to_owned(), workers: 2, staging: None }),
     }
 }
 

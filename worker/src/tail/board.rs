@@ -1,4 +1,4 @@
-//! Where workers on one storage find one another: empty files in `.partial/idle/` whose names say everything.
+//! Where workers on one storage find one another: empty files in `idle/` in the staging area whose names say everything.
 //!
 //! Who has a free slot puts up a notice, named by a number that nobody else has. Who has a transfer that is worth cutting
 //! renames it: behind the number now stands which bytes of which staging folder to fetch. Of several only one can rename it,
@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::target::remove_if_there;
+use crate::file_tree::remove_if_there;
 
-/// Folder in `.partial`.
+/// Folder in the staging area.
 const IDLE: &str = "idle";
 /// More than these are not read.
 const NOTICES: usize = 256;
@@ -56,22 +56,22 @@ impl Task {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Board {
-    partial: PathBuf,
+    area: PathBuf,
 }
 
 impl Board {
-    /// The board of a target, by its folder `.partial`.
-    pub(crate) fn of(partial: &Path) -> Self {
-        Self { partial: partial.to_owned() }
+    /// The board of a target, by its staging area.
+    pub(crate) fn of(area: &Path) -> Self {
+        Self { area: area.to_owned() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.partial.join(IDLE).join(name)
+        self.area.join(IDLE).join(name)
     }
 
     /// A staging folder in the same target.
     pub(crate) fn staging(&self, task: &Task) -> PathBuf {
-        self.partial.join(&task.staging)
+        self.area.join(&task.staging)
     }
 
     /// Says that somebody could fetch a part.
@@ -79,8 +79,8 @@ impl Board {
         let hand = rand::random();
         let path = self.path(&notice(hand));
         if File::create_new(&path).is_err() {
-            // Never the folder `.partial` itself, which could be on a disk that is gone.
-            match fs::create_dir(self.partial.join(IDLE)) {
+            // Never the area itself, which could be on a disk that is gone.
+            match fs::create_dir(self.area.join(IDLE)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => File::create_new(&path)?,
             };
@@ -138,7 +138,7 @@ impl Board {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.partial.join(IDLE)) {
+        let entries = match fs::read_dir(self.area.join(IDLE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };

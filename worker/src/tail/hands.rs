@@ -85,7 +85,7 @@ async fn lend_a_hand(site: Arc<Site>, progress: Arc<ClassProgress>, stop: Cancel
 
 /// Waits for a task and does it. Says whether that went well.
 async fn once(site: &Arc<Site>, progress: &Arc<ClassProgress>, stop: &CancellationToken) -> io::Result<bool> {
-    let (board, here) = (Board::of(&site.target().partial()), Arc::clone(site));
+    let (board, here) = (Board::of(site.target().staging()), Arc::clone(site));
     let notices = board.clone();
     let put_up = move || here.target().has_neighbours().then(|| notices.put_up()).transpose();
     let Some(hand) = off_the_runtime(put_up).await? else { return Ok(false) };

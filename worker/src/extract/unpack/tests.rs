@@ -48,7 +48,7 @@ impl Case {
         }
         let tar = builder.into_inner().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let target = Target::open(folder.path()).unwrap();
+        let target = Target::open(&folder.path().join("target"), None).unwrap();
         let (length, etag) = (Some(tar.len() as u64), Some("\"one\"".to_owned()));
         let source = Source { url: URL.to_owned(), length, etag, last_modified: None };
         let long = 512 + 1024 + 512;
@@ -125,7 +125,7 @@ impl Case {
     }
 
     fn staged(&self, name: &str) -> PathBuf {
-        let folders = fs::read_dir(self.folder.path().join(".partial")).unwrap().map(|entry| entry.unwrap().path());
+        let folders = fs::read_dir(self.target.staging()).unwrap().map(|entry| entry.unwrap().path());
         folders.map(|folder| folder.join(name)).find(|path| path.exists()).expect("it is staged")
     }
 }
@@ -242,7 +242,7 @@ fn killed_while_it_takes_over_it_loses_neither_files_nor_parts() {
         drop(case.unpacked_up_to(place));
         let noted = if files_moved { case.goes_on_at() } else { 0 };
         // As it stood there before.
-        let former = case.target.partial().join(format!("{}.{:016x}.old", case.wnid, 7));
+        let former = case.target.staging().join(format!("{}.{:016x}.old", case.wnid, 7));
         fs::create_dir_all(former.join("class")).unwrap();
         fs::create_dir(former.join("parts")).unwrap();
         let journal = fs::read_to_string(case.staged("journal")).unwrap();

@@ -1,0 +1,248 @@
+//! The staging area: the folder in which the classes of one target are put together before they are published.
+//!
+//! Each process that uses the area holds a lock on a file of its own in it. The last process to finish removes the folder. A
+//! process that finds the folder gone makes it again, lock file and all.
+
+use std::{
+    fs::{self, DirEntry, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use shared::Wnid;
+
+use crate::file_tree::{is_gone, move_folder, remove_if_there, remove_tree};
+
+/// Beginning of the names of the lock files.
+const LOCK: &str = "in-use.";
+/// Attempts to enter an area while other processes remove it, and to remove one.
+const ATTEMPTS: u32 = 3;
+/// Between two attempts to remove an area. A network client removes a file that was open some time after it is closed.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+
+/// An area that this process uses.
+#[derive(Debug)]
+pub(crate) struct StagingArea {
+    path: PathBuf,
+    lock: Mutex<Option<LockFile>>,
+}
+
+/// Tells other processes, by the lock on it, that this one lives.
+#[derive(Debug)]
+struct LockFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StagingArea {
+    /// Enters an area, whose folder is made if it is missing; its parent must be there.
+    pub(crate) fn enter(path: PathBuf) -> io::Result<Self> {
+        let area = Self { path, lock: Mutex::new(None) };
+        area.restore()?;
+        Ok(area)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folder and this process's lock file if they are missing.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        let mut lock = self.lock();
+        if lock.as_ref().is_some_and(|lock| lock.path.exists()) {
+            return Ok(());
+        }
+        // A process that finishes may remove the folder at any of these steps.
+        for _ in 1..ATTEMPTS {
+            make(&self.path)?;
+            match LockFile::create(&self.path) {
+                Err(error) if is_gone(&error) => {}
+                created => {
+                    *lock = Some(created?);
+                    return Ok(());
+                }
+            }
+        }
+        make(&self.path)?;
+        *lock = Some(LockFile::create(&self.path)?);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<LockFile>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether other processes seem to use the area. A killed process counts too: not every file system has locks.
+    pub(crate) fn has_neighbours(&self) -> bool {
+        let lock = self.lock();
+        let own = lock.as_ref().map(|lock| lock.path.as_path());
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries.filter(is_lock_file).any(|entry| Some(entry.path().as_path()) != own)
+    }
+
+    /// Whether a living process other than this one uses the area.
+    pub(crate) fn is_shared(&self) -> io::Result<bool> {
+        let lock = self.lock();
+        is_used_by_others(&self.path, lock.as_ref().map(|lock| lock.path.as_path()))
+    }
+
+    /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open one under another name.
+    pub(crate) fn leave(&self) -> io::Result<()> {
+        let Some(lock) = self.lock().take() else { return Ok(()) };
+        drop(lock.file);
+        remove_if_there(fs::remove_file(lock.path))
+    }
+
+    /// Whether this process has left it.
+    pub(crate) fn is_left(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    /// Removes the area unless a living process uses it; says whether it is gone. For a process that has left.
+    pub(crate) fn remove(&self) -> io::Result<bool> {
+        remove(&self.path)
+    }
+
+    /// As [`Self::remove`], unless something is in it with which another process could go on.
+    pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
+        let found = entries(&self.path)?;
+        // Folders in which nothing was begun are removed, the others refuse.
+        let is_empty = |entry: &DirEntry| is_lock_file(entry) || fs::remove_dir(entry.path()).is_ok();
+        if found.iter().all(is_empty) { self.remove() } else { Ok(false) }
+    }
+
+    /// Moves what former processes have left in another area of the same target here, and removes that area. An area that a
+    /// living process uses stays as it is.
+    pub(crate) fn take_over(&self, former: &Path) -> io::Result<()> {
+        if !former.symlink_metadata().is_ok_and(|found| found.is_dir()) || is_used(former)? {
+            return Ok(());
+        }
+        for entry in entries(former)? {
+            if wnid_of(&entry).is_some() {
+                remove_if_there(move_folder(&entry.path(), &self.path.join(entry.file_name())))?;
+            }
+        }
+        remove(former).map(drop)
+    }
+}
+
+/// Removes an area unless a living process uses it; says whether it is gone.
+///
+/// What is removed was listed before the locks were asked for, so nothing that a process puts into the area later is touched,
+/// and its lock file keeps the folder.
+pub(crate) fn remove(area: &Path) -> io::Result<bool> {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            thread::sleep(RETRY_DELAY);
+        }
+        let found = entries(area)?;
+        let (locks, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_lock_file);
+        for lock in locks {
+            if !remove_if_dead(&lock.path())? {
+                return Ok(false);
+            }
+        }
+        for entry in others {
+            let path = entry.path();
+            let removed = if entry.file_type()?.is_dir() { remove_tree(&path) } else { fs::remove_file(&path) };
+            remove_if_there(removed).or_else(ignore_busy)?;
+        }
+        match remove_if_there(fs::remove_dir(area)) {
+            Ok(()) => return Ok(true),
+            Err(error) => ignore_busy(error)?,
+        }
+    }
+    Ok(false)
+}
+
+/// A file that is open on a network disk keeps its folder from being removed until it is closed.
+fn ignore_busy(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Removes the lock file of a process that has ended, and says so; not one that a living process holds.
+fn remove_if_dead(path: &Path) -> io::Result<bool> {
+    match lock_of(path) {
+        // Held until it is removed: a process that has just created it sees that, and creates another.
+        Some(Ok(held)) => {
+            remove_if_there(fs::remove_file(path))?;
+            drop(held);
+            Ok(true)
+        }
+        Some(Err(_)) => Ok(false),
+        None => Ok(true),
+    }
+}
+
+/// Takes the lock of a lock file; `None` if the file is gone. NFS takes a lock only through a descriptor that is open for
+/// writing. A file that cannot be opened or locked counts as held.
+fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
+    match File::options().read(true).write(true).open(path) {
+        Ok(file) => Some(file.try_lock().map(|()| file)),
+        Err(error) if is_gone(&error) => None,
+        Err(error) => Some(Err(TryLockError::Error(error))),
+    }
+}
+
+impl LockFile {
+    /// Creates it open for reading and writing, which NFS asks of a file that is to be locked.
+    fn create(area: &Path) -> io::Result<Self> {
+        let path = area.join(format!("{LOCK}{:016x}", rand::random::<u64>()));
+        let file = File::create_new(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
+            Err(TryLockError::Error(cause)) => tracing::debug!(%cause, "this file system has no locks"),
+        }
+        // A process that looked before the lock was there may have removed the file as that of a process that has ended.
+        fs::metadata(&path)?;
+        Ok(Self { path, file })
+    }
+}
+
+/// Makes the folder of an area. A link under its name is not followed: the folder is removed with all that is in it.
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir()) {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            Ok(())
+        }
+        made => made,
+    }
+}
+
+/// Whether a living process uses an area, as far as its locks can tell; an area that does not exist is not used.
+pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
+    is_used_by_others(area, None)
+}
+
+fn is_used_by_others(area: &Path, own: Option<&Path>) -> io::Result<bool> {
+    let entries = entries(area)?;
+    let mut locks = entries.iter().filter(|entry| is_lock_file(entry)).map(DirEntry::path);
+    Ok(locks.any(|path| Some(path.as_path()) != own && matches!(lock_of(&path), Some(Err(_)))))
+}
+
+/// The class to which a staging folder belongs; `None` for everything else.
+pub(crate) fn wnid_of(entry: &DirEntry) -> Option<Wnid> {
+    entry.file_name().to_str()?.split_once('.')?.0.parse().ok()
+}
+
+fn is_lock_file(entry: &DirEntry) -> bool {
+    entry.file_name().to_string_lossy().starts_with(LOCK)
+}
+
+/// What is in an area; nothing if there is none.
+pub(crate) fn entries(area: &Path) -> io::Result<Vec<DirEntry>> {
+    match fs::read_dir(area) {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        entries => entries?.collect(),
+    }
+}

@@ -1,0 +1,195 @@
+use super::*;
+
+/// A target in a folder of its own, with nothing beside it.
+struct Place {
+    folder: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("target");
+        Self { folder, root }
+    }
+
+    fn open(&self) -> Target {
+        Target::open(&self.root, None).unwrap()
+    }
+
+    fn area(&self) -> PathBuf {
+        self.folder.path().join(".target.partial")
+    }
+
+    /// The target is as it was made, and nothing is beside it.
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        let names =
+            |folder: &Path| -> Vec<_> { fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect() };
+        assert_eq!(names(self.folder.path()), ["target"]);
+        assert_eq!(names(&self.root), [""; 0]);
+    }
+}
+
+#[test]
+fn what_is_in_use_by_another_process_stays() {
+    let place = Place::new();
+    let (one, other) = (place.open(), place.open());
+    fs::create_dir_all(one.staging().join("n00000001.1/class")).unwrap();
+    assert!(one.has_neighbours() && other.has_neighbours());
+    one.remove_staging();
+    assert!(!other.has_neighbours());
+    assert!(other.staging().join("n00000001.1").exists());
+    other.remove_staging();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_process_that_was_killed_is_in_nobodys_way() {
+    let place = Place::new();
+    let target = place.open();
+    assert_eq!(target.staging(), place.area());
+    fs::write(target.staging().join("in-use.of-a-dead-process"), "").unwrap();
+    fs::write(place.root.join(PROBE), "").unwrap();
+    for left in ["probe", "probe.renamed", "renamed"] {
+        fs::create_dir(target.staging().join(left)).unwrap();
+        fs::write(target.staging().join(left).join("file"), "probe").unwrap();
+    }
+    try_out(target.staging(), &place.root).unwrap();
+    target.remove_staging();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_storage_that_was_cleared_keeps_its_id_and_one_with_a_new_id_keeps_that() {
+    let place = Place::new();
+    let (one, other) = (place.open(), place.open());
+    let id = one.storage_id();
+    assert_eq!(other.storage_id(), id);
+    let clear = || {
+        fs::remove_dir_all(place.area()).unwrap();
+        storage_id::remove(&place.root).unwrap();
+    };
+    clear();
+    one.restore_staging().unwrap();
+    assert!(!one.has_neighbours(), "it has its lock file again, and only that");
+    assert_eq!(place.open().storage_id(), id);
+
+    clear();
+    let newcomer = place.open();
+    other.restore_staging().unwrap();
+    assert_ne!(newcomer.storage_id(), id);
+    assert_eq!(other.storage_id(), newcomer.storage_id());
+    assert!(newcomer.has_neighbours(), "the lock file of a process whose area was removed is there again");
+}
+
+#[test]
+fn a_target_is_the_same_by_every_name() {
+    let place = Place::new();
+    let target = place.open();
+    let link = place.folder.path().join("link");
+    std::os::unix::fs::symlink(&place.root, &link).unwrap();
+    for name in [link.clone(), link.join(""), link.join("."), place.root.join("../target/")] {
+        let same = Target::open(&name, None).unwrap();
+        assert_eq!((same.storage_id(), same.staging()), (target.storage_id(), place.area().as_path()), "{name:?}");
+    }
+}
+
+#[test]
+fn two_targets_in_one_folder_have_an_area_each() {
+    let place = Place::new();
+    let (one, other) = (place.open(), Target::open(&place.folder.path().join("other"), None).unwrap());
+    assert_ne!(one.staging(), other.staging());
+    assert_ne!(one.storage_id(), other.storage_id());
+    other.remove_staging();
+    assert!(one.staging().exists());
+}
+
+#[test]
+fn a_process_without_work_leaves_only_what_others_need() {
+    let place = Place::new();
+    let (one, other) = (place.open(), place.open());
+    fs::create_dir_all(one.staging().join("n00000001.1/class")).unwrap();
+    drop(one);
+    assert!(place.area().join("n00000001.1").exists());
+    drop(other);
+    assert!(place.area().join("n00000001.1").exists(), "a checkpoint");
+    let next = place.open();
+    fs::remove_dir_all(next.staging().join("n00000001.1")).unwrap();
+    fs::create_dir(next.staging().join("idle")).unwrap();
+    drop(next);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn one_class_is_not_the_target() {
+    let place = Place::new();
+    let target = place.open();
+    assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
+    assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
+    fs::remove_dir_all(place.area()).unwrap();
+    assert!(!target.is_at_fault(&io::ErrorKind::NotFound.into()), "another process has finished");
+    fs::remove_dir_all(&place.root).unwrap();
+    assert!(target.is_at_fault(&io::ErrorKind::NotFound.into()));
+    assert!(target.restore_staging().is_err(), "a target that is gone is not made again");
+    assert!(!place.root.exists());
+}
+
+#[test]
+fn what_is_left_in_another_area_is_taken_over_unless_a_process_uses_it() {
+    let place = Place::new();
+    let former = place.root.join(".partial");
+    fs::create_dir_all(former.join("n00000001.1/class")).unwrap();
+    fs::create_dir_all(former.join("storage")).unwrap();
+    fs::write(former.join("n00000001.1/journal"), "a").unwrap();
+    fs::write(former.join("in-use.of-a-dead-process"), "").unwrap();
+    let target = place.open();
+    assert!(target.staging().join("n00000001.1/journal").exists());
+    assert!(!former.exists());
+
+    let other = StagingArea::enter(former.clone()).unwrap();
+    fs::create_dir_all(former.join("n00000002.1/class")).unwrap();
+    drop(place.open());
+    target.remove_staging();
+    assert!(former.join("n00000002.1").exists() && !place.area().exists());
+    assert_eq!(place.open().storage_id(), target.storage_id(), "still known to the other process");
+    other.leave().unwrap();
+    place.open().remove_staging();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_folder_that_was_named_is_used_or_refused_in_one_sentence() {
+    let place = Place::new();
+    let named = place.folder.path().join("staging/of-all");
+    let target = Target::open(&place.root, Some(&named)).unwrap();
+    let other = Target::open(&place.folder.path().join("other/target"), Some(&named)).unwrap();
+    assert!(target.staging().starts_with(&named) && other.staging().starts_with(&named));
+    assert_ne!(target.staging(), other.staging());
+    for target in [target, other] {
+        target.remove_staging();
+    }
+    assert_eq!(fs::read_dir(&named).unwrap().count(), 0, "what was named stays");
+    for inside in [place.root.clone(), place.root.join("new"), place.root.join("../target/new")] {
+        let error = Target::open(&place.root, Some(&inside)).unwrap_err().to_string();
+        assert!(error.contains("a loader would take it for a class"), "{error}");
+    }
+    let error = Target::open(&place.root, Some(Path::new("/dev/shm/imagenet-staging-test"))).unwrap_err().to_string();
+    assert!(error.contains("it is on another file system"), "{error}");
+    drop(fs::remove_dir("/dev/shm/imagenet-staging-test"));
+    assert_eq!(fs::read_dir(&place.root).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_or_a_link_under_the_areas_name_is_not_followed() {
+    let place = Place::new();
+    for way in ["file", "link"] {
+        match way {
+            "file" => fs::write(place.area(), "").unwrap(),
+            _ => std::os::unix::fs::symlink("/tmp", place.area()).unwrap(),
+        }
+        let error = Target::open(&place.root, None).unwrap_err().to_string();
+        assert!(error.contains(".target.partial") && error.contains("--staging"), "{error}");
+        fs::remove_file(place.area()).unwrap();
+    }
+}
