@@ -231,9 +231,10 @@ impl Pace {
         let since = |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
         let (requests, cuts, refusals) = (since(|is| is.requests), since(|is| is.cuts), since(|is| is.refusals));
         self.flow.replace(&last, observation);
-        self.counts.requests += requests;
-        self.counts.cuts += cuts;
-        self.counts.refusals += refusals;
+        let counts = &mut self.counts;
+        counts.requests = counts.requests.saturating_add(requests);
+        counts.cuts = counts.cuts.saturating_add(cuts);
+        counts.refusals = counts.refusals.saturating_add(refusals);
         let is_quiet = now < self.quiet_until;
         if let Some(wait) = observation.retry_after {
             if refusals > 0 && !is_quiet {
@@ -243,7 +244,8 @@ impl Pace {
             self.silence(now + wait);
         } else if !is_quiet {
             // Without a word on how long to wait, a refusal says no more than a cut.
-            let seen = Seen { worker: id, cuts: cuts + refusals, open: open_before, workers: workers_before };
+            let seen =
+                Seen { worker: id, cuts: cuts.saturating_add(refusals), open: open_before, workers: workers_before };
             match self.trouble.observed(seen, self.climb.limit(), now) {
                 Meaning::None if cuts > 0 => self.climb.put_off(&self.flow, now),
                 Meaning::None => {}
@@ -391,7 +393,7 @@ impl Speed {
     fn bytes_per_second(&self) -> u64 {
         let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
         let millis = u64::try_from((*to - *from).as_millis()).unwrap_or(u64::MAX);
-        (after.saturating_sub(*before) * 1000).checked_div(millis).unwrap_or(0)
+        after.saturating_sub(*before).saturating_mul(1000).checked_div(millis).unwrap_or(0)
     }
 }
 

@@ -34,8 +34,8 @@ impl Flow {
         self.open = change(self.open, last.open, observation.open);
         self.flowing = change(self.flowing, last.flowing, observation.flowing);
         self.wanted = change(self.wanted, last.wanted, observation.wanted);
-        self.received += observation.received.saturating_sub(last.received);
-        self.requests += observation.requests.saturating_sub(last.requests);
+        self.received = self.received.saturating_add(observation.received.saturating_sub(last.received));
+        self.requests = self.requests.saturating_add(observation.requests.saturating_sub(last.requests));
         self.workers = self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
     }
 }

@@ -86,7 +86,7 @@ impl Trouble {
         }
         let (burst, most, together) = self.cuts(now, TOGETHER);
         let enough = workers.min(2);
-        let is_burst = burst >= 2 && burst * 2 >= u64::from(most) && together >= enough;
+        let is_burst = burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && together >= enough;
         let is_steady = steady >= STEADY_CUTS.max(open.into()) && witnesses >= enough;
         // What was opened and broke before anybody could speak of it was open all the same.
         let open = most.max(u32::try_from(burst).unwrap_or(limit)).min(limit);
@@ -97,7 +97,7 @@ impl Trouble {
     fn cuts(&self, now: Instant, time: Duration) -> (u64, u32, usize) {
         let of_late = || self.events.iter().filter(|event| now - event.at <= time);
         let workers: BTreeSet<SessionId> = of_late().map(|event| event.worker).collect();
-        let cuts = of_late().map(|event| event.cuts).sum();
+        let cuts = of_late().map(|event| event.cuts).fold(0, u64::saturating_add);
         (cuts, of_late().map(|event| event.open).max().unwrap_or(0), workers.len())
     }
 

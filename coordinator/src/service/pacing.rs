@@ -94,7 +94,7 @@ impl Pacing {
 /// What a worker says, as far as it can be true: one that is mistaken does not silence the others for ever.
 fn observation(wire: &proto::Observation) -> Observation {
     Observation {
-        seen: wire.seen_version,
+        seen: wire.seen_version.min(u32::MAX.into()),
         open: wire.open.min(MOST_CONNECTIONS),
         flowing: wire.flowing.min(MOST_CONNECTIONS),
         wanted: wire.wanted.min(MOST_CONNECTIONS),
@@ -124,9 +124,11 @@ mod tests {
     #[test]
     fn what_cannot_be_true_is_not_believed() {
         let (open, flowing, wanted) = (u32::MAX, u32::MAX, u32::MAX);
-        let wire = proto::Observation { open, flowing, wanted, retry_after_ms: u64::MAX, ..Default::default() };
+        let (seen_version, retry_after_ms) = (u64::MAX, u64::MAX);
+        let wire = proto::Observation { open, flowing, wanted, seen_version, retry_after_ms, ..Default::default() };
         let believed = observation(&wire);
         assert_eq!([believed.open, believed.flowing, believed.wanted], [MOST_CONNECTIONS; 3]);
         assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
+        assert!(believed.seen < u64::MAX / 1_000_000, "the versions of all workers are added");
     }
 }
