@@ -97,27 +97,25 @@ mod tests {
     use super::*;
     use crate::{
         dispatcher::Dispatcher,
-        failure_log::FailureLog,
         lease_table::LeaseTable,
         ledger::Writer,
         pace::{Ceilings, Pace},
         wire::MAX_BATCH,
     };
 
-    fn door(tasks: &mut JoinSet<()>, folder: &tempfile::TempDir) -> AdminDoor {
+    fn door(tasks: &mut JoinSet<()>) -> AdminDoor {
         let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
-        let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(tasks));
-        let (owner, dispatcher) =
-            Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), log, ledger, &[]);
+        let ledger = Writer::to_nowhere(tasks);
+        let (owner, dispatcher) = Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), ledger);
         tasks.spawn(owner.run());
         AdminDoor { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_fleet_is_told_with_run_epoch_and_phase() {
-        let (mut tasks, folder) = (JoinSet::new(), tempfile::tempdir().unwrap());
-        let door = door(&mut tasks, &folder);
+        let mut tasks = JoinSet::new();
+        let door = door(&mut tasks);
         let ask = async || door.get_fleet(Request::new(proto::GetFleetRequest {})).await.unwrap().into_inner();
         let fleet = ask().await;
         assert_eq!((fleet.run_id.as_str(), fleet.epoch, fleet.phase()), ("run", 7, proto::Phase::WaitingForWorkers));
@@ -128,8 +126,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_makes_no_sense_is_refused_in_words() {
-        let (mut tasks, folder) = (JoinSet::new(), tempfile::tempdir().unwrap());
-        let door = door(&mut tasks, &folder);
+        let mut tasks = JoinSet::new();
+        let door = door(&mut tasks);
         let retry = |wnids: Vec<String>| door.retry_failed(Request::new(proto::RetryFailedRequest { wnids }));
         let refused = retry(vec!["cat".to_owned()]).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);

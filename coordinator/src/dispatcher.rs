@@ -1,21 +1,14 @@
-//! The dispatcher: one task that owns the lease table, the pace and the failure log. Everybody else sends it a command and waits for
-//! the answer.
+//! The dispatcher: one task that owns the lease table and the pace. Everybody else sends it a command and waits for the answer.
+//! It reads and writes no file: the ledger's thread does, for the failure log too.
 //!
-//! Invariant: the published status is that of the table, and it is published before the answer that made it so.
+//! Invariants: the published status is that of the table, and it is published before the answer that made it so. Leases run
+//! out by the time that this task has lived through, not by the time in which it stood still.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
-    InvalidWnid, Wnid,
-    class_list::InvalidRow,
+    Wnid,
     ids::SessionId,
-    job::JobStatus,
     outcome::{Failure, FailureKind, Outcome},
 };
 use tokio::{
@@ -24,79 +17,64 @@ use tokio::{
 };
 
 use crate::{
-    failure_log::{self, FailureLog, FailureLogError},
-    fleet::{Fleet, Phase},
+    fleet::Fleet,
     lease_table::{Ended, LeaseTable, MAX_LOSSES, NameTaken, Notice, Registered, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
+    running_time::RunningTime,
     tally::Tally,
 };
 
 mod handle;
 mod pacing;
+mod published;
 
 use handle::{Command, Reply};
 pub use handle::{DispatchError, DispatcherHandle, Receipt, Reported, WorkerStopped};
 use pacing::Pacing;
+use published::Published;
 
 /// Commands that may wait; more senders than that wait in turn.
 const QUEUE: usize = 256;
 /// How often sessions are looked at for expiry, and the pace for what the time brings.
 const TICK: Duration = Duration::from_secs(1);
+/// A shorter absence is not worth a line.
+const TOLD_ABSENCE: Duration = Duration::from_secs(3);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Dispatcher {
     table: LeaseTable,
+    /// The table's clock. The pace has the real one, by which bytes come and the origin's waits pass.
+    time: RunningTime,
     pacing: Pacing,
-    log: FailureLog,
     ledger: Writer,
     commands: mpsc::Receiver<Command>,
-    status: watch::Sender<JobStatus>,
-    phase: watch::Sender<Phase>,
-    turn: watch::Sender<u64>,
+    published: Published,
     stopped: watch::Sender<Option<WorkerStopped>>,
     tally: Arc<Tally>,
-    /// The ledger has the end of the job.
-    is_done: Arc<AtomicBool>,
 }
 
 impl Dispatcher {
-    /// A dispatcher that waits to be run, and the way to it. The invalid rows, which the table counts as failed, go to the
-    /// log. Results are answered when the ledger has them.
-    pub fn new(
-        table: LeaseTable,
-        pace: Pace,
-        log: FailureLog,
-        ledger: Writer,
-        invalid: &[InvalidRow],
-    ) -> (Self, DispatcherHandle) {
+    /// A dispatcher that waits to be run, and the way to it. Results are answered when the ledger has them.
+    pub fn new(table: LeaseTable, pace: Pace, ledger: Writer) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
-        let (status, status_receiver) = watch::channel(table.status());
-        let (phase, phase_receiver) = watch::channel(table.phase());
-        let (turn, turn_receiver) = watch::channel(table.turn());
+        let published = Published::of(&table);
         let (stopped, stopped_receiver) = watch::channel(None);
         let (pacing, budgets, pace) = Pacing::new(pace);
         let tally = Arc::<Tally>::default();
         let handle = DispatcherHandle {
             commands: sender,
-            status: status_receiver,
-            phase: phase_receiver,
-            turn: turn_receiver,
+            status: published.watch_status(),
+            phase: published.watch_phase(),
+            turn: published.watch_turn(),
             stopped: stopped_receiver,
             budgets,
             pace,
             tally: Arc::clone(&tally),
         };
-        let is_done = Arc::new(AtomicBool::new(table.status().is_done()));
-        let mut dispatcher =
-            Self { table, pacing, log, ledger, commands, status, phase, turn, stopped, tally, is_done };
-        for row in invalid {
-            let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
-            tracing::warn!("{} failed: {failure}", failure_log::shown(row));
-            complain(dispatcher.log.write_invalid(row, &failure));
-        }
-        (dispatcher, handle)
+        let time = RunningTime::starting_at(Instant::now());
+        (Self { table, time, pacing, ledger, commands, published, stopped, tally }, handle)
     }
 
     /// Answers commands until the last handle is gone.
@@ -109,22 +87,38 @@ impl Dispatcher {
                     Some(command) => self.answer(command),
                     None => return,
                 },
-                now = ticks.tick() => self.tick(now),
+                _ = ticks.tick() => self.tick(),
             };
             entry.records.extend(self.take_given_up());
-            if self.table.status().is_done() && !self.is_done.load(Ordering::Acquire) {
+            if self.table.status().is_done() && !self.published.is_done() {
                 entry = self.finishing(entry);
             }
             self.tell();
-            self.publish();
+            self.published.counts(&self.table);
             if !entry.is_empty() {
                 self.ledger.write(entry).await;
             }
         }
     }
 
-    fn tick(&mut self, now: Instant) -> Entry {
-        let ended = self.table.tick(now);
+    /// The time by which leases run out.
+    fn running(&mut self) -> Instant {
+        let before = self.time.absent();
+        let running = self.time.at(Instant::now());
+        let absent = self.time.absent().saturating_sub(before);
+        if absent >= TOLD_ABSENCE {
+            let seconds = absent.as_secs();
+            tracing::warn!(
+                "the coordinator stood still for {seconds} s; this does not count as silence of its workers"
+            );
+        }
+        running
+    }
+
+    fn tick(&mut self) -> Entry {
+        let running = self.running();
+        let now = Instant::now();
+        let ended = self.table.tick(running);
         self.tally.expired_sessions.inc_by(ended.len() as u64);
         let mut entry = Entry::default();
         for ended in ended {
@@ -132,16 +126,17 @@ impl Dispatcher {
             entry.closed.push(ended.worker);
         }
         self.pacing.tick(now);
-        self.table.look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), now);
+        self.table.look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), running);
         entry
     }
 
     /// Deals with a command; what it has settled is for the ledger, which confirms it.
     fn answer(&mut self, command: Command) -> Entry {
+        let running = self.running();
         let now = Instant::now();
         match command {
             Command::Register { hello, held, reply } => {
-                let registered = self.table.register(&hello, &held, now);
+                let registered = self.table.register(&hello, &held, running);
                 let records = self.registered(&hello.worker, held.len(), &registered);
                 if registered.is_err() {
                     self.send(reply, registered);
@@ -151,11 +146,11 @@ impl Dispatcher {
                 return Entry { records, opened: vec![hello.worker], ..Entry::confirmed(confirm) };
             }
             Command::Renew { session, held, received, reply } => {
-                let renewed = self.table.renew(session, &held, received, now);
+                let renewed = self.table.renew(session, &held, received, running);
                 self.send(reply, renewed);
             }
             Command::Acquire { session, max, reply } => {
-                let granted = self.table.acquire(session, max, now);
+                let granted = self.table.acquire(session, max, running);
                 if let Some(Ok(granted)) = self.send(reply, granted) {
                     self.table.take_back(session, &granted.leases);
                 }
@@ -163,17 +158,17 @@ impl Dispatcher {
             Command::Report { session, results, reply } => {
                 let is_known = self.table.known(session).is_ok();
                 let mut receipt = Receipt { acked: Vec::new(), is_known };
-                let mut records = Vec::new();
+                let mut entry = Entry::default();
                 for reported in results {
                     let wnid = reported.lease.wnid;
                     // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
                     // registered with the lease that it still holds.
-                    if self.settle(session, reported, &mut records) != Verdict::Stale || is_known {
+                    if self.settle(session, reported, running, &mut entry) != Verdict::Stale || is_known {
                         receipt.acked.push(wnid);
                     }
                 }
                 // A worker that is gone by then will hear it when it asks again.
-                return Entry { records, ..Entry::confirmed(move || drop(reply.send(receipt))) };
+                return entry.confirming(move || drop(reply.send(receipt)));
             }
             Command::Leave { session, reason, reply } => {
                 let closed = if let Ok(ended) = self.table.leave(session) {
@@ -193,9 +188,9 @@ impl Dispatcher {
                 let budget = self.table.known(session).map(|()| self.pacing.budget(session, now));
                 self.send(reply, budget);
             }
-            Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, now))),
+            Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, running))),
             Command::Fleet { reply } => {
-                let (origin, workers) = (self.pacing.status(now), self.table.workers(now));
+                let (origin, workers) = (self.pacing.status(now), self.table.workers(running));
                 self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
@@ -213,7 +208,6 @@ impl Dispatcher {
     fn retry_failed(&mut self, wnids: &[Wnid], reply: Reply<u64>) -> Entry {
         let forgotten = self.table.retry_failed(wnids);
         tracing::info!(classes = forgotten.len(), "failed classes are tried again");
-        complain(self.log.withdraw(&forgotten));
         let count = forgotten.len() as u64;
         Entry { forgotten, ..Entry::confirmed(move || reply.send(count).unwrap_or_default()) }
     }
@@ -232,17 +226,18 @@ impl Dispatcher {
         }
     }
 
-    /// Settles a class, and whatever that settles with it; what is news goes to the records, in the order in which it is.
+    /// Settles a class, and whatever that settles with it; what is news goes to the entry, in the order in which it is.
     fn settle(
         &mut self,
         session: SessionId,
         Reported { lease, outcome, .. }: Reported,
-        records: &mut Vec<Record>,
+        running: Instant,
+        entry: &mut Entry,
     ) -> Verdict {
         let wnid = lease.wnid;
-        let verdict = self.table.report(session, lease, &outcome, Instant::now(), rand::random());
+        let verdict = self.table.report(session, lease, &outcome, running, rand::random());
         match (verdict, &outcome) {
-            (Verdict::Settled, Outcome::Failed(failure)) => self.log_failure(wnid, failure),
+            (Verdict::Settled, Outcome::Failed(failure)) => tracing::warn!("{wnid} failed: {failure}"),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {
                 tracing::info!(files = published.files, bytes = published.bytes, "{wnid} success");
             }
@@ -259,36 +254,32 @@ impl Dispatcher {
             _ => tracing::debug!(token = %lease.token, ?verdict, "{wnid} reported, and nothing changed"),
         }
         if verdict == Verdict::Corrected {
-            complain(self.log.withdraw(&[wnid]));
+            entry.corrected.push(wnid);
         }
         let worker = self.table.worker(session).map(str::to_owned);
         if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
-            records.push(Record { wnid, outcome, worker });
+            entry.records.push(Record { wnid, outcome, worker });
         }
-        records.extend(self.take_given_up());
+        entry.records.extend(self.take_given_up());
         verdict
     }
 
     /// Classes that have failed without a report of their own.
     fn take_given_up(&mut self) -> Vec<Record> {
         let given_up = self.table.take_given_up();
-        given_up.into_iter().map(|(wnid, failure)| self.given_up(wnid, failure)).collect()
+        given_up.into_iter().map(|(wnid, failure)| given_up_record(wnid, failure)).collect()
     }
 
     /// The job is done, which nobody hears before the ledger has it: a coordinator that is started again must not have work
     /// for which no worker is left.
-    fn finishing(&self, mut entry: Entry) -> Entry {
-        let (is_done, status, phase) = (Arc::clone(&self.is_done), self.status.clone(), self.phase.clone());
-        let (last, earlier) = (self.table.status(), entry.durable.take());
-        let durable = move || {
-            status.send_replace(last);
-            phase.send_replace(Phase::Done);
-            is_done.store(true, Ordering::Release);
+    fn finishing(&mut self, mut entry: Entry) -> Entry {
+        let (publish, earlier) = (self.published.finishing(&self.table), entry.durable.take());
+        entry.confirming(move || {
+            publish();
             if let Some(earlier) = earlier {
                 earlier();
             }
-        };
-        Entry { durable: Some(Box::new(durable)), ..entry }
+        })
     }
 
     /// Tells of a session that ended; gives the classes that are settled as failed by that.
@@ -301,14 +292,9 @@ impl Dispatcher {
         }
         let given_up = ended.given_up.iter().map(|wnid| {
             let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
-            self.given_up(*wnid, Failure::new(FailureKind::LeaseLost, message))
+            given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
         });
         given_up.collect()
-    }
-
-    fn given_up(&mut self, wnid: Wnid, failure: Failure) -> Record {
-        self.log_failure(wnid, &failure);
-        Record { wnid, outcome: Outcome::Failed(failure), worker: None }
     }
 
     /// Tells of a worker that has left; gives its name.
@@ -322,11 +308,6 @@ impl Dispatcher {
             tracing::info!(returned = ended.returned, "worker {} left", ended.worker);
         }
         ended.worker
-    }
-
-    fn log_failure(&mut self, wnid: Wnid, failure: &Failure) {
-        tracing::warn!("{wnid} failed: {failure}");
-        complain(self.log.write(wnid, failure));
     }
 
     /// Tells people what they should hear.
@@ -352,38 +333,22 @@ impl Dispatcher {
                 ),
             }
         }
-        let phase = self.table.phase();
-        let is_news = |published: &mut Phase| std::mem::replace(published, phase) != phase;
-        if self.may_publish() && self.phase.send_if_modified(is_news) {
-            tracing::info!("now {phase:?}");
+        if self.published.phase(&self.table) {
+            tracing::info!("now {:?}", self.table.phase());
         }
     }
 
     /// Publishes and answers, in this order; gives the answer back if nobody waits for it any more.
-    fn send<T>(&self, reply: Reply<T>, answer: T) -> Option<T> {
-        self.publish();
+    fn send<T>(&mut self, reply: Reply<T>, answer: T) -> Option<T> {
+        self.published.counts(&self.table);
         reply.send(answer).err()
-    }
-
-    /// That the job is done is published by whoever has kept it.
-    fn may_publish(&self) -> bool {
-        !self.table.status().is_done() || self.is_done.load(Ordering::Acquire)
-    }
-
-    fn publish(&self) {
-        let status = self.table.status();
-        if self.may_publish() {
-            self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
-        }
-        let turn = self.table.turn();
-        self.turn.send_if_modified(|published| std::mem::replace(published, turn) != turn);
     }
 }
 
-fn complain(written: Result<(), FailureLogError>) {
-    if let Err(error) = written {
-        tracing::warn!("failed to {error}");
-    }
+/// A class that has failed without a report of its own.
+fn given_up_record(wnid: Wnid, failure: Failure) -> Record {
+    tracing::warn!("{wnid} failed: {failure}");
+    Record { wnid, outcome: Outcome::Failed(failure), worker: None }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use shared::{
     job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
     metrics::Source,
-    outcome::Outcome,
     shutdown::Shutdown,
 };
 use tokio::{
@@ -31,18 +30,21 @@ use crate::{
     failure_log::FailureLog,
     http::{AtWork, Outside},
     lease_table::LeaseTable,
-    ledger::{Entry, Ledger, LedgerError, Record, Run, Writer, list_digest},
+    ledger::{Entry, LedgerError, Record, Writer, list_digest},
     pace::Pace,
+    running_time::RunningTime,
     service::{self, LeaseTerms, ServeError},
     summary,
     trust::{self, Gate},
 };
 
 mod listening;
+mod restore;
 mod retry_failed;
 mod staying;
 
 use listening::{announce, listen};
+use restore::{log_invalid, restore};
 pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
@@ -184,22 +186,24 @@ impl Job {
         let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
-        let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl);
+        let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
+            .expecting_progress_within(plan.job.longest_silence());
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
+        log_invalid(&classes.invalid, &mut log);
         // Without an address nobody else can come back.
         if run.resumed && listener.is_some() {
             table.recover(ledger.workers()?, Instant::now());
         }
         let mut writers = JoinSet::new();
-        let writer = ledger.start_writer(run, &mut writers);
+        let writer = ledger.start_writer(run, terms.ttl, log, &mut writers);
         share.keep(&writer).await;
         tracing::info!(
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
         );
         let pace = Pace::new(plan.ceilings, Instant::now());
-        let (owner, handle) = Dispatcher::new(table, pace, log, writer.clone(), &classes.invalid);
+        let (owner, handle) = Dispatcher::new(table, pace, writer.clone());
         let mut job = Self {
             handle,
             writer,
@@ -292,24 +296,24 @@ impl Job {
     /// Waits for the workers to leave, closes the connections and the ledger, and gives the last counts.
     async fn stop(mut self, grace: Grace, abort: &CancellationToken) -> Result<JobStatus, LedgerError> {
         let mut status = self.handle.watch();
-        let left = async {
+        let all_left = async {
             match grace {
                 Grace::Finished => {
                     let elsewhere = all_have_heard(self.handle.clone(), self.lease_ttl);
                     let cleaned_up = async { while self.worker.join_next().await.is_some() {} };
-                    tokio::join!(timeout(FAREWELL, elsewhere), cleaned_up).0
+                    tokio::join!(elsewhere, cleaned_up).0
                 }
                 Grace::Limited(limit) => {
                     let all_left = async {
                         drop(status.wait_for(|status| status.workers == 0).await);
                         while self.worker.join_next().await.is_some() {}
                     };
-                    timeout(limit, all_left).await
+                    timeout(limit, all_left).await.is_ok()
                 }
             }
         };
         tokio::select! {
-            left = left => if left.is_err() {
+            all_left = all_left => if !all_left {
                 tracing::info!(workers = self.handle.status().workers, "workers did not leave in time");
             },
             () = abort.cancelled() => {}
@@ -335,14 +339,20 @@ impl Job {
     }
 }
 
-/// Waits until every worker that is still there knows that the job is done. One that is backing off asks again soon; one
-/// that was not heard of for longer than it may be is cut off, or gone.
-async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) {
+/// Waits until every worker that is still there knows that the job is done, but no longer than [`FAREWELL`]; whether they
+/// do. One that is backing off asks again soon; one that was not heard of for longer than it may be is cut off, or gone. A
+/// time in which this process stood still does not count.
+async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) -> bool {
     let mut status = handle.watch();
+    let begun = Instant::now();
+    let mut time = RunningTime::starting_at(begun);
     loop {
         status.mark_unchanged();
         if handle.heard_of(lease_ttl / 3 + LATE).await.map_or(true, |workers| workers == 0) {
-            return;
+            return true;
+        }
+        if time.at(Instant::now()) - begun >= FAREWELL {
+            return false;
         }
         // One that leaves changes the counts; one that falls silent only gets older.
         tokio::select! {
@@ -356,32 +366,6 @@ async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) {
 fn digest(classes: &ClassList, url: &UrlTemplate, retry_failed: bool) -> String {
     let retry = retry_failed.then(|| "--retry-failed".to_owned());
     list_digest(classes.part_ids().chain(url.query().map(str::to_owned)).chain(retry))
-}
-
-/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log; aloud as well
-/// with `--stay`: what a container said is gone with it, and often nobody can read the file.
-fn restore(
-    ledger: &Ledger,
-    run: &Run,
-    table: &mut LeaseTable,
-    log: &mut FailureLog,
-    aloud: bool,
-) -> Result<(), LedgerError> {
-    ledger.settled(run, |Record { wnid, outcome, .. }| {
-        table.restore(wnid, &outcome);
-        if let Outcome::Failed(failure) = &outcome {
-            if aloud {
-                tracing::warn!("{wnid} failed: {failure}");
-            }
-            if let Err(error) = log.write(wnid, failure) {
-                tracing::warn!("failed to {error}");
-            }
-        }
-    })?;
-    if run.resumed {
-        tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! believed whoever brings it, bad news only with the token of a lease that stands.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     mem,
     time::Duration,
 };
@@ -56,11 +56,13 @@ const RESTART: u8 = 1;
 pub struct LeaseTable {
     classes: Vec<Class>,
     index: HashMap<Wnid, usize>,
-    /// Given back, first to be granted again. May hold classes that are no longer pending; they are passed over.
-    returned: VecDeque<usize>,
+    /// The classes in [`State::Queued`], by its key: the order in which they were given back, first to be granted again.
+    returned: BTreeMap<u64, usize>,
+    /// The last key in the queue of returned classes.
+    last_queued: u64,
     /// The storage on which a returned class was begun, where that is known.
     begun_on: HashMap<usize, String>,
-    /// Everything before it was granted or settled at some time.
+    /// The cursor over the list: no class before it is in [`State::Fresh`].
     fresh: usize,
     sessions: Sessions,
     troubles: Troubles,
@@ -72,6 +74,8 @@ pub struct LeaseTable {
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
+    /// A class whose worker names it, but which gets no further for so long, goes to another worker.
+    stuck_after: Duration,
     /// The only place where anything is counted.
     status: JobStatus,
     /// Changes whenever somebody who got nothing may get something.
@@ -87,9 +91,10 @@ impl LeaseTable {
     pub fn new(wnids: &[Wnid], invalid: u64, epoch: u32, ttl: Duration) -> Self {
         let count = wnids.len() as u64;
         Self {
-            classes: wnids.iter().copied().map(Class::pending).collect(),
+            classes: wnids.iter().copied().map(Class::fresh).collect(),
             index: wnids.iter().enumerate().map(|(position, wnid)| (*wnid, position)).collect(),
-            returned: VecDeque::new(),
+            returned: BTreeMap::new(),
+            last_queued: 0,
             begun_on: HashMap::new(),
             fresh: 0,
             // A session of an earlier coordinator must not be taken for one of this.
@@ -102,11 +107,18 @@ impl LeaseTable {
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
             ttl,
+            stuck_after: Duration::MAX,
             status: JobStatus { total: count + invalid, failed: invalid, pending: count, ..JobStatus::default() },
             turn: 0,
             given_up: Vec::new(),
             notices: Vec::new(),
         }
+    }
+
+    /// Takes a class from a worker that is alive when it got no further for so long. Without it no class is taken.
+    #[must_use]
+    pub fn expecting_progress_within(self, stuck_after: Duration) -> Self {
+        Self { stuck_after, ..self }
     }
 
     /// Settles a class as the ledger has it, before anything is leased.
@@ -120,9 +132,9 @@ impl LeaseTable {
     }
 
     /// Nothing is leased until these workers, which an earlier coordinator of the run knew, are back with what they hold,
-    /// or their leases have run out.
-    pub fn recover(&mut self, workers: impl IntoIterator<Item = String>, now: Instant) {
-        self.recovery = Recovery::of(workers, self.ttl + EXPIRY_MARGIN, now);
+    /// or their leases have run out: by the time to live that each was told.
+    pub fn recover(&mut self, workers: impl IntoIterator<Item = (String, Duration)>, now: Instant) {
+        self.recovery = Recovery::of(workers, self.ttl, now);
     }
 
     /// The job's counts.
@@ -281,7 +293,7 @@ impl LeaseTable {
         let (_, ended) = self.end(id, LOSS);
         for (position, token) in tokens {
             // It may have gone to its copy.
-            if self.classes[position].state == State::Pending {
+            if matches!(self.classes[position].state, State::Queued(_)) {
                 self.classes[position].token = token;
             }
         }

@@ -7,6 +7,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use connection::{connect, owner};
@@ -178,8 +179,8 @@ impl Ledger {
         connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").map_err(read)?;
         match found {
             0 => schema::create(&connection).map_err(write)?,
-            1 => schema::migrate_from_1(&connection, &absolute).map_err(write)?,
             VERSION => {}
+            1..VERSION => schema::migrate(&connection, &absolute, found).map_err(write)?,
             _ => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
         }
         Ok(Self { connection, path: path.to_owned(), _lock: lock })
@@ -258,14 +259,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Workers that had a session when the last coordinator of the run ended.
+    /// Workers that had a session when the last coordinator of the run ended, and the time to live that their leases had.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
-    pub fn workers(&self) -> Result<Vec<String>, LedgerError> {
-        let workers = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = self.connection.prepare("SELECT worker FROM session")?;
-            let workers = statement.query_map([], |row| row.get(0))?;
+    pub fn workers(&self) -> Result<Vec<(String, Duration)>, LedgerError> {
+        let workers = || -> rusqlite::Result<Vec<(String, Duration)>> {
+            let mut statement = self.connection.prepare("SELECT worker, ttl_ms FROM session")?;
+            let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
+            let workers = statement.query_map([], |row| Ok((row.get(0)?, ttl(row.get(1)?))))?;
             workers.collect()
         };
         workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
@@ -275,7 +277,8 @@ impl Ledger {
         LedgerError::Write { path: self.path.clone(), source }
     }
 
-    fn write(&mut self, run: &Run, entries: &[Entry]) -> rusqlite::Result<()> {
+    fn write(&mut self, run: &Run, lease_ttl: Duration, entries: &[Entry]) -> rusqlite::Result<()> {
+        let ttl = i64::try_from(lease_ttl.as_millis()).unwrap_or(i64::MAX);
         let transaction = self.connection.transaction()?;
         // In the order in which it happened: a class can be settled, forgotten and settled again in one commit.
         for entry in entries {
@@ -285,7 +288,9 @@ impl Ledger {
                 forget.execute(params![run.row, wnid.to_string()])?;
             }
             for worker in &entry.opened {
-                transaction.prepare_cached("INSERT OR IGNORE INTO session (worker) VALUES (?1)")?.execute([worker])?;
+                // Also over one of a former coordinator: this worker lives by the new time now.
+                let open = "INSERT OR REPLACE INTO session (worker, ttl_ms) VALUES (?1, ?2)";
+                transaction.prepare_cached(open)?.execute(params![worker, ttl])?;
             }
             for worker in &entry.closed {
                 transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
@@ -360,6 +365,9 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::failure_log::FailureLog;
+
+    const TTL: Duration = Duration::from_secs(30);
 
     impl Sharing {
         pub(super) const ALL: [Self; 3] = [Self::Readers, Self::Alone, Self::Unlocked];
@@ -419,7 +427,7 @@ mod tests {
         assert_eq!(ledger.next_epoch().unwrap(), 1);
         let begun = ledger.run("list", "url", false).unwrap();
         assert!(!begun.resumed);
-        ledger.write(&begun, &[entry(results().into(), false)]).unwrap();
+        ledger.write(&begun, TTL, &[entry(results().into(), false)]).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.next_epoch().unwrap(), 2);
@@ -433,11 +441,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let first = ledger.run("list", "url", false).unwrap();
-        ledger.write(&first, &[entry(results().into(), false)]).unwrap();
+        ledger.write(&first, TTL, &[entry(results().into(), false)]).unwrap();
         let second = ledger.run("other list", "url", false).unwrap();
         let third = ledger.run("other list", "other url", false).unwrap();
         assert!(!second.resumed && !third.resumed);
-        ledger.write(&third, &[entry(vec![], true)]).unwrap();
+        ledger.write(&third, TTL, &[entry(vec![], true)]).unwrap();
         let shown = ledger.run("other list", "other url", true).unwrap();
         assert_eq!((shown.resumed, &shown.run_id), (true, &third.run_id), "unless it was asked for");
         let fourth = ledger.run("other list", "other url", false).unwrap();
@@ -451,7 +459,7 @@ mod tests {
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
         let good = record(3, Outcome::Success(Published::default()));
-        ledger.write(&run, &[entry(results().into(), false), entry(vec![good.clone()], false)]).unwrap();
+        ledger.write(&run, TTL, &[entry(results().into(), false), entry(vec![good.clone()], false)]).unwrap();
         assert_eq!(settled(&ledger, &run).len(), 3);
         assert!(settled(&ledger, &run).contains(&good));
     }
@@ -468,13 +476,13 @@ mod tests {
             Entry { opened, ..entry(results().into(), false) },
             Entry { forgotten, closed: vec!["other".to_owned()], ..Entry::default() },
         ];
-        ledger.write(&run, &entries).unwrap();
+        ledger.write(&run, TTL, &entries).unwrap();
         assert_eq!(settled(&ledger, &run), results()[..2]);
-        assert_eq!(ledger.workers().unwrap(), ["one"]);
+        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), TTL)]);
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         assert!(ledger.run("list", "url", false).unwrap().resumed);
-        assert_eq!(ledger.workers().unwrap(), ["one"]);
+        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), TTL)]);
         ledger.run("another list", "url", false).unwrap();
         assert!(ledger.workers().unwrap().is_empty(), "nobody works for a run that has just begun");
     }
@@ -505,14 +513,40 @@ mod tests {
             let run = ledger.run("list", "url", false).unwrap();
             assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
             assert_eq!(settled(&ledger, &run), results()[..1]);
-            ledger.write(&run, &[entry(results()[1..].into(), false)]).unwrap();
+            ledger.write(&run, TTL, &[entry(results()[1..].into(), false)]).unwrap();
             drop(ledger);
-            let before = Connection::open(schema::backup_of(&path)).unwrap();
+            let before = Connection::open(schema::backup_of(&path, 1)).unwrap();
             let version: i64 = before.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
             let kept: i64 = before.query_row("SELECT count(*) FROM result", [], |row| row.get(0)).unwrap();
             assert_eq!((version, kept), (1, 1));
             assert_eq!(settled(&Ledger::open(&path).unwrap(), &run).len(), 3, "the next start finds it up to date");
         }
+    }
+
+    #[test]
+    fn a_ledger_of_version_2_goes_on_and_its_workers_are_waited_for_by_the_default_time_to_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let before = Connection::open(&path).unwrap();
+        before.execute_batch(VERSION_1).unwrap();
+        before
+            .execute_batch(
+                "ALTER TABLE result ADD COLUMN worker TEXT;
+                 CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)
+                     WITHOUT ROWID;
+                 INSERT INTO session (worker) VALUES ('one');
+                 PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        drop(before);
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
+        assert_eq!(settled(&ledger, &run), results()[..1]);
+        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), Duration::from_secs(30))]);
+        let (opened, told) = (vec!["one".to_owned()], Duration::from_mins(5));
+        ledger.write(&run, told, &[Entry { opened, ..Entry::default() }]).unwrap();
+        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), told)], "it has registered again");
+        assert!(schema::backup_of(&path, 2).exists());
     }
 
     /// On a read-only root there is no other place.
@@ -523,7 +557,7 @@ mod tests {
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
         let many = (0..100_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
-        ledger.write(&run, &[entry(many, false)]).unwrap();
+        ledger.write(&run, TTL, &[entry(many, false)]).unwrap();
         let temporary_files = || {
             let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
             let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -557,8 +591,8 @@ mod tests {
     fn a_newer_format_and_a_file_that_is_no_ledger_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 3").unwrap();
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 3, .. })));
+        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 4").unwrap();
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 4, .. })));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");
@@ -606,7 +640,8 @@ mod tests {
         let durable = || panic!("confirmed what was not kept");
         let mut threads = JoinSet::new();
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let writer = ledger.start_writer(run, &mut threads);
+            let log = FailureLog::create(folder.path()).unwrap();
+            let writer = ledger.start_writer(run, TTL, log, &mut threads);
             writer.write(Entry { records: many, ..Entry::confirmed(durable) }).await;
             threads.join_next().await.unwrap().unwrap()
         });
@@ -622,7 +657,7 @@ mod tests {
         let run = ledger.run("list", "url", false).unwrap();
         let records =
             |from: u32| (from..from + 500).map(|number| record(number, Outcome::Skipped(Published::default())));
-        ledger.write(&run, &[entry(records(0).collect(), false)]).unwrap();
+        ledger.write(&run, TTL, &[entry(records(0).collect(), false)]).unwrap();
         drop(ledger);
         let whole = std::fs::read(&path).unwrap();
         assert_eq!(whole.len() % 512, 0);
@@ -636,7 +671,7 @@ mod tests {
                 ledger.next_epoch()?;
                 let run = ledger.run("list", "url", false)?;
                 ledger.settled(&run, |_| ())?;
-                let written = ledger.write(&run, &[entry(records(500).collect(), true)]);
+                let written = ledger.write(&run, TTL, &[entry(records(500).collect(), true)]);
                 written.map_err(|source| ledger.not_written(source))
             };
             if let Err(error) = use_it() {

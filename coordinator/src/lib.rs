@@ -24,6 +24,7 @@ mod wire;
 
 mod descriptors;
 mod job;
+mod running_time;
 pub mod summary;
 
 use std::{io, net::SocketAddr, path::PathBuf};

@@ -15,14 +15,14 @@ use crate::{
     fleet::Phase,
     lease_table::{Granted, Hello},
     trust::{Caller, Gate},
-    wire::{MAX_BATCH, at_most, cut, held, milliseconds, names, reported, shown},
+    wire::{MAX_BATCH, at_most, cut, held, leases, milliseconds, names, reported, shown},
 };
 use futures_util::{Stream, StreamExt as _};
 use proto::{
     admin_server::AdminServer,
     coordinator_server::{Coordinator, CoordinatorServer},
 };
-use shared::{ids::SessionId, job::JobOptions, outcome::printable, shutdown::Shutdown, telemetry::trace};
+use shared::{Wnid, ids::SessionId, job::JobOptions, outcome::printable, shutdown::Shutdown, telemetry::trace};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -212,7 +212,9 @@ impl Coordinator for Door {
             renew_ms: milliseconds(self.terms.ttl / 3),
             job: Some(self.job.clone().into()),
             drop: names(&registered.drop),
+            drop_leases: leases(&registered.drop),
             survey: registered.survey,
+            status: Some(self.status()),
         }))
     }
 
@@ -221,13 +223,14 @@ impl Coordinator for Door {
         let held = held(request.held)?;
         let renewed = self.dispatcher.renew(SessionId(request.session_id), held, request.received_bytes).await;
         let (drop, directive) = match renewed {
-            Ok(renewed) => (names(&renewed.drop), self.directive_for(renewed.drain)),
+            Ok(renewed) => (renewed.drop, self.directive_for(renewed.drain)),
             Err(DispatchError::UnknownSession(_)) => (Vec::new(), proto::Directive::Reregister),
             Err(error) => return Err(refused(error)),
         };
         Ok(Response::new(proto::RenewReply {
             epoch: self.terms.epoch,
-            drop,
+            drop: names(&drop),
+            drop_leases: leases(&drop),
             directive: directive.into(),
             status: Some(self.status()),
         }))
@@ -272,7 +275,7 @@ impl Coordinator for Door {
         let receipt = self.dispatcher.report(SessionId(request.session_id), results).await.map_err(refused)?;
         let directive = if receipt.is_known { self.directive() } else { proto::Directive::Reregister };
         Ok(Response::new(proto::ReportReply {
-            acked: names(&receipt.acked),
+            acked: receipt.acked.iter().map(Wnid::to_string).collect(),
             directive: directive.into(),
             status: Some(self.status()),
         }))

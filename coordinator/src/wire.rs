@@ -73,9 +73,16 @@ pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status
     Ok((Reported { lease, outcome }, span))
 }
 
-/// Classes, as a message names them.
-pub(crate) fn names(wnids: &[Wnid]) -> Vec<String> {
-    wnids.iter().map(Wnid::to_string).collect()
+/// The classes of leases, as a message names them.
+pub(crate) fn names(leases: &[Lease]) -> Vec<String> {
+    leases.iter().map(|lease| lease.wnid.to_string()).collect()
+}
+
+/// Leases, as a message names them.
+pub(crate) fn leases(leases: &[Lease]) -> Vec<proto::Held> {
+    let named =
+        |lease: &Lease| proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, ..proto::Held::default() };
+    leases.iter().map(named).collect()
 }
 
 /// Time, as a message says it.

@@ -6,6 +6,11 @@ use url::{Position, Url};
 
 use crate::Wnid;
 
+/// No `Retry-After` is honoured for longer than this.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+/// A sync of a slow disk brings no byte either, however little the job waits for the origin.
+const LEAST_SILENCE: Duration = Duration::from_hours(2);
+
 /// Options of a job. The worker's own flags say only where to and how many at once.
 #[derive(Debug, Clone)]
 pub struct JobOptions {
@@ -27,6 +32,15 @@ pub struct JobOptions {
     pub ca_pem: Vec<u8>,
     /// Extra request headers for the origin.
     pub headers: Vec<SecretHeader>,
+}
+
+impl JobOptions {
+    /// The longest time for which a class may bring no byte although nothing is wrong with its worker: every attempt waits for
+    /// `timeout`, and then for as long as the origin asks.
+    pub fn longest_silence(&self) -> Duration {
+        let attempts = self.retries.saturating_add(1);
+        self.timeout.saturating_add(LONGEST_RETRY_AFTER).saturating_mul(attempts).max(LEAST_SILENCE)
+    }
 }
 
 /// What becomes of a class folder that has no manifest.
@@ -337,6 +351,29 @@ mod tests {
         ] {
             assert_eq!(url(template).as_deref(), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_class_may_be_silent_for_as_long_as_all_its_attempts_may_wait() {
+        let silence = |retries, timeout| {
+            let options = JobOptions {
+                run_id: String::new(),
+                url: UrlTemplate::parse("http://h/x").unwrap(),
+                delete_tar: false,
+                retries,
+                timeout,
+                existing: Existing::Adopt,
+                durability: Durability::Power,
+                ca_pem: Vec::new(),
+                headers: Vec::new(),
+            };
+            options.longest_silence()
+        };
+        let hours = Duration::from_hours;
+        assert_eq!(silence(5, Duration::from_mins(2)), hours(2), "the defaults");
+        assert_eq!(silence(0, Duration::from_secs(1)), hours(2));
+        assert_eq!(silence(5, hours(24)), 6 * (hours(24) + LONGEST_RETRY_AFTER));
+        assert_eq!(silence(u32::MAX, Duration::MAX), Duration::MAX);
     }
 
     #[test]

@@ -204,6 +204,7 @@ impl Coordinator for Served {
             job: Some(proto::JobOptions { run_id: format!("{:032x}", answers.run), ..self.0.job.clone() }),
             drop: Vec::new(),
             survey: answers.survey,
+            ..proto::RegisterReply::default()
         }))
     }
 
@@ -215,6 +216,7 @@ impl Coordinator for Served {
             drop: Vec::new(),
             directive: answers.directive.into(),
             status: Some(Self::status()),
+            ..proto::RenewReply::default()
         }))
     }
 

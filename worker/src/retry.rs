@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(crate) use shared::job::LONGEST_RETRY_AFTER;
+
 use crate::download_error::DownloadError;
 
 /// What to do after a broken attempt.
@@ -15,9 +17,6 @@ pub(crate) enum Verdict {
         at_least: Option<Duration>,
     },
 }
-
-/// No `Retry-After` is honoured for longer than this.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 
 /// Whether another attempt can help after this error.
 pub(crate) fn verdict(error: &DownloadError) -> Verdict {

@@ -1,12 +1,14 @@
 //! The dispatcher with a table of its own and a ledger that keeps nothing, or all in memory.
 
-use shared::{ids::LeaseToken, outcome::Published};
+use shared::{ids::LeaseToken, job::JobStatus, outcome::Published};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use super::*;
 use crate::{
+    failure_log::{self, FailureLog},
+    fleet::Phase,
     lease_table::{Held, Hello, Lease, UnknownSession},
-    pace::Ceilings,
+    pace::{Ceilings, Observation},
 };
 
 const TTL: Duration = Duration::from_secs(30);
@@ -18,35 +20,24 @@ struct Running {
 }
 
 impl Running {
-    fn start(count: u32, invalid: &[InvalidRow]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
-        let table = LeaseTable::new(&wnids, invalid.len() as u64, 1, TTL);
-        let mut task = JoinSet::new();
-        let log = FailureLog::create(folder.path()).unwrap();
-        let (dispatcher, handle) = Dispatcher::new(
-            table,
-            Pace::new(Ceilings::default(), Instant::now()),
-            log,
-            Writer::to_nowhere(&mut task),
-            invalid,
-        );
-        task.spawn(dispatcher.run());
-        Self { handle, folder, _task: task }
+    fn start(count: u32) -> Self {
+        let (folder, mut task) = (tempfile::tempdir().unwrap(), JoinSet::new());
+        let ledger = Writer::to_log(FailureLog::create(folder.path()).unwrap(), &mut task);
+        Self::with(count, ledger, folder, task)
     }
 
     /// As [`Self::start`], with a ledger from which nothing is confirmed but by the test.
     fn start_keeping(count: u32) -> (Self, mpsc::Receiver<Entry>) {
-        let folder = tempfile::tempdir().unwrap();
-        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let (writer, kept) = Writer::channel();
-        let log = FailureLog::create(folder.path()).unwrap();
+        (Self::with(count, writer, tempfile::tempdir().unwrap(), JoinSet::new()), kept)
+    }
+
+    fn with(count: u32, ledger: Writer, folder: tempfile::TempDir, mut task: JoinSet<()>) -> Self {
+        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 0, 1, TTL);
-        let (dispatcher, handle) =
-            Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), log, writer, &[]);
-        let mut task = JoinSet::new();
+        let (dispatcher, handle) = Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), ledger);
         task.spawn(dispatcher.run());
-        (Self { handle, folder, _task: task }, kept)
+        Self { handle, folder, _task: task }
     }
 
     async fn session(&self, name: &str) -> SessionId {
@@ -77,29 +68,24 @@ fn success(lease: Lease) -> Reported {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_runs_to_its_end_and_the_log_names_what_failed() {
-    let invalid = [InvalidRow { line: 4, value: "cat".to_owned(), after: 2 }];
-    let running = Running::start(2, &invalid);
+    let running = Running::start(2);
     let session = running.session("host").await;
     let leases = running.leases(session, 5).await;
     running.handle.renew(session, held(&leases), 77).await.unwrap();
     running.handle.report(session, vec![success(leases[0]), failed(leases[1])]).await.unwrap();
     running.handle.report(session, vec![failed(leases[1])]).await.unwrap();
     running.handle.leave(session, None).await.unwrap();
-    let expected = JobStatus { total: 3, success: 1, failed: 2, received_bytes: 77, ..JobStatus::default() };
+    let expected = JobStatus { total: 2, success: 1, failed: 1, received_bytes: 77, ..JobStatus::default() };
     assert_eq!(running.handle.status(), expected);
-    assert_eq!(
-        running.log(),
-        "cat - InvalidWnid: line 4: not a WordNet id (n and eight digits, like n02124075)\n\
-         n00000002 - Timeout: Request timeout after 120s\n"
-    );
+    assert_eq!(running.log(), "n00000002 - Timeout: Request timeout after 120s\n");
     let late = running.handle.report(session, vec![success(leases[1])]).await;
     assert!(!late.unwrap().is_known);
-    assert_eq!(running.log().lines().count(), 1, "late good news takes the line out again");
+    assert_eq!(running.log(), "", "late good news takes the line out again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_worker_loses_its_leases_and_the_watchers_hear_of_it() {
-    let running = Running::start(1, &[]);
+    let running = Running::start(1);
     let session = running.session("host").await;
     let leases = running.leases(session, 1).await;
     let start = Instant::now();
@@ -111,7 +97,7 @@ async fn a_silent_worker_loses_its_leases_and_the_watchers_hear_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn leases_whose_receiver_went_away_are_pending_at_once() {
-    let running = Running::start(1, &[]);
+    let running = Running::start(1);
     let session = running.session("host").await;
     let (reply, answer) = oneshot::channel();
     drop(answer);
@@ -125,12 +111,14 @@ async fn leases_whose_receiver_went_away_are_pending_at_once() {
 async fn what_is_settled_and_corrected_in_one_report_is_kept_in_that_order() {
     let (running, mut kept) = Running::start_keeping(3);
     let records = async {
-        let mut records = Vec::new();
+        let (mut records, mut corrected) = (Vec::new(), Vec::new());
         while let Some(entry) = kept.recv().await {
+            assert!(entry.corrected.iter().all(|wnid| entry.records.iter().any(|record| record.wnid == *wnid)));
+            corrected.extend(entry.corrected);
             records.extend(entry.records.into_iter().map(|record| (record.wnid, record.outcome)));
             entry.durable.into_iter().for_each(|durable| durable());
         }
-        records
+        (records, corrected)
     };
     let story = async move {
         let session = running.session("host").await;
@@ -139,10 +127,11 @@ async fn what_is_settled_and_corrected_in_one_report_is_kept_in_that_order() {
         let lease = running.leases(session, 1).await[0];
         running.handle.report(session, vec![success(lease), success(doubtful)]).await.unwrap();
         let status = running.handle.status();
-        assert_eq!((status.success, status.failed, running.log().as_str()), (2, 0, ""));
+        assert_eq!((status.success, status.failed), (2, 0));
         [(lease.wnid, true), (doubtful.wnid, false), (doubtful.wnid, true)]
     };
-    let (records, expected) = tokio::join!(records, story);
+    let ((records, corrected), expected) = tokio::join!(records, story);
+    assert_eq!(corrected, [expected[1].0], "it is taken out of the failure log again");
     let kept: Vec<_> = records.iter().map(|(wnid, outcome)| (*wnid, matches!(outcome, Outcome::Success(_)))).collect();
     assert_eq!(kept, expected);
 }
@@ -166,7 +155,7 @@ async fn nobody_hears_that_the_job_is_done_before_the_ledger_has_it() {
 
 #[tokio::test(start_paused = true)]
 async fn bad_news_of_a_session_that_is_not_known_is_not_acknowledged_and_good_news_is() {
-    let running = Running::start(2, &[]);
+    let running = Running::start(2);
     let [one, other] =
         [1, 2].map(|number| Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) });
     let receipt = running.handle.report(SessionId(99), vec![failed(one), success(other)]).await.unwrap();
@@ -175,10 +164,82 @@ async fn bad_news_of_a_session_that_is_not_known_is_not_acknowledged_and_good_ne
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_cannot_go_on_says_why() {
-    let running = Running::start(1, &[]);
+    let running = Running::start(1);
     let session = running.session("host").await;
     running.handle.leave(session, Some("the disk is full".to_owned())).await.unwrap();
     let stopped = WorkerStopped { name: "host".to_owned(), reason: "the disk is full".to_owned() };
     assert_eq!(*running.handle.watch_stopped().borrow(), Some(stopped));
     assert_eq!(running.handle.status().workers, 0);
+}
+
+/// The end of the job waits for the ledger, and so does a worker's farewell. Meanwhile good news corrects the one failure.
+#[tokio::test(start_paused = true)]
+async fn counts_that_waited_for_the_ledger_do_not_replace_later_ones() {
+    let (running, mut kept) = Running::start_keeping(1);
+    let mut calls = JoinSet::new();
+    let confirm = |entry: Entry| entry.durable.unwrap()();
+    let registering = running.session("host");
+    let (session, ()) = tokio::join!(registering, async { confirm(kept.recv().await.unwrap()) });
+    let lease = running.leases(session, 1).await[0];
+    let handle = running.handle.clone();
+    calls.spawn(async move { drop(handle.report(session, vec![failed(lease)]).await) });
+    let end = kept.recv().await.unwrap();
+    running.handle.leave(session, None).await.unwrap();
+    let farewell = kept.recv().await.unwrap();
+    confirm(end);
+    assert_eq!((running.handle.status().failed, running.handle.status().is_done()), (1, true));
+    let handle = running.handle.clone();
+    calls.spawn(async move { drop(handle.report(SessionId(0), vec![success(lease)]).await) });
+    let correction = kept.recv().await.unwrap();
+    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
+    confirm(farewell);
+    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0), "it was taken before");
+    confirm(correction);
+    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
+}
+
+/// SIGSTOP, a paused container, a disk that hangs: the clock goes on, and nothing that workers send is handled meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_the_coordinator_stood_still_is_no_silence_of_its_workers() {
+    for first_comes_a_tick in [true, false] {
+        let running = Running::start(2);
+        let [session, idle] = [running.session("host").await, running.session("idle").await];
+        let leases = running.leases(session, 1).await;
+        // All timers fire at once, the tick among them.
+        tokio::time::advance(TTL * 3).await;
+        if first_comes_a_tick {
+            tokio::time::sleep(TICK).await;
+        }
+        assert_eq!(running.handle.heard_of(TTL).await, Ok(2));
+        let fleet = running.handle.fleet().await.unwrap();
+        assert_eq!((fleet.job.leased, fleet.workers.len()), (1, 2), "no session has ended");
+        assert!(running.leases(idle, 2).await.iter().all(|lease| lease.wnid != leases[0].wnid));
+        assert_eq!(running.handle.renew(session, held(&leases), 0).await.map(|renewed| renewed.drop), Ok(vec![]));
+        // From now on silence counts again.
+        tokio::time::sleep(TTL + Duration::from_secs(12)).await;
+        assert_eq!(running.handle.status().workers, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_counter_that_a_worker_can_tell_is_too_large() {
+    let running = Running::start(2);
+    for name in ["one", "other"] {
+        let session = running.session(name).await;
+        let most = Observation {
+            open: 1,
+            received: u64::MAX,
+            requests: u64::MAX,
+            cuts: u64::MAX,
+            refusals: u64::MAX,
+            ..Observation::default()
+        };
+        for told in [Observation::default(), most, Observation::default(), most] {
+            running.handle.observe(session, told).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(running.handle.renew(session, vec![], u64::MAX).await.map(|renewed| renewed.drop), Ok(vec![]));
+    }
+    let fleet = running.handle.fleet().await.unwrap();
+    assert_eq!((fleet.job.received_bytes, fleet.origin.requests), (u64::MAX, u64::MAX));
 }

@@ -198,18 +198,11 @@ async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_sign
 
 #[tokio::test(start_paused = true)]
 async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() {
-    let folder = tempfile::tempdir().unwrap();
     let mut tasks = JoinSet::new();
     let ttl = Duration::from_secs(30);
     let table = LeaseTable::new(&classes().wnids, 0, 1, ttl);
-    let log = FailureLog::create(folder.path()).unwrap();
-    let (dispatcher, handle) = Dispatcher::new(
-        table,
-        Pace::new(Ceilings::default(), Instant::now()),
-        log,
-        Writer::to_nowhere(&mut tasks),
-        &[],
-    );
+    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
     let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), ..Hello::default() };
     let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;
@@ -254,11 +247,10 @@ fn another_query_is_another_job_although_it_is_not_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_does_not_wait_for_a_worker_that_has_left() {
-    let folder = tempfile::tempdir().unwrap();
     let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
-    let (table, log) = (LeaseTable::new(&[], 0, 1, ttl), FailureLog::create(folder.path()).unwrap());
+    let table = LeaseTable::new(&[], 0, 1, ttl);
     let pace = Pace::new(Ceilings::default(), Instant::now());
-    let (dispatcher, handle) = Dispatcher::new(table, pace, log, Writer::to_nowhere(&mut tasks), &[]);
+    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
     let hello = Hello { worker: "host".to_owned(), instance: "host".into(), ..Hello::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
@@ -267,7 +259,8 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
         handle.leave(session, None).await.unwrap();
         Instant::now()
     };
-    let ((), left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO);
 }
 
@@ -289,4 +282,39 @@ fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
         ended.send(runtime.block_on(job).unwrap()).unwrap();
     });
     assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Exit::SomeFailed));
+}
+
+/// It stood still for longer than workers are waited for: they hear of the end when it goes on.
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
+    let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
+    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let table = LeaseTable::new(&[], 0, 1, ttl);
+    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
+    tasks.spawn(dispatcher.run());
+    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), ..Hello::default() };
+    let session = handle.register(hello, vec![]).await.unwrap().session;
+    let leaves = async {
+        sleep(LOOK / 2).await;
+        tokio::time::advance(FAREWELL * 4).await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(handle.status().workers, 1);
+        handle.leave(session, None).await.unwrap();
+        Instant::now()
+    };
+    let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    assert!(all_left);
+    assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
+    let hello = Hello { worker: "deaf".to_owned(), instance: "deaf".into(), ..Hello::default() };
+    let deaf = handle.register(hello, vec![]).await.unwrap().session;
+    let stays = async {
+        for _ in 0..20 {
+            sleep(Duration::from_secs(1)).await;
+            handle.renew(deaf, vec![], 0).await.unwrap();
+        }
+    };
+    let begun = Instant::now();
+    let heard = async { (all_have_heard(handle.clone(), ttl).await, begun.elapsed()) };
+    let ((all_left, took), ()) = tokio::join!(heard, stays);
+    assert!(!all_left && (FAREWELL..FAREWELL + Duration::from_secs(1)).contains(&took), "{took:?}");
 }

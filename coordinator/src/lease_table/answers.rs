@@ -31,8 +31,8 @@ pub struct Held {
 /// Answer to a renewal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// What the worker holds and must give up.
-    pub drop: Vec<Wnid>,
+    /// What the worker named and must give up: under these tokens only.
+    pub drop: Vec<Lease>,
     /// It is to finish what it holds and end.
     pub drain: bool,
 }
@@ -58,8 +58,8 @@ pub struct UnknownSession;
 pub struct Registered {
     /// The worker's session.
     pub session: SessionId,
-    /// What the worker holds and must give up.
-    pub drop: Vec<Wnid>,
+    /// What the worker named and must give up: under these tokens only.
+    pub drop: Vec<Lease>,
     /// Say first which classes the worker's storage has.
     pub survey: bool,
     /// The older session of the same worker that this one replaces.

@@ -72,6 +72,11 @@ impl Breaker {
         self.doubts.insert(class, failure);
     }
 
+    /// The class is no longer in doubt.
+    pub(super) fn end_doubt(&mut self, class: usize) {
+        self.doubts.remove(&class);
+    }
+
     /// Whether what became of a lease says that the origin is there now: its bytes may be older than the trouble.
     pub(super) fn is_answer(&self, token: LeaseToken) -> bool {
         self.began_after.is_none_or(|began_after| token > began_after)
@@ -100,9 +105,15 @@ impl Breaker {
         std::mem::take(&mut self.in_a_row)
     }
 
-    /// Classes whose failures are in doubt.
-    pub(super) fn doubts(&self) -> impl Iterator<Item = usize> {
-        self.doubts.keys().copied()
+    /// How many classes have failures that are in doubt.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.len() as u64
+    }
+
+    /// Classes whose failures are in doubt, in the order of the list.
+    #[cfg(test)]
+    pub(super) fn doubted(&self) -> Vec<usize> {
+        self.doubts.keys().copied().collect()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,11 +1,22 @@
 //! One class in the table, and the states that it can be in.
+//!
+//! The four pending states exclude each other: a class that waits for a time or for word from the origin is in no queue and
+//! not before the cursor, so no way of granting finds it.
 
 use shared::{Wnid, ids::LeaseToken, ids::SessionId, job::JobStatus, outcome::Outcome};
+use tokio::time::Instant;
 
 /// The states of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    Pending,
+    /// Pending; no worker of this coordinator has held it. The cursor over the list grants it.
+    Fresh,
+    /// Pending; in the queue of returned classes, under this key.
+    Queued(u64),
+    /// Pending; failed by one worker. It is queued for another one at this time.
+    Delayed(Instant),
+    /// Pending; failed, and the breaker keeps the failure until it is clear whether the origin caused it.
+    Doubted,
     Leased(SessionId),
     Success,
     Skipped,
@@ -24,7 +35,7 @@ impl State {
     /// The count that this state is part of.
     pub(super) fn counter(self, status: &mut JobStatus) -> &mut u64 {
         match self {
-            Self::Pending => &mut status.pending,
+            Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted => &mut status.pending,
             Self::Leased(_) => &mut status.leased,
             Self::Success => &mut status.success,
             Self::Skipped => &mut status.skipped,
@@ -33,7 +44,7 @@ impl State {
     }
 }
 
-/// About 32 bytes, and 20 more in the index.
+/// About 56 bytes, and 20 more in the index.
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) wnid: Wnid,
@@ -42,12 +53,10 @@ pub(super) struct Class {
     pub(super) token: Option<LeaseToken>,
     /// The sum of what its losses count.
     pub(super) losses: u8,
-    /// Stands in the queue of returned classes, at most once, so that this queue never outgrows the list.
-    pub(super) queued: bool,
 }
 
 impl Class {
-    pub(super) fn pending(wnid: Wnid) -> Self {
-        Self { wnid, state: State::Pending, token: None, losses: 0, queued: false }
+    pub(super) fn fresh(wnid: Wnid) -> Self {
+        Self { wnid, state: State::Fresh, token: None, losses: 0 }
     }
 }

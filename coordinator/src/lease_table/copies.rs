@@ -107,8 +107,7 @@ impl LeaseTable {
     }
 
     /// Whether there may be workers with nothing to do, on more than one storage.
-    fn has_time_for_copies(&mut self) -> bool {
-        self.forget_settled_at_the_front();
+    fn has_time_for_copies(&self) -> bool {
         let nothing_pends = self.fresh == self.classes.len() && self.returned.is_empty();
         let mut sessions = self.sessions.by_id.values();
         let first = sessions.next();

@@ -103,39 +103,23 @@ impl LeaseTable {
 
     /// The best of the returned classes for this worker, or the next one that nobody has had.
     fn next_pending(&mut self, id: SessionId, now: Instant) -> Option<usize> {
-        self.forget_settled_at_the_front();
         let session = &self.sessions.by_id[&id];
-        let fits = |position: &usize| {
-            self.classes[*position].state == State::Pending && self.may_try(*position, id, session, now)
-        };
         let begun_here = |position: &usize| {
             !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)
         };
-        let candidates = || self.returned.iter().take(LOOK).enumerate().filter(|(_, position)| fits(position));
-        let best = candidates().find(|(_, position)| begun_here(position)).or_else(|| candidates().next());
-        if let Some(at) = best.map(|(at, _)| at) {
-            let position = self.returned.remove(at).expect("it was found there");
-            self.classes[position].queued = false;
-            return Some(position);
+        let returned = || self.returned.values().copied().take(LOOK);
+        let candidates = || returned().filter(|position| self.may_try(*position, id, session, now));
+        let best = candidates().find(begun_here).or_else(|| candidates().next());
+        if best.is_some() {
+            return best;
         }
         while self.fresh < self.classes.len() {
             self.fresh += 1;
-            let class = &self.classes[self.fresh - 1];
-            if class.state == State::Pending && !class.queued {
+            if self.classes[self.fresh - 1].state == State::Fresh {
                 return Some(self.fresh - 1);
             }
         }
         None
-    }
-
-    pub(super) fn forget_settled_at_the_front(&mut self) {
-        while let Some(position) = self.returned.front().copied() {
-            if self.classes[position].state == State::Pending {
-                break;
-            }
-            self.classes[position].queued = false;
-            self.returned.pop_front();
-        }
     }
 
     /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.

@@ -1,19 +1,14 @@
 //! Who holds a class, from the grant to the end of the lease: what a worker says it has, and what goes back.
 
-use std::{mem, time::Duration};
+use std::mem;
 
 use shared::{
-    Wnid,
     ids::SessionId,
     outcome::{Failure, FailureKind},
 };
 use tokio::time::Instant;
 
-use super::{Held, LeaseTable, Notice, State, trouble::TRIES};
-
-/// A lease whose worker names it but does not get on goes to another: longer than all the waits that an origin may ask for,
-/// six times a quarter of an hour.
-const WEDGED: Duration = Duration::from_hours(2);
+use super::{Held, Lease, LeaseTable, Notice, State, trouble::TRIES};
 
 /// A class in a session.
 #[derive(Debug, Clone, Copy)]
@@ -54,21 +49,21 @@ impl Holding {
 impl LeaseTable {
     /// What the session must give up; takes up again what is pending under the very token that it holds, or under one of an
     /// earlier coordinator, whose grants nobody has kept.
-    pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Wnid> {
+    pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
         let (mut drop, awake) = (Vec::new(), self.copies.awake);
         for Held { lease, bytes, length } in held {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
-                drop.push(lease.wnid);
+                drop.push(*lease);
                 continue;
             };
             let class = &mut self.classes[position];
             let is_current = class.token == Some(lease.token);
-            let is_of_former = class.token.is_none() && lease.token < self.first_token;
             let holding = match class.state {
                 State::Leased(holder) if holder == id && is_current => {
                     self.sessions.by_id.get_mut(&id).and_then(|session| session.leases.get_mut(&position))
                 }
-                State::Pending if is_current || is_of_former => {
+                State::Queued(_) if is_current => Some(self.hold(position, id, Holding::granted(now, false))),
+                State::Fresh if lease.token < self.first_token => {
                     class.token = Some(lease.token);
                     Some(self.hold(position, id, Holding::granted(now, false)))
                 }
@@ -76,7 +71,7 @@ impl LeaseTable {
             };
             match holding {
                 Some(holding) => holding.name(*bytes, *length, awake, now),
-                None => drop.push(lease.wnid),
+                None => drop.push(*lease),
             }
         }
         drop
@@ -90,13 +85,18 @@ impl LeaseTable {
     }
 
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
-        let (Some(session), ttl) = (self.sessions.by_id.get(&id), self.ttl) else { return };
+        let Some(session) = self.sessions.by_id.get(&id) else { return };
+        let (ttl, stuck_after, awake) = (self.ttl, self.stuck_after, self.copies.awake);
         let forgotten = |held: &Holding| now - held.named >= ttl;
         // Where there are fewer connections than slots a class may wait for its turn for hours, while others of its worker
         // have theirs.
         let received = session.last_received;
-        let stuck_since = |held: &Holding| if held.bytes == 0 { held.since.max(received) } else { held.since };
-        let wedged = |held: &Holding| now - stuck_since(held) >= WEDGED;
+        let stuck_since = |held: &Holding| {
+            let since = if held.bytes == 0 { held.since.max(received) } else { held.since };
+            // While the origin is left alone, no class can get on.
+            awake.map_or(since, |awake| since.max(awake))
+        };
+        let wedged = |held: &Holding| now - stuck_since(held) >= stuck_after;
         let idle: Vec<_> = session
             .leases
             .iter()
@@ -110,7 +110,8 @@ impl LeaseTable {
                 self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
                 let tried = self.troubles.note(position, session.name_key(), now);
                 if tried >= TRIES && !self.copies.is_copied(position) {
-                    let message = format!("no progress for {} hours, {TRIES} times", WEDGED.as_secs() / 3600);
+                    let limit = humantime::format_duration(stuck_after);
+                    let message = format!("no progress for {limit}, {TRIES} times");
                     self.give_up(position, Failure::new(FailureKind::Timeout, message));
                     continue;
                 }
@@ -130,29 +131,37 @@ impl LeaseTable {
         if self.hand_over(position) {
             return;
         }
-        self.set(position, State::Pending);
         self.classes[position].token = None;
         self.queue(position);
     }
 
-    /// Lets a pending class be granted again.
+    /// Lets a class be granted again.
     pub(super) fn queue(&mut self, position: usize) {
-        if !mem::replace(&mut self.classes[position].queued, true) {
-            self.returned.push_back(position);
-        }
+        self.last_queued += 1;
+        self.set(position, State::Queued(self.last_queued));
         self.turn += 1;
     }
 
-    /// The one place where a class changes its state, and with it the counts and the sessions' leases.
+    /// The one place where a class changes its state, and with it the counts, the queues that hold it and the sessions' leases.
     pub(super) fn set(&mut self, position: usize, state: State) {
         let before = mem::replace(&mut self.classes[position].state, state);
         *before.counter(&mut self.status) -= 1;
         *state.counter(&mut self.status) += 1;
-        if let State::Leased(id) = before
-            && state != before
-            && let Some(session) = self.sessions.by_id.get_mut(&id)
-        {
-            session.leases.remove(&position);
+        match before {
+            State::Queued(key) => drop(self.returned.remove(&key)),
+            State::Delayed(until) => self.troubles.end_delay(position, until),
+            State::Doubted => self.breaker.end_doubt(position),
+            State::Leased(id) if state != before => {
+                if let Some(session) = self.sessions.by_id.get_mut(&id) {
+                    session.leases.remove(&position);
+                }
+            }
+            State::Fresh | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
+        }
+        match state {
+            State::Queued(key) => drop(self.returned.insert(key, position)),
+            State::Delayed(until) => self.troubles.delay(position, until),
+            _ => {}
         }
     }
 }

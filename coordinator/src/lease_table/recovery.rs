@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
+use super::EXPIRY_MARGIN;
+
 /// Workers that are expected back, and how long.
 #[derive(Debug)]
 pub(super) struct Recovery {
@@ -12,10 +14,18 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// `None` when there is nobody to wait for.
-    pub(super) fn of(expected: impl IntoIterator<Item = String>, window: Duration, now: Instant) -> Option<Self> {
-        let expected: BTreeSet<String> = expected.into_iter().collect();
-        (!expected.is_empty()).then_some(Self { expected, until: now + window })
+    /// `None` when there is nobody to wait for. Each worker comes with the time to live that it was told; `ttl` is that of now.
+    pub(super) fn of(
+        workers: impl IntoIterator<Item = (String, Duration)>,
+        ttl: Duration,
+        now: Instant,
+    ) -> Option<Self> {
+        let (mut expected, mut longest) = (BTreeSet::new(), ttl);
+        for (worker, told) in workers {
+            expected.insert(worker);
+            longest = longest.max(told);
+        }
+        (!expected.is_empty()).then_some(Self { expected, until: now + longest + EXPIRY_MARGIN })
     }
 
     /// A worker is back; whether it was the last one.

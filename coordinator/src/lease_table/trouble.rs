@@ -44,15 +44,25 @@ impl Troubles {
         })
     }
 
-    /// Lets a class wait.
+    /// A class begins to wait.
     pub(super) fn delay(&mut self, class: usize, until: Instant) {
         self.delayed.insert((until, class));
     }
 
+    /// It waits no longer.
+    pub(super) fn end_delay(&mut self, class: usize, until: Instant) {
+        self.delayed.remove(&(until, class));
+    }
+
     /// Classes that have waited long enough.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<usize> {
-        let rest = self.delayed.split_off(&(now, usize::MAX));
-        std::mem::replace(&mut self.delayed, rest).into_iter().map(|(_, class)| class).collect()
+    pub(super) fn due(&self, now: Instant) -> Vec<usize> {
+        self.delayed.range(..=(now, usize::MAX)).map(|(_, class)| *class).collect()
+    }
+
+    /// All classes that wait, in the order of the list.
+    #[cfg(test)]
+    pub(super) fn delayed(&self) -> Vec<usize> {
+        self.delayed.iter().map(|(_, class)| *class).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// What was is forgotten: the class is settled, or was never to blame.

@@ -26,11 +26,9 @@ impl LeaseTable {
             (State::Leased(_), State::Failed) if self.copies.has(position, lease.token) => {
                 return self.copy_failed(id, position, outcome, now);
             }
-            (State::Pending | State::Leased(_), State::Failed) if class.token != Some(lease.token) => {
-                return Verdict::Stale;
-            }
+            (_, State::Failed) if class.token != Some(lease.token) => return Verdict::Stale,
             (State::Failed, _) => Verdict::Corrected,
-            (State::Pending | State::Leased(_), _) => Verdict::Settled,
+            _ => Verdict::Settled,
         };
         if let Outcome::Failed(failure) = outcome {
             let verdict = self.failed(id, position, failure, now, random);
@@ -135,17 +133,16 @@ impl LeaseTable {
         }
         let has_failed = |session: &super::Session| self.troubles.has_failed(position, now, || session.keys());
         if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
-            self.set(position, State::Pending);
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
-            self.troubles.delay(position, now + BACKOFF.delay(retry, random));
+            self.set(position, State::Delayed(now + BACKOFF.delay(retry, random)));
             return Verdict::Retried;
         }
         if meaning == Meaning::Class {
             return Verdict::Settled;
         }
-        self.set(position, State::Pending);
         self.classes[position].token = None;
+        self.set(position, State::Doubted);
         self.breaker.doubt(position, failure.clone());
         Verdict::Doubted
     }
@@ -158,9 +155,7 @@ impl LeaseTable {
         self.troubles.forget(position);
         self.give_back(position);
         for doubted in self.breaker.take_doubts().into_keys() {
-            if self.classes[doubted].state == State::Pending {
-                self.queue(doubted);
-            }
+            self.queue(doubted);
         }
     }
 
@@ -168,9 +163,7 @@ impl LeaseTable {
     pub(super) fn origin_answered(&mut self) {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
-            if self.classes[position].state == State::Pending {
-                self.give_up(position, failure);
-            }
+            self.give_up(position, failure);
         }
         if was_away {
             self.notices.push(Notice::OriginBack);
@@ -180,15 +173,12 @@ impl LeaseTable {
 
     /// When nothing is left that could show whether the origin is well, the doubtful classes have failed.
     pub(super) fn settle_lonely_doubts(&mut self) {
-        let is_pending = |position: &usize| self.classes[*position].state == State::Pending;
-        let doubts = self.breaker.doubts().filter(is_pending).count() as u64;
+        let doubts = self.breaker.doubts();
         if doubts == 0 || self.status.leased > 0 || self.status.pending > doubts {
             return;
         }
         for (position, failure) in self.breaker.take_doubts() {
-            if self.classes[position].state == State::Pending {
-                self.give_up(position, failure);
-            }
+            self.give_up(position, failure);
         }
     }
 }

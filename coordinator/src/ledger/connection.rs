@@ -38,13 +38,15 @@ pub(super) fn owner(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::{fs, path::PathBuf, time::Duration};
 
     use rusqlite::ErrorCode;
     use shared::outcome::{Outcome, Published};
 
     use super::*;
     use crate::ledger::{Entry, Ledger, Record, Run, schema};
+
+    const TTL: Duration = Duration::from_secs(30);
 
     fn records(from: u32) -> Vec<Record> {
         let record = |number| Record {
@@ -56,7 +58,7 @@ mod tests {
     }
 
     fn write(ledger: &mut Ledger, run: &Run, from: u32) {
-        ledger.write(run, &[Entry { records: records(from), ..Entry::default() }]).unwrap();
+        ledger.write(run, TTL, &[Entry { records: records(from), ..Entry::default() }]).unwrap();
     }
 
     fn settled(ledger: &Ledger, run: &Run) -> Vec<Record> {
@@ -139,7 +141,7 @@ mod tests {
                 continue;
             }
             let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-            reader.busy_timeout(std::time::Duration::ZERO).unwrap();
+            reader.busy_timeout(Duration::ZERO).unwrap();
             let count = reader.query_row("SELECT count(*) FROM result", [], |row| row.get::<_, i64>(0));
             match count {
                 Ok(count) => assert_eq!((sharing, count), (Sharing::Readers, 100)),

@@ -85,7 +85,9 @@ mod tests {
         let record =
             |(number, outcome): &(u32, Outcome)| Record { wnid: wnid(*number), outcome: outcome.clone(), worker: None };
         let records = outcomes.iter().map(record).collect();
-        ledger.write(run, &[Entry { records, finished, ..Entry::default() }]).unwrap();
+        ledger
+            .write(run, std::time::Duration::from_secs(30), &[Entry { records, finished, ..Entry::default() }])
+            .unwrap();
     }
 
     fn failed() -> Outcome {

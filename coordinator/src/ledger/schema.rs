@@ -9,7 +9,7 @@ use std::{
 use rusqlite::Connection;
 
 /// Version of the schema, in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 BEGIN;
@@ -35,8 +35,12 @@ CREATE TABLE result (
     settled_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (run, wnid)
 ) WITHOUT ROWID;
-CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID;
-PRAGMA user_version = 2;
+CREATE TABLE session (
+    worker TEXT PRIMARY KEY,
+    opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    ttl_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = 3;
 COMMIT;";
 
 /// Version 2 knows who settled a class, and who works for the run.
@@ -47,14 +51,21 @@ CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT C
 PRAGMA user_version = 2;
 COMMIT;";
 
+/// Version 3 knows by which time to live the workers live; before, nearly all had the flag's default.
+const FROM_2: &str = "
+BEGIN;
+ALTER TABLE session ADD COLUMN ttl_ms INTEGER NOT NULL DEFAULT 30000;
+PRAGMA user_version = 3;
+COMMIT;";
+
 /// Makes the tables of a new file.
 pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(SCHEMA)
 }
 
-/// Brings a file of version 1 up to date; what it was stays beside it.
-pub(super) fn migrate_from_1(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
-    let backup = backup_of(path);
+/// Brings a file of an earlier version up to date; what it was stays beside it.
+pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusqlite::Result<()> {
+    let backup = backup_of(path, found);
     // One that is there is of a start that was cut off before it changed anything.
     if !backup.exists() {
         // Under another name first: half a copy must not be taken for one.
@@ -68,12 +79,15 @@ pub(super) fn migrate_from_1(connection: &Connection, path: &Path) -> rusqlite::
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
     }
-    connection.execute_batch(FROM_1)
+    if found == 1 {
+        connection.execute_batch(FROM_1)?;
+    }
+    connection.execute_batch(FROM_2)
 }
 
-/// Where the file is kept as version 1 wrote it.
-pub(super) fn backup_of(path: &Path) -> PathBuf {
+/// Where the file is kept as an earlier version wrote it.
+pub(super) fn backup_of(path: &Path, version: i64) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".format-1");
+    name.push(format!(".format-{version}"));
     path.with_file_name(name)
 }

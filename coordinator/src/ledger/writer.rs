@@ -1,11 +1,13 @@
-//! The ledger's only writer: a thread behind a bounded queue, with group commit.
+//! The ledger's only writer: a thread behind a bounded queue, with group commit. It keeps the failure log too, which is a view
+//! of the same entries: no file is touched by the task that answers workers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use shared::{Wnid, metrics::Durations};
+use shared::{Wnid, metrics::Durations, outcome::Outcome};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Ledger, LedgerError, Record, Run};
+use crate::failure_log::{FailureLog, FailureLogError};
 
 /// Entries that may wait; more senders wait in turn.
 const QUEUE: usize = 1024;
@@ -17,6 +19,8 @@ const LARGEST_COMMIT: usize = 1000;
 pub struct Entry {
     /// Classes that are settled.
     pub records: Vec<Record>,
+    /// Classes of the records that had failed before, and are there after all.
+    pub corrected: Vec<Wnid>,
     /// Classes that were settled and are pending again.
     pub forgotten: Vec<Wnid>,
     /// Workers that have a session from now on.
@@ -35,11 +39,30 @@ impl Entry {
         Self { durable: Some(Box::new(confirm)), ..Self::default() }
     }
 
-    /// Nothing to write, and nobody waits.
+    /// The same, to be confirmed.
+    pub(crate) fn confirming(self, confirm: impl FnOnce() + Send + 'static) -> Self {
+        Self { durable: Some(Box::new(confirm)), ..self }
+    }
+
+    /// Nothing to write, and nobody waits. Only records are corrected.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { records, forgotten, opened, closed, finished, durable } = self;
+        let Self { records, corrected: _, forgotten, opened, closed, finished, durable } = self;
         let is_silent = durable.is_none() && !finished;
         is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
+    }
+
+    /// Brings the failure log to where this leads.
+    fn log_failures(&self, log: &mut FailureLog) {
+        for Record { wnid, outcome, .. } in &self.records {
+            if let Outcome::Failed(failure) = outcome {
+                complain(log.write(*wnid, failure));
+            }
+        }
+        for withdrawn in [&self.corrected, &self.forgotten] {
+            if !withdrawn.is_empty() {
+                complain(log.withdraw(withdrawn));
+            }
+        }
     }
 }
 
@@ -55,16 +78,25 @@ pub struct Writer {
 
 impl Ledger {
     /// Starts the writer on a thread of the given set. It ends when the last [`Writer`] is gone, or at once when a write
-    /// fails: what could not be kept must not be confirmed.
-    pub fn start_writer(mut self, run: Run, threads: &mut JoinSet<Result<(), LedgerError>>) -> Writer {
+    /// fails: what could not be kept must not be confirmed. `lease_ttl` is what workers are told by this process.
+    pub fn start_writer(
+        mut self,
+        run: Run,
+        lease_ttl: Duration,
+        mut log: FailureLog,
+        threads: &mut JoinSet<Result<(), LedgerError>>,
+    ) -> Writer {
         let (writer, mut queue) = Writer::channel();
         let commits = writer.commits();
         threads.spawn_blocking(move || {
             let mut entries = Vec::new();
             while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
                 let began = Instant::now();
-                self.write(&run, &entries).map_err(|source| self.not_written(source))?;
+                self.write(&run, lease_ttl, &entries).map_err(|source| self.not_written(source))?;
                 commits.record(began.elapsed());
+                for entry in &entries {
+                    entry.log_failures(&mut log);
+                }
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())
@@ -78,6 +110,19 @@ impl Writer {
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
         (Self { queue, commits: Commits::default() }, entries)
+    }
+
+    /// A writer that confirms everything at once and keeps nothing but the failure log.
+    #[cfg(test)]
+    pub(crate) fn to_log(mut log: FailureLog, tasks: &mut JoinSet<()>) -> Self {
+        let (writer, mut entries) = Self::channel();
+        tasks.spawn(async move {
+            while let Some(entry) = entries.recv().await {
+                entry.log_failures(&mut log);
+                entry.durable.into_iter().for_each(|durable| durable());
+            }
+        });
+        writer
     }
 
     /// A writer that confirms everything at once and keeps nothing.
@@ -102,5 +147,11 @@ impl Writer {
         if self.queue.send(entry).await.is_err() {
             tracing::debug!("the ledger is closed");
         }
+    }
+}
+
+fn complain(written: Result<(), FailureLogError>) {
+    if let Err(error) = written {
+        tracing::warn!("failed to {error}");
     }
 }

@@ -15,7 +15,6 @@ use tonic_health::pb::health_client::HealthClient;
 use super::*;
 use crate::{
     dispatcher::Dispatcher,
-    failure_log::FailureLog,
     lease_table::LeaseTable,
     ledger::Writer,
     pace::{Ceilings, Pace},
@@ -32,7 +31,6 @@ struct Running {
     shutdown: Shutdown,
     server: JoinSet<Result<(), ServeError>>,
     _dispatcher: JoinSet<()>,
-    _folder: tempfile::TempDir,
 }
 
 fn job() -> JobOptions {
@@ -55,12 +53,11 @@ impl Running {
     }
 
     async fn start_within(ceilings: Ceilings, count: u32) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
         let mut dispatcher = JoinSet::new();
-        let (log, ledger) = (FailureLog::create(folder.path()).unwrap(), Writer::to_nowhere(&mut dispatcher));
-        let (owner, handle) = Dispatcher::new(table, Pace::new(ceilings, Instant::now()), log, ledger, &[]);
+        let ledger = Writer::to_nowhere(&mut dispatcher);
+        let (owner, handle) = Dispatcher::new(table, Pace::new(ceilings, Instant::now()), ledger);
         dispatcher.spawn(owner.run());
         let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
         let shutdown = Shutdown::default();
@@ -79,7 +76,7 @@ impl Running {
             .await
             .unwrap();
         let (client, health) = (CoordinatorClient::new(channel.clone()), HealthClient::new(channel));
-        Self { client, health, handle, shutdown, server, _dispatcher: dispatcher, _folder: folder }
+        Self { client, health, handle, shutdown, server, _dispatcher: dispatcher }
     }
 
     async fn register(&mut self) -> proto::RegisterReply {

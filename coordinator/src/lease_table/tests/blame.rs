@@ -251,8 +251,28 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     }
     let given_up = table.take_given_up();
     assert!(given_up.len() == 1 && given_up[0].0 == lease.wnid, "{given_up:?}");
-    assert_eq!(given_up[0].1.to_string(), "Timeout: no progress for 2 hours, 2 times");
+    assert_eq!(given_up[0].1.to_string(), "Timeout: no progress for 2h, 2 times");
     check(&table);
+}
+
+/// `--timeout 24h`: each attempt may wait for a day. Or the origin asks for a quarter of an hour again and again.
+#[test]
+fn a_class_that_waits_no_longer_than_the_job_allows_is_not_taken_from_its_worker() {
+    for (stuck_after, quiet) in [(Duration::from_hours(145), false), (STUCK, true)] {
+        let mut now = Instant::now();
+        let mut table = LeaseTable::new(&wnids(1), 0, 1, TTL).expecting_progress_within(stuck_after);
+        let one = session(&mut table, "one", now);
+        let leases = acquire(&mut table, one, 1, now).unwrap();
+        for _ in 0..2880 {
+            now += TTL;
+            table.tick(now);
+            table.look_for_stragglers(quiet, now);
+            let held = Held { lease: leases[0], bytes: 7, length: 100_000 };
+            assert_eq!(table.renew(one, &[held], 0, now).unwrap().drop, []);
+        }
+        assert_eq!(table.take_notices(), []);
+        assert_eq!(table.status().leased, 1);
+    }
 }
 
 #[test]
@@ -337,8 +357,9 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
+/// Its lease has run out, so it stands in the queue of returned classes when its failure is reported.
 #[test]
-fn a_class_in_doubt_that_fails_by_itself_when_its_lease_has_run_out_fails_once() {
+fn a_class_in_doubt_is_granted_to_nobody_although_it_was_queued_when_it_failed() {
     let (mut table, mut now) = (table(4), Instant::now());
     let first = session(&mut table, "first", now);
     let doubtful = acquire(&mut table, first, 4, now).unwrap()[0];
@@ -346,11 +367,10 @@ fn a_class_in_doubt_that_fails_by_itself_when_its_lease_has_run_out_fails_once()
     table.tick(now);
     let second = session(&mut table, "second", now);
     assert_eq!(table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5), Verdict::Doubted);
-    let again = acquire(&mut table, second, 4, now).unwrap();
-    let again = *again.iter().find(|lease| lease.wnid == doubtful.wnid).expect("it is tried again");
-    now += TTL * 2;
-    table.tick(now);
-    assert_eq!(table.report(second, again, &bad(), now, 0.5), Verdict::Settled);
-    assert_eq!(table.take_given_up(), []);
+    check(&table);
+    let others = acquire(&mut table, second, 4, now).unwrap();
+    assert_eq!(numbers(&others), ["2", "3", "4"]);
+    assert_eq!(table.report(second, others[0], &good(), now, 0.5), Verdict::Settled);
+    assert!(matches!(&table.take_given_up()[..], [(wnid, _)] if *wnid == doubtful.wnid));
     check(&table);
 }

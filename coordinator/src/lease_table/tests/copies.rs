@@ -290,7 +290,7 @@ fn a_holder_that_comes_back_after_its_copy_took_over_gives_the_class_up_and_its_
     renew(&mut tail.table, tail.quick, &[copy], 0, tail.now).unwrap();
     assert_eq!(tail.table.tick(tail.now).len(), 1);
     let back = register(&mut tail.table, "slow", b"", &[tail.lease], tail.now).unwrap();
-    assert_eq!(back.drop, [tail.lease.wnid]);
+    assert_eq!(back.drop, [tail.lease]);
     check(&tail.table);
     assert_eq!(tail.report(back.session, tail.lease, &good()), Verdict::Settled);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
@@ -323,7 +323,7 @@ fn after_a_restart_of_the_coordinator_one_of_two_goes_on() {
     let mut table = LeaseTable::new(&wnids(BEFORE + 1), 0, 2, TTL);
     let holder = register(&mut table, "slow", b"", &[tail.lease], tail.now).unwrap();
     let other = register(&mut table, "quick", b"", &[copy], tail.now).unwrap();
-    assert_eq!((holder.drop, other.drop), (vec![], vec![copy.wnid]));
+    assert_eq!((holder.drop, other.drop), (vec![], vec![copy]));
     check(&table);
     assert_eq!(table.report(other.session, copy, &good(), tail.now, 0.5), Verdict::Settled, "it may have been first");
     assert_eq!(renew(&mut table, holder.session, &[tail.lease], 0, tail.now), Ok(vec![copy.wnid]));

@@ -8,7 +8,7 @@ fn restarted(count: u32, workers: &[&str], now: Instant) -> (LeaseTable, Vec<Lea
     let one = session(&mut before, "one", now);
     let leases = acquire(&mut before, one, usize::MAX, now).unwrap();
     let mut after = LeaseTable::new(&wnids(count), 0, 2, TTL);
-    after.recover(workers.iter().map(|worker| (*worker).to_owned()), now);
+    after.recover(workers.iter().map(|worker| ((*worker).to_owned(), TTL)), now);
     (after, leases)
 }
 
@@ -47,13 +47,39 @@ fn who_does_not_come_back_is_waited_for_as_long_as_its_leases_run() {
     assert_eq!(acquire(&mut table, other, 9, now).unwrap().len(), 2);
 }
 
+/// A coordinator with `--lease-ttl 30s` comes after one that told its workers five minutes.
+#[test]
+fn workers_that_were_told_a_longer_time_to_live_are_waited_for_by_that() {
+    let mut now = Instant::now();
+    let (mut table, leases) = restarted(2, &[], now);
+    let told = Duration::from_mins(5);
+    table.recover([("one".to_owned(), told), ("gone".to_owned(), TTL)], now);
+    let other = session(&mut table, "other", now);
+    let mut pass = |table: &mut LeaseTable, span: Duration| {
+        let end = now + span;
+        while now < end {
+            now = end.min(now + TTL);
+            table.renew(other, &[], 0, now).unwrap();
+            table.tick(now);
+        }
+        now
+    };
+    let before = pass(&mut table, told);
+    assert_eq!(acquire(&mut table, other, 9, before).unwrap(), []);
+    let one = register(&mut table, "one", b"one", &leases[..1], before).unwrap();
+    assert_eq!(one.drop, [], "it comes back within its time");
+    let after = pass(&mut table, EXPIRY_MARGIN);
+    assert_eq!(numbers(&acquire(&mut table, other, 9, after).unwrap()), ["2"]);
+    check(&table);
+}
+
 #[test]
 fn two_that_claim_the_same_class_do_not_both_get_it() {
     let now = Instant::now();
     let (mut table, leases) = restarted(1, &["one", "other"], now);
     let one = register(&mut table, "one", b"one", &leases, now).unwrap();
     let other = register(&mut table, "other", b"other", &leases, now).unwrap();
-    assert_eq!((one.drop, other.drop), (vec![], vec![leases[0].wnid]));
+    assert_eq!((one.drop, other.drop), (vec![], leases));
     check(&table);
 }
 
@@ -108,4 +134,49 @@ fn without_anybody_to_wait_for_leasing_begins_at_once() {
     assert_eq!(table.phase(), Phase::WaitingForWorkers);
     let one = session(&mut table, "one", now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap().len(), 1);
+}
+
+/// A class that a worker of the former coordinator holds was never passed by the cursor over the list.
+#[test]
+fn a_class_that_failed_after_a_restart_is_granted_to_nobody_before_its_delay_is_over() {
+    for suspect in [Suspect::Host, Suspect::Origin] {
+        let mut now = Instant::now();
+        let (mut table, leases) = restarted(2, &["one"], now);
+        let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
+        let other = session(&mut table, "other", now);
+        assert_eq!(table.report(one, leases[0], &blames(suspect), now, 1.0), Verdict::Retried);
+        check(&table);
+        assert_eq!(numbers(&acquire(&mut table, other, 9, now).unwrap()), ["2"], "{suspect:?}");
+        now += Duration::from_secs(2);
+        table.tick(now);
+        assert_eq!(numbers(&acquire(&mut table, other, 9, now).unwrap()), ["1"], "{suspect:?}");
+        check(&table);
+    }
+}
+
+#[test]
+fn a_class_whose_failure_is_in_doubt_after_a_restart_is_granted_to_nobody_before_the_origin_answers() {
+    let now = Instant::now();
+    let (mut table, leases) = restarted(3, &["one"], now);
+    let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
+    assert_eq!(table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0), Verdict::Doubted);
+    check(&table);
+    let granted = acquire(&mut table, one, 9, now).unwrap();
+    assert_eq!(numbers(&granted), ["2", "3"]);
+    assert_eq!(table.report(one, granted[0], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!((table.status().failed, table.status().leased), (1, 1), "the origin answers: the class has failed");
+    check(&table);
+}
+
+/// The renewal was sent before the failure was reported, and comes after it.
+#[test]
+fn a_late_renewal_does_not_take_up_again_what_its_worker_has_failed() {
+    let now = Instant::now();
+    let (mut table, leases) = restarted(2, &["one"], now);
+    let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
+    session(&mut table, "other", now);
+    assert_eq!(table.report(one, leases[0], &blames(Suspect::Host), now, 1.0), Verdict::Retried);
+    assert_eq!(renew(&mut table, one, &leases[..1], 0, now), Ok(vec![leases[0].wnid]));
+    assert_eq!((table.status().leased, table.status().pending), (0, 2));
+    check(&table);
 }

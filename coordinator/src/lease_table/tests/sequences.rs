@@ -35,8 +35,18 @@ enum Step {
     Wait {
         seconds: u64,
     },
+    /// The coordinator is late: calls come before what the time brings.
+    Stall {
+        seconds: u64,
+    },
     /// All of them live, and nothing gets on.
     StandStill,
+    /// A renewal that was sent before the last reports, and comes after them.
+    LateRenew {
+        worker: usize,
+    },
+    /// The coordinator is killed and started again: sessions and settled classes are in the ledger, grants are not.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -53,7 +63,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => worker.clone().prop_map(|worker| Step::Drain { worker }),
         1 => worker.prop_map(|worker| Step::Leave { worker }),
         2 => (1..60_u64).prop_map(|seconds| Step::Wait { seconds }),
+        1 => (1..200_u64).prop_map(|seconds| Step::Stall { seconds }),
         2 => Just(Step::StandStill),
+        1 => (0..3_usize).prop_map(|worker| Step::LateRenew { worker }),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -62,6 +75,9 @@ fn step() -> impl Strategy<Value = Step> {
 struct Fleet {
     sessions: [Option<SessionId>; 3],
     held: [Vec<Lease>; 3],
+    /// What the workers named last.
+    named: [Vec<Lease>; 3],
+    epoch: u32,
     granted: Vec<Lease>,
     last_token: HashMap<Wnid, LeaseToken>,
     settled: HashMap<Wnid, Outcome>,
@@ -82,27 +98,21 @@ impl Fleet {
                 let Some(session) = self.sessions[worker] else { return };
                 // Most stand still; a copy of some of them is affordable soon, of others late.
                 let length = |lease: &Lease| lease.token.0 % 1000 + 10;
+                self.named[worker] = self.held[worker].clone();
                 let held = self.held[worker].iter().map(|lease| Held { lease: *lease, bytes, length: length(lease) });
                 match table.renew(session, &held.collect::<Vec<_>>(), received, *now) {
                     Ok(renewed) => self.give_up(worker, &renewed.drop),
                     Err(UnknownSession) => self.sessions[worker] = None,
                 }
             }
+            Step::Stall { seconds } => *now += Duration::from_secs(seconds),
             Step::StandStill => self.stand_still(table, now),
-            Step::Acquire { worker, max, forget } => {
+            Step::LateRenew { worker } => {
                 let Some(session) = self.sessions[worker] else { return };
-                let Ok(leases) = acquire(table, session, max, *now) else { return };
-                assert!(leases.len() <= max);
-                for lease in leases {
-                    assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
-                    assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
-                    self.granted.push(lease);
-                    if !forget {
-                        self.held[worker].retain(|held| held.wnid != lease.wnid);
-                        self.held[worker].push(lease);
-                    }
-                }
+                drop(renew(table, session, &self.named[worker], 0, *now));
             }
+            Step::Restart => self.restart(table, *now),
+            Step::Acquire { worker, max, forget } => self.acquire(table, worker, max, forget, *now),
             Step::Report { pick, by, outcome } => {
                 if self.granted.is_empty() {
                     return;
@@ -137,6 +147,34 @@ impl Fleet {
                 table.look_for_stragglers(seconds == 59, *now);
             }
         }
+    }
+
+    fn acquire(&mut self, table: &mut LeaseTable, worker: usize, max: usize, forget: bool, now: Instant) {
+        let Some(session) = self.sessions[worker] else { return };
+        let waiting: Vec<Wnid> = table.classes.iter().filter(|class| waits(class)).map(|it| it.wnid).collect();
+        let Ok(leases) = acquire(table, session, max, now) else { return };
+        assert!(leases.len() <= max);
+        assert!(leases.iter().all(|lease| !waiting.contains(&lease.wnid)), "granted before its time");
+        for lease in leases {
+            assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
+            assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
+            self.granted.push(lease);
+            if !forget {
+                self.held[worker].retain(|held| held.wnid != lease.wnid);
+                self.held[worker].push(lease);
+            }
+        }
+    }
+
+    /// The workers hear of it with their next call. What they held they hold still.
+    fn restart(&mut self, table: &mut LeaseTable, now: Instant) {
+        self.epoch += 1;
+        let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
+        let invalid = table.status().total - wnids.len() as u64;
+        let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
+        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL);
+        self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
+        table.recover(workers, now);
     }
 
     fn stand_still(&mut self, table: &mut LeaseTable, now: &mut Instant) {
@@ -176,8 +214,8 @@ impl Fleet {
         }
     }
 
-    fn give_up(&mut self, worker: usize, drop: &[Wnid]) {
-        self.held[worker].retain(|held| !drop.contains(&held.wnid));
+    fn give_up(&mut self, worker: usize, drop: &[Lease]) {
+        self.held[worker].retain(|held| !drop.contains(held));
     }
 
     fn note_given_up(&mut self, table: &mut LeaseTable) {
@@ -191,6 +229,11 @@ impl Fleet {
             assert_eq!(self.settled.insert(wnid, bad()), None, "settled twice");
         }
     }
+}
+
+/// Whether nobody may be granted the class now.
+fn waits(class: &Class) -> bool {
+    matches!(class.state, State::Delayed(_) | State::Doubted)
 }
 
 proptest! {

@@ -1,0 +1,112 @@
+//! What the dispatcher publishes: the counts, the phase and the wake-up generation.
+//!
+//! Invariants: published counts never get older. A snapshot that waits for the ledger keeps the number under which it was
+//! taken, and is passed over once a later one is published. That the job is done is published by the ledger's confirmation.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use shared::job::JobStatus;
+use tokio::sync::watch;
+
+use crate::{fleet::Phase, lease_table::LeaseTable};
+
+/// Counts, numbered in the order in which they were taken.
+#[derive(Debug, Clone, Copy)]
+struct Snapshot {
+    number: u64,
+    status: JobStatus,
+}
+
+/// The published values. Clones publish to the same receivers.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    status: watch::Sender<JobStatus>,
+    phase: watch::Sender<Phase>,
+    turn: watch::Sender<u64>,
+    /// The ledger has the end of the job.
+    is_done: Arc<AtomicBool>,
+    /// Number of the published counts; changes under the lock of `status` only.
+    newest: Arc<AtomicU64>,
+    /// Number of the last counts that the owner has taken.
+    taken: u64,
+}
+
+impl Published {
+    /// What the table says now.
+    pub(super) fn of(table: &LeaseTable) -> Self {
+        Self {
+            status: watch::channel(table.status()).0,
+            phase: watch::channel(table.phase()).0,
+            turn: watch::channel(table.turn()).0,
+            is_done: Arc::new(AtomicBool::new(table.status().is_done())),
+            newest: Arc::default(),
+            taken: 0,
+        }
+    }
+
+    pub(super) fn watch_status(&self) -> watch::Receiver<JobStatus> {
+        self.status.subscribe()
+    }
+
+    pub(super) fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(super) fn watch_turn(&self) -> watch::Receiver<u64> {
+        self.turn.subscribe()
+    }
+
+    /// Whether the ledger has the end of the job.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Publishes counts and the wake-up generation; the counts of a finished job only after [`Self::finishing`].
+    pub(super) fn counts(&mut self, table: &LeaseTable) {
+        let snapshot = self.take(table.status());
+        if self.may_tell(table) {
+            self.tell(snapshot);
+        }
+        let turn = table.turn();
+        self.turn.send_if_modified(|published| std::mem::replace(published, turn) != turn);
+    }
+
+    /// Publishes the phase, as [`Self::counts`]; whether it is another one.
+    pub(super) fn phase(&self, table: &LeaseTable) -> bool {
+        let phase = table.phase();
+        self.may_tell(table) && self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase)
+    }
+
+    /// Takes the counts of a finished job; calling what is returned publishes them, and that the job is done.
+    pub(super) fn finishing(&mut self, table: &LeaseTable) -> impl FnOnce() + Send + use<> {
+        let snapshot = self.take(table.status());
+        let published = self.clone();
+        move || {
+            published.tell(snapshot);
+            published.phase.send_replace(Phase::Done);
+            published.is_done.store(true, Ordering::Release);
+        }
+    }
+
+    fn may_tell(&self, table: &LeaseTable) -> bool {
+        !table.status().is_done() || self.is_done()
+    }
+
+    fn take(&mut self, status: JobStatus) -> Snapshot {
+        self.taken += 1;
+        Snapshot { number: self.taken, status }
+    }
+
+    fn tell(&self, Snapshot { number, status }: Snapshot) {
+        self.status.send_if_modified(|published| {
+            if number < self.newest.load(Ordering::Relaxed) {
+                return false;
+            }
+            self.newest.store(number, Ordering::Relaxed);
+            std::mem::replace(published, status) != status
+        });
+    }
+}

@@ -1,0 +1,50 @@
+//! What is known before a job begins goes into its table and its failure log.
+
+use shared::{
+    InvalidWnid,
+    class_list::InvalidRow,
+    outcome::{Failure, FailureKind, Outcome},
+};
+
+use crate::{
+    failure_log::{self, FailureLog},
+    lease_table::LeaseTable,
+    ledger::{Ledger, LedgerError, Record, Run},
+};
+
+/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log; aloud as well
+/// with `--stay`: what a container said is gone with it, and often nobody can read the file.
+pub(super) fn restore(
+    ledger: &Ledger,
+    run: &Run,
+    table: &mut LeaseTable,
+    log: &mut FailureLog,
+    aloud: bool,
+) -> Result<(), LedgerError> {
+    ledger.settled(run, |Record { wnid, outcome, .. }| {
+        table.restore(wnid, &outcome);
+        if let Outcome::Failed(failure) = &outcome {
+            if aloud {
+                tracing::warn!("{wnid} failed: {failure}");
+            }
+            if let Err(error) = log.write(wnid, failure) {
+                tracing::warn!("failed to {error}");
+            }
+        }
+    })?;
+    if run.resumed {
+        tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
+    }
+    Ok(())
+}
+
+/// Rows that hold no class id, which the table counts as failed from the start.
+pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
+    for row in rows {
+        let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
+        tracing::warn!("{} failed: {failure}", failure_log::shown(row));
+        if let Err(error) = log.write_invalid(row, &failure) {
+            tracing::warn!("failed to {error}");
+        }
+    }
+}
