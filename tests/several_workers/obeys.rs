@@ -14,7 +14,7 @@ use tests::{
 
 use crate::{
     finished::complete,
-    scripted::{Scripted, lease},
+    scripted::{Acquires, Scripted, lease},
 };
 
 const WNID: &str = "n00000001";
@@ -316,6 +316,64 @@ fn another_run_is_told_at_once_that_nothing_of_the_former_goes_on() {
     let held: Vec<Vec<u64>> = told.registrations.iter().take(3).map(held).collect();
     assert_eq!(held, [vec![], vec![5], vec![]]);
     coordinator.answers().directive = proto::Directive::Continue;
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+}
+
+/// The coordinator that says so may be gone before it can be asked for anything.
+#[test]
+fn a_worker_leaves_with_the_job_as_soon_as_any_answer_says_that_it_is_done() {
+    for with_a_registration in [true, false] {
+        let (_origin, _, job, coordinator) = setting();
+        if !with_a_registration {
+            coordinator.answers().leases = vec![lease(WNID, 5)];
+        }
+        coordinator.answers().settled = u64::from(with_a_registration);
+        let worker = start(&job, &coordinator, job.target_path());
+        if !with_a_registration {
+            coordinator.wait_for("it has asked for more", |told| told.acquires > 1);
+            coordinator.answers().acquires = Acquires::Held;
+            coordinator.answers().settled = 1;
+            let reports = coordinator.told().reports.len();
+            coordinator.answers().leases = vec![lease("n00000002", 6)];
+            coordinator.answers().acquires = Acquires::Answered;
+            coordinator.wait_for("one more is reported", |told| told.reports.len() > reports);
+        }
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert_no_partial(job.target_path());
+    }
+}
+
+/// Its question for leases was in flight when its session ended, and is answered when it has another one.
+#[test]
+fn an_answer_about_a_former_session_neither_ends_the_session_of_now_nor_begins_anything() {
+    let (origin, _, job, coordinator) = setting();
+    origin.script_of(WNID).expect("it is served").forever(Answer::stall_at(100_000));
+    let other = "n00000002";
+    origin.class(other, images(other, 3, 100..200, 2));
+    coordinator.answers().ttl = Duration::from_millis(900);
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("the class is under way", |_| !origin.gets(WNID).is_empty());
+    coordinator.answers().acquires = Acquires::Held;
+    let acquires = coordinator.told().acquires;
+    coordinator.wait_for("it asks for more", |told| told.acquires > acquires);
+    coordinator.answers().session = 8;
+    coordinator.answers().directive = proto::Directive::Reregister;
+    coordinator.wait_for("it has registered again", |told| told.registrations.len() == 2);
+    coordinator.answers().directive = proto::Directive::Continue;
+    let renewals = coordinator.told().renewals;
+    coordinator.wait_for("it renews its new session", |told| told.renewals > renewals + 1);
+    let registrations = coordinator.told().registrations.len();
+    coordinator.answers().leases = vec![lease(other, 6)];
+    let acquires = coordinator.told().acquires;
+    coordinator.answers().acquires = Acquires::Answered;
+    coordinator.wait_for("it asks again", |told| told.acquires > acquires + 1);
+    let told = coordinator.told();
+    assert_eq!(told.registrations.len(), registrations, "{told:#?}");
+    assert!(origin.gets(other).is_empty(), "a lease of the session that has ended");
+    origin.end_stalls();
     coordinator.answers().job_done = true;
     assert_eq!(worker.wait().code, Some(0));
 }

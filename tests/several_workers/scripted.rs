@@ -27,12 +27,24 @@ pub(crate) struct Answers {
     /// With each renewal.
     pub(crate) directive: proto::Directive,
     pub(crate) job_done: bool,
+    /// Settled classes of the one that the job has, in the answers to registrations and reports.
+    pub(crate) settled: u64,
+    /// Given with each registration.
+    pub(crate) session: u64,
+    pub(crate) acquires: Acquires,
     /// Reports that are answered without settling anything.
     pub(crate) unsettled_reports: u32,
     /// Reports that fail.
     pub(crate) failing_reports: u32,
     pub(crate) refuses_reports: bool,
     pub(crate) pace: Pace,
+}
+
+/// Whether questions for leases are answered. One of a former session is told to register again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acquires {
+    Answered,
+    Held,
 }
 
 /// How it answers on the stream for the pace.
@@ -138,6 +150,9 @@ impl Default for Answers {
             leases: Vec::new(),
             directive: proto::Directive::Continue,
             job_done: false,
+            settled: 0,
+            session: 7,
+            acquires: Acquires::Answered,
             unsettled_reports: 0,
             failing_reports: 0,
             refuses_reports: false,
@@ -180,6 +195,11 @@ impl Served {
     fn status() -> proto::JobStatus {
         proto::JobStatus { total: 1, ..proto::JobStatus::default() }
     }
+
+    fn counts(&self) -> proto::JobStatus {
+        let success = lock(&self.0.answers).settled;
+        proto::JobStatus { success, done: success == 1, ..Self::status() }
+    }
 }
 
 #[tonic::async_trait]
@@ -197,13 +217,14 @@ impl Coordinator for Served {
         let answers = lock(&self.0.answers).clone();
         let ttl = u64::try_from(answers.ttl.as_millis()).expect("a short time");
         Ok(Response::new(proto::RegisterReply {
-            session_id: 7,
+            session_id: answers.session,
             epoch: answers.epoch,
             ttl_ms: ttl,
             renew_ms: ttl / 3,
             job: Some(proto::JobOptions { run_id: format!("{:032x}", answers.run), ..self.0.job.clone() }),
             drop: Vec::new(),
             survey: answers.survey,
+            status: Some(self.counts()),
             ..proto::RegisterReply::default()
         }))
     }
@@ -220,8 +241,11 @@ impl Coordinator for Served {
         }))
     }
 
-    async fn acquire(&self, _: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
+    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
         lock(&self.0.told).acquires += 1;
+        while lock(&self.0.answers).acquires == Acquires::Held {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         // A short long poll.
         for _ in 0..50 {
             if self.has_something_to_say() {
@@ -231,9 +255,11 @@ impl Coordinator for Served {
         }
         let mut answers = lock(&self.0.answers);
         let leases = answers.leases.pop().into_iter().collect();
+        let is_current = request.get_ref().session_id == answers.session;
+        let directive = if is_current { proto::Directive::Continue } else { proto::Directive::Reregister };
         Ok(Response::new(proto::AcquireReply {
             leases,
-            directive: proto::Directive::Continue.into(),
+            directive: directive.into(),
             job_done: answers.job_done,
             status: Some(Self::status()),
         }))
@@ -241,6 +267,7 @@ impl Coordinator for Served {
 
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
         let request = request.into_inner();
+        let status = self.counts();
         let mut told = lock(&self.0.told);
         let mut answers = lock(&self.0.answers);
         if answers.refuses_reports {
@@ -258,7 +285,7 @@ impl Coordinator for Served {
         Ok(Response::new(proto::ReportReply {
             acked,
             directive: proto::Directive::Continue.into(),
-            status: Some(Self::status()),
+            status: Some(status),
         }))
     }
 

@@ -25,8 +25,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum Answer {
     Registered(Box<Registration>),
-    Acquired(Acquired),
-    Reported(Reported),
+    /// Of this session, which may have ended by now.
+    Acquired(SessionId, Acquired),
+    /// As `Acquired`.
+    Reported(SessionId, Reported),
     /// None came; it will be asked for again.
     Lost,
 }
@@ -100,7 +102,7 @@ impl Calls {
     /// Asks for leases, after a pause.
     pub(crate) fn acquire(&mut self, session: SessionId, max: usize, held: Vec<Held>, pause: Duration) {
         self.begin(Kind::Acquire, pause, async move |mut client| {
-            client.acquire(session, max, &held).await.map(Answer::Acquired)
+            client.acquire(session, max, &held).await.map(|answer| Answer::Acquired(session, answer))
         });
     }
 
@@ -111,7 +113,7 @@ impl Calls {
         }
         let results = unreported.batch().to_vec();
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
-            client.report(session, &results).await.map(Answer::Reported)
+            client.report(session, &results).await.map(|answer| Answer::Reported(session, answer))
         });
     }
 

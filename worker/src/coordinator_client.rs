@@ -80,7 +80,10 @@ pub(crate) struct Registration {
     pub(crate) ttl: Duration,
     pub(crate) renew: Duration,
     pub(crate) job: JobOptions,
-    pub(crate) drop: Vec<Wnid>,
+    /// Leases that were named and must be given up.
+    pub(crate) drop: Vec<LeaseToken>,
+    /// Every class of the job is settled.
+    pub(crate) job_done: bool,
     /// What the target already has is to be reported first.
     pub(crate) survey: bool,
     /// When the question was sent.
@@ -101,6 +104,7 @@ pub(crate) struct Acquired {
 pub(crate) struct Reported {
     pub(crate) acked: Vec<Wnid>,
     pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
     pub(crate) status: JobStatus,
 }
 
@@ -108,8 +112,10 @@ pub(crate) struct Reported {
 #[derive(Debug)]
 pub(crate) struct Renewed {
     pub(crate) epoch: u32,
-    pub(crate) drop: Vec<Wnid>,
+    /// Leases that were named and must be given up.
+    pub(crate) drop: Vec<LeaseToken>,
     pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
     /// When the question was sent.
     pub(crate) sent: Duration,
 }
@@ -191,7 +197,8 @@ impl CoordinatorClient {
             ttl: Duration::from_millis(reply.ttl_ms),
             renew: Duration::from_millis(reply.renew_ms),
             job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
-            drop: wnids(&reply.drop),
+            drop: dropped(&reply.drop, &reply.drop_leases, held),
+            job_done: is_done(reply.status.as_ref()),
             survey: reply.survey,
             sent,
         })
@@ -211,7 +218,8 @@ impl CoordinatorClient {
             .call(limit, "imagenet.v1.Coordinator/Renew", request, async |mut stub, request| stub.renew(request).await)
             .await?;
         let directive = directive(reply.directive());
-        Ok(Renewed { epoch: reply.epoch, drop: wnids(&reply.drop), directive, sent })
+        let drop = dropped(&reply.drop, &reply.drop_leases, held);
+        Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: is_done(reply.status.as_ref()), sent })
     }
 
     pub(crate) async fn acquire(
@@ -255,6 +263,7 @@ impl CoordinatorClient {
         Ok(Reported {
             directive: directive(reply.directive()),
             acked: wnids(&reply.acked),
+            job_done: is_done(reply.status.as_ref()),
             status: reply.status.map(JobStatus::from).unwrap_or_default(),
         })
     }
@@ -389,7 +398,42 @@ fn wire_lease(lease: Lease, bytes: u64, length: u64) -> proto::Held {
     proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, bytes, length }
 }
 
+fn is_done(status: Option<&proto::JobStatus>) -> bool {
+    status.is_some_and(|status| status.done)
+}
+
+/// The leases to give up. A coordinator that names only their classes is older and means the tokens that were sent.
+fn dropped(wnids: &[String], leases: &[proto::Held], held: &[Held]) -> Vec<LeaseToken> {
+    if !leases.is_empty() {
+        return leases.iter().map(|lease| LeaseToken(lease.token)).collect();
+    }
+    let named = |held: &&Held| wnids.contains(&held.lease.wnid.to_string());
+    held.iter().filter(named).map(|held| held.lease.token).collect()
+}
+
 /// What is no id was never ours to drop or to have acknowledged.
 fn wnids(texts: &[String]) -> Vec<Wnid> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::telemetry::trace::TraceParent;
+
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_dropped_is_a_lease_also_where_only_its_class_is_named() {
+        let held = |number: u64| {
+            let wnid = format!("n{number:08}").parse().unwrap();
+            let lease = Lease { wnid, token: LeaseToken(number), probe: false, trace: TraceParent::default() };
+            Held { lease, progress: None }
+        };
+        let sent = [held(1), held(2), held(3)];
+        let names = ["n00000002".to_owned(), "n00000009".to_owned()];
+        let lease = proto::Held { wnid: names[0].clone(), token: 7, ..proto::Held::default() };
+        assert_eq!(dropped(&names, &[lease], &sent), [LeaseToken(7)], "under whichever token it was meant");
+        assert_eq!(dropped(&names, &[], &sent), [LeaseToken(2)]);
+        assert_eq!(dropped(&[], &[], &sent), []);
+    }
 }

@@ -44,11 +44,11 @@ pub(crate) struct Renewable {
 
 /// What came of a renewal.
 #[derive(Debug)]
-pub(crate) enum Beat {
-    /// The answer, and the session that it is about.
-    Renewed(SessionId, Renewed),
-    /// There was none, and why; the next try is under way.
-    Missed(String),
+pub(crate) struct Beat {
+    /// The session that it is about, which may have ended by now.
+    pub(crate) session: SessionId,
+    /// The answer; or why there was none, and the next try is under way.
+    pub(crate) renewed: Result<Renewed, String>,
 }
 
 /// Starts the ticker on a thread of the given set; its beats come through the channel. Ends when `stop` is cancelled.
@@ -113,26 +113,26 @@ impl Ticker {
             let limit = CALL_TIMEOUT.min(session.renew);
             let renewed = match self.client.renew(session.id, &held, self.progress.received_bytes(), limit).await {
                 Err(error) => {
-                    self.miss(error.to_string());
+                    self.miss(session.id, error.to_string());
                     // If the host at the other end is gone, its connection would be believed in for longer than leases live.
                     self.client = CoordinatorClient::new(&self.connector, Arc::clone(&self.clock));
                     continue;
                 }
                 Ok(renewed) if !counts(&self.clock, &renewed, session.ttl) => {
-                    self.miss("a coordinator of the past answered".to_owned());
+                    self.miss(session.id, "a coordinator of the past answered".to_owned());
                     continue;
                 }
                 Ok(renewed) => renewed,
             };
             // The worker is told again with the next answer if its queue is full.
-            return drop(self.beats.try_send(Beat::Renewed(session.id, renewed)));
+            return drop(self.beats.try_send(Beat { session: session.id, renewed: Ok(renewed) }));
         }
     }
 
-    fn miss(&self, why: String) {
+    fn miss(&self, session: SessionId, why: String) {
         self.progress.tally().missed_renewals.inc();
         // It is counted at least.
-        self.beats.try_send(Beat::Missed(why)).ok();
+        self.beats.try_send(Beat { session, renewed: Err(why) }).ok();
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
         let now = Arc::clone(&time);
         let clock = LeaseClock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)));
         let answered = |epoch, directive| {
-            let renewed = Renewed { epoch, drop: Vec::new(), directive, sent: clock.now() };
+            let renewed = Renewed { epoch, drop: Vec::new(), directive, job_done: false, sent: clock.now() };
             counts(&clock, &renewed, Duration::from_secs(30))
         };
         assert!(answered(1, Directive::Continue));

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
-    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
+    connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     WorkerConfig, WorkerError,
-    calls::{Answer, Calls, Kind, Refused},
-    coordinator_client::{Acquired, Directive, Identity, Registration, Reported},
+    calls::Calls,
+    coordinator_client::Identity,
     joining::{Joined, join},
     pace::keep_told,
     progress::Progress,
@@ -27,6 +27,8 @@ use crate::{
     unfinished::Unfinished,
     unreported::{Finished, Unreported},
 };
+
+mod answers;
 
 /// Between two questions for leases while the coordinator is stopping, and at least between two registrations.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -202,116 +204,6 @@ impl Worker {
         let free = self.slots.free();
         if free > 0 && self.ending.is_none() && self.survey.is_none() && !self.unreported.pile_up() {
             self.calls.acquire(id, free, self.held(), self.pause);
-        }
-    }
-
-    fn answered(&mut self, answer: Result<Answer, Refused>) {
-        match answer {
-            Ok(Answer::Registered(registration)) => self.registered(&registration),
-            Ok(Answer::Acquired(acquired)) => self.acquired(acquired),
-            Ok(Answer::Reported(reported)) => self.reported(&reported),
-            Ok(Answer::Lost) => {}
-            Err(Refused(why)) => self.cannot_go_on(WorkerError::Refused(why)),
-        }
-    }
-
-    fn registered(&mut self, registration: &Registration) {
-        self.registered_at = Some(Instant::now());
-        if registration.job.run_id != self.site.job.run_id {
-            // Results of the former run: whoever leases these classes again finds them published.
-            self.unreported.clear();
-            self.other_run = Some(registration.session);
-            return self.end(Ended::AnotherRun);
-        }
-        if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
-            tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
-            return self.calls.disregard(Kind::Register);
-        }
-        self.calls.accept(Kind::Register);
-        self.is_fenced = false;
-        let Registration { session: id, ttl, renew, .. } = *registration;
-        tracing::info!(session = id.0, "registered with the coordinator");
-        self.session = Some(Session { id, ttl, renew });
-        self.drop_classes(&registration.drop);
-        if registration.survey && self.survey.is_none() && self.ending.is_none() {
-            tracing::info!("reporting the classes that the target already has");
-            self.survey = Some(Survey::start(Arc::clone(&self.site)));
-        }
-    }
-
-    fn acquired(&mut self, acquired: Acquired) {
-        self.calls.accept(Kind::Acquire);
-        self.status = acquired.status;
-        self.pause = if acquired.leases.is_empty() { BREATH } else { Duration::ZERO };
-        // What comes too late or is too much goes back: the next list of what is held does not name it.
-        let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
-        for lease in acquired.leases {
-            let given_back = if too_late { Some(lease) } else { self.slots.start(lease).err() };
-            if let Some(lease) = given_back {
-                self.release(lease);
-            }
-        }
-        if acquired.job_done && self.ending.is_none() {
-            self.end(Ended::JobDone);
-        }
-        self.obey(acquired.directive);
-    }
-
-    fn reported(&mut self, reported: &Reported) {
-        self.status = reported.status;
-        if self.unreported.acknowledge(&reported.acked) {
-            self.calls.accept(Kind::Report);
-        } else {
-            self.calls.disregard(Kind::Report);
-        }
-        self.obey(reported.directive);
-    }
-
-    fn beat(&mut self, beat: Beat) {
-        match beat {
-            Beat::Missed(why) => {
-                self.missed = self.missed.saturating_add(1);
-                if self.missed >= renewal::TRIES {
-                    // Whoever comes back waits for its workers: a registration is tried sooner than the next renewal.
-                    self.session = None;
-                }
-                if self.missed == 1 {
-                    tracing::warn!("leases could not be renewed, trying again: {why}");
-                } else {
-                    tracing::info!(missed = self.missed, "leases could not be renewed: {why}");
-                }
-            }
-            Beat::Renewed(session, renewed) => {
-                let missed = std::mem::take(&mut self.missed);
-                if missed > 0 {
-                    tracing::info!(missed, "leases are renewed again");
-                }
-                // An answer about a former session says nothing of this one.
-                if self.session.is_some_and(|current| current.id == session) {
-                    self.drop_classes(&renewed.drop);
-                    self.obey(renewed.directive);
-                }
-            }
-        }
-    }
-
-    fn obey(&mut self, directive: Directive) {
-        match directive {
-            Directive::Drain if self.ending.is_none() => {
-                tracing::info!("asked to end: finishing what is held, and nothing new");
-                self.survey = None;
-                self.ending = Some(Ended::Dismissed);
-            }
-            Directive::Continue | Directive::Drain => {}
-            Directive::Reregister => self.session = None,
-            Directive::Stop => self.pause = PAUSE,
-        }
-    }
-
-    fn drop_classes(&mut self, wnids: &[Wnid]) {
-        for wnid in wnids {
-            tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");
-            self.slots.stop(*wnid);
         }
     }
 

@@ -171,9 +171,12 @@ impl Slots {
         self.hands.withdraw().await;
     }
 
-    /// Stops a class at a checkpoint; it ends as [`Unfinished::Stopped`].
-    pub(crate) fn stop(&mut self, wnid: Wnid) {
-        self.busy.iter_mut().flatten().filter(|busy| busy.held.lease.wnid == wnid).for_each(Busy::stop);
+    /// Stops what is held under this very lease at a checkpoint; it ends as [`Unfinished::Stopped`]. A class that was granted
+    /// again meanwhile goes on. Gives the class.
+    pub(crate) fn stop(&mut self, token: LeaseToken) -> Option<Wnid> {
+        let busy = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.token == token)?;
+        busy.stop();
+        Some(busy.held.lease.wnid)
     }
 
     /// Stops every class at a checkpoint.
@@ -268,8 +271,9 @@ mod tests {
         let mut slots = two_slots(folder.path(), &progress, Arc::clone(&gate));
         let wnid = "n00000001".parse().unwrap();
         slots.start(lease(wnid, 1)).unwrap();
-        slots.stop(wnid);
+        assert_eq!(slots.stop(LeaseToken(1)), Some(wnid));
         slots.start(lease(wnid, 2)).unwrap();
+        assert_eq!(slots.stop(LeaseToken(1)), None, "the answer is about the former lease");
         assert_eq!(slots.held().len(), 1);
         // Nobody listens there, so what is let through fails at once.
         gate.open_to_all();
@@ -279,7 +283,7 @@ mod tests {
 
         gate.close();
         slots.start(lease(wnid, 3)).unwrap();
-        slots.stop(wnid);
+        slots.stop(LeaseToken(3));
         slots.start(lease(wnid, 4)).unwrap();
         slots.stop_all();
         let (_, result) = slots.next(true).await.unwrap();

@@ -1,0 +1,151 @@
+//! What a worker does with what its coordinator answers.
+//!
+//! Invariant: an answer about a former session neither ends the session of now nor stops what is held under it. Leases are
+//! given up by their tokens.
+
+use std::{sync::Arc, time::Duration};
+
+use shared::ids::{LeaseToken, SessionId};
+use tokio::time::Instant;
+
+use super::{BREATH, Ended, PAUSE, Worker};
+use crate::{
+    WorkerError,
+    calls::{Answer, Kind, Refused},
+    coordinator_client::{Acquired, Directive, Registration, Reported},
+    renewal::{self, Beat, Session},
+    survey::Survey,
+};
+
+impl Worker {
+    pub(super) fn answered(&mut self, answer: Result<Answer, Refused>) {
+        match answer {
+            Ok(Answer::Registered(registration)) => self.registered(&registration),
+            Ok(Answer::Acquired(session, acquired)) => self.acquired(session, acquired),
+            Ok(Answer::Reported(session, reported)) => self.reported(session, &reported),
+            Ok(Answer::Lost) => {}
+            Err(Refused(why)) => self.cannot_go_on(WorkerError::Refused(why)),
+        }
+    }
+
+    pub(super) fn registered(&mut self, registration: &Registration) {
+        self.registered_at = Some(Instant::now());
+        if registration.job.run_id != self.site.job.run_id {
+            // Results of the former run: whoever leases these classes again finds them published.
+            self.unreported.clear();
+            self.other_run = Some(registration.session);
+            return self.end(Ended::AnotherRun);
+        }
+        if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
+            tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
+            return self.calls.disregard(Kind::Register);
+        }
+        self.calls.accept(Kind::Register);
+        self.is_fenced = false;
+        self.missed = 0;
+        let Registration { session: id, ttl, renew, .. } = *registration;
+        tracing::info!(session = id.0, "registered with the coordinator");
+        self.session = Some(Session { id, ttl, renew });
+        self.give_up(&registration.drop);
+        self.hear_whether_it_is_done(registration.job_done);
+        if registration.survey && self.survey.is_none() && self.ending.is_none() {
+            tracing::info!("reporting the classes that the target already has");
+            self.survey = Some(Survey::start(Arc::clone(&self.site)));
+        }
+    }
+
+    fn acquired(&mut self, session: SessionId, acquired: Acquired) {
+        self.calls.accept(Kind::Acquire);
+        if !self.is_current(session) {
+            // What it grants went back with that session, or goes back because the next list does not name it.
+            return;
+        }
+        self.status = acquired.status;
+        self.pause = if acquired.leases.is_empty() { BREATH } else { Duration::ZERO };
+        // What comes too late or is too much goes back: the next list of what is held does not name it.
+        let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
+        for lease in acquired.leases {
+            let given_back = if too_late { Some(lease) } else { self.slots.start(lease).err() };
+            if let Some(lease) = given_back {
+                self.release(lease);
+            }
+        }
+        self.hear_whether_it_is_done(acquired.job_done && acquired.directive != Directive::Reregister);
+        self.obey(acquired.directive);
+    }
+
+    fn reported(&mut self, session: SessionId, reported: &Reported) {
+        if self.unreported.acknowledge(&reported.acked) {
+            self.calls.accept(Kind::Report);
+        } else {
+            self.calls.disregard(Kind::Report);
+        }
+        if self.is_current(session) {
+            self.status = reported.status;
+            self.hear_whether_it_is_done(reported.job_done && reported.directive != Directive::Reregister);
+            self.obey(reported.directive);
+        }
+    }
+
+    pub(super) fn beat(&mut self, Beat { session, renewed }: Beat) {
+        if !self.is_current(session) {
+            return;
+        }
+        match renewed {
+            Err(why) => {
+                self.missed = self.missed.saturating_add(1);
+                if self.missed >= renewal::TRIES {
+                    // Whoever comes back waits for its workers: a registration is tried sooner than the next renewal.
+                    self.session = None;
+                }
+                if self.missed == 1 {
+                    tracing::warn!("leases could not be renewed, trying again: {why}");
+                } else {
+                    tracing::info!(missed = self.missed, "leases could not be renewed: {why}");
+                }
+            }
+            Ok(renewed) => {
+                let missed = std::mem::take(&mut self.missed);
+                if missed > 0 {
+                    tracing::info!(missed, "leases are renewed again");
+                }
+                self.give_up(&renewed.drop);
+                self.hear_whether_it_is_done(renewed.job_done && renewed.directive != Directive::Reregister);
+                self.obey(renewed.directive);
+            }
+        }
+    }
+
+    /// Whether an answer is about the session of now. One about a former session says nothing of this one.
+    fn is_current(&self, session: SessionId) -> bool {
+        self.session.is_some_and(|current| current.id == session)
+    }
+
+    /// The coordinator ends with the job, so whichever answer says it first is the last that may come.
+    fn hear_whether_it_is_done(&mut self, job_done: bool) {
+        if job_done && self.ending.is_none() {
+            self.end(Ended::JobDone);
+        }
+    }
+
+    fn obey(&mut self, directive: Directive) {
+        match directive {
+            Directive::Drain if self.ending.is_none() => {
+                tracing::info!("asked to end: finishing what is held, and nothing new");
+                self.survey = None;
+                self.ending = Some(Ended::Dismissed);
+            }
+            Directive::Continue | Directive::Drain => {}
+            Directive::Reregister => self.session = None,
+            Directive::Stop => self.pause = PAUSE,
+        }
+    }
+
+    fn give_up(&mut self, leases: &[LeaseToken]) {
+        for token in leases {
+            if let Some(wnid) = self.slots.stop(*token) {
+                tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");
+            }
+        }
+    }
+}
