@@ -10,7 +10,7 @@ use std::{
 use shared::{
     http,
     job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
-    tls::TlsError,
+    tls::{InvalidBundle, TlsError, bundle},
 };
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
@@ -113,11 +113,13 @@ pub enum ConfigError {
         /// From 1.
         line: usize,
     },
-    /// No certificate in it.
-    #[error("use {}, given with --cacert: it holds no PEM certificate (-----BEGIN CERTIFICATE-----)", path.display())]
+    /// No certificate in it, or one that cannot be used.
+    #[error("use {}, given with --cacert: {why}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        why: InvalidBundle,
     },
 }
 
@@ -172,9 +174,7 @@ impl Config {
 fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let pem =
         std::fs::read(path).map_err(|source| ConfigError::File { flag: "--cacert", path: path.to_owned(), source })?;
-    if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
-        return Err(ConfigError::Certificate { path: path.to_owned() });
-    }
+    bundle::read(&pem).map_err(|why| ConfigError::Certificate { path: path.to_owned(), why })?;
     Ok(pem)
 }
 

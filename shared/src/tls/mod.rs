@@ -3,6 +3,7 @@
 //! Files may be replaced at any time, also by the swap of a link as Kubernetes does it, so whoever holds something that was
 //! made of files holds it as [`Watched`]. Nothing secret has a `Debug` or `Display` that shows it.
 
+pub mod bundle;
 mod by_authority;
 mod pem;
 mod token;
@@ -12,6 +13,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use rustls::crypto::CryptoProvider;
 
+pub use bundle::InvalidBundle;
 pub use by_authority::ByAuthority;
 pub use pem::{certificates, private_key, roots};
 pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token, halves};
@@ -32,10 +34,12 @@ pub enum TlsError {
         source: io::Error,
     },
     /// There is none in it, or a broken one.
-    #[error("use {}: it holds no PEM certificate (-----BEGIN CERTIFICATE-----)", path.display())]
+    #[error("use {}: {why}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
+        /// Which, and what is wrong with it.
+        why: InvalidBundle,
     },
     /// There is none in it, or a broken one.
     #[error("use {}: it holds no PEM private key (-----BEGIN PRIVATE KEY-----)", path.display())]

@@ -5,18 +5,14 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use super::{Source, TlsError};
+use super::{Source, TlsError, bundle};
 
 /// All certificates of a file, in its order; at least one.
 ///
 /// # Errors
 /// [`TlsError::Certificate`].
 pub fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = CertificateDer::pem_slice_iter(&source.bytes).collect::<Result<Vec<_>, _>>();
-    match found {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) | Err(_) => Err(TlsError::Certificate { path: source.path.clone() }),
-    }
+    bundle::read(&source.bytes).map_err(|why| TlsError::Certificate { path: source.path.clone(), why })
 }
 
 /// The first private key of a file.

@@ -156,7 +156,7 @@ mod tests {
     fn length_of(sources: &[Source]) -> Result<usize, TlsError> {
         let source = &sources[0];
         if source.bytes.is_empty() {
-            return Err(TlsError::Certificate { path: source.path.clone() });
+            return Err(TlsError::Certificate { path: source.path.clone(), why: crate::tls::InvalidBundle::Empty });
         }
         Ok(source.bytes.len())
     }
