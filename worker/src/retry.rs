@@ -21,8 +21,9 @@ pub(crate) enum Verdict {
 /// Whether another attempt can help after this error.
 pub(crate) fn verdict(error: &DownloadError) -> Verdict {
     match error {
-        // What the users of the tool that this one replaces know as its list of statuses to retry.
-        DownloadError::Status { code: 429 | 500 | 502 | 503 | 504, retry_after, .. } => {
+        // Request Timeout, Too Early, Too Many Requests; what a server or gateway says that is overloaded, restarts or cannot
+        // reach the next one; 520 to 524 are a CDN's names for the latter. 501 and 505 and above do not pass.
+        DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
             Verdict::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
         }
         DownloadError::Timeout { .. }
@@ -49,7 +50,7 @@ mod tests {
     #[test]
     fn a_status_is_retried_only_when_it_can_pass() {
         let retried: Vec<u16> = (100..600).filter(|code| verdict(&status(*code, None)) != Verdict::GiveUp).collect();
-        assert_eq!(retried, [429, 500, 502, 503, 504]);
+        assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
     }
 
     #[test]
