@@ -12,11 +12,16 @@ use tests::{
 const WNID: &str = "n00000001";
 
 fn accepted(tar: &[u8]) -> Job {
+    accepted_as(tar, tar)
+}
+
+/// Accepted, with the files of a tar that says the same in a plainer way.
+fn accepted_as(tar: &[u8], plainer: &[u8]) -> Job {
     let origin = Origin::start();
     origin.class(WNID, tar.to_vec());
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
-    assert_class_is(tar, &job.class_folder(WNID));
+    assert_class_is(plainer, &job.class_folder(WNID));
     job
 }
 
@@ -84,4 +89,28 @@ fn a_size_in_base_256_is_a_size() {
     field[0] = 0x80;
     field[11] = 100;
     accepted(&tar_of([Entry::file("a.JPEG", &[1; 100]).with_size_field(field)]));
+}
+
+#[test]
+fn an_empty_file_whose_size_has_no_digit_is_empty() {
+    for field in [[0; 12], *b"           \0"] {
+        let written = |empty: Entry| {
+            tar_of([Entry::file("a.JPEG", b"1"), empty, Entry::folder("./"), Entry::file("b.JPEG", &[2; 600])])
+        };
+        let empty = || Entry::file("empty.JPEG", b"");
+        accepted_as(&written(empty().with_size_field(field)), &written(empty()));
+    }
+}
+
+#[test]
+fn the_folder_of_a_class_may_be_written_as_an_empty_file_with_a_slash_behind_its_name() {
+    let image = || Entry::file("n00000001/a.JPEG", b"1");
+    let plainer = tar_of([image()]);
+    for kind in [0, b'0', b'5'] {
+        for name in ["./", "n00000001/", "./n00000001/"] {
+            accepted_as(&tar_of([Entry::of_kind(kind, name), image()]), &plainer);
+        }
+        let without_size = Entry::of_kind(kind, "n00000001/").with_size_field([0; 12]);
+        accepted_as(&tar_of([without_size, image()]), &plainer);
+    }
 }

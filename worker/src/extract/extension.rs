@@ -178,7 +178,7 @@ pub(super) fn check_directory(path: &[u8], wnid: &str) -> Result<(), FramingErro
     if directory == b"." || relative == wnid.as_bytes() {
         return Ok(());
     }
-    flat_name(directory, wnid)?;
+    flat_name(path, wnid)?;
     Err(FramingError::UnexpectedLayout { path: shown(path) })
 }
 

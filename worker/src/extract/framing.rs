@@ -5,6 +5,10 @@
 //! Invariant: whatever is accepted, the `tar` crate lists with the same names, sizes and bytes; anything that readers
 //! could disagree on, that could be written outside the class's folder, or that exceeds a limit, fails the whole
 //! archive. And an archive is complete only if its end marker came, with every file counted to its size.
+//!
+//! Two harmless forms are accepted although the `tar` crate reads them otherwise. A size without a digit, where it fails,
+//! is the 0 that other readers see, and the crate lists the same archive with that 0 written out. And a folder that is
+//! written as an empty file with a slash at the end of its name is listed by the crate as that empty file.
 
 use std::borrow::Cow;
 
@@ -266,7 +270,9 @@ impl Framing {
         check_limit(self.entries, self.limits.entries, "entries")?;
         let size = self.extensions.size().unwrap_or(header.size);
         let path = self.extensions.path().map_or_else(|| header.path(), Cow::Borrowed);
-        if header.kind == Kind::Directory || (header.is_old_style() && path.ends_with(b"/")) {
+        // Before POSIX a directory was a file whose name ends in a slash. No file can be made under such a name, so every
+        // reader finds the same files, as long as there is no content to disagree about.
+        if header.kind == Kind::Directory || path.ends_with(b"/") {
             check_directory(&path, &self.wnid)?;
             if size > 0 {
                 return Err(FramingError::Corrupt { offset, problem: "a directory with content" });
@@ -326,7 +332,10 @@ mod tests {
 
     use proptest::{collection::vec, prelude::*, sample::Index};
 
-    use super::{super::extension::tests::record, *};
+    use super::{
+        super::{extension::tests::record, header::is_blank},
+        *,
+    };
 
     const WNID: &str = "n01440764";
 
@@ -449,7 +458,9 @@ mod tests {
             let mut body = Vec::new();
             entry.read_to_end(&mut body)?;
             assert_eq!(entry.size(), body.len() as u64);
-            if flag != b'5' && !(flag == 0 && path.ends_with(b"/")) {
+            if flag == b'5' || path.ends_with(b"/") {
+                assert!(body.is_empty(), "a directory with content");
+            } else {
                 assert!(matches!(flag, 0 | b'0'));
                 files.push((path, body));
             }
@@ -457,10 +468,23 @@ mod tests {
         Ok(files)
     }
 
+    /// The archive with the 0 written out in headers whose size has no digit, where the reference fails.
+    fn with_sizes_in_digits(archive: &[u8]) -> Vec<u8> {
+        let mut written_out = archive.to_vec();
+        for block in written_out.as_chunks_mut::<BLOCK>().0 {
+            let field: &mut [u8; 12] = (&mut block[124..136]).try_into().unwrap();
+            if is_blank(field) && Header::read(block, 0).is_ok() {
+                block[124..136].copy_from_slice(b"00000000000\0");
+                set_checksum(block);
+            }
+        }
+        written_out
+    }
+
     /// Whatever is accepted, the reference lists the same.
     fn agrees_with_the_reference(archive: &[u8]) -> bool {
         let Ok((listing, totals)) = read(archive) else { return false };
-        let reference = reference(archive).expect("the reference accepts what we accept");
+        let reference = reference(&with_sizes_in_digits(archive)).expect("the reference accepts what we accept");
         assert_eq!(listing.files.len(), reference.len());
         assert_eq!(totals.files, reference.len() as u64);
         for ((name, body), (path, reference_body)) in listing.files.iter().zip(&reference) {
@@ -518,15 +542,72 @@ mod tests {
         assert!(agrees_with_the_reference(&archive));
     }
 
+    fn without_digits(flag: u8, path: &[u8], field: [u8; 12]) -> tar::Header {
+        let mut header = header(flag, path, 0);
+        header.as_old_mut().size = field;
+        header
+    }
+
+    const SIZES_WITHOUT_DIGITS: [[u8; 12]; 2] = [[0; 12], *b"           \0"];
+
     #[test]
-    fn a_file_whose_name_ends_in_a_slash_is_refused() {
-        let archive = tar().entry(b'0', b"n01440764/", b"").file("a", b"").end();
-        assert!(matches!(refusal(&archive), FramingError::UnsafePath { .. }));
+    fn an_empty_file_may_have_a_size_without_a_digit() {
+        for (flag, field) in [0, b'0'].into_iter().flat_map(|flag| SIZES_WITHOUT_DIGITS.map(|field| (flag, field))) {
+            let mut empty = without_digits(flag, b"./empty.JPEG", field);
+            let archive = tar().file("a", b"1").header(&mut empty).file("b", b"2").end();
+            assert_eq!(names(&archive), ["a", "empty.JPEG", "b"]);
+            assert!(agrees_with_the_reference(&archive));
+            // Bytes behind it are no content of a file that has none, but another header or none at all.
+            let archive = tar().header(&mut empty).body(&[b'x'; 600]).file("b", b"2").end();
+            assert!(matches!(refusal(&archive), FramingError::Corrupt { offset: 512, .. }));
+        }
+        let mut sized = without_digits(b'0', b"a", [0; 12]);
+        let archive = tar().pax(&[("size", "5")]).header(&mut sized).body(b"hello").end();
+        assert_eq!(read(&archive).unwrap().0.files, [("a".to_owned(), b"hello".to_vec())]);
+        assert!(agrees_with_the_reference(&archive));
+    }
+
+    #[test]
+    fn a_directory_may_be_written_as_an_empty_file_with_a_slash_behind_its_name() {
+        let sizes = SIZES_WITHOUT_DIGITS.into_iter().chain([*b"00000000000\0"]);
+        for (field, flag) in sizes.flat_map(|field| [0, b'0', b'5'].map(|flag| (field, flag))) {
+            for path in [&b"./"[..], b"n01440764/", b"./n01440764/"] {
+                let mut directory = without_digits(flag, path, field);
+                let plain = tar().header(&mut directory.clone()).file("n01440764/a", b"1").end();
+                let named_by_pax = tar().pax(&[("path", str::from_utf8(path).unwrap())]);
+                let named_by_pax = named_by_pax.header(&mut without_digits(flag, b"x", field)).file("a", b"1").end();
+                directory.as_old_mut().name[..path.len()].fill(0);
+                let long = tar().long_name(path).header(&mut directory).file("a", b"1").end();
+                for archive in [plain, named_by_pax, long] {
+                    assert_eq!(names(&archive), ["a"]);
+                    assert!(agrees_with_the_reference(&archive));
+                }
+            }
+        }
+        assert_eq!(refusal(&tar().entry(b'0', b"n01440764/", b"").end()), FramingError::EmptyArchive);
+    }
+
+    #[test]
+    fn a_name_that_is_no_directory_of_the_class_is_refused_with_a_slash_behind_it_too() {
+        for (path, size) in
+            [(&b"a.JPEG/"[..], 0), (b"a.JPEG/", 5), (b"n01440765/", 0), (b".//", 0), (b"n01440764//", 0)]
+        {
+            for flag in [0, b'0', b'5'] {
+                let error = refusal(&tar().entry(flag, path, &vec![b'x'; size]).file("a", b"").end());
+                assert!(matches!(error, FramingError::UnexpectedLayout { .. }), "{} {error}", path.escape_ascii());
+            }
+        }
+        for path in [&b"/"[..], b"//", b"///", b"/n01440764/", b"../", b"n01440764/../"] {
+            for flag in [0, b'0', b'5'] {
+                let error = refusal(&tar().entry(flag, path, b"").file("a", b"").end());
+                assert!(matches!(error, FramingError::UnsafePath { .. }), "{} {error}", path.escape_ascii());
+            }
+        }
     }
 
     #[test]
     fn directories_have_no_content_and_are_the_classs_own() {
-        for flag in [0, b'5'] {
+        for flag in [0, b'0', b'5'] {
             let error = refusal(&tar().entry(flag, b"./", b"x").file("a", b"").end());
             assert!(matches!(error, FramingError::Corrupt { offset: 0, .. }), "{error}");
             let error = refusal(&tar().entry(flag, b"n01440764/sub/", b"").file("a", b"").end());
@@ -987,6 +1068,8 @@ mod tests {
             b"19 path=evil\n",
             b"\n12 path=evil\n",
             b"00000001000\0",
+            b"\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"           \0",
             b"\x80\0\0\0\0\0\0\0\0\0\x02\0",
             b"\xff\xff\xff\xff",
             b"ustar\x0000",

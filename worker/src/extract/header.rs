@@ -54,11 +54,6 @@ impl<'block> Header<'block> {
     pub(super) fn path(&self) -> Cow<'block, [u8]> {
         self.fields.path_bytes()
     }
-
-    /// Until POSIX a directory was an entry of type NUL whose name ends in a slash.
-    pub(super) fn is_old_style(&self) -> bool {
-        self.fields.as_old().linkflag[0] == 0
-    }
 }
 
 /// What the archive's beginning is, where it is no tar.
@@ -126,13 +121,22 @@ fn checksum_matches(fields: &tar::Header) -> bool {
 
 /// A size: octal text or, for what does not fit in that, base 256 behind the byte `0x80`.
 ///
-/// Any other first byte of base 256 is a negative number or more than 64 bits.
+/// Any other first byte of base 256 is a negative number or more than 64 bits. A text without a digit is 0, as GNU tar,
+/// bsdtar and Python read it: .NET writes an empty file's size as NUL bytes.
 fn number(field: &[u8; 12]) -> Option<u64> {
     match field {
         [0x80, 0, 0, 0, number @ ..] => Some(u64::from_be_bytes(*number)),
         [0x80..=0xff, ..] => None,
+        text if is_blank(text) => Some(0),
         text => octal(text),
     }
+}
+
+/// Spaces or nothing, and then NUL bytes to the end of the field. GNU tar skips a header whose field is blank and has no NUL
+/// byte, or has anything behind one: those stay refused.
+pub(super) fn is_blank(field: &[u8; 12]) -> bool {
+    let terminator = field.iter().position(|byte| *byte != b' ');
+    terminator.is_some_and(|terminator| field[terminator..].iter().all(|byte| *byte == 0))
 }
 
 /// Octal digits, spaces before them, nothing but spaces and NUL behind them.
@@ -172,13 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn a_size_without_a_digit_is_zero() {
+        for text in [b"\0\0\0\0\0\0\0\0\0\0\0\0", b" \0\0\0\0\0\0\0\0\0\0\0", b"           \0"] {
+            assert_eq!(size(*text), Some(0), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
     fn refuses_sizes_that_are_negative_too_big_or_no_number() {
         assert_eq!(size([0xff; 12]), None, "-1");
         assert_eq!(size([0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), None, "2^64");
         assert_eq!(size([0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), None);
         assert_eq!(size([0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), None);
-        for text in [b"\0\0\0\0\0\0\0\0\0\0\0\0", b"            ", b"-1\0\0\0\0\0\0\0\0\0\0", b"+1\0\0\0\0\0\0\0\0\0\0"]
-        {
+        for text in [b"            ", b"-1\0\0\0\0\0\0\0\0\0\0", b"+1\0\0\0\0\0\0\0\0\0\0"] {
+            assert_eq!(size(*text), None, "{}", text.escape_ascii());
+        }
+        for text in [b"\x0000000000002", b"\0           ", b"\0\0\0\0\0\0\0\0\0\0\0 ", b"\t\0\0\0\0\0\0\0\0\0\0\0"] {
             assert_eq!(size(*text), None, "{}", text.escape_ascii());
         }
         for text in [b"8\0\0\0\0\0\0\0\0\0\0\0", b"1 2\0\0\0\0\0\0\0\0\0", b"1\x002\0\0\0\0\0\0\0\0\0"] {
