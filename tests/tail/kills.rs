@@ -6,7 +6,7 @@ use tests::{
     archives::assert_class_is,
     cluster::{Job, Table},
     folders::staging,
-    origin::Origin,
+    origin::{Origin, Request},
     running::Signal,
 };
 
@@ -73,4 +73,28 @@ fn damaged_parts_are_fetched_again() {
     }
     assert!(damaged > 0);
     go_on(&origin, &job, &tar, 30_000_000);
+}
+
+/// At 60 KB/s a connection a block of a part takes four seconds to come, and is noted on the way.
+#[test]
+fn of_slow_parts_a_kill_costs_no_more_than_the_bytes_of_a_moment() {
+    let (origin, tar) = (Origin::start(), large(1));
+    origin.class(LARGE, tar.clone());
+    origin.limit_rate(60_000);
+    let args = ["--delete-tar", "--workers", "4"];
+    let job = Job::new().classes([LARGE]).origin(&origin).args(args).deadline(Duration::from_mins(1));
+    let mut running = job.start();
+    running.wait_until("three parts are on their way to a block", |_| {
+        let gets = origin.gets(LARGE);
+        let far = |get: &&Request| get.start() > 0 && get.sent > 120_000;
+        (gets.iter().filter(far).count() >= 3).then_some(())
+    });
+    running.kill();
+    assert!(origin.gets(LARGE).iter().all(|get| get.start() == 0 || get.sent < 256 << 10), "a block was whole");
+    origin.limit_rate(0);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&tar, &job.class_folder(LARGE));
+    let again = extra(&origin.gets(LARGE), &tar);
+    println!("{again} bytes came again");
+    assert!(again < 150_000, "{again} bytes came again");
 }

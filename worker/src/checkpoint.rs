@@ -21,7 +21,8 @@ use serde::{
 use crate::{beginning::Beginning, source::Source};
 
 const VERSION: u32 = 1;
-/// Finished files are written to the journal when so many bytes of the tar have passed, and at every stop.
+/// Finished files are written to the journal when so many bytes of the tar have passed, when the unpacker's timer says so, and
+/// at every stop.
 const INTERVAL: u64 = 4 << 20;
 /// A file in which so many bytes of the tar have passed since then is written as far as it is, too.
 const INTERVAL_IN_FILE: u64 = 8 << 20;
@@ -135,7 +136,6 @@ impl Journal {
         self.done = entry.next_header;
         if entry.next_header >= self.written_up_to + INTERVAL {
             self.flush()?;
-            self.written_up_to = entry.next_header;
         }
         Ok(())
     }
@@ -168,6 +168,7 @@ impl Journal {
         }
         self.length += self.pending.len() as u64;
         self.pending.clear();
+        self.written_up_to = self.written_up_to.max(self.done);
         Ok(())
     }
 

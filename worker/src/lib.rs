@@ -35,6 +35,7 @@ mod tail;
 
 mod beginning;
 mod checkpoint;
+mod checkpoint_timer;
 mod descriptors;
 mod extract;
 mod file_tree;

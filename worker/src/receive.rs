@@ -1,6 +1,6 @@
 //! Receiving a class: the pieces of the download go to the unpacker, whatever breaks in between.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use shared::{Wnid, outcome::Suspect};
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,7 @@ pub(crate) async fn receive(
         let piece = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Unfinished::Stopped),
-            piece = assembly.next() => piece.map_err(|error| Unfinished::Failed(error.into())),
+            piece = intake.noting(assembly.next()) => piece.map_err(|error| Unfinished::Failed(error.into())),
         };
         match piece {
             Ok(Piece::Begin(source)) => {
@@ -98,6 +98,22 @@ impl Intake<'_> {
             Err(error) => return Err(self.site.broken(&self.staging, error)),
         }
         Ok(())
+    }
+
+    /// Waits, and notes meanwhile what has come when that is due.
+    async fn noting<T>(&mut self, next: impl Future<Output = T>) -> T {
+        let mut next = pin!(next);
+        loop {
+            let Some((unpacker, _)) = &mut self.at_work else { return next.await };
+            tokio::select! {
+                biased;
+                next = &mut next => return next,
+                () = unpacker.timer().due() => {
+                    // Whatever is wrong with the disk, the next bytes meet it again.
+                    unpacker.note_progress().ok();
+                }
+            }
+        }
     }
 
     /// Unpacks the next bytes of the tar. While the disk is behind, nothing more is asked of the origin.

@@ -146,7 +146,7 @@ impl Staging {
             {
                 break;
             }
-            fs::rename(&file, self.class_folder().join(&entry.name))?;
+            take(&file, &self.class_folder().join(&entry.name))?;
             journal.append(&entry)?;
             checkpoint.files += 1;
             checkpoint.position = entry.next_header;
@@ -183,7 +183,7 @@ impl Staging {
         {
             return Ok(());
         }
-        fs::rename(&file, self.class_folder().join(&beginning.name))?;
+        take(&file, &self.class_folder().join(&beginning.name))?;
         journal.note_beginning(beginning)?;
         checkpoint.begun = Some(begun);
         checkpoint.position = beginning.position;
@@ -247,6 +247,12 @@ impl FileEntry {
         let padding = self.size.next_multiple_of(512) - self.size;
         PartOfTar { range: start..self.next_header, content: self.size, blake3: self.blake3, padding }
     }
+}
+
+/// Gives a file of a former folder its place here. Where the file system has links it stays there too, until that folder goes as
+/// a whole: a process that is killed before its own journal names the file leaves the former checkpoint as good as it was.
+fn take(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|_| fs::rename(from, to))
 }
 
 /// What a kept tar has of a file: headers, contents, padding.
@@ -337,5 +343,48 @@ fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
             fs::rename(&whole, published)
         }
         renamed => renamed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "http://origin/n00000001.tar";
+
+    /// Two finished files and a begun one, as a process that was killed leaves them.
+    fn killed(target: &Target, wnid: Wnid) -> io::Result<Staging> {
+        let staging = Staging::create(target, wnid)?;
+        let source =
+            Source { url: URL.to_owned(), length: Some(9999), etag: Some("\"one\"".to_owned()), ..Source::default() };
+        let mut journal = Journal::create(&staging.journal(), &source)?;
+        for (number, name) in (1..).zip(["a", "b"]) {
+            fs::write(staging.class_folder().join(name), name)?;
+            let blake3 = blake3::hash(name.as_bytes());
+            journal.append(&FileEntry { name: name.to_owned(), size: 1, blake3, next_header: number * 1024 })?;
+        }
+        fs::write(staging.class_folder().join("c"), "content that no line names")?;
+        let (name, blake3) = ("c".to_owned(), blake3::hash(b"content"));
+        journal.note_beginning(&Beginning { name, size: 100, written: 7, blake3, position: 2048 + 512 + 7 })?;
+        Ok(staging)
+    }
+
+    #[test]
+    fn killed_before_its_own_journal_is_written_who_takes_over_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (target, wnid) = (Target::open(&folder.path().join("target"), None).unwrap(), "n00000001".parse().unwrap());
+        let former = killed(&target, wnid).unwrap();
+        let second = Staging::create(&target, wnid).unwrap();
+        assert_eq!(second.adopt(&former, URL, false).unwrap().unwrap().position, 2567);
+        let journal = fs::read_to_string(second.journal()).unwrap();
+        fs::write(second.journal(), journal.lines().next().unwrap().to_owned() + "\n").unwrap();
+
+        let (third, checkpoint) = Staging::take_over(&target, wnid, URL, false).unwrap();
+        let Checkpoint { files, position, .. } = checkpoint.unwrap();
+        assert_eq!((files, position), (2, 2567));
+        for (name, content) in [("a", "a"), ("b", "b"), ("c", "content")] {
+            assert_eq!(fs::read_to_string(third.class_folder().join(name)).unwrap(), content);
+        }
+        assert!(!former.class_folder().exists() && !second.class_folder().exists());
     }
 }

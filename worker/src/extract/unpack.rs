@@ -26,6 +26,7 @@ use super::{
 use crate::{
     beginning::{Beginning, BegunFile},
     checkpoint::{FileEntry, Journal},
+    checkpoint_timer::CheckpointTimer,
     source::Source,
     staging::Staging,
 };
@@ -50,6 +51,7 @@ pub(crate) struct Unpacker {
     folder: File,
     tar: Option<File>,
     journal: Journal,
+    timer: CheckpointTimer,
     current: Option<Current>,
 }
 
@@ -132,7 +134,7 @@ impl Unpacker {
             None => Framing::resume(&wnid, limits, offset, files),
         };
         let current = begun.map(|begun| Current::go_on(&folder, begun, offset)).transpose()?;
-        Ok(Self { framing, folder, tar, journal, current })
+        Ok(Self { framing, folder, tar, journal, timer: CheckpointTimer::default(), current })
     }
 
     /// Takes the next bytes of the tar.
@@ -144,7 +146,24 @@ impl Unpacker {
         let unpacked = self.unpack(bytes, &mut small);
         // What was finished before an error stays finished.
         let noted = self.note(&mut small);
-        unpacked.and(noted)
+        unpacked.and(noted)?;
+        if self.timer.received() { self.note_progress() } else { Ok(()) }
+    }
+
+    /// Says when [`Self::note_progress`] is due although nothing more comes.
+    pub(crate) fn timer(&self) -> &CheckpointTimer {
+        &self.timer
+    }
+
+    /// Notes in the journal all that has come. From then on it survives the end of the process: files and tar were handed to
+    /// the kernel before.
+    pub(crate) fn note_progress(&mut self) -> Result<(), UnpackError> {
+        self.timer.restart();
+        let noted = match &self.current {
+            Some(current) => self.journal.note_beginning(&current.beginning()),
+            None => self.journal.flush(),
+        };
+        noted.map_err(UnpackError::storage("write the checkpoint"))
     }
 
     fn unpack<'piece>(&mut self, mut bytes: &'piece [u8], small: &mut SmallFiles<'piece>) -> Result<(), UnpackError> {

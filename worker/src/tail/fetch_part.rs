@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -94,10 +95,19 @@ impl Tar {
         download.end_at(shared.until.clone());
         loop {
             download.set_priority(shared.priority());
-            let step = tokio::select! {
-                biased;
-                () = shared.stop.cancelled() => Ok(Some(Piece::End)),
-                step = download.step() => step,
+            let step = {
+                let mut step = pin!(download.step());
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = shared.stop.cancelled() => break Ok(Some(Piece::End)),
+                        step = &mut step => break step,
+                        () = writer.timer().due() => match note(writer).await {
+                            Ok(same) => writer = same,
+                            Err(error) => return unwritten(&error),
+                        },
+                    }
+                }
             };
             let ended = match step {
                 Ok(Some(Piece::Bytes(bytes))) => {
@@ -137,7 +147,11 @@ async fn store(mut writer: PartWriter, mut bytes: Bytes, shared: &Shared) -> io:
             writer = flush(writer, shared).await?;
         }
     }
-    Ok(writer)
+    if writer.timer().received() { note(writer).await } else { Ok(writer) }
+}
+
+async fn note(mut writer: PartWriter) -> io::Result<PartWriter> {
+    spawn_blocking(move || writer.note().map(|()| writer)).await.map_err(io::Error::other)?
 }
 
 async fn flush(mut writer: PartWriter, shared: &Shared) -> io::Result<PartWriter> {

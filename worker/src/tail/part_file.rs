@@ -1,4 +1,6 @@
-//! A part of a tar in a file of its own: appended block by block, each with a digest that proves what it is.
+//! A part of a tar in a file of its own: appended block by block, each with a digest that proves what it is. Where a block is
+//! slow to come, what there is of it is written before it is full, and written over with more later: a kill costs no more than
+//! the bytes of a moment.
 //!
 //! The digest covers the version of the tar, the block's place in it and its bytes. So whoever reads, while the file grows,
 //! after a kill, after a power cut or on another host, takes neither a torn block nor zeros nor bytes of another version for
@@ -6,12 +8,12 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
-use crate::source::Source;
+use crate::{checkpoint_timer::CheckpointTimer, source::Source};
 
 /// Bytes of the tar in a block; the last one of a file may have fewer.
 pub(crate) const BLOCK: usize = 256 << 10;
@@ -42,18 +44,21 @@ pub(crate) struct PartWriter {
     version: Version,
     /// Made with the first block.
     file: Option<File>,
-    /// Where in the tar the block begins that is being filled.
+    /// Where the block that is being filled begins, in the file and in the tar.
+    offset: u64,
     reached: u64,
     block: Vec<u8>,
+    timer: CheckpointTimer,
 }
 
 impl PartWriter {
     /// Prepares a file that does not exist yet, for the bytes from `start` on.
     pub(crate) fn new(path: PathBuf, version: Version, start: u64) -> Self {
-        Self { path, version, file: None, reached: start, block: vec![0; HEAD] }
+        let (block, timer) = (vec![0; HEAD], CheckpointTimer::default());
+        Self { path, version, file: None, offset: 0, reached: start, block, timer }
     }
 
-    /// Bytes of the tar up to here are in the file.
+    /// Bytes of the tar up to here are in the file for good.
     pub(crate) fn reached(&self) -> u64 {
         self.reached
     }
@@ -65,12 +70,28 @@ impl PartWriter {
         taken
     }
 
+    /// Says when [`Self::note`] is due.
+    pub(crate) fn timer(&mut self) -> &mut CheckpointTimer {
+        &mut self.timer
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.block.len() == HEAD + BLOCK
     }
 
-    /// Writes the block, which need not be full, in one piece.
+    /// Writes the block, which need not be full; what comes then belongs to the next one.
     pub(crate) fn write(&mut self) -> io::Result<()> {
+        self.note()?;
+        self.offset += self.block.len() as u64;
+        self.reached += (self.block.len() - HEAD) as u64;
+        self.block.truncate(HEAD);
+        Ok(())
+    }
+
+    /// Writes what there is of the block; what comes then belongs to it too. Whoever follows the file while it grows does not
+    /// count such a block.
+    pub(crate) fn note(&mut self) -> io::Result<()> {
+        self.timer.restart();
         let bytes = &self.block[HEAD..];
         let count = u32::try_from(bytes.len()).expect("a block is small");
         if count == 0 {
@@ -82,11 +103,7 @@ impl PartWriter {
         if self.file.is_none() {
             self.file = Some(File::create_new(&self.path)?);
         }
-        let file = self.file.as_mut().expect("it was just made");
-        file.write_all(&self.block)?;
-        self.reached += u64::from(count);
-        self.block.truncate(HEAD);
-        Ok(())
+        self.file.as_ref().expect("it was just made").write_all_at(&self.block, self.offset)
     }
 }
 
@@ -297,6 +314,33 @@ mod tests {
         writer.write().unwrap();
         assert_eq!(reader.next().unwrap().unwrap(), b"two");
         assert_eq!((reader.position(), writer.reached()), (11, 11));
+    }
+
+    #[test]
+    fn what_is_noted_of_a_block_survives_a_kill_and_is_no_growth_for_those_who_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
+        let bytes = bytes(BLOCK + 3000);
+        let length = || fs::metadata(&path).unwrap().len();
+        let mut writer = PartWriter::new(path.clone(), version("a"), 700);
+        for end in [1000, 1000, BLOCK - 1] {
+            let begin = writer.block.len() - HEAD;
+            assert_eq!(writer.fill(&bytes[begin..end]), end - begin);
+            writer.note().unwrap();
+            assert_eq!(read(&path, version("a"), 700), bytes[..end], "a new reader finds it");
+            assert_eq!(bytes_in(length(), 1 << 20, false), 0);
+            assert_eq!(writer.reached(), 700);
+        }
+        writer.fill(&bytes[BLOCK - 1..BLOCK]);
+        writer.write().unwrap();
+        assert_eq!((writer.reached(), bytes_in(length(), 1 << 20, false)), (700 + BLOCK as u64, BLOCK as u64));
+        writer.note().unwrap();
+        assert_eq!(length(), (HEAD + BLOCK) as u64, "there is nothing of the next block");
+        writer.fill(&bytes[BLOCK..BLOCK + 2000]);
+        writer.note().unwrap();
+        writer.fill(&bytes[BLOCK + 2000..]);
+        writer.write().unwrap();
+        assert_eq!(read(&path, version("a"), 700), bytes);
     }
 
     #[test]

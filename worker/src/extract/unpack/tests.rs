@@ -1,6 +1,7 @@
-use std::{fs, ops::Range, path::PathBuf};
+use std::{fs, ops::Range, path::PathBuf, time::Duration};
 
 use tempfile::TempDir;
+use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::{
@@ -224,7 +225,7 @@ fn a_former_owner_that_goes_on_for_a_while_does_no_harm() {
         let killed_at = case.long.start + 9_000_000;
         let (_, mut former) = case.unpacked_up_to(killed_at);
         let (staging, position, mut unpacker) = case.go_on();
-        assert!(case.long.contains(&position) && position < killed_at);
+        assert!(case.long.contains(&position) && position <= killed_at);
         case.push(&mut former, killed_at..killed_at + 2_000_000);
         case.push(&mut unpacker, position..case.long.end - 4_000_000);
         case.push(&mut former, killed_at + 2_000_000..case.long.end - 1);
@@ -316,4 +317,54 @@ fn small_files_in_front_of_an_error_are_done() {
     assert_eq!(staging.entries().unwrap().count(), 20);
     drop(unpacker);
     assert_eq!(case.finish(), bad_header as u64);
+}
+
+/// A tar whose end comes before any checkpoint that its length would make.
+fn short_case(keep_tar: bool) -> Case {
+    Case::of(keep_tar, (0..60).map(|number| (format!("{number}.JPEG"), 5000 + number * 700)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_slowly_bytes_come_a_kill_costs_no_more_than_those_of_a_second() {
+    for keep_tar in [false, true] {
+        let case = short_case(keep_tar);
+        let contents_end = case.tar.len() as u64 - 1024;
+        let mut unpacker = case.unpacked_up_to(0).1;
+        let mut received = 0;
+        loop {
+            // A second of 20 KB/s.
+            for _ in 0..20 {
+                let more = (received + 1000).min(contents_end);
+                case.push(&mut unpacker, received..more);
+                received = more;
+                advance(Duration::from_millis(50)).await;
+            }
+            drop(unpacker);
+            // Of the last third of it, and a header.
+            let costs_little = |position| position <= received && position + 8000 > received;
+            if received == contents_end {
+                let position = case.finish();
+                assert!(costs_little(position), "{position} of {received}");
+                break;
+            }
+            let (_, position, next) = case.go_on();
+            assert!(costs_little(position), "{position} of {received}");
+            (unpacker, received) = (next, position);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_silence_is_noted_in_it() {
+    for keep_tar in [false, true] {
+        let case = short_case(keep_tar);
+        let (_, mut unpacker) = case.unpacked_up_to(0);
+        assert!(timeout(Duration::from_mins(1), unpacker.timer().due()).await.is_err(), "there is nothing to note");
+        unpacker.push(&case.tar[..300_000]).unwrap();
+        timeout(Duration::from_secs(1), unpacker.timer().due()).await.expect("within a second");
+        unpacker.note_progress().unwrap();
+        assert!(timeout(Duration::from_mins(1), unpacker.timer().due()).await.is_err(), "all of it is noted");
+        drop(unpacker);
+        assert!(case.finish() + 1024 > 300_000);
+    }
 }
