@@ -19,5 +19,5 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> Exit {
     let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
     let job = coordinator::run(config, screen.clone(), shutdown.clone());
-    program::with_signals(&screen, shutdown, async { job.await.map_err(|error| error.to_string()) }).await
+    program::with_signals(&screen, &shutdown, async { job.await.map_err(|error| error.to_string()) }).await
 }

@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::oneshot,
-};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::{exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
@@ -31,20 +28,19 @@ pub fn run(program: impl Future<Output = Exit>) -> Exit {
     exit
 }
 
-/// Runs the work of a program beside its signals; an error becomes one sentence on the screen.
+/// Runs the work of a program, which its signals stop; an error becomes one sentence on the screen.
 pub async fn with_signals(
     screen: &Screen,
-    shutdown: Shutdown,
+    shutdown: &Shutdown,
     work: impl Future<Output = Result<Exit, String>>,
 ) -> Exit {
-    let (signalled, mut signal) = oneshot::channel();
-    let result = tokio::select! {
-        result = work => result,
-        Err(error) = shutdown.on_signals(signalled) => Err(format!("listen for signals: {error}")),
+    let (result, first_signal) = match shutdown.on_signals() {
+        Ok(first_signal) => (work.await, first_signal.get().copied()),
+        Err(error) => (Err(format!("listen for signals: {error}; allow the process more threads and files")), None),
     };
     match result {
         // A signal that came when the work was done changes nothing.
-        Ok(Exit::Interrupted) => signal.try_recv().unwrap_or(Exit::Interrupted),
+        Ok(Exit::Interrupted) => first_signal.unwrap_or(Exit::Interrupted),
         Ok(exit) => exit,
         Err(error) => {
             // With standard error closed there is nobody left to tell.

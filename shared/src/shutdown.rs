@@ -1,9 +1,24 @@
-//! Stopping in phases: the first signal asks for an orderly end, a second one cuts it short.
+//! Stopping in phases: the first signal asks for an orderly end, a second one ends the process within a second.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit_code::Exit;
+
+/// So long after the second signal the process ends, if it has not ended by itself. Half of the second that is promised is
+/// left for a busy machine.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A handle on both phases; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -14,29 +29,58 @@ pub struct Shutdown {
     pub abort: CancellationToken,
 }
 
+/// The exit code that the first signal asked for, once it has come.
+pub type FirstSignal = Arc<OnceLock<Exit>>;
+
 impl Shutdown {
-    /// Waits for SIGINT or SIGTERM, starts the drain and says which exit it makes; from then on a second signal aborts.
+    /// Listens for SIGINT and SIGTERM from now on, for the rest of the process's life. The first one starts the drain, the
+    /// second one the abort, and half a second later the process exits with the code of the first signal.
     ///
-    /// Meant to run beside the work for the whole life of the program, in a task that is dropped at its end.
+    /// Only a program calls this, a library must not. The signals have a thread and a runtime to themselves: threads of the
+    /// program that are blocked in a system call (a disk or a terminal that hangs) do not delay them, and the exit, the only
+    /// one in both programs, does not wait for such threads either.
     ///
     /// # Errors
-    /// When the process may not install signal handlers.
-    pub async fn on_signals(self, first: tokio::sync::oneshot::Sender<Exit>) -> std::io::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let exit = tokio::select! {
-            _ = interrupt.recv() => Exit::Interrupted,
-            _ = terminate.recv() => Exit::Terminated,
+    /// When the process may not install signal handlers, or has no thread left.
+    pub fn on_signals(&self) -> io::Result<FirstSignal> {
+        let first = FirstSignal::default();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut signals = {
+            let _inside = runtime.enter();
+            Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? }
         };
-        if first.send(exit).is_err() {
-            return Ok(());
-        }
-        self.drain.cancel();
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        self.abort.cancel();
-        Ok(())
+        let shutdown = self.clone();
+        let noted = Arc::clone(&first);
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let exit = signals.next().await;
+                noted.get_or_init(|| exit);
+                shutdown.drain.cancel();
+                signals.next().await;
+                shutdown.abort.cancel();
+                sleep(GRACE).await;
+                end(exit);
+            });
+        })?;
+        Ok(first)
     }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.interrupt.recv() => Exit::Interrupted,
+            _ = self.terminate.recv() => Exit::Terminated,
+        }
+    }
+}
+
+#[expect(clippy::exit, reason = "whatever still runs is blocked, and must not keep the process alive")]
+fn end(exit: Exit) {
+    std::process::exit(exit.code().into());
 }

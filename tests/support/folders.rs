@@ -63,9 +63,13 @@ pub fn tars(target: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "tar")).collect()
 }
 
-/// Whether the folder holds something with this name at any depth.
+/// Whether the folder holds something with this name at any depth; what vanishes while it is looked at does not count.
 pub fn holds(folder: &Path, name: &str) -> bool {
-    snapshot(folder).keys().any(|path| path.file_name().is_some_and(|found| found == name))
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        entry.file_name() == name || (is_folder && holds(&entry.path(), name))
+    })
 }
 
 /// The longest file at any depth; what vanishes while it is looked at does not count.

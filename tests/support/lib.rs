@@ -31,6 +31,7 @@ mod traffic;
 pub mod cluster;
 pub mod fleet;
 pub mod folders;
+pub mod hanging_log;
 pub mod hosts;
 pub mod loader;
 pub mod mounts;

@@ -36,7 +36,7 @@ async fn run(asked: Asked) -> Exit {
             }
         }
     };
-    program::with_signals(&screen, shutdown.clone(), done).await
+    program::with_signals(&screen, &shutdown, done).await
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
