@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{Wnid, class_list::InvalidRow, outcome::Failure};
+use shared::{Wnid, class_list::InvalidRow, outcome::Failure, owner::explained};
 
 /// The log's name in the target.
 pub const NAME: &str = "failed_downloads.log";
@@ -39,7 +39,7 @@ impl FailureLog {
         let path = target.join(NAME);
         match File::create(&path) {
             Ok(_) => Ok(Self { path }),
-            Err(source) => Err(FailureLogError { path, source }),
+            Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
     }
 

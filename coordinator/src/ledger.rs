@@ -17,6 +17,7 @@ use schema::VERSION;
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind, Outcome, Published},
+    owner::explained,
 };
 
 mod connection;
@@ -158,13 +159,13 @@ impl Ledger {
                 let owner = owner(path).unwrap_or_else(|| "another coordinator".to_owned());
                 LedgerError::Busy { path: path.to_owned(), owner }
             }
-            NotLocked::File(source) => LedgerError::File { path: path.to_owned(), source },
+            NotLocked::File(source) => LedgerError::File { path: path.to_owned(), source: explained(source, [path]) },
         })?;
         Self::open_locked(path, lock)
     }
 
     fn open_locked(path: &Path, lock: FileLock) -> Result<Self, LedgerError> {
-        let file = |source| LedgerError::File { path: path.to_owned(), source };
+        let file = |source| LedgerError::File { path: path.to_owned(), source: explained(source, [path]) };
         let read = |source| LedgerError::Read { path: path.to_owned(), source };
         let write = |source| LedgerError::Write { path: path.to_owned(), source };
         // A path from the root is a file to `SQLite` too, whatever its name: `:memory:` or `file:x?mode=memory` keep nothing.

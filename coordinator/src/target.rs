@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::telemetry::open_log;
+use shared::{owner::explained, telemetry::open_log};
 
 /// The detailed log, which is also what is locked.
 pub const LOG_NAME: &str = "imagenet_downloader.log";
@@ -45,6 +45,14 @@ pub enum TargetError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Its log cannot be written.
+    #[error("write the log {}: {source}; or name another folder with --target", path.display())]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Another coordinator is at work there.
     #[error("use the target {}: another coordinator works in it; wait for it, or name another folder with --target", path.display())]
     Busy {
@@ -59,7 +67,7 @@ impl Target {
     /// # Errors
     /// [`TargetError`], one sentence that says what to do.
     pub fn prepare(path: &Path) -> Result<Self, TargetError> {
-        let read_only = |source| TargetError::ReadOnly { path: path.to_owned(), source };
+        let read_only = |source| TargetError::ReadOnly { path: path.to_owned(), source: explained(source, [path]) };
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(TargetError::File { path: path.to_owned() });
         }
@@ -69,7 +77,11 @@ impl Target {
         let written = fs::write(&probe, b"?");
         let removed = fs::remove_file(&probe);
         written.and(removed).map_err(read_only)?;
-        let log = open_log(&path.join(LOG_NAME)).map_err(read_only)?;
+        let log_path = path.join(LOG_NAME);
+        let log = open_log(&log_path).map_err(|source| {
+            let source = explained(source, [&log_path]);
+            TargetError::Log { path: log_path, source }
+        })?;
         let unlocked = match log.try_lock() {
             Ok(()) => None,
             Err(TryLockError::WouldBlock) => return Err(TargetError::Busy { path: path.to_owned() }),

@@ -11,6 +11,7 @@ pub mod job_line;
 pub mod manual;
 pub mod metrics;
 pub mod outcome;
+pub mod owner;
 pub mod program;
 pub mod shutdown;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 
 mod names;
 mod places;
+mod replaced;
 mod shared_targets;
 
 use std::{collections::BTreeSet, ffi::OsString, fs, path::Path, time::Duration};

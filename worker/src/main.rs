@@ -6,6 +6,7 @@ use shared::{
     exit_code::Exit,
     http,
     job_line::Screen,
+    owner::explained,
     program,
     shutdown::Shutdown,
     telemetry::{self, Telemetry},
@@ -47,8 +48,9 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     std::fs::create_dir_all(&config.target)
         .map_err(|error| format!("make the target {target}: {error} (give a folder with --target)"))?;
     let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
-    let log = telemetry::open_log(&log)
-        .map_err(|error| format!("open the log {}: {error} (give a writable folder with --target)", log.display()))?;
+    let log = telemetry::open_log(&log).map_err(|error| {
+        format!("open the log {}: {} (or give another folder with --target)", log.display(), explained(error, [&log]))
+    })?;
     let (tally, mut outside) = (Arc::<Tally>::default(), JoinSet::new());
     if let Some(address) = cli.http {
         let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside).await;

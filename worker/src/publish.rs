@@ -7,14 +7,17 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
+    path::Path,
     sync::Arc,
 };
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{CWD, RenameFlags};
 use shared::{Wnid, job::Durability};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    file_tree::remove_if_there,
+    file_tree::{remove_if_there, remove_tree},
     lease_clock::LeaseClock,
     manifest::{self, Manifest},
     staging::Staging,
@@ -123,7 +126,7 @@ fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Ve
         if result.as_ref().is_ok_and(|publication| !matches!(publication, Publication::Fenced))
             && let Err(error) = staged.staging.remove()
         {
-            tracing::warn!(wnid = %staged.wnid, %error, "could not remove the staging folder");
+            tracing::info!(wnid = %staged.wnid, %error, "a staging folder stays until the end of the job");
         }
         // A receiver that is gone was stopped; the class is there and the next run finds it.
         reply.send(result).ok();
@@ -183,9 +186,37 @@ fn rename_folder(target: &Target, staged: &Staged, replace: bool) -> io::Result<
     if !replace {
         return Ok(Publication::Occupied);
     }
-    fs::rename(&to, staged.staging.replaced())?;
-    fs::rename(&from, &to)?;
+    replace_folder(&from, &to, &staged.staging.replaced())?;
     Ok(Publication::Done)
+}
+
+/// Puts a complete folder in the place of another one: in one step where the file system can exchange two names, else with
+/// a moment between them in which there is none. A process that is killed in that moment leaves the old folder in
+/// `aside`, from which it goes back to its name, unless the new one gets there first.
+fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
+    if exchange(from, to).is_ok() {
+        return Ok(());
+    }
+    replace_in_two_steps(from, to, aside)
+}
+
+fn replace_in_two_steps(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
+    match fs::rename(to, aside) {
+        // In the lower layer of an overlay a folder can be removed and not renamed. The new one is complete already.
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => remove_tree(to)?,
+        renamed => remove_if_there(renamed)?,
+    }
+    fs::rename(from, to).inspect_err(|_| drop(fs::rename(aside, to)))
+}
+
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
 }
 
 /// Removes a class's tar, if there is one.
@@ -235,6 +266,61 @@ mod tests {
         let publication = publish_one(&target, &first, false, &clock).unwrap();
         assert!(matches!(publication, Publication::Done), "{publication:?}");
         assert!(class.join("new.JPEG").exists() && !class.join("old.JPEG").exists());
+    }
+
+    /// What a kill between the two steps leaves, on a file system that cannot exchange names.
+    fn killed_between_the_steps(target: &Target) -> Staged {
+        let staged = staged(target);
+        let old = staged.staging.replaced();
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("old.JPEG"), "old").unwrap();
+        staged
+    }
+
+    #[test]
+    fn a_kill_between_the_two_steps_of_a_replacement_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("target");
+        let target = Target::open(&path, None).unwrap();
+        let wnid = killed_between_the_steps(&target).wnid;
+        let class = target.class_folder(wnid);
+        drop(target);
+        // The next process gives the old folder its name back.
+        let target = Target::open(&path, None).unwrap();
+        assert!(class.join("old.JPEG").exists());
+        fs::remove_dir_all(&class).unwrap();
+
+        // So does a class that fails, and the end of a job that could not download the class.
+        killed_between_the_steps(&target).staging.remove().unwrap();
+        assert!(class.join("old.JPEG").exists());
+        fs::remove_dir_all(&class).unwrap();
+        killed_between_the_steps(&target);
+        target.remove_staging();
+        assert!(class.join("old.JPEG").exists());
+        fs::remove_dir_all(&class).unwrap();
+
+        // Once another folder is in the place, the old one goes.
+        let staged = killed_between_the_steps(&target);
+        fs::create_dir(&class).unwrap();
+        fs::write(class.join("other.JPEG"), "").unwrap();
+        staged.staging.remove().unwrap();
+        assert!(class.join("other.JPEG").exists() && !class.join("old.JPEG").exists());
+    }
+
+    #[test]
+    fn a_folder_is_replaced_in_one_step_or_in_two() {
+        for replace in [replace_folder, replace_in_two_steps] {
+            let folder = tempfile::tempdir().unwrap();
+            let [from, to, aside, other] = ["from", "to", "aside", "other"].map(|name| folder.path().join(name));
+            for (path, file) in [(&from, "new.JPEG"), (&to, "old.JPEG")] {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join(file), "").unwrap();
+            }
+            replace(&from, &to, &aside).unwrap();
+            assert!(to.join("new.JPEG").exists() && !to.join("old.JPEG").exists());
+            replace(&folder.path().join("missing"), &to, &other).unwrap_err();
+            assert!(to.join("new.JPEG").exists(), "it keeps its name if there is nothing to put there");
+        }
     }
 
     #[test]

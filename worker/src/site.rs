@@ -8,6 +8,7 @@ use shared::{
     Wnid,
     job::JobOptions,
     outcome::{Failure, Outcome},
+    owner::explained,
 };
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 
@@ -98,7 +99,7 @@ impl Site {
     /// What stands under the class's name.
     pub(crate) fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
         let found = existing::look(&self.target, wnid, !self.job.delete_tar);
-        found.map_err(|error| storage(&self.target, "look at what is there", error))
+        found.map_err(|error| self.storage(wnid, "look at what is there", error))
     }
 
     /// With `--delete-tar` no tar is left behind, also not by an earlier run.
@@ -129,14 +130,14 @@ impl Site {
         };
         let folder = self.target.class_folder(wnid);
         let proved = existing::matches(&folder, length);
-        if let Err(why) = proved.map_err(|error| storage(&self.target, "read the folder", error))? {
+        if let Err(why) = proved.map_err(|error| self.storage(wnid, "read the folder", error))? {
             return Err(conflict(&format!(
                 "the folder has no manifest, and is not the origin's tar: {why} \
                  (--existing replace downloads it anew, --existing trust takes it as it is)"
             )));
         }
         let manifest = existing::adopt(&folder, wnid, &self.job.run_id, &source)
-            .map_err(|error| storage(&self.target, "adopt the folder", error))?;
+            .map_err(|error| self.storage(wnid, "adopt the folder", error))?;
         tracing::info!(%wnid, "adopted: the folder is the whole tar");
         Ok(Outcome::Skipped(manifest.published()))
     }
@@ -163,8 +164,24 @@ impl Site {
                 Err(Unfinished::Stopped)
             }
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
-            Err(error) => Err(unfinished::staging(&self.target, "publish the class", error)),
+            Err(error) => {
+                let error = self.explained(wnid, error);
+                Err(unfinished::staging(&self.target, "publish the class", error))
+            }
         }
+    }
+
+    /// As [`storage`], for work on what stands under a class's names.
+    fn storage(&self, wnid: Wnid, action: &str, error: io::Error) -> Unfinished {
+        storage(&self.target, action, self.explained(wnid, error))
+    }
+
+    fn explained(&self, wnid: Wnid, error: io::Error) -> io::Error {
+        let folder = self.target.class_folder(wnid);
+        explained(
+            error,
+            [folder.join(manifest::MANIFEST), folder, self.target.tar(wnid), self.target.root().to_owned()],
+        )
     }
 
     /// Sorts what broke an unpacking; a bad archive leaves nothing behind.

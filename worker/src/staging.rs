@@ -82,7 +82,7 @@ impl Staging {
         let mut former = Vec::new();
         for left in left_behind(target, wnid, &staging.path)? {
             let mine = staging.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
-            match fs::rename(&left, &mine) {
+            match move_folder(&left, &mine) {
                 Err(error) if is_gone(&error) => continue,
                 renamed => renamed?,
             }
@@ -102,7 +102,7 @@ impl Staging {
             }
             // A folder that another process was replacing waits there until the new one is in its place.
             if left.replaced().exists() && !staging.replaced().exists() {
-                fs::rename(left.replaced(), staging.replaced())?;
+                move_folder(&left.replaced(), &staging.replaced())?;
             }
             // A former owner that still writes, or a file that is open on a network disk, can keep it from going.
             if let Err(error) = left.remove() {

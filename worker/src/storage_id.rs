@@ -14,7 +14,7 @@ use std::{
 use crate::file_tree::{is_gone, remove_if_there};
 
 /// The file in the target.
-const FILE: &str = ".imagenet_downloader.storage";
+pub(crate) const FILE: &str = ".imagenet_downloader.storage";
 /// Hexadecimal digits of an id.
 const DIGITS: usize = 32;
 /// Between two looks at a file that another process has just created.

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::Access;
 
-use shared::Wnid;
+use shared::{Wnid, owner::explained};
 
 use crate::{
     file_tree::{is_gone, remove_if_there},
@@ -101,7 +101,11 @@ impl Target {
     /// the folder in which classes are to be put together, if it was named.
     pub(crate) fn open(path: &Path, staging: Option<&Path>) -> Result<Self, TargetError> {
         let refused = |action: &'static str| {
-            move |cause| TargetError::Refused { target: path.to_owned(), action: action.to_owned(), cause }
+            move |cause| TargetError::Refused {
+                target: path.to_owned(),
+                action: action.to_owned(),
+                cause: explained(cause, [path]),
+            }
         };
         fs::create_dir_all(path).map_err(refused("make a folder"))?;
         // A link at the root is followed once, here.
@@ -113,7 +117,8 @@ impl Target {
         };
         let others = [Some(staging_place::in_target(&root)), staging_place::beside(&root).ok()];
         let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
-        let storage_id = storage_id::settle(&root, area.path(), &storage_id::new()).map_err(refused("write"))?;
+        let storage_id = storage_id::settle(&root, area.path(), &storage_id::new())
+            .map_err(|error| refused("write")(explained(error, [root.join(storage_id::FILE)])))?;
         let target = Self { root, folder, area, other_areas, storage_id: Mutex::new(storage_id) };
         target.take_over_what_is_left().map_err(|cause| in_area(target.staging(), cause))?;
         Ok(target)
@@ -244,7 +249,7 @@ impl Drop for Target {
 }
 
 fn in_area(area: &Path, cause: io::Error) -> TargetError {
-    TargetError::Staging { area: area.to_owned(), cause }
+    TargetError::Staging { area: area.to_owned(), cause: explained(cause, [area]) }
 }
 
 /// Opens an area in a folder that was named, which must be on the target's file system and not in the target.
@@ -284,8 +289,11 @@ fn open_beside(root: &Path) -> Result<StagingArea, TargetError> {
     };
     let path = staging_place::in_target(root);
     let area = StagingArea::enter(path.clone()).and_then(|area| try_out(&path, root).map(|()| area));
-    let area =
-        area.map_err(|cause| TargetError::Refused { target: root.to_owned(), action: "write".to_owned(), cause })?;
+    let area = area.map_err(|cause| TargetError::Refused {
+        target: root.to_owned(),
+        action: "write".to_owned(),
+        cause: explained(cause, [&path]),
+    })?;
     tracing::warn!(
         "classes are put together in {}, which a folder loader would take for a class until the job is done: {why}; give a \
          folder below it as --target, e.g. {}, or --staging DIR on the same file system",
