@@ -5,6 +5,7 @@ mod changed_versions;
 mod lost_connections;
 mod patience;
 mod proxies;
+mod public_hosts;
 mod redirects;
 mod tls;
 mod wrong_answers;

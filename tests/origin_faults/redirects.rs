@@ -7,7 +7,7 @@ use tests::{
     origin::Origin,
 };
 
-use super::{QUICK, WNID, assert_fails_at_once, class};
+use super::{QUICK, WNID, assert_arrives, assert_fails_at_once, class};
 
 /// Hops within the origin, the last of which leads to the tar.
 fn job_behind_hops(origin: &Origin, hops: usize) -> Job {
@@ -41,49 +41,121 @@ fn six_hops_and_loops_are_refused() {
     assert!(origin.gets(WNID).len() <= 6, "{:#?}", origin.gets(WNID));
 }
 
+/// The classic private addresses; the origin's own range is another matter.
 #[test]
-fn another_host_is_refused_named_and_never_asked() {
-    let Ok(other) = Origin::listen("127.0.0.2:0") else {
-        println!("skipped: 127.0.0.2 is no address of this machine");
-        return;
-    };
-    other.class(WNID, class());
-    let failure = assert_fails_at_once(Answer::redirect(&format!("{}/{WNID}.tar", other.url())), "HTTPError");
-    assert!(failure.contains("127.0.0.2"), "{failure}");
-    assert_eq!((other.all_requests().len(), other.most_connections()), (0, 0), "no packet went there");
-}
-
-#[test]
-fn private_addresses_in_any_dress_are_refused() {
-    for host in ["169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]", "[::1]", "localhost", "0.0.0.0", "2130706434"] {
+fn private_addresses_in_any_notation_are_refused() {
+    for host in ["169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]", "0.0.0.0", "[fd00::1]", "167772161"] {
         let failure = assert_fails_at_once(Answer::redirect(&format!("http://{host}/{WNID}.tar")), "HTTPError");
-        assert!(failure.contains("redirect"), "{host}: {failure}");
+        assert!(failure.contains("redirect to another host refused: "), "{host}: {failure}");
     }
     assert_fails_at_once(Answer::redirect("file:///etc/passwd"), "HTTPError");
+    assert_fails_at_once(Answer::redirect("http://"), "HTTPError");
+}
+
+/// A job with secret headers, and with a user and a password in its URL.
+fn job_with_secrets(origin: &Origin) -> Job {
+    let url = format!("http://user:s3cr3t-p4ss@{}", origin.address());
+    let job = Job::new().classes([WNID]).url(&url);
+    let secrets = job.folder().join("headers");
+    std::fs::write(&secrets, "X-Token: s3cr3t-t0ken\nCookie: session=s3cr3t-c00kie\n").expect("the folder is ours");
+    let secrets = secrets.to_str().expect("a plain path").to_owned();
+    job.args(QUICK.into_iter().chain(["--header-file", &secrets]))
+}
+
+/// `user:s3cr3t-p4ss`.
+const AUTHORIZATION: &str = "Basic dXNlcjpzM2NyM3QtcDRzcw==";
+
+/// Another port is another server, and so is another host of the origin's own range.
+#[test]
+fn another_server_is_followed_without_the_origins_secrets() {
+    for address in ["127.0.0.1:0", "127.0.0.2:0"] {
+        let Ok(other) = Origin::listen(address) else {
+            println!("skipped: {address} is no address of this machine");
+            continue;
+        };
+        let origin = Origin::start();
+        other.class(WNID, class()).script([Answer::cut_at(50_000)]);
+        let there =
+            Answer::redirect(&format!("{}/{WNID}.tar", other.url())).header("Set-Cookie", "at-origin=1; Path=/");
+        origin.class(WNID, class()).forever(there);
+        let job = job_with_secrets(&origin);
+        let finished = job.run();
+        job.assert_ended(&finished, 0, Table::of(1, 0, 0));
+        assert_class_is(&class(), &job.class_folder(WNID));
+
+        for request in origin.gets(WNID) {
+            assert_eq!(request.header("x-token"), Some("s3cr3t-t0ken"));
+            assert_eq!(request.header("cookie"), Some("session=s3cr3t-c00kie"));
+            assert_eq!(request.header("authorization"), Some(AUTHORIZATION));
+        }
+        let gets = other.gets(WNID);
+        assert_eq!((gets[0].start(), gets[1].start()), (0, 50_000), "the rest is asked for along the same way");
+        for request in gets {
+            let says = |secret: &str| request.headers.iter().any(|(_, value)| value.contains(secret));
+            assert!(!says("s3cr3t") && !says("Basic"), "{request:#?}");
+            // Cookies do not know of ports (RFC 6265 §8.5).
+            assert_eq!(request.header("cookie"), (address == "127.0.0.1:0").then_some("at-origin=1"));
+        }
+        let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+        for text in [&log, &finished.stderr, &finished.stdout] {
+            assert!(!text.contains("s3cr3t"), "{text}");
+        }
+    }
 }
 
 #[test]
-fn secret_headers_reach_the_origin_and_nobody_else() {
+fn within_the_origin_secrets_go_along() {
     let origin = Origin::start();
-    // The same host, but another port is another server.
-    let other = Origin::start();
-    other.class(WNID, class());
-    origin.class(WNID, class()).forever(Answer::redirect(&format!("{}/{WNID}.tar", other.url())));
-    let job = Job::new().classes([WNID]).origin(&origin);
-    let secrets = job.folder().join("headers");
-    std::fs::write(&secrets, "Authorization: Bearer s3cr3t-t0ken\nCookie: session=s3cr3t-c00kie\n").unwrap();
-    let secrets = secrets.to_str().expect("a plain path").to_owned();
-    let job = job.args(QUICK.into_iter().chain(["--header-file", &secrets]));
-    let finished = job.run();
-    job.assert_ended(&finished, 1, Table::of(0, 0, 1));
-    let first = &origin.gets(WNID)[0];
-    assert_eq!(first.header("authorization"), Some("Bearer s3cr3t-t0ken"));
-    assert_eq!(first.header("cookie"), Some("session=s3cr3t-c00kie"));
-    for request in other.all_requests() {
-        assert!(request.headers.iter().all(|(_, value)| !value.contains("s3cr3t")), "{request:#?}");
+    let absolute = Answer::redirect(&format!("{}/moved/{WNID}.tar", origin.url()));
+    origin.class(WNID, class()).script([Answer::redirect(&format!("/hop/{WNID}.tar")), absolute]);
+    let job = job_with_secrets(&origin);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    let gets = origin.gets(WNID);
+    assert_eq!(gets.len(), 3);
+    for request in gets {
+        assert_eq!(request.header("x-token"), Some("s3cr3t-t0ken"), "{request:#?}");
+        assert_eq!(request.header("authorization"), Some(AUTHORIZATION), "{request:#?}");
     }
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    for text in [&log, &finished.stderr, &finished.stdout, &job.failures().concat()] {
-        assert!(!text.contains("s3cr3t"), "{text}");
+}
+
+/// Cookies go back by path and host, beside those of `--header-file`, and are forgotten with the request.
+#[test]
+fn a_cookie_of_a_redirect_comes_back_in_the_same_request() {
+    let origin = Origin::start();
+    let hop = Answer::redirect(&format!("/gate/{WNID}.tar"))
+        .header("Set-Cookie", "pass=7; Path=/")
+        .header("Set-Cookie", "gate=8; Path=/gate")
+        .header("Set-Cookie", "elsewhere=9; Path=/elsewhere")
+        .header("Set-Cookie", "foreign=11; Domain=other.test; Path=/")
+        .header("Set-Cookie", "gone=12; Path=/; Max-Age=0")
+        .header("Set-Cookie", "=; no cookie");
+    let last = Answer::redirect(&format!("/{WNID}.tar")).header("Set-Cookie", "pass=70; Path=/");
+    origin.class(WNID, class()).script([hop, last, Answer::cut_at(50_000)]);
+    let job = job_with_secrets(&origin);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    let cookies: Vec<Vec<String>> = origin
+        .gets(WNID)
+        .iter()
+        .map(|get| {
+            let mut cookies: Vec<_> = get.header("cookie").unwrap_or_default().split("; ").map(str::to_owned).collect();
+            cookies.sort();
+            cookies
+        })
+        .collect();
+    let session = "session=s3cr3t-c00kie";
+    assert_eq!(cookies, [&[session][..], &["gate=8", "pass=7", session], &["pass=70", session], &[session]]);
+}
+
+#[test]
+fn a_location_may_hold_spaces_letters_of_any_language_and_a_fragment() {
+    for (location, path) in [
+        ("/with space/n00000001.tar", "/with%20space/n00000001.tar"),
+        ("/f\u{fc}r alle/n00000001.tar#part", "/f%C3%BCr%20alle/n00000001.tar"),
+        ("hop/n00000001.tar?a=\u{e9} b", "/hop/n00000001.tar?a=%C3%A9%20b"),
+        ("/[x]|^{y}/n00000001.tar", "/[x]|^%7By%7D/n00000001.tar"),
+    ] {
+        let gets = assert_arrives(&class(), [Answer::redirect(location)], &QUICK);
+        let paths: Vec<&str> = gets.iter().map(|get| get.path.as_str()).collect();
+        assert_eq!(paths, ["/n00000001.tar", path]);
     }
 }

@@ -1,10 +1,11 @@
 //! Certificates: one that does not prove the origin ends the class at once, in clear words (O20).
 
 use tests::{
+    answer::Answer,
     archives::assert_class_is,
     cluster::{Job, Table},
     origin::Origin,
-    tls_front::{Certificate, TlsFront, authority},
+    tls_front::{Certificate, TlsFront, authority, self_signed},
 };
 
 use super::{QUICK, WNID, class};
@@ -67,4 +68,79 @@ fn authorities_are_needed_for_https_alone() {
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let job = without("https://127.0.0.1:9");
     job.assert_could_not_run(&job.run(), &["on a system without CA certificates give --cacert"]);
+}
+
+/// A job behind TLS that trusts what a file says.
+fn job_that_trusts(front: &TlsFront, bundle: impl AsRef<[u8]>) -> Job {
+    let job = Job::new().classes([WNID]).url(&front.url());
+    let path = job.folder().join("bundle.pem");
+    std::fs::write(&path, bundle).expect("the folder is ours");
+    let path = path.to_str().expect("a plain path").to_owned();
+    job.args(QUICK.into_iter().chain(["--cacert", &path]))
+}
+
+/// As curl and wget do: what `openssl req -x509` makes says of itself that it is an authority.
+#[test]
+fn a_self_signed_certificate_is_believed_if_it_is_named() {
+    let origin = Origin::start();
+    origin.class(WNID, class());
+    let front = TlsFront::start(origin.address(), Certificate::SelfSigned);
+    let named = std::fs::read(self_signed()).expect("the certificate stands in the repository");
+    let job = job_that_trusts(&front, named);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&class(), &job.class_folder(WNID));
+
+    let other_name = format!("https://localhost:{}", front.url().rsplit(':').next().expect("there is a port"));
+    std::fs::remove_dir_all(job.class_folder(WNID)).expect("the class is there");
+    let job = job.url(&other_name);
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+    assert!(job.failure_of(WNID).contains("certificate refused"), "{:?}", job.failures());
+
+    let authority = std::fs::read(authority()).expect("the certificate stands in the repository");
+    let job = job_that_trusts(&front, authority);
+    job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+}
+
+#[test]
+fn a_bundle_is_used_however_it_was_saved_or_refused_with_a_sentence() {
+    let origin = Origin::start();
+    origin.class(WNID, class());
+    let front = TlsFront::start(origin.address(), Certificate::Valid);
+    let [authority, other] = [authority(), self_signed()].map(|path| std::fs::read_to_string(path).unwrap());
+    for bundle in [
+        format!("\u{feff}{authority}"),
+        format!("{other}\n# the authority\n{authority}").replace('\n', "\r\n"),
+        format!("{other}{authority}").replace('\n', "\r"),
+        format!("{}{authority}", other.trim_end()),
+    ] {
+        let job = job_that_trusts(&front, bundle);
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    }
+    let requests = origin.all_requests().len();
+    let trusted = authority.replace("CERTIFICATE-----", "TRUSTED CERTIFICATE-----");
+    let job = job_that_trusts(&front, format!("{other}{trusted}"));
+    job.assert_could_not_run(&job.run(), &["--cacert", "TRUSTED CERTIFICATE", "openssl x509"]);
+    let job = job_that_trusts(&front, format!("{authority}{}", &other[..other.len() / 2]));
+    job.assert_could_not_run(&job.run(), &["--cacert", "damaged"]);
+    assert_eq!(origin.all_requests().len(), requests);
+}
+
+/// Without a length only the end of the connection ends the body, and TLS does not say that it is one.
+#[test]
+fn a_connection_that_ends_without_close_notify_is_the_end_if_the_tar_ends_there() {
+    for (answers, requests) in [
+        (vec![Answer::plain().without_length()], 1),
+        (vec![Answer::plain().chunked().hanging_up()], 1),
+        (vec![Answer::cut_at(50_000).without_length(), Answer::plain().without_length()], 2),
+        // Here the end is told, so what comes before it is a cut.
+        (vec![Answer::cut_at(50_000).chunked(), Answer::plain()], 2),
+    ] {
+        let origin = Origin::start();
+        origin.class(WNID, class()).script(answers);
+        let front = TlsFront::start_without_close_notify(origin.address(), Certificate::Valid);
+        let job = job_that_trusts(&front, std::fs::read(authority()).unwrap());
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&class(), &job.class_folder(WNID));
+        assert_eq!(origin.gets(WNID).len(), requests, "{:#?}", origin.gets(WNID));
+    }
 }

@@ -129,3 +129,47 @@ fn a_body_without_end_is_cut_at_a_limit_and_the_disk_is_freed() {
     // And a tar that is announced as longer than any class is not even begun.
     assert_fails_at_once(Answer::body(endless(1 << 20)), "TarError");
 }
+
+#[test]
+fn a_status_that_passes_is_asked_again() {
+    let statuses = [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524];
+    let origin = Origin::start();
+    let wnids = statuses.map(|status| format!("n00000{status}"));
+    for (wnid, status) in wnids.iter().zip(statuses) {
+        origin.class(wnid, class()).script([Answer::status(status)]);
+    }
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = job.args(["--delete-tar", "--retries", "1", "--timeout", "5s", "--workers", "12"]);
+    job.assert_ended(&job.run(), 0, Table::of(statuses.len() as u64, 0, 0));
+    for wnid in &wnids {
+        assert_eq!(origin.gets(wnid).len(), 2, "{wnid}");
+    }
+}
+
+#[test]
+fn many_small_headers_are_read() {
+    let many = (0..300).fold(Answer::plain(), |answer, number| answer.header(&format!("X-Meta-{number}"), "value"));
+    assert_eq!(assert_arrives(&class(), [many], &QUICK).len(), 1);
+}
+
+#[test]
+fn an_encoding_that_changes_nothing_is_accepted_and_chunks_of_an_upload_are_no_tar() {
+    for encoding in ["aws-chunked", "identity", "aws-chunked, identity"] {
+        let answer = Answer::plain().header("Content-Encoding", encoding);
+        assert_eq!(assert_arrives(&class(), [answer], &QUICK).len(), 1, "{encoding}");
+    }
+    let tar = class();
+    let head = format!("{:x};chunk-signature={}\r\n", tar.len(), "0".repeat(64));
+    let uploaded = [head.as_bytes(), &tar, b"\r\n0\r\n\r\n"].concat();
+    assert_fails_at_once(Answer::body(uploaded).header("Content-Encoding", "aws-chunked"), "NotATar");
+}
+
+/// Some proxies answer everything with 206.
+#[test]
+fn the_whole_as_a_part_is_the_whole() {
+    let whole = || Answer::plain().calling_the_whole_a_part();
+    assert_eq!(assert_arrives(&class(), [whole()], &QUICK).len(), 1);
+    let cut = Answer::cut_at(50_000).calling_the_whole_a_part();
+    let gets = assert_arrives(&class(), [cut, whole()], &QUICK);
+    assert_eq!((gets.len(), gets[1].start()), (2, 50_000), "the whole came at the second request");
+}

@@ -63,6 +63,10 @@ pub(crate) enum RangeManners {
     Ignored,
     /// 206 although `If-Range` names another version.
     Unconditional,
+    /// 206 only where `If-Range` is the `Last-Modified`.
+    ByDate,
+    /// The whole as a part: 206 with the `Content-Range` of all of the tar.
+    WholeCalledPart,
     /// The right part with its `Content-Range`, but as 200.
     CalledWhole,
     /// 206, but of a part that begins so many bytes later than asked for, and says so.
@@ -174,6 +178,20 @@ impl Answer {
     #[must_use]
     pub fn ignoring_if_range(mut self) -> Self {
         self.range = RangeManners::Unconditional;
+        self
+    }
+
+    /// A `Range` with the `ETag` as its condition is answered with 200 and all of the tar, one with the `Last-Modified` with 206.
+    #[must_use]
+    pub fn honouring_dates_only(mut self) -> Self {
+        self.range = RangeManners::ByDate;
+        self
+    }
+
+    /// All of the tar is sent with 206 and its `Content-Range`, whatever is asked for.
+    #[must_use]
+    pub fn calling_the_whole_a_part(mut self) -> Self {
+        self.range = RangeManners::WholeCalledPart;
         self
     }
 

@@ -1,4 +1,4 @@
-//! A forward proxy for plain http: takes one request a connection in absolute form and passes it on to an origin, which it
+//! A forward proxy for plain http: takes one request a connection in absolute form and passes it on to a server, which it
 //! alone knows by that name.
 
 use std::{
@@ -27,12 +27,13 @@ struct State {
 }
 
 impl ForwardProxy {
-    /// Listens on loopback. A request for the authority `known_as` (`host:port`) goes to the origin; no other one is answered.
-    pub fn start(known_as: &str, origin: SocketAddr) -> Self {
+    /// Listens on loopback. A request for one of these authorities (`host:port`) goes to the server beside it; no other one is
+    /// answered.
+    pub fn start(hosts: &[(&str, SocketAddr)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::new(State::default());
-        let prefix = format!("http://{known_as}");
+        let hosts: Vec<_> = hosts.iter().map(|(host, server)| (format!("http://{host}"), *server)).collect();
         let acceptor = std::thread::spawn({
             let state = Arc::clone(&state);
             move || {
@@ -41,7 +42,7 @@ impl ForwardProxy {
                         return;
                     }
                     // A client that goes away early breaks its own connection only.
-                    drop(pass_on(stream, &prefix, origin, &state));
+                    drop(pass_on(stream, &hosts, &state));
                 }
             }
         });
@@ -69,7 +70,7 @@ impl Drop for ForwardProxy {
     }
 }
 
-fn pass_on(client: TcpStream, prefix: &str, origin: SocketAddr, state: &State) -> io::Result<()> {
+fn pass_on(client: TcpStream, hosts: &[(String, SocketAddr)], state: &State) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut answer = client.try_clone()?;
     let mut client = BufReader::new(client);
@@ -78,10 +79,11 @@ fn pass_on(client: TcpStream, prefix: &str, origin: SocketAddr, state: &State) -
     state.asked.lock().expect("nothing panics while it holds this lock").push(line.trim_end().to_owned());
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let Some(path) = target.strip_prefix(prefix).filter(|path| path.starts_with('/')) else {
+    let path_on = |host: &str| target.strip_prefix(host).filter(|path| path.starts_with('/'));
+    let Some((path, server)) = hosts.iter().find_map(|(host, server)| Some((path_on(host)?, server))) else {
         return answer.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
-    let mut server = TcpStream::connect(origin)?;
+    let mut server = TcpStream::connect(server)?;
     write!(server, "{method} {path} HTTP/1.1\r\n")?;
     line.clear();
     while client.read_line(&mut line)? > 2 {

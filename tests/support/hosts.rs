@@ -115,6 +115,12 @@ impl Host {
         })
     }
 
+    /// Gives it one more address, which only programs on this host reach: one that looks public, for example.
+    #[track_caller]
+    pub fn add_address(&self, address: Ipv4Addr) {
+        must(ip(&["-n", &self.space, "addr", "add", &format!("{address}/32"), "dev", "lo"]));
+    }
+
     /// Pulls its cable, or plugs it in again.
     #[track_caller]
     pub fn pull(&self, pulled: bool) {

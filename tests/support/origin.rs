@@ -45,6 +45,8 @@ pub(crate) struct Class {
     pub(crate) validators: Validators,
     script: VecDeque<Answer>,
     forever: Option<Answer>,
+    /// To `HEAD` only.
+    heads: Option<Answer>,
 }
 
 #[derive(Default)]
@@ -104,6 +106,7 @@ impl Origin {
             validators: Validators::default(),
             script: VecDeque::new(),
             forever: None,
+            heads: None,
         };
         self.state.classes().insert(wnid.to_owned(), class);
         Scripted { origin: self, wnid: wnid.to_owned() }
@@ -220,6 +223,11 @@ impl Scripted<'_> {
         self.change(|class| class.script.extend(answers))
     }
 
+    /// Answers every `HEAD` like this.
+    pub fn heads(&self, answer: Answer) -> &Self {
+        self.change(|class| class.heads = Some(answer))
+    }
+
     /// After the script this answer, to GET and HEAD, for ever.
     pub fn forever(&self, answer: Answer) -> &Self {
         self.change(|class| class.forever = Some(answer))
@@ -270,7 +278,8 @@ impl State {
         let mut classes = self.classes();
         let class = classes.get_mut(wnid)?;
         let scripted = if is_get { self.take_numbered().or_else(|| class.script.pop_front()) } else { None };
-        let mut answer = scripted.or_else(|| class.forever.clone()).unwrap_or_default();
+        let head = class.heads.clone().filter(|_| !is_get);
+        let mut answer = scripted.or(head).or_else(|| class.forever.clone()).unwrap_or_default();
         let replaced_by = answer.replaced_by.take();
         let seen = look(answer, class);
         if let Some(content) = replaced_by {

@@ -73,6 +73,10 @@ impl Reply {
         headers.extend(etag.map(|etag| ("ETag".to_owned(), etag)));
         headers.extend(date.map(|date| ("Last-Modified".to_owned(), date.to_owned())));
         let (status, from, length) = match range {
+            Asked::Whole if answer.range == RangeManners::WholeCalledPart => {
+                headers.push(("Content-Range".to_owned(), format!("bytes 0-{}/{whole}", whole - 1)));
+                (206, 0, whole)
+            }
             Asked::Whole => (200, 0, whole),
             Asked::Beyond => {
                 headers.push(("Content-Range".to_owned(), format!("bytes */{whole}")));
@@ -205,12 +209,12 @@ enum Asked {
 }
 
 fn asked_range(answer: &Answer, request: &Request, etag: Option<&str>, date: Option<&str>, whole: u64) -> Asked {
-    if answer.range == RangeManners::Ignored {
+    if matches!(answer.range, RangeManners::Ignored | RangeManners::WholeCalledPart) {
         return Asked::Whole;
     }
-    let same =
-        |validator: &str| Some(validator) == etag.filter(|etag| etag.starts_with('"')) || Some(validator) == date;
-    let conditional = answer.range == RangeManners::Honest;
+    let strong = etag.filter(|etag| etag.starts_with('"') && answer.range != RangeManners::ByDate);
+    let same = |validator: &str| Some(validator) == strong || Some(validator) == date;
+    let conditional = matches!(answer.range, RangeManners::Honest | RangeManners::ByDate);
     if conditional && request.if_range.as_deref().is_some_and(|validator| !same(validator)) {
         return Asked::Whole;
     }

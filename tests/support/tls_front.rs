@@ -1,7 +1,8 @@
 //! HTTPS before an origin: takes one request a connection, passes it on in plain and the answer back.
 //!
 //! The certificates in `certificates/` were made once, with `openssl ca`: an authority, and from it one for 127.0.0.1 that
-//! is valid until 2120, one that expired in 2021, and one for another host. They guard nothing.
+//! is valid until 2120, one that expired in 2021, and one for another host. `self_signed.pem` has the same key and is
+//! what `openssl req -x509` makes of it. They guard nothing.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -29,6 +30,8 @@ pub enum Certificate {
     Expired,
     /// By the authority, for another host.
     WrongName,
+    /// For 127.0.0.1, by itself.
+    SelfSigned,
 }
 
 /// A running front; stops when it is dropped.
@@ -42,6 +45,15 @@ pub struct TlsFront {
 impl TlsFront {
     /// Listens on loopback before the origin at this address.
     pub fn start(origin: SocketAddr, certificate: Certificate) -> Self {
+        Self::start_that_ends(origin, certificate, true)
+    }
+
+    /// The same, but each connection is closed without TLS's own goodbye (`close_notify`).
+    pub fn start_without_close_notify(origin: SocketAddr, certificate: Certificate) -> Self {
+        Self::start_that_ends(origin, certificate, false)
+    }
+
+    fn start_that_ends(origin: SocketAddr, certificate: Certificate, says_goodbye: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let stopping = Arc::new(AtomicBool::new(false));
@@ -54,7 +66,7 @@ impl TlsFront {
                         return;
                     }
                     // Refused certificates end here, and that is what some tests are about.
-                    drop(pass_on(stream, origin, &config));
+                    drop(pass_on(stream, origin, &config, says_goodbye));
                 }
             }
         });
@@ -82,6 +94,11 @@ pub fn authority() -> PathBuf {
     file("authority")
 }
 
+/// The certificate that is its own authority.
+pub fn self_signed() -> PathBuf {
+    file("self_signed")
+}
+
 fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("support/certificates/{name}.pem"))
 }
@@ -91,6 +108,7 @@ fn config(certificate: Certificate) -> ServerConfig {
         Certificate::Valid => "valid",
         Certificate::Expired => "expired",
         Certificate::WrongName => "wrong_name",
+        Certificate::SelfSigned => "self_signed",
     };
     let chain = CertificateDer::from_pem_file(file(name)).expect("the certificate stands in the repository");
     let key = PrivateKeyDer::from_pem_file(file("key")).expect("the key stands in the repository");
@@ -103,7 +121,7 @@ fn config(certificate: Certificate) -> ServerConfig {
         .expect("the key belongs to the certificate")
 }
 
-fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>) -> io::Result<()> {
+fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>, says_goodbye: bool) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
     let session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     let mut client = BufReader::new(StreamOwned::new(session, client));
@@ -124,6 +142,8 @@ fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>) ->
             read => client.write_all(&buffer[..read])?,
         }
     }
-    client.conn.send_close_notify();
+    if says_goodbye {
+        client.conn.send_close_notify();
+    }
     client.flush()
 }

@@ -1,28 +1,30 @@
 //! The HTTP clients of a job: each has connections of its own, all go by the same rules and trust the same authorities.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use reqwest::{
-    Client,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    Client, ClientBuilder, Proxy,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
 };
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+use rustls::ClientConfig;
+use shared::{
+    job::{JobOptions, without_credentials},
+    tls::{InvalidBundle, bundle, provider},
 };
-use rustls_platform_verifier::Verifier;
-use shared::{job::JobOptions, tls::provider};
 use url::Url;
 
-use crate::redirect;
+use crate::{
+    authorities::Authorities,
+    proxies::{Proxies, UnusableProxy},
+    redirect::GuardedResolver,
+};
 
 /// The real server drops idle connections within seconds, so they are not kept for longer.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Header lines of an answer. Their total length is limited to some 400 KB by hyper's read buffer.
+const MOST_HEADERS: usize = 1000;
 
 /// Why no client for the origin could be made.
 #[derive(Debug, thiserror::Error)]
@@ -34,26 +36,39 @@ pub enum OriginError {
         name: String,
     },
     /// The extra certificate authority.
-    #[error("read the certificates of --cacert: {0}")]
-    Certificate(rustls::pki_types::pem::Error),
+    #[error("use the certificates of --cacert: {0}")]
+    Certificate(#[from] InvalidBundle),
     /// The authorities, e.g. because the system has none.
     #[error("start the HTTP client (on a system without CA certificates give --cacert): {0}")]
     Authorities(#[from] rustls::Error),
+    /// What the environment says of proxies.
+    #[error(transparent)]
+    Proxy(#[from] UnusableProxy),
     /// The client itself.
     #[error("start the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// What the clients of a job are made from.
+/// What the clients of a job are made from, and what holds for all their requests.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    base: Url,
-    headers: HeaderMap,
-    has_secrets: bool,
+    /// Where the tars are: that host is the user's choice.
+    pub(crate) base: Url,
+    /// For the origin alone.
+    pub(crate) secrets: HeaderMap,
+    pub(crate) proxies: Arc<Proxies>,
     connect_timeout: Duration,
     /// Sessions are resumed whichever client has begun them.
     tls: ClientConfig,
-    sent_to: redirect::SentTo,
+}
+
+/// The connections of one slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    /// To the configured host, and to proxies.
+    pub(crate) chosen: Client,
+    /// To hosts that a redirect has named, never through a proxy.
+    pub(crate) guarded: Client,
 }
 
 impl Clients {
@@ -61,38 +76,45 @@ impl Clients {
     pub(crate) fn for_job(job: &JobOptions) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
-        Ok(Self {
-            base,
-            headers: headers(job)?,
-            has_secrets: !job.headers.is_empty(),
-            connect_timeout: CONNECT_TIMEOUT.min(job.timeout),
-            tls,
-            sent_to: redirect::SentTo::default(),
+        let proxies = Arc::new(Proxies::of_environment());
+        if let Some(proxy) = proxies.for_url(&base)? {
+            let proxy = without_credentials(proxy.as_str());
+            tracing::info!(proxy = proxy.trim_end_matches('/'), "the origin is asked through a proxy");
+        }
+        Ok(Self { base, secrets: secrets(job)?, proxies, connect_timeout: CONNECT_TIMEOUT.min(job.timeout), tls })
+    }
+
+    /// Makes clients, which open their connections on the runtime that they are used on.
+    pub(crate) fn make(&self) -> Result<Connections, OriginError> {
+        let proxies = Arc::clone(&self.proxies);
+        // A proxy that cannot be used is an error before a request that needs it is sent.
+        let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
+        let guard = GuardedResolver { base: self.base.clone() };
+        Ok(Connections {
+            chosen: self.builder().proxy(proxy).build()?,
+            guarded: self.builder().no_proxy().dns_resolver(guard).build()?,
         })
     }
 
-    /// Makes a client, which opens its connections on the runtime that it is used on.
-    pub(crate) fn make(&self) -> Result<Client, OriginError> {
-        let mut builder = Client::builder()
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
             .http1_only() // one connection a transfer: HTTP/2 would put all of them on one
+            .http1_max_headers(MOST_HEADERS)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
             .tls_backend_preconfigured(self.tls.clone())
             .user_agent(concat!("imagenet-downloader/", env!("CARGO_PKG_VERSION")))
-            .default_headers(self.headers.clone())
-            .redirect(redirect::policy(self.base.clone(), self.has_secrets, self.sent_to.clone()))
+            .redirect(Policy::none()) // hop by hop in `route`: which headers and addresses are right differs
             .referer(false)
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
-            .dns_resolver(redirect::PublicAddresses { sent_to: self.sent_to.clone() });
-        if is_loopback(self.base.host_str().unwrap_or_default()) {
-            builder = builder.no_proxy();
-        }
-        Ok(builder.build()?)
     }
 }
 
-fn headers(job: &JobOptions) -> Result<HeaderMap, OriginError> {
+/// The headers of `--header-file`.
+fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
     let mut headers = HeaderMap::new();
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     for secret in &job.headers {
         let invalid = || OriginError::Header { name: secret.name.clone() };
         let name: HeaderName = secret.name.parse().map_err(|_| invalid())?;
@@ -105,80 +127,13 @@ fn headers(job: &JobOptions) -> Result<HeaderMap, OriginError> {
 
 /// What is believed. `now`: it is read before the first connection, so that what is missing is told at the start.
 fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
-    let extra: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_pem).collect();
-    let authorities = Authorities { extra: extra.map_err(OriginError::Certificate)?, verifier: OnceLock::new() };
-    if now || !authorities.extra.is_empty() {
-        authorities.verifier()?;
+    let named = if ca_pem.is_empty() { Vec::new() } else { bundle::read(ca_pem)? };
+    let authorities = Authorities::new(named);
+    if now {
+        authorities.check()?;
     }
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(authorities)).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// The system's authorities are believed, and those of `--cacert`. They are many, so they are read once, and where the origin has
-/// no `https`, not before it redirects to some.
-#[derive(Debug)]
-struct Authorities {
-    extra: Vec<CertificateDer<'static>>,
-    verifier: OnceLock<Result<Verifier, rustls::Error>>,
-}
-
-impl Authorities {
-    fn verifier(&self) -> Result<&Verifier, rustls::Error> {
-        let read = || Verifier::new_with_extra_roots(self.extra.iter().cloned(), provider());
-        self.verifier.get_or_init(read).as_ref().map_err(Clone::clone)
-    }
-}
-
-impl ServerCertVerifier for Authorities {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier()?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier()?.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier()?.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_goes_round_the_proxy() {
-        for (host, expected) in [("127.0.0.1", true), ("localhost", true), ("[::1]", true), ("image-net.org", false)] {
-            assert_eq!(is_loopback(host), expected, "{host}");
-        }
-    }
 }

@@ -3,6 +3,8 @@
 //! Invariant: the bytes handed out since the last [`Piece::Begin`] are a prefix of one version of the tar.
 
 use std::{
+    error::Error as _,
+    io, iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,25 +13,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
-use shared::backoff::Backoff;
+use reqwest::{Response, header};
 use tokio::{task::yield_now, time::Instant};
 use url::Url;
 
 use crate::{
+    attempts::Attempts,
     download_error::DownloadError,
-    origin::{Origin, Part},
+    origin::{Origin, Part, Question},
     pace::{Priority, Transfer},
-    retry::{Verdict, verdict},
     source::Source,
 };
 
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
 /// Slower than this, averaged over half of `--timeout`, is as good as dead.
 const SLOWEST_BYTES_PER_SECOND: f64 = 1024.0;
-/// So much more than ever before, or a hundredth of the tar, counts as progress and renews the attempts.
-const PROGRESS: u64 = 64 << 10;
-
 /// What comes next of a tar.
 #[derive(Debug)]
 pub(crate) enum Piece {
@@ -83,10 +80,20 @@ impl<'origin> Download<'origin> {
     pub(crate) fn new(origin: &'origin Origin, url: Url, retries: u32, resume: Option<(Source, u64)>) -> Self {
         let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
         let floor = SpeedFloor::new(origin.timeout() / 2);
-        let attempts = Attempts { furthest: position, ..Attempts::default() };
-        let until = Until::default();
-        let (transfer, asked_until, priority) = (None, u64::MAX, None);
-        Self { origin, url, retries, source, position, until, transfer, asked_until, priority, floor, attempts }
+        let attempts = Attempts::beyond(position);
+        Self {
+            origin,
+            url,
+            retries,
+            source,
+            position,
+            until: Until::default(),
+            transfer: None,
+            asked_until: u64::MAX,
+            priority: None,
+            floor,
+            attempts,
+        }
     }
 
     /// Only the bytes before a position are wanted. Where that is known when a connection is made, no others are asked for.
@@ -104,7 +111,7 @@ impl<'origin> Download<'origin> {
         if position != self.position {
             self.transfer = None;
             self.position = position;
-            self.attempts = Attempts { furthest: position, ..Attempts::default() };
+            self.attempts = Attempts::beyond(position);
         }
     }
 
@@ -180,7 +187,8 @@ impl<'origin> Download<'origin> {
         self.asked_until = until.unwrap_or(u64::MAX);
         let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
         let opened = match self.origin.open(&self.url, known, until, priority).await {
-            Err(DownloadError::Status { code: 416, .. }) if known.is_some() => {
+            // The range is beyond the end of what is there now, or the condition has failed.
+            Err(DownloadError::Status { code: 412 | 416, .. }) if known.is_some() => {
                 self.forget();
                 return Ok(None);
             }
@@ -235,6 +243,8 @@ impl<'origin> Download<'origin> {
         match chunk {
             Err(_) => Err(DownloadError::Timeout { after: self.origin.timeout() }),
             Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout { after: self.origin.timeout() }),
+            // TLS that was not closed in an orderly way. Whether this was the end, the tar tells.
+            Ok(Err(error)) if ends_with_connection(transfer.response()) && is_end_of_connection(&error) => Ok(None),
             Ok(Err(error)) => {
                 tracing::debug!(url = %self.url.path(), %error, "connection broke");
                 Err(cut)
@@ -254,60 +264,28 @@ impl<'origin> Download<'origin> {
     }
 }
 
-/// Asks for a tar's length and validators, as often as for the tar itself.
-pub(crate) async fn head(origin: &Origin, url: &Url, retries: u32) -> Result<Source, DownloadError> {
+/// Whether the body of an answer has no other end than that of its connection (RFC 9112 §6.3).
+fn ends_with_connection(response: &Response) -> bool {
+    let headers = response.headers();
+    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Whether a connection was closed, and neither reset nor broken in another way.
+fn is_end_of_connection(error: &reqwest::Error) -> bool {
+    let mut causes = iter::successors(error.source(), |cause| (**cause).source());
+    causes.any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    })
+}
+
+/// Asks for a tar's length and validators with a `GET`, as often as for the tar itself.
+pub(crate) async fn describe(origin: &Origin, url: &Url, retries: u32) -> Result<Source, DownloadError> {
     let mut attempts = Attempts::default();
     loop {
-        match origin.head(url).await {
+        match origin.describe(url, Question::FirstByte).await {
             Ok(source) => return Ok(source),
             Err(error) => attempts.wait_or_give_up(error, url, retries, &origin.retries).await?,
         }
-    }
-}
-
-/// Counts attempts without progress. Progress is more than was ever received before, so that an origin which breaks at the
-/// same place for ever, or drips, does not hold a slot for ever.
-#[derive(Debug, Default)]
-struct Attempts {
-    without_progress: u32,
-    furthest: u64,
-    progressed: bool,
-}
-
-impl Attempts {
-    fn received(&mut self, position: u64, length: Option<u64>) {
-        let needed = length.map_or(PROGRESS, |length| PROGRESS.min(length / 100)).max(1);
-        if position >= self.furthest + needed {
-            self.furthest = position;
-            self.progressed = true;
-        }
-    }
-
-    /// Waits for the next attempt, or gives the error back when it is final.
-    async fn wait_or_give_up(
-        &mut self,
-        error: DownloadError,
-        url: &Url,
-        retries: u32,
-        made: &Counter,
-    ) -> Result<(), DownloadError> {
-        let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
-        let Some(retry) = self.broken(&error, retries) else { return Err(error) };
-        let wait = BACKOFF.delay(retry, rand::random()).max(at_least.unwrap_or_default());
-        tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
-        made.inc();
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-
-    /// The number of the retry that is left (the first is 0), if one is.
-    fn broken(&mut self, error: &DownloadError, retries: u32) -> Option<u32> {
-        if self.progressed && !matches!(error, DownloadError::TooSlow { .. }) {
-            self.without_progress = 0;
-        }
-        self.progressed = false;
-        self.without_progress += 1;
-        (self.without_progress <= retries).then(|| self.without_progress - 1)
     }
 }
 
@@ -344,34 +322,6 @@ impl SpeedFloor {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CUT: DownloadError = DownloadError::Cut { received: 0, length: None };
-
-    #[test]
-    fn attempts_without_progress_run_out() {
-        let mut attempts = Attempts::default();
-        let left: Vec<_> = (0..4).map(|_| attempts.broken(&CUT, 2)).collect();
-        assert_eq!(left, [Some(0), Some(1), None, None]);
-    }
-
-    #[test]
-    fn progress_renews_them_but_the_same_bytes_again_do_not() {
-        let mut attempts = Attempts::default();
-        attempts.broken(&CUT, 2);
-        attempts.received(500, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), Some(0));
-        attempts.received(500, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), Some(1));
-        attempts.received(509, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), None, "nine bytes of a thousand are no progress");
-    }
-
-    #[test]
-    fn a_drip_never_counts_as_progress() {
-        let mut attempts = Attempts::default();
-        attempts.received(900, Some(1000));
-        assert_eq!(attempts.broken(&DownloadError::TooSlow { over: Duration::ZERO }, 0), None);
-    }
 
     #[test]
     fn the_floor_is_an_average_over_the_window() {

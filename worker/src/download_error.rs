@@ -113,6 +113,12 @@ impl DownloadError {
     }
 }
 
+impl From<RefusedRedirect> for DownloadError {
+    fn from(refused: RefusedRedirect) -> Self {
+        Self::Redirect { why: refused.to_string() }
+    }
+}
+
 /// rustls hides behind one `std::io::Error` or two, whose `source` skips the error that it wraps.
 fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {

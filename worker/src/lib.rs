@@ -22,14 +22,19 @@ mod receive;
 mod site;
 mod unfinished;
 
+mod address_range;
+mod attempts;
+mod authorities;
 mod client;
 mod download;
 mod download_error;
 mod origin;
 mod pace;
+mod proxies;
 mod receive_window;
 mod redirect;
 mod retry;
+mod route;
 mod source;
 mod tail;
 

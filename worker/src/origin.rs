@@ -10,7 +10,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 use reqwest::{
-    Client, RequestBuilder, Response,
+    Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap, HeaderValue},
 };
 use shared::job::JobOptions;
@@ -18,11 +18,12 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::{
-    client::{Clients, OriginError},
+    client::{Clients, Connections, OriginError},
     download_error::{DownloadError, shown},
     pace::{Gate, Permit, Priority, Transfer},
     receive_window::ReceiveWindow,
-    source::Source,
+    route::Route,
+    source::{ContentRange, Source},
 };
 
 /// No class is longer; twice what the whole of a large one takes with every image in full size.
@@ -31,7 +32,7 @@ const LONGEST_TAR: u64 = 64 << 30;
 /// A pooled client for the job's origin; clones share all there is, connections included.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    client: Client,
+    connections: Connections,
     clients: Arc<Clients>,
     timeout: Duration,
     /// Every request goes through it.
@@ -53,6 +54,15 @@ pub(crate) struct Opened {
     pub(crate) part: Part,
 }
 
+/// How the origin is asked what it says of a tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// `HEAD`, which some origins answer without a length or not at all.
+    Head,
+    /// `GET` of the first byte.
+    FirstByte,
+}
+
 /// What of a tar a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -60,7 +70,7 @@ pub(crate) enum Part {
     Whole,
     /// From this offset on.
     From(u64),
-    /// Nobody can tell.
+    /// The answer contradicts itself.
     Unclear,
 }
 
@@ -68,13 +78,14 @@ impl Origin {
     /// Reads what its clients need, and makes the first.
     pub(crate) fn new(job: &JobOptions, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job)?);
-        let (client, keeps, window) = (clients.make()?, Arc::default(), Arc::default());
-        Ok(Self { client, clients, timeout: job.timeout, gate, keeps, window, retries })
+        let connections = clients.make()?;
+        let (keeps, window) = (Arc::default(), Arc::default());
+        Ok(Self { connections, clients, timeout: job.timeout, gate, keeps, window, retries })
     }
 
     /// The same origin, over other connections: those of one client must all be used on the same runtime.
     pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
-        Ok(Self { client: self.clients.make()?, keeps: Arc::default(), window: Arc::default(), ..self.clone() })
+        Ok(Self { connections: self.clients.make()?, keeps: Arc::default(), window: Arc::default(), ..self.clone() })
     }
 
     /// `--timeout`: the longest time without a byte.
@@ -101,16 +112,16 @@ impl Origin {
         until: Option<u64>,
         priority: Priority,
     ) -> Result<Opened, DownloadError> {
-        let mut request = self.client.get(url.clone());
+        let mut headers = HeaderMap::new();
         if let Some((source, from)) = known
-            && let Some(validator) = source.validator()
+            && let Some(Ok(validator)) = source.validator().map(HeaderValue::from_str)
         {
-            let last = until.map_or(String::new(), |until| (until - 1).to_string());
-            request = request.header(header::RANGE, format!("bytes={from}-{last}")).header(header::IF_RANGE, validator);
+            headers.insert(header::RANGE, range(from, until));
+            headers.insert(header::IF_RANGE, validator);
         }
-        let transfer = self.send(request, priority).await?;
+        let transfer = self.send(&Method::GET, url, headers, priority).await?;
         let response = transfer.response();
-        let part = part(response);
+        let part = part(response.status(), response.headers());
         let source = Source::of_answer(url, response, if let Part::From(from) = part { from } else { 0 });
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {
             return Err(DownloadError::TooLong { length });
@@ -119,34 +130,71 @@ impl Origin {
     }
 
     /// Asks for a tar's length and validators only.
-    pub(crate) async fn head(&self, url: &Url) -> Result<Source, DownloadError> {
-        let answer = self.send(self.client.head(url.clone()), Priority::New).await?;
-        Ok(Source::of_answer(url, answer.response(), 0))
+    pub(crate) async fn describe(&self, url: &Url, question: Question) -> Result<Source, DownloadError> {
+        let mut headers = HeaderMap::new();
+        let method = match question {
+            Question::Head => Method::HEAD,
+            Question::FirstByte => {
+                headers.insert(header::RANGE, range(0, Some(1)));
+                Method::GET
+            }
+        };
+        let answer = self.send(&method, url, headers, Priority::New).await?;
+        let source = Source::of_answer(url, answer.response(), 0);
+        // The length of a part is not the tar's.
+        let is_part = part(answer.response().status(), answer.response().headers()) != Part::Whole;
+        let total = ContentRange::of(answer.response().headers()).and_then(|range| range.total);
+        Ok(Source { length: if is_part { total } else { source.length }, ..source })
     }
 
-    /// Sends a request when the origin may be asked; anything but a plausible tar is an error.
-    async fn send(&self, request: RequestBuilder, priority: Priority) -> Result<Transfer, DownloadError> {
-        let again = request.try_clone();
+    /// Sends a request when the origin may be asked, and follows redirects; anything but a plausible tar is an error.
+    async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+        priority: Priority,
+    ) -> Result<Transfer, DownloadError> {
         let mut permit = self.gate.permit(priority).await;
-        let may_be_kept = self.keeps.load(Ordering::Relaxed);
-        let mut sent = self.send_once(request, &permit).await;
-        if let (Ok(Err(error)), Some(again)) = (&sent, again)
-            && may_be_kept
-            && may_be_stale(error)
-        {
-            // The origin drops idle connections without a word; who was about to use one tries again for free.
-            drop(permit);
-            permit = self.gate.permit(Priority::GoingOn).await;
-            sent = self.send_once(again, &permit).await;
-        }
-        let answer = sent.and_then(|sent| plausible(sent.map_err(|error| DownloadError::from_client(&error))?));
-        // Before the permit goes, so that nobody is let in whom this keeps out.
+        let mut route = Route::new(&self.clients, &self.connections, url.clone());
+        let answer = loop {
+            let request = match route.request(method.clone(), &headers) {
+                Ok(request) => request,
+                Err(refused) => break Err(refused.into()),
+            };
+            let sent;
+            (sent, permit) = self.send_hop(request, permit).await;
+            let Ok(response) = sent else { break sent };
+            match route.follow(&response).await {
+                Ok(true) => {}
+                Ok(false) => break plausible(response),
+                Err(refused) => break Err(refused.into()),
+            }
+        };
+        // Before the permit is dropped, so that a refusal holds for the request that takes its place.
         let response = answer.inspect_err(|error| self.failed(error))?;
         if !self.has_rate() {
             // What comes before we read it has come faster than it may.
             self.window.widen(&response);
         }
         Ok(Transfer::new(response, permit))
+    }
+
+    /// Sends one request of a route, once more if it was sent over a connection that the origin had closed meanwhile.
+    async fn send_hop(&self, request: RequestBuilder, mut permit: Permit) -> (Result<Response, DownloadError>, Permit) {
+        let again = request.try_clone();
+        let may_be_kept = self.keeps.load(Ordering::Relaxed);
+        let mut sent = self.send_once(request, &permit).await;
+        if let (Ok(Err(error)), Some(again)) = (&sent, again)
+            && may_be_kept
+            && may_be_stale(error)
+        {
+            // The origin closes idle connections at any time; this costs no attempt.
+            drop(permit);
+            permit = self.gate.permit(Priority::GoingOn).await;
+            sent = self.send_once(again, &permit).await;
+        }
+        (sent.and_then(|sent| sent.map_err(|error| DownloadError::from_client(&error))), permit)
     }
 
     /// The outer error: no answer in time.
@@ -170,7 +218,7 @@ fn plausible(response: Response) -> Result<Response, DownloadError> {
         let retry_after = retry_after(response.headers());
         return Err(DownloadError::Status { code, url: shown(response.url()), retry_after });
     }
-    refuse_what_is_no_tar(response.headers())?;
+    refuse_encoded(response.headers())?;
     Ok(response)
 }
 
@@ -179,14 +227,20 @@ fn may_be_stale(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout() && !error.is_redirect()
 }
 
-/// A page or a compressed body is told apart before a byte of it is read.
-fn refuse_what_is_no_tar(headers: &HeaderMap) -> Result<(), DownloadError> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
-    let encoding = text(header::CONTENT_ENCODING);
-    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") {
-        return Err(DownloadError::NotATar { why: format!("unexpected encoding: the body is {encoding}") });
+/// Encodings that leave the body as it is: `aws-chunked` is what an upload to S3 had, the others are written by servers that
+/// mean none.
+const PLAIN_ENCODINGS: [&str; 4] = ["identity", "aws-chunked", "none", "binary"];
+
+/// A compressed body is told apart before a byte of it is read.
+fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
+    let values =
+        headers.get_all(header::CONTENT_ENCODING).into_iter().map(|value| value.to_str().unwrap_or("unreadable"));
+    let encodings: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let is_plain = |name: &str| name.is_empty() || PLAIN_ENCODINGS.iter().any(|plain| plain.eq_ignore_ascii_case(name));
+    if encodings.iter().all(|name| is_plain(name)) {
+        return Ok(());
     }
-    Ok(())
+    Err(DownloadError::NotATar { why: format!("unexpected encoding: the body is {}", encodings.join(", ")) })
 }
 
 /// `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now.
@@ -199,18 +253,22 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
 }
 
-/// Some origins answer 200 and send a part all the same: only 206 with `Content-Range: bytes 5-9/10`, or 200 without, is clear.
-fn part(response: &Response) -> Part {
-    let partial = response.status() == reqwest::StatusCode::PARTIAL_CONTENT;
-    match (partial, response.headers().get(header::CONTENT_RANGE)) {
-        (false, None) => Part::Whole,
-        (true, Some(range)) => range_start(range).map_or(Part::Unclear, Part::From),
-        _ => Part::Unclear,
-    }
+/// The value of a `Range`; `until`: not the bytes from there on.
+fn range(from: u64, until: Option<u64>) -> HeaderValue {
+    let last = until.map_or(String::new(), |until| (until - 1).to_string());
+    HeaderValue::from_str(&format!("bytes={from}-{last}")).expect("digits are allowed in a header")
 }
 
-fn range_start(range: &HeaderValue) -> Option<u64> {
-    range.to_str().ok()?.strip_prefix("bytes ")?.split_once('-')?.0.trim().parse().ok()
+/// Which bytes a body is. Some origins answer 200 and send a part all the same, and some proxies answer each request with 206:
+/// only 206 with `Content-Range: bytes 5-9/10`, 200 without, and either with the range of the whole are clear.
+fn part(status: StatusCode, headers: &HeaderMap) -> Part {
+    let is_partial = status == StatusCode::PARTIAL_CONTENT;
+    match ContentRange::of(headers) {
+        None if !is_partial && !headers.contains_key(header::CONTENT_RANGE) => Part::Whole,
+        Some(range) if range.is_whole() => Part::Whole,
+        Some(range) if is_partial => Part::From(range.first),
+        _ => Part::Unclear,
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +321,30 @@ mod tests {
         assert_eq!(connections, 3);
     }
 
+    /// What browsers and curl read, too.
+    #[tokio::test]
+    async fn a_head_is_read_as_servers_write_it() {
+        for (head, length) in [
+            (" 200 OK\r\nContent-Length: 1\r\nX-Folded: one\r\n two\r\n", Some(1)),
+            (" 200 OK\r\nContent-Length : 1\r\n", Some(1)),
+            (" 200 OK\r\nContent-Length: 1\r\nNo header at all\r\n", Some(1)),
+            (" 200 OK\r\nContent-Length: 1\r\nX-Latin: f\u{fc}r\r\n", Some(1)),
+            (" 200\r\nContent-Length: 1\r\n", Some(1)),
+            (" 200 OK\r\nTransfer-Encoding: chunked\r\n", None),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+            let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                stream.write_all(format!("HTTP/1.1{head}\r\n").as_bytes()).await.unwrap();
+            };
+            let (opened, ()) = tokio::join!(origin.open(&url, None, None, Priority::New), serve);
+            assert_eq!(opened.unwrap().source.length, length, "{head}");
+        }
+    }
+
     fn one(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
     }
@@ -280,8 +362,51 @@ mod tests {
 
     #[test]
     fn only_an_encoded_body_is_refused_by_its_headers() {
-        assert!(refuse_what_is_no_tar(&one(header::CONTENT_ENCODING, "gzip")).is_err());
-        assert!(refuse_what_is_no_tar(&one(header::CONTENT_ENCODING, "identity")).is_ok());
-        assert!(refuse_what_is_no_tar(&one(header::CONTENT_TYPE, "application/x-tar")).is_ok());
+        for (encoding, is_plain) in [
+            ("gzip", false),
+            ("br", false),
+            ("zstd", false),
+            ("gzip, aws-chunked", false),
+            ("aws-chunked,gzip", false),
+            ("rot13", false),
+            ("identity", true),
+            ("Identity", true),
+            ("aws-chunked", true),
+            ("aws-chunked, identity", true),
+            ("aws-chunked,", true),
+            ("binary", true),
+            ("", true),
+        ] {
+            assert_eq!(refuse_encoded(&one(header::CONTENT_ENCODING, encoding)).is_ok(), is_plain, "{encoding}");
+        }
+        let mut two = one(header::CONTENT_ENCODING, "aws-chunked");
+        two.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let refused = refuse_encoded(&two).unwrap_err();
+        assert_eq!(refused.to_string(), "unexpected encoding: the body is aws-chunked, gzip");
+        assert!(refuse_encoded(&one(header::CONTENT_TYPE, "application/x-tar")).is_ok());
+    }
+
+    #[test]
+    fn a_body_is_the_whole_or_a_part_only_where_status_and_range_agree() {
+        for (status, range, expected) in [
+            (200, None, Part::Whole),
+            (206, None, Part::Unclear),
+            (206, Some("bytes 5-9/10"), Part::From(5)),
+            (206, Some("bytes 0-4/10"), Part::From(0)),
+            (206, Some("bytes 5-9/*"), Part::From(5)),
+            (206, Some("Bytes 5-9/10"), Part::From(5)),
+            (206, Some("bytes 0-9/10"), Part::Whole),
+            (200, Some("bytes 0-9/10"), Part::Whole),
+            (206, Some("bytes 0-9/*"), Part::From(0)),
+            (206, Some("bytes 0-10/10"), Part::Unclear),
+            (206, Some("bytes 9-5/10"), Part::Unclear),
+            (206, Some("bytes */10"), Part::Unclear),
+            (206, Some("items 0-9/10"), Part::Unclear),
+            (200, Some("bytes 5-9/10"), Part::Unclear),
+            (200, Some("bytes"), Part::Unclear),
+        ] {
+            let headers = range.map(|range| one(header::CONTENT_RANGE, range)).unwrap_or_default();
+            assert_eq!(part(StatusCode::from_u16(status).unwrap(), &headers), expected, "{status} {range:?}");
+        }
     }
 }

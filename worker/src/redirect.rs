@@ -1,18 +1,22 @@
-//! Where the origin may send us: a few hops, never to plain http, never to another site, never to private addresses.
+//! Where the origin may redirect to: a few hops, never from https to http, never to a private address.
 //!
-//! The address that was checked is the address that is connected to, because the check stands in the resolver.
+//! Invariant: the address that was checked is the address that is connected to, because the check stands in the resolver of
+//! the client that makes the connection.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
-};
+use std::net::SocketAddr;
 
 use reqwest::{
+    Response, StatusCode,
     dns::{Addrs, Name, Resolve, Resolving},
-    redirect::Policy,
+    header,
 };
+use tokio::net::lookup_host;
 use url::{Host, Url};
+
+use crate::{
+    address_range::AddressRange,
+    proxies::{UnusableProxy, is_loopback},
+};
 
 /// No origin needs more.
 const MOST_HOPS: usize = 5;
@@ -23,197 +27,284 @@ pub(crate) enum RefusedRedirect {
     /// A loop, or a long chain.
     #[error("too many redirects (more than {MOST_HOPS})")]
     TooMany,
+    /// `Location` is no URL.
+    #[error("redirect refused: its Location is no URL ({0})")]
+    Unreadable(url::ParseError),
     /// From https to http.
     #[error("redirect from https to plain http refused, to {host}")]
     Downgrade {
         /// Where it led.
         host: String,
     },
-    /// To a host of somebody else.
-    #[error("redirect to another host refused: {host}")]
-    OtherHost {
+    /// Neither http nor https.
+    #[error("redirect to a URL of the scheme {scheme}: refused; only http and https are followed")]
+    Scheme {
+        /// The URL's scheme.
+        scheme: String,
+    },
+    /// To an address that is not public.
+    #[error("redirect to another host refused: {host} has a private address")]
+    Private {
         /// Where it led.
         host: String,
     },
-    /// To another host or port while secret headers are set.
-    #[error("redirect to {host} refused: the headers of --header-file are only sent to the origin itself")]
-    Secrets {
+    /// Only through a proxy that cannot be used.
+    #[error("redirect to {host} cannot be followed: {why}")]
+    Proxy {
         /// Where it led.
         host: String,
+        /// What is wrong with the proxy.
+        why: UnusableProxy,
     },
 }
 
-/// Judges one hop. `secrets`: the requests carry headers that only the origin may see.
-pub(crate) fn judge(base: &Url, from: &Url, to: &Url, hops: usize, secrets: bool) -> Result<(), RefusedRedirect> {
+/// Where an answer redirects to; `None` if it is no redirect.
+pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, RefusedRedirect>> {
+    let redirects = [
+        StatusCode::MULTIPLE_CHOICES,
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::SEE_OTHER,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ];
+    let value = response.headers().get(header::LOCATION).filter(|_| redirects.contains(&response.status()))?;
+    Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
+}
+
+/// Resolves a `Location` against the URL that answered. Bytes beyond ASCII are sent back as they came, percent-encoded,
+/// whatever encoding they are in; the parser encodes spaces.
+fn resolve(from: &Url, location: &[u8]) -> Result<Url, url::ParseError> {
+    let encoded = location.iter().map(|byte| match byte {
+        0x80.. => format!("%{byte:02X}"),
+        byte => char::from(*byte).to_string(),
+    });
+    let mut to = from.join(&encoded.collect::<String>())?;
+    // Never sent, and of no use in a message.
+    to.set_fragment(None);
+    Ok(to)
+}
+
+/// Judges one hop, but for where it leads; `hops`: how many there are with it.
+pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedirect> {
     let host = || to.host_str().unwrap_or("no host").to_owned();
     if hops > MOST_HOPS {
         return Err(RefusedRedirect::TooMany);
     }
+    if !matches!(to.scheme(), "http" | "https") {
+        return Err(RefusedRedirect::Scheme { scheme: to.scheme().to_owned() });
+    }
     if from.scheme() == "https" && to.scheme() != "https" {
         return Err(RefusedRedirect::Downgrade { host: host() });
-    }
-    if !same_site(base, to) {
-        return Err(RefusedRedirect::OtherHost { host: host() });
-    }
-    if secrets && (base.host() != to.host() || base.port_or_known_default() != to.port_or_known_default()) {
-        return Err(RefusedRedirect::Secrets { host: host() });
     }
     Ok(())
 }
 
-/// The same host, or one below the other (`image-net.org` and `www.image-net.org`).
-fn same_site(base: &Url, to: &Url) -> bool {
-    match (base.host(), to.host()) {
-        (Some(Host::Domain(base)), Some(Host::Domain(to))) => base == to || below(base, to) || below(to, base),
-        (base, to) => base == to,
+/// Refuses a private address that stands in the URL; what a name means is the resolver's to check.
+pub(crate) async fn check_host(base: &Url, to: &Url) -> Result<(), RefusedRedirect> {
+    let Some(range) = range_by_text(to).filter(|_| base.host() != to.host()) else { return Ok(()) };
+    if range == AddressRange::Public || is_allowed(range, &ranges_of(base).await) {
+        return Ok(());
+    }
+    Err(RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })
+}
+
+/// Whether the origin's secrets may go to a URL as well: it is the origin, or the origin's `https`.
+pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
+    let is_upgrade = (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
+    base.host() == to.host() && (base.origin() == to.origin() || is_upgrade)
+}
+
+/// The range of a host that needs no resolver.
+fn range_by_text(url: &Url) -> Option<AddressRange> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(AddressRange::of(address.into())),
+        Host::Ipv6(address) => Some(AddressRange::of(address.into())),
+        Host::Domain(_) => is_loopback(url).then_some(AddressRange::Loopback),
     }
 }
 
-fn below(lower: &str, upper: &str) -> bool {
-    upper.contains('.') && lower.strip_suffix(upper).is_some_and(|rest| rest.ends_with('.'))
-}
-
-/// Hosts that the origin has sent us to. Everything else that is resolved, the user has named: the origin, a proxy.
-pub(crate) type SentTo = Arc<Mutex<BTreeSet<String>>>;
-
-/// The client's redirect policy for an origin; notes where it leads.
-pub(crate) fn policy(base: Url, secrets: bool, sent_to: SentTo) -> Policy {
-    Policy::custom(move |attempt| {
-        let from = attempt.previous().last().unwrap_or(&base);
-        match judge(&base, from, attempt.url(), attempt.previous().len(), secrets) {
-            Ok(()) => {
-                if let Some(host) = attempt.url().host_str().filter(|host| base.host_str() != Some(*host)) {
-                    sent_to.lock().expect("nothing panics while it holds this lock").insert(host.to_owned());
-                }
-                attempt.follow()
-            }
-            Err(refused) => attempt.error(refused),
-        }
-    })
-}
-
-/// Resolves names; those that we were merely sent to must have public addresses.
+/// Resolves hosts that only a redirect has named: to public addresses, and to those of a range that the configured host is
+/// in itself.
 #[derive(Debug)]
-pub(crate) struct PublicAddresses {
-    pub(crate) sent_to: SentTo,
+pub(crate) struct GuardedResolver {
+    pub(crate) base: Url,
 }
 
-impl Resolve for PublicAddresses {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let named = !self.sent_to.lock().expect("nothing panics while it holds this lock").contains(name.as_str());
+        let base = self.base.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| named || is_public(address.ip())).collect();
+            let found: Vec<SocketAddr> = lookup_host((name.as_str(), 0)).await?.collect();
+            let all_public = found.iter().all(|address| AddressRange::of(address.ip()) == AddressRange::Public);
+            let allowed = if all_public { found } else { allowed(found, &ranges_of(&base).await) };
             if allowed.is_empty() {
-                return Err(RefusedRedirect::OtherHost { host: format!("{}, a private address", name.as_str()) }.into());
+                return Err(RefusedRedirect::Private { host: name.as_str().to_owned() }.into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
 }
 
-/// Not loopback, link-local, private, shared, multicast or unspecified, also not as IPv4 in IPv6.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => match address.to_ipv4() {
-            Some(address) => is_public_v4(address),
-            None => !(address.is_multicast() || address.is_unique_local() || address.is_unicast_link_local()),
-        },
+/// The ranges that the configured host has addresses in; none if it is known to a proxy only.
+async fn ranges_of(base: &Url) -> Vec<AddressRange> {
+    if let Some(range) = range_by_text(base) {
+        return vec![range];
     }
+    let found = lookup_host((base.host_str().unwrap_or_default(), 0)).await;
+    found.into_iter().flatten().map(|address| AddressRange::of(address.ip())).collect()
 }
 
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [first, second, ..] = address.octets();
-    let shared = first == 100 && (64..128).contains(&second);
-    !(first == 0
-        || shared
-        || address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast())
+fn allowed(found: Vec<SocketAddr>, ranges: &[AddressRange]) -> Vec<SocketAddr> {
+    found.into_iter().filter(|address| is_allowed(AddressRange::of(address.ip()), ranges)).collect()
+}
+
+/// `ranges`: those of the configured host.
+fn is_allowed(range: AddressRange, ranges: &[AddressRange]) -> bool {
+    match range {
+        AddressRange::Public => true,
+        AddressRange::Unusable => false,
+        range => ranges.contains(&range),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hop(base: &str, to: &str, hops: usize, secrets: bool) -> Result<(), RefusedRedirect> {
+    #[tokio::main(flavor = "current_thread")]
+    async fn hop(base: &str, to: &str, hops: usize) -> Result<(), RefusedRedirect> {
         let base = Url::parse(base).unwrap();
-        judge(&base, &base, &base.join(to).unwrap(), hops, secrets)
+        let to = base.join(to).unwrap();
+        judge(&base, &to, hops)?;
+        check_host(&base, &to).await
     }
 
     #[test]
-    fn a_redirect_within_the_site_is_followed() {
-        for to in ["/moved/n1.tar", "https://www.image-net.org/n1.tar", "https://data.image-net.org:8443/n1.tar"] {
-            assert_eq!(hop("https://image-net.org/x", to, 1, false), Ok(()), "{to}");
+    fn a_redirect_to_a_public_host_is_followed() {
+        for to in [
+            "/moved/n1.tar",
+            "https://www.image-net.org/n1.tar",
+            "https://cdn.example:8443/n1.tar?signature=1",
+            "https://93.184.216.34/",
+            "https://[2606:2800:220:1::1]/",
+        ] {
+            assert_eq!(hop("https://image-net.org/x", to, 1), Ok(()), "{to}");
         }
-        assert_eq!(hop("https://www.image-net.org/", "https://image-net.org/n1.tar", 5, false), Ok(()));
-        assert_eq!(hop("http://image-net.org/", "https://image-net.org/n1.tar", 1, false), Ok(()));
+        assert_eq!(hop("http://image-net.org/", "https://cdn.example/n1.tar", 5), Ok(()));
     }
 
     #[test]
-    fn a_redirect_elsewhere_is_refused_and_the_host_named() {
+    fn a_redirect_to_a_private_address_is_refused_and_the_host_named() {
         for to in [
             "169.254.169.254",
             "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
             "[::ffff:10.0.0.1]",
-            "evil.org",
-            "evilimage-net.org",
-            "org",
-            "image-net.org.evil.org",
+            "[::1]",
+            "localhost",
+            "a.localhost.",
+            "192.168.1.1",
+            "0.0.0.0",
         ] {
-            let refused = hop("https://image-net.org/x", &format!("https://{to}/"), 1, false).unwrap_err();
-            assert!(matches!(refused, RefusedRedirect::OtherHost { .. }), "{to}: {refused}");
+            let refused = hop("https://image-net.org/x", &format!("https://{to}/"), 1).unwrap_err();
+            assert!(matches!(refused, RefusedRedirect::Private { .. }), "{to}: {refused}");
         }
-        let refused = hop("https://image-net.org/x", "https://evil.org/", 1, false).unwrap_err();
-        assert_eq!(refused.to_string(), "redirect to another host refused: evil.org");
+        let refused = hop("https://image-net.org/x", "https://10.0.0.1/", 1).unwrap_err();
+        assert_eq!(refused.to_string(), "redirect to another host refused: 10.0.0.1 has a private address");
     }
 
     #[test]
-    fn chains_downgrades_and_leaking_secrets_are_refused() {
-        assert_eq!(hop("https://h.org/", "/again", 6, false), Err(RefusedRedirect::TooMany));
+    fn an_origin_in_a_private_range_may_redirect_within_it() {
+        for (base, to, is_followed) in [
+            ("10.0.0.1", "192.168.1.1", true),
+            ("10.0.0.1", "[fd00::1]", true),
+            ("10.0.0.1", "127.0.0.1", false),
+            ("10.0.0.1", "169.254.169.254", false),
+            ("127.0.0.1", "localhost", true),
+            ("localhost", "127.0.0.2", true),
+            ("127.0.0.1", "10.0.0.1", false),
+            ("127.0.0.1", "0.0.0.0", false),
+        ] {
+            let followed = hop(&format!("http://{base}:1/"), &format!("http://{to}:2/"), 1);
+            assert_eq!(followed.is_ok(), is_followed, "{base} {to}: {followed:?}");
+        }
+    }
+
+    #[test]
+    fn chains_downgrades_and_other_schemes_are_refused() {
+        assert_eq!(hop("https://h.org/", "/again", 6), Err(RefusedRedirect::TooMany));
         let host = "h.org".to_owned();
-        assert_eq!(hop("https://h.org/", "http://h.org/", 1, false), Err(RefusedRedirect::Downgrade { host }));
-        let host = "www.h.org".to_owned();
-        assert_eq!(hop("https://h.org/", "https://www.h.org/", 1, true), Err(RefusedRedirect::Secrets { host }));
-        assert_eq!(hop("https://h.org/", "https://h.org/y", 1, true), Ok(()));
+        assert_eq!(hop("https://h.org/", "http://h.org/", 1), Err(RefusedRedirect::Downgrade { host }));
+        let scheme = "file".to_owned();
+        assert_eq!(hop("https://h.org/", "file:///etc/passwd", 1), Err(RefusedRedirect::Scheme { scheme }));
+    }
+
+    #[test]
+    fn secrets_go_to_the_origin_alone() {
+        for (base, to, is_shared) in [
+            ("https://h.org/a", "https://h.org/b", true),
+            ("https://h.org/", "https://h.org:443/", true),
+            ("http://h.org/", "https://h.org/", true),
+            ("http://h.org:8080/", "https://h.org:8443/", false),
+            ("http://h.org/", "https://h.org:8443/", false),
+            ("https://h.org/", "http://h.org/", false),
+            ("https://h.org/", "https://h.org:8443/", false),
+            ("https://h.org/", "https://www.h.org/", false),
+            ("https://www.h.org/", "https://h.org/", false),
+        ] {
+            let [base, to] = [base, to].map(|url| Url::parse(url).unwrap());
+            assert_eq!(shares_secrets(&base, &to), is_shared, "{base} {to}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_read_as_browsers_read_it() {
+        let from = Url::parse("http://h.org/a/b?c").unwrap();
+        for (location, expected) in [
+            (&b"/x y/z.tar"[..], "http://h.org/x%20y/z.tar"),
+            (b" /x.tar ", "http://h.org/x.tar"),
+            (b"?id=a b", "http://h.org/a/b?id=a%20b"),
+            (b"x.tar#fragment", "http://h.org/a/x.tar"),
+            ("/für/n1.tar?k=ü".as_bytes(), "http://h.org/f%C3%BCr/n1.tar?k=%C3%BC"),
+            (b"/f\xfcr/n1.tar", "http://h.org/f%FCr/n1.tar"),
+            (b"/a%20b/%zz", "http://h.org/a%20b/%zz"),
+            (b"//cdn.org/x", "http://cdn.org/x"),
+            (b"/a\\b", "http://h.org/a/b"),
+            ("http://m\u{fc}nchen.example/".as_bytes(), "http://xn--mnchen-3ya.example/"),
+            (b"/[x]|{y}", "http://h.org/[x]|%7By%7D"),
+        ] {
+            let found = resolve(&from, location).map(String::from);
+            assert_eq!(found.as_deref(), Ok(expected), "{}", String::from_utf8_lossy(location));
+        }
+        assert!(resolve(&from, b"http://").is_err());
+        assert!(resolve(&from, b"http://h:99999/").is_err());
     }
 
     #[tokio::test]
-    async fn a_private_address_is_fine_for_a_host_that_the_user_named_and_for_no_other() {
-        let sent_to = SentTo::default();
-        let resolver = PublicAddresses { sent_to: sent_to.clone() };
-        assert!(resolver.resolve("localhost".parse().unwrap()).await.is_ok());
-        sent_to.lock().unwrap().insert("localhost".to_owned());
-        let refused = resolver.resolve("localhost".parse().unwrap()).await.err().unwrap();
-        assert!(refused.to_string().contains("localhost, a private address"), "{refused}");
+    async fn a_name_with_a_private_address_is_refused_unless_the_origin_is_in_its_range() {
+        for (base, is_allowed) in [
+            ("http://127.0.0.1/", true),
+            ("http://localhost/", true),
+            ("http://10.0.0.1/", false),
+            ("http://93.184.216.34/", false),
+        ] {
+            let resolver = GuardedResolver { base: Url::parse(base).unwrap() };
+            let found = resolver.resolve("localhost".parse().unwrap()).await;
+            assert_eq!(found.is_ok(), is_allowed, "{base}");
+            if let Err(refused) = found {
+                assert!(refused.to_string().contains("localhost has a private address"), "{refused}");
+            }
+        }
     }
 
     #[test]
-    fn private_addresses_are_known_in_every_dress() {
-        for address in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "ff02::1",
-            "::ffff:10.0.0.1",
-            "::ffff:127.0.0.1",
-        ] {
-            assert!(!is_public(address.parse().unwrap()), "{address}");
-        }
-        for address in ["93.184.216.34", "172.15.0.1", "100.63.0.1", "2606:2800:220:1::1", "::ffff:93.184.216.34"] {
-            assert!(is_public(address.parse().unwrap()), "{address}");
-        }
+    fn of_several_addresses_only_those_that_are_allowed_are_connected_to() {
+        let found: Vec<SocketAddr> =
+            ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"].map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(allowed(found.clone(), &[]), found[..1]);
+        assert_eq!(allowed(found.clone(), &[AddressRange::Private]), found[..2]);
+        assert_eq!(allowed(found.clone(), &[AddressRange::Loopback, AddressRange::Unusable])[1..], found[2..3]);
     }
 }

@@ -15,16 +15,17 @@ use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use crate::{
     client::OriginError,
     descriptors::{TooFewDescriptors, make_room},
-    download::head,
+    download::describe,
     existing::{self, Found},
     extract::UnpackError,
     lane::Lane,
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
-    origin::Origin,
+    origin::{Origin, Question},
     pace::Gate,
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
+    source::Source,
     staging::{Checkpoint, Staging, Unpacked},
     tally::Tally,
     target::{Target, TargetError},
@@ -117,29 +118,43 @@ impl Site {
             .map_err(|error| unfinished::staging(&self.target, "make a staging folder", error))
     }
 
-    /// Proves a folder that has no manifest by one question to the origin, and gives it one; or says why not.
+    /// Proves a folder that has no manifest by the length that the origin says its tar has, and gives it one; or says why not.
     pub(crate) async fn prove(&self, origin: &Origin, wnid: Wnid, retries: u32) -> Result<Outcome, Unfinished> {
-        let asked = head(origin, &self.job.url.for_class(wnid), retries).await;
-        let source = asked.map_err(|error| match verdict(&error) {
+        let url = self.job.url.for_class(wnid);
+        // Many origins answer a HEAD with another length than a GET, with none, or not at all: it can prove the folder, but
+        // what does not fit it proves nothing.
+        if let Ok(source) = origin.describe(&url, Question::Head).await
+            && let Ok(outcome) = self.adopt_if_whole(wnid, &source)?
+        {
+            return Ok(outcome);
+        }
+        let source = describe(origin, &url, retries).await.map_err(|error| match verdict(&error) {
             // Tried to the end: the origin's fault, and no word about the folder.
             Verdict::Retry { .. } => Unfinished::Failed(error.into()),
             Verdict::GiveUp => conflict(&format!("the folder has no manifest, and cannot be proved: {error}")),
         })?;
+        self.adopt_if_whole(wnid, &source)?.map_err(|why| {
+            conflict(&format!(
+                "the folder has no manifest, and {why} \
+                 (--existing replace downloads it anew, --existing trust takes it as it is)"
+            ))
+        })
+    }
+
+    /// Gives a folder a manifest if the sizes of its files add up to the tar; the inner error: why they do not.
+    fn adopt_if_whole(&self, wnid: Wnid, source: &Source) -> Result<Result<Outcome, String>, Unfinished> {
         let Some(length) = source.length else {
-            return Err(conflict("the folder has no manifest, and the origin does not say how long the tar is"));
+            return Ok(Err("the origin does not say how long the tar is".to_owned()));
         };
         let folder = self.target.class_folder(wnid);
         let proved = existing::matches(&folder, length);
         if let Err(why) = proved.map_err(|error| self.storage(wnid, "read the folder", error))? {
-            return Err(conflict(&format!(
-                "the folder has no manifest, and is not the origin's tar: {why} \
-                 (--existing replace downloads it anew, --existing trust takes it as it is)"
-            )));
+            return Ok(Err(format!("is not the origin's tar: {why}")));
         }
-        let manifest = existing::adopt(&folder, wnid, &self.job.run_id, &source)
+        let manifest = existing::adopt(&folder, wnid, &self.job.run_id, source)
             .map_err(|error| self.storage(wnid, "adopt the folder", error))?;
         tracing::info!(%wnid, "adopted: the folder is the whole tar");
-        Ok(Outcome::Skipped(manifest.published()))
+        Ok(Ok(Outcome::Skipped(manifest.published())))
     }
 
     /// Publishes what is complete in a staging folder.

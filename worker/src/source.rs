@@ -1,6 +1,9 @@
 //! What identifies one version of a tar at the origin, so that no two versions are ever mixed.
 
-use reqwest::{Response, header};
+use reqwest::{
+    Response,
+    header::{self, HeaderMap},
+};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -23,7 +26,7 @@ impl Source {
     /// What an answer says of the tar that it carries from `from` on.
     pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let total = text(header::CONTENT_RANGE).and_then(|range| range.rsplit_once('/')?.1.trim().parse().ok());
+        let total = ContentRange::of(response.headers()).and_then(|range| range.total);
         // Beside chunks a length means nothing (RFC 9112 §6.3).
         let length = text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
         let rest = || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
@@ -57,6 +60,37 @@ impl Source {
 
     fn has_strong_tag(&self) -> bool {
         self.etag.as_deref().is_some_and(|etag| etag.starts_with('"'))
+    }
+}
+
+/// A `Content-Range` that says which bytes a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ContentRange {
+    /// Offset of the first byte.
+    pub(crate) first: u64,
+    /// Offset of the last byte.
+    last: u64,
+    /// Length of the whole, where it is known.
+    pub(crate) total: Option<u64>,
+}
+
+impl ContentRange {
+    /// `None`: there is none, or it makes no sense.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+        let (unit, range) = text.trim().split_once(' ')?;
+        let (bytes, total) = range.split_once('/')?;
+        let (first, last) = bytes.split_once('-')?;
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let total = if total.trim() == "*" { None } else { Some(number(total)?) };
+        let range = Self { first: number(first)?, last: number(last)?, total };
+        let is_possible = range.first <= range.last && total.is_none_or(|total| range.last < total);
+        (unit.eq_ignore_ascii_case("bytes") && is_possible).then_some(range)
+    }
+
+    /// All bytes from the first to the last.
+    pub(crate) fn is_whole(self) -> bool {
+        self.first == 0 && self.total == Some(self.last + 1)
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         let folder = target.path().join(wnid().to_string());
         fs::create_dir(&folder).unwrap();
-        let source = Source { url: "http://h/x".to_owned(), length: None, etag: None, last_modified: None };
+        let source = Source { url: "http://h/x".to_owned(), ..Source::default() };
         let files = FILES.map(|(name, content)| {
             fs::write(folder.join(name), content).unwrap();
             let size = content.len() as u64;

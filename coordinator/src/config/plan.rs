@@ -303,6 +303,11 @@ mod tests {
         std::fs::write(&path, "key").unwrap();
         assert!(matches!(certificates(&path), Err(ConfigError::Certificate { .. })));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
-        assert!(certificates(&path).is_ok());
+        let refused = certificates(&path).unwrap_err().to_string();
+        assert!(refused.contains("given with --cacert: the certificate that begins in line 1 is damaged"), "{refused}");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        std::fs::write(&path, &pem).unwrap();
+        assert_eq!(certificates(&path).unwrap(), pem.into_bytes());
     }
 }

@@ -51,7 +51,7 @@ impl Case {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let (length, etag) = (Some(tar.len() as u64), Some("\"one\"".to_owned()));
-        let source = Source { url: URL.to_owned(), length, etag, last_modified: None };
+        let source = Source { url: URL.to_owned(), length, etag, ..Source::default() };
         let long = 512 + 1024 + 512;
         let wnid = "n00000001".parse().unwrap();
         Self { folder, target, wnid, keep_tar, source, tar, long: long..long + LONG as u64 }

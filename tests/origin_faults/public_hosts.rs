@@ -1,0 +1,99 @@
+//! Redirects between public hosts, on a host of its own that has such addresses (O19, S11, S13). Needs root and iproute2.
+
+use std::net::Ipv4Addr;
+
+use tests::{
+    answer::Answer,
+    archives::assert_class_is,
+    cluster::{Job, Table},
+    hosts::{Host, Network},
+    origin::Origin,
+};
+
+use super::{QUICK, WNID, class};
+
+/// Reserved for documentation, and public by their form.
+const ORIGIN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+/// A host where these addresses are, and what serves there.
+fn public_host() -> Option<(Network, Host, Origin, Origin)> {
+    let (network, [host]) = Network::of(["client"])?;
+    host.add_address(ORIGIN);
+    host.add_address(OTHER);
+    let listen = |address| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port on that host");
+    let (origin, other) = (listen(ORIGIN), listen(OTHER));
+    Some((network, host, origin, other))
+}
+
+fn job(host: &Host, origin: &Origin) -> Job {
+    Job::new().classes([WNID]).origin(origin).args(QUICK).under(host.command())
+}
+
+#[test]
+fn a_redirect_to_another_public_host_is_followed_by_address_and_by_name() {
+    let Some((_network, host, origin, other)) = public_host() else { return };
+    host.know(&format!("{OTHER} cdn.test\n"));
+    let port = other.address().port();
+    for name in [OTHER.to_string(), "cdn.test".to_owned()] {
+        origin.class(WNID, class()).forever(Answer::redirect(&format!("http://{name}:{port}/{WNID}.tar")));
+        other.class(WNID, class()).script([Answer::cut_at(50_000)]);
+        let job = job(&host, &origin);
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&class(), &job.class_folder(WNID));
+    }
+    assert_eq!(other.gets(WNID).len(), 4);
+}
+
+#[test]
+fn a_redirect_from_a_public_host_to_a_private_address_sends_no_packet_there() {
+    let Some((_network, host, origin, _other)) = public_host() else { return };
+    host.know(&format!("{} inside.test\n127.0.0.1 here.test\n", host.address));
+    let listen = |address: Ipv4Addr| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
+    for (private, names) in [
+        (listen(host.address), [host.address.to_string(), "inside.test".to_owned()]),
+        (listen(Ipv4Addr::LOCALHOST), ["localhost".to_owned(), "here.test".to_owned()]),
+    ] {
+        private.class(WNID, class());
+        for name in names {
+            let there = format!("http://{name}:{}/{WNID}.tar", private.address().port());
+            origin.class(WNID, class()).forever(Answer::redirect(&there));
+            let job = job(&host, &origin);
+            job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
+            let failure = job.failure_of(WNID);
+            let expected = format!("HTTPError: redirect to another host refused: {name} has a private address");
+            assert!(failure.starts_with(&expected), "{failure}");
+            assert_eq!(private.most_connections(), 0, "{name} was connected to");
+        }
+    }
+}
+
+/// An origin in a private network may redirect within it.
+#[test]
+fn an_origin_at_a_private_address_may_redirect_to_another_one() {
+    let Some((_network, host, _, _)) = public_host() else { return };
+    let mirror = Ipv4Addr::new(10, 99, 0, 1);
+    host.add_address(mirror);
+    host.know(&format!("{} origin.test\n{mirror} mirror.test\n", host.address));
+    let listen = |address| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
+    let (origin, other) = (listen(host.address), listen(mirror));
+    other.class(WNID, class());
+    for name in [mirror.to_string(), "mirror.test".to_owned()] {
+        let there = format!("http://{name}:{}/{WNID}.tar", other.address().port());
+        origin.class(WNID, class()).forever(Answer::redirect(&there));
+        let job = job(&host, &origin).url(&format!("http://origin.test:{}", origin.address().port()));
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    }
+}
+
+/// `*` excepts addresses as well as names.
+#[test]
+fn no_proxy_with_a_star_goes_to_the_origin_itself() {
+    let Some((_network, host, origin, _other)) = public_host() else { return };
+    origin.class(WNID, class());
+    for (excepted, is_direct) in [("*", true), ("203.0.113.0/24", true), ("other.test", false)] {
+        let job = job(&host, &origin).variable("http_proxy", "http://127.0.0.1:9").variable("NO_PROXY", excepted);
+        let table = if is_direct { Table::of(1, 0, 0) } else { Table::of(0, 0, 1) };
+        job.assert_ended(&job.run(), i32::from(!is_direct), table);
+    }
+}

@@ -1,0 +1,195 @@
+//! The forward proxies of the environment: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, as curl reads them.
+//!
+//! A loopback host is never asked through a proxy.
+
+use std::{env, fmt};
+
+use hyper_util::client::proxy::matcher::Matcher;
+use shared::job::without_credentials;
+use url::{Host, Url};
+
+/// Why a request cannot go through the proxy that the environment names for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableProxy {
+    /// A protocol that is not supported, e.g. SOCKS.
+    #[error(
+        "use the proxy {proxy} of {variable}: only http:// and https:// proxies are supported; change the variable, or except \
+         the origin with no_proxy"
+    )]
+    Scheme {
+        /// The variable that applies.
+        variable: &'static str,
+        /// Its value, without credentials.
+        proxy: String,
+    },
+    /// No address of a proxy. The text is not shown: there may be a password in it.
+    #[error("use the proxy of {variable}: its value is not of the form http://host:port; change it or unset it")]
+    Unreadable {
+        /// The variable that applies.
+        variable: &'static str,
+    },
+}
+
+type Setting = Option<Result<Url, UnusableProxy>>;
+
+/// Which proxy each request goes through.
+pub(crate) struct Proxies {
+    http: Setting,
+    https: Setting,
+    /// Intercepts what `no_proxy` does not except.
+    proxied: Matcher,
+}
+
+/// Without values: they may hold passwords.
+impl fmt::Debug for Proxies {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Proxies").finish_non_exhaustive()
+    }
+}
+
+impl Proxies {
+    /// What the environment of this process says.
+    pub(crate) fn of_environment() -> Self {
+        Self::of(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    /// `variable`: the value of an environment variable.
+    fn of(variable: impl Fn(&'static str) -> Option<String>) -> Self {
+        let read = |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, read(name)?)));
+        let setting = |names| {
+            let (name, value) = first(names).or_else(|| first(["all_proxy", "ALL_PROXY"]))?;
+            Some(proxy(name, &value))
+        };
+        let excepted = first(["no_proxy", "NO_PROXY"]).map(|(_, value)| value).unwrap_or_default();
+        let excepted: Vec<&str> = excepted.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).collect();
+        // The matcher takes `*` for names only, not for addresses.
+        let any = if excepted.contains(&"*") { "" } else { "http://any" };
+        Self {
+            http: setting(["http_proxy", "HTTP_PROXY"]),
+            https: setting(["https_proxy", "HTTPS_PROXY"]),
+            proxied: Matcher::builder().all(any).no(excepted.join(",")).build(),
+        }
+    }
+
+    /// The proxy for a request; `None`: it goes to the host itself.
+    ///
+    /// # Errors
+    /// [`UnusableProxy`] where the proxy that applies cannot be used.
+    pub(crate) fn for_url(&self, url: &Url) -> Result<Option<Url>, UnusableProxy> {
+        let setting = if url.scheme() == "https" { &self.https } else { &self.http };
+        let is_proxied =
+            || url.origin().ascii_serialization().parse().is_ok_and(|uri| self.proxied.intercept(&uri).is_some());
+        match setting {
+            Some(proxy) if !is_loopback(url) && is_proxied() => proxy.clone().map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Parses the value of a variable; without a scheme it is an `http` proxy.
+fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
+    let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
+    match Url::parse(&with_scheme) {
+        Ok(proxy) if matches!(proxy.scheme(), "http" | "https") => Ok(proxy),
+        Ok(proxy) => {
+            let shown = without_credentials(proxy.as_str());
+            Err(UnusableProxy::Scheme { variable, proxy: shown.trim_end_matches('/').to_owned() })
+        }
+        Err(_) => Err(UnusableProxy::Unreadable { variable }),
+    }
+}
+
+/// Whether a URL is of this machine by its text alone (for names: RFC 6761 §6.3).
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The proxy for a URL in an environment.
+    fn proxy_for(url: &str, environment: &[(&'static str, &str)]) -> Result<Option<String>, String> {
+        let variable =
+            |name| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let found = Proxies::of(variable).for_url(&Url::parse(url).unwrap());
+        found.map(|proxy| proxy.map(String::from)).map_err(|error| error.to_string())
+    }
+
+    const P: (&str, &str) = ("all_proxy", "http://p:3128");
+
+    #[test]
+    fn the_variable_of_the_scheme_comes_before_all_proxy() {
+        let proxy = |host: &str| Ok(Some(format!("http://{host}/")));
+        for (url, environment, expected) in [
+            ("http://h.test/", &[][..], Ok(None)),
+            ("http://h.test/", &[P], proxy("p:3128")),
+            ("https://h.test/", &[P], proxy("p:3128")),
+            ("http://h.test/", &[("http_proxy", "q:1"), P], proxy("q:1")),
+            ("https://h.test/", &[("http_proxy", "q:1")], Ok(None)),
+            ("https://h.test/", &[("HTTPS_PROXY", "q:1")], proxy("q:1")),
+            ("http://h.test/", &[("http_proxy", ""), ("HTTP_PROXY", "q:1")], proxy("q:1")),
+            ("http://h.test/", &[("http_proxy", " "), P], proxy("p:3128")),
+            ("http://h.test/", &[("http_proxy", "http://u:p%40s@q:1")], proxy("u:p%40s@q:1")),
+            ("http://127.0.0.1:80/", &[P], Ok(None)),
+            ("http://[::1]/", &[P], Ok(None)),
+            ("https://localhost/", &[P], Ok(None)),
+            ("http://a.localhost/", &[P], Ok(None)),
+            ("http://10.0.0.1/", &[P], proxy("p:3128")),
+        ] {
+            assert_eq!(proxy_for(url, environment), expected, "{url} {environment:?}");
+        }
+    }
+
+    #[test]
+    fn no_proxy_excepts_hosts_and_a_star_excepts_all() {
+        for (url, excepted, is_direct) in [
+            ("http://h.test/", "*", true),
+            ("http://10.0.0.1/", "*", true),
+            ("http://[fd00::1]/", " * ", true),
+            ("http://10.0.0.1/", "other.test,*", true),
+            ("http://h.test/", "h.test", true),
+            ("http://sub.h.test:8080/", "other.test .h.test", true),
+            ("http://10.0.0.1/", "other.test, 10.0.0.0/8", true),
+            ("http://noth.test/", "h.test", false),
+            ("http://h.test/", "", false),
+            ("http://h.test/", "*.test", false),
+        ] {
+            let found = proxy_for(url, &[P, ("NO_PROXY", excepted)]);
+            assert_eq!(found.unwrap().is_none(), is_direct, "{url} {excepted}");
+        }
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_an_error_where_it_applies() {
+        let url = "http://h.test/";
+        for value in ["socks5h://127.0.0.1:1080", "socks4://u:secret@h:1", "ftp://h:1"] {
+            let said = proxy_for(url, &[("all_proxy", value)]).unwrap_err();
+            assert!(said.contains("only http:// and https:// proxies are supported"), "{said}");
+            assert!(said.contains("all_proxy") && !said.contains("secret"), "{said}");
+        }
+        for value in ["http://", "http://h:99999", "h:port", "http://u:secret@h:x", "://", "a b"] {
+            let said = proxy_for(url, &[("HTTP_PROXY", value)]).unwrap_err();
+            assert!(said.contains("HTTP_PROXY") && said.contains("http://host:port"), "{value}: {said}");
+            assert!(!said.contains("secret"), "{said}");
+        }
+        let socks = ("all_proxy", "socks5h://h:1");
+        for (url, environment) in [
+            (url, &[socks, ("no_proxy", "*")][..]),
+            (url, &[socks, ("no_proxy", "h.test")]),
+            (url, &[("https_proxy", "socks5h://h:1")]),
+            ("http://127.0.0.1:8080/", &[socks]),
+        ] {
+            assert_eq!(proxy_for(url, environment), Ok(None), "{environment:?}");
+        }
+    }
+}
