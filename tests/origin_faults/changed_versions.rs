@@ -5,6 +5,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::{Job, Table},
     origin::{Origin, Request},
+    running::Signal,
 };
 
 use super::{QUICK, WNID, assert_arrives, class};
@@ -113,4 +114,113 @@ fn a_kept_tar_that_changed_is_the_new_one() {
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&new, &job.class_folder(WNID));
     assert!(std::fs::read(job.target_path().join("n00000001.tar")).unwrap() == new, "the tar is not the new one");
+}
+
+/// What each request asked for: where it began, and by which validator.
+fn asked(gets: &[Request]) -> Vec<(u64, Option<&str>)> {
+    gets.iter().map(|get| (get.start(), get.if_range.as_deref())).collect()
+}
+
+const DATE: &str = "Thu, 11 Mar 2021 10:00:00 GMT";
+
+/// After one restart for that reason the rest comes by the date.
+#[test]
+fn where_a_tag_is_never_honoured_the_date_is() {
+    let tar = class();
+    let tag = format!("\"{WNID}-v1-{}\"", tar.len());
+    let by_date = |answer: Answer| answer.honouring_dates_only();
+    let script = [by_date(Answer::cut_at(50_000)), by_date(Answer::cut_at(60_000)), by_date(Answer::cut_at(20_000))];
+    let origin = Origin::start();
+    origin.class(WNID, tar.clone()).script(script).forever(by_date(Answer::plain()));
+    let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
+    job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+    assert_class_is(&tar, &job.class_folder(WNID));
+    let gets = origin.gets(WNID);
+    let expected = [(0, None), (50_000, Some(tag.as_str())), (60_000, Some(DATE)), (80_000, Some(DATE))];
+    assert_eq!(asked(&gets), expected, "{gets:#?}");
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+    assert!(log.contains("the rest is asked for by Last-Modified"), "{log}");
+}
+
+/// Replicas with tags of their own: the same date and the same length are the same version.
+#[test]
+fn replicas_that_disagree_in_their_tags_only_are_one_origin() {
+    let tar = class();
+    for careless in [false, true] {
+        let replica = |answer: Answer, etag: &str| {
+            let answer = answer.with_etag(etag);
+            if careless { answer.ignoring_if_range() } else { answer }
+        };
+        let (first, second) = ("\"first\"", "\"second\"");
+        let script = [
+            replica(Answer::cut_at(50_000), first),
+            replica(Answer::cut_at(60_000), second),
+            replica(Answer::cut_at(70_000), first),
+            replica(Answer::cut_at(20_000), second),
+            replica(Answer::plain(), first),
+        ];
+        let gets = assert_arrives(&tar, script, &["--delete-tar", "--retries", "2", "--timeout", "5s"]);
+        // A careless one sends a part of what may be another version first, which is not used.
+        let last = gets.last().expect("there were requests");
+        assert_eq!((last.status, last.if_range.as_deref()), (206, Some(DATE)), "{:?}", asked(&gets));
+        let whole = gets.iter().filter(|get| get.start() == 0 || get.status == 200).count();
+        assert_eq!(whole, 2, "it was begun anew once: {:?}", asked(&gets));
+    }
+}
+
+/// By the date as by the tag, two versions are never mixed.
+#[test]
+fn a_tar_that_changes_while_the_date_is_asked_by_is_never_mixed() {
+    let old = class();
+    let mut new = old.clone();
+    new[600] ^= 1;
+    new[70_000] ^= 1;
+    for careless in [Answer::plain().honouring_dates_only(), Answer::plain().ignoring_if_range()] {
+        let origin = Origin::start();
+        let script = [
+            Answer::cut_at(50_000).honouring_dates_only(),
+            Answer::cut_at(60_000).honouring_dates_only().then_replaced_by(new.clone()),
+            careless,
+        ];
+        origin.class(WNID, old.clone()).script(script);
+        let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
+        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
+        assert_class_is(&new, &job.class_folder(WNID));
+        assert_eq!(origin.gets(WNID)[2].if_range.as_deref(), Some(DATE));
+    }
+}
+
+/// A tar that was written in the second in which it was sent may have been written again within it.
+#[test]
+fn a_date_of_the_same_second_proves_nothing() {
+    let weak = |answer: Answer| answer.honouring_dates_only().header("Date", DATE);
+    let script = [weak(Answer::cut_at(50_000)), weak(Answer::cut_at(60_000)), weak(Answer::plain())];
+    let gets = assert_arrives(&class(), script, &["--delete-tar", "--retries", "2", "--timeout", "5s"]);
+    assert!(gets.iter().all(|get| get.if_range.as_deref() != Some(DATE)), "{:?}", asked(&gets));
+    assert_eq!(gets.len(), 3);
+}
+
+/// What was found out about the origin stands in the checkpoint.
+#[test]
+fn the_next_process_asks_by_the_date_too() {
+    // Large enough for finished images on both sides.
+    let tar = images(WNID, 30, 30_000..40_000, 1);
+    let by_date = |answer: Answer| answer.honouring_dates_only();
+    let origin = Origin::start();
+    let script = [by_date(Answer::cut_at(400_000)), by_date(Answer::stall_at(500_000))];
+    origin.class(WNID, tar.clone()).script(script).forever(by_date(Answer::plain()));
+    origin.limit_rate(1_000_000);
+    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--workers", "2"]);
+    let mut running = job.start();
+    running.wait_until("the tar was begun anew", |_| {
+        origin.gets(WNID).get(1).is_some_and(|get| get.sent > 450_000).then_some(())
+    });
+    running.signal(Signal::INT);
+    assert_eq!(running.wait().code, Some(130));
+    job.assert_all_there(&job.run(), 1);
+    assert_class_is(&tar, &job.class_folder(WNID));
+    let gets = origin.gets(WNID);
+    let last = &gets[2..];
+    assert!(last.len() == 1 && last[0].start() > 100_000, "{:?}", asked(&gets));
+    assert_eq!(last[0].if_range.as_deref(), Some(DATE));
 }

@@ -4,7 +4,7 @@ use tests::{
     answer::Answer,
     archives::difference,
     cluster::Table,
-    origin::{Origin, Validators},
+    origin::{Origin, Request, Validators},
 };
 
 use super::{LARGE, assert_whole, large, skewed};
@@ -72,4 +72,18 @@ fn an_origin_that_ignores_the_condition_is_found_out() {
     for answers in [1, 3] {
         assert_one_version(answers, &Answer::plain().ignoring_if_range());
     }
+}
+
+/// Parts are asked for by the date then, and the main connection goes on undisturbed.
+#[test]
+fn an_origin_that_honours_dates_only_sends_parts_by_the_date() {
+    let (origin, tar) = (Origin::start(), large(1));
+    let (job, class) = skewed(&origin, &tar, 0);
+    class.forever(Answer::plain().honouring_dates_only());
+    assert_whole(&job, &tar);
+    let gets = origin.gets(LARGE);
+    let by_date =
+        |get: &&Request| get.status == 206 && get.if_range.as_deref().is_some_and(|value| value.contains("GMT"));
+    assert!(gets.iter().filter(by_date).count() >= 2, "{gets:#?}");
+    assert!(gets[0].sent < tar.len() as u64, "the main connection had help: {gets:#?}");
 }

@@ -20,7 +20,7 @@ use url::Url;
 use crate::{
     attempts::Attempts,
     download_error::DownloadError,
-    origin::{Origin, Part, Question},
+    origin::{Opened, Origin, Part, Question},
     pace::{Priority, Transfer},
     source::Source,
 };
@@ -65,6 +65,8 @@ pub(crate) struct Download<'origin> {
     url: Url,
     retries: u32,
     source: Option<Source>,
+    /// The rest is asked for by `Last-Modified`, because by `ETag` it did not come.
+    by_date: bool,
     position: u64,
     until: Until,
     transfer: Option<Transfer>,
@@ -85,6 +87,7 @@ impl<'origin> Download<'origin> {
             origin,
             url,
             retries,
+            by_date: source.as_ref().is_some_and(|source: &Source| source.by_date),
             source,
             position,
             until: Until::default(),
@@ -113,6 +116,19 @@ impl<'origin> Download<'origin> {
             self.position = position;
             self.attempts = Attempts::beyond(position);
         }
+    }
+
+    /// From now on asks for the rest by `Last-Modified`.
+    pub(crate) fn ask_by_date(&mut self) {
+        self.by_date = true;
+        if let Some(source) = &mut self.source {
+            source.by_date = true;
+        }
+    }
+
+    /// Whether it asks for the rest by `Last-Modified` although there is an `ETag`.
+    pub(crate) fn asks_by_date(&self) -> bool {
+        self.by_date
     }
 
     /// Whether the open connection brings more than was wanted so far.
@@ -186,7 +202,7 @@ impl<'origin> Download<'origin> {
         let until = Some(self.until.get()).filter(|until| length.is_some_and(|length| *until < length));
         self.asked_until = until.unwrap_or(u64::MAX);
         let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
-        let opened = match self.origin.open(&self.url, known, until, priority).await {
+        let mut opened = match self.origin.open(&self.url, known, until, priority).await {
             // The range is beyond the end of what is there now, or the condition has failed.
             Err(DownloadError::Status { code: 412 | 416, .. }) if known.is_some() => {
                 self.forget();
@@ -194,6 +210,8 @@ impl<'origin> Download<'origin> {
             }
             opened => opened?,
         };
+        self.learn_from(&opened);
+        opened.source.by_date = self.by_date;
         self.floor.restart();
         match (opened.part, &self.source) {
             (Part::Whole, _) => {
@@ -214,6 +232,24 @@ impl<'origin> Download<'origin> {
             (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
                 why: "the origin sent a part of the tar when asked for all of it".to_owned(),
             }),
+        }
+    }
+
+    /// Finds out that the origin does not go on by the `ETag` although it has the same version.
+    fn learn_from(&mut self, opened: &Opened) {
+        let Some(source) = &self.source else { return };
+        let goes_on = match opened.part {
+            Part::Whole => false,
+            Part::From(from) => from != self.position || source.is_continued_by(&opened.source),
+            Part::Unclear => true,
+        };
+        if !goes_on && source.was_asked_in_vain_by_tag(&opened.source) {
+            tracing::info!(
+                url = %self.url.path(),
+                "the origin did not send the rest by its ETag, although Last-Modified and length are the same: if this \
+                 connection breaks too, the rest is asked for by Last-Modified"
+            );
+            self.by_date = true;
         }
     }
 

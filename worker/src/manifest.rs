@@ -127,7 +127,7 @@ impl<'folder> Writer<'folder> {
             wnid: provenance.wnid.to_string(),
             run: provenance.run.to_owned(),
             adopted: provenance.adopted,
-            source: provenance.source.clone(),
+            source: provenance.source.version(),
             file_count: self.file_count,
             file_bytes: self.file_bytes,
         };
@@ -278,6 +278,7 @@ mod tests {
             length: Some(10_240),
             etag: Some("\"a\"".to_owned()),
             last_modified: None,
+            ..Source::default()
         };
         let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
         write(folder, provenance, [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].into_iter().map(Ok))

@@ -1,5 +1,7 @@
 //! What identifies one version of a tar at the origin, so that no two versions are ever mixed.
 
+use std::time::{Duration, SystemTime};
+
 use reqwest::{
     Response,
     header::{self, HeaderMap},
@@ -8,6 +10,12 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::download_error::shown;
+
+/// A `Date` later than `Last-Modified` by this much makes it a strong validator (RFC 9110 §8.8.2.2): the tar cannot have
+/// changed again within the second that `Last-Modified` names.
+const STRONG_AFTER: Duration = Duration::from_secs(1);
+/// The same where this machine's clock has to stand in for a missing `Date`.
+const STRONG_AFTER_BY_OUR_CLOCK: Duration = Duration::from_mins(1);
 
 /// A tar at the origin: where it is, how long, and the validators that tell one version from another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,47 +28,95 @@ pub(crate) struct Source {
     pub(crate) etag: Option<String>,
     /// `Last-Modified`, verbatim.
     pub(crate) last_modified: Option<String>,
+    /// `Last-Modified` is a strong validator.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) date_is_strong: bool,
+    /// The rest is asked for by `Last-Modified`, although there is an `ETag`: the origin was found not to honour that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) by_date: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Source {
     /// What an answer says of the tar that it carries from `from` on.
     pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
-        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let total = ContentRange::of(response.headers()).and_then(|range| range.total);
+        let headers = response.headers();
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let total = ContentRange::of(headers).and_then(|range| range.total);
         // Beside chunks a length means nothing (RFC 9112 §6.3).
         let length = text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
         let rest = || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
+        let last_modified = text(header::LAST_MODIFIED);
+        let is_strong = |modified| is_strong_date(modified, text(header::DATE), SystemTime::now());
         Self {
             url: shown(url),
             length: total.or_else(rest),
             etag: text(header::ETAG).map(str::to_owned),
-            last_modified: text(header::LAST_MODIFIED).map(str::to_owned),
+            last_modified: last_modified.map(str::to_owned),
+            date_is_strong: last_modified.is_some_and(is_strong),
+            by_date: false,
         }
     }
 
-    /// What to send as `If-Range`: a strong `ETag`, else `Last-Modified` where the length is known too. Without one a cut
-    /// download starts anew, because nothing would prove that the rest belongs to the same version (RFC 9110 §13.1.5).
+    /// What to send as `If-Range`: a strong `ETag`, else a strong `Last-Modified` where the length is known too. Without one a
+    /// cut download starts anew, because nothing would prove that the rest belongs to the same version (RFC 9110 §13.1.5).
     pub(crate) fn validator(&self) -> Option<&str> {
-        let strong = self.etag.as_deref().filter(|_| self.has_strong_tag());
-        strong.or_else(|| self.length.and(self.last_modified.as_deref()))
+        if self.asks_by_tag() { self.etag.as_deref() } else { self.strong_date() }
+    }
+
+    /// The version alone, without how it is asked for: what proves blocks of it, and stands in a manifest.
+    pub(crate) fn version(&self) -> Self {
+        Self { date_is_strong: false, by_date: false, ..self.clone() }
+    }
+
+    /// Whether the `ETag` was of no use to this answer to a request for the rest: it was sent, and what came is not the rest of
+    /// the version that was begun, but has its length and its `Last-Modified`, which are as good a proof. Either the origin
+    /// does not honour `If-Range` with a tag, or its replicas have tags of their own.
+    pub(crate) fn was_asked_in_vain_by_tag(&self, answer: &Self) -> bool {
+        let is_same = self.last_modified == answer.last_modified && self.length == answer.length;
+        self.asks_by_tag() && self.strong_date().is_some() && answer.strong_date().is_some() && is_same
     }
 
     /// Whether a partial answer, said to be of `part`, goes on with this version. The validator that was sent must come back
     /// where an origin has to repeat it (`ETag`, RFC 9110 §15.3.7), so that one which ignores `If-Range` is found out; a
-    /// date need not come back, but the length must.
+    /// date need not come back, but the length must. Where the date stands in for a tag, one of the two must.
     pub(crate) fn is_continued_by(&self, part: &Self) -> bool {
         fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
             one.zip(other).is_none_or(|(one, other)| one == other)
         }
-        if self.has_strong_tag() {
+        if self.asks_by_tag() {
             return self.etag == part.etag && agree(self.length.as_ref(), part.length.as_ref());
         }
-        self.length == part.length && agree(self.last_modified.as_ref(), part.last_modified.as_ref())
+        let is_proved = !self.has_strong_tag() || self.etag == part.etag || part.last_modified.is_some();
+        is_proved && self.length == part.length && agree(self.last_modified.as_ref(), part.last_modified.as_ref())
+    }
+
+    fn asks_by_tag(&self) -> bool {
+        self.has_strong_tag() && !(self.by_date && self.strong_date().is_some())
     }
 
     fn has_strong_tag(&self) -> bool {
         self.etag.as_deref().is_some_and(|etag| etag.starts_with('"'))
     }
+
+    fn strong_date(&self) -> Option<&str> {
+        self.last_modified.as_deref().filter(|_| self.date_is_strong && self.length.is_some())
+    }
+}
+
+/// Whether `Last-Modified` is a strong validator in an answer of this `Date`, or that came now.
+fn is_strong_date(modified: &str, date: Option<&str>, now: SystemTime) -> bool {
+    let parse = |text| httpdate::parse_http_date(text).ok();
+    let Some(modified) = parse(modified) else { return false };
+    let (answered, distance) = match date.and_then(parse) {
+        Some(date) => (date, STRONG_AFTER),
+        None => (now, STRONG_AFTER_BY_OUR_CLOCK),
+    };
+    answered.duration_since(modified).is_ok_and(|age| age >= distance)
 }
 
 /// A `Content-Range` that says which bytes a body is.
@@ -104,6 +160,8 @@ mod tests {
             length,
             etag: etag.map(str::to_owned),
             last_modified: last_modified.map(str::to_owned),
+            date_is_strong: last_modified.is_some(),
+            by_date: false,
         }
     }
 
@@ -137,5 +195,77 @@ mod tests {
         assert!(!known.is_continued_by(&source(None, None, Some("date"))));
         assert!(!known.is_continued_by(&source(Some(11), None, Some("date"))));
         assert!(!known.is_continued_by(&source(Some(10), None, Some("another date"))));
+    }
+
+    const MODIFIED: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
+
+    #[test]
+    fn a_date_validates_only_if_the_tar_cannot_have_changed_again_within_its_second() {
+        let now = |seconds| httpdate::parse_http_date(MODIFIED).unwrap() + Duration::from_secs(seconds);
+        for (date, now, is_strong) in [
+            (Some("Wed, 21 Oct 2015 07:28:00 GMT"), now(3600), false),
+            (Some("Wed, 21 Oct 2015 07:27:59 GMT"), now(3600), false),
+            (Some("Wed, 21 Oct 2015 07:28:01 GMT"), now(0), true),
+            (None, now(59), false),
+            (None, now(60), true),
+            (Some("no date"), now(60), true),
+        ] {
+            assert_eq!(is_strong_date(MODIFIED, date, now), is_strong, "{date:?}");
+        }
+        assert!(!is_strong_date("yesterday", None, now(3600)));
+        let weak = Source { date_is_strong: false, ..source(Some(1), None, Some(MODIFIED)) };
+        assert_eq!(weak.validator(), None);
+    }
+
+    #[test]
+    fn a_tag_was_of_no_use_only_where_length_and_a_strong_date_are_the_same() {
+        let known = source(Some(10), Some("\"a\""), Some(MODIFIED));
+        for etag in [Some("\"a\""), Some("\"b\""), Some("W/\"b\""), None] {
+            assert!(known.was_asked_in_vain_by_tag(&source(Some(10), etag, Some(MODIFIED))), "{etag:?}");
+        }
+        let weak = Source { date_is_strong: false, ..known.clone() };
+        for (known, answer) in [
+            (&known, source(Some(11), Some("\"a\""), Some(MODIFIED))),
+            (&known, source(None, Some("\"a\""), Some(MODIFIED))),
+            (&known, source(Some(10), Some("\"a\""), None)),
+            (&known, source(Some(10), Some("\"a\""), Some("another date"))),
+            (&known, weak.clone()),
+            (&weak, known.clone()),
+            (&Source { by_date: true, ..known.clone() }, known.clone()),
+            (&source(Some(10), Some("W/\"a\""), Some(MODIFIED)), known.clone()),
+        ] {
+            assert!(!known.was_asked_in_vain_by_tag(&answer), "{known:?} {answer:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_date_stands_in_for_a_tag_a_part_must_repeat_one_of_the_two() {
+        let known = Source { by_date: true, ..source(Some(10), Some("\"a\""), Some(MODIFIED)) };
+        assert_eq!(known.validator(), Some(MODIFIED));
+        for (part, goes_on) in [
+            (source(Some(10), Some("\"a\""), None), true),
+            (source(Some(10), Some("\"b\""), Some(MODIFIED)), true),
+            (source(Some(10), None, Some(MODIFIED)), true),
+            (source(Some(10), None, None), false),
+            (source(Some(10), Some("\"b\""), None), false),
+            (source(Some(10), Some("\"a\""), Some("another date")), false),
+            (source(Some(11), Some("\"a\""), Some(MODIFIED)), false),
+            (source(None, Some("\"a\""), Some(MODIFIED)), false),
+        ] {
+            assert_eq!(known.is_continued_by(&part), goes_on, "{part:?}");
+        }
+        // A version whose date is weak is asked for by its tag again.
+        assert_eq!(Source { date_is_strong: false, ..known }.validator(), Some("\"a\""));
+    }
+
+    #[test]
+    fn a_source_of_an_earlier_version_is_read_and_is_the_same_version() {
+        let written = r#"{"url":"http://h/x","length":10,"etag":"\"a\"","last_modified":"date"}"#;
+        let read: Source = serde_json::from_str(written).unwrap();
+        assert_eq!((read.validator(), read.by_date), (Some("\"a\""), false));
+        let now = Source { date_is_strong: true, by_date: true, ..read };
+        assert_eq!(serde_json::to_string(&now.version()).unwrap(), written);
+        let again: Source = serde_json::from_str(&serde_json::to_string(&now).unwrap()).unwrap();
+        assert_eq!(again, now);
     }
 }

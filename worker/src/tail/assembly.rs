@@ -70,6 +70,9 @@ impl<'origin> Assembly<'origin> {
         loop {
             let Some(split) = &mut self.split else { return self.main_piece().await };
             split.take_in();
+            if split.asks_by_date() && !self.download.asks_by_date() {
+                self.download.ask_by_date();
+            }
             match split.first().map(|first| first.state) {
                 // Who has brought nothing yet may never do so, while the main connection is there.
                 Some(State::Filed { file, reached, .. })

@@ -85,13 +85,15 @@ pub(crate) enum Ended {
     Failed,
     /// The origin sends something else than this part of this version.
     Refused,
+    /// The same, but it has this version: the part may come if it is asked for by `Last-Modified`.
+    RefusedByTag,
 }
 
 impl Tar {
     /// Fetches the part that begins where the writer is. What came is in the file whatever the end.
     pub(crate) async fn fetch(self, source: Source, mut writer: PartWriter, shared: Arc<Shared>) -> Ended {
         let mut download =
-            Download::new(&self.origin, self.url.clone(), self.retries, Some((source, writer.reached())));
+            Download::new(&self.origin, self.url.clone(), self.retries, Some((source.clone(), writer.reached())));
         download.end_at(shared.until.clone());
         loop {
             download.set_priority(shared.priority());
@@ -120,6 +122,7 @@ impl Tar {
                 }
                 Ok(None) if download.is_under_way() => continue,
                 Ok(Some(Piece::End)) => Ended::Done,
+                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => Ended::RefusedByTag,
                 Ok(Some(Piece::Begin(_)) | None) => Ended::Refused,
                 Err(error) => {
                     tracing::info!(url = %self.url.path(), %error, "a part of the tar did not come");

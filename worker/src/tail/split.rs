@@ -112,6 +112,11 @@ impl Split {
         self.plan.position()
     }
 
+    /// Whether parts are asked for by `Last-Modified` although there is an `ETag`.
+    pub(crate) fn asks_by_date(&self) -> bool {
+        self.source.by_date
+    }
+
     /// Bytes of the tar that have come.
     pub(crate) fn here(&self) -> u64 {
         self.source.length.unwrap_or_default() - self.plan.left()
@@ -277,7 +282,11 @@ impl Split {
                 tracing::info!(url = %self.source.url, "the origin does not send parts of this tar, so it comes in one");
                 self.refused = true;
             }
-            Ended::Done | Ended::Refused => {}
+            Ended::RefusedByTag if !self.source.by_date => {
+                tracing::info!(url = %self.source.url, "parts of this tar do not come by its ETag: they are asked for by Last-Modified");
+                self.source.by_date = true;
+            }
+            Ended::Done | Ended::Refused | Ended::RefusedByTag => {}
         }
     }
 
