@@ -46,10 +46,15 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
         WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target, staging: cli.staging };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)
-        .map_err(|error| format!("make the target {target}: {error} (give a folder with --target)"))?;
+        .map_err(|error| explained(error, [&config.target]))
+        .map_err(|error| format!("make the target {target}: {error} (or give a writable folder with --target)"))?;
     let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
     let log = telemetry::open_log(&log).map_err(|error| {
-        format!("open the log {}: {} (or give another folder with --target)", log.display(), explained(error, [&log]))
+        format!(
+            "open the log {}: {} (or give a writable folder with --target)",
+            log.display(),
+            explained(error, [&log])
+        )
     })?;
     let (tally, mut outside) = (Arc::<Tally>::default(), JoinSet::new());
     if let Some(address) = cli.http {

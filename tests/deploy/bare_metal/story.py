@@ -148,10 +148,12 @@ class Story:
     def every_image_is_there(self) -> None:
         for wnid, files in self.images.items():
             for name, content in files.items():
-                path = self.node2.outside(f"/srv/imagenet/{wnid}/{name}")
+                path = self.node2.outside(f"/srv/imagenet/images/{wnid}/{name}")
                 see(path.read_bytes() == content, f"{name} is another")
         owners = self.node2.must("find /srv/imagenet -printf '%u:%g\\n' | sort -u")
         see(owners == "imagenet:imagenet", f"they belong to {owners}")
+        folders = self.node2.must("ls --almost-all /srv/imagenet; ls --almost-all --file-type /srv/imagenet/images | grep /")
+        see(folders.split() == ["images", *(f"{wnid}/" for wnid in sorted(self.images))], f"a loader would find {folders}")
         logs = self.node1.must("cat /var/lib/imagenet/failed_downloads.log")
         see(not logs, f"classes have failed: {logs}")
 
@@ -162,7 +164,7 @@ class Story:
             see(not left, f"{node.name} differs in {sorted(left)}")
             see(node.run("getent passwd imagenet").returncode == 2, "the user is left")
             see(node.run("systemctl list-unit-files | grep imagenet").returncode == 1, "a unit is left")
-        left = self.node2.must("ls /srv/imagenet | grep -c '^n'")
+        left = self.node2.must("ls /srv/imagenet/images | grep -c '^n'")
         see(left == str(len(self.images)), f"{left} classes are left")
 
     def status(self) -> dict:

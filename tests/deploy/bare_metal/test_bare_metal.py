@@ -40,6 +40,11 @@ class Units(unittest.TestCase):
             for settings in re.findall(rf"((?:^IMAGENET_\w+=.*\n)+)END", page, re.M) if program == "coordinator" else []:
                 self.assertLessEqual(set(re.findall(r"^(IMAGENET_\w+)=", settings, re.M)), known)
 
+    def test_what_is_not_complete_can_be_put_together_beside_the_images(self) -> None:
+        unit = (UNITS / "imagenet-worker.service").read_text()
+        target, writable = (re.search(rf"^{name}=(.+)$", unit, re.M)[1] for name in ("Environment=IMAGENET_TARGET", "ReadWritePaths"))
+        self.assertEqual(Path(target).parent, Path(writable))
+
     def test_both_are_hardened_alike(self) -> None:
         hardening = [(UNITS / f"imagenet-{program}.service").read_text().split("\n\n")[-2:] for program in PROGRAMS]
         self.assertEqual(*hardening)

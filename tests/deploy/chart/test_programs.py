@@ -86,6 +86,8 @@ def problems(pod: dict) -> list[str]:
             found.append(f"{word} has a value too many or too few")
         elif value.startswith("/") and (problem := path_problem(value, flag == "target", mounts)):
             found.append(f"{word}: {problem}")
+    if name == "worker" and given["target"].rstrip("/") + "/" in mounts:
+        found.append("beside the target, which is a mount, no class can be put together")
     for variable in container.get("env", []):
         value = variable.get("value", "")
         if variable["name"] not in variables and not OTHERS.fullmatch(variable["name"]):
@@ -222,6 +224,13 @@ class Programs(unittest.TestCase):
             for name, pod in pods(rendered(path)):
                 with self.subTest(values=path.name, pod=name):
                     self.assertEqual(problems(pod), [])
+
+    def test_a_worker_whose_target_is_a_mount_would_be_noticed(self):
+        for _, pod in pods(rendered(values_file("defaults"))):
+            if component(pod) == "worker":
+                [container] = pod["spec"]["containers"]
+                container["args"] = [word if "--target" not in word else "--target=/data" for word in container["args"]]
+                self.assertEqual(problems(pod), ["beside the target, which is a mount, no class can be put together"])
 
     def test_the_image_is_what_the_chart_takes_it_for(self):
         [pod, *_] = [pod for _, pod in pods(rendered(values_file("defaults")))]

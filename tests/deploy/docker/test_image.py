@@ -67,10 +67,11 @@ class TheImage(unittest.TestCase):
             os.chown(folder, 1000, 1000)
             with self.assertRaises(Failed) as ended:
                 engine.docker("run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none", "--user", "1000:1000",
-                              "--volume", f"{folder}:/data", IMAGE, "coordinator", "--demo", "--target", "/data")
+                              "--volume", f"{folder}:/data", IMAGE, "coordinator", "--demo")
             # With the demo's missing class that is its right end.
             self.assertIn("ended with 1\n", str(ended.exception))
-            classes = {each.name: each.stat().st_uid for each in Path(folder).iterdir() if each.is_dir()}
+            classes = {each.name: each.stat().st_uid for each in Path(folder, "images").iterdir() if each.is_dir()}
+            self.assertEqual([each.name for each in Path(folder).iterdir()], ["images"])
             self.assertEqual(classes, dict.fromkeys(CLASSES - {MISSING}, 1000))
 
     def test_the_programs_need_no_library_and_cannot_be_written(self):
@@ -190,7 +191,8 @@ class TheComposeFile(unittest.TestCase):
         self.assertIn(f"{there} classes: {there} right, 0 different, 0 not proved;", said)
         images, state = (Path(engine.docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"imagenet_{name}"))
                          for name in ("images", "state"))
-        self.assertEqual({each.name for each in images.iterdir() if each.is_dir()}, CLASSES - {MISSING})
+        self.assertEqual([each.name for each in images.iterdir()], ["images"])
+        self.assertEqual({each.name for each in (images / "images").iterdir() if each.is_dir()}, CLASSES - {MISSING})
         failures = (state / "failed_downloads.log").read_text().splitlines()
         self.assertEqual([line.split(":")[0] for line in failures], [f"{MISSING} - HTTPError"])
 
