@@ -1,0 +1,102 @@
+//! SIGSTOP of the coordinator for three times the leases' time to live, while classes are under way in one worker and another
+//! one has free slots: no session ends for it, and no class is downloaded twice.
+//!
+//! `STOPS` is the number of stops (2 by default), spread over clusters that run at the same time.
+
+use std::{fs, thread, time::Duration};
+
+use tests::{
+    answer::Answer,
+    cluster::Table,
+    fleet::Fleet,
+    running::{Running, Signal},
+    wait::{wait_for, wait_until},
+};
+use tokio::time::Instant;
+
+/// The time to live; with the margin of ten seconds behind it a session ends after 16 s of silence.
+const LEASE: [&str; 4] = ["--lease-ttl", "6s", "--timeout", "10m"];
+const STOPPED: Duration = Duration::from_secs(18);
+/// Clusters that run at the same time.
+const CLUSTERS: u32 = 10;
+/// Stops of one cluster while the same classes are under way.
+const STOPS_IN_A_JOB: u32 = 5;
+const LONG: Duration = Duration::from_mins(1);
+
+/// Waits until a worker has registered so often.
+#[track_caller]
+fn wait_for_registrations(fleet: &Fleet, worker: &str, count: usize) {
+    let log = fleet.job.target_path().join(format!("imagenet_downloader.{worker}.log"));
+    wait_for(&format!("{worker} has registered {count} times"), LONG, || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("registered with the coordinator")).count() >= count
+    });
+}
+
+fn stop_for(coordinator: &Running, span: Duration) {
+    coordinator.signal(Signal::STOP);
+    let stopped = Instant::now();
+    wait_until(LONG, || (stopped.elapsed() > span).then_some(()));
+    coordinator.signal(Signal::CONT);
+}
+
+/// A job whose coordinator stands still so often; how long each worker took to be back at the most.
+fn job(stops: u32) -> Duration {
+    let fleet = Fleet::new(2, 25, 15_000..25_000, &LEASE).deadline(Duration::from_mins(8));
+    for (wnid, _) in &fleet.tars {
+        fleet.origin.script_of(wnid).expect("it is served").script([Answer::stall_at(100_000)]);
+    }
+    let coordinator = fleet.start_coordinator();
+    let busy = fleet.start_worker("busy", 2);
+    for (wnid, _) in &fleet.tars {
+        fleet.wait_for_gets(wnid, 1, LONG);
+    }
+    let free = fleet.start_worker("free", 4);
+    wait_for_registrations(&fleet, "free", 1);
+    let mut longest = Duration::ZERO;
+    for stop in 1..=stops {
+        stop_for(&coordinator, STOPPED);
+        let awake = Instant::now();
+        for worker in ["busy", "free"] {
+            wait_for_registrations(&fleet, worker, 1 + stop as usize);
+        }
+        longest = longest.max(awake.elapsed());
+        // Nobody but its worker has ever asked for a class.
+        fleet.assert_nothing_came_twice();
+    }
+    fleet.origin.end_stalls();
+    let log = fleet.job.target_path().join("imagenet_downloader.log");
+    fleet.assert_done(coordinator, [busy, free], Table::of(2, 0, 0));
+    assert_eq!(fleet.origin.bytes_sent_again(), 0);
+    let log = fs::read_to_string(log).expect("the coordinator writes it");
+    assert!(!log.contains("was silent for too long"), "{log}");
+    assert_eq!(log.matches("the coordinator stood still for").count(), stops as usize, "{log}");
+    longest
+}
+
+#[test]
+fn a_coordinator_that_stood_still_ends_no_session_and_no_class_is_downloaded_twice() {
+    let stops: u32 = std::env::var("STOPS").ok().and_then(|stops| stops.parse().ok()).unwrap_or(2);
+    let mut left = stops;
+    let (mut longest, began) = (Duration::ZERO, Instant::now());
+    while left > 0 {
+        let clusters = left.min(CLUSTERS);
+        let each = left.div_ceil(clusters).min(STOPS_IN_A_JOB);
+        let mut jobs = Vec::new();
+        for _ in 0..clusters {
+            let share = left.min(each);
+            left -= share;
+            if share > 0 {
+                jobs.push(thread::spawn(move || job(share)));
+            }
+        }
+        for job in jobs {
+            longest = longest.max(job.join().expect("the job went well"));
+        }
+    }
+    let took = began.elapsed();
+    println!(
+        "{stops} stops of {STOPPED:?} in {took:.0?}: no session ended, nothing came twice; both workers were back within \
+         {longest:.1?}"
+    );
+}
