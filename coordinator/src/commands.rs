@@ -54,14 +54,13 @@ pub enum CommandError {
 impl CommandError {
     /// Whoever read the output has seen enough.
     fn is_closed_pipe(&self) -> bool {
-        let (Self::Say(error)
-        | Self::Verify(VerifyError::Say(error))
-        | Self::Init(InitError::Say(error))
-        | Self::Manual(ManualError::Say(error))) = self
-        else {
-            return false;
-        };
-        error.kind() == io::ErrorKind::BrokenPipe
+        match self {
+            Self::Say(error) | Self::Verify(VerifyError::Say(error)) | Self::Init(InitError::Say(error)) => {
+                error.kind() == io::ErrorKind::BrokenPipe
+            }
+            Self::Manual(error) => error.is_closed_pipe(),
+            _ => false,
+        }
     }
 }
 
@@ -94,8 +93,7 @@ async fn carry_out(
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
     if let Some(warning) = way.and_then(ConnectArgs::warning) {
-        // A closed standard error must not stop a command.
-        screen.write(format!("warning: {warning}\n").as_bytes()).ok();
+        screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {
         Command::Init(arguments) => trust::init(&arguments, &mut out).map(|()| Exit::Done)?,

@@ -95,11 +95,11 @@ where
 {
     let stays = plan.stay;
     let Some(mut job) = Job::start(plan, classes, screen, shutdown, worker).await? else {
-        return Ok(summed_up(&mut out, &retry_failed::nothing_to_do(classes)));
+        return Ok(summed_up(&mut out, screen, &retry_failed::nothing_to_do(classes)));
     };
     let mut end = job.until_end(screen, shutdown).await;
     if stays && matches!(end, Ok(End::Finished)) {
-        summed_up(&mut out, &job.handle.status());
+        summed_up(&mut out, screen, &job.handle.status());
         end = job.stay(screen, shutdown).await;
     }
     let grace = match &end {
@@ -115,7 +115,7 @@ where
     match end {
         End::Stayed => Ok(summary::exit(&status)),
         // Also when the signal came while the last class was reported.
-        _ if status.is_done() => Ok(summed_up(&mut out, &status)),
+        _ if status.is_done() => Ok(summed_up(&mut out, screen, &status)),
         End::Finished | End::Interrupted => {
             let there = status.success + status.skipped;
             say(
@@ -127,8 +127,12 @@ where
     }
 }
 
-/// The table of a finished job.
-fn summed_up(out: impl Write, status: &JobStatus) -> Exit {
+/// The table of a finished job, below all that the screen shows. The log has it too, for when
+/// standard output does not take it.
+fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus) -> Exit {
+    let JobStatus { total, success, skipped, failed, .. } = *status;
+    tracing::info!(success, skipped, failed, total, "the job is done");
+    screen.flush();
     if let Err(error) = summary::write(out, status) {
         tracing::warn!("failed to write the summary to standard output: {error}");
     }
@@ -137,8 +141,7 @@ fn summed_up(out: impl Write, status: &JobStatus) -> Exit {
 
 /// One line for people.
 pub(crate) fn say(screen: &Screen, line: &str) {
-    // A closed standard error must not stop a download.
-    screen.write(format!("{line}\n").as_bytes()).ok();
+    screen.write(format!("{line}\n").as_bytes());
 }
 
 /// Everything that runs for a job.

@@ -34,8 +34,10 @@ use shared::{
     exit_code::Exit,
     http::HttpError,
     job_line::Screen,
+    output::{Output, Retrying},
     shutdown::Shutdown,
     telemetry::{Telemetry, TelemetryError},
+    threads::NoThread,
 };
 
 use crate::{
@@ -81,6 +83,9 @@ pub enum CoordinatorError {
     /// Logs and traces.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// A thread that the job needs.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// The failure log.
     #[error(transparent)]
     FailureLog(#[from] FailureLogError),
@@ -139,7 +144,7 @@ pub enum CoordinatorError {
 /// [`CoordinatorError`], one sentence that says what to do.
 pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
-        return Ok(Box::pin(commands::run(command, &screen, &shutdown, io::stdout())).await?);
+        return Ok(Box::pin(commands::run(command, &screen, &shutdown, Retrying(io::stdout()))).await?);
     }
     let mut plan = config.plan()?;
     let (classes, _demo) = classes(&mut plan, &screen).await?;
@@ -148,7 +153,8 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
     target.warn_if_unlocked();
     descriptors::make_room();
-    let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, io::stdout(), dev::run_worker)).await;
+    let out = Output::start("stdout", io::stdout())?;
+    let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, &out, dev::run_worker)).await;
     match &exit {
         Ok(exit) => tracing::info!(code = exit.code(), "finished"),
         // The screen hears it from `main`.

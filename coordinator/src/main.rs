@@ -6,18 +6,15 @@ use coordinator::config::Config;
 use shared::{exit_code::Exit, job_line::Screen, program, shutdown::Shutdown};
 
 fn main() -> ExitCode {
-    let config = match Config::read(std::env::args_os()) {
-        Ok(config) => config,
-        Err(message) => {
-            let code = u8::try_from(message.exit_code()).ok().filter(|_| message.print().is_ok());
-            return code.map_or(Exit::CouldNotRun.into(), ExitCode::from);
-        }
+    let exit = match Config::read(std::env::args_os()) {
+        Ok(config) => program::run(async |screen| run(config, screen).await),
+        Err(message) => program::explain(&message),
     };
-    program::run(run(config)).into()
+    exit.into()
 }
 
-async fn run(config: Config) -> Exit {
-    let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
+async fn run(config: Config, screen: Screen) -> Exit {
+    let shutdown = Shutdown::default();
     let job = coordinator::run(config, screen.clone(), shutdown.clone());
     program::with_signals(&screen, &shutdown, async { job.await.map_err(|error| error.to_string()) }).await
 }

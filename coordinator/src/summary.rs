@@ -11,13 +11,10 @@ const WIDTH: usize = 80;
 /// # Errors
 /// When `out` is closed.
 pub fn write(mut out: impl Write, status: &JobStatus) -> io::Result<()> {
+    let JobStatus { total, success, skipped, failed, .. } = status;
     let rule = "=".repeat(WIDTH);
-    writeln!(out, "{rule}")?;
-    writeln!(out, "✓ Success: {}", status.success)?;
-    writeln!(out, "⊘ Skipped: {}", status.skipped)?;
-    writeln!(out, "✗ Failed:  {}", status.failed)?;
-    writeln!(out, "Total:     {}", status.total)?;
-    writeln!(out, "{rule}")?;
+    let counts = format!("✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}");
+    out.write_all(format!("{rule}\n{counts}\n{rule}\n").as_bytes())?;
     out.flush()
 }
 

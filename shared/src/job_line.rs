@@ -12,48 +12,77 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::job::JobStatus;
+use crate::{job::JobStatus, output::Output, terminal::Terminal, threads::NoThread};
 
+/// Frames of the bars in a second.
+const FRAMES_PER_SECOND: u8 = 10;
 /// How often a plain line is written where there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// The rate is the mean over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Where progress and log lines for people go, on standard error. Clones share it.
+/// Where progress and log lines for people go, on standard error. Clones share it. Nothing that is
+/// written here waits for the terminal, and no error of the terminal comes back.
 #[derive(Debug, Clone)]
 pub enum Screen {
     /// A terminal: bars, with log lines above them.
-    Bars(MultiProgress),
-    /// No terminal: plain lines.
-    Plain,
+    Bars {
+        /// Draws to the output.
+        bars: MultiProgress,
+        /// Standard error.
+        output: Output,
+    },
+    /// No terminal: plain lines on standard error.
+    Plain(Output),
     /// Nothing: the program that calls this library speaks for itself.
     Silent,
 }
 
 impl Screen {
     /// Bars if standard error is a terminal that can move its cursor, else plain lines.
-    pub fn for_stderr() -> Self {
+    ///
+    /// # Errors
+    /// [`NoThread`].
+    pub fn for_stderr() -> Result<Self, NoThread> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        if io::stderr().is_terminal() && !dumb {
-            Self::Bars(MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)))
-        } else {
-            Self::Plain
+        let output = Output::start("stderr", io::stderr())?;
+        if !io::stderr().is_terminal() || dumb {
+            return Ok(Self::Plain(output));
         }
+        let terminal = Box::new(Terminal::new(output.clone()));
+        let target = ProgressDrawTarget::term_like_with_hz(terminal, FRAMES_PER_SECOND);
+        Ok(Self::Bars { bars: MultiProgress::with_draw_target(target), output })
     }
 
     /// Writes text above the bars; a silent screen drops it.
-    pub fn write(&self, text: &[u8]) -> io::Result<()> {
+    pub fn write(&self, text: &[u8]) {
         match self {
-            Self::Bars(bars) => bars.suspend(|| io::stderr().write_all(text)),
-            Self::Plain => io::stderr().write_all(text),
-            Self::Silent => Ok(()),
+            Self::Bars { bars, output } => bars.suspend(|| output.write(text)),
+            Self::Plain(output) => output.write(text),
+            Self::Silent => {}
+        }
+    }
+
+    /// Waits until all is written, unless the terminal takes nothing for seconds.
+    pub fn flush(&self) {
+        if let Some(output) = self.output() {
+            // There is nothing else on which it could be told.
+            output.flush().ok();
+        }
+    }
+
+    /// What is below the bars, for text that must not wait for them.
+    pub(crate) fn output(&self) -> Option<&Output> {
+        match self {
+            Self::Bars { output, .. } | Self::Plain(output) => Some(output),
+            Self::Silent => None,
         }
     }
 }
 
 impl Write for &Screen {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        Screen::write(self, text)?;
+        Screen::write(self, text);
         Ok(text.len())
     }
 
@@ -84,12 +113,12 @@ impl JobLine {
     /// Starts the clock of rate and time left.
     pub fn new(screen: &Screen) -> Self {
         let bar = match screen {
-            Screen::Bars(bars) => {
+            Screen::Bars { bars, .. } => {
                 let bar = bars.add(ProgressBar::new_spinner());
                 bar.set_style(ProgressStyle::with_template("{msg}").expect("a template of one field"));
                 Some(bar)
             }
-            Screen::Plain | Screen::Silent => None,
+            Screen::Plain(_) | Screen::Silent => None,
         };
         Self { screen: screen.clone(), bar, started: Instant::now(), last_plain: None, received: VecDeque::new() }
     }
@@ -103,12 +132,11 @@ impl JobLine {
         }
         if let Some(bar) = &self.bar {
             bar.set_message(self.text(status, now));
-        } else if matches!(self.screen, Screen::Plain)
+        } else if matches!(self.screen, Screen::Plain(_))
             && now - self.last_plain.unwrap_or(self.started) >= PLAIN_INTERVAL
         {
             self.last_plain = Some(now);
-            // A closed standard error must not stop a download.
-            self.screen.write(format!("{}\n", self.text(status, now)).as_bytes()).ok();
+            self.screen.write(format!("{}\n", self.text(status, now)).as_bytes());
         }
     }
 

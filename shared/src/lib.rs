@@ -11,10 +11,13 @@ pub mod job_line;
 pub mod manual;
 pub mod metrics;
 pub mod outcome;
+pub mod output;
 pub mod owner;
 pub mod program;
 pub mod shutdown;
 pub mod telemetry;
+mod terminal;
+pub mod threads;
 pub mod tls;
 mod wnid;
 

@@ -41,6 +41,13 @@ pub enum ManualError {
     },
 }
 
+impl ManualError {
+    /// The reader of the output has closed it.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Say(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
 impl Manual {
     /// Writes what was asked for about a program; completions go to `out`.
     ///

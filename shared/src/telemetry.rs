@@ -1,6 +1,15 @@
 //! Logs and traces: everything to the log file, what people must see to the screen, spans over OTLP where asked for.
 
-use std::{env, fs::File, io, path::Path, sync::Mutex, time::Duration};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    env,
+    fs::File,
+    io,
+    panic::{self, PanicHookInfo},
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use opentelemetry::{Key, trace::TracerProvider as _};
 use opentelemetry_otlp::{WithTonicConfig as _, tonic_types::transport::ClientTlsConfig};
@@ -13,7 +22,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::job_line::Screen;
+use crate::{
+    job_line::Screen,
+    output::Output,
+    threads::{self, NoThread},
+};
 
 pub mod trace;
 
@@ -29,6 +42,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Keeps the export of spans alive; end it with [`Telemetry::flush`].
 #[derive(Debug)]
 pub struct Telemetry {
+    log: Output,
     spans: Option<SdkTracerProvider>,
 }
 
@@ -38,6 +52,9 @@ pub enum TelemetryError {
     /// The exporter refused its settings.
     #[error("start the export of traces, see OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
     Exporter(opentelemetry_otlp::ExporterBuildError),
+    /// The log's thread, or the exporter's.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// A log filter that cannot be read.
     #[error("read the log filter in RUST_LOG: {0}")]
     Filter(tracing_subscriber::filter::FromEnvError),
@@ -52,8 +69,9 @@ pub fn open_log(path: &Path) -> io::Result<File> {
 }
 
 impl Telemetry {
-    /// Sends log lines to `log` (level `info`, or what `RUST_LOG` says), warnings and errors also to the screen, and spans
-    /// to the collector that the standard `OTEL_EXPORTER_OTLP_…` variables name. Call it inside the tokio runtime, once.
+    /// Sends log lines and panics to `log` (level `info`, or what `RUST_LOG` says), warnings and
+    /// errors also to the screen, and spans to the collector that the standard
+    /// `OTEL_EXPORTER_OTLP_…` variables name. Call it inside the tokio runtime, once.
     ///
     /// # Errors
     /// [`TelemetryError`] when the environment asks for what cannot be had.
@@ -63,11 +81,12 @@ impl Telemetry {
             .from_env()
             .map_err(TelemetryError::Filter)?;
         let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
-        // A full disk costs lines of the log. The layer would tell standard error of it, and panic where that is closed too.
+        let log = start_log(log, screen)?;
+        report_panics(&log, screen);
         let to_file = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
-            .with_writer(Mutex::new(log))
+            .with_writer(log.clone())
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
         // A collector that is away is told again and again, and nobody's download is the worse for it.
         let for_people = filter_fn(|metadata| !metadata.target().starts_with("opentelemetry"));
@@ -96,18 +115,61 @@ impl Telemetry {
                 PROTOCOLS[1]
             );
         }
-        Ok(Self { spans })
+        Ok(Self { log, spans })
     }
 
-    /// Sends what is still queued. A collector that is away or slow costs two seconds at the most, and never the job.
+    /// Sends and writes what is still queued. A collector that is away or slow costs two seconds at
+    /// the most, a disk that takes nothing three, and never the job.
     pub async fn flush(self) {
-        let Some(spans) = self.spans else { return };
+        if let Some(spans) = self.spans {
+            Self::flush_spans(spans).await;
+        }
+        // It was told when it began to fail.
+        self.log.flush().ok();
+    }
+
+    async fn flush_spans(spans: SdkTracerProvider) {
         match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
             Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
         }
     }
+}
+
+/// The log's thread. A log that cannot be written costs its lines, which is told once.
+fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
+    let screen = screen.clone();
+    let report = move |error: &io::Error| {
+        screen.write(format!("the detailed log cannot be written, and lacks lines from here on: {error}\n").as_bytes());
+    };
+    Output::reporting("log", log, report)
+}
+
+/// Tells of panics in the log and on the screen. Neither waits for a lock that the panicking thread
+/// may hold.
+fn report_panics(log: &Output, screen: &Screen) {
+    let outputs: Vec<Output> = [Some(log), screen.output()].into_iter().flatten().cloned().collect();
+    panic::set_hook(Box::new(move |panic| {
+        let text = in_words(panic);
+        for output in &outputs {
+            output.write(text.as_bytes());
+        }
+        // The process may be about to abort.
+        for output in &outputs {
+            output.flush().unwrap_or_default();
+        }
+    }));
+}
+
+fn in_words(panic: &PanicHookInfo<'_>) -> String {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        if backtrace.status() == BacktraceStatus::Captured { format!("{backtrace}\n") } else { String::new() };
+    format!("\nthread {name} panicked at {place}: {}\n{backtrace}", panic.payload_as_str().unwrap_or("no message"))
 }
 
 /// What the environment says of the collector.
@@ -136,6 +198,8 @@ impl Collector {
             exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
         }
         let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
+        // The exporter's thread; without one it panics.
+        threads::probe("traces")?;
         let named = Resource::builder().build();
         let is_named =
             named.get(&Key::new("service.name")).is_some_and(|name| !name.as_str().starts_with("unknown_service"));

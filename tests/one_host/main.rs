@@ -5,6 +5,7 @@ mod interrupted;
 mod many_classes;
 mod neighbours;
 mod odd_classes;
+mod output;
 mod second_signal;
 mod stopped_worker;
 mod two_programs;

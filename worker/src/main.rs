@@ -6,6 +6,8 @@ use shared::{
     exit_code::Exit,
     http,
     job_line::Screen,
+    manual::Manual,
+    output::Retrying,
     owner::explained,
     program,
     shutdown::Shutdown,
@@ -18,26 +20,29 @@ use worker::{
 };
 
 fn main() -> ExitCode {
-    match Cli::read(std::env::args_os()) {
-        Ok(asked) => program::run(run(asked)).into(),
-        Err(message) => {
-            let code = u8::try_from(message.exit_code()).ok().filter(|_| message.print().is_ok());
-            code.map_or(Exit::CouldNotRun.into(), ExitCode::from)
-        }
-    }
+    let exit = match Cli::read(std::env::args_os()) {
+        Ok(asked) => program::run(async |screen| run(asked, screen).await),
+        Err(message) => program::explain(&message),
+    };
+    exit.into()
 }
 
-async fn run(asked: Asked) -> Exit {
-    let (screen, shutdown) = (Screen::for_stderr(), Shutdown::default());
+async fn run(asked: Asked, screen: Screen) -> Exit {
+    let shutdown = Shutdown::default();
     let done = async {
         match asked {
-            Asked::Work(cli) => work(*cli, &screen, &shutdown).await,
-            Asked::Write(manual) => {
-                manual.write(Cli::manual(), &mut io::stdout()).map(|()| Exit::Done).map_err(|error| error.to_string())
-            }
+            Asked::Work(cli) => Box::pin(work(*cli, &screen, &shutdown)).await,
+            Asked::Write(manual) => write(&manual),
         }
     };
     program::with_signals(&screen, &shutdown, done).await
+}
+
+fn write(manual: &Manual) -> Result<Exit, String> {
+    match manual.write(Cli::manual(), &mut Retrying(io::stdout())) {
+        Err(error) if !error.is_closed_pipe() => Err(error.to_string()),
+        _ => Ok(Exit::Done),
+    }
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
@@ -60,8 +65,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     if let Some(address) = cli.http {
         let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside).await;
         let address = opened.map_err(|error| error.to_string())?;
-        // A closed standard error must not stop a worker.
-        screen.write(format!("{}\n", http::announcement(address)).as_bytes()).ok();
+        screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
     let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
     if let Some(warning) = cli.coordinator.warning() {

@@ -67,7 +67,7 @@ impl Progress {
     /// Opens the bar of a slot.
     pub(crate) fn class(&self, slot: usize, wnid: Wnid) -> ClassProgress {
         let bar = match &self.screen {
-            Screen::Bars(bars) => {
+            Screen::Bars { bars, .. } => {
                 // Above the job's line, which was added first.
                 let bar = bars.insert_from_back(1, ProgressBar::no_length());
                 bar.set_style(style(TEMPLATE_WHILE_WAITING));
@@ -75,7 +75,7 @@ impl Progress {
                 bar.set_message(wnid.to_string());
                 Some(bar)
             }
-            Screen::Plain | Screen::Silent => None,
+            Screen::Plain(_) | Screen::Silent => None,
         };
         self.with(bar)
     }
@@ -162,6 +162,10 @@ fn shortened(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use shared::output::Output;
+
     use super::*;
     use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget, TermLike};
 
@@ -169,7 +173,8 @@ mod tests {
     fn the_bar_has_the_shape_that_users_know() {
         let terminal = InMemoryTerm::new(5, 100);
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
-        let screen = Screen::Bars(MultiProgress::with_draw_target(target));
+        let output = Output::start("test", io::sink()).unwrap();
+        let screen = Screen::Bars { bars: MultiProgress::with_draw_target(target), output };
         let progress = Progress::new(screen, Arc::default()).class(0, "n02124075".parse().unwrap());
         let shown = |progress: &ClassProgress| {
             progress.bar.as_ref().expect("there is a terminal").tick();

@@ -1,0 +1,447 @@
+//! Output that never holds up a job: a thread of its own writes queued text to a terminal, a pipe
+//! or a log file.
+//!
+//! Callers queue text and go on; they neither wait nor see an error. The queue has a limit: text
+//! beyond it is dropped and counted, like text that could not be written. The next text that is
+//! written is preceded by a line with that count.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::threads::NoThread;
+
+/// Bytes that may wait: about 190 for each of the 21,843 classes of the largest known list.
+const QUEUE_LIMIT: usize = 4 << 20;
+/// With more bytes waiting a frame of the progress bars is dropped: a newer one follows.
+const FRAME_LIMIT: usize = 64 << 10;
+/// Bytes in one call of `write`, so that a slow terminal is seen to take something. At most
+/// `PIPE_BUF`, and cut at the end of a line where possible: lines of several programs on one pipe
+/// are not mixed.
+const CHUNK: usize = 4096;
+/// Pause before the next attempt on a descriptor that is non-blocking and full.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+/// How long [`Output::flush`] waits for a terminal or a pipe that takes nothing.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A queue of text and the thread that writes it. Clones share both; the thread ends after the last
+/// clone is dropped.
+#[derive(Clone)]
+pub struct Output {
+    queue: Arc<Queue>,
+    _open: Arc<CloseOnDrop>,
+}
+
+struct CloseOnDrop(Arc<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Lines that found the queue full.
+    dropped: u64,
+    is_closed: bool,
+    is_writing: bool,
+    /// Calls of `write` that have returned.
+    steps: u64,
+    /// How many had returned when a flush gave up.
+    stuck_at: Option<u64>,
+    /// The first error since the last flush.
+    error: Option<io::Error>,
+}
+
+impl Output {
+    /// Starts the thread that writes to `sink`.
+    ///
+    /// # Errors
+    /// [`NoThread`].
+    pub fn start(name: &str, sink: impl Write + Send + 'static) -> Result<Self, NoThread> {
+        Self::reporting(name, sink, |_| {})
+    }
+
+    /// As [`Output::start`]; `report` is called with the first error, and again with the first one
+    /// after text was written.
+    ///
+    /// # Errors
+    /// [`NoThread`].
+    pub fn reporting(
+        name: &str,
+        sink: impl Write + Send + 'static,
+        report: impl Fn(&io::Error) + Send + 'static,
+    ) -> Result<Self, NoThread> {
+        let queue = Arc::<Queue>::default();
+        let writer = Writer { queue: Arc::clone(&queue), sink: Retrying(sink), report, lost: Lost::default() };
+        let started = thread::Builder::new().name(name.to_owned()).spawn(move || writer.run());
+        started.map_err(|source| NoThread { name: name.to_owned(), source })?;
+        Ok(Self { _open: Arc::new(CloseOnDrop(Arc::clone(&queue))), queue })
+    }
+
+    /// Queues whole lines.
+    pub fn write(&self, text: &[u8]) {
+        let mut state = self.queue.lock();
+        if state.waiting.len() + text.len() <= QUEUE_LIMIT {
+            state.waiting.extend_from_slice(text);
+            self.queue.changed.notify_all();
+        } else {
+            state.dropped += lines(text);
+        }
+    }
+
+    /// Queues a frame of the progress bars, which is worth nothing later.
+    pub(crate) fn write_frame(&self, frame: &[u8]) {
+        if self.queue.lock().waiting.len() <= FRAME_LIMIT {
+            self.write(frame);
+        }
+    }
+
+    /// Waits until everything queued is written, as long as the sink takes something within three
+    /// seconds. A second flush of a sink that still takes nothing does not wait.
+    ///
+    /// # Errors
+    /// The first one since the last flush; `TimedOut` when the sink takes nothing.
+    pub fn flush(&self) -> io::Result<()> {
+        self.flush_within(FLUSH_TIMEOUT)
+    }
+
+    fn flush_within(&self, limit: Duration) -> io::Result<()> {
+        let mut state = self.queue.lock();
+        while state.is_busy() {
+            let seen = state.steps;
+            if state.stuck_at == Some(seen) {
+                return Err(nothing_taken());
+            }
+            let stands_still = |state: &mut State| state.is_busy() && state.steps == seen;
+            let waited = self.queue.changed.wait_timeout_while(state, limit, stands_still);
+            let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = now;
+            if timeout.timed_out() {
+                state.stuck_at = Some(seen);
+            }
+        }
+        state.error.take().map_or(Ok(()), Err)
+    }
+}
+
+fn nothing_taken() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, "the reader takes nothing")
+}
+
+impl Write for &Output {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        Output::write(self, text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Output::flush(self)
+    }
+}
+
+impl<'output> MakeWriter<'output> for Output {
+    type Writer = &'output Self;
+
+    fn make_writer(&'output self) -> &'output Self {
+        self
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Output").finish_non_exhaustive()
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl State {
+    fn is_busy(&self) -> bool {
+        self.is_writing || !self.waiting.is_empty()
+    }
+}
+
+impl Queue {
+    /// A panic while it is locked leaves numbers and bytes that are still good.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for text; gives it with the number of lines that were dropped. `None` when all is
+    /// written and no handle is left.
+    fn take(&self) -> Option<(Vec<u8>, u64)> {
+        let has_nothing = |state: &mut State| state.waiting.is_empty() && !state.is_closed;
+        let waited = self.changed.wait_while(self.lock(), has_nothing);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.waiting.is_empty() {
+            return None;
+        }
+        state.is_writing = true;
+        state.steps += 1;
+        Some((std::mem::take(&mut state.waiting), std::mem::take(&mut state.dropped)))
+    }
+
+    fn step(&self) {
+        self.lock().steps += 1;
+        self.changed.notify_all();
+    }
+
+    fn written(&self, result: io::Result<()>) {
+        let mut state = self.lock();
+        state.is_writing = false;
+        state.steps += 1;
+        if let Err(error) = result {
+            state.error.get_or_insert(error);
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// What the thread works with.
+struct Writer<W, R> {
+    queue: Arc<Queue>,
+    sink: Retrying<W>,
+    report: R,
+    lost: Lost,
+}
+
+/// What is missing in the sink.
+#[derive(Default)]
+struct Lost {
+    lines: u64,
+    /// The sink ends in the middle of a line.
+    is_cut: bool,
+    /// Why the last write failed; told, and not yet followed by one that did not.
+    why: Option<String>,
+}
+
+impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
+    fn run(mut self) {
+        while let Some((text, dropped)) = self.queue.take() {
+            let note = self.lost.note();
+            let missing = if dropped == 0 {
+                String::new()
+            } else {
+                format!("(lines that were dropped here: {dropped}; the reader was too slow)\n")
+            };
+            let whole = [note.as_bytes(), &text, missing.as_bytes()].concat();
+            let (written, result) = self.write(&whole);
+            let is_cut = whole[..written].last().map_or(self.lost.is_cut, |last| *last != b'\n');
+            match &result {
+                Ok(()) => self.lost = Lost::default(),
+                Err(error) => {
+                    let kept = if written < note.len() { self.lost.lines } else { 0 };
+                    let rest = text.get(written.saturating_sub(note.len())..).unwrap_or_default();
+                    let is_first = self.lost.why.is_none();
+                    self.lost = Lost { lines: kept + lines(rest) + dropped, is_cut, why: Some(error.to_string()) };
+                    if is_first {
+                        (self.report)(error);
+                    }
+                }
+            }
+            self.queue.written(result);
+        }
+    }
+
+    /// Writes in chunks; gives the number of bytes that are written, also when not all are.
+    fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        while written < text.len() {
+            match self.sink.write(chunk(&text[written..])) {
+                Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
+                Ok(more) => written += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+            self.queue.step();
+        }
+        (written, self.sink.flush())
+    }
+}
+
+impl Lost {
+    /// The line that stands where something is missing; empty if nothing is.
+    fn note(&self) -> String {
+        let Some(why) = &self.why else { return String::new() };
+        let end_of_line = if self.is_cut { "\n" } else { "" };
+        format!("{end_of_line}(lines that could not be written here: {}; {why})\n", self.lines)
+    }
+}
+
+/// Retries on a descriptor that another program has made non-blocking, e.g. on a terminal that both
+/// have.
+#[derive(Debug)]
+pub struct Retrying<W>(pub W);
+
+impl<W: Write> Write for Retrying<W> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(text) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
+                written => return written,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        loop {
+            match self.0.flush() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
+                flushed => return flushed,
+            }
+        }
+    }
+}
+
+/// The first bytes of a text, cut after the end of a line where there is one.
+fn chunk(text: &[u8]) -> &[u8] {
+    let longest = &text[..text.len().min(CHUNK)];
+    let end = longest.iter().rposition(|byte| *byte == b'\n').map_or(longest.len(), |at| at + 1);
+    &longest[..end]
+}
+
+fn lines(text: &[u8]) -> u64 {
+    let ends = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    ends.count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// A sink that gives each write to the test and ends it as the test says.
+    struct Scripted {
+        writes: Sender<String>,
+        answers: Receiver<io::Result<usize>>,
+    }
+
+    impl Write for Scripted {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.writes.send(String::from_utf8_lossy(text).into_owned()).ok();
+            self.answers.recv().unwrap_or(Ok(text.len())).map(|written| written.min(text.len()))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn scripted() -> (Output, Receiver<String>, Sender<io::Result<usize>>) {
+        let (writes, written) = channel();
+        let (answer, answers) = channel();
+        (Output::start("test", Scripted { writes, answers }).unwrap(), written, answer)
+    }
+
+    const ALL: io::Result<usize> = Ok(usize::MAX);
+
+    #[test]
+    fn what_a_sink_refuses_is_counted_where_it_is_missing() {
+        let (output, written, answer) = scripted();
+        answer.send(Err(ErrorKind::StorageFull.into())).unwrap();
+        output.write(b"one\ntwo\n");
+        assert_eq!(output.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(written.recv().unwrap(), "one\ntwo\n");
+        // Four bytes of the note are taken, and of the rest nothing.
+        answer.send(Ok(4)).unwrap();
+        answer.send(Err(ErrorKind::StorageFull.into())).unwrap();
+        output.write(b"three\n");
+        assert!(output.flush().is_err());
+        (0..2).for_each(|_| drop(written.recv().unwrap()));
+        answer.send(ALL).unwrap();
+        output.write(b"four\n");
+        output.flush().unwrap();
+        let note = "\n(lines that could not be written here: 3; no storage space)\nfour\n";
+        assert_eq!(written.recv().unwrap(), note);
+        answer.send(ALL).unwrap();
+        output.write(b"five\n");
+        output.flush().unwrap();
+        assert_eq!(written.recv().unwrap(), "five\n");
+    }
+
+    #[test]
+    fn the_first_error_is_reported_and_the_first_after_a_success() {
+        let (reports, reported) = channel();
+        let (writes, _written) = channel();
+        let (answer, answers) = channel();
+        let report = move |error: &io::Error| reports.send(error.kind()).unwrap();
+        let output = Output::reporting("test", Scripted { writes, answers }, report).unwrap();
+        for result in
+            [Err(ErrorKind::StorageFull), Err(ErrorKind::StorageFull), Ok(usize::MAX), Err(ErrorKind::BrokenPipe)]
+        {
+            answer.send(result.map_err(io::Error::from)).unwrap();
+            output.write(b"line\n");
+            output.flush().ok();
+        }
+        drop(output);
+        assert_eq!(reported.iter().collect::<Vec<_>>(), [ErrorKind::StorageFull, ErrorKind::BrokenPipe]);
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_holds_up_no_caller_and_the_queue_has_a_limit() {
+        let (output, written, answer) = scripted();
+        output.write(b"first\n");
+        assert_eq!(written.recv().unwrap(), "first\n");
+        // From here on the thread waits in its write.
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        (0..QUEUE_LIMIT / line.len() + 7).for_each(|_| output.write(&line));
+        output.write_frame(b"a frame");
+        let late = output.flush_within(Duration::from_millis(10)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut);
+        drop(answer);
+        let next = written.recv().unwrap();
+        output.flush().unwrap();
+        let text: String = [next].into_iter().chain(written.try_iter()).collect();
+        assert!(text.len() <= QUEUE_LIMIT + 100 && !text.contains("a frame"), "{}", text.len());
+        assert!(text.ends_with("x\n(lines that were dropped here: 7; the reader was too slow)\n"));
+    }
+
+    #[test]
+    fn a_flush_waits_for_a_sink_that_is_slow_but_takes_something() {
+        let (output, _written, answer) = scripted();
+        let step = Duration::from_millis(400);
+        output.write(&b"x\n".repeat(CHUNK * 2));
+        let slow = thread::spawn(move || {
+            for _ in 0..4 {
+                thread::sleep(step / 2);
+                answer.send(ALL).unwrap();
+            }
+        });
+        output.flush_within(step).unwrap();
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_that_is_full_and_non_blocking_is_tried_again() {
+        let (output, written, answer) = scripted();
+        answer.send(Err(ErrorKind::WouldBlock.into())).unwrap();
+        answer.send(Err(ErrorKind::Interrupted.into())).unwrap();
+        answer.send(ALL).unwrap();
+        output.write(b"line\n");
+        output.flush().unwrap();
+        assert_eq!(written.try_iter().collect::<Vec<_>>(), ["line\n"; 3]);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_lines() {
+        let text = [&[b'x'; 3000][..], b"\n", &[b'y'; 3000], b"\n"].concat();
+        assert_eq!(chunk(&text).len(), 3001);
+        assert_eq!(chunk(&[b'x'; 5000]).len(), CHUNK);
+        assert_eq!(chunk(b"a\nb"), b"a\n");
+    }
+}

@@ -1,0 +1,166 @@
+//! Output is no part of a job: whatever becomes of the terminal, a pipe or a log, all classes are
+//! there and the exit code is true.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::{Job, Table},
+    folders::{assert_no_partial, classes},
+    origin::Origin,
+    programs::program,
+    running::Finished,
+};
+
+const WNIDS: [&str; 3] = ["n00000001", "n00000002", "n00000003"];
+const MISSING: &str = "n99999999";
+/// The last class is missing, so that the warning of it comes when the terminal is gone.
+const ALL: [&str; 4] = [WNIDS[0], WNIDS[1], WNIDS[2], MISSING];
+
+fn tar(wnid: &str) -> Vec<u8> {
+    images(wnid, 8, 5000..20_000, 1)
+}
+
+fn origin() -> Origin {
+    let origin = Origin::start();
+    for wnid in WNIDS {
+        origin.class(wnid, tar(wnid));
+    }
+    origin
+}
+
+fn job(origin: &Origin) -> Job {
+    let args = ["--delete-tar", "--workers", "1", "--durability", "process"];
+    Job::new().classes(ALL).origin(origin).args(args).deadline(Duration::from_mins(1))
+}
+
+fn on_terminal(mode: &str) -> [String; 3] {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("one_host/on_terminal.py");
+    ["python3".to_owned(), script.display().to_string(), mode.to_owned()]
+}
+
+fn log(job: &Job) -> String {
+    std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log")
+}
+
+/// Three classes are there, the fourth is in the failure log, and nothing panicked.
+#[track_caller]
+fn assert_done(job: &Job, finished: &Finished) {
+    assert_eq!(finished.code, Some(1), "{}\n{}", finished.stderr, log(job));
+    assert!(!log(job).contains("panicked"), "{}", log(job));
+    assert_eq!(classes(job.target_path()), WNIDS);
+    for wnid in WNIDS {
+        assert_class_is(&tar(wnid), &job.class_folder(wnid));
+    }
+    assert!(job.failure_of(MISSING).starts_with("HTTPError: 404"));
+    assert_no_partial(job.target_path());
+}
+
+#[test]
+fn a_terminal_that_vanishes_changes_nothing() {
+    for mode in ["gone", "gone-both"] {
+        let origin = origin();
+        let job = job(&origin).under(on_terminal(mode).each_ref().map(String::as_str));
+        let finished = job.run();
+        assert_done(&job, &finished);
+        let table = if mode == "gone" { Table::of(3, 0, 1).text() } else { String::new() };
+        assert_eq!(finished.stdout, table);
+    }
+}
+
+#[test]
+fn a_terminal_that_is_read_has_bars_and_the_lines_above_them() {
+    let origin = origin();
+    let job = job(&origin).under(on_terminal("read").each_ref().map(String::as_str));
+    let finished = job.run();
+    assert_done(&job, &finished);
+    let said = &finished.stderr;
+    assert!(said.contains("[00] n00000001: ") && said.contains("WARN n99999999 failed: HTTPError: 404"), "{said}");
+}
+
+/// More lines than a terminal buffers, each of a class that failed.
+#[test]
+fn a_terminal_that_takes_nothing_holds_nothing_up() {
+    let origin = Origin::start();
+    let missing: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
+    let job = Job::new().classes(missing.iter().map(String::as_str)).origin(&origin);
+    let job = job.args(["--delete-tar", "--workers", "4"]).deadline(Duration::from_mins(1));
+    let job = job.under(on_terminal("stopped").each_ref().map(String::as_str));
+    let finished = job.run();
+    assert_eq!((finished.code, finished.stdout), (Some(1), Table::of(0, 0, 400).text()));
+    assert_eq!(job.failures().len(), 400);
+}
+
+#[test]
+fn output_that_goes_nowhere_changes_nothing() {
+    for (redirection, summary) in [
+        (r#"exec "$@" >/dev/full 2>/dev/full"#, "failed to write the summary"),
+        (r#"exec "$@" >&- 2>&- <&-"#, ""),
+        (r#"set -o pipefail; "$@" 2>&1 | true"#, ""),
+    ] {
+        let origin = origin();
+        let job = job(&origin).under(["bash", "-c", redirection, "bash"]);
+        let finished = job.run();
+        assert_done(&job, &finished);
+        assert!(finished.stdout.is_empty() && finished.stderr.is_empty(), "{finished:?}");
+        assert!(log(&job).contains(summary), "{}", log(&job));
+        // A file that was opened as descriptor 1 or 2 would have been written to.
+        let ledger = std::fs::read(job.target_path().join(".imagenet_downloader.ledger")).unwrap();
+        assert!(ledger.starts_with(b"SQLite format 3\0"));
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_told_once() {
+    let origin = origin();
+    let job = job(&origin);
+    std::os::unix::fs::symlink("/dev/full", job.target_path().join("imagenet_downloader.log")).unwrap();
+    let finished = job.run();
+    assert_eq!((finished.code, &finished.stdout), (Some(1), &Table::of(3, 0, 1).text()));
+    assert_eq!(finished.stderr.matches("the detailed log cannot be written").count(), 1, "{}", finished.stderr);
+    assert_eq!(classes(job.target_path()), WNIDS);
+}
+
+/// The failure log is a folder while the class fails, and can be written when the next one does.
+#[test]
+fn a_failure_log_that_cannot_be_written_for_a_while_is_complete_at_the_end() {
+    let origin = origin();
+    origin.class(WNIDS[2], tar(WNIDS[2])).script([Answer::stall_at(1000)]);
+    let args = ["--delete-tar", "--workers", "2", "--retries", "0", "--timeout", "1h"];
+    let job = Job::new().classes([MISSING, WNIDS[2]]).origin(&origin).args(args).deadline(Duration::from_mins(1));
+    let path = job.target_path().join("failed_downloads.log");
+    origin.class(MISSING, Vec::new()).script([Answer::stall_at(0)]).forever(Answer::status(404));
+    let mut running = job.start();
+    running.wait_until("both are on their way", |_| (origin.all_requests().len() == 2).then_some(()));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    origin.end_stalls();
+    let told = "failed_downloads.log: Is a directory";
+    running.wait_until("it is told", |running| running.stderr().contains(told).then_some(()));
+    std::fs::remove_dir(&path).unwrap();
+    let finished = running.wait();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert_eq!(finished.stderr.matches(told).count(), 1, "{}", finished.stderr);
+    assert_eq!(job.failures().len(), 2, "{:?}", job.failures());
+}
+
+#[test]
+fn a_reader_that_closes_the_pipe_has_seen_enough_and_a_full_disk_is_told() {
+    let job = Job::new();
+    for name in ["coordinator", "worker"] {
+        for (arguments, redirection, code, said) in [
+            ("--help", "| true", 0, ""),
+            ("completions bash", "| true", 0, ""),
+            ("--help", ">/dev/full", 2, "error: failed to write to standard output: No space left on device"),
+            ("completions bash", ">/dev/full", 2, "error: failed to write to standard output: No space left on device"),
+            ("--no-such-flag", "2>/dev/full", 2, ""),
+        ] {
+            let mut command = Command::new("bash");
+            command.args(["-c", &format!(r#"set -o pipefail; "$0" {arguments} {redirection}"#)]).arg(program(name));
+            let finished = job.start_program(command).wait();
+            assert_eq!(finished.code, Some(code), "{name} {arguments} {redirection}: {}", finished.stderr);
+            assert!(finished.stderr.starts_with(said), "{}", finished.stderr);
+        }
+    }
+}
