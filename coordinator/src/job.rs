@@ -199,7 +199,7 @@ impl Job {
             table.recover(ledger.workers()?, Instant::now());
         }
         let mut writers = JoinSet::new();
-        let writer = ledger.start_writer(run, terms.ttl, log, &mut writers);
+        let writer = ledger.start_writer(run, terms.ttl, log, &mut writers)?;
         share.keep(&writer).await;
         tracing::info!(
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),

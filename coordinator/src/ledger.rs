@@ -15,7 +15,7 @@ use file_lock::{FileLock, NotLocked};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
 use shared::{
-    Wnid,
+    Wnid, limits,
     outcome::{Failure, FailureKind, Outcome, Published},
     owner::explained,
 };
@@ -127,6 +127,10 @@ pub enum LedgerError {
 
 fn advice(error: &rusqlite::Error) -> &'static str {
     match error.sqlite_error_code() {
+        Some(ErrorCode::SystemIoFailure) if limits::file_size().is_some() => {
+            " (raise the limit on file sizes, ulimit -f, or free some space, and run the same command again: it goes on where \
+             it stopped)"
+        }
         Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
             " (free some space and run the same command again: it goes on where it stopped)"
         }
@@ -642,7 +646,7 @@ mod tests {
         let mut threads = JoinSet::new();
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
             let log = FailureLog::create(folder.path()).unwrap();
-            let writer = ledger.start_writer(run, TTL, log, &mut threads);
+            let writer = ledger.start_writer(run, TTL, log, &mut threads).unwrap();
             writer.write(Entry { records: many, ..Entry::confirmed(durable) }).await;
             threads.join_next().await.unwrap().unwrap()
         });

@@ -22,7 +22,6 @@ pub mod service;
 pub mod trust;
 mod wire;
 
-mod descriptors;
 mod job;
 mod running_time;
 pub mod summary;
@@ -34,6 +33,7 @@ use shared::{
     exit_code::Exit,
     http::HttpError,
     job_line::Screen,
+    limits,
     output::{Output, Retrying},
     shutdown::Shutdown,
     telemetry::{Telemetry, TelemetryError},
@@ -152,7 +152,8 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     let log = target.log().map_err(CoordinatorError::Log)?;
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
     target.warn_if_unlocked();
-    descriptors::make_room();
+    // A worker has two connections, and many systems give a program only 1024 open files at first.
+    limits::raise_open_files(None);
     let out = Output::start("stdout", io::stdout())?;
     let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, &out, dev::run_worker)).await;
     match &exit {

@@ -8,6 +8,7 @@ pub mod http;
 pub mod ids;
 pub mod job;
 pub mod job_line;
+pub mod limits;
 pub mod manual;
 pub mod metrics;
 pub mod outcome;

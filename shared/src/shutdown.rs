@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::Duration,
 };
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     time::sleep,
 };
@@ -44,14 +44,16 @@ impl Shutdown {
     /// When the process may not install signal handlers, or has no thread left.
     pub fn on_signals(&self) -> io::Result<FirstSignal> {
         let first = FirstSignal::default();
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let mut signals = {
-            let _inside = runtime.enter();
-            Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? }
-        };
         let shutdown = self.clone();
         let noted = Arc::clone(&first);
+        let (begun, has_begun) = mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            // A runtime may not be dropped by a task of another one, so this thread makes it.
+            let (runtime, mut signals) = match Signals::listen() {
+                Ok(listening) => listening,
+                Err(error) => return begun.send(Err(error)).unwrap_or_default(),
+            };
+            begun.send(Ok(())).unwrap_or_default();
             runtime.block_on(async {
                 let exit = signals.next().await;
                 noted.get_or_init(|| exit);
@@ -62,6 +64,7 @@ impl Shutdown {
                 end(exit);
             });
         })?;
+        has_begun.recv().map_err(io::Error::other)??;
         Ok(first)
     }
 }
@@ -72,6 +75,16 @@ struct Signals {
 }
 
 impl Signals {
+    /// Installs the handlers, on a runtime of their own.
+    fn listen() -> io::Result<(Runtime, Self)> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? }
+        };
+        Ok((runtime, signals))
+    }
+
     async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::{
     authorities::Authorities,
+    lookup::Lookup,
     proxies::{Proxies, UnusableProxy},
     redirect::GuardedResolver,
 };
@@ -60,6 +61,7 @@ pub(crate) struct Clients {
     connect_timeout: Duration,
     /// Sessions are resumed whichever client has begun them.
     tls: ClientConfig,
+    pub(crate) lookup: Lookup,
 }
 
 /// The connections of one slot.
@@ -72,7 +74,7 @@ pub(crate) struct Connections {
 }
 
 impl Clients {
-    /// Reads what all of them share.
+    /// Reads what all of them share; on the runtime that looks up names for all of them.
     pub(crate) fn for_job(job: &JobOptions) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
@@ -81,7 +83,14 @@ impl Clients {
             let proxy = without_credentials(proxy.as_str());
             tracing::info!(proxy = proxy.trim_end_matches('/'), "the origin is asked through a proxy");
         }
-        Ok(Self { base, secrets: secrets(job)?, proxies, connect_timeout: CONNECT_TIMEOUT.min(job.timeout), tls })
+        Ok(Self {
+            base,
+            secrets: secrets(job)?,
+            proxies,
+            connect_timeout: CONNECT_TIMEOUT.min(job.timeout),
+            tls,
+            lookup: Lookup::on_current_runtime(),
+        })
     }
 
     /// Makes clients, which open their connections on the runtime that they are used on.
@@ -89,9 +98,9 @@ impl Clients {
         let proxies = Arc::clone(&self.proxies);
         // A proxy that cannot be used is an error before a request that needs it is sent.
         let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
-        let guard = GuardedResolver { base: self.base.clone() };
+        let guard = GuardedResolver { base: self.base.clone(), lookup: self.lookup.clone() };
         Ok(Connections {
-            chosen: self.builder().proxy(proxy).build()?,
+            chosen: self.builder().proxy(proxy).dns_resolver(self.lookup.clone()).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guard).build()?,
         })
     }

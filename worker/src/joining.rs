@@ -13,6 +13,7 @@ use crate::{
     lease_clock::LeaseClock,
     pace::Gate,
     progress::Progress,
+    renewal::{self, Renewals},
     site::Site,
     slots::Slots,
     target::Target,
@@ -23,10 +24,11 @@ use crate::{
 pub(crate) struct Joined {
     pub(crate) calls: Calls,
     pub(crate) registration: Registration,
+    pub(crate) renewals: Renewals,
     pub(crate) slots: Slots,
     /// Shut, until the coordinator says how far it may be opened.
     pub(crate) gate: Arc<Gate>,
-    /// Those that publish, and end with the slots.
+    /// Those that publish and those of the slots, which end with the slots.
     pub(crate) threads: JoinSet<()>,
 }
 
@@ -48,12 +50,19 @@ pub(crate) async fn join(
     let mut threads = JoinSet::new();
     let tally = Arc::clone(progress.tally());
     let gate = Gate::shut(who.slots, Arc::clone(&tally));
-    let site = Site::open(registration.job.clone(), target, clock, Arc::clone(&gate), who.slots, tally, &mut threads);
-    match site.and_then(|site| Slots::open(Arc::new(site), progress.clone(), who.slots)) {
-        Ok(slots) => Ok(Some(Joined { calls, registration, slots, gate, threads })),
+    let open = || {
+        let job = registration.job.clone();
+        let site = Site::open(job, target, Arc::clone(&clock), Arc::clone(&gate), who.slots, tally, &mut threads)?;
+        // Before the slots, which can be fewer where the system has not enough threads.
+        let renewals = renewal::start(&mut threads, connector.clone(), clock, progress.clone())?;
+        let slots = Slots::open(Arc::new(site), progress.clone(), who.slots, &mut threads)?;
+        Ok::<_, WorkerError>((renewals, slots))
+    };
+    match open() {
+        Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, gate, threads })),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
-            Err(error.into())
+            Err(error)
         }
     }
 }

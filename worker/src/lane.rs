@@ -4,51 +4,73 @@
 //! when they are hashed and written, and their buffer is used again at once. A disk that is slow keeps the connection of its
 //! own class waiting, and nothing else: leases and renewals have other threads.
 
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::mpsc::{SyncSender, sync_channel},
+};
+
+use shared::threads;
 use tokio::{
     runtime::{Builder, Runtime},
-    task::yield_now,
+    sync::oneshot,
+    task::{JoinSet, yield_now},
 };
 
 use crate::{origin::Origin, site::SiteError};
 
-/// Threads that look up names.
-const LOOKUPS: usize = 1;
+/// What the thread is asked to do.
+type Work = Box<dyn FnOnce(&Runtime, &Origin) + Send>;
 
-/// See the module.
+/// See the module. Its thread ends after the lane is dropped.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    origin: Origin,
-    /// Until the end.
-    runtime: Option<Runtime>,
+    work: SyncSender<Work>,
 }
 
 impl Lane {
-    /// Opens a lane to an origin, with connections of its own.
-    pub(crate) fn open(origin: &Origin) -> Result<Self, SiteError> {
-        // First what may fail: a runtime that is dropped where others run panics.
+    /// Opens a lane to an origin, with connections of its own, on a thread of the given set.
+    pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, SiteError> {
         let origin = origin.with_own_connections()?;
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS).build();
-        Ok(Self { origin, runtime: Some(runtime.map_err(SiteError::Lane)?) })
+        // One class at a time.
+        let (work, asked) = sync_channel::<Work>(1);
+        let (ready, started) = sync_channel(1);
+        let thread = move || {
+            // Its pool has nothing to do: names are looked up on the process's runtime.
+            let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+                Ok(runtime) => runtime,
+                Err(error) => return ready.send(Err(error)).unwrap_or_default(),
+            };
+            ready.send(Ok(())).unwrap_or_default();
+            for work in asked {
+                work(&runtime, &origin);
+            }
+        };
+        threads::start(set, "slot", thread)?;
+        started.recv().expect("the thread says how it began").map_err(SiteError::Lane)?;
+        Ok(Self { work })
     }
 
-    /// Works on this thread until the story ends. Idle connections stay for the next one.
-    pub(crate) fn run<T>(&self, story: impl AsyncFnOnce(&Origin) -> T) -> T {
-        let runtime = self.runtime.as_ref().expect("it is there until the end");
-        runtime.block_on(async {
-            let told = story(&self.origin).await;
-            // A connection that was given up closes now: until the next story nobody drives it.
-            yield_now().await;
-            told
-        })
-    }
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // A name that is still being looked up is not waited for.
-            runtime.shutdown_background();
-        }
+    /// Works on the lane's thread until the story ends. Idle connections stay for the next one.
+    ///
+    /// # Panics
+    /// When the story does; the lane is as good as before.
+    pub(crate) async fn run<T: Send + 'static>(&self, story: impl AsyncFnOnce(&Origin) -> T + Send + 'static) -> T {
+        let (ended, end) = oneshot::channel();
+        let work = move |runtime: &Runtime, origin: &Origin| {
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    let told = story(origin).await;
+                    // A connection that was given up closes now: until the next story nothing
+                    // drives it.
+                    yield_now().await;
+                    told
+                })
+            }));
+            // The receiver is gone if its task was aborted.
+            ended.send(told).ok();
+        };
+        self.work.send(Box::new(work)).expect("the thread lives as long as the lane");
+        end.await.expect("the thread sends what came of it").unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 
@@ -63,6 +85,7 @@ mod tests {
     };
 
     use prometheus_client::metrics::counter::Counter;
+    use url::Url;
 
     use super::*;
     use crate::{
@@ -70,10 +93,10 @@ mod tests {
         pace::{Gate, Priority},
     };
 
-    #[test]
-    fn a_transfer_that_is_dropped_closes_its_connection() {
+    #[tokio::test]
+    async fn a_transfer_that_is_dropped_closes_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
@@ -86,14 +109,17 @@ mod tests {
             }
         });
         let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
-        let lane = Lane::open(&origin).unwrap();
-        lane.run(async |origin: &Origin| {
+        let mut set = JoinSet::new();
+        let lane = Lane::open(&origin, &mut set).unwrap();
+        let story = async move |origin: &Origin| {
             let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
             opened.transfer.chunk().await.unwrap();
-        });
+        };
+        lane.run(story).await;
         // The lane is still there, and has nothing to do.
-        let kind = server.join().unwrap();
+        let kind = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
         assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "still open: {kind:?}");
         drop(lane);
+        set.join_next().await.unwrap().expect("its thread ends with it");
     }
 }

@@ -28,6 +28,7 @@ mod authorities;
 mod client;
 mod download;
 mod download_error;
+mod lookup;
 mod origin;
 mod pace;
 mod proxies;
@@ -41,11 +42,11 @@ mod tail;
 mod beginning;
 mod checkpoint;
 mod checkpoint_timer;
-mod descriptors;
 mod extract;
 mod file_tree;
 mod manifest;
 mod publish;
+mod room;
 mod staging;
 mod staging_area;
 mod staging_place;
@@ -67,8 +68,9 @@ use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Sh
 
 pub use crate::{
     client::OriginError,
-    descriptors::TooFewDescriptors,
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
+    renewal::RenewalError,
+    room::TooFewDescriptors,
     site::SiteError,
     tally::Tally,
     target::TargetError,
@@ -106,6 +108,9 @@ pub enum WorkerError {
     /// The target folder, or the HTTP client.
     #[error(transparent)]
     Site(#[from] SiteError),
+    /// The thread of the renewals.
+    #[error(transparent)]
+    Renewal(#[from] RenewalError),
     /// The target failed on the way, e.g. because it is full.
     #[error(transparent)]
     Target(#[from] TargetError),

@@ -15,8 +15,9 @@ use shared::{
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
     telemetry::trace::TraceParent,
+    threads,
 };
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::{
     lease_clock::LeaseClock,
@@ -36,7 +37,7 @@ pub const DEFAULT_URL: &str = "https://image-net.org/data/winter21_whole";
 pub struct Options {
     /// Base URL, or a template that holds `{wnid}`.
     pub url: String,
-    /// Parallel downloads, at least 1; each takes a blocking thread of the runtime, of which tokio has 512 unless told otherwise.
+    /// Parallel downloads, at least 1; each has a thread of its own.
     pub workers: usize,
     /// No tar is left behind (`false`: `<wnid>.tar` stands beside the class folder).
     pub delete_tar: bool,
@@ -139,26 +140,9 @@ pub async fn download_batch<Id: AsRef<str>>(
             Err(error) => stats.count(id.as_ref(), Outcome::Failed(Failure::new(FailureKind::InvalidWnid, error))),
         }
     }
-    let job = options.job()?;
     let target: PathBuf = target_path.as_ref().to_owned();
-    let staging = options.staging.clone();
-    let mut threads = JoinSet::new();
-    let slots = options.workers;
-    let progress = Progress::new(Screen::Silent, Arc::default());
-    let tally = Arc::clone(progress.tally());
-    let open = move || {
-        let target = Arc::new(Target::open(&target, staging.as_deref()).map_err(SiteError::from)?);
-        let clock = Arc::new(LeaseClock::of_this_host());
-        let gate = Gate::open(slots, Arc::clone(&tally));
-        let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
-        Slots::open(site, progress, slots).map(|slots| (slots, threads))
-    };
-    let (mut slots, threads) = match spawn_blocking(open).await.map_err(JoinError::try_into_panic) {
-        Ok(opened) => opened?,
-        Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime is at its end, and this call with it.
-        Err(Err(_)) => std::future::pending().await,
-    };
+    let opened = open(options.job()?, target, options.staging.clone(), options.workers);
+    let (mut slots, threads) = opened.await?;
     let mut waiting = wnids.into_iter();
     let mut fault = None;
     loop {
@@ -195,6 +179,33 @@ pub async fn download_batch<Id: AsRef<str>>(
         target.remove_staging();
     }
     fault.map_or(Ok(stats), |fault| Err(fault.into()))
+}
+
+/// Opens the target and the slots, on a thread of its own: that is file work.
+async fn open(
+    job: JobOptions,
+    target: PathBuf,
+    staging: Option<PathBuf>,
+    slots: usize,
+) -> Result<(Slots, JoinSet<()>), SiteError> {
+    let mut threads = JoinSet::new();
+    let progress = Progress::new(Screen::Silent, Arc::default());
+    let tally = Arc::clone(progress.tally());
+    let open = move || {
+        let target = Arc::new(Target::open(&target, staging.as_deref())?);
+        let clock = Arc::new(LeaseClock::of_this_host());
+        let gate = Gate::open(slots, Arc::clone(&tally));
+        let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
+        Slots::open(site, progress, slots, &mut threads).map(|slots| (slots, threads))
+    };
+    let mut opening = JoinSet::new();
+    threads::start(&mut opening, "open", open)?;
+    match opening.join_next().await.expect("it was started").map_err(JoinError::try_into_panic) {
+        Ok(opened) => opened,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime is at its end, and this call with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
 }
 
 impl Options {

@@ -13,8 +13,15 @@ use std::{
 
 #[cfg(target_os = "linux")]
 use rustix::fs::{CWD, RenameFlags};
-use shared::{Wnid, job::Durability};
-use tokio::sync::{mpsc, oneshot};
+use shared::{
+    Wnid,
+    job::Durability,
+    threads::{self, NoThread},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
 use crate::{
     file_tree::{remove_if_there, remove_tree},
@@ -81,14 +88,17 @@ impl Publisher {
 }
 
 /// Starts the committer on a thread of the given set; it ends when the last [`Publisher`] is dropped.
+///
+/// # Errors
+/// [`NoThread`].
 pub(crate) fn start(
     target: Arc<Target>,
     durability: Durability,
     clock: Arc<LeaseClock>,
-    threads: &mut tokio::task::JoinSet<()>,
-) -> Publisher {
+    set: &mut JoinSet<()>,
+) -> Result<Publisher, NoThread> {
     let (queue, mut ready) = mpsc::channel::<(Staged, Reply)>(LARGEST_BATCH);
-    threads.spawn_blocking(move || {
+    threads::start(set, "publish", move || {
         // While one commit runs the next ones queue up: batches grow with the load, and nobody waits for company.
         while let Some(first) = ready.blocking_recv() {
             let mut batch = vec![first];
@@ -99,8 +109,8 @@ pub(crate) fn start(
             }
             commit(&target, durability, &clock, batch);
         }
-    });
-    Publisher { queue }
+    })?;
+    Ok(Publisher { queue })
 }
 
 fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Vec<(Staged, Reply)>) {

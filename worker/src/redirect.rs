@@ -10,11 +10,11 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     header,
 };
-use tokio::net::lookup_host;
 use url::{Host, Url};
 
 use crate::{
     address_range::AddressRange,
+    lookup::Lookup,
     proxies::{UnusableProxy, is_loopback},
 };
 
@@ -101,9 +101,9 @@ pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedi
 }
 
 /// Refuses a private address that stands in the URL; what a name means is the resolver's to check.
-pub(crate) async fn check_host(base: &Url, to: &Url) -> Result<(), RefusedRedirect> {
+pub(crate) async fn check_host(lookup: &Lookup, base: &Url, to: &Url) -> Result<(), RefusedRedirect> {
     let Some(range) = range_by_text(to).filter(|_| base.host() != to.host()) else { return Ok(()) };
-    if range == AddressRange::Public || is_allowed(range, &ranges_of(base).await) {
+    if range == AddressRange::Public || is_allowed(range, &ranges_of(lookup, base).await) {
         return Ok(());
     }
     Err(RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })
@@ -126,18 +126,19 @@ fn range_by_text(url: &Url) -> Option<AddressRange> {
 
 /// Resolves hosts that only a redirect has named: to public addresses, and to those of a range that the configured host is
 /// in itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct GuardedResolver {
     pub(crate) base: Url,
+    pub(crate) lookup: Lookup,
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let base = self.base.clone();
+        let Self { base, lookup } = self.clone();
         Box::pin(async move {
-            let found: Vec<SocketAddr> = lookup_host((name.as_str(), 0)).await?.collect();
+            let found = lookup.addresses(name.as_str()).await?;
             let all_public = found.iter().all(|address| AddressRange::of(address.ip()) == AddressRange::Public);
-            let allowed = if all_public { found } else { allowed(found, &ranges_of(&base).await) };
+            let allowed = if all_public { found } else { allowed(found, &ranges_of(&lookup, &base).await) };
             if allowed.is_empty() {
                 return Err(RefusedRedirect::Private { host: name.as_str().to_owned() }.into());
             }
@@ -147,11 +148,11 @@ impl Resolve for GuardedResolver {
 }
 
 /// The ranges that the configured host has addresses in; none if it is known to a proxy only.
-async fn ranges_of(base: &Url) -> Vec<AddressRange> {
+async fn ranges_of(lookup: &Lookup, base: &Url) -> Vec<AddressRange> {
     if let Some(range) = range_by_text(base) {
         return vec![range];
     }
-    let found = lookup_host((base.host_str().unwrap_or_default(), 0)).await;
+    let found = lookup.addresses(base.host_str().unwrap_or_default()).await;
     found.into_iter().flatten().map(|address| AddressRange::of(address.ip())).collect()
 }
 
@@ -177,7 +178,7 @@ mod tests {
         let base = Url::parse(base).unwrap();
         let to = base.join(to).unwrap();
         judge(&base, &to, hops)?;
-        check_host(&base, &to).await
+        check_host(&Lookup::on_current_runtime(), &base, &to).await
     }
 
     #[test]
@@ -290,7 +291,7 @@ mod tests {
             ("http://10.0.0.1/", false),
             ("http://93.184.216.34/", false),
         ] {
-            let resolver = GuardedResolver { base: Url::parse(base).unwrap() };
+            let resolver = GuardedResolver { base: Url::parse(base).unwrap(), lookup: Lookup::on_current_runtime() };
             let found = resolver.resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
             if let Err(refused) = found {

@@ -1,15 +1,20 @@
 //! Renewal of the session: a ticker with its own thread, runtime and connection, so that no work can ever delay it. It does
 //! not even write to the log, which may be on a disk that hangs: whoever hears its beats does.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use shared::{connect::Connector, ids::SessionId};
+use shared::{
+    connect::Connector,
+    ids::SessionId,
+    threads::{self, NoThread},
+};
 use tokio::{
+    runtime::Builder,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     coordinator_client::{CoordinatorClient, Directive, Renewed},
@@ -51,30 +56,58 @@ pub(crate) struct Beat {
     pub(crate) renewed: Result<Renewed, String>,
 }
 
-/// Starts the ticker on a thread of the given set; its beats come through the channel. Ends when `stop` is cancelled.
+/// Renewals cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    /// Their thread.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
+    /// Their runtime.
+    #[error("renew leases: {0}; allow the process more open files")]
+    Runtime(io::Error),
+}
+
+/// The way to the ticker.
+#[derive(Debug)]
+pub(crate) struct Renewals {
+    /// What is to be renewed; nothing at first.
+    pub(crate) renewable: watch::Sender<Renewable>,
+    /// What comes of it.
+    pub(crate) beats: mpsc::Receiver<Beat>,
+    /// Ends the ticker when it is dropped.
+    pub(crate) stop: DropGuard,
+}
+
+/// Starts the ticker on a thread of the given set.
+///
+/// # Errors
+/// [`RenewalError`]: without renewals leases are lost.
 pub(crate) fn start(
-    threads: &mut JoinSet<()>,
+    set: &mut JoinSet<()>,
     connector: Connector,
     clock: Arc<LeaseClock>,
     progress: Progress,
-    renewable: watch::Receiver<Renewable>,
-    stop: CancellationToken,
-) -> mpsc::Receiver<Beat> {
-    let (beats, receiver) = mpsc::channel(8);
-    threads.spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = match runtime {
+) -> Result<Renewals, RenewalError> {
+    let (beats, heard) = mpsc::channel(8);
+    let (renewable, to_renew) = watch::channel(Renewable::default());
+    let stop = CancellationToken::new();
+    let stop_guard = stop.clone().drop_guard();
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    threads::start(set, "renewal", move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "leases cannot be renewed"),
+            Err(error) => return ready.send(Err(error)).unwrap_or_default(),
         };
+        ready.send(Ok(())).unwrap_or_default();
         let ticks = async move {
             // Connects on this thread's runtime.
             let client = CoordinatorClient::new(&connector, Arc::clone(&clock));
-            Ticker { connector, client, clock, progress, renewable, beats }.run().await;
+            Ticker { connector, client, clock, progress, renewable: to_renew, beats }.run().await;
         };
         runtime.block_on(stop.run_until_cancelled_owned(ticks));
-    });
-    receiver
+    })?;
+    started.recv().expect("the thread says how it began").map_err(RenewalError::Runtime)?;
+    Ok(Renewals { renewable, beats: heard, stop: stop_guard })
 }
 
 struct Ticker {

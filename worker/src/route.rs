@@ -68,7 +68,7 @@ impl<'origin> Route<'origin> {
         self.hops += 1;
         redirect::judge(&self.url, &to, self.hops)?;
         let base = &self.clients.base;
-        redirect::check_host(base, &to).await?;
+        redirect::check_host(&self.clients.lookup, base, &to).await?;
         let set = response.headers().get_all(header::SET_COOKIE).into_iter();
         let set = set.filter_map(|value| RawCookie::parse(value.to_str().ok()?.to_owned()).ok());
         self.cookies.store_response_cookies(set, &self.url);

@@ -10,7 +10,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, interval},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     WorkerConfig, WorkerError,
@@ -19,7 +18,7 @@ use crate::{
     joining::{Joined, join},
     pace::keep_told,
     progress::Progress,
-    renewal::{self, Beat, Renewable, Session},
+    renewal::{Beat, Renewable, Renewals, Session},
     site::Site,
     slots::{Held, Lease, Slots},
     survey::Survey,
@@ -85,13 +84,10 @@ pub(crate) async fn work(
     shutdown: &Shutdown,
 ) -> Result<Ended, WorkerError> {
     let Some(joined) = join(connector, who, config, progress, shutdown).await? else { return Ok(Ended::Drained) };
-    let Joined { calls, registration, slots, gate, mut threads } = joined;
+    let Joined { calls, registration, renewals, slots, gate, threads } = joined;
+    let Renewals { renewable, beats, stop: stop_guard } = renewals;
     let site = Arc::clone(slots.site());
-    let (renewable, to_renew) = watch::channel(Renewable::default());
-    let (stop, mut pace) = (CancellationToken::new(), JoinSet::new());
-    let stop_guard = stop.clone().drop_guard();
-    let clock = Arc::clone(site.clock());
-    let beats = renewal::start(&mut threads, connector.clone(), clock, progress.clone(), to_renew, stop);
+    let mut pace = JoinSet::new();
     pace.spawn(keep_told(calls.client(), gate, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.registered(&registration);

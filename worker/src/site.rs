@@ -9,12 +9,12 @@ use shared::{
     job::JobOptions,
     outcome::{Failure, Outcome},
     owner::explained,
+    threads::NoThread,
 };
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 
 use crate::{
     client::OriginError,
-    descriptors::{TooFewDescriptors, make_room},
     download::describe,
     existing::{self, Found},
     extract::UnpackError,
@@ -25,6 +25,7 @@ use crate::{
     pace::Gate,
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
+    room::{TooFewDescriptors, make_room},
     source::Source,
     staging::{Checkpoint, Staging, Unpacked},
     tally::Tally,
@@ -57,8 +58,11 @@ pub enum SiteError {
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
     /// What a slot works with.
-    #[error("start the downloads: {0}; allow the process more threads and files")]
+    #[error("start the downloads: {0}; allow the process more open files")]
     Lane(io::Error),
+    /// A thread.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
 }
 
 impl Site {
@@ -74,7 +78,7 @@ impl Site {
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
         let origin = Origin::new(&job, gate, tally.retries.clone())?;
-        let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads);
+        let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
         Ok(Self { job, origin, target, clock, publisher, tally, runtime: Handle::current() })
     }
 
@@ -88,8 +92,8 @@ impl Site {
     }
 
     /// What one slot works with.
-    pub(crate) fn open_lane(&self) -> Result<Lane, SiteError> {
-        Lane::open(&self.origin)
+    pub(crate) fn open_lane(&self, threads: &mut JoinSet<()>) -> Result<Lane, SiteError> {
+        Lane::open(&self.origin, threads)
     }
 
     /// The origin, and the runtime on which what is fetched beside a class works.

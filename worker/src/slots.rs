@@ -17,10 +17,15 @@ use crate::{
     lane::Lane,
     origin::Origin,
     progress::{ClassProgress, Progress},
+    room::slots_in_memory,
     site::{Site, SiteError},
     tail::{Appetite, Hands, Lending, shares},
     unfinished::Unfinished,
 };
+
+/// Threads that a session starts when its slots are open: one lists the target, one looks up a
+/// name.
+const SPARE_THREADS: usize = 2;
 
 /// A class and the fencing token under which it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +83,16 @@ struct Busy {
 }
 
 impl Slots {
-    pub(crate) fn open(site: Arc<Site>, progress: Progress, count: usize) -> Result<Self, SiteError> {
-        let lanes = (0..count).map(|_| site.open_lane().map(Arc::new)).collect::<Result<_, _>>()?;
+    /// Opens so many slots, or as many as there are memory and threads for, on threads of the given
+    /// set.
+    pub(crate) fn open(
+        site: Arc<Site>,
+        progress: Progress,
+        count: usize,
+        set: &mut JoinSet<()>,
+    ) -> Result<Self, SiteError> {
+        let lanes = open_lanes(&site, slots_in_memory(count), set)?;
+        let count = lanes.len();
         progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
         let (tasks, slot_of, lending, hands) = (JoinSet::new(), BTreeMap::new(), Lending::new(), Hands::default());
@@ -137,7 +150,8 @@ impl Slots {
         let here = TraceParent::of(&span);
         busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
         let lane = Arc::clone(&self.lanes[slot]);
-        let task = self.tasks.spawn_blocking(move || lane.run(async |origin| story(origin).instrument(span).await));
+        let story = async move |origin: &Origin| story(origin).instrument(span).await;
+        let task = self.tasks.spawn(async move { lane.run(story).await });
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.tally().busy.inc();
@@ -230,6 +244,24 @@ impl Busy {
     }
 }
 
+/// Where the system has not enough threads, fewer lanes than asked for, so that some are left for
+/// what comes later.
+fn open_lanes(site: &Site, count: usize, set: &mut JoinSet<()>) -> Result<Vec<Arc<Lane>>, SiteError> {
+    let mut lanes = Vec::with_capacity(count);
+    while lanes.len() < count {
+        match site.open_lane(set) {
+            Ok(lane) => lanes.push(Arc::new(lane)),
+            Err(SiteError::Thread(error)) if !lanes.is_empty() => {
+                lanes.truncate(lanes.len().saturating_sub(SPARE_THREADS).max(1));
+                tracing::warn!("only {} downloads at once instead of {count}: failed to {error}", lanes.len());
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lanes)
+}
+
 /// A bug in one class's task costs that class and nothing else. Another worker has the same bug.
 fn internal(error: &JoinError) -> Failure {
     let failure = Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"));
@@ -254,7 +286,7 @@ mod tests {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
         let site = Arc::new(Site::open(job(), target, clock, gate, 2, Arc::default(), &mut threads).unwrap());
-        Slots::open(site, progress.clone(), 2).unwrap()
+        Slots::open(site, progress.clone(), 2, &mut threads).unwrap()
     }
 
     fn lease(wnid: Wnid, token: u64) -> Lease {

@@ -5,7 +5,12 @@
 
 use std::{fs, io, sync::Arc};
 
-use shared::{Wnid, ids::LeaseToken, telemetry::trace::TraceParent};
+use shared::{
+    Wnid,
+    ids::LeaseToken,
+    telemetry::trace::TraceParent,
+    threads::{self, NoThread},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -33,15 +38,21 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    pub(crate) fn start(site: Arc<Site>) -> Self {
+    /// Starts to look.
+    ///
+    /// # Errors
+    /// [`NoThread`]; what is there is then found when its class is leased.
+    pub(crate) fn start(site: Arc<Site>) -> Result<Self, NoThread> {
         let (listed, parts) = mpsc::channel(LOOKING);
         let mut threads = JoinSet::new();
         let listing = Arc::clone(&site);
-        threads.spawn_blocking(move || {
+        // It waits for those that look, which have threads of the pool: with one of its own it
+        // never waits for itself.
+        threads::start(&mut threads, "list", move || {
             let target = listing.target();
             list(target, &listed).map_err(|error| target.error("list the folders", error)).map(|()| Vec::new())
-        });
-        Self { site, parts, threads, is_over: false }
+        })?;
+        Ok(Self { site, parts, threads, is_over: false })
     }
 
     /// Everything was looked at and given out.

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::Access;
 
-use shared::{Wnid, owner::explained};
+use shared::{Wnid, limits, owner::explained};
 
 use crate::{
     file_tree::{is_gone, remove_if_there},
@@ -86,6 +86,9 @@ fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             " (free some space and run the same command again: it goes on where it stopped)"
+        }
+        io::ErrorKind::FileTooLarge => {
+            " (raise the limit on file sizes, ulimit -f, and run the same command again: it goes on where it stopped)"
         }
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => " (give a folder with --target)",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -175,6 +178,8 @@ impl Target {
         use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
             || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            // The file system's own limit is met by one class, this process's limit by many.
+            || (error.kind() == io::ErrorKind::FileTooLarge && limits::file_size().is_some())
             || self.restore_staging().is_err()
             || try_out(self.staging(), &self.root).is_err()
     }

@@ -12,7 +12,14 @@ use std::{
 };
 
 use serde::Serialize;
-use shared::{Wnid, exit_code::Exit, job_line::Screen, outcome::printable, shutdown::Shutdown};
+use shared::{
+    Wnid,
+    exit_code::Exit,
+    job_line::Screen,
+    outcome::printable,
+    shutdown::Shutdown,
+    threads::{self, NoThread},
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -50,6 +57,9 @@ pub enum VerifyError {
         /// The folder.
         path: PathBuf,
     },
+    /// Not one thread.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
     /// Nobody listens.
     #[error("write to standard output: {0}")]
     Say(#[from] io::Error),
@@ -95,7 +105,7 @@ pub(super) async fn run(
     }
     let (count, stop) = (classes.len(), Arc::new(AtomicBool::new(false)));
     let mut threads = JoinSet::new();
-    let mut findings = start(classes, path, &stop, &mut threads);
+    let mut findings = start(classes, path, &stop, &mut threads)?;
     let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
     let mut totals = Totals::default();
     let told = loop {
@@ -124,19 +134,19 @@ pub(super) async fn run(
     Ok(totals.exit(arguments.strict))
 }
 
-/// Starts a few threads that take one class after the other.
+/// Starts a few threads that take one class after the other; fewer where the system has no more.
 fn start(
     classes: Vec<Wnid>,
     target: &std::path::Path,
     stop: &Arc<AtomicBool>,
-    threads: &mut JoinSet<()>,
-) -> mpsc::Receiver<Found> {
+    set: &mut JoinSet<()>,
+) -> Result<mpsc::Receiver<Found>, NoThread> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (classes, next) = (Arc::new(classes), Arc::new(AtomicUsize::new(0)));
     for _ in 0..available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
         let mut verifier = Verifier::new(target, Arc::clone(stop));
         let (sender, classes, next, stop) = (sender.clone(), Arc::clone(&classes), Arc::clone(&next), Arc::clone(stop));
-        threads.spawn_blocking(move || {
+        let started = threads::start(set, "verify", move || {
             while !stop.load(Ordering::Relaxed)
                 && let Some(wnid) = classes.get(next.fetch_add(1, Ordering::Relaxed)).copied()
             {
@@ -147,8 +157,13 @@ fn start(
                 send(Found::Class { wnid, checked });
             }
         });
+        match started {
+            // Those that were started do all the work.
+            Err(_) if !set.is_empty() => break,
+            started => started?,
+        }
     }
-    receiver
+    Ok(receiver)
 }
 
 impl Totals {

@@ -166,8 +166,17 @@ async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
     assert!(std::fs::read_to_string(log).unwrap().starts_with("n00000009"));
 }
 
+/// Keeps a paused clock from running ahead, as any task of the blocking pool does, until what it
+/// gives is dropped.
+fn stand_still() -> std::sync::mpsc::Sender<()> {
+    let (end, ended) = std::sync::mpsc::channel();
+    tokio::task::spawn_blocking(move || ended.recv());
+    end
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_signal() {
+    let _still = stand_still();
     for second_signal in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let (mut out, shutdown) = (Vec::new(), Shutdown::default());
@@ -176,7 +185,6 @@ async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_sign
             let (mark, shutdown) = (mark.clone(), worker.shutdown.clone());
             async move {
                 work(worker, "").await?;
-                // The clock stands still unless it is moved: the ledger's thread keeps it from running ahead.
                 for _ in 0..100 {
                     tokio::time::advance(Duration::from_secs(1)).await;
                 }
@@ -264,7 +272,7 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     assert_eq!(left.elapsed(), Duration::ZERO);
 }
 
-/// On a clock that stands still (the ledger's thread keeps it from running ahead), whoever waits for it waits for ever.
+/// The clock stands still: code that waits for it waits for ever.
 #[test]
 fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
     let (ended, end) = std::sync::mpsc::channel();
@@ -279,7 +287,11 @@ fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
         plan.job = JobOptions { url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(), retries: 0, ..plan.job };
         let (classes, shutdown, mut out) = (classes(), Shutdown::default(), Vec::new());
         let job = run(plan, &classes, &Screen::Silent, &shutdown, &mut out, dev::run_worker);
-        ended.send(runtime.block_on(job).unwrap()).unwrap();
+        let exit = runtime.block_on(async {
+            let _still = stand_still();
+            job.await
+        });
+        ended.send(exit.unwrap()).unwrap();
     });
     assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Exit::SomeFailed));
 }

@@ -3,7 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{Wnid, metrics::Durations, outcome::Outcome};
+use shared::{
+    Wnid,
+    metrics::Durations,
+    outcome::Outcome,
+    threads::{self, NoThread},
+};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Ledger, LedgerError, Record, Run};
@@ -79,16 +84,19 @@ pub struct Writer {
 impl Ledger {
     /// Starts the writer on a thread of the given set. It ends when the last [`Writer`] is gone, or at once when a write
     /// fails: what could not be kept must not be confirmed. `lease_ttl` is what workers are told by this process.
+    ///
+    /// # Errors
+    /// [`NoThread`].
     pub fn start_writer(
         mut self,
         run: Run,
         lease_ttl: Duration,
         mut log: FailureLog,
         threads: &mut JoinSet<Result<(), LedgerError>>,
-    ) -> Writer {
+    ) -> Result<Writer, NoThread> {
         let (writer, mut queue) = Writer::channel();
         let commits = writer.commits();
-        threads.spawn_blocking(move || {
+        threads::start(threads, "ledger", move || {
             let mut entries = Vec::new();
             while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
                 let began = Instant::now();
@@ -100,8 +108,8 @@ impl Ledger {
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())
-        });
-        writer
+        })?;
+        Ok(writer)
     }
 }
 

@@ -1,15 +1,26 @@
 //! One connection to a coordinator: TCP, then the handshake in which the server proves itself.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    sync::Arc,
+    time::Duration,
+    vec,
+};
 
 use http::Uri;
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::Name},
+    rt::TokioIo,
+};
 use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, pki_types::ServerName};
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
 
 use super::line::{Attentive, LastWord, Line, Word, alert};
+use crate::threads;
 
 /// For both parts together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -88,7 +99,7 @@ pub(super) async fn dial(
 }
 
 async fn connect(address: Uri, security: Security, last_word: LastWord) -> Result<TokioIo<Box<dyn Line>>, DialError> {
-    let mut connector = HttpConnector::new();
+    let mut connector = HttpConnector::new_with_resolver(tower::service_fn(resolve));
     connector.enforce_http(false);
     connector.set_nodelay(true);
     let host = address.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -102,6 +113,15 @@ async fn connect(address: Uri, security: Security, last_word: LastWord) -> Resul
         Ok(line) => Ok(TokioIo::new(Box::new(Attentive::encrypted(line, last_word)))),
         Err(error) => Err(refusal(error)),
     }
+}
+
+/// Looks a name up on a thread of its own: the renewals' runtime has no other threads, and must not
+/// wait for those of a pool.
+async fn resolve(name: Name) -> io::Result<vec::IntoIter<SocketAddr>> {
+    let mut lookup = JoinSet::new();
+    let work = move || (name.as_str(), 0).to_socket_addrs();
+    threads::start(&mut lookup, "lookup", work).map_err(io::Error::other)?;
+    lookup.join_next().await.expect("it was started").map_err(io::Error::other)?
 }
 
 fn refusal(error: io::Error) -> DialError {

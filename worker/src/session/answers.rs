@@ -49,8 +49,13 @@ impl Worker {
         self.give_up(&registration.drop);
         self.hear_whether_it_is_done(registration.job_done);
         if registration.survey && self.survey.is_none() && self.ending.is_none() {
-            tracing::info!("reporting the classes that the target already has");
-            self.survey = Some(Survey::start(Arc::clone(&self.site)));
+            match Survey::start(Arc::clone(&self.site)) {
+                Ok(survey) => {
+                    tracing::info!("reporting the classes that the target already has");
+                    self.survey = Some(survey);
+                }
+                Err(error) => tracing::warn!("classes that are there are found one by one: failed to {error}"),
+            }
         }
     }
 
