@@ -5,7 +5,7 @@ import random
 import tarfile
 from pathlib import Path
 
-CLASSES, IMAGES, BYTES = 8, 20, 50_000
+CLASSES, IMAGES, BYTES = 16, 7, 50_000
 
 
 def make_tars(folder: Path) -> None:
