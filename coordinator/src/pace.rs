@@ -1,14 +1,14 @@
 //! The pace: one budget of connections to the origin for all workers together. Pure.
 //!
 //! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections the origin is worth,
-//! `trouble` whether it breaks under them, and `shares` gives each worker its part (a [`Budget`]). A refusal with `Retry-After`, or an
+//! `trouble` whether it breaks under them, `refusals` whether it refuses because of them, and `shares` gives each worker its
+//! part (a [`Budget`]). A refusal with `Retry-After`, or an
 //! overload, silences everybody for a while.
 //!
 //! The ceilings that people give are never passed, whatever the origin would bear.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
     time::Duration,
 };
 
@@ -17,11 +17,16 @@ use tokio::time::Instant;
 
 mod climb;
 mod flow;
+mod notice;
+mod refusals;
 mod shares;
 mod trouble;
+mod wall;
 
 use climb::Climb;
 use flow::Flow;
+pub use notice::Notice;
+use refusals::Refusals;
 use shares::{Share, divide};
 use trouble::{Meaning, Seen, Trouble};
 
@@ -32,6 +37,8 @@ const LONGEST_REST: Duration = Duration::from_secs(15);
 const SAME_TROUBLE: Duration = Duration::from_secs(30);
 /// Instants that a worker counts down to differ by the way of the message.
 const JITTER: Duration = Duration::from_millis(20);
+/// A wait that is extended by less is not announced again: requests that were under way together are refused one by one.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// One worker speaks so often while a level is measured, and otherwise; more workers speak more seldom.
 const OBSERVE_CLOSELY: Duration = Duration::from_millis(20);
 const OBSERVE: Duration = Duration::from_millis(250);
@@ -88,52 +95,6 @@ pub struct Ceilings {
     pub bytes_per_second: Option<u64>,
 }
 
-/// What people should hear of the pace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// Connections died together.
-    Overload {
-        /// So many were open.
-        open: u32,
-        /// So many are allowed from now on.
-        limit: u32,
-        /// Nobody asks for anything for so long.
-        rest: Duration,
-    },
-    /// 429 or 503.
-    Refused {
-        /// So many connections are allowed from now on.
-        limit: u32,
-        /// Nobody asks for anything for so long.
-        rest: Duration,
-    },
-    /// Cuts go on over a single connection.
-    Independent,
-    /// Another number of connections is held, because more brought nothing.
-    Limit(u32),
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Overload { open, limit, rest } => write!(
-                formatter,
-                "the origin broke {open} connections together: none for {:.1} s, then at most {limit}",
-                rest.as_secs_f64()
-            ),
-            Self::Refused { limit, rest } => write!(
-                formatter,
-                "the origin asks for less: no request for {:.1} s, then at most {limit} connections",
-                rest.as_secs_f64()
-            ),
-            Self::Independent => {
-                formatter.write_str("the origin breaks single connections too: their number is not the cause")
-            }
-            Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
-        }
-    }
-}
-
 /// The pace as people see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PaceStatus {
@@ -166,6 +127,7 @@ pub struct Pace {
     shares: BTreeMap<SessionId, Share>,
     flow: Flow,
     climb: Climb,
+    refusals: Refusals,
     trouble: Trouble,
     began: Instant,
     divided_at: Instant,
@@ -178,6 +140,8 @@ pub struct Pace {
     notices: Vec<Notice>,
     /// The limit that people were told last.
     told: u32,
+    /// The end of a wait that people were told last.
+    told_until: Instant,
     turn: u64,
 }
 
@@ -207,7 +171,9 @@ impl Pace {
             shares: BTreeMap::new(),
             flow: Flow::default(),
             told: climb.limit(),
+            told_until: now,
             climb,
+            refusals: Refusals::default(),
             trouble: Trouble::default(),
             began: now,
             divided_at: now,
@@ -237,11 +203,15 @@ impl Pace {
         counts.refusals = counts.refusals.saturating_add(refusals);
         let is_quiet = now < self.quiet_until;
         if let Some(wait) = observation.retry_after {
-            if refusals > 0 && !is_quiet {
-                self.climb.fell(self.climb.limit(), false, wait, &self.flow, now);
-                self.notices.push(Notice::Refused { limit: self.climb.limit(), rest: wait });
+            if refusals > 0 {
+                self.refusals.refused(refusals, self.climb.limit(), self.climb.is_above_wall(), &self.flow);
             }
-            self.silence(now + wait);
+            let until = now + wait;
+            if (refusals > 0 && !is_quiet) || until > self.told_until + TOLD_AGAIN {
+                self.told_until = until;
+                self.notices.push(Notice::Refused { rest: wait });
+            }
+            self.silence(until);
         } else if !is_quiet {
             // Without a word on how long to wait, a refusal says no more than a cut.
             let seen =
@@ -345,7 +315,13 @@ impl Pace {
 
     fn reckon(&mut self, now: Instant) {
         self.speed.observed(self.flow.received, now);
+        if let Some(limit) = self.refusals.observed(self.climb.limit(), &self.flow) {
+            self.climb.lower(limit);
+        }
         if now >= self.quiet_until {
+            if let Some(after) = self.refusals.ended(&self.flow) {
+                self.climb.returned(after, &self.flow, now);
+            }
             self.climb.observed(&self.flow, self.observe_every, now);
         }
         let limit = self.climb.limit();

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use tests::cluster::Table;
-
 use super::Setting;
 
 const CLASSES: u64 = 60;
@@ -27,10 +25,7 @@ fn downloads(most: usize, with: With) -> String {
     setting.origin.limit_total_rate(TOTAL_RATE);
     setting.origin.break_above(most, SILENCE);
     match with {
-        With::OneProcess => {
-            setting.job.assert_ended(&setting.job.run(), 0, Table::of(CLASSES, 0, 0));
-            setting.assert_all_whole();
-        }
+        With::OneProcess => setting.finish_in_one_process(),
         With::FourWorkers => {
             let coordinator = setting.job.start_coordinator();
             let workers = setting.start_workers(&coordinator, 4, 5);

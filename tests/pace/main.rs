@@ -2,6 +2,7 @@
 
 mod breaking_origins;
 mod ceilings;
+mod one_refusal;
 mod waiting;
 
 use std::ops::Range;
@@ -54,6 +55,13 @@ impl Setting {
             assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         }
         self.job.assert_ended(&coordinator.running.wait(), 0, Table::of(self.tars.len() as u64, 0, 0));
+        self.assert_all_whole();
+    }
+
+    /// Runs the job in one process; every class has come whole.
+    #[track_caller]
+    fn finish_in_one_process(&self) {
+        self.job.assert_ended(&self.job.run(), 0, Table::of(self.tars.len() as u64, 0, 0));
         self.assert_all_whole();
     }
 

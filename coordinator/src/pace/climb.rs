@@ -11,7 +11,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flow::{Flow, Sample, per_second};
+use super::{
+    flow::{Flow, Sample, per_second},
+    refusals::{After, Lower},
+    wall::Wall,
+};
 
 /// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
 /// what it brings is harder to see.
@@ -57,9 +61,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const CHANGED: f64 = 1.0 / 3.0;
 /// What one connection cannot bring because of its pauses between two tars, a second one can.
 const FEW: u32 = 2;
-/// How long a level at which the origin broke is avoided at first; twice as long each time that it breaks again.
-const FIRST_MEMORY: Duration = Duration::from_mins(1);
-const LONGEST_MEMORY: Duration = Duration::from_mins(30);
 
 #[derive(Debug, Clone, Copy)]
 struct Level {
@@ -88,14 +89,6 @@ enum Phase {
         looked: Sample,
         rate: Option<f64>,
     },
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Wall {
-    /// The most connections that are taken.
-    highest: u32,
-    until: Instant,
-    memory: Duration,
 }
 
 /// See the module.
@@ -139,7 +132,7 @@ impl Climb {
 
     /// The level above which the origin broke, while it is remembered.
     pub(super) fn wall(&self, now: Instant) -> Option<u32> {
-        self.wall.filter(|wall| now < wall.until).map(|wall| wall.highest)
+        self.wall.and_then(|wall| wall.remembered(now))
     }
 
     /// Whether a level is being measured, so that news should come often.
@@ -278,7 +271,7 @@ impl Climb {
         self.stuck_at = None;
         let level = Level { connections: self.limit, rate };
         if let Some(wall) = &mut self.wall {
-            wall.highest = wall.highest.max(self.limit);
+            wall.raise(self.limit);
         }
         let below = self.below.replace(level);
         if rate >= self.fast() {
@@ -319,13 +312,8 @@ impl Climb {
     }
 
     fn highest(&self, now: Instant) -> u32 {
-        let ceiling = self.ceiling.unwrap_or(u32::MAX);
-        match self.wall {
-            Some(wall) if now < wall.until => ceiling.min(wall.highest),
-            // One step at a time, once it is forgotten.
-            Some(wall) => ceiling.min(wall.highest.saturating_add(1)),
-            None => ceiling,
-        }
+        let bears = self.wall.map_or(u32::MAX, |wall| wall.highest(now));
+        self.ceiling.unwrap_or(u32::MAX).min(bears)
     }
 
     /// `open` connections were too many: back to what the origin bore, or to half, and nothing more for `rest`. Levels from
@@ -335,16 +323,37 @@ impl Climb {
         // While a level is being reached, nobody has said yet what is open.
         let open = if matches!(self.phase, Phase::Settling { .. }) { self.limit } else { open };
         let too_many = open.clamp(1, self.limit);
-        let memory = match self.wall {
-            Some(wall) if too_many > wall.highest => (wall.memory * 2).min(LONGEST_MEMORY),
-            _ => FIRST_MEMORY,
-        };
-        self.wall = Some(Wall { highest: (too_many - 1).max(1), until: now + memory, memory });
+        self.wall = Some(Wall::new((too_many - 1).max(1), self.wall, now));
         let bore = self.below.take().map(|level| level.connections).filter(|bore| *bore < too_many);
         self.limit = if again { 1 } else { bore.unwrap_or(too_many / 2).max(1) };
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
         let looked = Sample::of(flow, now);
         self.phase = Phase::Holding { until: now + rest + self.hold, looked, rate: None };
+    }
+
+    /// Whether the origin broke or refused under this level before, and it is tried again.
+    pub(super) fn is_above_wall(&self) -> bool {
+        self.wall.is_some_and(|wall| wall.is_below(self.limit))
+    }
+
+    /// So many connections at most, until [`Climb::returned`].
+    pub(super) fn lower(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// The wait that a refusal asked for is over: back to the level that there was, or to a lower one.
+    pub(super) fn returned(&mut self, after: After, flow: &Flow, now: Instant) {
+        let looked = Sample::of(flow, now);
+        if let After::Lower(Lower { limit, highest }) = after {
+            self.wall = Some(Wall::new(highest, self.wall, now));
+            self.limit = limit;
+            (self.below, self.hold) = (None, FIRST_HOLD);
+            return self.hold(looked);
+        }
+        self.phase = match self.phase {
+            Phase::Holding { until, .. } => Phase::Holding { until, looked, rate: None },
+            _ => Phase::Settling { since: looked, word: Duration::ZERO },
+        };
     }
 
     /// A worker has gone, and what was measured with it says nothing any more.

@@ -36,6 +36,10 @@ struct Origin {
     first_cuts_every: f64,
     /// So many bytes come faster than anything, before the rates above hold.
     given_away: f64,
+    /// Refuses so many requests of a class with `Retry-After: 2`, by the number of the class.
+    refuses_classes: &'static [(usize, u32)],
+    /// Refuses each so-manieth request with `Retry-After: 2`; 0: none.
+    refuses_each: u64,
 }
 
 const BOUNDLESS: Origin = Origin {
@@ -50,9 +54,18 @@ const BOUNDLESS: Origin = Origin {
     first_is_deaf: false,
     first_cuts_every: f64::INFINITY,
     given_away: 0.0,
+    refuses_classes: &[],
+    refuses_each: 0,
 };
 
 impl Origin {
+    /// Whether it refuses this request, the so-manieth that it answers.
+    fn refuses(&self, transfer: &Transfer, answers: u64) -> bool {
+        let mut classes = self.refuses_classes.iter();
+        let is_refused_class = classes.any(|(class, times)| *class == transfer.class && transfer.refused < *times);
+        is_refused_class || (self.refuses_each > 0 && answers.is_multiple_of(self.refuses_each))
+    }
+
     fn cuts_every_of(&self, worker: &Worker) -> f64 {
         if worker.id == SessionId(0) { self.cuts_every.min(self.first_cuts_every) } else { self.cuts_every }
     }
@@ -69,11 +82,13 @@ enum State {
 
 #[derive(Debug)]
 struct Transfer {
+    class: usize,
     left: f64,
     until_cut: f64,
     /// Since its first byte.
     flows_since: Instant,
     tries: u32,
+    refused: u32,
     state: State,
 }
 
@@ -136,7 +151,9 @@ struct World {
     now: Instant,
     silent_until: Instant,
     refused_until: Option<(Instant, Instant)>,
+    classes: usize,
     left: usize,
+    answers: u64,
     done: usize,
     ran: Ran,
 }
@@ -151,7 +168,9 @@ impl World {
             now: start,
             silent_until: start,
             refused_until: None,
+            classes: job.classes,
             left: job.classes,
+            answers: 0,
             done: 0,
             ran: Ran { seconds: 0.0, requests: 0, overloads: 0, most_open: 0, limit: 0, asked_in_vain: 0 },
         }
@@ -163,14 +182,16 @@ impl World {
         let has_recovered = now - self.start >= origin.recovers;
         for worker in &mut self.workers {
             while worker.transfers.len() < slots && self.left > 0 {
-                self.left -= 1;
                 worker.transfers.push_back(Transfer {
+                    class: self.classes - self.left,
                     left: size,
                     until_cut: origin.cuts_every_of(worker),
                     flows_since: now,
                     tries: 0,
+                    refused: 0,
                     state: State::Waiting(now),
                 });
+                self.left -= 1;
             }
             let asked = worker.ask(now, origin.latency);
             self.ran.requests += asked;
@@ -188,12 +209,13 @@ impl World {
                 worker.break_all(now);
             }
         }
-        let mut room = if has_recovered { u32::MAX } else { origin.refuses_above };
+        let bears = if has_recovered { u32::MAX } else { origin.refuses_above };
+        let mut room = bears.saturating_sub(self.workers.iter().map(Worker::flowing).sum());
         if origin.first_is_deaf {
             self.workers[0].fails(now);
         }
         for worker in &mut self.workers {
-            if worker.answered(now, self.silent_until, &mut room) {
+            if worker.answered(now, self.silent_until, &mut room, &origin, &mut self.answers) {
                 self.refused_until = Some((now, now + RETRY_AFTER));
             }
         }
@@ -292,13 +314,22 @@ impl Worker {
         }
     }
 
-    fn answered(&mut self, now: Instant, silent_until: Instant, room: &mut u32) -> bool {
+    fn answered(
+        &mut self,
+        now: Instant,
+        silent_until: Instant,
+        room: &mut u32,
+        origin: &Origin,
+        answers: &mut u64,
+    ) -> bool {
         let mut refused = false;
         for transfer in &mut self.transfers {
             match transfer.state {
                 State::Opening(at) if now >= at && now >= silent_until => {
-                    if *room == 0 {
-                        transfer.state = State::Waiting(now);
+                    *answers += 1;
+                    if *room == 0 || origin.refuses(transfer, *answers) {
+                        transfer.refused += 1;
+                        transfer.state = State::Waiting(now + RETRY_AFTER);
                         self.counted.refusals += 1;
                         refused = true;
                     } else {
@@ -307,7 +338,6 @@ impl Worker {
                         transfer.flows_since = now;
                     }
                 }
-                State::Flowing => *room = room.saturating_sub(1),
                 _ => {}
             }
         }

@@ -190,3 +190,112 @@ fn what_an_origin_gives_away_at_first_is_not_its_speed() {
         }
     }
 }
+
+/// 25 classes of some seconds over eight connections.
+fn short_job(origin: Origin, workers: u64) -> Job {
+    Job { workers, slots: 8 / workers_as_slots(workers), classes: 25, size: 4.4 * MB, ..Job::new(origin) }
+}
+
+const NEAR: Origin = Origin { each: 0.9 * MB, ..BOUNDLESS };
+
+/// An origin that refuses so many requests of each of these classes.
+fn refusing(classes: impl IntoIterator<Item = usize>, times: u32, origin: Origin) -> Origin {
+    Origin { refuses_classes: classes.into_iter().map(|class| (class, times)).collect::<Vec<_>>().leak(), ..origin }
+}
+
+#[test]
+fn one_refusal_costs_its_wait_and_no_more() {
+    for workers in [1, 4] {
+        let healthy = short_job(NEAR, workers).run().seconds;
+        for class in 0..25 {
+            let ran = short_job(refusing([class], 1, NEAR), workers).run();
+            assert!(ran.seconds < healthy + 3.0, "{workers} workers, class {class}: {healthy} s and {ran:?}");
+            assert!(ran.requests == 26 && ran.most_open == 8, "{workers} workers, class {class}: {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_of_the_first_requests_does_not_hinder_the_slow_start() {
+    for workers in [1, 4] {
+        let healthy = short_job(NEAR, workers).run().seconds;
+        for (classes, times) in [(0..1, 3), (0..2, 1), (0..8, 1)] {
+            let ran = short_job(refusing(classes.clone(), times, NEAR), workers).run();
+            let wait = f64::from(times) * 2.0 + 5.0;
+            assert!(ran.seconds < healthy + wait, "{workers} workers, {classes:?}: {healthy} s and {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn classes_that_are_refused_again_and_again_slow_the_others_little() {
+    for workers in [1, 4] {
+        let healthy = short_job(NEAR, workers).run().seconds;
+        for (classes, times) in [(9..10, 5), (9..11, 1), (8..16, 1), (24..25, 5)] {
+            let ran = short_job(refusing(classes.clone(), times, NEAR), workers).run();
+            let last = if classes.start == 24 { 2.0 * f64::from(times) } else { 0.0 };
+            assert!(ran.seconds < healthy * 1.25 + last, "{workers} workers, {classes:?}: {healthy} s and {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn refusals_that_come_seldom_say_nothing_about_the_number_of_connections() {
+    for workers in [1, 4] {
+        let ran = Job { classes: 100, ..short_job(Origin { refuses_each: 20, ..NEAR }, workers) }.run();
+        // Five waits, in which the transfers that are under way go on.
+        let ideal = 100.0 * 4.4 / (8.0 * 0.9);
+        assert!(ran.limit == 8 && ran.seconds < ideal + 5.0 * 2.0, "{workers} workers: {ideal} s and {ran:?}");
+    }
+}
+
+#[test]
+fn after_one_refusal_the_former_rate_is_back_within_seconds() {
+    for (origin, size) in [(NEAR, 4.4), (NEAR, 40.0), (FAR, 40.0)] {
+        for workers in [1, 4] {
+            let job = Job { size: size * MB, classes: 1000, ..short_job(refusing([30], 1, origin), workers) };
+            let mut world = World::new(&job, Instant::now());
+            let received = |world: &World| world.workers.iter().map(|worker| worker.counted.received).sum::<u64>();
+            let run = |world: &mut World, until: &dyn Fn(&World) -> bool| {
+                while !until(world) {
+                    world.step(job.slots, job.size);
+                }
+            };
+            let rate = |world: &mut World, seconds: u64| {
+                let (before, end) = (received(world), world.now + Duration::from_secs(seconds));
+                run(world, &|world| world.now >= end);
+                (received(world) - before) / seconds
+            };
+            let mut former = 0;
+            while world.refused_until.is_none() {
+                former = rate(&mut world, 2).max(former);
+            }
+            let (_, wait) = world.refused_until.unwrap();
+            while world.now < wait + Duration::from_secs(3) {
+                rate(&mut world, 1);
+            }
+            let back = rate(&mut world, 2);
+            assert!(back * 10 >= former * 9, "{workers} workers, {size} MB: {back} of {former} bytes a second");
+        }
+    }
+}
+
+#[test]
+fn a_wait_is_announced_once_and_again_when_it_becomes_longer() {
+    let now = Instant::now();
+    let mut pace = Pace::new(Ceilings::default(), now);
+    let mut refused = |worker: u64, refusals: u64, seconds: u64, after: u64| {
+        let retry_after = Some(Duration::from_secs(seconds));
+        let said = Observation { refusals, retry_after, wanted: 1, ..Observation::default() };
+        pace.observed(SessionId(worker), &said, now + Duration::from_secs(after));
+        pace.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Refused { .. })).collect::<Vec<_>>()
+    };
+    let rest = |seconds| vec![Notice::Refused { rest: Duration::from_secs(seconds) }];
+    assert_eq!(refused(0, 0, 100, 0), rest(100), "also when it was asked for before this coordinator began");
+    assert_eq!(refused(0, 1, 99, 1), []);
+    assert_eq!(refused(1, 0, 90, 2), []);
+    assert_eq!(refused(1, 1, 100, 3), [], "some seconds more are the same wait");
+    assert_eq!(refused(1, 2, 300, 4), rest(300));
+    assert_eq!(refused(0, 2, 2, 310), rest(2), "a short one is for the log");
+    assert_eq!(refused(1, 3, 2, 311), []);
+}

@@ -1,0 +1,49 @@
+//! What the pace tells people, in words. Pure.
+
+use std::{fmt, time::Duration};
+
+/// What people should hear of the pace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Connections died together.
+    Overload {
+        /// So many were open.
+        open: u32,
+        /// So many are allowed from now on.
+        limit: u32,
+        /// Nobody asks for anything for so long.
+        rest: Duration,
+    },
+    /// 429 or 503.
+    Refused {
+        /// Nobody asks for anything for so long.
+        rest: Duration,
+    },
+    /// Cuts go on over a single connection.
+    Independent,
+    /// Another number of connections is held, because more brought nothing.
+    Limit(u32),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overload { open, limit, rest } => write!(
+                formatter,
+                "the origin broke {open} connections together: none for {:.1} s, then at most {limit}",
+                rest.as_secs_f64()
+            ),
+            Self::Refused { rest } => {
+                write!(
+                    formatter,
+                    "the origin refuses requests (429 or 503) and asks to wait: no request for {:.1} s",
+                    rest.as_secs_f64()
+                )
+            }
+            Self::Independent => {
+                formatter.write_str("the origin breaks single connections too: their number is not the cause")
+            }
+            Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
+        }
+    }
+}

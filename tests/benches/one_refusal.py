@@ -1,0 +1,92 @@
+"""Measures what one refusal costs: one 503 with `Retry-After: 2` for each class of a job in turn, beside the job without it.
+
+    cargo build --release -p coordinator -p worker -p tests --bins
+    python3 tests/benches/one_refusal.py                # 25 jobs of 15 s, four at a time: two minutes
+    python3 tests/benches/one_refusal.py --classes 1 3 10
+
+The origin limits each connection to 900 KB/s; the job has 25 classes and eight slots in one process. The jobs hardly use the
+processor, so several run at once (`--at-once`), each with an origin of its own.
+
+Exit code: 0, 1 if a job took more than 1.25 times the healthy time and 3 s or left a class, 2 if it could not run.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pace import BUILD, make_tars  # noqa: E402
+
+CLASSES = 25
+SLOTS = 8
+RATE = 900_000
+MEGABYTES = 4.4
+REFUSAL = "status 503 2"
+# What a job is held to, by the time of the job without a refusal.
+FACTOR, SECONDS = 1.25, 3.0
+DEADLINE = 300
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", nargs="+", type=int, default=range(1, CLASSES + 1), metavar="N", help="refused, one a job")
+    parser.add_argument("--at-once", type=int, default=4, metavar="JOBS")
+    parser.add_argument("--healthy", type=int, default=4, metavar="JOBS", help="jobs without a refusal; their median counts")
+    parser.add_argument("--bin", type=Path, default=BUILD / "release", help="folder with coordinator and origin")
+    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="folder for the tars and the targets")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, tars: Path, script: str) -> float:
+    """Seconds of one job; every class must be there."""
+    work = Path(tempfile.mkdtemp(dir=tars.parent))
+    (work / "script").write_text(script)
+    command = [options.bin / "origin", "--dir", tars, "--rate", RATE, "--script", work / "script"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as origin:
+        try:
+            job = [options.bin / "coordinator", "--dev", "--workers", SLOTS, "--fname", tars / "data.csv"]
+            job += ["--url", origin.stdout.readline().strip(), "--target", work / "target"]
+            job += ["--delete-tar", "--durability", "process", "--http", "127.0.0.1:0"]
+            begin = time.monotonic()
+            ended = subprocess.run(list(map(str, job)), capture_output=True, text=True, timeout=DEADLINE, check=False)
+            seconds = time.monotonic() - begin
+        finally:
+            origin.kill()
+    found = len(list((work / "target").glob("n*/.manifest*")))
+    shutil.rmtree(work)
+    if ended.returncode or found != CLASSES:
+        raise SystemExit(f"exit code {ended.returncode}, {found} of {CLASSES} classes\n{ended.stderr[-3000:]}")
+    return seconds
+
+
+def main() -> int:
+    options = arguments()
+    missing = [name for name in ("coordinator", "origin") if not (options.bin / name).is_file()]
+    if missing:
+        print(f"{', '.join(missing)} not in {options.bin}: build first, see --help", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(dir=options.dir, prefix="refusal-") as folder:
+        tars = Path(folder) / "tars"
+        wnids = make_tars(tars, CLASSES, MEGABYTES)
+        with ThreadPoolExecutor(options.at_once) as pool:
+            healthy = [pool.submit(run, options, tars, "") for _ in range(options.healthy)]
+            refused = [(each, pool.submit(run, options, tars, f"{wnids[each - 1]} {REFUSAL}\n")) for each in options.classes]
+            base = statistics.median(job.result() for job in healthy)
+            limit = base * FACTOR + SECONDS
+            print(f"without a refusal {base:.1f} s; a job may take {limit:.1f} s")
+            missed = 0
+            for each, job in refused:
+                seconds = job.result()
+                missed += seconds > limit
+                print(f"class {each:2}: {seconds:5.1f} s, {seconds / base:.2f} of it", "" if seconds <= limit else "MISSED")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
