@@ -70,6 +70,15 @@ fn a_wait_may_be_a_date() {
 }
 
 #[test]
+fn a_date_is_measured_by_the_origins_clock() {
+    let [date, later] = ["Wed, 21 Oct 2065 07:28:00 GMT", "Wed, 21 Oct 2065 07:28:02 GMT"];
+    let ahead = Answer::status(503).header("Date", date).header("Retry-After", later);
+    let gets = assert_arrives(&class(), [ahead], &["--delete-tar", "--retries", "1"]);
+    let wait = gets[1].at - gets[0].at;
+    assert!((1900..30_000).contains(&wait.as_millis()), "{wait:?}");
+}
+
+#[test]
 fn a_stall_is_a_timeout_and_is_told_as_one() {
     let args = ["--delete-tar", "--retries", "1", "--timeout", "2s"];
     let (failure, gets) = assert_fails(Answer::stall_at(300).ignoring_range(), &args);

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -243,14 +243,23 @@ fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
     Err(DownloadError::NotATar { why: format!("unexpected encoding: the body is {}", encodings.join(", ")) })
 }
 
-/// `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now.
+/// `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now. A date is one of the origin's clock, which `Date` tells,
+/// plus the `Age` that the answer had in a cache (RFC 9111 §4.2.3); without a `Date` it is measured by the clock of this host.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
+    let date = |name| httpdate::parse_http_date(text(name)?).ok();
+    let seconds =
+        |name| text(name).filter(|text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    if let Some(digits) = seconds(header::RETRY_AFTER) {
+        // More digits than a number has are a long time all the same.
+        return Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)));
     }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+    let until = date(header::RETRY_AFTER)?;
+    let Some(answered) = date(header::DATE) else {
+        return Some(until.duration_since(SystemTime::now()).unwrap_or_default());
+    };
+    let age = Duration::from_secs(seconds(header::AGE).map_or(0, |digits| digits.parse().unwrap_or(u64::MAX)));
+    Some(until.duration_since(answered).unwrap_or_default().saturating_sub(age))
 }
 
 /// The value of a `Range`; `until`: not the bytes from there on.
@@ -353,11 +362,42 @@ mod tests {
     fn retry_after_comes_in_seconds_or_as_a_date() {
         let after = |value| retry_after(&one(header::RETRY_AFTER, value));
         assert_eq!(after("30"), Some(Duration::from_secs(30)));
+        assert_eq!(after("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        let later = httpdate::fmt_http_date(std::time::SystemTime::now() + Duration::from_secs(100));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!(after(&later).is_some_and(|wait| (90..=100).contains(&wait.as_secs())));
-        assert_eq!(after("soon"), None);
+        for unclear in ["soon", "", "-5", "+5", "1.5", "Wed, 31 Feb 2015 07:28:00 GMT"] {
+            assert_eq!(after(unclear), None, "{unclear:?}");
+        }
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_date_of_retry_after_is_measured_by_the_origins_clock() {
+        const UNTIL: &str = "Wed, 21 Oct 2065 07:28:30 GMT";
+        let after = |until, date, age: Option<&str>| {
+            let mut headers = one(header::RETRY_AFTER, until);
+            headers.extend(one(header::DATE, date));
+            headers.extend(age.map(|age| (header::AGE, HeaderValue::from_str(age).unwrap())));
+            retry_after(&headers).unwrap().as_secs()
+        };
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", None), 30);
+        // The obsolete forms, of either header (RFC 9110 §5.6.7).
+        assert_eq!(after(UNTIL, "Wed Oct 21 07:28:00 2065", None), 30);
+        assert_eq!(after("Wednesday, 21-Oct-65 07:28:30 GMT", "Wed, 21 Oct 2065 07:28:00 GMT", None), 30);
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:30 GMT", None), 0);
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:29:00 GMT", None), 0, "that has passed");
+        assert_eq!(after(UNTIL, "Thu, 01 Jan 1970 00:00:00 GMT", None), 3_023_335_710, "a limit is set elsewhere");
+        // A cache had it for a while.
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 10);
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("3600")), 0);
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("99999999999999999999999")), 0);
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("-5")), 30, "no age");
+        assert_eq!(after("30", "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 30, "seconds count from now");
+        // Without a date that can be read, the clock of this host counts.
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:30 GMT", "today", None), 0);
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
+        assert!((90..=100).contains(&after(&later, "today", None)));
     }
 
     #[test]
