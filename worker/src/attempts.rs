@@ -1,6 +1,6 @@
 //! The attempts to download a tar that brought nothing new, and the waits between them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use shared::backoff::Backoff;
@@ -12,6 +12,8 @@ use crate::{
 };
 
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+/// A wait that is longer is announced on the screen.
+const LONG_WAIT: Duration = Duration::from_mins(1);
 /// So much more than ever before, or a hundredth of the tar, counts as progress and renews the attempts.
 const PROGRESS: u64 = 64 << 10;
 
@@ -51,6 +53,11 @@ impl Attempts {
         let Some(retry) = self.broken(&error, retries) else { return Err(error) };
         let wait = BACKOFF.delay(retry, rand::random()).max(at_least.unwrap_or_default());
         tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
+        // A refusal holds back all workers, which the coordinator announces.
+        if wait > LONG_WAIT && !matches!(error, DownloadError::Status { code: 429 | 503, .. }) {
+            let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);
+            tracing::warn!("{error}: the origin asks to wait with {} until {end}", url.path());
+        }
         made.inc();
         tokio::time::sleep(wait).await;
         Ok(())

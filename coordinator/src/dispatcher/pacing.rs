@@ -1,9 +1,15 @@
 //! The pace within the dispatcher: told of observations, sessions that end and the time; what it decides is published.
 
+use std::time::{Duration, SystemTime};
+
+use humantime::format_rfc3339_seconds;
 use shared::ids::SessionId;
 use tokio::{sync::watch, time::Instant};
 
-use crate::pace::{Budget, Observation, Pace, PaceStatus};
+use crate::pace::{Budget, Notice, Observation, Pace, PaceStatus};
+
+/// A wait that is longer is announced on the screen, with its end in UTC as in the log file; a shorter one only in the log.
+const LONG_WAIT: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -55,7 +61,13 @@ impl Pacing {
 
     fn publish(&mut self, now: Instant) {
         for notice in self.pace.take_notices() {
-            tracing::info!("{notice}");
+            match notice {
+                Notice::Refused { rest } if rest > LONG_WAIT => {
+                    let end = format_rfc3339_seconds(SystemTime::now() + rest);
+                    tracing::warn!("{notice}, until {end}");
+                }
+                notice => tracing::info!("{notice}"),
+            }
         }
         let status = self.pace.status(now);
         self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
