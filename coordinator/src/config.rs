@@ -122,8 +122,8 @@ pub struct TargetConfig {
     /// Folder for the logs and, with --dev, for the images [default: the current directory; with --demo ./imagenet-demo]
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR")]
     pub target: Option<PathBuf>,
-    /// With --dev: folder in which classes are put together until they are complete, on the target's file system [default:
-    /// beside the target]
+    /// With --dev: folder in which classes are put together until they are complete, on the
+    /// target's file system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
     pub staging: Option<PathBuf>,
     /// Leave no tar behind; with this none is ever written, only the class folders

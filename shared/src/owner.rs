@@ -14,8 +14,8 @@ use rustix::{
 /// Where the names of users stand.
 const USERS: &str = "/etc/passwd";
 
-/// The error with the first of the paths that this process may not use, and its owner, if access was refused; any other error
-/// as it is. What does not exist is looked for in its folder.
+/// The error with the first of the paths that this process may not use, and its owner, if access
+/// was refused; any other error as it is. What does not exist is looked for in its folder.
 pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item = P>) -> io::Error {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return error;

@@ -82,7 +82,8 @@ pub fn longest_file(folder: &Path) -> Option<(u64, PathBuf)> {
     found.max()
 }
 
-/// The folder in which classes are put together: beside the target, or in it where it can be nowhere else.
+/// The folder in which classes are put together: beside the target, or in it where it can be
+/// nowhere else.
 pub fn staging(target: &Path) -> PathBuf {
     let in_target = target.join(".partial");
     let beside = target.canonicalize().ok().and_then(|target| {

@@ -1,4 +1,5 @@
-//! A target as folder loaders see it (torchvision's `ImageFolder`, timm): each folder in it is a class.
+//! A target as folder loaders see it (torchvision's `ImageFolder`, timm): each folder in it is a
+//! class.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +15,16 @@ use rustix::{
 
 use crate::archives::{MANIFEST, difference};
 
-/// Watches a target from now on. The kernel reports each folder that appears, however short it is there.
+/// Watches a target from now on. The kernel reports each folder that appears, however short it is
+/// there.
 #[derive(Debug)]
 pub struct LoaderView {
     target: PathBuf,
     tars: BTreeMap<String, Vec<u8>>,
     events: OwnedFd,
+    /// Folders under each name: during an exchange of two folders there are two for a moment, never
+    /// none.
+    folders: BTreeMap<String, u32>,
     /// Classes whose folders were compared with their tars.
     complete: BTreeSet<String>,
 }
@@ -29,37 +34,53 @@ impl LoaderView {
     pub fn of(target: &Path, tars: &[(String, Vec<u8>)]) -> Self {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify descriptor");
         let appears = WatchFlags::CREATE | WatchFlags::MOVED_TO;
-        inotify::add_watch(&events, target, appears | WatchFlags::ONLYDIR).expect("the target is there");
-        let (target, tars) = (target.to_owned(), tars.iter().cloned().collect());
-        Self { target, tars, events, complete: BTreeSet::new() }
+        let vanishes = WatchFlags::DELETE | WatchFlags::MOVED_FROM;
+        inotify::add_watch(&events, target, appears | vanishes | WatchFlags::ONLYDIR).expect("the target is there");
+        let tars = tars.iter().cloned().collect();
+        let folders = folders(target).map(|name| (name, 1)).collect();
+        Self { target: target.to_owned(), tars, events, folders, complete: BTreeSet::new() }
     }
 
-    /// Panics unless every folder that is in the target, or was since the last look, is a complete class.
+    /// Panics unless every folder that is in the target, or was since the last look, is a complete
+    /// class.
     #[track_caller]
     pub fn assert_only_complete_classes(&mut self) {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(&self.events, &mut buffer);
-        while let Ok(event) = events.next() {
-            let (flags, name) = (event.events(), event.file_name().unwrap_or_default().to_string_lossy());
-            assert!(!flags.contains(ReadFlags::QUEUE_OVERFLOW), "events were lost");
-            if flags.contains(ReadFlags::ISDIR) {
-                assert!(!flags.contains(ReadFlags::CREATE), "a folder was made in the target: {name}");
-                assert!(
-                    self.tars.contains_key(&*name),
-                    "a folder that is no class was renamed into the target: {name}"
-                );
-            }
-        }
-        for entry in fs::read_dir(&self.target).expect("the target is there").flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            // As os.scandir's `is_dir` does, this follows links.
-            if !entry.path().is_dir() || self.complete.contains(&name) {
+        self.assert_no_folder_was_made_or_vanished();
+        for name in folders(&self.target) {
+            if self.complete.contains(&name) {
                 continue;
             }
             let tar = self.tars.get(&name).unwrap_or_else(|| panic!("{name} is no class"));
-            assert_eq!(difference(tar, &entry.path()), None, "{name}");
-            assert!(entry.path().join(MANIFEST).is_file(), "{name} has no manifest");
+            assert_eq!(difference(tar, &self.target.join(&name)), None, "{name}");
+            assert!(self.target.join(&name).join(MANIFEST).is_file(), "{name} has no manifest");
             self.complete.insert(name);
+        }
+    }
+
+    /// Panics if since the last look a folder was made in the target, or one lost its name without
+    /// another in its place.
+    #[track_caller]
+    pub fn assert_no_folder_was_made_or_vanished(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.events, &mut buffer);
+        while let Ok(event) = events.next() {
+            let flags = event.events();
+            let name = event.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            assert!(!flags.contains(ReadFlags::QUEUE_OVERFLOW), "events were lost");
+            if !flags.contains(ReadFlags::ISDIR) {
+                continue;
+            }
+            assert!(!flags.contains(ReadFlags::CREATE), "a folder was made in the target: {name}");
+            let is_class = self.tars.contains_key(&name);
+            let folders = self.folders.entry(name.clone()).or_default();
+            if flags.contains(ReadFlags::MOVED_TO) {
+                assert!(is_class, "a folder that is no class was renamed into the target: {name}");
+                *folders += 1;
+            } else {
+                // Of an exchange the kernel reports the new folder first.
+                assert!(*folders > 1, "for a moment there was no folder {name}");
+                *folders -= 1;
+            }
         }
     }
 
@@ -67,4 +88,10 @@ impl LoaderView {
     pub fn classes(&self) -> usize {
         self.complete.len()
     }
+}
+
+/// Folders as `os.scandir` and `is_dir` find them: links are followed.
+fn folders(target: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(target).expect("the target is there").flatten();
+    entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned())
 }

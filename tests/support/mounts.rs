@@ -16,7 +16,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// A file system in memory with these options, in a folder of its own; `None` where this user may not mount one.
+    /// A file system in memory with these options, in a folder of its own; `None` where this user
+    /// may not mount one.
     pub fn memory(options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().ok()?;
         let at = folder.path().join("disk");
@@ -30,7 +31,8 @@ impl Mount {
         run(&["--bind", folder.to_str()?], at).then(|| Self { at: at.to_owned(), _folder: None })
     }
 
-    /// `lower` below a layer of its own in `folder`, which must be empty; `None` where this user may not.
+    /// `lower` below a layer of its own in `folder`, which must be empty; `None` where this user
+    /// may not.
     pub fn overlay(lower: &Path, folder: &Path) -> Option<Self> {
         let [upper, work, at] = ["upper", "work", "merged"].map(|name| folder.join(name));
         for part in [&upper, &work, &at] {

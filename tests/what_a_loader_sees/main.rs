@@ -1,5 +1,5 @@
-//! Folder loaders take each folder in the target for a class, so there is never one that is no complete class, and a finished
-//! job leaves nothing beside the target.
+//! Folder loaders take each folder in the target for a class, so there is never one that is no
+//! complete class, and a finished job leaves nothing beside the target.
 
 mod names;
 mod places;
@@ -46,7 +46,8 @@ impl Served {
         LoaderView::of(target, &self.tars)
     }
 
-    /// The whole job is done, each class is there, and nothing is beside the target that was not there before.
+    /// The whole job is done, each class is there, and nothing is beside the target that was not
+    /// there before.
     #[track_caller]
     fn assert_finished(&self, job: &Job, beside: &BTreeSet<OsString>) {
         job.assert_all_there(&job.run(), self.tars.len() as u64);

@@ -6,7 +6,8 @@ use tests::{archives::assert_class_is, running::Running};
 
 use crate::{Served, names, parent};
 
-/// Runs a job in the folder of its target with this `--target`, and says where its staging folder was.
+/// Runs a job in the folder of its target with this `--target`, and says where its staging folder
+/// was.
 #[track_caller]
 fn run(served: &Served, target: &str, name: &str) -> PathBuf {
     let job = served.job();

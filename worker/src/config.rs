@@ -23,8 +23,8 @@ pub struct Cli {
     /// Folder that gets one folder of images for each class; made if it is missing
     #[arg(long, env = "IMAGENET_TARGET", hide_env_values = true, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
-    /// Folder in which classes are put together until they are complete, on the target's file system [default: beside the
-    /// target]
+    /// Folder in which classes are put together until they are complete, on the target's file
+    /// system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", hide_env_values = true, value_name = "DIR")]
     pub staging: Option<PathBuf>,
     #[command(flatten)]

@@ -1,5 +1,6 @@
-//! Moving and removing whole folders on the file systems where one call is not enough: an overlay cannot rename a folder of
-//! its lower layer, and a network disk keeps removed files that are open as `.nfs…` names.
+//! Moving and removing whole folders on the file systems where one call is not enough: an overlay
+//! cannot rename a folder of its lower layer, and a network disk keeps removed files that are open
+//! as `.nfs…` names.
 
 use std::{
     fs,
@@ -10,8 +11,8 @@ use std::{
 /// Removals of one folder before its remains are left to the next process.
 const ATTEMPTS: u32 = 3;
 
-/// Whether the name, or the folder that it was in, does not exist any more. `ESTALE` is how an NFS client says it of a folder
-/// that another client has removed.
+/// Whether the name, or the folder that it was in, does not exist any more. `ESTALE` is how an NFS
+/// client says it of a folder that another client has removed.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle)
 }
@@ -24,7 +25,8 @@ pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes a folder with all that is in it, also while another process removes it too or puts a file into it.
+/// Removes a folder with all that is in it, also while another process removes it too or puts a
+/// file into it.
 pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
     for _ in 1..ATTEMPTS {
         match remove_if_there(fs::remove_dir_all(folder)) {
@@ -36,8 +38,9 @@ pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
     remove_if_there(fs::remove_dir_all(folder))
 }
 
-/// Renames a folder to a name that is free. Where the file system refuses to rename this folder (`EXDEV`: the lower layer of
-/// an overlay), a new folder gets the name and then the contents, file by file.
+/// Renames a folder to a name that is free. Where the file system refuses to rename this folder
+/// (`EXDEV`: the lower layer of an overlay), a new folder gets the name and then the contents, file
+/// by file.
 pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {}

@@ -49,7 +49,8 @@ pub struct Options {
     pub existing: Existing,
     /// What a published class survives.
     pub durability: Durability,
-    /// Folder in which classes are put together, on the target's file system; beside the target where it is not given.
+    /// Folder in which classes are put together, on the target's file system; beside the target
+    /// where it is not given.
     pub staging: Option<PathBuf>,
     /// Extra certificate authorities for the origin, PEM.
     pub ca_pem: Vec<u8>,

@@ -200,9 +200,10 @@ fn rename_folder(target: &Target, staged: &Staged, replace: bool) -> io::Result<
     Ok(Publication::Done)
 }
 
-/// Puts a complete folder in the place of another one: in one step where the file system can exchange two names, else with
-/// a moment between them in which there is none. A process that is killed in that moment leaves the old folder in
-/// `aside`, from which it goes back to its name, unless the new one gets there first.
+/// Puts a complete folder in the place of another one: in one step where the file system can
+/// exchange two names, else with a moment between them in which there is none. A process that is
+/// killed in that moment leaves the old folder in `aside`, from which it goes back to its name,
+/// unless the new one gets there first.
 fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     if exchange(from, to).is_ok() {
         return Ok(());
@@ -212,7 +213,8 @@ fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
 
 fn replace_in_two_steps(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     match fs::rename(to, aside) {
-        // In the lower layer of an overlay a folder can be removed and not renamed. The new one is complete already.
+        // In the lower layer of an overlay a folder can be removed and not renamed. The new one is
+        // complete already.
         Err(error) if error.kind() == ErrorKind::CrossesDevices => remove_tree(to)?,
         renamed => remove_if_there(renamed)?,
     }

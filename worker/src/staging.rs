@@ -1,4 +1,5 @@
-//! The staging folder of a class: `<wnid>.<nonce>/` in the staging area, with the future class folder, the future tar and the journal.
+//! The staging folder of a class: `<wnid>.<nonce>/` in the staging area, with the future class
+//! folder, the future tar and the journal.
 //!
 //! Only one owner at a time: whoever takes over an earlier attempt first renames its folder, so a former owner that still
 //! runs finds nothing to publish, and then moves the proved files into a folder of its own.
@@ -198,7 +199,8 @@ impl Staging {
         fs::create_dir(self.class_folder())
     }
 
-    /// Removes it with all that is in it. A folder that it was to replace, and has not, goes back to its name first.
+    /// Removes it with all that is in it. A folder that it was to replace, and has not, goes back
+    /// to its name first.
     pub(crate) fn remove(&self) -> io::Result<()> {
         put_back(&self.path, &self.published)?;
         remove_tree(&self.path)
@@ -319,8 +321,8 @@ fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBu
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Gives the folders that were to be replaced their names back, where a process was killed before the new one was in the
-/// place. For an area that no other process uses.
+/// Gives the folders that were to be replaced their names back, where a process was killed before
+/// the new one was in the place. For an area that no other process uses.
 pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
     for entry in entries(area)? {
         if let Some(wnid) = wnid_of(&entry) {

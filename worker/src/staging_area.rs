@@ -1,7 +1,9 @@
-//! The staging area: the folder in which the classes of one target are put together before they are published.
+//! The staging area: the folder in which the classes of one target are put together before they are
+//! published.
 //!
-//! Each process that uses the area holds a lock on a file of its own in it. The last process to finish removes the folder. A
-//! process that finds the folder gone makes it again, lock file and all.
+//! Each process that uses the area holds a lock on a file of its own in it. The last process to
+//! finish removes the folder. A process that finds the folder gone makes it again, lock file and
+//! all.
 
 use std::{
     fs::{self, DirEntry, File, TryLockError},
@@ -20,7 +22,8 @@ use crate::file_tree::{is_gone, move_folder, remove_if_there, remove_tree};
 const LOCK: &str = "in-use.";
 /// Attempts to enter an area while other processes remove it, and to remove one.
 const ATTEMPTS: u32 = 3;
-/// Between two attempts to remove an area. A network client removes a file that was open some time after it is closed.
+/// Between two attempts to remove an area. A network client removes a file that was open some time
+/// after it is closed.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// An area that this process uses.
@@ -75,7 +78,8 @@ impl StagingArea {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether other processes seem to use the area. A killed process counts too: not every file system has locks.
+    /// Whether other processes seem to use the area. A killed process counts too: not every file
+    /// system has locks.
     pub(crate) fn has_neighbours(&self) -> bool {
         let lock = self.lock();
         let own = lock.as_ref().map(|lock| lock.path.as_path());
@@ -89,7 +93,8 @@ impl StagingArea {
         is_used_by_others(&self.path, lock.as_ref().map(|lock| lock.path.as_path()))
     }
 
-    /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open one under another name.
+    /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open one
+    /// under another name.
     pub(crate) fn leave(&self) -> io::Result<()> {
         let Some(lock) = self.lock().take() else { return Ok(()) };
         drop(lock.file);
@@ -101,7 +106,8 @@ impl StagingArea {
         self.lock().is_none()
     }
 
-    /// Removes the area unless a living process uses it; says whether it is gone. For a process that has left.
+    /// Removes the area unless a living process uses it; says whether it is gone. For a process
+    /// that has left.
     pub(crate) fn remove(&self) -> io::Result<bool> {
         remove(&self.path)
     }
@@ -114,8 +120,8 @@ impl StagingArea {
         if found.iter().all(is_empty) { self.remove() } else { Ok(false) }
     }
 
-    /// Moves what former processes have left in another area of the same target here, and removes that area. An area that a
-    /// living process uses stays as it is.
+    /// Moves what former processes have left in another area of the same target here, and removes
+    /// that area. An area that a living process uses stays as it is.
     pub(crate) fn take_over(&self, former: &Path) -> io::Result<()> {
         if !former.symlink_metadata().is_ok_and(|found| found.is_dir()) || is_used(former)? {
             return Ok(());
@@ -131,8 +137,8 @@ impl StagingArea {
 
 /// Removes an area unless a living process uses it; says whether it is gone.
 ///
-/// What is removed was listed before the locks were asked for, so nothing that a process puts into the area later is touched,
-/// and its lock file keeps the folder.
+/// What is removed was listed before the locks were asked for, so nothing that a process puts into
+/// the area later is touched, and its lock file keeps the folder.
 pub(crate) fn remove(area: &Path) -> io::Result<bool> {
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -166,10 +172,12 @@ fn ignore_busy(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Removes the lock file of a process that has ended, and says so; not one that a living process holds.
+/// Removes the lock file of a process that has ended, and says so; not one that a living process
+/// holds.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
     match lock_of(path) {
-        // Held until it is removed: a process that has just created it sees that, and creates another.
+        // Held until it is removed: a process that has just created it sees that, and creates
+        // another.
         Some(Ok(held)) => {
             remove_if_there(fs::remove_file(path))?;
             drop(held);
@@ -180,8 +188,8 @@ fn remove_if_dead(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock of a lock file; `None` if the file is gone. NFS takes a lock only through a descriptor that is open for
-/// writing. A file that cannot be opened or locked counts as held.
+/// Takes the lock of a lock file; `None` if the file is gone. NFS takes a lock only through a
+/// descriptor that is open for writing. A file that cannot be opened or locked counts as held.
 fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
     match File::options().read(true).write(true).open(path) {
         Ok(file) => Some(file.try_lock().map(|()| file)),
@@ -200,13 +208,15 @@ impl LockFile {
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
             Err(TryLockError::Error(cause)) => tracing::debug!(%cause, "this file system has no locks"),
         }
-        // A process that looked before the lock was there may have removed the file as that of a process that has ended.
+        // A process that looked before the lock was there may have removed the file as that of a
+        // process that has ended.
         fs::metadata(&path)?;
         Ok(Self { path, file })
     }
 }
 
-/// Makes the folder of an area. A link under its name is not followed: the folder is removed with all that is in it.
+/// Makes the folder of an area. A link under its name is not followed: the folder is removed with
+/// all that is in it.
 fn make(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -219,7 +229,8 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a living process uses an area, as far as its locks can tell; an area that does not exist is not used.
+/// Whether a living process uses an area, as far as its locks can tell; an area that does not exist
+/// is not used.
 pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
     is_used_by_others(area, None)
 }

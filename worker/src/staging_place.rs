@@ -1,7 +1,9 @@
-//! Where the staging area of a target is: beside the target, in the folder of `--staging`, or in the target.
+//! Where the staging area of a target is: beside the target, in the folder of `--staging`, or in
+//! the target.
 //!
-//! torchvision's and timm's folder loaders take each folder in the target for a class, so the area is in the target only
-//! where it can be nowhere else: a class is published by a rename, which stays within one mounted file system.
+//! torchvision's and timm's folder loaders take each folder in the target for a class, so the area
+//! is in the target only where it can be nowhere else: a class is published by a rename, which
+//! stays within one mounted file system.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,7 +22,8 @@ const NAME_MAX: usize = 255;
 pub(crate) enum NotBeside {
     /// The target is the root of a file system, or of a mount.
     MountRoot,
-    /// The parent is in another part of the same mount, between which nothing can be renamed (a subvolume, a project quota).
+    /// The parent is in another part of the same mount, between which nothing can be renamed (a
+    /// subvolume, a project quota).
     CannotRename,
     /// No folder can be made in the parent.
     ParentRefuses(io::Error),
@@ -82,8 +85,8 @@ pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Whether two folders are reached through one mount. rename(2) compares the mounts before it looks for the names, also
-/// where both show the same file system, whose device numbers are equal then.
+/// Whether two folders are reached through one mount. rename(2) compares the mounts before it looks
+/// for the names, also where both show the same file system, whose device numbers are equal then.
 pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> bool {
     let missing = format!(".{:016x}", rand::random::<u64>());
     let renamed = fs::rename(one.join(&missing), other.join(&missing));

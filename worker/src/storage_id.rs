@@ -1,7 +1,9 @@
-//! The id of the storage behind a target: workers that read the same one share the target, however each of them reaches it.
+//! The id of the storage behind a target: workers that read the same one share the target, however
+//! each of them reaches it.
 //!
-//! It is in a file in the target, because workers that see the target under different paths may have no other folder in
-//! common: their staging areas can be at different places. Folder loaders ignore files.
+//! It is in a file in the target, because workers that see the target under different paths may
+//! have no other folder in common: their staging areas can be at different places. Folder loaders
+//! ignore files.
 
 use std::{
     fs::{self, File},
@@ -27,7 +29,8 @@ pub(crate) fn new() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// The storage's id: the one in the target, or `proposed` from now on. `area` is a folder on the same file system.
+/// The storage's id: the one in the target, or `proposed` from now on. `area` is a folder on the
+/// same file system.
 pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<String> {
     let place = target.join(FILE);
     for _ in 0..POLLS {

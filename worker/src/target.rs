@@ -100,8 +100,9 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl Target {
-    /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and renamed in it. `staging`:
-    /// the folder in which classes are to be put together, if it was named.
+    /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and
+    /// renamed in it. `staging`: the folder in which classes are to be put together, if it was
+    /// named.
     pub(crate) fn open(path: &Path, staging: Option<&Path>) -> Result<Self, TargetError> {
         let refused = |action: &'static str| {
             move |cause| TargetError::Refused {
@@ -127,7 +128,8 @@ impl Target {
         Ok(target)
     }
 
-    /// What former processes have left: checkpoints in other areas, and folders that were to be replaced.
+    /// What former processes have left: checkpoints in other areas, and folders that were to be
+    /// replaced.
     fn take_over_what_is_left(&self) -> io::Result<()> {
         for other in &self.other_areas {
             if let Err(cause) = self.area.take_over(other) {
@@ -184,13 +186,15 @@ impl Target {
             || try_out(self.staging(), &self.root).is_err()
     }
 
-    /// Whether the target is still the one that was opened, and not the folder below a disk that was unmounted.
+    /// Whether the target is still the one that was opened, and not the folder below a disk that
+    /// was unmounted.
     fn is_there(&self) -> io::Result<()> {
         let same = fs::metadata(&self.root)?.dev() == self.folder.metadata()?.dev();
         if same { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// Makes the staging area again, if a process that finished has removed it; never where the target itself is gone.
+    /// Makes the staging area again, if a process that finished has removed it; never where the
+    /// target itself is gone.
     pub(crate) fn restore_staging(&self) -> io::Result<()> {
         self.is_there()?;
         self.area.restore()?;
@@ -213,8 +217,8 @@ impl Target {
         self.area.has_neighbours()
     }
 
-    /// Removes staging and checkpoints when the job is done, unless another process still works here. For a process that has
-    /// closed its files there.
+    /// Removes staging and checkpoints when the job is done, unless another process still works
+    /// here. For a process that has closed its files there.
     pub(crate) fn remove_staging(&self) {
         if let Err(cause) = self.try_to_remove_staging() {
             tracing::info!(folder = %self.staging().display(), %cause, "the staging folder stays until the next run");
@@ -257,7 +261,8 @@ fn in_area(area: &Path, cause: io::Error) -> TargetError {
     TargetError::Staging { area: area.to_owned(), cause: explained(cause, [area]) }
 }
 
-/// Opens an area in a folder that was named, which must be on the target's file system and not in the target.
+/// Opens an area in a folder that was named, which must be on the target's file system and not in
+/// the target.
 fn open_in(folder: &Path, root: &Path) -> Result<StagingArea, TargetError> {
     let unusable = |cause| in_area(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
@@ -321,7 +326,8 @@ fn leave(area: &StagingArea) {
     }
 }
 
-/// What staging and publishing do, on something small. It makes no folder in the target, not even for an instant.
+/// What staging and publishing do, on something small. It makes no folder in the target, not even
+/// for an instant.
 fn try_out(area: &Path, root: &Path) -> io::Result<()> {
     // Names of its own: what a process that was killed has left of a probe must not be in the way.
     let nonce = rand::random::<u64>();

@@ -1,4 +1,5 @@
-//! Where workers on one storage find one another: empty files in `idle/` in the staging area whose names say everything.
+//! Where workers on one storage find one another: empty files in `idle/` in the staging area whose
+//! names say everything.
 //!
 //! Who has a free slot puts up a notice, named by a number that nobody else has. Who has a transfer that is worth cutting
 //! renames it: behind the number now stands which bytes of which staging folder to fetch. Of several only one can rename it,
