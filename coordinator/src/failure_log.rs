@@ -1,8 +1,10 @@
 //! `failed_downloads.log`: one line for each class that failed in this run, and nothing else.
 //!
-//! Each line is written at once, in one piece, so that whoever follows the file sees whole lines; and into whatever bears the
-//! name then, so that the file can be moved or removed meanwhile. The table is the truth, the log a view of it: a disk that
-//! refuses a line costs the line, not the job.
+//! Each line is written at once, in one piece, so that a reader that follows the file sees whole
+//! lines; and into the file that has the name at that moment, so that the log can be moved or
+//! removed meanwhile. The ledger is the source, the log a view of it. What could not be written
+//! waits in memory, at most a line for each class, and is written with the next line or when the
+//! log is dropped.
 
 use std::{
     collections::HashSet,
@@ -20,11 +22,17 @@ pub const NAME: &str = "failed_downloads.log";
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
+    /// Lines that are not in the file, or may be in it in part.
+    missing: Vec<String>,
+    /// Classes whose lines may still be in the file and do not belong there.
+    withdrawn: HashSet<String>,
+    /// The last attempt failed, which was told: the file may end in the middle of a line.
+    is_behind: bool,
 }
 
 /// The log could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("write {}: {source}", path.display())]
+#[error("write {}: {source}; what is missing in it is added as soon as it can be written", path.display())]
 pub struct FailureLogError {
     path: PathBuf,
     source: io::Error,
@@ -38,7 +46,7 @@ impl FailureLog {
     pub fn create(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
         match File::create(&path) {
-            Ok(_) => Ok(Self { path }),
+            Ok(_) => Ok(Self { path, missing: Vec::new(), withdrawn: HashSet::new(), is_behind: false }),
             Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
     }
@@ -46,43 +54,103 @@ impl FailureLog {
     /// Adds a class.
     ///
     /// # Errors
-    /// As the file system says.
+    /// When writing begins to fail; not again before it has succeeded.
     pub fn write(&mut self, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
-        self.write_line(&format!("{wnid} - {failure}\n"))
+        self.add(format!("{wnid} - {failure}\n"))
     }
 
     /// Adds a row that holds no class id.
     ///
     /// # Errors
-    /// As the file system says.
+    /// As [`FailureLog::write`].
     pub fn write_invalid(&mut self, row: &InvalidRow, failure: &Failure) -> Result<(), FailureLogError> {
-        self.write_line(&format!("{} - {failure}\n", shown(row)))
+        self.add(format!("{} - {failure}\n", shown(row)))
     }
 
     /// Takes classes out again: their folder turned out to be there after all, or they are tried again. Rare, so the file is
     /// read and written anew.
     ///
     /// # Errors
-    /// As the file system says.
+    /// As [`FailureLog::write`].
     pub fn withdraw(&mut self, wnids: &[Wnid]) -> Result<(), FailureLogError> {
-        let withdrawn: HashSet<String> = wnids.iter().map(Wnid::to_string).collect();
-        let is_kept = |line: &&str| line.split_once(" - ").is_none_or(|(wnid, _)| !withdrawn.contains(wnid));
-        let rewrite = || -> io::Result<()> {
-            let text = match std::fs::read_to_string(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-                text => text?,
-            };
-            let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
-            std::fs::write(&self.path, kept)
-        };
-        rewrite().map_err(|source| FailureLogError { path: self.path.clone(), source })
+        self.withdrawn.extend(wnids.iter().map(Wnid::to_string));
+        let withdrawn = &self.withdrawn;
+        self.missing.retain(|line| !withdrawn.contains(class_of(line)));
+        self.catch_up()
     }
 
-    fn write_line(&mut self, line: &str) -> Result<(), FailureLogError> {
-        let file = File::options().append(true).create(true).open(&self.path);
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(|source| FailureLogError { path: self.path.clone(), source })
+    /// Writes what is missing, if anything is.
+    ///
+    /// # Errors
+    /// As [`FailureLog::write`].
+    pub fn catch_up(&mut self) -> Result<(), FailureLogError> {
+        let written = if self.is_behind || !self.withdrawn.is_empty() { self.rewrite() } else { self.append() };
+        let was_behind = std::mem::replace(&mut self.is_behind, written.is_err());
+        match written {
+            Ok(()) => {
+                self.missing.clear();
+                self.withdrawn.clear();
+                if was_behind {
+                    tracing::warn!("{} is complete again", self.path.display());
+                }
+                Ok(())
+            }
+            // It was told.
+            Err(_) if was_behind => Ok(()),
+            Err(source) => Err(FailureLogError { path: self.path.clone(), source }),
+        }
     }
+
+    fn add(&mut self, line: String) -> Result<(), FailureLogError> {
+        self.missing.push(line);
+        self.catch_up()
+    }
+
+    fn append(&self) -> io::Result<()> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let mut file = File::options().append(true).create(true).open(&self.path)?;
+        file.write_all(self.missing.concat().as_bytes())
+    }
+
+    /// Puts the lines of the file that still count in front of those that are missing, and writes
+    /// them all.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let text = match std::fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            // The half of a line may end in the middle of a character.
+            text => String::from_utf8_lossy(&text?).into_owned(),
+        };
+        let missing: HashSet<&str> = self.missing.iter().map(String::as_str).collect();
+        let counts = |line: &&str| {
+            let is_whole = line.ends_with('\n');
+            is_whole && !missing.contains(line) && !self.withdrawn.contains(class_of(line))
+        };
+        let kept: Vec<String> = text.split_inclusive('\n').filter(counts).map(str::to_owned).collect();
+        // From here on the file may lose lines that it had.
+        self.missing.splice(..0, kept);
+        std::fs::write(&self.path, self.missing.concat())
+    }
+}
+
+impl Drop for FailureLog {
+    /// The last chance.
+    fn drop(&mut self) {
+        if self.is_behind {
+            drop(self.catch_up());
+        }
+        if self.is_behind {
+            let (lines, path) = (self.missing.len(), self.path.display());
+            tracing::warn!(
+                "{lines} lines are missing in {path}: the detailed log beside it has each class that failed"
+            );
+        }
+    }
+}
+
+fn class_of(line: &str) -> &str {
+    line.split_once(" - ").map_or(line, |(class, _)| class)
 }
 
 /// The row's value, or a word where it has none.
@@ -132,5 +200,53 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         log.withdraw(&["n00000002".parse().unwrap()]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    fn missing() -> Failure {
+        Failure::new(FailureKind::HttpError, "404 Client Error: Not Found")
+    }
+
+    fn wnid(number: u32) -> Wnid {
+        format!("n{number:08}").parse().unwrap()
+    }
+
+    fn line(number: u32) -> String {
+        format!("n{number:08} - HTTPError: 404 Client Error: Not Found\n")
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_told_once_and_made_up_for_with_the_next_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let mut log = FailureLog::create(folder.path()).unwrap();
+        log.write(wnid(1), &missing()).unwrap();
+        // A folder in its place refuses the lines, also from root.
+        std::fs::rename(&path, folder.path().join("aside")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        log.write(wnid(2), &missing()).unwrap_err();
+        log.write(wnid(3), &missing()).expect("it was told");
+        log.withdraw(&[wnid(1), wnid(2)]).expect("it was told");
+        std::fs::remove_dir(&path).unwrap();
+        // As a full disk leaves it: with half a line, and with one that was thought missing.
+        std::fs::write(&path, format!("{}{}n0000", line(1), line(3))).unwrap();
+        let mut half = File::options().append(true).open(&path).unwrap();
+        half.write_all(&"é".as_bytes()[..1]).unwrap();
+        log.write(wnid(4), &missing()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4));
+        log.write(wnid(2), &missing()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4) + &line(2));
+    }
+
+    #[test]
+    fn what_is_missing_at_the_end_is_written_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let mut log = FailureLog::create(folder.path()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        log.write(wnid(1), &missing()).unwrap_err();
+        std::fs::remove_dir(&path).unwrap();
+        drop(log);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1));
     }
 }
