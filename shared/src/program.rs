@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 
 use crate::{exit_code::Exit, job_line::Screen, shutdown::Shutdown, threads};
@@ -31,7 +32,7 @@ const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     let screen = match Screen::for_stderr() {
         Ok(screen) => screen,
-        Err(error) => return tell(&error),
+        Err(error) => return tell(&cannot_start(&error.source)),
     };
     let runtime = match start() {
         Ok(runtime) => runtime,
@@ -39,8 +40,9 @@ pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     };
     let program = AssertUnwindSafe(|| runtime.block_on(program(screen.clone())));
     let exit = panic::catch_unwind(program).unwrap_or(Exit::CouldNotRun);
+    let ending = Instant::now();
     runtime.shutdown_timeout(LAST_THREADS);
-    threads::wait(LAST_THREADS);
+    threads::wait(LAST_THREADS.saturating_sub(ending.elapsed()));
     screen.flush();
     exit
 }

@@ -130,7 +130,7 @@ fn a_failure_log_that_cannot_be_written_for_a_while_is_complete_at_the_end() {
     let args = ["--delete-tar", "--workers", "2", "--retries", "0", "--timeout", "1h"];
     let job = Job::new().classes([MISSING, WNIDS[2]]).origin(&origin).args(args).deadline(Duration::from_mins(1));
     let path = job.target_path().join("failed_downloads.log");
-    origin.class(MISSING, Vec::new()).script([Answer::stall_at(0)]).forever(Answer::status(404));
+    origin.class(MISSING, tar(MISSING)).script([Answer::stall_at(1000)]);
     let mut running = job.start();
     running.wait_until("both are on their way", |_| (origin.all_requests().len() == 2).then_some(()));
     std::fs::remove_file(&path).unwrap();

@@ -105,6 +105,7 @@ impl Ledger {
                 for entry in &entries {
                     entry.log_failures(&mut log);
                 }
+                complain(log.catch_up());
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())
