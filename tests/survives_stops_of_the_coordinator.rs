@@ -61,7 +61,7 @@ fn job(stops: u32) -> Duration {
             wait_for_registrations(&fleet, worker, 1 + stop as usize);
         }
         longest = longest.max(awake.elapsed());
-        // Nobody but its worker has ever asked for a class.
+        // No class was requested by another worker than its own.
         fleet.assert_nothing_came_twice();
     }
     fleet.origin.end_stalls();

@@ -1,5 +1,5 @@
-//! The dispatcher: one task that owns the lease table and the pace. Everybody else sends it a command and waits for the answer.
-//! It reads and writes no file: the ledger's thread does, for the failure log too.
+//! The dispatcher: one task that owns the lease table and the pace. Other tasks send it commands
+//! and wait for the answers. It reads and writes no file: the ledger's thread does, for the failure log too.
 //!
 //! Invariants: the published status is that of the table, and it is published before the answer that made it so. Leases run
 //! out by the time that this task has lived through, not by the time in which it stood still.

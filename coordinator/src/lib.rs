@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod lease_table;
 pub mod ledger;
 pub mod pace;
+mod running_time;
 pub mod tally;
 
 mod admin;
@@ -23,7 +24,6 @@ pub mod trust;
 mod wire;
 
 mod job;
-mod running_time;
 pub mod summary;
 
 use std::{io, net::SocketAddr, path::PathBuf};

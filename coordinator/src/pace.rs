@@ -2,8 +2,7 @@
 //!
 //! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections the origin is worth,
 //! `trouble` whether it breaks under them, `refusals` whether it refuses because of them, and `shares` gives each worker its
-//! part (a [`Budget`]). A refusal with `Retry-After`, or an
-//! overload, silences everybody for a while.
+//! part (a [`Budget`]). A refusal with `Retry-After`, or an overload, stops all requests for a while.
 //!
 //! The ceilings that people give are never passed, whatever the origin would bear.
 

@@ -2,8 +2,8 @@
 //! or a log file.
 //!
 //! Callers queue text and go on; they neither wait nor see an error. The queue has a limit: text
-//! beyond it is dropped and counted, like text that could not be written. The next text that is
-//! written is preceded by a line with that count.
+//! beyond it is dropped and counted, like text that could not be written. A line with the count is
+//! written where the text is missing.
 
 use std::{
     fmt,

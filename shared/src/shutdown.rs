@@ -37,8 +37,8 @@ impl Shutdown {
     /// second one the abort, and half a second later the process exits with the code of the first signal.
     ///
     /// Only a program calls this, a library must not. The signals have a thread and a runtime to themselves: threads of the
-    /// program that are blocked in a system call (a disk or a terminal that hangs) do not delay them, and the exit, the only
-    /// one in both programs, does not wait for such threads either.
+    /// program that are blocked in a system call (a disk that hangs) do not delay them, and the exit does not wait for such
+    /// threads either. The only other exit is that of a program which cannot start, in [`crate::program`].
     ///
     /// # Errors
     /// When the process may not install signal handlers, or has no thread left.

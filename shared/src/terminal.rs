@@ -15,7 +15,7 @@ use crate::output::Output;
 /// Columns and rows of a terminal that does not tell.
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
 
-/// Standard error.
+/// Standard error, for the progress bars.
 pub(crate) struct Terminal {
     output: Output,
     frame: Mutex<String>,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const WNID: &str = "n00000001";
 /// The second that is promised, and what a busy machine may add to it.
 const A_SECOND: Duration = Duration::from_millis(1500);
-/// Two signals that come at once may be seen as one. So there are more, as of somebody who is impatient.
+/// Two signals that come at once may be seen as one, so the second one is sent again at this interval.
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// SIGINT and SIGTERM no longer end the process by themselves.
@@ -66,7 +66,7 @@ fn wait_for_cuts(running: &mut Running, origin: &Origin) {
 }
 
 #[test]
-fn where_the_log_cannot_even_be_opened() {
+fn while_the_log_is_opened() {
     let origin = Origin::start();
     let job = Job::new().classes([WNID]).origin(&origin);
     hang_when_opened(&job.target_path().join("imagenet_downloader.w.log"));
@@ -76,7 +76,7 @@ fn where_the_log_cannot_even_be_opened() {
 }
 
 #[test]
-fn where_every_thread_waits_for_the_log() {
+fn while_the_log_takes_nothing() {
     let origin = Origin::start();
     let job = cut_again_and_again(&origin);
     let mut log = HangingLog::put_at(&job.target_path().join("imagenet_downloader.log"));
@@ -87,7 +87,7 @@ fn where_every_thread_waits_for_the_log() {
 }
 
 #[test]
-fn where_a_worker_waits_for_its_log() {
+fn while_the_log_of_a_worker_takes_nothing() {
     let origin = Origin::start();
     let job = cut_again_and_again(&origin);
     let coordinator = job.start_coordinator();
@@ -108,7 +108,7 @@ fn while_a_coordinator_does_not_answer_the_registration() {
 }
 
 #[test]
-fn while_a_coordinator_that_stands_still_is_told_goodbye() {
+fn while_a_coordinator_does_not_answer_that_the_worker_leaves() {
     let origin = Origin::start();
     origin.class(WNID, images(WNID, 20, 10_000..20_000, 1)).script([Answer::stall_at(100_000)]);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--lease-ttl", "5m"]);

@@ -1,5 +1,5 @@
-//! A log on a disk that hangs: a FIFO in its place. Whoever opens it before there is a reader, or writes to it once it is full,
-//! waits in a system call, as for a network disk whose server is away.
+//! A log on a disk that hangs: a FIFO in its place. A program that opens it before there is a reader, or writes to it
+//! once it is full, waits in a system call, as for a network disk whose server is away.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 
-/// Nobody reads it, so opening it hangs.
+/// Has no reader, so a program that opens it hangs.
 pub fn hang_when_opened(log: &Path) {
     mknodat(CWD, log, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo can be made");
 }
@@ -26,7 +26,7 @@ impl HangingLog {
         Self(open(log, flags, Mode::empty()).expect("a fifo can be opened").into())
     }
 
-    /// Whoever writes to it from now on waits for ever.
+    /// A program that writes to it from now on waits for ever.
     pub fn hang(&mut self) {
         for piece in [&[b'\n'; 4096][..], b"\n"] {
             loop {

@@ -48,12 +48,12 @@ impl TlsFront {
         Self::start_that_ends(origin, certificate, true)
     }
 
-    /// The same, but each connection is closed without TLS's own goodbye (`close_notify`).
+    /// The same, but each connection is closed without TLS's `close_notify`.
     pub fn start_without_close_notify(origin: SocketAddr, certificate: Certificate) -> Self {
         Self::start_that_ends(origin, certificate, false)
     }
 
-    fn start_that_ends(origin: SocketAddr, certificate: Certificate, says_goodbye: bool) -> Self {
+    fn start_that_ends(origin: SocketAddr, certificate: Certificate, is_orderly: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let stopping = Arc::new(AtomicBool::new(false));
@@ -66,7 +66,7 @@ impl TlsFront {
                         return;
                     }
                     // Refused certificates end here, and that is what some tests are about.
-                    drop(pass_on(stream, origin, &config, says_goodbye));
+                    drop(pass_on(stream, origin, &config, is_orderly));
                 }
             }
         });
@@ -121,7 +121,7 @@ fn config(certificate: Certificate) -> ServerConfig {
         .expect("the key belongs to the certificate")
 }
 
-fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>, says_goodbye: bool) -> io::Result<()> {
+fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>, is_orderly: bool) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
     let session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     let mut client = BufReader::new(StreamOwned::new(session, client));
@@ -142,7 +142,7 @@ fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>, sa
             read => client.write_all(&buffer[..read])?,
         }
     }
-    if says_goodbye {
+    if is_orderly {
         client.conn.send_close_notify();
     }
     client.flush()

@@ -1,5 +1,5 @@
-//! `CheckpointTimer`: when bytes that have come have to be in a checkpoint, so that a kill costs little more than those of a
-//! fraction of a second, however slowly they come.
+//! When received bytes have to be in a checkpoint, so that a kill costs the bytes of a fraction of a second, however slowly they
+//! come.
 
 use std::{future::pending, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 /// second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// See the module.
+/// Runs from the first byte that no checkpoint has.
 #[derive(Debug, Default)]
 pub(crate) struct CheckpointTimer {
     /// `None` while a checkpoint has all that came.

@@ -21,7 +21,7 @@ use crate::{origin::Origin, site::SiteError};
 /// What the thread is asked to do.
 type Work = Box<dyn FnOnce(&Runtime, &Origin) + Send>;
 
-/// See the module. Its thread ends after the lane is dropped.
+/// The way to the slot's thread, which ends after the lane is dropped.
 #[derive(Debug)]
 pub(crate) struct Lane {
     work: SyncSender<Work>,

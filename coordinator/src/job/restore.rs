@@ -12,8 +12,8 @@ use crate::{
     ledger::{Ledger, LedgerError, Record, Run},
 };
 
-/// What an earlier process of the run has settled stays so, and what failed is told again in the new failure log; aloud as well
-/// with `--stay`: what a container said is gone with it, and often nobody can read the file.
+/// What an earlier process of the run has settled stays so. Its failures are written to the new failure log; `aloud` (with
+/// `--stay`) to the screen as well, because the output of a former container is lost and its files are often hard to reach.
 pub(super) fn restore(
     ledger: &Ledger,
     run: &Run,

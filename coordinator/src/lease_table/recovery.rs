@@ -14,7 +14,7 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// `None` when there is nobody to wait for. Each worker comes with the time to live that it was told; `ttl` is that of now.
+    /// `None` when there is no worker to wait for. Each worker comes with the time to live that it was told; `ttl` is that of now.
     pub(super) fn of(
         workers: impl IntoIterator<Item = (String, Duration)>,
         ttl: Duration,

@@ -49,7 +49,7 @@ impl Entry {
         Self { durable: Some(Box::new(confirm)), ..self }
     }
 
-    /// Nothing to write, and nobody waits. Only records are corrected.
+    /// Whether there is nothing to write and no caller to answer. Corrections come with records only.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { records, corrected: _, forgotten, opened, closed, finished, durable } = self;
         let is_silent = durable.is_none() && !finished;

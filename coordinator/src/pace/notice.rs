@@ -11,12 +11,12 @@ pub enum Notice {
         open: u32,
         /// So many are allowed from now on.
         limit: u32,
-        /// Nobody asks for anything for so long.
+        /// No request is sent for so long.
         rest: Duration,
     },
     /// 429 or 503.
     Refused {
-        /// Nobody asks for anything for so long.
+        /// No request is sent for so long.
         rest: Duration,
     },
     /// Cuts go on over a single connection.

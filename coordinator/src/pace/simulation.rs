@@ -38,7 +38,7 @@ struct Origin {
     given_away: f64,
     /// Refuses so many requests of a class with `Retry-After: 2`, by the number of the class.
     refuses_classes: &'static [(usize, u32)],
-    /// Refuses each so-manieth request with `Retry-After: 2`; 0: none.
+    /// Refuses one of so many requests with `Retry-After: 2`; 0: none.
     refuses_each: u64,
 }
 
@@ -59,7 +59,7 @@ const BOUNDLESS: Origin = Origin {
 };
 
 impl Origin {
-    /// Whether it refuses this request, the so-manieth that it answers.
+    /// Whether it refuses this request; `answers` counts those that it has answered, this one included.
     fn refuses(&self, transfer: &Transfer, answers: u64) -> bool {
         let mut classes = self.refuses_classes.iter();
         let is_refused_class = classes.any(|(class, times)| *class == transfer.class && transfer.refused < *times);

@@ -31,7 +31,7 @@ impl Worker {
     pub(super) fn registered(&mut self, registration: &Registration) {
         self.registered_at = Some(Instant::now());
         if registration.job.run_id != self.site.job.run_id {
-            // Results of the former run: whoever leases these classes again finds them published.
+            // Results of the former run: a worker that leases these classes again finds them published.
             self.unreported.clear();
             self.other_run = Some(registration.session);
             return self.end(Ended::AnotherRun);
@@ -100,7 +100,8 @@ impl Worker {
             Err(why) => {
                 self.missed = self.missed.saturating_add(1);
                 if self.missed >= renewal::TRIES {
-                    // Whoever comes back waits for its workers: a registration is tried sooner than the next renewal.
+                    // A coordinator that was started again waits for its workers, so a registration is tried sooner than
+                    // the next renewal.
                     self.session = None;
                 }
                 if self.missed == 1 {

@@ -88,8 +88,8 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Writes what there is of the block; what comes then belongs to it too. Whoever follows the file while it grows does not
-    /// count such a block.
+    /// Writes what there is of the block; what comes then belongs to it too. A reader that follows the file while it grows
+    /// does not count such a block.
     pub(crate) fn note(&mut self) -> io::Result<()> {
         self.timer.restart();
         let bytes = &self.block[HEAD..];

@@ -231,7 +231,7 @@ impl Fleet {
     }
 }
 
-/// Whether nobody may be granted the class now.
+/// Whether the class may be granted to no worker now.
 fn waits(class: &Class) -> bool {
     matches!(class.state, State::Delayed(_) | State::Doubted)
 }
