@@ -15,7 +15,7 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::threads::NoThread;
+use crate::threads::{self, NoThread};
 
 /// Bytes that may wait: about 190 for each of the 21,843 classes of the largest known list.
 const QUEUE_LIMIT: usize = 4 << 20;
@@ -82,8 +82,7 @@ impl Output {
     ) -> Result<Self, NoThread> {
         let queue = Arc::<Queue>::default();
         let writer = Writer { queue: Arc::clone(&queue), sink: Retrying(sink), report, lost: Lost::default() };
-        let started = thread::Builder::new().name(name.to_owned()).spawn(move || writer.run());
-        started.map_err(|source| NoThread { name: name.to_owned(), source })?;
+        threads::spawn(name, move || writer.run())?;
         Ok(Self { _open: Arc::new(CloseOnDrop(Arc::clone(&queue))), queue })
     }
 

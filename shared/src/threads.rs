@@ -8,7 +8,7 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Condvar, Mutex, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -47,8 +47,7 @@ pub fn start<T: Send + 'static>(
         // Dropped by a set that was dropped.
         ended.send(catch_unwind(AssertUnwindSafe(work))).ok();
     };
-    let started = thread::Builder::new().name(name.to_owned()).spawn(thread);
-    started.map_err(|source| NoThread { name: name.to_owned(), source })?;
+    spawn(name, thread)?;
     threads.spawn(async {
         // The panic was reported when it began.
         end.await.expect("the thread sends its result").unwrap_or_else(|panic| resume_unwind(panic))
@@ -61,11 +60,15 @@ pub fn start<T: Send + 'static>(
 /// # Errors
 /// [`NoThread`].
 pub fn probe(name: &str) -> Result<(), NoThread> {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(|| {});
-    let probe = started.map_err(|source| NoThread { name: name.to_owned(), source })?;
     // It does nothing that could panic.
-    probe.join().unwrap_or_default();
+    spawn(name, || {})?.join().unwrap_or_default();
     Ok(())
+}
+
+/// Starts a thread outside of any runtime.
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NoThread> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map_err(|source| NoThread { name: name.to_owned(), source })
 }
 
 /// Waits until all threads have ended, or so long.

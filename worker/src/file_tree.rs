@@ -6,15 +6,24 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 /// Removals of one folder before its remains are left to the next process.
-const ATTEMPTS: u32 = 3;
+pub(crate) const ATTEMPTS: u32 = 3;
+/// Between two removals. An NFS client removes a file that was open some time after it is closed.
+pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Whether the name, or the folder that it was in, does not exist any more. `ESTALE` is how an NFS
 /// client says it of a folder that another client has removed.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle)
+}
+
+/// Whether a folder could not be removed because something is in it, or is open on an NFS.
+pub(crate) fn is_busy(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy)
 }
 
 /// A removal of what is gone already has succeeded.
@@ -30,8 +39,7 @@ pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
 pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
     for _ in 1..ATTEMPTS {
         match remove_if_there(fs::remove_dir_all(folder)) {
-            // `.nfs…` names vanish when the file is closed.
-            Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => {}
+            Err(error) if is_busy(&error) => thread::sleep(RETRY_DELAY),
             removed => return removed,
         }
     }

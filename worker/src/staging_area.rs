@@ -11,20 +11,14 @@ use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
 };
 
 use shared::Wnid;
 
-use crate::file_tree::{is_gone, move_folder, remove_if_there, remove_tree};
+use crate::file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree};
 
 /// Beginning of the names of the lock files.
 const LOCK: &str = "in-use.";
-/// Attempts to enter an area while other processes remove it, and to remove one.
-const ATTEMPTS: u32 = 3;
-/// Between two attempts to remove an area. A network client removes a file that was open some time
-/// after it is closed.
-const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// An area that this process uses.
 #[derive(Debug)]
@@ -166,10 +160,7 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
 
 /// A file that is open on a network disk keeps its folder from being removed until it is closed.
 fn ignore_busy(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy => Ok(()),
-        _ => Err(error),
-    }
+    if is_busy(&error) { Ok(()) } else { Err(error) }
 }
 
 /// Removes the lock file of a process that has ended, and says so; not one that a living process
