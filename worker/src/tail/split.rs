@@ -62,6 +62,8 @@ pub(crate) struct Split {
     failed: usize,
     /// The origin does not send parts of this version.
     refused: bool,
+    /// Parts were refused by the `ETag`, and none has come by the date yet: one connection finds out.
+    is_probing: bool,
     speed: Speed,
     /// Where workers on the same storage say that they are idle, and when to look there again.
     board: Board,
@@ -100,6 +102,7 @@ impl Split {
             granted,
             failed: 0,
             refused: false,
+            is_probing: false,
             speed: Speed::default(),
             board,
             look: Instant::now(),
@@ -152,6 +155,7 @@ impl Split {
     /// is needed.
     pub(crate) fn deal_out(&mut self, main: bool) -> bool {
         let granted = if self.refused { 0 } else { self.granted.borrow_and_update().saturating_sub(self.failed) };
+        let granted = if self.is_probing { granted.min(1) } else { granted };
         let appetite = self.appetite();
         let splits = (granted > 0 || !self.lent.is_empty()) && appetite.left > 0;
         // A main connection that is not open leaves its place, and whatever comes next, to the others.
@@ -270,6 +274,8 @@ impl Split {
         };
         if let Some(shared) = self.growing.remove(&file) {
             self.plan.grew(file, shared.reached());
+            let has_come = self.files.get(&file).is_some_and(|found| shared.reached() > found.start);
+            self.is_probing &= !has_come;
         }
         self.plan.stopped(file);
         if self.lent.remove(&file) {
@@ -285,6 +291,7 @@ impl Split {
             Ended::RefusedByTag if !self.source.by_date => {
                 tracing::info!(url = %self.source.url, "parts of this tar do not come by its ETag: they are asked for by Last-Modified");
                 self.source.by_date = true;
+                self.is_probing = true;
             }
             Ended::Done | Ended::Refused | Ended::RefusedByTag => {}
         }
