@@ -53,6 +53,8 @@ struct State {
     seen: u64,
     /// The origin itself has asked this process to wait until then.
     asked_until: Option<Instant>,
+    /// The coordinator was not told of a wait yet.
+    is_wait_untold: bool,
 }
 
 /// Leave to have one request on one connection, until it is dropped.
@@ -75,7 +77,7 @@ impl Gate {
         let permits = Permits::new(0);
         let now = Instant::now();
         let gate = Self {
-            state: Mutex::new(State { permits, seen: 0, asked_until: None }),
+            state: Mutex::new(State { permits, seen: 0, asked_until: None, is_wait_untold: false }),
             quiet_until: watch::Sender::new(now),
             bucket: Mutex::new(Bucket::new(now)),
             has_rate: AtomicBool::new(false),
@@ -139,8 +141,9 @@ impl Gate {
             None => return,
             Some(Trouble::Cut) => drop(self.tally.origin_cuts.inc()),
             Some(Trouble::Refusal(wait)) => {
-                self.tally.origin_refusals.inc();
+                // The wait comes first: a refusal that is told without one counts as a cut.
                 self.asked_to_wait(wait.unwrap_or_default());
+                self.tally.origin_refusals.inc();
             }
         }
         self.change(|state| state.permits.trouble());
@@ -152,7 +155,10 @@ impl Gate {
         if self.be_quiet(until) {
             tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
         }
-        self.change(|state| state.asked_until = state.asked_until.max(Some(until)));
+        self.change(|state| {
+            state.asked_until = state.asked_until.max(Some(until));
+            state.is_wait_untold |= !wait.is_zero();
+        });
     }
 
     /// Never shortens a wait; says whether it is a longer one.
@@ -246,8 +252,17 @@ impl Gate {
 
     /// The same, for the coordinator, which then knows it.
     pub(super) fn tell(&self) -> Observation {
-        lock(&self.state).permits.told();
-        self.observation()
+        let is_wait_untold = {
+            let mut state = lock(&self.state);
+            state.permits.told();
+            std::mem::take(&mut state.is_wait_untold)
+        };
+        let mut observation = self.observation();
+        if is_wait_untold {
+            // Also a wait that has ended by now: without it the refusal would count as a cut.
+            observation.retry_after = observation.retry_after.max(Duration::from_millis(1));
+        }
+        observation
     }
 
     /// Waits until the coordinator should hear something at once. Cancel safe.

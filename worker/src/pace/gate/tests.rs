@@ -225,3 +225,15 @@ async fn the_first_bytes_of_a_job_are_news_and_those_that_follow_are_not() {
         gate.tell();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_told_after_its_wait_has_ended_is_told_with_a_wait() {
+    let gate = gate(1);
+    gate.failed(&refused(Some(2)));
+    sleep(Duration::from_secs(3)).await;
+    let told = gate.tell();
+    assert_eq!((told.refusals, told.retry_after), (1, MOMENT), "without a wait it would count as a cut");
+    assert_eq!(gate.tell().retry_after, Duration::ZERO);
+    gate.failed(&refused(None));
+    assert_eq!(gate.tell().retry_after, Duration::ZERO, "the origin has named none");
+}
