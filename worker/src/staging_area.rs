@@ -20,11 +20,27 @@ use crate::file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, rem
 /// Beginning of the names of the lock files.
 const LOCK: &str = "in-use.";
 
+/// Names, up to the first dot, of what a process makes for a moment, and of the folders of former versions.
+const TRIALS: [&str; 4] = ["probe", "renamed", "storage", "idle"];
+
 /// An area that this process uses.
 #[derive(Debug)]
 pub(crate) struct StagingArea {
     path: PathBuf,
     lock: Mutex<Option<LockFile>>,
+}
+
+impl Drop for StagingArea {
+    /// Where the target could not be opened after all, or the program failed: without a trace, unless another process could
+    /// go on with something.
+    fn drop(&mut self) {
+        if self.is_left() {
+            return;
+        }
+        if let Err(cause) = self.leave().and_then(|()| self.remove_if_empty()) {
+            tracing::info!(folder = %self.path.display(), %cause, "a folder that is of no use stays");
+        }
+    }
 }
 
 /// Tells other processes, by the lock on it, that this one lives.
@@ -110,7 +126,12 @@ impl StagingArea {
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
         // Folders in which nothing was begun are removed, the others refuse.
-        let is_empty = |entry: &DirEntry| is_lock_file(entry) || fs::remove_dir(entry.path()).is_ok();
+        let is_empty = |entry: &DirEntry| match of(entry) {
+            Some(Purpose::Lock) => true,
+            Some(Purpose::Trial) => remove_entry(entry).is_ok(),
+            Some(Purpose::Class) => fs::remove_dir(entry.path()).is_ok(),
+            None => false,
+        };
         if found.iter().all(is_empty) { self.remove() } else { Ok(false) }
     }
 
@@ -139,16 +160,15 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
             thread::sleep(RETRY_DELAY);
         }
         let found = entries(area)?;
-        let (locks, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_lock_file);
+        let found = found.into_iter().filter(|entry| of(entry).is_some());
+        let (locks, others): (Vec<_>, Vec<_>) = found.partition(is_lock_file);
         for lock in locks {
             if !remove_if_dead(&lock.path())? {
                 return Ok(false);
             }
         }
         for entry in others {
-            let path = entry.path();
-            let removed = if entry.file_type()?.is_dir() { remove_tree(&path) } else { fs::remove_file(&path) };
-            remove_if_there(removed).or_else(ignore_busy)?;
+            remove_if_there(remove_entry(&entry)).or_else(ignore_busy)?;
         }
         match remove_if_there(fs::remove_dir(area)) {
             Ok(()) => return Ok(true),
@@ -238,7 +258,37 @@ pub(crate) fn wnid_of(entry: &DirEntry) -> Option<Wnid> {
 }
 
 fn is_lock_file(entry: &DirEntry) -> bool {
-    entry.file_name().to_string_lossy().starts_with(LOCK)
+    of(entry) == Some(Purpose::Lock)
+}
+
+/// What an entry of an area is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// It shows that a process lives.
+    Lock,
+    /// A class is put together in it.
+    Class,
+    /// It is of use for a moment, or was to a former version.
+    Trial,
+}
+
+/// `None` for an entry that this program has not made, which stays.
+fn of(entry: &DirEntry) -> Option<Purpose> {
+    let name = entry.file_name();
+    let name = name.to_str()?;
+    if name.starts_with(LOCK) {
+        return Some(Purpose::Lock);
+    }
+    if wnid_of(entry).is_some() {
+        return Some(Purpose::Class);
+    }
+    let first = name.split_once('.').map_or(name, |(first, _)| first);
+    TRIALS.contains(&first).then_some(Purpose::Trial)
+}
+
+fn remove_entry(entry: &DirEntry) -> io::Result<()> {
+    let path = entry.path();
+    if entry.file_type()?.is_dir() { remove_tree(&path) } else { fs::remove_file(&path) }
 }
 
 /// What is in an area; nothing if there is none.

@@ -276,7 +276,7 @@ fn open_in(folder: &Path, root: &Path) -> Result<StagingArea, TargetError> {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
         Err(error) => return Err(in_area(area.path(), error)),
     }
-    leave(&area);
+    drop(area);
     Err(TargetError::StagingElsewhere { folder: resolved, target: root.to_owned() })
 }
 
@@ -290,7 +290,7 @@ fn open_beside(root: &Path) -> Result<StagingArea, TargetError> {
             Ok(area) => match try_out(&path, root) {
                 Ok(()) => return Ok(area),
                 Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    leave(&area);
+                    drop(area);
                     NotBeside::CannotRename
                 }
                 Err(error) => return Err(in_area(&path, error)),
@@ -319,13 +319,6 @@ fn parent_refuses(area: &Path, error: &io::Error) -> bool {
     refused && area.symlink_metadata().is_err()
 }
 
-/// Leaves an area that is of no use, without a trace.
-fn leave(area: &StagingArea) {
-    if let Err(cause) = area.leave().and_then(|()| area.remove_if_empty()) {
-        tracing::info!(folder = %area.path().display(), %cause, "a folder that is of no use stays");
-    }
-}
-
 /// What staging and publishing do, on something small. It makes no folder in the target, not even
 /// for an instant.
 fn try_out(area: &Path, root: &Path) -> io::Result<()> {
@@ -338,7 +331,7 @@ fn try_out(area: &Path, root: &Path) -> io::Result<()> {
         fs::rename(&probe, &renamed)?;
         rustix::fs::access(root, Access::WRITE_OK)?;
         let published = root.join(PROBE);
-        fs::rename(renamed.join("file"), &published)?;
+        fs::rename(renamed.join("file"), &published).map_err(|error| explained(error, [&published]))?;
         remove_if_there(fs::remove_file(&published))
     })();
     let removed = [&probe, &renamed].map(|folder| remove_if_there(fs::remove_dir_all(folder)));

@@ -193,3 +193,33 @@ fn a_file_or_a_link_under_the_areas_name_is_not_followed() {
         fs::remove_file(place.area()).unwrap();
     }
 }
+
+#[test]
+fn what_is_not_ours_stays_beside_the_target_and_in_it() {
+    let place = Place::new();
+    let beside = place.area();
+    for area in [beside.clone(), place.root.join(".partial")] {
+        fs::create_dir_all(area.join("mine/empty")).unwrap();
+        fs::write(area.join("mine/precious"), "").unwrap();
+    }
+    let target = place.open();
+    fs::create_dir(target.staging().join("n00000001.1")).unwrap();
+    target.remove_staging();
+    drop(place.open());
+    assert!(!beside.join("n00000001.1").exists());
+    for area in [beside, place.root.join(".partial")] {
+        assert!(area.join("mine/precious").exists() && area.join("mine/empty").exists());
+        assert_eq!(fs::read_dir(&area).unwrap().count(), 1, "only what is not ours stays");
+    }
+}
+
+#[test]
+fn a_target_that_cannot_be_opened_is_left_without_a_trace() {
+    for in_the_way in [".imagenet_downloader.probe", ".imagenet_downloader.storage"] {
+        let place = Place::new();
+        fs::create_dir_all(place.root.join(in_the_way).join("not ours")).unwrap();
+        Target::open(&place.root, None).unwrap_err();
+        assert!(!place.area().exists(), "{in_the_way}");
+        assert!(!place.root.join(".partial").exists(), "{in_the_way}");
+    }
+}
