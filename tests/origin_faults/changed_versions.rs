@@ -38,8 +38,8 @@ fn a_part_of_another_version_is_thrown_away() {
 }
 
 #[test]
-fn a_range_beyond_the_end_or_a_failed_condition_begins_anew() {
-    for status in [416, 412] {
+fn a_refusal_of_the_rest_begins_anew() {
+    for status in [416, 412, 304, 400, 403, 405, 501, 505] {
         let gets = assert_arrives(&class(), [Answer::cut_at(50_000), Answer::status(status)], &QUICK);
         assert_began_anew(&gets);
         assert_eq!(gets.len(), 3);

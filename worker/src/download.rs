@@ -22,6 +22,7 @@ use crate::{
     download_error::DownloadError,
     origin::{Opened, Origin, Part, Question},
     pace::{Priority, Transfer},
+    retry::refuses_the_rest_only,
     source::Source,
 };
 
@@ -203,8 +204,7 @@ impl<'origin> Download<'origin> {
         self.asked_until = until.unwrap_or(u64::MAX);
         let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
         let mut opened = match self.origin.open(&self.url, known, until, priority).await {
-            // The range is beyond the end of what is there now, or the condition has failed.
-            Err(DownloadError::Status { code: 412 | 416, .. }) if known.is_some() => {
+            Err(error) if known.is_some() && refuses_the_rest_only(&error) => {
                 self.forget();
                 return Ok(None);
             }

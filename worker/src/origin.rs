@@ -229,7 +229,7 @@ fn may_be_stale(error: &reqwest::Error) -> bool {
 
 /// Encodings that leave the body as it is: `aws-chunked` is what an upload to S3 had, the others are written by servers that
 /// mean none.
-const PLAIN_ENCODINGS: [&str; 4] = ["identity", "aws-chunked", "none", "binary"];
+const PLAIN_ENCODINGS: [&str; 6] = ["identity", "aws-chunked", "chunked", "none", "binary", "utf-8"];
 
 /// A compressed body is told apart before a byte of it is read.
 fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
@@ -415,6 +415,8 @@ mod tests {
             ("aws-chunked, identity", true),
             ("aws-chunked,", true),
             ("binary", true),
+            ("UTF-8", true),
+            ("chunked", true),
             ("", true),
         ] {
             assert_eq!(refuse_encoded(&one(header::CONTENT_ENCODING, encoding)).is_ok(), is_plain, "{encoding}");

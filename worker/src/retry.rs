@@ -39,6 +39,14 @@ pub(crate) fn verdict(error: &DownloadError) -> Verdict {
     }
 }
 
+/// Whether a status that answers a request for the rest of a tar says nothing about the whole tar: the range is beyond the end
+/// of what is there now, the condition has failed, or the origin does not take such requests. Where the tar itself is
+/// forbidden or gone, the whole is not asked for.
+pub(crate) fn refuses_the_rest_only(error: &DownloadError) -> bool {
+    let is_of_the_tar = matches!(error, DownloadError::Status { code: 401 | 404 | 410, .. });
+    matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && verdict(error) == Verdict::GiveUp
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
