@@ -37,8 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--versions", default="4.2 3", help="versions of NFS [default: 4.2 3]")
     parser.add_argument("--story", type=Path, default=HERE / "story.sh", metavar="FILE",
                         help="another script for the guest's shell (busybox)")
-    parser.add_argument("--timeout", type=float, default=400, metavar="SECONDS",
-                        help="time limit of the guest [default: 400]")
+    parser.add_argument("--timeout", type=float, default=700, metavar="SECONDS",
+                        help="time limit of the guest [default: 700]")
     return parser.parse_args()
 
 
