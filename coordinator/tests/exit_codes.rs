@@ -115,7 +115,8 @@ fn a_runtime_that_cannot_start_is_told_in_one_sentence() {
     // Whoever started the tests may have left them a file or two.
     let starved = [
         r#"exec 3>&- 4>&- 5>&-; ulimit -n 4; exec "$1" --demo"#,
-        r#"prlimit --nproc=1 setpriv --reuid=54321 --clear-groups "$1" --demo"#,
+        // A user of its own: the limit counts all threads of a user, also those of other tests.
+        r#"prlimit --nproc=1 setpriv --reuid=54322 --clear-groups "$1" --demo"#,
     ];
     for line in starved {
         if line.starts_with("prlimit") && !may_become_another_user() {
