@@ -57,6 +57,13 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    """Process ids of its children; none once it has ended."""
+    if process.poll() is not None:
+        return []
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 class Pod:
     """A pod that runs, or has ended."""
 
@@ -71,9 +78,8 @@ class Pod:
 
     def signal(self, number: int) -> None:
         """Reaches the program itself, as a kubelet's does."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), number)
+        for child in children(self.process):
+            os.kill(child, number)
 
     def wait(self, seconds: float = 180) -> int:
         try:
@@ -113,6 +119,9 @@ class Cluster:
 
     def close(self) -> None:
         for process in self.running:
+            # To change its user takes the signal from a program that --kill-child gives it.
+            for child in children(process):
+                os.kill(child, signal.SIGKILL)
             process.kill()
             process.wait()
             if process.stdout:
