@@ -126,7 +126,7 @@ impl StagingArea {
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
         // Folders in which nothing was begun are removed, the others refuse.
-        let is_empty = |entry: &DirEntry| match of(entry) {
+        let is_empty = |entry: &DirEntry| match purpose_of(entry) {
             Some(Purpose::Lock) => true,
             Some(Purpose::Trial) => remove_entry(entry).is_ok(),
             Some(Purpose::Class) => fs::remove_dir(entry.path()).is_ok(),
@@ -160,7 +160,7 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
             thread::sleep(RETRY_DELAY);
         }
         let found = entries(area)?;
-        let found = found.into_iter().filter(|entry| of(entry).is_some());
+        let found = found.into_iter().filter(|entry| purpose_of(entry).is_some());
         let (locks, others): (Vec<_>, Vec<_>) = found.partition(is_lock_file);
         for lock in locks {
             if !remove_if_dead(&lock.path())? {
@@ -258,7 +258,7 @@ pub(crate) fn wnid_of(entry: &DirEntry) -> Option<Wnid> {
 }
 
 fn is_lock_file(entry: &DirEntry) -> bool {
-    of(entry) == Some(Purpose::Lock)
+    purpose_of(entry) == Some(Purpose::Lock)
 }
 
 /// What an entry of an area is for.
@@ -273,7 +273,7 @@ enum Purpose {
 }
 
 /// `None` for an entry that this program has not made, which stays.
-fn of(entry: &DirEntry) -> Option<Purpose> {
+fn purpose_of(entry: &DirEntry) -> Option<Purpose> {
     let name = entry.file_name();
     let name = name.to_str()?;
     if name.starts_with(LOCK) {
