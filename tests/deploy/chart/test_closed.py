@@ -1,6 +1,7 @@
 """The chart is closed: restricted pods, each with the files that it needs, and nobody calls who need not."""
 
 import copy
+import ipaddress
 import unittest
 
 from chart import (
@@ -36,6 +37,12 @@ SYSCTLS = {
     "net.ipv4.tcp_wmem",
 }
 HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe")
+
+
+def lets_in(block: dict, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an ipBlock of a NetworkPolicy contains the address."""
+    excepted = (ipaddress.ip_network(part) for part in block.get("except", []))
+    return address in ipaddress.ip_network(block["cidr"]) and not any(address in part for part in excepted)
 
 
 def broken_rules(pod: dict) -> set[str]:
@@ -299,6 +306,21 @@ class Network(unittest.TestCase):
                     [True, True, False],
                 )
                 self.assertTrue(all(rule.get("from") for rule in coordinator["ingress"]), "nobody else")
+
+    def test_workers_do_not_reach_the_metadata_service_unless_values_say_so(self):
+        metadata = [ipaddress.ip_address(address) for address in ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")]
+        origin = [ipaddress.ip_address(address) for address in ("171.64.68.10", "10.1.2.3", "2606:4700::6810:85e5")]
+        for path in VALUES:
+            for policy in of_kind(rendered(path), "NetworkPolicy"):
+                rules = [rule for rule in policy["spec"]["egress"] if {"port": 443} in rule["ports"]]
+                if not rules:
+                    continue
+                blocks = [peer["ipBlock"] for rule in rules for peer in rule["to"] if "ipBlock" in peer]
+                with self.subTest(values=path.name):
+                    self.assertFalse([address for address in metadata if any(lets_in(block, address) for block in blocks)])
+                    if not path.name.startswith("everything"):
+                        for address in origin:
+                            self.assertTrue(any(lets_in(block, address) for block in blocks), address)
 
     def test_policies_name_ports_by_number_and_let_pods_ask_for_names_where_openshift_answers(self):
         """Some plugins find no port by its name for whom they let in by address."""
