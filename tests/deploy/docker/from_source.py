@@ -37,7 +37,7 @@ def main() -> int:
     if reason := why_not() or (None if shutil.which("debootstrap") else "debootstrap is not installed"):
         print(f"cannot run: {reason}", file=sys.stderr)
         return 2
-    name, suite = re.search(r"^FROM (rust:\S*-(\w+)) AS built$", DOCKERFILE.read_text(), re.MULTILINE).groups()
+    name, suite = re.search(r"^ARG RUST=(rust:\S*-(\w+))$", DOCKERFILE.read_text(), re.MULTILINE).groups()
     with tempfile.TemporaryDirectory(prefix="imagenet-base-") as scratch, Engine({}) as engine:
         base, archive = Path(scratch) / "base", Path(scratch) / "base.tar"
         stand_in(base, suite)
