@@ -36,6 +36,9 @@ const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORT
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 /// Spans of these programs go to the collector; those of libraries do not.
 const TRACED: [&str; 4] = [trace::TARGET, "coordinator", "worker", "shared"];
+/// HTTP/2's library warns of what peers send, once for each frame: a client could fill the disk
+/// with it. `RUST_LOG` shows it.
+const HTTP2: &str = "h2=error";
 /// At the end a collector that is slow has this long to take the last spans.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -76,10 +79,13 @@ impl Telemetry {
     /// # Errors
     /// [`TelemetryError`] when the environment asks for what cannot be had.
     pub fn start(log: File, screen: &Screen, service: &'static str) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::builder()
+        let mut filter = EnvFilter::builder()
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
+        if set(EnvFilter::DEFAULT_ENV).is_none() {
+            filter = filter.add_directive(HTTP2.parse().expect("a directive"));
+        }
         let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
         let log = start_log(log, screen)?;
         report_panics(&log, screen);
@@ -89,7 +95,10 @@ impl Telemetry {
             .with_writer(log.clone())
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
         // A collector that is away is told again and again, and nobody's download is the worse for it.
-        let for_people = filter_fn(|metadata| !metadata.target().starts_with("opentelemetry"));
+        let for_people = filter_fn(|metadata| {
+            let target = metadata.target();
+            !target.starts_with("opentelemetry") && !target.starts_with("h2::")
+        });
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
