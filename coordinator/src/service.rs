@@ -36,17 +36,17 @@ use tonic::{
 mod calls;
 mod counts;
 mod health;
+mod message_limits;
 mod pacing;
 
 use calls::Counted;
+use message_limits::{MAX_MESSAGE, MessageLimits};
 use pacing::Pacing;
 
 /// The version of the protocol that is spoken here.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// How long `Acquire` waits while there is nothing to lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// Larger messages are refused by their length, unread.
-const MAX_MESSAGE: usize = 8 << 20;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 
@@ -101,6 +101,7 @@ where
         .trace_fn(calls::traced)
         .layer(counted)
         .layer(gate)
+        .layer(MessageLimits)
         .add_service(health)
         .add_service(door)
         .add_service(admin)

@@ -1,6 +1,6 @@
 //! What both wire doors read from messages and write into them: parsed once, within limits, with a refusal that says why.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use shared::{
     Wnid,
@@ -26,12 +26,14 @@ const MAX_NAME: usize = 128;
 /// What one message may name.
 pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
     if batch.len() > MAX_BATCH {
-        return Err(Status::invalid_argument(format!(
-            "a message may name {MAX_BATCH} classes, this one {}",
-            batch.len()
-        )));
+        return Err(too_many(batch.len()));
     }
     Ok(batch)
+}
+
+/// Refuses a message that names more classes.
+pub(crate) fn too_many(named: impl Display) -> Status {
+    Status::invalid_argument(format!("a message may name {MAX_BATCH} classes, this one {named}"))
 }
 
 /// A class, as a message names it.

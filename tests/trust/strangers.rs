@@ -111,7 +111,7 @@ fn a_message_of_100_mib_is_refused_by_its_length() {
     };
     let valid = Client::new(coordinator.address, Some(&secret));
     // What is small enough is looked at, and found to be no result.
-    assert_eq!(valid.report(long(7 << 20)).expect_err("it is no class").code(), Code::InvalidArgument);
+    assert_eq!(valid.report(long(3 << 20)).expect_err("it is no class").code(), Code::InvalidArgument);
     assert!(coordinator.running.is_running());
     let before = peak_memory(coordinator.running.id());
     let refused = valid.report(long(100 << 20)).expect_err("it is too long");

@@ -1,0 +1,248 @@
+//! Refuses messages that are too long, or that name too many classes, before anything of them is
+//! decoded.
+//!
+//! A decoded entry takes up to fifty times its bytes, so the length alone bounds nothing. Each
+//! method's messages have at most one field that may be repeated at will; its entries are counted
+//! while the bytes pass on their way to the decoder.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Status, body::Body, codegen::http::Request};
+use tower::{Layer, Service};
+
+use crate::wire::{MAX_BATCH, too_many};
+
+/// The longest message that any method takes: what the protocol allows a report.
+pub(super) const MAX_MESSAGE: usize = 4 << 20;
+/// 4,096 entries of `Held` with the largest numbers have 46 bytes each, 184 KiB; the rest is for
+/// names and for fields to come.
+const MAX_HELD: usize = 256 << 10;
+/// 4,096 classes have 11 bytes each.
+const MAX_NAMES: usize = 64 << 10;
+/// Messages of a few numbers or one name.
+const MAX_SHORT: usize = 4 << 10;
+/// A varint has at most 64 bits.
+const VARINT_BITS: u32 = 64;
+
+/// What one message of a method may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit {
+    bytes: usize,
+    /// The number of the repeated field.
+    repeated: Option<u64>,
+}
+
+impl Limit {
+    fn of(path: &str) -> Self {
+        let (bytes, repeated) = match path.strip_prefix("/imagenet.v1.") {
+            Some("Coordinator/Report") => (MAX_MESSAGE, Some(2)),
+            Some("Coordinator/Register") => (MAX_HELD, Some(6)),
+            Some("Coordinator/Renew" | "Coordinator/Leave") => (MAX_HELD, Some(2)),
+            Some("Coordinator/Acquire") => (MAX_HELD, Some(3)),
+            Some("Admin/RetryFailed") => (MAX_NAMES, Some(1)),
+            _ => (MAX_SHORT, None),
+        };
+        Self { bytes, repeated }
+    }
+}
+
+/// Limits the messages of a server's services.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MessageLimits;
+
+/// A service whose messages are limited.
+#[derive(Debug, Clone)]
+pub(super) struct LimitedService<S>(S);
+
+impl<S> Layer<S> for MessageLimits {
+    type Service = LimitedService<S>;
+
+    fn layer(&self, inner: S) -> LimitedService<S> {
+        LimitedService(inner)
+    }
+}
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for LimitedService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        let messages = Messages::new(Limit::of(request.uri().path()));
+        self.0.call(request.map(|body| Body::new(Limited { body, messages })))
+    }
+}
+
+struct Limited {
+    body: Body,
+    messages: Messages,
+}
+
+impl HttpBody for Limited {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(bytes) = frame.data_ref()
+            && let Err(refused) = self.messages.take(bytes)
+        {
+            return Poll::Ready(Some(Err(refused)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The messages of one stream, as far as they have come.
+struct Messages {
+    limit: Limit,
+    at: Position,
+    /// Bytes of the current message that are still to come.
+    left: usize,
+    /// Entries of the repeated field so far.
+    entries: usize,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy)]
+enum Position {
+    /// gRPC's prefix: one byte for compression, four for the length.
+    Prefix { known: usize, length: usize },
+    /// The number and the type of a field.
+    Tag(Varint),
+    /// A number as a field's content.
+    Number,
+    /// The length of a field's content.
+    Length(Varint),
+    /// Content of which so many bytes are still to come.
+    Content(u64),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Varint {
+    value: u64,
+    bits: u32,
+}
+
+impl Varint {
+    /// With the next byte; whether it was the last one.
+    fn with(self, byte: u8) -> (Self, bool) {
+        let value = self.value | u64::from(byte & 0x7F).checked_shl(self.bits).unwrap_or(0);
+        let bits = self.bits + 7;
+        (Self { value, bits }, byte < 0x80 || bits >= VARINT_BITS)
+    }
+}
+
+impl Messages {
+    fn new(limit: Limit) -> Self {
+        Self { limit, at: Position::Prefix { known: 0, length: 0 }, left: 0, entries: 0 }
+    }
+
+    /// Looks at the bytes that follow those of the last call.
+    ///
+    /// # Errors
+    /// When a message is longer than the method's may be, or has too many entries.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if let Position::Prefix { known, length } = self.at {
+                bytes = rest;
+                self.prefix(known, length, byte)?;
+                continue;
+            }
+            let used = match self.at {
+                Position::Content(left) => bytes.len().min(self.left).min(usize::try_from(left).unwrap_or(usize::MAX)),
+                _ => 1,
+            };
+            bytes = &bytes[used..];
+            self.left -= used;
+            self.at = self.after(byte, used)?;
+            if self.left == 0 {
+                self.at = Position::Prefix { known: 0, length: 0 };
+            }
+        }
+        Ok(())
+    }
+
+    fn prefix(&mut self, known: usize, length: usize, byte: u8) -> Result<(), Status> {
+        let length = if known == 0 { 0 } else { length << 8 | usize::from(byte) };
+        if known < 4 {
+            self.at = Position::Prefix { known: known + 1, length };
+            return Ok(());
+        }
+        if length > self.limit.bytes {
+            let most = self.limit.bytes;
+            return Err(Status::out_of_range(format!(
+                "a message of this method has at most {most} bytes, this one {length}"
+            )));
+        }
+        self.left = length;
+        self.entries = 0;
+        self.at = if length == 0 { Position::Prefix { known: 0, length: 0 } } else { Position::Tag(Varint::default()) };
+        Ok(())
+    }
+
+    /// Where the message goes on after `used` bytes, of which `byte` was the first.
+    fn after(&mut self, byte: u8, used: usize) -> Result<Position, Status> {
+        let next = Position::Tag(Varint::default());
+        Ok(match self.at {
+            Position::Prefix { .. } => next,
+            Position::Tag(varint) => match varint.with(byte) {
+                (varint, false) => Position::Tag(varint),
+                (varint, true) => self.field(varint.value)?,
+            },
+            Position::Number if byte < 0x80 => next,
+            Position::Number => Position::Number,
+            Position::Length(varint) => match varint.with(byte) {
+                (varint, false) => Position::Length(varint),
+                (Varint { value: 0, .. }, true) => next,
+                (varint, true) => Position::Content(varint.value),
+            },
+            Position::Content(left) => match left.saturating_sub(used as u64) {
+                0 => next,
+                left => Position::Content(left),
+            },
+        })
+    }
+
+    /// What follows the tag of a field.
+    fn field(&mut self, tag: u64) -> Result<Position, Status> {
+        let (number, wire_type) = (tag >> 3, tag & 7);
+        Ok(match wire_type {
+            0 => Position::Number,
+            1 => Position::Content(8),
+            2 => {
+                self.entries += usize::from(Some(number) == self.limit.repeated);
+                if self.entries > MAX_BATCH {
+                    return Err(too_many("more"));
+                }
+                Position::Length(Varint::default())
+            }
+            // Groups have no content of their own; what is in them counts as if it stood outside.
+            3 | 4 => Position::Tag(Varint::default()),
+            5 => Position::Content(4),
+            // There is no such type: the decoder refuses the message at this place.
+            _ => Position::Content(u64::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
