@@ -14,7 +14,7 @@ use crate::{
     dispatcher::{DispatchError, DispatcherHandle},
     fleet::Phase,
     lease_table::{Granted, Hello},
-    trust::{Caller, Gate},
+    trust::{Caller, Gate, MAX_STREAMS},
     wire::{MAX_BATCH, at_most, cut, held, leases, milliseconds, names, reported, shown},
 };
 use futures_util::{Stream, StreamExt as _};
@@ -47,6 +47,14 @@ use pacing::Pacing;
 pub const PROTOCOL_VERSION: u32 = 1;
 /// How long `Acquire` waits while there is nothing to lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// The list of a request's header fields, decoded; hyper's own default.
+const MAX_HEADERS: u32 = 16 << 10;
+/// Streams that a client has reset before they were looked at; h2's own default. A connection with
+/// more is closed.
+const MAX_RESETS: usize = 20;
+/// Streams of one connection that were refused or ended by an error of the client; hyper's own
+/// default. A connection with more is closed.
+const MAX_ERRORS: usize = 1024;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 
@@ -98,6 +106,11 @@ where
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        // tonic sets no limit of its own, and takes those of hyper away.
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_ERRORS))
+        .http2_max_header_list_size(MAX_HEADERS)
         .trace_fn(calls::traced)
         .layer(counted)
         .layer(gate)

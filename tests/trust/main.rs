@@ -3,6 +3,7 @@
 mod certificates;
 mod joining;
 mod people;
+mod revoked;
 mod roles;
 mod secrets;
 mod strangers;

@@ -16,7 +16,7 @@ use super::Cluster;
 
 /// Calls with and without credentials, over plaintext on loopback.
 pub(crate) struct Client {
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     address: SocketAddr,
     bearer: Option<String>,
 }
@@ -27,13 +27,13 @@ impl Client {
         Self { runtime, address, bearer: token.map(|token| format!("Bearer {token}")) }
     }
 
-    fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         let address = format!("http://{}", self.address);
         let _guard = self.runtime.enter();
         Channel::from_shared(address).expect("an address").connect_lazy()
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(Duration::from_secs(20));
         if let Some(bearer) = &self.bearer {
@@ -90,6 +90,15 @@ impl Client {
         let request = self.request(proto::GetFleetRequest {});
         let call = async { AdminClient::new(self.channel()).get_fleet(request).await };
         self.runtime.block_on(call).map(drop)
+    }
+
+    /// Calls once and leaves the connection open, which is closed when the channel is dropped.
+    pub(crate) fn fleet_and_stay(&self) -> Result<Channel, Status> {
+        let channel = self.channel();
+        let request = self.request(proto::GetFleetRequest {});
+        let mut client = AdminClient::new(channel.clone());
+        self.runtime.block_on(client.get_fleet(request))?;
+        Ok(channel)
     }
 
     fn retry(&self) -> Result<(), Status> {

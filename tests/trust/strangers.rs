@@ -4,11 +4,20 @@ use std::{
     collections::HashSet,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     time::Duration,
 };
 
-use tests::{cluster::Table, wait::wait_for};
-use tonic::Code;
+use tests::{
+    cluster::Table,
+    largest_report::largest_report,
+    memory,
+    running::Running,
+    stranger::{Attack, Kind, Strangers, Style},
+    wait::wait_for,
+};
+use tokio::time::Instant;
+use tonic::{Code, transport::Channel};
 
 use super::{Cluster, roles::Client};
 
@@ -113,13 +122,13 @@ fn a_message_of_100_mib_is_refused_by_its_length() {
     // What is small enough is looked at, and found to be no result.
     assert_eq!(valid.report(long(3 << 20)).expect_err("it is no class").code(), Code::InvalidArgument);
     assert!(coordinator.running.is_running());
-    let before = peak_memory(coordinator.running.id());
+    let before = memory::of(coordinator.running.id()).expect("it runs").peak;
     let refused = valid.report(long(100 << 20)).expect_err("it is too long");
     assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused:?}");
     // Of a stranger nothing is looked at at all.
     let refused = Client::new(coordinator.address, None).report(long(100 << 20)).expect_err("there is no token");
     assert!(matches!(refused.code(), Code::Unauthenticated | Code::Unknown | Code::Internal), "{refused:?}");
-    let grown = peak_memory(coordinator.running.id()) - before;
+    let grown = memory::of(coordinator.running.id()).expect("it runs").peak - before;
     assert!(grown < 10 << 20, "the coordinator took {grown} bytes more");
     assert!(valid.register("known").is_ok(), "it goes on");
     coordinator.running.kill();
@@ -139,9 +148,140 @@ fn a_message_that_is_nested_without_end_is_refused() {
     coordinator.running.kill();
 }
 
-/// The most memory that a process ever held, in bytes.
-fn peak_memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+/// How long one kind of frames is sent in the tests; the benchmark sends for longer.
+const ATTACK: Duration = Duration::from_secs(1);
+/// Frames on a connection that is held open: more streams than one connection may have.
+const HELD_FRAMES: usize = 400;
+/// More than the coordinator holds when idle.
+const MAX_GROWTH: u64 = 64 << 20;
+/// What an allocator may keep of that.
+const MAX_KEPT: u64 = 32 << 20;
+/// Size of the log after all kinds.
+const MAX_LOG: usize = 64 << 10;
+/// For an answer to a viewer meanwhile. On a busy machine the fastest of several answers counts.
+const MAX_STATUS: Duration = Duration::from_secs(1);
+
+#[test]
+fn connections_without_a_token_cost_at_most_64_mib_and_no_log_whatever_they_send() {
+    let coordinator = cost_of(None);
+    let log = std::fs::read_to_string(&coordinator.log).expect("there is a log");
+    assert!(log.len() <= MAX_LOG, "they wrote {} bytes into the log", log.len());
+    let told = coordinator.running.stderr();
+    assert!(!told.contains("PING"), "the screen says nothing of them: {told}");
+    coordinator.running.kill();
+}
+
+#[test]
+fn connections_of_a_viewer_that_takes_no_answers_cost_at_most_64_mib() {
+    cost_of(Some("viewer.token")).running.kill();
+}
+
+struct Attacked {
+    running: Running,
+    log: PathBuf,
+    _cluster: Cluster,
+}
+
+/// Lets clients with this token send each kind of frames, and asserts what that costs a
+/// coordinator.
+fn cost_of(token: Option<&str>) -> Attacked {
+    let (cluster, coordinator) = Cluster::of(1).start(&[]);
+    let process = coordinator.running.id();
+    let held = || memory::of(process).expect("it runs");
+    let (connect, viewer) = (format!("https://{}", coordinator.address), cluster.path("viewer.token"));
+    let status = || {
+        let asked = Instant::now();
+        let told = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &viewer]).wait();
+        assert_eq!(told.code, Some(0), "{}", told.stderr);
+        asked.elapsed()
+    };
+    status();
+    let idle = held().now;
+    for kind in Kind::ALL {
+        memory::reset_peak(process).expect("it is ours");
+        let endless = Attack {
+            address: coordinator.address,
+            authority: cluster.file("ca.pem"),
+            token: token.map(|file| cluster.secret(file)),
+            kind,
+            style: Style::Endless,
+        };
+        let held_open = Attack { style: Style::Held(HELD_FRAMES), ..endless.clone() };
+        let strangers = [Strangers::start(&endless, 1), Strangers::start(&held_open, 7)];
+        let begun = Instant::now();
+        let mut fastest = Duration::MAX;
+        while begun.elapsed() < ATTACK || fastest > MAX_STATUS {
+            fastest = fastest.min(status());
+            assert!(begun.elapsed() < Duration::from_secs(30), "{kind}: the fastest status took {fastest:?}");
+        }
+        let sent = strangers.map(Strangers::stop);
+        let grown = held().peak.saturating_sub(idle);
+        assert!(sent.iter().all(|sent| sent.connections > 0), "{kind}: their connections were accepted: {sent:?}");
+        assert!(grown <= MAX_GROWTH, "{kind}: {grown} bytes above idle, {sent:?}");
+        wait_for("the memory is given back", Duration::from_secs(20), || held().now <= idle + MAX_KEPT);
+    }
+    let log = cluster.job.target_path().join("imagenet_downloader.log");
+    Attacked { running: coordinator.running, log, _cluster: cluster }
+}
+
+#[test]
+fn a_connection_that_begins_with_the_largest_report_is_never_cut() {
+    let cluster = Cluster::of(1);
+    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let worker = Client::new(coordinator.address, Some(&secret));
+    let tries = std::env::var("FIRST_REPORTS").map_or(20, |tries| tries.parse().expect("a number"));
+    for number in 1..=tries {
+        let answer = worker.report(largest_report());
+        assert!(answer.is_ok(), "report {number} of {tries}: {answer:?}");
+    }
+    coordinator.running.kill();
+}
+
+#[test]
+fn a_message_of_two_million_empty_results_is_refused_before_it_is_decoded() {
+    let cluster = Cluster::of(1);
+    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let worker = Client::new(coordinator.address, Some(&secret));
+    assert!(worker.report(largest_report()).is_ok());
+    let held = || memory::of(coordinator.running.id()).expect("it runs");
+    let before = held().peak;
+    for _ in 0..3 {
+        let refused = worker.raw("/imagenet.v1.Coordinator/Report", [0x12, 0].repeat(2 << 20)).expect_err("too many");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert_eq!(refused.message(), "a message may name 4096 classes, this one more");
+    }
+    let grown = held().peak - before;
+    assert!(grown < 16 << 20, "the coordinator took {grown} bytes more");
+    coordinator.running.kill();
+}
+
+/// Connections of viewers that make one call each and are then kept.
+const VIEWERS: usize = 1300;
+
+#[test]
+fn idle_connections_of_viewers_are_bounded_and_keep_no_worker_out() {
+    let cluster = Cluster::of(2);
+    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("viewer.token"));
+    let token = cluster.path("worker.token");
+    // As many files as a service often may have.
+    let limited = ["sh", "-c", "ulimit -n 1200 && exec \"$0\" \"$@\""];
+    let job = cluster.job.under(limited).args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let before = open_files(coordinator.running.id());
+    let viewer = Client::new(coordinator.address, Some(&secret));
+    let connections: Vec<Channel> = (0..VIEWERS).map_while(|_| viewer.fleet_and_stay().ok()).collect();
+    assert_eq!(connections.len(), VIEWERS, "a viewer that comes late is let in too");
+    // 1,200 files, without those that are reserved, divided by sixteen: 67.
+    wait_for("the idle ones are closed", Duration::from_secs(20), || {
+        open_files(coordinator.running.id()) <= before + 70
+    });
+    let connect = format!("http://{}", coordinator.address);
+    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &token]);
+    let finished = worker.wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
 }

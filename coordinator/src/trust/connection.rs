@@ -1,4 +1,7 @@
-//! A connection from outside: with TLS or without, cut when it has sat in the lobby for too long.
+//! A connection from outside, with TLS or without. It counts what it carries, and is cut when
+//! [`Connections`] says so or when its peer sends and takes no answer.
+//!
+//! [`Connections`]: super::connections::Connections
 
 use std::{
     future::Future as _,
@@ -6,23 +9,31 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_rustls::server::TlsStream;
-use tokio_util::{either::Either, sync::WaitForCancellationFutureOwned};
+use tokio_util::{
+    either::Either,
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+};
 use tonic::transport::server::Connected;
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer as _, X509Certificate},
 };
 
-use super::lobby::Seat;
+use super::{
+    Role,
+    connections::{Begun, Entry, MAX_COST},
+    frame_cost::FrameCost,
+};
 
 /// Who is at the other end, as far as the connection itself tells. Goes with each of its requests.
 #[derive(Debug, Clone)]
@@ -33,10 +44,15 @@ struct PeerFacts {
     address: IpAddr,
     /// Those of a certificate that was verified.
     names: Option<Arc<[String]>>,
-    seat: Seat,
+    entry: Entry,
 }
 
 impl Peer {
+    /// The peer of a new connection.
+    pub(super) fn new(address: IpAddr, names: Option<Vec<String>>, entry: Entry) -> Self {
+        Self(Arc::new(PeerFacts { address, names: names.map(Into::into), entry }))
+    }
+
     pub(super) fn address(&self) -> IpAddr {
         self.0.address
     }
@@ -46,18 +62,50 @@ impl Peer {
         self.0.names.clone()
     }
 
-    /// It has proved who it is.
-    pub(super) fn admit(&self) {
-        self.0.seat.leave();
+    /// The peer has shown a valid credential for this role, which is valid until `revoked`.
+    pub(super) fn admit(&self, role: Role, revoked: &CancellationToken) {
+        self.0.entry.admit(role, revoked, Instant::now());
+    }
+
+    /// Whether no valid credential was shown yet, or the last one was revoked.
+    pub(super) fn is_pending(&self) -> bool {
+        self.0.entry.is_pending()
+    }
+
+    /// Counts a call of an admitted connection until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When the connection has too many calls already.
+    pub(super) fn call(&self) -> Result<Option<OpenCall>, TooManyCalls> {
+        match self.0.entry.begin_call(Instant::now()) {
+            Begun::Counted => Ok(Some(OpenCall(self.clone()))),
+            Begun::Uncounted => Ok(None),
+            Begun::TooMany => Err(TooManyCalls),
+        }
     }
 }
 
-/// The seat of a connection that is there: free once it is closed, also while a call that came by it is still being answered.
-struct Seated(Peer);
+/// An observer's connection has too many calls at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TooManyCalls;
 
-impl Drop for Seated {
+/// A call over a connection, from its head to the last byte of its answer.
+#[derive(Debug)]
+pub(super) struct OpenCall(Peer);
+
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.0.seat.leave();
+        self.0.0.entry.end_call(Instant::now());
+    }
+}
+
+/// Removes the entry when the connection is closed, also while a call that came over it is still
+/// being answered.
+struct Registered(Peer);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.0.0.entry.remove();
     }
 }
 
@@ -65,41 +113,57 @@ impl Drop for Seated {
 pub struct Connection {
     line: Either<TcpStream, TlsStream<TcpStream>>,
     /// Dropped after the line.
-    peer: Seated,
-    /// While it is in the lobby.
-    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    peer: Registered,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    frames: FrameCost,
+    /// Cost of what an admitted peer has sent since everything that was to be sent to it had been
+    /// sent.
+    unanswered: u64,
 }
 
 impl Connection {
-    pub(super) fn plain(line: TcpStream, address: IpAddr, seat: Seat) -> Self {
-        Self::new(Either::Left(line), address, None, seat)
+    pub(super) fn plain(line: TcpStream, address: IpAddr, entry: Entry) -> Self {
+        Self::new(Either::Left(line), address, None, entry)
     }
 
     /// After the handshake.
-    pub(super) fn encrypted(line: TlsStream<TcpStream>, address: IpAddr, seat: Seat) -> Self {
+    pub(super) fn encrypted(line: TlsStream<TcpStream>, address: IpAddr, entry: Entry) -> Self {
         let certificate = line.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let names = certificate.map(names);
-        Self::new(Either::Right(line), address, names, seat)
+        Self::new(Either::Right(line), address, names, entry)
     }
 
     fn new(
         line: Either<TcpStream, TlsStream<TcpStream>>,
         address: IpAddr,
         names: Option<Vec<String>>,
-        seat: Seat,
+        entry: Entry,
     ) -> Self {
-        let cut = Some(Box::pin(seat.cut.clone().cancelled_owned()));
-        let peer = Seated(Peer(Arc::new(PeerFacts { address, names: names.map(Into::into), seat })));
-        Self { line, peer, cut }
+        let cut = Box::pin(entry.cut().clone().cancelled_owned());
+        let peer = Registered(Peer::new(address, names, entry));
+        Self { line, peer, cut, frames: FrameCost::default(), unanswered: 0 }
     }
 
-    /// An error when it has to go.
+    /// An error when the connection has to be closed.
     fn poll_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Some(cut) = &mut self.cut else { return Ok(()) };
-        if self.peer.0.0.seat.has_left() {
-            self.cut = None;
-        } else if cut.as_mut().poll(context).is_ready() {
-            return Err(io::ErrorKind::TimedOut.into());
+        match self.cut.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Counts what was read. An error when that is too much.
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let cost = self.frames.of(bytes);
+        let entry = &self.peer.0.0.entry;
+        if self.peer.0.is_pending() {
+            entry.charge(cost);
+            self.unanswered = 0;
+        } else {
+            self.unanswered += cost;
+        }
+        if entry.cut().is_cancelled() || self.unanswered > MAX_COST {
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(())
     }
@@ -134,7 +198,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.poll_cut(context)?;
-        Pin::new(&mut self.line).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.line).poll_read(context, buffer))?;
+        Poll::Ready(self.count(&buffer.filled()[before..]))
     }
 }
 
@@ -146,7 +212,9 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_cut(context)?;
-        Pin::new(&mut self.line).poll_flush(context)
+        ready!(Pin::new(&mut self.line).poll_flush(context))?;
+        self.unanswered = 0;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -64,8 +64,14 @@ impl DoorFiles {
             let paths = [&files.certificate, &files.key].into_iter().chain(&files.client_authority);
             Watched::new(paths.cloned().collect(), server_tls)
         });
-        let tokens =
-            self.tokens.as_ref().map(|path| Watched::new(vec![path.clone()], |sources| Tokens::read(&sources[0])));
+        let tokens = self.tokens.as_ref().map(|path| {
+            let earlier = Mutex::new(Tokens::default());
+            Watched::new(vec![path.clone()], move |sources| {
+                let mut earlier = earlier.lock().unwrap_or_else(PoisonError::into_inner);
+                *earlier = Tokens::read(&sources[0])?.replacing(&earlier);
+                Ok(earlier.clone())
+            })
+        });
         Ok(Door {
             tls: tls.transpose()?,
             tokens: tokens.transpose()?,

@@ -11,13 +11,17 @@ use std::{
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
     Door, Peer, Role,
+    call::until_revoked,
+    connection::TooManyCalls,
     role::is_for_everybody,
     throttle::{Answer, Throttle},
+    tokens::Grant,
 };
 
 /// Who calls; stands in the extensions of each request.
@@ -64,8 +68,11 @@ enum Refusal {
         role: Role,
         needed: Role,
     },
+    /// The connection has too many calls at the same time.
+    Busy,
 }
 
+const BUSY: &str = "this connection has too many calls at the same time; wait for their answers, or open another one";
 const NO_TOKEN: &str = "a token is needed here: give the file with one of this cluster's with --token-file";
 const WRONG_TOKEN: &str =
     "the token is not one of this cluster's: give the file with one that is valid with --token-file";
@@ -87,24 +94,36 @@ impl Gate {
 }
 
 impl Rules {
-    fn check(&self, path: &str, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Caller, Refusal> {
-        let Self::Locked { door, .. } = self else {
-            peer.inspect(|peer| peer.admit());
-            return Ok(Caller::default());
-        };
+    /// Who calls, and the signal that ends the call. Admits the connection unless the call needs no
+    /// credential.
+    fn check(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<(Caller, CancellationToken), Refusal> {
+        // Without a credential of its own a call ends with the connection alone.
+        let never = CancellationToken::new();
         if is_for_everybody(path) {
-            return Ok(Caller::default());
+            return Ok((Caller::default(), never));
         }
+        let admit = |role, revoked: &CancellationToken| {
+            peer.inspect(|peer| peer.admit(role, revoked));
+        };
+        let Self::Locked { door, .. } = self else {
+            admit(Role::Worker, &never);
+            return Ok((Caller::default(), never));
+        };
         let names = peer.and_then(Peer::names);
-        let role = match (bearer(headers), &door.tokens, &names) {
-            (Some(shown), Some(tokens), _) => tokens.get().role_of(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
+        let Grant { role, revoked } = match (bearer(headers), &door.tokens, &names) {
+            (Some(shown), Some(tokens), _) => tokens.get().grant_of(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
             (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
-            (_, _, Some(_)) => Role::Worker,
+            (_, _, Some(_)) => Grant { role: Role::Worker, revoked: never },
             (None, _, None) => return Err(Refusal::Unknown(NO_TOKEN)),
         };
-        peer.inspect(|peer| peer.admit());
+        admit(role, &revoked);
         let needed = Role::needed_for(path);
-        if role.includes(needed) { Ok(Caller { names }) } else { Err(Refusal::Forbidden { role, needed }) }
+        if role.includes(needed) { Ok((Caller { names }, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
     }
 
     /// When this address is told that its credential is of no use.
@@ -124,6 +143,7 @@ impl Rules {
                     "this takes a token for the role {needed}, and the one given is for the role {role}"
                 ));
             }
+            Refusal::Busy => return Status::resource_exhausted(BUSY),
             Refusal::Unknown(what) => what,
         };
         match self.failed(address) {
@@ -169,15 +189,66 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
-        match self.rules.check(request.uri().path(), request.headers(), peer.as_ref()) {
-            Ok(caller) => {
+        let checked = self.rules.check(request.uri().path(), request.headers(), peer.as_ref());
+        let begun = checked.and_then(|(caller, revoked)| {
+            let call = peer.as_ref().map_or(Ok(None), Peer::call).map_err(|TooManyCalls| Refusal::Busy)?;
+            Ok((caller, revoked, call))
+        });
+        match begun {
+            Ok((caller, revoked, call)) => {
                 request.extensions_mut().insert(caller);
-                Box::pin(self.inner.call(request))
+                Box::pin(until_revoked(self.inner.call(request), revoked, call))
             }
             Err(refusal) => {
                 let refused = Arc::clone(&self.rules).refuse(refusal, peer.map(|peer| peer.address()));
                 Box::pin(async move { Ok(refused.await.into_http()) })
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::{
+        super::connections::{Connections, Limits},
+        *,
+    };
+    use crate::trust::DoorFiles;
+
+    const WATCH: &str = "/imagenet.v1.Coordinator/Watch";
+    const RENEW: &str = "/imagenet.v1.Coordinator/Renew";
+    const HEALTH: &str = "/grpc.health.v1.Health/Watch";
+
+    /// The peer of a connection that was just accepted.
+    fn pending() -> Peer {
+        let connections = Arc::new(Connections::new(Limits::within(None)));
+        Peer::new(Ipv4Addr::LOCALHOST.into(), None, connections.enter(Instant::now()))
+    }
+
+    #[test]
+    fn a_health_check_does_not_admit_its_connection_and_a_valid_token_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        std::fs::write(&path, "viewer viewer-0123456789\n").unwrap();
+        let files = DoorFiles { tls: None, tokens: Some(path) };
+        let locked = || Gate::of(Arc::new(files.open().unwrap()));
+        let bearer = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
+        let (none, wrong, valid) = (HeaderMap::new(), bearer("worker-0123456789"), bearer("viewer-0123456789"));
+        for (gate, path, headers, is_let_through, is_pending) in [
+            (Gate::open(), HEALTH, &none, true, true),
+            (Gate::open(), WATCH, &none, true, false),
+            (locked(), HEALTH, &none, true, true),
+            (locked(), HEALTH, &valid, true, true),
+            (locked(), WATCH, &none, false, true),
+            (locked(), WATCH, &wrong, false, true),
+            (locked(), WATCH, &valid, true, false),
+            (locked(), RENEW, &valid, false, false),
+        ] {
+            let peer = pending();
+            let checked = gate.0.check(path, headers, Some(&peer));
+            assert_eq!((checked.is_ok(), peer.is_pending()), (is_let_through, is_pending), "{path}");
         }
     }
 }

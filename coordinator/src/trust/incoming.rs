@@ -1,8 +1,10 @@
-//! Accepts connections: a seat in the lobby, then the handshake, all of them at the same time.
+//! Accepts connections and does their handshakes, all of them at the same time. Each is pending
+//! until its first valid call.
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
+use shared::limits;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -13,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Connection, Door,
-    lobby::{Lobby, Seat},
+    connections::{Connections, Entry, Limits},
     sparing::Sparing,
 };
 
@@ -21,7 +23,7 @@ use super::{
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long somebody whose certificate was refused may take to hear it.
 const LINGER: Duration = Duration::from_secs(1);
-/// How often the lobby is swept.
+/// How often pending connections and revoked credentials are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 /// After an accept that failed, e.g. for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +35,7 @@ pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io
     let entrance = Entrance {
         listener,
         door,
-        lobby: Arc::default(),
+        connections: Arc::new(Connections::new(Limits::within(limits::raise_open_files(None)))),
         handshakes: JoinSet::new(),
         sweep: interval(SWEEP),
         accept_after: Instant::now(),
@@ -49,7 +51,7 @@ pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io
 struct Entrance {
     listener: TcpListener,
     door: Arc<Door>,
-    lobby: Arc<Lobby>,
+    connections: Arc<Connections>,
     handshakes: JoinSet<Result<Connection, Failed>>,
     sweep: Interval,
     accept_after: Instant,
@@ -62,8 +64,8 @@ impl Entrance {
         loop {
             let accept = async {
                 sleep_until(self.accept_after).await;
-                // Who finds no seat waits in the system's queue.
-                self.lobby.room().await;
+                // Until there is room, a connection waits in the system's queue.
+                self.connections.room().await;
                 self.listener.accept().await
             };
             tokio::select! {
@@ -80,7 +82,7 @@ impl Entrance {
                     // A panic has been told.
                     Err(_) => {}
                 },
-                _ = self.sweep.tick() => self.lobby.sweep(Instant::now()),
+                _ = self.sweep.tick() => self.connections.sweep(Instant::now()),
             }
         }
     }
@@ -95,16 +97,16 @@ impl Entrance {
         }
     }
 
-    /// Gives the newcomer a seat, and begins the handshake if there has to be one.
+    /// Registers an accepted connection, and begins the handshake if there has to be one.
     fn enter(&mut self, line: TcpStream, address: SocketAddr) -> Option<Connection> {
-        let seat = self.lobby.enter(Instant::now());
+        let entry = self.connections.enter(Instant::now());
         // Small answers are sent at once.
         if let Err(error) = line.set_nodelay(true) {
             tracing::debug!(%address, %error, "the connection was lost at once");
             return None;
         }
-        let Some(tls) = &self.door.tls else { return Some(Connection::plain(line, address.ip(), seat)) };
-        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), line, address, seat));
+        let Some(tls) = &self.door.tls else { return Some(Connection::plain(line, address.ip(), entry)) };
+        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), line, address, entry));
         None
     }
 }
@@ -119,11 +121,11 @@ async fn handshake(
     acceptor: TlsAcceptor,
     line: TcpStream,
     address: SocketAddr,
-    seat: Seat,
+    entry: Entry,
 ) -> Result<Connection, Failed> {
-    let cut = seat.cut.clone();
+    let cut = entry.cut().clone();
     match timeout(HANDSHAKE, cut.run_until_cancelled(acceptor.accept(line).into_fallible())).await {
-        Ok(Some(Ok(line))) => Ok(Connection::encrypted(line, address.ip(), seat)),
+        Ok(Some(Ok(line))) => Ok(Connection::encrypted(line, address.ip(), entry)),
         Ok(Some(Err((error, line)))) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
             if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {

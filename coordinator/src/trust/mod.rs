@@ -1,15 +1,20 @@
 //! The door of the cluster: who may connect, and who may say what.
 //!
-//! A connection passes in this order: [`incoming`] accepts it, seats it in the lobby and does the handshake; [`Gate`] looks
-//! at each call before its body is read; the first call with a valid credential takes the connection out of the lobby.
-//! Strangers can therefore hold a bounded number of connections for a bounded time, and nothing that they send is decoded.
+//! [`incoming`] accepts a connection, registers it as pending in `connections` and does the
+//! handshake; [`Gate`] looks at each call before its body is read; the first call with a valid
+//! credential ends the pending state. A client without a credential can therefore hold a bounded
+//! number of connections for a bounded time, `frame_cost` bounds the memory behind them, and
+//! nothing that it sends is decoded. A credential that is revoked ends its calls (`call`), and its
+//! connection is pending again.
 
+mod call;
 mod connection;
+mod connections;
 mod door;
+mod frame_cost;
 mod gate;
 mod incoming;
 mod init;
-mod lobby;
 mod role;
 mod server_tls;
 mod sparing;
@@ -22,3 +27,7 @@ pub use gate::{Caller, Gate};
 pub use incoming::incoming;
 pub use init::{InitArgs, InitError, init};
 pub use role::Role;
+
+/// Calls at the same time on one connection. HTTP/2 recommends at least 100, and hyper's clients
+/// open as many before they have seen this number; a worker has about five.
+pub const MAX_STREAMS: u32 = 100;

@@ -1,14 +1,33 @@
 //! The tokens by role, as the coordinator's token file has them: `role token` on a line. A token alone is a worker's, so the
 //! file that a worker has is good for the coordinator too. Several tokens of a role are valid at once, for their rotation.
+//!
+//! Each token has a signal of its own, which outlives a reload that keeps the token and is
+//! cancelled by one that does not.
 
 use shared::tls::{InvalidToken, Source, TlsError, Token, halves};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+use tokio_util::sync::CancellationToken;
 
 use super::Role;
 
-/// Who is let in.
+/// The valid tokens.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tokens(Vec<Entry>);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    role: Role,
+    token: Token,
+    revoked: CancellationToken,
+}
+
+/// What a valid token is good for.
 #[derive(Debug)]
-pub(super) struct Tokens(Vec<(Role, Token)>);
+pub(super) struct Grant {
+    pub(super) role: Role,
+    /// Cancelled when the token is not valid for this role any more.
+    pub(super) revoked: CancellationToken,
+}
 
 impl Tokens {
     /// Those of the file; at least one.
@@ -23,23 +42,46 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// The role of whoever shows this secret. Takes the same time wherever they differ; only lengths can be told apart, and
-    /// those are no secret.
-    pub(super) fn role_of(&self, shown: &[u8]) -> Option<Role> {
+    /// These tokens in the place of earlier ones: those that are in both go on, the others of the
+    /// earlier ones are revoked.
+    pub(super) fn replacing(mut self, earlier: &Self) -> Self {
+        for entry in &mut self.0 {
+            if let Some(same) = earlier.0.iter().find(|other| entry.is_same_as(other)) {
+                entry.revoked = same.revoked.clone();
+            }
+        }
+        for entry in &earlier.0 {
+            if !self.0.iter().any(|kept| kept.is_same_as(entry)) {
+                entry.revoked.cancel();
+            }
+        }
+        self
+    }
+
+    /// What the token that was shown is good for. Takes the same time wherever they differ; only
+    /// lengths can be told apart, and those are no secret.
+    pub(super) fn grant_of(&self, shown: &[u8]) -> Option<Grant> {
         let mut found = 0_u32;
-        for (number, (_, token)) in (1_u32..).zip(&self.0) {
-            let same: Choice = token.reveal().as_bytes().ct_eq(shown);
+        for (number, entry) in (1_u32..).zip(&self.0) {
+            let same: Choice = entry.token.reveal().as_bytes().ct_eq(shown);
             found.conditional_assign(&number, same);
         }
         let index = usize::try_from(found).ok()?.checked_sub(1)?;
-        Some(self.0[index].0)
+        let Entry { role, revoked, .. } = &self.0[index];
+        Some(Grant { role: *role, revoked: revoked.clone() })
     }
 }
 
-fn entry(line: &str) -> Result<(Role, Token), InvalidToken> {
+impl Entry {
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.role == other.role && self.token.reveal() == other.token.reveal()
+    }
+}
+
+fn entry(line: &str) -> Result<Entry, InvalidToken> {
     let (role, token) = halves(line);
     let role = if role.is_empty() { Role::Worker } else { role.parse().map_err(|_| InvalidToken::NoRole)? };
-    Ok((role, token.parse()?))
+    Ok(Entry { role, token: token.parse()?, revoked: CancellationToken::new() })
 }
 
 #[cfg(test)]
@@ -68,13 +110,27 @@ mod tests {
             ("", None),
             ("worker", None),
         ] {
-            assert_eq!(tokens.role_of(shown.as_bytes()), role, "{shown}");
+            assert_eq!(tokens.grant_of(shown.as_bytes()).map(|grant| grant.role), role, "{shown}");
         }
     }
 
     #[test]
     fn a_token_alone_is_a_workers() {
-        assert_eq!(tokens("0123456789abcdef\n").unwrap().role_of(b"0123456789abcdef"), Some(Role::Worker));
+        let grant = tokens("0123456789abcdef\n").unwrap().grant_of(b"0123456789abcdef");
+        assert_eq!(grant.map(|grant| grant.role), Some(Role::Worker));
+    }
+
+    #[test]
+    fn what_a_new_file_keeps_goes_on_and_what_it_does_not_is_revoked() {
+        let revoked = |tokens: &Tokens, shown: &str| tokens.grant_of(shown.as_bytes()).unwrap().revoked;
+        let (kept, gone, other_role) = ("worker-0123456789", "viewer-0123456789", "admin-01234567890");
+        let first = tokens(&format!("worker {kept}\nviewer {gone}\nadmin {other_role}")).unwrap();
+        let signals = [kept, gone, other_role].map(|shown| revoked(&first, shown));
+        let second = tokens(&format!("viewer {other_role}\nworker {kept}")).unwrap().replacing(&first);
+        assert_eq!(signals.each_ref().map(CancellationToken::is_cancelled), [false, true, true]);
+        assert!(!revoked(&second, other_role).is_cancelled(), "it is valid for its new role");
+        let _third = tokens("worker another-0123456789").unwrap().replacing(&second);
+        assert!(signals[0].is_cancelled(), "two reloads later the first signal is still the token's");
     }
 
     #[test]

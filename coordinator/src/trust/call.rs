@@ -1,0 +1,60 @@
+//! A call from its head to the last byte of its answer. It ends at once when the credential that it
+//! was made with is revoked, also while it waits and while it streams.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body as HttpBody, Frame};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Status, body::Body};
+
+use super::connection::OpenCall;
+
+const REVOKED: &str = "the token is not valid any more: give the file with one that is with --token-file";
+
+/// Answers the call, unless its credential is revoked first. `call` is dropped with the last byte
+/// of the answer.
+pub(super) async fn until_revoked(
+    answer: impl Future<Output = Result<Response<Body>, Infallible>>,
+    revoked: CancellationToken,
+    call: Option<OpenCall>,
+) -> Result<Response<Body>, Infallible> {
+    match revoked.run_until_cancelled(answer).await {
+        Some(answer) => {
+            let body = |body| Body::new(Answer { body, revoked: Box::pin(revoked.cancelled_owned()), _call: call });
+            answer.map(|answer| answer.map(body))
+        }
+        None => Ok(Status::unauthenticated(REVOKED).into_http()),
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    _call: Option<OpenCall>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.body.is_end_stream() && self.revoked.as_mut().poll(context).is_ready() {
+            self.body = Body::empty();
+            let mut trailers = HeaderMap::new();
+            Status::unauthenticated(REVOKED).add_header(&mut trailers)?;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}

@@ -1,0 +1,344 @@
+//! All connections from outside: those that have not proved who they are, and those that have.
+//!
+//! Invariants: there are at most [`Limits::pending`] pending connections when another one is
+//! accepted, each is pending for at most [`AUTH_TIMEOUT`], has sent at most [`MAX_COST`] meanwhile,
+//! and all of them together at most [`MAX_PENDING_COST`] (see [`super::frame_cost`] for the unit).
+//! Those of observers and those of workers have a limit each, so that neither observers nor pending
+//! connections keep workers out, and all limits together stay below the limit on open files.
+//!
+//! Who has to go: of the pending connections, the oldest, as soon as it has had [`MIN_PENDING`]; if
+//! all together have sent too much, the oldest that has sent more than an equal share. An honest
+//! client proves itself within its first request, so it is never the oldest for long. Of the
+//! others, the one that has been idle for longest.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Role;
+
+/// Pending connections.
+const MAX_PENDING: u64 = 1000;
+/// Connections of observers: people's commands and their tools.
+const MAX_OBSERVERS: u64 = 128;
+/// Calls at the same time on a connection of an observer; a command makes one. The answer to
+/// `GetFleet` for 10,000 workers has more than a MiB, and stays in memory until the observer has
+/// read it.
+const MAX_OBSERVER_CALLS: usize = 4;
+/// Open files for everything else: the ledger, logs, the class list, and the connections of health
+/// and metrics.
+const RESERVED_FILES: u64 = 128;
+/// Assumed where there is no limit on open files.
+const MANY_FILES: u64 = 1 << 20;
+/// From the accept to the first call with a valid credential.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
+/// No pending connection makes room for another one before this.
+const MIN_PENDING: Duration = Duration::from_secs(1);
+/// How often a full set of pending connections is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// What one connection may send before it has proved who it is, and later while it takes no answer.
+/// The first request of an honest client may have reached the server as far as the windows let it,
+/// 1 MiB, before its header is looked at; to this come the frames of
+/// [`MAX_STREAMS`](super::MAX_STREAMS) calls.
+pub(super) const MAX_COST: u64 = 2 << 20;
+/// What all pending connections together may send.
+const MAX_PENDING_COST: u64 = 16 << 20;
+
+/// How many connections there may be of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    pending: usize,
+    observers: usize,
+    workers: usize,
+}
+
+impl Limits {
+    /// Divides the files that this process may open; `None`: without a limit.
+    pub(super) fn within(open_files: Option<u64>) -> Self {
+        let files = open_files.unwrap_or(MANY_FILES).saturating_sub(RESERVED_FILES).max(16);
+        let pending = (files / 8).min(MAX_PENDING);
+        let observers = (files / 16).min(MAX_OBSERVERS);
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Self { pending: count(pending), observers: count(observers), workers: count(files - pending - observers) }
+    }
+
+    fn of(self, role: Role) -> usize {
+        if role == Role::Worker { self.workers } else { self.observers }
+    }
+}
+
+/// The connections and their limits.
+#[derive(Debug)]
+pub(super) struct Connections {
+    limits: Limits,
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By number, which is the order of their arrival.
+    pending: BTreeMap<u64, Pending>,
+    /// Of the pending ones that were not told to go.
+    pending_cost: u64,
+    admitted: BTreeMap<u64, Admitted>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    since: Instant,
+    cost: u64,
+    signals: Arc<Signals>,
+}
+
+/// What the table and a connection tell each other without the lock.
+#[derive(Debug)]
+struct Signals {
+    /// The connection has to be closed.
+    cut: CancellationToken,
+    is_pending: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    role: Role,
+    /// Calls that are not answered in full.
+    calls: usize,
+    /// The begin or the end of the last call.
+    used: Instant,
+    /// Cancelled when the credential that was shown last is not valid any more.
+    revoked: CancellationToken,
+    signals: Arc<Signals>,
+}
+
+impl Admitted {
+    /// Smallest for the one that has been idle for longest.
+    fn order(&self) -> (bool, Instant) {
+        (self.calls > 0, self.used)
+    }
+}
+
+/// The entry of one connection; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    connections: Arc<Connections>,
+    number: u64,
+    signals: Arc<Signals>,
+}
+
+/// Whether a call was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    Counted,
+    /// The connection is not admitted.
+    Uncounted,
+    /// An observer has [`MAX_OBSERVER_CALLS`] already.
+    TooMany,
+}
+
+impl Connections {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default(), freed: Notify::new() }
+    }
+
+    /// Waits until a connection may be accepted.
+    pub(super) async fn room(&self) {
+        while !self.makes_room(Instant::now()) {
+            // One is removed sooner or later, told to go or not.
+            drop(timeout(POLL_INTERVAL, self.freed.notified()).await);
+        }
+    }
+
+    /// Whether a connection may be accepted. If not, the oldest that may be told to go is told so;
+    /// at times one more than necessary.
+    fn makes_room(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        if state.pending.len() < self.limits.pending {
+            return true;
+        }
+        let oldest = state.oldest_above(None);
+        if let Some((number, _)) = oldest.filter(|(_, since)| now - *since >= MIN_PENDING) {
+            state.cut(number);
+        }
+        false
+    }
+
+    /// Registers an accepted connection as pending.
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Entry {
+        let signals = Arc::new(Signals { cut: CancellationToken::new(), is_pending: AtomicBool::new(true) });
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.pending.insert(number, Pending { since: now, cost: 0, signals: Arc::clone(&signals) });
+        drop(state);
+        Entry { connections: Arc::clone(self), number, signals }
+    }
+
+    /// Closes what has been pending for too long. Connections whose credential was revoked are
+    /// pending again from now on.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut state = self.lock();
+        let late = state.pending.iter().filter(|(_, pending)| now - pending.since >= AUTH_TIMEOUT);
+        let late: Vec<u64> = late.map(|(number, _)| *number).collect();
+        for number in late {
+            state.cut(number);
+        }
+        let revoked: Vec<(u64, Admitted)> =
+            state.admitted.extract_if(.., |_, admitted| admitted.revoked.is_cancelled()).collect();
+        for (number, Admitted { signals, .. }) in revoked {
+            signals.is_pending.store(true, Ordering::Release);
+            state.pending.insert(number, Pending { since: now, cost: 0, signals });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic in between leaves the entries inconsistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The pending connection that is so for longest and has sent more than this, of those that
+    /// were not told to go.
+    fn oldest_above(&self, cost: Option<u64>) -> Option<(u64, Instant)> {
+        let entries = self.pending.iter().filter(|(_, pending)| !pending.signals.cut.is_cancelled());
+        let above = entries.filter(|(_, pending)| cost.is_none_or(|cost| pending.cost > cost));
+        above.map(|(number, pending)| (*number, pending.since)).min_by_key(|(_, since)| *since)
+    }
+
+    /// Tells a pending connection to go; what it has sent does not count any more.
+    fn cut(&mut self, number: u64) {
+        if let Some(pending) = self.pending.get_mut(&number)
+            && !pending.signals.cut.is_cancelled()
+        {
+            pending.signals.cut.cancel();
+            self.pending_cost -= pending.cost;
+        }
+    }
+
+    fn charge(&mut self, number: u64, cost: u64) {
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        if pending.signals.cut.is_cancelled() {
+            return;
+        }
+        pending.cost += cost;
+        self.pending_cost += cost;
+        if pending.cost > MAX_COST {
+            self.cut(number);
+        }
+        while self.pending_cost > MAX_PENDING_COST {
+            let share = MAX_PENDING_COST / (self.pending.len() as u64).max(1);
+            let Some((oldest, _)) = self.oldest_above(Some(share)) else { return };
+            self.cut(oldest);
+        }
+    }
+
+    /// Whether it was pending.
+    fn remove_pending(&mut self, number: u64) -> bool {
+        let Some(pending) = self.pending.remove(&number) else { return false };
+        if !pending.signals.cut.is_cancelled() {
+            self.pending_cost -= pending.cost;
+        }
+        true
+    }
+
+    /// Tells connections of this kind to go, those first that have been idle for longest, until
+    /// there is room for one more.
+    fn make_room_for(&mut self, role: Role, limits: Limits) {
+        let is_worker = role == Role::Worker;
+        if self.admitted.len() < limits.of(role) {
+            return;
+        }
+        let same =
+            |admitted: &&Admitted| (admitted.role == Role::Worker) == is_worker && !admitted.signals.cut.is_cancelled();
+        let count = self.admitted.values().filter(same).count();
+        for _ in limits.of(role)..=count {
+            let idlest = self.admitted.values().filter(same).min_by_key(|admitted| admitted.order());
+            idlest.inspect(|admitted| admitted.signals.cut.cancel());
+        }
+    }
+}
+
+impl Entry {
+    /// The connection has shown a valid credential for this role, which is valid until `revoked`.
+    pub(super) fn admit(&self, role: Role, revoked: &CancellationToken, now: Instant) {
+        let limits = self.connections.limits;
+        let mut state = self.connections.lock();
+        if state.remove_pending(self.number) {
+            state.make_room_for(role, limits);
+            self.signals.is_pending.store(false, Ordering::Release);
+            self.connections.freed.notify_one();
+            let signals = Arc::clone(&self.signals);
+            let admitted = Admitted { role, calls: 0, used: now, revoked: revoked.clone(), signals };
+            state.admitted.insert(self.number, admitted);
+        } else if let Some(admitted) = state.admitted.get_mut(&self.number) {
+            admitted.role = role;
+            admitted.revoked = revoked.clone();
+        }
+    }
+
+    /// Adds to what the pending connection has sent, and tells it or another one to go if that is
+    /// too much.
+    pub(super) fn charge(&self, cost: u64) {
+        self.connections.lock().charge(self.number, cost);
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.signals.is_pending.load(Ordering::Acquire)
+    }
+
+    /// Cancelled when the connection has to be closed.
+    pub(super) fn cut(&self) -> &CancellationToken {
+        &self.signals.cut
+    }
+
+    /// Counts a call that begins; an admitted connection with a call is not idle.
+    pub(super) fn begin_call(&self, now: Instant) -> Begun {
+        let mut state = self.connections.lock();
+        let Some(admitted) = state.admitted.get_mut(&self.number) else { return Begun::Uncounted };
+        if admitted.role != Role::Worker && admitted.calls >= MAX_OBSERVER_CALLS {
+            return Begun::TooMany;
+        }
+        admitted.calls += 1;
+        admitted.used = now;
+        Begun::Counted
+    }
+
+    /// A call that was counted has ended.
+    pub(super) fn end_call(&self, now: Instant) {
+        if let Some(admitted) = self.connections.lock().admitted.get_mut(&self.number) {
+            admitted.calls = admitted.calls.saturating_sub(1);
+            admitted.used = now;
+        }
+    }
+
+    /// The connection is closed.
+    pub(super) fn remove(&self) {
+        let mut state = self.connections.lock();
+        state.admitted.remove(&self.number);
+        if state.remove_pending(self.number) {
+            self.connections.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! With times that are passed in: which connections have to go.
+
+use tokio::task::JoinSet;
+
+use super::*;
+
+fn connections() -> Arc<Connections> {
+    Arc::new(Connections::new(Limits { pending: 100, observers: 4, workers: 8 }))
+}
+
+fn full(connections: &Arc<Connections>, now: Instant) -> Vec<Entry> {
+    (0..connections.limits.pending).map(|_| connections.enter(now)).collect()
+}
+
+fn admitted(connections: &Arc<Connections>, role: Role, now: Instant) -> Entry {
+    let entry = connections.enter(now);
+    entry.admit(role, &CancellationToken::new(), now);
+    entry
+}
+
+fn is_cut(entry: &Entry) -> bool {
+    entry.cut().is_cancelled()
+}
+
+#[test]
+fn when_all_are_pending_the_oldest_goes_after_a_second_and_makes_room() {
+    let (connections, now) = (connections(), Instant::now());
+    let mut entries = full(&connections, now);
+    assert!(!connections.makes_room(now) && !is_cut(&entries[0]));
+    let later = now + MIN_PENDING;
+    assert!(!connections.makes_room(later));
+    assert!(is_cut(&entries[0]) && !is_cut(&entries[1]));
+    drop(entries.remove(0));
+    assert!(connections.makes_room(later) && !is_cut(&entries[0]));
+}
+
+#[test]
+fn one_that_does_not_go_when_told_to_is_not_waited_for() {
+    let (connections, now) = (connections(), Instant::now());
+    let entries = full(&connections, now);
+    let later = now + MIN_PENDING;
+    assert!(!connections.makes_room(later) && !connections.makes_room(later));
+    assert!(is_cut(&entries[1]) && !is_cut(&entries[2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_accepted_as_soon_as_there_is_room() {
+    let (connections, now) = (connections(), Instant::now());
+    let mut entries = full(&connections, now);
+    let mut accepting = JoinSet::new();
+    accepting.spawn({
+        let connections = Arc::clone(&connections);
+        async move { connections.room().await }
+    });
+    let between_two_polls = POLL_INTERVAL * 5 / 2;
+    tokio::time::sleep(between_two_polls).await;
+    assert!(accepting.try_join_next().is_none());
+    drop(entries.pop());
+    accepting.join_next().await.unwrap().unwrap();
+    assert_eq!(now.elapsed(), between_two_polls);
+}
+
+#[test]
+fn a_valid_credential_or_the_end_of_a_connection_makes_room() {
+    let (connections, now) = (connections(), Instant::now());
+    let mut entries = full(&connections, now);
+    entries[5].admit(Role::Worker, &CancellationToken::new(), now);
+    entries.truncate(99);
+    let _more = [connections.enter(now), connections.enter(now)];
+    assert!(!connections.makes_room(now));
+    connections.sweep(now + AUTH_TIMEOUT);
+    assert!(is_cut(&entries[0]) && !is_cut(&entries[5]));
+    drop(entries);
+    assert!(connections.makes_room(now));
+}
+
+#[test]
+fn no_connection_is_pending_for_longer_than_the_time_for_it() {
+    let (connections, now) = (connections(), Instant::now());
+    let early = connections.enter(now);
+    let late = connections.enter(now + Duration::from_secs(1));
+    connections.sweep(now + AUTH_TIMEOUT);
+    assert!(is_cut(&early) && !is_cut(&late));
+}
+
+#[test]
+fn one_connection_may_send_so_much_before_it_is_admitted_and_no_more() {
+    let (connections, now) = (connections(), Instant::now());
+    let [one, other] = [connections.enter(now), connections.enter(now)];
+    one.charge(MAX_COST);
+    assert!(!is_cut(&one));
+    one.charge(1);
+    assert!(is_cut(&one) && !is_cut(&other));
+    one.charge(MAX_PENDING_COST);
+    assert_eq!(connections.lock().pending_cost, 0, "what has to go does not count");
+}
+
+#[test]
+fn together_they_may_send_so_much_and_the_oldest_that_has_sent_much_goes_first() {
+    let (connections, now) = (connections(), Instant::now());
+    let quiet = connections.enter(now);
+    quiet.charge(1000);
+    let each = MAX_COST / 2;
+    let loud: Vec<Entry> = (0..MAX_PENDING_COST / each)
+        .map(|number| {
+            let entry = connections.enter(now + Duration::from_millis(number));
+            entry.charge(each);
+            entry
+        })
+        .collect();
+    assert!(is_cut(&loud[0]), "the quiet one and these are too much");
+    assert!(!is_cut(&quiet) && !loud[1..].iter().any(is_cut));
+    drop(loud);
+    assert_eq!(connections.lock().pending_cost, 1000);
+    quiet.admit(Role::Worker, &CancellationToken::new(), now);
+    assert_eq!(connections.lock().pending_cost, 0);
+}
+
+#[test]
+fn of_too_many_observers_the_one_that_has_been_idle_for_longest_goes_and_no_worker_does() {
+    let (connections, now) = (connections(), Instant::now());
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let workers: Vec<Entry> = (0..8).map(|_| admitted(&connections, Role::Worker, now)).collect();
+    let roles = [Role::Viewer, Role::Admin, Role::Viewer, Role::Viewer];
+    let observers: Vec<Entry> =
+        (1..).zip(roles).map(|(second, role)| admitted(&connections, role, at(second))).collect();
+    // The first one has a call, the second one has had one lately.
+    assert_eq!(observers[0].begin_call(at(10)), Begun::Counted);
+    assert_eq!(observers[1].begin_call(at(20)), Begun::Counted);
+    observers[1].end_call(at(21));
+    let more = admitted(&connections, Role::Viewer, at(30));
+    assert_eq!(observers.iter().map(is_cut).collect::<Vec<_>>(), [false, false, true, false]);
+    let _one_more = admitted(&connections, Role::Viewer, at(31));
+    assert_eq!(observers.iter().map(is_cut).collect::<Vec<_>>(), [false, false, true, true]);
+    assert!(!is_cut(&more) && !workers.iter().any(is_cut));
+    // A worker beyond the limit replaces a worker.
+    let _ninth = admitted(&connections, Role::Worker, at(32));
+    assert_eq!(workers.iter().filter(|entry| is_cut(entry)).count(), 1);
+}
+
+#[test]
+fn an_observer_has_a_few_calls_at_the_same_time_and_a_worker_has_no_such_limit() {
+    let (connections, now) = (connections(), Instant::now());
+    let [worker, viewer] = [Role::Worker, Role::Viewer].map(|role| admitted(&connections, role, now));
+    let begin = |entry: &Entry| (0..=MAX_OBSERVER_CALLS).map(|_| entry.begin_call(now)).collect::<Vec<_>>();
+    assert_eq!(begin(&worker), [Begun::Counted; 5]);
+    let few = [Begun::Counted; MAX_OBSERVER_CALLS];
+    assert_eq!(begin(&viewer), [&few[..], &[Begun::TooMany]].concat());
+    viewer.end_call(now);
+    assert_eq!(viewer.begin_call(now), Begun::Counted);
+    assert_eq!(connections.enter(now).begin_call(now), Begun::Uncounted);
+}
+
+#[test]
+fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown() {
+    let (connections, now) = (connections(), Instant::now());
+    let (old, new) = (CancellationToken::new(), CancellationToken::new());
+    let entries = [connections.enter(now), connections.enter(now), connections.enter(now)];
+    for entry in &entries {
+        entry.admit(Role::Worker, &old, now);
+    }
+    // The second one has shown the new token already, the third one shows it in time.
+    entries[1].admit(Role::Worker, &new, now);
+    let later = now + Duration::from_hours(1);
+    old.cancel();
+    connections.sweep(later);
+    assert_eq!(entries.each_ref().map(Entry::is_pending), [true, false, true]);
+    entries[2].admit(Role::Worker, &new, later);
+    connections.sweep(later + AUTH_TIMEOUT);
+    assert_eq!(entries.each_ref().map(is_cut), [true, false, false]);
+}
+
+#[test]
+fn all_limits_together_stay_below_the_limit_on_open_files() {
+    for files in [64, 256, 1024, 20_000, 1 << 20] {
+        let Limits { pending, observers, workers } = Limits::within(Some(files));
+        assert!(pending > 0 && observers > 0 && workers > pending + observers, "{files}");
+        assert!((pending + observers + workers) as u64 <= files.saturating_sub(RESERVED_FILES).max(16), "{files}");
+    }
+    let limits = Limits::within(Some(20_000));
+    assert_eq!((limits.pending, limits.observers, limits.workers), (1000, 128, 18_744));
+    assert_eq!(Limits::within(None).pending, 1000);
+}

@@ -1,0 +1,87 @@
+//! What the bytes that a connection sends may cost this process in memory. Pure.
+//!
+//! HTTP/2's frames are much smaller than what they bring about: a HEADERS frame of 15 bytes becomes
+//! a stream, a task and an answer. So each frame counts with its bytes and with an amount for what
+//! is kept because of it.
+
+/// The client's connection preface (RFC 9113, section 3.4), which no frame header precedes.
+const PREFACE: u32 = 24;
+/// Bytes of a frame header.
+const HEADER: usize = 9;
+/// The type of HEADERS.
+const HEADERS: u8 = 1;
+/// For a request: the stream, its task, its header fields and the answer. Measured: an open stream
+/// takes up to 10 KiB, of which a connection has a limited number, and one that was answered about
+/// 1 KiB.
+const REQUEST: u64 = 4 << 10;
+/// For any other frame: an entry of a queue, or an acknowledgement that waits to be sent.
+const FRAME: u64 = 256;
+
+/// Where in the client's frames a connection is.
+#[derive(Debug)]
+pub(super) struct FrameCost {
+    /// Bytes of the next frame header that are there.
+    header: [u8; HEADER],
+    known: usize,
+    /// Bytes of the current frame that are still to come.
+    left: u32,
+}
+
+impl Default for FrameCost {
+    fn default() -> Self {
+        Self { header: [0; HEADER], known: 0, left: PREFACE }
+    }
+}
+
+impl FrameCost {
+    /// The cost of these bytes, which follow those of the last call.
+    pub(super) fn of(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut cost = bytes.len() as u64;
+        while !bytes.is_empty() {
+            let inside = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= u32::try_from(inside).unwrap_or(self.left);
+            bytes = &bytes[inside..];
+            let more = bytes.len().min(HEADER - self.known);
+            self.header[self.known..self.known + more].copy_from_slice(&bytes[..more]);
+            self.known += more;
+            bytes = &bytes[more..];
+            if self.known == HEADER {
+                let [high, middle, low, kind, ..] = self.header;
+                self.left = u32::from_be_bytes([0, high, middle, low]);
+                self.known = 0;
+                cost += if kind == HEADERS { REQUEST } else { FRAME };
+            }
+        }
+        cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: usize = 16_384;
+
+    /// The preface, SETTINGS with one setting, HEADERS with six bytes, DATA with 16 KiB, and DATA
+    /// without content.
+    fn connection() -> Vec<u8> {
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7F, 0xFF, 0xFF, 0xFF]);
+        bytes.extend([0, 0, 6, 1, 4, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]);
+        bytes.extend([0, 0x40, 0, 0, 0, 0, 0, 0, 1]);
+        bytes.extend(vec![1; LONG]);
+        bytes.extend([0, 0, 0, 0, 1, 0, 0, 0, 1]);
+        bytes
+    }
+
+    #[test]
+    fn each_frame_counts_with_its_bytes_and_its_kind_however_the_bytes_are_divided() {
+        let bytes = connection();
+        let expected = bytes.len() as u64 + REQUEST + 3 * FRAME;
+        for size in [1, 2, 7, 9, 24, 25, 1000, bytes.len()] {
+            let mut frames = FrameCost::default();
+            let cost: u64 = bytes.chunks(size).map(|part| frames.of(part)).sum();
+            assert_eq!(cost, expected, "in parts of {size}");
+        }
+    }
+}

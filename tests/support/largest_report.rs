@@ -1,0 +1,29 @@
+//! The largest report that a worker sends.
+
+use proto::{Failure, FailureKind, Outcome, ReportRequest, outcome::Kind};
+
+/// A worker's limits are 4,096 results and 1 MiB; these have 1,023 KiB. It changes nothing: a
+/// failure counts only with the token of a lease that stands.
+pub fn largest_report() -> ReportRequest {
+    let kind = FailureKind::NotATar.into();
+    let failure = Failure { kind, message: "m".repeat(160), ..Failure::default() };
+    let outcome = Outcome { kind: Some(Kind::Failure(failure)) };
+    let result = |number| proto::Result {
+        wnid: format!("n{number:08}"),
+        token: u64::MAX,
+        outcome: Some(outcome.clone()),
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
+    };
+    ReportRequest { session_id: 1, results: (1..=4096).map(result).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    #[test]
+    fn it_has_nearly_a_mebibyte() {
+        let length = super::largest_report().encoded_len();
+        assert!((983 << 10..=1 << 20).contains(&length), "{length} bytes");
+    }
+}

@@ -1,0 +1,75 @@
+//! A token that is removed from the coordinator's file while calls that were made with it are open.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use proto::coordinator_client::CoordinatorClient;
+use tests::wait::wait_for;
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+
+use super::{Cluster, roles::Client};
+
+/// The file is read every two seconds.
+const SOON: Duration = Duration::from_secs(15);
+
+/// Reads a stream to its end and gives the error there.
+async fn end_of<T>(mut stream: Streaming<T>) -> Status {
+    loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without an error"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[test]
+fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
+    let cluster = Cluster::of(1);
+    let tokens = cluster.path("tokens");
+    let [worker, viewer, admin] = ["worker.token", "viewer.token", "admin.token"].map(|file| cluster.secret(file));
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let client = |token: &str| Client::new(coordinator.address, Some(token));
+    let [worker_client, viewer_client, admin_client] = [&worker, &viewer, &admin].map(|token| client(token));
+
+    let session_id = worker_client.register("w1").expect("the token is valid").session_id;
+    let mut calls = CoordinatorClient::new(worker_client.channel());
+    let acquire = |max| worker_client.request(proto::AcquireRequest { session_id, max, held: vec![] });
+    let first = worker_client.runtime.block_on(calls.acquire(acquire(1))).expect("there is a class");
+    assert_eq!(first.get_ref().leases.len(), 1, "from here on there is nothing to lease");
+    let observation = proto::Observation { session_id, ..Default::default() };
+    let observations = stream::iter([observation]).chain(stream::pending());
+    let mut pace = worker_client.request(observations);
+    pace.metadata_mut().remove("grpc-timeout");
+    let budgets = worker_client.runtime.block_on(calls.pace(pace)).expect("the session is known").into_inner();
+
+    let watch = |client: &Client| {
+        let mut request = client.request(proto::WatchRequest {});
+        request.metadata_mut().remove("grpc-timeout");
+        let channel = client.channel();
+        let counts = client.runtime.block_on(async { CoordinatorClient::new(channel).watch(request).await });
+        counts.expect("the token is valid").into_inner()
+    };
+    let (viewers, admins) = (watch(&viewer_client), watch(&admin_client));
+
+    std::fs::write(&tokens, format!("admin {admin}\nworker another-worker-0123456789\n")).expect("it is ours");
+    let ended = worker_client.runtime.block_on(async {
+        let acquired = async { calls.clone().acquire(acquire(1)).await.expect_err("the token is revoked") };
+        timeout(SOON, async { tokio::join!(acquired, end_of(budgets)) }).await
+    });
+    let (acquired, budgets) = ended.expect("both end within seconds");
+    assert_eq!((acquired.code(), budgets.code()), (Code::Unauthenticated, Code::Unauthenticated), "{acquired:?}");
+    let viewers = viewer_client.runtime.block_on(async { timeout(SOON, end_of(viewers)).await });
+    assert_eq!(viewers.expect("it ends within seconds").code(), Code::Unauthenticated);
+    let goes_on = admin_client.runtime.block_on(async { timeout(Duration::from_millis(100), end_of(admins)).await });
+    assert!(goes_on.is_err(), "the admin's stream has not ended: {goes_on:?}");
+
+    // Its connection counts as one without a credential, which may stay for ten seconds.
+    let log = || std::fs::read_to_string(format!("/proc/{}/net/tcp", coordinator.running.id())).unwrap_or_default();
+    let listening = format!(":{:04X} ", coordinator.address.port());
+    let accepted = || log().lines().filter(|line| line.contains(&listening) && line.contains(" 01 ")).count();
+    wait_for("only the admin's connection is left", Duration::from_secs(30), || accepted() <= 2);
+    coordinator.running.kill();
+}
