@@ -14,12 +14,19 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use tempfile::TempDir;
+use tests::memory::{self, Memory};
 use tokio::time::Instant;
 
-use crate::{options::Options, worker::Trouble};
+use crate::{
+    dial::{Dial, Tls},
+    options::Options,
+    worker::Trouble,
+};
 
 /// `f_type` of a tmpfs, see statfs(2).
 const MEMORY_FILE_SYSTEM: i64 = 0x0102_1994;
+/// The folder of `coordinator init`.
+const TRUST: &str = "trust";
 /// Passes on the limit of open files that this program found, whatever it has raised its own to.
 const WITH_LIMIT: &str = r#"ulimit -Sn "$0" && exec "$@""#;
 
@@ -30,23 +37,17 @@ pub(crate) struct Site {
     core: Option<u32>,
     /// Open files, as found.
     descriptors: Option<u64>,
+    tls: Option<Tls>,
 }
 
 /// A coordinator that runs; killed when dropped.
 pub(crate) struct Coordinator {
     child: Child,
-    /// Where it listens for workers.
-    pub(crate) address: SocketAddr,
+    /// How its clients reach it.
+    pub(crate) dial: Dial,
     /// Just before it was started.
     pub(crate) started: Instant,
     log: PathBuf,
-}
-
-/// What a process holds in memory, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
-    pub(crate) now: u64,
-    pub(crate) peak: u64,
 }
 
 impl Site {
@@ -63,7 +64,8 @@ impl Site {
         let found = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum })
             .map_err(std::io::Error::from)?;
-        Ok(Self { folder, program, core: options.coordinator_core, descriptors: found.current })
+        let tls = if options.tls { Some(init(&program, &folder.path().join(TRUST))?) } else { None };
+        Ok(Self { folder, program, core: options.coordinator_core, descriptors: found.current, tls })
     }
 
     /// The machine, in one line.
@@ -121,10 +123,38 @@ impl Site {
         command.arg(&self.program).arg("--fname").arg(self.folder.path().join(list)).arg("--target").arg(&target);
         // Nobody downloads anything, so nobody asks this origin.
         command.args(["--url", "http://127.0.0.1:9", "--listen", &address.to_string()]);
+        if self.tls.is_some() {
+            for (flag, file) in [("--tls-cert", "server.pem"), ("--tls-key", "server.key"), ("--token-file", "tokens")]
+            {
+                command.arg(flag).arg(self.trusted(file));
+            }
+        }
         command.env("IMAGENET_HTTP", "127.0.0.1:0");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let started = Instant::now();
-        Ok(Coordinator { child: command.spawn()?, address, started, log })
+        let dial = Dial::new(address, self.tls.clone());
+        Ok(Coordinator { child: command.spawn()?, dial, started, log })
+    }
+
+    /// The certificate of the authority that `coordinator init` made.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.trusted("ca.pem")
+    }
+
+    /// Makes the command of a person who looks on.
+    pub(crate) fn status(&self, dial: &Dial) -> impl Fn() -> Command + Send + use<> {
+        let (program, token) = (self.program.clone(), self.trusted("viewer.token"));
+        let connect = format!("https://{}", dial.address);
+        move || {
+            let mut command = Command::new(&program);
+            command.args(["status", "--connect", &connect, "--token-file"]).arg(&token);
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            command
+        }
+    }
+
+    fn trusted(&self, file: &str) -> PathBuf {
+        self.folder.path().join(TRUST).join(file)
     }
 
     /// Size of the files of a list's ledger and logs.
@@ -141,7 +171,23 @@ impl Site {
     }
 }
 
+/// Lets `coordinator init` make certificates and tokens in this folder.
+fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
+    let mut command = Command::new(program);
+    command.args(["init", "--advertise", "127.0.0.1", "--dir"]).arg(folder).stdout(Stdio::null());
+    let status = command.status()?;
+    if !status.success() {
+        return Err(Trouble::Setting(format!("run `coordinator init`: {status}")));
+    }
+    Tls::read(folder)
+}
+
 impl Coordinator {
+    /// Its number in the list of processes.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time of all its threads.
     pub(crate) fn cpu(&self) -> Result<Duration, Trouble> {
         let stat = self.proc("stat")?;
@@ -152,12 +198,7 @@ impl Coordinator {
     }
 
     pub(crate) fn memory(&self) -> Result<Memory, Trouble> {
-        let status = self.proc("status")?;
-        let bytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
-            line.and_then(|number| number.trim().parse().ok()).map_or(0, |kibibytes: u64| kibibytes << 10)
-        };
-        Ok(Memory { now: bytes("VmRSS:"), peak: bytes("VmHWM:") })
+        Ok(memory::of(self.child.id())?)
     }
 
     /// SIGKILL, and waits until it is gone.

@@ -1,14 +1,16 @@
 //! Our own count of what was granted and settled, to hold the coordinator to it.
 
 use std::{
-    net::SocketAddr,
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep};
 
-use crate::worker::{self, Trouble};
+use crate::{
+    dial::Dial,
+    worker::{self, Trouble},
+};
 
 const FREE: u8 = 0;
 const HELD: u8 = 1;
@@ -52,12 +54,12 @@ impl Grants {
     }
 
     /// Asks the coordinator, through `Watch`, until it counts as we do.
-    pub(crate) async fn check(&self, address: SocketAddr) -> Result<(), Trouble> {
+    pub(crate) async fn check(&self, dial: &Dial) -> Result<(), Trouble> {
         let count = |wanted| self.0.iter().filter(|state| state.load(Ordering::Relaxed) == wanted).count() as u64;
         let ours = (count(FREE), count(HELD), count(SETTLED));
         let end = Instant::now() + PATIENCE;
         loop {
-            let status = worker::status(address).await?;
+            let status = worker::status(dial).await?;
             let settled = status.success + status.skipped + status.failed;
             if settled + status.leased + status.pending != status.total {
                 return Err(Trouble::Misbehaved(format!("the counts do not add up: {status:?}")));

@@ -19,17 +19,21 @@ impl Latencies {
         self.0.len() as u64
     }
 
+    /// That many percent of the calls were not slower; zero if there was none.
+    pub(crate) fn at(&self, percent: usize) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1);
+        sorted.get((sorted.len() * percent / 100).min(last)).copied().unwrap_or_default()
+    }
+
     /// Median, 99th percentile and maximum.
-    pub(crate) fn describe(mut self) -> String {
-        self.0.sort_unstable();
-        let at = |percent: usize| {
-            let last = self.0.len().checked_sub(1)?;
-            Some(milliseconds(self.0[(self.0.len() * percent / 100).min(last)]))
-        };
-        match (at(50), at(99), at(100)) {
-            (Some(half), Some(most), Some(all)) => format!("p50 {half}, p99 {most}, max {all}"),
-            _ => "none".to_owned(),
+    pub(crate) fn describe(&self) -> String {
+        if self.0.is_empty() {
+            return "none".to_owned();
         }
+        let [half, most, all] = [50, 99, 100].map(|percent| milliseconds(self.at(percent)));
+        format!("p50 {half}, p99 {most}, max {all}")
     }
 }
 
@@ -54,6 +58,10 @@ pub(crate) fn cores(cpu: Duration, time: Duration) -> String {
 /// CPU time for each of `count`.
 pub(crate) fn microseconds_each(cpu: Duration, count: u64) -> String {
     format!("{:.0} µs", cpu.as_secs_f64() * 1e6 / real(count.max(1)))
+}
+
+pub(crate) fn kibibytes(bytes: u64) -> String {
+    format!("{:.1} KiB", real(bytes) / 1024.0)
 }
 
 pub(crate) fn mebibytes(bytes: u64) -> String {

@@ -27,9 +27,9 @@ struct Attached {
 
 /// Workers with connections of their own register within the same second, renew, and take a class each.
 pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
-    let (address, herd) = (load.coordinator.address, load.options.herd);
+    let (dial, herd) = (load.coordinator.dial.clone(), load.options.herd);
     let workers = (0..herd)
-        .map(|number| Worker::new(format!("herd-{number}"), worker::connection(address), Arc::clone(&load.grants)));
+        .map(|number| Worker::new(format!("herd-{number}"), dial.worker(dial.channel()), Arc::clone(&load.grants)));
     let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
     let (workers, attached) = worker::all(workers, move |place, worker| async move {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
@@ -51,7 +51,7 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
 /// They lose the coordinator, and find the next one by themselves. Then they leave.
 pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Result<(), Trouble> {
     load.coordinator.kill();
-    let (start, address) = (Instant::now(), load.coordinator.address);
+    let (start, address) = (Instant::now(), load.coordinator.dial.address);
     let returning = worker::all(workers, move |_, worker| attach(worker, start));
     let (restarted, returned) = tokio::join!(start::again(&load.site, address), returning);
     let took;

@@ -3,9 +3,14 @@
 //!
 //!     cargo build --release -p coordinator -p tests --bins && target/release/coordinator_load
 //!
-//! It measures and judges nothing: slow is not an error. It fails only when the protocol is broken, that is, when a class
-//! is granted while somebody holds it or after it was settled, or when the counts do not add up. The clients share the
-//! machine with the coordinator: the coordinator's CPU time is its own, latencies are those of both.
+//! With `--tls` each worker that renews has a TLS connection of its own, and with `--strangers 8`
+//! as many clients without a token attack meanwhile, with each kind of frames for `--seconds`;
+//! other phases are left out.
+//!
+//! It measures and judges nothing unless `--hold` is given: slow is not an error. It fails only
+//! when the protocol is broken, that is, when a class is granted while somebody holds it or after
+//! it was settled, or when the counts do not add up. The clients share the machine with the
+//! coordinator: the coordinator's CPU time is its own, latencies are those of both.
 
 use std::{
     io::{self, Write},
@@ -15,10 +20,13 @@ use std::{
 };
 
 use clap::Parser as _;
+use tests::memory::Memory;
 use tokio::runtime::Runtime;
 
+mod beside;
 mod coordinator;
 mod counts;
+mod dial;
 mod figures;
 mod herd;
 mod options;
@@ -28,7 +36,7 @@ mod settling;
 mod start;
 mod worker;
 
-use coordinator::{Coordinator, Memory, Site};
+use coordinator::{Coordinator, Site};
 use counts::Grants;
 use options::Options;
 use worker::Trouble;
@@ -87,6 +95,9 @@ impl Load {
     }
 
     async fn phases(&mut self, fixed: Memory) -> Result<(), Trouble> {
+        if self.options.strangers > 0 {
+            return beside::run(self).await;
+        }
         let workers = herd::first_contact(self).await?;
         herd::after_a_kill(self, workers).await?;
         self.check().await?;
@@ -106,6 +117,6 @@ impl Load {
 
     /// Whether the coordinator counts as we do.
     async fn check(&self) -> Result<(), Trouble> {
-        self.grants.check(self.coordinator.address).await
+        self.grants.check(&self.coordinator.dial).await
     }
 }

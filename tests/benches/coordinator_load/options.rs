@@ -3,6 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
+use tests::stranger::Kind;
+
+use crate::worker::Trouble;
 
 /// Measures what one coordinator carries; see the head of main.rs.
 #[derive(Debug, Clone, Parser)]
@@ -32,6 +35,19 @@ pub(crate) struct Options {
     /// Seconds of renewals; acquiring and reporting takes half as long, twice
     #[arg(long, default_value_t = 24)]
     seconds: u32,
+    /// Uses TLS and tokens, and a connection for each worker that renews
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Clients without a token that attack while workers renew; all other phases are left out
+    #[arg(long, default_value_t = 0, requires = "tls", value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub(crate) strangers: u32,
+    /// What they send: calls, watch, streams, pings, acknowledgements, settings, resets or headers
+    /// [default: each in turn]
+    #[arg(long, requires = "strangers")]
+    kind: Option<Kind>,
+    /// Fails where a goal of renewals, connections or attacks is not met
+    #[arg(long)]
+    hold: bool,
     /// Runs the coordinator on this core only, with taskset
     #[arg(long)]
     pub(crate) coordinator_core: Option<u32>,
@@ -50,6 +66,19 @@ impl Options {
             return self;
         }
         Self { classes: 20_000, workers: 500, connections: 8, herd: 100, clients: 32, seconds: 2, ..self }
+    }
+
+    /// The kinds of attacks.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        self.kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind])
+    }
+
+    /// An error if a goal is not met and was to be held.
+    pub(crate) fn hold(&self, is_met: bool, what: &str) -> Result<(), Trouble> {
+        if is_met || !self.hold {
+            return Ok(());
+        }
+        Err(Trouble::Setting(format!("meet the goals {what}")))
     }
 
     /// How long to renew.

@@ -1,71 +1,122 @@
 //! Thousands of workers that hold a few leases each and do nothing but renew.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     Load,
-    figures::{Latencies, cores, mebibytes, microseconds_each, rate, seconds},
+    figures::{Latencies, cores, kibibytes, mebibytes, microseconds_each, rate, seconds},
     tell,
     worker::{self, Trouble, Worker},
 };
 
 /// What each worker holds.
 const HELD: u32 = 3;
+/// Workers that register at the same time over TLS; the coordinator has 1000 connections that have
+/// not registered.
+const AT_ONCE: usize = 512;
 /// At least so often, also where the coordinator asks a large fleet for less.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Registers them, lets them renew evenly spread, and lets them leave.
-pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
-    let options = &load.options;
-    let new = Worker::sharing(options.connections, "fleet", options.workers, load.coordinator.address, &load.grants);
-    let before = Instant::now();
-    let (workers, asked) = worker::all(new, |_, mut worker| async move {
-        worker.register().await?;
-        worker.acquire(HELD).await?;
-        let asked = worker.renew_every;
-        Ok((worker, asked))
-    })
-    .await?;
-    let registered = before.elapsed();
-    let asked = asked.into_iter().max().unwrap_or(INTERVAL);
+/// The 99th percentile of renewals is at most this.
+pub(crate) const GOAL: Duration = Duration::from_millis(200);
+/// Memory of the coordinator for each TLS connection.
+const MAX_CONNECTION: u64 = 100 << 10;
 
+/// Registers workers, lets them renew evenly spread, and lets them leave.
+pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
+    let workers = register(load).await?;
     let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
-    let (count, end) = (options.workers, start + options.renewing());
-    let (workers, latencies) = worker::all(workers, move |place, worker| async move {
-        let place = u32::try_from(place).unwrap_or(u32::MAX);
-        renew_until(worker, start + INTERVAL * place / count, end).await
-    })
-    .await?;
+    let (workers, all) = renew(workers, load.options.renewing()).await?;
     let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
     let memory = load.coordinator.memory()?;
-    let (mut all, renewals) = (Latencies::default(), latencies.iter().map(Latencies::count).sum());
+    let figures = format!(
+        "{} workers, every {}: {}, {}, CPU {} ({} each), memory {}  (goal: p99 below 200 ms, below 1 core)",
+        load.options.workers,
+        seconds(INTERVAL),
+        rate(all.count(), span),
+        all.describe(),
+        cores(cpu, span),
+        microseconds_each(cpu, all.count()),
+        mebibytes(memory.now),
+    );
+    tell("renewals", &figures);
+    load.options.hold(all.at(99) < GOAL, "of renewals")?;
+    leave(load, workers).await
+}
+
+/// Registers the workers and gives them what they hold. With TLS each has a connection of its own.
+pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
+    let (options, dial) = (&load.options, &load.coordinator.dial);
+    let connections = if options.tls { options.workers } else { options.connections };
+    let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
+    let (before, memory) = (Instant::now(), load.coordinator.memory()?.now);
+    let at_once = Arc::new(Semaphore::new(if options.tls { AT_ONCE } else { options.workers as usize }));
+    let (workers, asked) = worker::all(new, move |_, mut worker| {
+        let at_once = Arc::clone(&at_once);
+        async move {
+            let permit = at_once.acquire().await;
+            worker.register().await?;
+            worker.acquire(HELD).await?;
+            drop(permit);
+            let asked = worker.renew_every;
+            Ok((worker, asked))
+        }
+    })
+    .await?;
+    let asked = asked.into_iter().max().unwrap_or(INTERVAL);
+    let grown = load.coordinator.memory()?.now.saturating_sub(memory) / u64::from(connections);
+    let figures = format!(
+        "{} workers on {connections} connections in {}, asked for renewals every {}; memory a connection {}  (goal: 100 KiB \
+         with TLS)",
+        options.workers,
+        seconds(before.elapsed()),
+        seconds(asked),
+        kibibytes(grown),
+    );
+    tell("registrations", &figures);
+    options.hold(!options.tls || grown <= MAX_CONNECTION, "of connections")?;
+    Ok(workers)
+}
+
+/// Lets the workers renew for so long.
+pub(crate) async fn renew(workers: Vec<Worker>, time: Duration) -> Result<(Vec<Worker>, Latencies), Trouble> {
+    let start = Instant::now();
+    let (count, end) = (u32::try_from(workers.len()).unwrap_or(u32::MAX), start + time);
+    // Each renews at least once, also in a short time.
+    let interval = INTERVAL.min(time);
+    let (workers, latencies) = worker::all(workers, move |place, worker| async move {
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        renew_until(worker, start + interval * place / count, interval, end).await
+    })
+    .await?;
+    let mut all = Latencies::default();
     for latencies in latencies {
         all.extend(latencies);
     }
+    Ok((workers, all))
+}
 
+/// Lets the workers leave.
+pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), Trouble> {
     let before = Instant::now();
     worker::leave(workers).await?;
-    let figures = format!(
-        "{count} workers in {}, every {} (asked for {}): {}, {}, CPU {} ({} each), memory {}; they left in {}  \
-         (goal: p99 below 200 ms, below 1 core)",
-        seconds(registered),
-        seconds(INTERVAL),
-        seconds(asked),
-        rate(renewals, span),
-        all.describe(),
-        cores(cpu, span),
-        microseconds_each(cpu, renewals),
-        mebibytes(memory.now),
-        seconds(before.elapsed()),
-    );
-    tell("renewals", &figures);
+    let memory = load.coordinator.memory()?;
+    tell("leaving", &format!("{}, memory {}", seconds(before.elapsed()), mebibytes(memory.now)));
     Ok(())
 }
 
 /// Renews at fixed times, and counts from them: a late renewal does not hide that the next ones wait.
-async fn renew_until(mut worker: Worker, first: Instant, end: Instant) -> Result<(Worker, Latencies), Trouble> {
+async fn renew_until(
+    mut worker: Worker,
+    first: Instant,
+    interval: Duration,
+    end: Instant,
+) -> Result<(Worker, Latencies), Trouble> {
     let (mut due, mut latencies) = (first, Latencies::default());
     while due < end {
         sleep_until(due).await;
@@ -73,7 +124,7 @@ async fn renew_until(mut worker: Worker, first: Instant, end: Instant) -> Result
             return Err(Trouble::Misbehaved("a session was forgotten although it was renewed".to_owned()));
         }
         latencies.add(due.elapsed());
-        due += INTERVAL;
+        due += interval;
     }
     Ok((worker, latencies))
 }

@@ -16,12 +16,12 @@ const CLIENTS: usize = 4;
 
 /// Settles them.
 pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
-    let address = load.coordinator.address;
+    let dial = &load.coordinator.dial;
     let wnids = load.grants.take_all_but_one();
     let reports: Vec<Vec<String>> = wnids.chunks(BATCH).map(<[String]>::to_vec).collect();
     let shares: Vec<Vec<Vec<String>>> =
         (0..CLIENTS).map(|client| reports.iter().skip(client).step_by(CLIENTS).cloned().collect()).collect();
-    let clients = Worker::sharing(1, "survey", 4, address, &load.grants);
+    let clients = Worker::sharing(1, "survey", 4, dial, &load.grants);
     let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
     let (clients, _) = worker::all(clients, move |place, mut client| {
         let share = shares[place].clone();

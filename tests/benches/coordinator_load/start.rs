@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tests::memory::Memory;
 use tokio::time::sleep;
 
 use crate::{
-    coordinator::{Coordinator, Memory, Site},
+    coordinator::{Coordinator, Site},
     counts::Grants,
     figures::{bytes_each, mebibytes, seconds},
     tell, worker,
@@ -53,7 +54,7 @@ pub(crate) async fn again(site: &Site, address: SocketAddr) -> Result<(Coordinat
 
 async fn start(site: &Site, list: &str, address: Option<SocketAddr>) -> Result<(Coordinator, String), Trouble> {
     let mut coordinator = site.start(list, address)?;
-    while worker::status(coordinator.address).await.is_err() {
+    while worker::status(&coordinator.dial).await.is_err() {
         coordinator.still_runs()?;
         sleep(GLANCE).await;
     }

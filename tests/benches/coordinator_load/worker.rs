@@ -1,22 +1,21 @@
 //! A worker as the coordinator sees it: the generated client, a session, and what it holds. It downloads nothing.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use proto::{
     AcquireRequest, Directive, Held, JobStatus, LeaveRequest, Outcome, Published, RegisterRequest, RenewRequest,
-    ReportRequest, WatchRequest, coordinator_client::CoordinatorClient, outcome::Kind,
+    ReportRequest, WatchRequest, outcome::Kind,
 };
 use tokio::{task::JoinSet, time::timeout};
-use tonic::{
-    Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Response, Status, transport::Channel};
 
-use crate::counts::Grants;
+use crate::{
+    counts::Grants,
+    dial::{Client, Dial},
+};
 
 /// A coordinator that does not answer for so long is gone.
 const CALL: Duration = Duration::from_mins(1);
-const CONNECT: Duration = Duration::from_secs(4);
 
 /// Why a phase could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +42,7 @@ pub(crate) enum Trouble {
 /// A session.
 pub(crate) struct Worker {
     name: String,
-    client: CoordinatorClient<Channel>,
+    client: Client,
     grants: Arc<Grants>,
     session: u64,
     held: Vec<Held>,
@@ -51,15 +50,9 @@ pub(crate) struct Worker {
     pub(crate) renew_every: Duration,
 }
 
-/// A connection that is made when it is used.
-pub(crate) fn connection(address: SocketAddr) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
-    endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect_lazy()
-}
-
 /// The counts, by `Watch`.
-pub(crate) async fn status(address: SocketAddr) -> Result<JobStatus, Trouble> {
-    let mut client = CoordinatorClient::new(connection(address));
+pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, Trouble> {
+    let mut client = dial.viewer();
     let first = async { client.watch(WatchRequest {}).await?.into_inner().message().await.map(Response::new) };
     answered("Watch", first).await?.ok_or_else(|| Trouble::Misbehaved("Watch said nothing".to_owned()))
 }
@@ -94,23 +87,18 @@ pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), Trouble> {
 }
 
 impl Worker {
-    pub(crate) fn new(name: String, connection: Channel, grants: Arc<Grants>) -> Self {
-        let client = CoordinatorClient::new(connection);
+    pub(crate) fn new(name: String, client: Client, grants: Arc<Grants>) -> Self {
         Self { name, client, grants, session: 0, held: Vec::new(), renew_every: Duration::ZERO }
     }
 
     /// So many workers that share connections.
-    pub(crate) fn sharing(
-        connections: u32,
-        name: &str,
-        count: u32,
-        address: SocketAddr,
-        grants: &Arc<Grants>,
-    ) -> Vec<Self> {
-        let shared: Vec<Channel> = (0..connections).map(|_| connection(address)).collect();
+    pub(crate) fn sharing(connections: u32, name: &str, count: u32, dial: &Dial, grants: &Arc<Grants>) -> Vec<Self> {
+        let shared: Vec<Channel> = (0..connections).map(|_| dial.channel()).collect();
         let numbered = (0..count).zip(shared.iter().cycle());
         numbered
-            .map(|(number, connection)| Self::new(format!("{name}-{number}"), connection.clone(), grants.clone()))
+            .map(|(number, connection)| {
+                Self::new(format!("{name}-{number}"), dial.worker(connection.clone()), grants.clone())
+            })
             .collect()
     }
 

@@ -1,0 +1,121 @@
+//! What goes on while workers renew and clients without a token attack: people ask for the status,
+//! and workers with a valid token begin a connection with the largest report.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tests::{
+    largest_report::largest_report,
+    memory::{self, Memory},
+    stranger::{Attack, Kind, Strangers, Style},
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    Load,
+    figures::{Latencies, mebibytes, milliseconds},
+    renewals, tell,
+    worker::{Trouble, Worker},
+};
+
+/// Between the end of an attack and the look at what the coordinator still holds.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// Between two calls for the status, and between two first reports.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Streams on each connection that is held open; one less than are allowed, because the preface has
+/// the first.
+const HELD_FRAMES: usize = 99;
+/// More than the coordinator holds when idle.
+const MAX_GROWTH: u64 = 64 << 20;
+/// For an answer to `coordinator status`.
+const MAX_STATUS: Duration = Duration::from_secs(1);
+
+/// What honest clients saw.
+#[derive(Default)]
+struct Seen {
+    statuses: Latencies,
+    reports: Latencies,
+    cut: u64,
+}
+
+/// One attack of each kind that the options name, each beside renewals of all workers.
+pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
+    let mut workers = renewals::register(load).await?;
+    for kind in load.options.kinds() {
+        for style in [Style::Endless, Style::Held(HELD_FRAMES)] {
+            workers = attacked(load, workers, kind, style).await?;
+        }
+    }
+    renewals::leave(load, workers).await
+}
+
+async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -> Result<Vec<Worker>, Trouble> {
+    let process = load.coordinator.id();
+    let idle = memory::of(process)?.now;
+    memory::reset_peak(process)?;
+    let attack =
+        Attack { address: load.coordinator.dial.address, authority: load.site.authority(), token: None, kind, style };
+    let (stopping, count) = (Arc::new(AtomicBool::new(false)), load.options.strangers as usize);
+    let strangers = Strangers::start(&attack, count);
+    let people = honest(load, &stopping);
+    let (workers, renewed) = renewals::renew(workers, load.options.renewing()).await?;
+    stopping.store(true, Ordering::Relaxed);
+    let seen = people.await.map_err(|error| Trouble::Setting(format!("await the honest clients: {error}")))??;
+    let sent = strangers.stop();
+    let Memory { peak, .. } = memory::of(process)?;
+    sleep(RECOVERY).await;
+    let after = memory::of(process)?.now;
+    let (grown, slowest, p99) = (peak.saturating_sub(idle), seen.statuses.at(100), renewed.at(99));
+    let figures = format!(
+        "{count} × {style:?}: {} connections, {} sent; memory {} above idle, afterwards {}; {} statuses, the slowest {}; \
+         {} first reports, {} cut, the slowest {}; {} renewals, {}  (goal: at most 64 MiB, 1 s, none cut, p99 200 ms)",
+        sent.connections,
+        mebibytes(sent.bytes),
+        mebibytes(grown),
+        mebibytes(after.saturating_sub(idle)),
+        seen.statuses.count(),
+        milliseconds(slowest),
+        seen.reports.count(),
+        seen.cut,
+        milliseconds(seen.reports.at(100)),
+        renewed.count(),
+        renewed.describe(),
+    );
+    tell(&format!("attack: {kind}"), &figures);
+    let is_met = grown <= MAX_GROWTH && slowest <= MAX_STATUS && seen.cut == 0 && p99 <= renewals::GOAL;
+    load.options.hold(is_met, &format!("beside {kind}"))?;
+    Ok(workers)
+}
+
+/// Asks for the status and sends first reports, by turns, until told to stop.
+fn honest(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
+    let (stopping, dial) = (Arc::clone(stopping), load.coordinator.dial.clone());
+    let status = load.site.status(&dial);
+    #[expect(clippy::disallowed_methods, reason = "its end is awaited by the caller")]
+    tokio::spawn(async move {
+        let mut seen = Seen::default();
+        while !stopping.load(Ordering::Relaxed) {
+            let before = Instant::now();
+            let answered = tokio::process::Command::from(status()).status().await?;
+            if !answered.success() {
+                return Err(Trouble::Misbehaved("`coordinator status` failed".to_owned()));
+            }
+            seen.statuses.add(before.elapsed());
+            let before = Instant::now();
+            match dial.worker(dial.channel()).report(largest_report()).await {
+                Ok(_) => seen.reports.add(before.elapsed()),
+                Err(_) => seen.cut += 1,
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(seen)
+    })
+}
