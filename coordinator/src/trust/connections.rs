@@ -1,4 +1,5 @@
-//! All connections from outside: those that have not proved who they are, and those that have.
+//! All connections from outside: pending ones, over which no valid credential came, and admitted
+//! ones.
 //!
 //! Invariants: there are at most [`Limits::pending`] pending connections when another one is
 //! accepted, each is pending for at most [`AUTH_TIMEOUT`], has sent at most [`MAX_COST`] meanwhile,
@@ -6,10 +7,10 @@
 //! Those of observers and those of workers have a limit each, so that neither observers nor pending
 //! connections keep workers out, and all limits together stay below the limit on open files.
 //!
-//! Who has to go: of the pending connections, the oldest, as soon as it has had [`MIN_PENDING`]; if
-//! all together have sent too much, the oldest that has sent more than an equal share. An honest
-//! client proves itself within its first request, so it is never the oldest for long. Of the
-//! others, the one that has been idle for longest.
+//! Which connection is closed: of the pending ones, the oldest, as soon as it has had
+//! [`MIN_PENDING`]; if all together have sent too much, the oldest that has sent more than an equal
+//! share. An honest client shows its credential with its first request, so its connection is never
+//! the oldest for long. Of the others, the one that has been idle for longest.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +31,7 @@ use super::Role;
 
 /// Pending connections.
 const MAX_PENDING: u64 = 1000;
-/// Connections of observers: people's commands and their tools.
+/// Connections of observers: `coordinator status` and other tools with a viewer's or admin's token.
 const MAX_OBSERVERS: u64 = 128;
 /// Calls at the same time on a connection of an observer; a command makes one. The answer to
 /// `GetFleet` for 10,000 workers has more than a MiB, and stays in memory until the observer has

@@ -1,5 +1,5 @@
-//! What goes on while workers renew and clients without a token attack: people ask for the status,
-//! and workers with a valid token begin a connection with the largest report.
+//! Measures honest clients while clients without a token attack: renewals, `coordinator status`,
+//! and connections that begin with the largest report.
 
 use std::{
     sync::{
