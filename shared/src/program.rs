@@ -14,7 +14,12 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{exit_code::Exit, job_line::Screen, shutdown::Shutdown, threads};
+use crate::{
+    exit_code::Exit,
+    job_line::Screen,
+    shutdown::{Shutdown, leave_signals_to_their_thread},
+    threads,
+};
 
 /// Threads that are stuck in a system call have this long to end.
 const LAST_THREADS: Duration = Duration::from_secs(1);
@@ -30,6 +35,9 @@ const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 /// hook has told it. What is queued for the screen is written before it returns, unless the
 /// terminal takes nothing.
 pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
+    if let Err(error) = leave_signals_to_their_thread() {
+        return tell(&cannot_start(&error));
+    }
     let screen = match Screen::for_stderr() {
         Ok(screen) => screen,
         Err(error) => return tell(&cannot_start(&error.source)),

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::SigSet;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -49,7 +50,11 @@ impl Shutdown {
         let (begun, has_begun) = mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             // A runtime may not be dropped by a task of another one, so this thread makes it.
-            let (runtime, mut signals) = match Signals::listen() {
+            let listening = Signals::listen().and_then(|listening| {
+                signals().thread_unblock()?;
+                Ok(listening)
+            });
+            let (runtime, mut signals) = match listening {
                 Ok(listening) => listening,
                 Err(error) => return begun.send(Err(error)).unwrap_or_default(),
             };
@@ -67,6 +72,20 @@ impl Shutdown {
         has_begun.recv().map_err(io::Error::other)??;
         Ok(first)
     }
+}
+
+/// Leaves SIGINT and SIGTERM to the thread of [`Shutdown::on_signals`], for a main thread that has
+/// no others yet. The kernel gives a signal to any thread that does not block it, and one that waits
+/// for a disk that hangs does not take it.
+///
+/// # Errors
+/// As the system says.
+pub(crate) fn leave_signals_to_their_thread() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
+fn signals() -> SigSet {
+    [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM].into_iter().collect()
 }
 
 struct Signals {

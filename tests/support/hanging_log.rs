@@ -1,29 +1,45 @@
-//! A log on a disk that hangs: a FIFO in its place. A program that opens it before there is a reader, or writes to it
-//! once it is full, waits in a system call, as for a network disk whose server is away.
+//! A log on a disk that hangs, as on a network disk whose server is away: a program that opens it, or
+//! writes to it, waits in a system call.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{ErrorKind, Write as _},
+    os::unix::fs::symlink,
     path::Path,
 };
 
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 
-/// Has no reader, so a program that opens it hangs.
-pub fn hang_when_opened(log: &Path) {
-    mknodat(CWD, log, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo can be made");
+/// A log that hangs when it is opened, until this is dropped: the kernel asks for a permission that
+/// nothing gives.
+#[derive(Debug)]
+pub struct HangingOpen {
+    _asked: Fanotify,
 }
 
-/// A log that can be opened and written until it is made to hang.
+impl HangingOpen {
+    /// Makes the log; `None` where this user or this kernel cannot make it hang.
+    pub fn put_at(log: &Path) -> Option<Self> {
+        fs::write(log, "").expect("the folder is ours");
+        let asked = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).ok()?;
+        asked.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM, CWD, Some(log)).ok()?;
+        Some(Self { _asked: asked })
+    }
+}
+
+/// A log that can be opened and written until it is made to hang: a link to a pipe.
 #[derive(Debug)]
 pub struct HangingLog(File);
 
 impl HangingLog {
     /// Puts it in the place of a log.
     pub fn put_at(log: &Path) -> Self {
-        hang_when_opened(log);
+        let pipe = log.with_extension("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo can be made");
+        symlink(&pipe, log).expect("the name is free");
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Self(open(log, flags, Mode::empty()).expect("a fifo can be opened").into())
+        Self(open(&pipe, flags, Mode::empty()).expect("a fifo can be opened").into())
     }
 
     /// A program that writes to it from now on waits for ever.
