@@ -13,7 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{Wnid, class_list::InvalidRow, outcome::Failure, owner::explained};
+use shared::{
+    Wnid,
+    class_list::InvalidRow,
+    outcome::Failure,
+    own_file::{open_log, read_log},
+    owner::explained,
+};
 
 /// The log's name in the target.
 pub const NAME: &str = "failed_downloads.log";
@@ -45,8 +51,8 @@ impl FailureLog {
     /// As the file system says.
     pub fn create(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
-        match File::create(&path) {
-            Ok(_) => Ok(Self { path, missing: Vec::new(), withdrawn: HashSet::new(), is_behind: false }),
+        match open_log(&path).and_then(|file| clear(&file)) {
+            Ok(()) => Ok(Self { path, missing: Vec::new(), withdrawn: HashSet::new(), is_behind: false }),
             Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
     }
@@ -110,14 +116,14 @@ impl FailureLog {
         if self.missing.is_empty() {
             return Ok(());
         }
-        let mut file = File::options().append(true).create(true).open(&self.path)?;
+        let mut file = open_log(&self.path)?;
         file.write_all(self.missing.concat().as_bytes())
     }
 
     /// Puts the lines of the file that still count in front of those that are missing, and writes
     /// them all.
     fn rewrite(&mut self) -> io::Result<()> {
-        let text = match std::fs::read(&self.path) {
+        let text = match read_log(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             // The half of a line may end in the middle of a character.
             text => String::from_utf8_lossy(&text?).into_owned(),
@@ -130,7 +136,9 @@ impl FailureLog {
         let kept: Vec<String> = text.split_inclusive('\n').filter(counts).map(str::to_owned).collect();
         // From here on the file may lose lines that it had.
         self.missing.splice(..0, kept);
-        std::fs::write(&self.path, self.missing.concat())
+        let mut file = open_log(&self.path)?;
+        clear(&file)?;
+        file.write_all(self.missing.concat().as_bytes())
     }
 }
 
@@ -147,6 +155,11 @@ impl Drop for FailureLog {
             );
         }
     }
+}
+
+/// Empties the file; a pipe or a device, to which a link may lead, has nothing to remove.
+fn clear(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 fn class_of(line: &str) -> &str {

@@ -4,14 +4,17 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
-use shared::{owner::explained, telemetry::open_log};
+use shared::{listing::list, own_file, owner::explained};
 
 /// The detailed log, which is also what is locked.
 pub const LOG_NAME: &str = "imagenet_downloader.log";
+
+/// Beginning of the name of a file that is written for a moment, to find out whether that is possible.
+const PROBE: &str = ".probe-";
 
 /// A folder that can be written and is ours alone.
 #[derive(Debug)]
@@ -73,12 +76,12 @@ impl Target {
         }
         fs::create_dir_all(path).map_err(|source| TargetError::Create { path: path.to_owned(), source })?;
         // Asking for permissions is not enough: quotas, full disks and network file systems say no only when it counts.
-        let probe = path.join(format!(".probe-{:016x}", rand::random::<u64>()));
-        let written = fs::write(&probe, b"?");
-        let removed = fs::remove_file(&probe);
+        let probe = path.join(format!("{PROBE}{:016x}", rand::random::<u64>()));
+        let written = File::create_new(&probe).and_then(|mut file| file.write_all(b"?"));
+        let removed = remove_probe(&probe);
         written.and(removed).map_err(read_only)?;
         let log_path = path.join(LOG_NAME);
-        let log = open_log(&log_path).map_err(|source| {
+        let log = own_file::open_log(&log_path).map_err(|source| {
             let source = explained(source, [&log_path]);
             TargetError::Log { path: log_path, source }
         })?;
@@ -87,6 +90,8 @@ impl Target {
             Err(TryLockError::WouldBlock) => return Err(TargetError::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => Some(error),
         };
+        // A folder that cannot be listed keeps them: nothing depends on it.
+        remove_former_probes(path).unwrap_or_default();
         Ok(Self { log, unlocked })
     }
 
@@ -106,18 +111,55 @@ impl Target {
     }
 }
 
+/// Removes what coordinators that were killed in the middle of [`Target::prepare`] have left.
+fn remove_former_probes(target: &Path) -> io::Result<()> {
+    for entry in list(target)? {
+        let entry = entry?;
+        let nonce = entry.text().and_then(|name| name.strip_prefix(PROBE));
+        let is_probe =
+            nonce.is_some_and(|nonce| nonce.len() == 16 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        // A file of another user in a folder with the sticky bit stays, and is in the way of nothing.
+        if is_probe {
+            remove_probe(entry.path()).unwrap_or_default();
+        }
+    }
+    Ok(())
+}
+
+/// Another coordinator that starts meanwhile may have removed it.
+fn remove_probe(probe: &Path) -> io::Result<()> {
+    match fs::remove_file(probe) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_folder_is_made_and_nothing_but_the_log_is_left_in_it() {
+    fn nothing_but_the_log_is_left_also_of_a_coordinator_that_was_killed_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(".probe-0123456789abcdef"), "?").unwrap();
         let target = Target::prepare(&path).unwrap();
         assert!(target.unlocked.is_none());
         let names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [LOG_NAME]);
+    }
+
+    #[test]
+    fn a_missing_folder_is_made_and_what_is_no_probe_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        drop(Target::prepare(&path).unwrap());
+        for name in [".probe-", ".probe-0123456789abcdeg", ".probe-0123456789abcdef0", "a.probe-0123456789abcdef"] {
+            fs::write(path.join(name), "of another program").unwrap();
+        }
+        drop(Target::prepare(&path).unwrap());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 5);
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn may_use(path: &Path, is_folder: bool) -> bool {
 }
 
 /// A user's name, or the number where it has none.
-fn name(user: u32) -> String {
+pub(crate) fn name(user: u32) -> String {
     let users = fs::read_to_string(USERS).unwrap_or_default();
     let named = users.lines().find_map(|line| {
         let mut fields = line.split(':');

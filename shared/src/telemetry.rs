@@ -6,7 +6,6 @@ use std::{
     fs::File,
     io,
     panic::{self, PanicHookInfo},
-    path::Path,
     thread,
     time::Duration,
 };
@@ -61,14 +60,6 @@ pub enum TelemetryError {
     /// A log filter that cannot be read.
     #[error("read the log filter in RUST_LOG: {0}")]
     Filter(tracing_subscriber::filter::FromEnvError),
-}
-
-/// Opens a log file for appending.
-///
-/// # Errors
-/// As the file system says.
-pub fn open_log(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
 }
 
 impl Telemetry {

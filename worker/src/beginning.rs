@@ -1,12 +1,13 @@
 //! The beginning of a file that is not finished: how it stands in the journal, and how whoever goes on with it proves it.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read},
+    fs,
+    io::{self, ErrorKind, Read},
     path::Path,
 };
 
 use serde::{Deserialize, Serialize};
+use shared::own_file::{self, Access};
 
 use crate::{
     checkpoint::{is_plain_file, read_digest, write_digest},
@@ -51,7 +52,13 @@ impl Beginning {
         if !is_there {
             return Ok(None);
         }
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = match own_file::open(path, Access::ReadWrite) {
+            // A file of another member of the group that shares the area can be read only.
+            Err(error) if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied => {
+                return Ok(None);
+            }
+            opened => opened?,
+        };
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader((&file).take(self.written))?;
         if hasher.finalize() != self.blake3 {

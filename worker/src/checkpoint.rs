@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fmt,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read as _, Write},
     path::Path,
 };
 
@@ -17,6 +17,8 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Unexpected, Visitor},
 };
+
+use shared::own_file::{self, Access};
 
 use crate::{beginning::Beginning, source::Source};
 
@@ -29,6 +31,10 @@ const INTERVAL_IN_FILE: u64 = 8 << 20;
 
 /// Read at a time.
 const BUFFER: usize = 64 << 10;
+
+/// Longest line that is read: the longest that is written has the validators of an answer, whose head
+/// has less than 512 KiB, and an escape for each second byte.
+const LONGEST_LINE: u64 = 1 << 20;
 
 /// A finished file of a class. What the manifest does not have comes last: the rest of its line is copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +131,7 @@ impl Journal {
 
     /// Goes on with a journal that ends at an offset of the tar, so many bytes of which are those of a file that is begun.
     pub(crate) fn go_on(path: &Path, offset: u64, begun: u64) -> io::Result<Self> {
-        let file = File::options().append(true).open(path)?;
+        let file = own_file::open(path, Access::Append)?;
         let length = file.metadata()?.len();
         Ok(Self { file, length, pending: Vec::new(), done: offset - begun, written_up_to: offset })
     }
@@ -206,7 +212,8 @@ pub(crate) enum Line {
 
 /// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
 pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
-    let mut entries = Entries { file: BufReader::with_capacity(BUFFER, File::open(path).ok()?), line: Vec::new() };
+    let file = own_file::open(path, Access::Read).ok()?;
+    let mut entries = Entries { file: BufReader::with_capacity(BUFFER, file), line: Vec::new() };
     let head: Head = serde_json::from_slice(entries.read()?).ok()?;
     (head.version == VERSION).then_some((head.source, entries))
 }
@@ -234,8 +241,8 @@ impl Entries {
 
     fn read(&mut self) -> Option<&[u8]> {
         self.line.clear();
-        self.file.read_until(b'\n', &mut self.line).ok()?;
-        Some(&self.line)
+        let length = self.file.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line).ok()?;
+        ((length as u64) < LONGEST_LINE).then_some(&self.line)
     }
 }
 
@@ -376,6 +383,23 @@ mod tests {
             let whole_lines = str::from_utf8(&whole[..cut]).unwrap().matches('\n').count();
             let expected: Vec<_> = read[..whole_lines.saturating_sub(1)].iter().map(listed).collect();
             assert_eq!(copied(&path), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 1);
+        let whole = fs::read(&path).unwrap();
+        let longest = usize::try_from(LONGEST_LINE).unwrap();
+        for (length, read) in [(longest - 1, 2), (longest, 1), (3 * longest, 1)] {
+            let line = serde_json::to_string(&entry(1)).unwrap();
+            let spaces = " ".repeat(length - line.len() - 1);
+            fs::write(&path, [whole.clone(), format!("{line}{spaces}\n").into_bytes()].concat()).unwrap();
+            let (_, mut entries) = open(&path).unwrap();
+            assert_eq!(entries.by_ref().count(), read);
+            assert!(entries.line.capacity() <= 2 * longest, "{}", entries.line.capacity());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use shared::Wnid;
+use shared::{Wnid, listing::list, own_file::open_regular};
 
 use crate::{
     checkpoint::FileEntry,
@@ -49,7 +49,7 @@ pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Fo
     if folder.join(MANIFEST).symlink_metadata().is_ok() {
         return Ok(Found::Damaged);
     }
-    Ok(if fs::read_dir(&folder)?.next().is_none() { Found::Nothing } else { Found::Unproved })
+    Ok(if list(&folder)?.next().transpose()?.is_none() { Found::Nothing } else { Found::Unproved })
 }
 
 /// Whether a folder without a manifest is the whole tar, by arithmetic, and why not.
@@ -81,7 +81,7 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<(), St
 pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
     let files = visible(folder)?.map(|entry| {
         let (name, metadata) = entry?;
-        let blake3 = digest(fs::File::open(folder.join(&name))?)?;
+        let blake3 = digest(open_regular(&folder.join(&name))?)?;
         Ok(FileEntry { name, size: metadata.len(), blake3, next_header: 0 })
     });
     manifest::write(folder, Provenance { wnid, run, source, adopted: true }, files)
@@ -89,11 +89,11 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
 
 /// The entries of a folder, without the dot files that tools and desktops leave behind.
 fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
-    let entries = fs::read_dir(folder)?.map(|entry| {
+    let entries = list(folder)?.map(|entry| {
         let entry = entry?;
         let unreadable =
-            |name| io::Error::new(io::ErrorKind::InvalidData, format!("{} is no UTF-8", Path::new(&name).display()));
-        let name = entry.file_name().into_string().map_err(unreadable)?;
+            || io::Error::new(io::ErrorKind::InvalidData, format!("{} is no UTF-8", Path::new(entry.name()).display()));
+        let name = entry.text().ok_or_else(unreadable)?.to_owned();
         Ok((name, entry.path().symlink_metadata()?))
     });
     Ok(entries.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.starts_with('.'))))

@@ -40,6 +40,7 @@ mod route;
 mod source;
 mod tail;
 
+mod area_access;
 mod beginning;
 mod checkpoint;
 mod checkpoint_timer;
@@ -47,6 +48,7 @@ mod extract;
 mod file_tree;
 mod manifest;
 mod publish;
+mod staged_tar;
 mod staging;
 mod staging_area;
 mod staging_place;

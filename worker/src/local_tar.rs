@@ -1,11 +1,8 @@
 //! A `<wnid>.tar` that is already in the target is unpacked, not downloaded; one that is not whole is left for the download.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-};
+use std::{fs::File, io::Read};
 
-use shared::Wnid;
+use shared::{Wnid, own_file::open_regular};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,10 +22,9 @@ pub(crate) fn unpack_local_tar(
     stop: &CancellationToken,
 ) -> Result<Option<Unpacked>, Unfinished> {
     let target = site.target();
-    let path = target.tar(wnid);
-    // A link or a folder of that name is not ours to read.
-    let Ok(length) = path.symlink_metadata().and_then(|found| plain_length(&found)) else { return Ok(None) };
-    let Ok(tar) = File::open(&path) else { return Ok(None) };
+    // A link, a folder or a pipe of that name is no tar.
+    let Ok(tar) = open_regular(&target.tar(wnid)) else { return Ok(None) };
+    let Ok(length) = tar.metadata().map(|found| found.len()) else { return Ok(None) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
     let url = crate::download_error::shown(&site.job.url.for_class(wnid));
@@ -51,10 +47,6 @@ enum Ended {
     /// With so many files.
     Whole(u64),
     Stopped,
-}
-
-fn plain_length(found: &std::fs::Metadata) -> io::Result<u64> {
-    if found.is_file() { Ok(found.len()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 fn unpack(

@@ -3,15 +3,8 @@
 use std::{io, process::ExitCode, sync::Arc};
 
 use shared::{
-    exit_code::Exit,
-    http,
-    job_line::Screen,
-    manual::Manual,
-    output::Retrying,
-    owner::explained,
-    program,
-    shutdown::Shutdown,
-    telemetry::{self, Telemetry},
+    exit_code::Exit, http, job_line::Screen, manual::Manual, output::Retrying, own_file::open_log, owner::explained,
+    program, shutdown::Shutdown, telemetry::Telemetry,
 };
 use tokio::task::JoinSet;
 use worker::{
@@ -54,7 +47,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
         .map_err(|error| explained(error, [&config.target]))
         .map_err(|error| format!("make the target {target}: {error} (or give a writable folder with --target)"))?;
     let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
-    let log = telemetry::open_log(&log).map_err(|error| {
+    let log = open_log(&log).map_err(|error| {
         format!(
             "open the log {}: {} (or give a writable folder with --target)",
             log.display(),

@@ -8,15 +8,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
 use serde::{Deserialize, Serialize};
-use shared::{Wnid, outcome::Published};
+use shared::{
+    Wnid,
+    outcome::Published,
+    own_file::{is_refused, open_regular},
+};
 
 use crate::{
     checkpoint::{FileEntry, JournaledFile, read_digest},
+    file_tree::remove_if_there,
     source::Source,
 };
 
@@ -95,7 +96,9 @@ impl<'folder> Writer<'folder> {
     /// Begins the manifest of a folder.
     pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
-        let hashing = Hashing { out: File::create(&temporary)?, hasher: blake3::Hasher::new() };
+        // What stands there is removed, and not written to: it may be a link.
+        remove_if_there(fs::remove_file(&temporary))?;
+        let hashing = Hashing { out: File::create_new(&temporary)?, hasher: blake3::Hasher::new() };
         let mut out = BufWriter::with_capacity(BUFFER, hashing);
         write!(out, "{{\n{FILES_BEGIN}")?;
         Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
@@ -171,15 +174,12 @@ pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<impl Iterato
 
 /// A manifest that proves something, and its file.
 fn proved(folder: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
-    // A pipe of that name must not make anybody wait.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file: File = match rustix::fs::open(folder.join(MANIFEST), flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
-        opened => opened?.into(),
+    let file = match open_regular(&folder.join(MANIFEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => return Ok(None),
+        // A folder of that name is no manifest either.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
+        opened => opened?,
     };
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
     Ok(parse(BufReader::new(&file), wnid)?.map(|manifest| (manifest, file)))
 }
 
@@ -351,7 +351,8 @@ mod tests {
     fn a_pipe_under_the_manifests_name_makes_nobody_wait() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join(MANIFEST);
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert_eq!(read(folder.path(), wnid()).unwrap(), None);
     }
 

@@ -5,7 +5,7 @@
 //! folder with something in it, so the first publisher wins without any lock.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, ErrorKind},
     path::Path,
     sync::Arc,
@@ -16,6 +16,7 @@ use rustix::fs::{CWD, RenameFlags};
 use shared::{
     Wnid,
     job::Durability,
+    own_file::open_folder,
     threads::{self, NoThread},
 };
 use tokio::{
@@ -166,7 +167,7 @@ fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClo
         return Ok(Publication::Fenced);
     }
     if durable {
-        File::open(staged.staging.class_folder())?.sync_all()?;
+        open_folder(&staged.staging.class_folder())?.sync_all()?;
     }
     if staged.tar == TarFate::Move {
         fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;

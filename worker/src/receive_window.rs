@@ -6,10 +6,10 @@
 //! half of `net.ipv4.tcp_rmem`, and leaves the system free to make more (`tcp_set_rcvlowat`); `SO_RCVBUF` would end that.
 
 use std::{
-    fs::read_dir,
     io,
     net::SocketAddr,
     os::fd::RawFd,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -19,6 +19,7 @@ use nix::{
     sys::socket::{SockaddrStorage, getpeername, getsockname},
 };
 use reqwest::Response;
+use shared::listing::list;
 
 /// So much may be on its way, or wait to be read.
 const AHEAD: libc::c_int = 2 << 20;
@@ -50,7 +51,7 @@ impl ReceiveWindow {
 /// The number of this process's socket with these ends: the client tells them, and keeps the socket to itself.
 fn socket_between((local, remote): (SocketAddr, SocketAddr)) -> Option<RawFd> {
     let (local, remote) = (SockaddrStorage::from(local), SockaddrStorage::from(remote));
-    let numbers = read_dir("/proc/self/fd").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let numbers = list(Path::new("/proc/self/fd")).ok()?.filter_map(|entry| entry.ok()?.text()?.parse().ok());
     { numbers }.find(|number| getpeername(*number) == Ok(remote) && getsockname(*number) == Ok(local))
 }
 

@@ -5,19 +5,23 @@
 //! runs finds nothing to publish, and then moves the proved files into a folder of its own.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom, Write},
-    ops::Range,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use shared::Wnid;
+use shared::{
+    Wnid,
+    listing::list,
+    own_file::{self, Access},
+};
 
 use crate::{
     beginning::{Beginning, BegunFile},
     checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
     file_tree::{is_gone, move_folder, remove_if_there, remove_tree},
     source::Source,
+    staged_tar::StagedTar,
     staging_area::{entries, wnid_of},
     tail::{self, Found},
     target::Target,
@@ -93,7 +97,7 @@ impl Staging {
         let mut checkpoint: Option<Checkpoint> = None;
         for left in &former {
             if checkpoint.as_ref().is_none_or(|known| known.position == 0) {
-                let found = staging.adopt(left, url, with_tar)?;
+                let found = staging.adopt(left, wnid, url, with_tar)?;
                 checkpoint = found.filter(|found| found.position > 0 || checkpoint.is_none()).or(checkpoint);
             }
         }
@@ -115,15 +119,17 @@ impl Staging {
     }
 
     /// Moves the files of a former folder here, as far as they hold; none if the checkpoint is at the beginning.
-    fn adopt(&self, left: &Self, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
+    fn adopt(&self, left: &Self, wnid: Wnid, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
         let Some((source, entries)) = checkpoint::open(&left.journal()) else { return Ok(None) };
         if source.url != url || source.validator().is_none() {
             return Ok(None);
         }
         let mut journal = Journal::create(&self.journal(), &source)?;
         let mut tar = if with_tar {
-            let Ok(from) = File::open(left.tar()) else { return self.clear().map(|()| None) };
-            Some((from, File::create_new(self.tar())?))
+            let Some(tar) = StagedTar::open(&left.tar(), &self.tar(), wnid, source.length)? else {
+                return self.clear().map(|()| None);
+            };
+            Some(tar)
         } else {
             None
         };
@@ -142,8 +148,8 @@ impl Staging {
             if !entry.holds(&file) {
                 break;
             }
-            if let Some((from, to)) = &mut tar
-                && !entry.part_of_tar(checkpoint.position).copy(from, to)?
+            if let Some(tar) = &mut tar
+                && !tar.copy(&entry)?
             {
                 break;
             }
@@ -157,8 +163,8 @@ impl Staging {
         if let Some(beginning) = begun {
             self.adopt_begun(left, &beginning, &mut checkpoint, &mut tar, &mut journal)?;
         }
-        if let Some((_, to)) = &tar {
-            to.set_len(checkpoint.position)?;
+        if let Some(tar) = &tar {
+            tar.cut(checkpoint.position)?;
         }
         if checkpoint.position == 0 {
             self.clear()?;
@@ -172,15 +178,13 @@ impl Staging {
         left: &Self,
         beginning: &Beginning,
         checkpoint: &mut Checkpoint,
-        tar: &mut Option<(File, File)>,
+        tar: &mut Option<StagedTar>,
         journal: &mut Journal,
     ) -> io::Result<()> {
         let file = left.class_folder().join(&beginning.name);
         let Some(begun) = beginning.prove(&file)? else { return Ok(()) };
-        let range = checkpoint.position..beginning.position;
-        let part = PartOfTar { range, content: beginning.written, blake3: beginning.blake3, padding: 0 };
-        if let Some((from, to)) = tar
-            && !part.copy(from, to)?
+        if let Some(tar) = tar
+            && !tar.copy_beginning(beginning)?
         {
             return Ok(());
         }
@@ -193,7 +197,7 @@ impl Staging {
 
     /// Empties the staging folder, for a tar that is unpacked from its beginning on. Parts of it that came already stay.
     pub(crate) fn clear(&self) -> io::Result<()> {
-        remove_if_there(fs::remove_dir_all(self.class_folder()))?;
+        remove_tree(&self.class_folder())?;
         remove_if_there(fs::remove_file(self.tar()))?;
         remove_if_there(fs::remove_file(self.journal()))?;
         fs::create_dir(self.class_folder())
@@ -242,12 +246,7 @@ impl FileEntry {
     fn holds(&self, path: &Path) -> bool {
         let is_whole =
             is_plain_file(path, &self.name) && fs::metadata(path).is_ok_and(|found| found.len() == self.size);
-        is_whole && File::open(path).and_then(digest).is_ok_and(|found| found == self.blake3)
-    }
-
-    fn part_of_tar(&self, start: u64) -> PartOfTar {
-        let padding = self.size.next_multiple_of(512) - self.size;
-        PartOfTar { range: start..self.next_header, content: self.size, blake3: self.blake3, padding }
+        is_whole && own_file::open(path, Access::Read).and_then(digest).is_ok_and(|found| found == self.blake3)
     }
 }
 
@@ -257,31 +256,6 @@ fn take(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::rename(from, to))
 }
 
-/// What a kept tar has of a file: headers, contents, padding.
-struct PartOfTar {
-    range: Range<u64>,
-    content: u64,
-    /// Of the contents.
-    blake3: blake3::Hash,
-    padding: u64,
-}
-
-impl PartOfTar {
-    /// Copies it, if the contents are what they should be; says so.
-    fn copy(&self, from: &mut File, to: &mut File) -> io::Result<bool> {
-        let length = self.range.end.saturating_sub(self.range.start);
-        let Some(headers) = length.checked_sub(self.content + self.padding) else { return Ok(false) };
-        from.seek(SeekFrom::Start(self.range.start))?;
-        to.seek(SeekFrom::Start(self.range.start))?;
-        let copied = io::copy(&mut Read::by_ref(from).take(headers), to)?;
-        let mut hashing = Hashing { to, hasher: blake3::Hasher::new() };
-        let copied = copied + io::copy(&mut Read::by_ref(from).take(self.content), &mut hashing)?;
-        let same = hashing.hasher.finalize() == self.blake3;
-        let copied = copied + io::copy(&mut from.take(self.padding), to)?;
-        Ok(same && copied == length)
-    }
-}
-
 /// Digest of what a reader gives.
 pub(crate) fn digest(mut reader: impl Read) -> io::Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
@@ -289,32 +263,17 @@ pub(crate) fn digest(mut reader: impl Read) -> io::Result<blake3::Hash> {
     Ok(hasher.finalize())
 }
 
-struct Hashing<'file> {
-    to: &'file mut File,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Folders of earlier attempts at a class, the one with the longest journal first.
 fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{wnid}.");
     let mut found = Vec::new();
-    for entry in fs::read_dir(target.staging())? {
+    for entry in list(target.staging())? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&prefix) && entry.path() != own {
+        let is_of_class = entry.text().is_some_and(|name| name.starts_with(&prefix));
+        if is_of_class && entry.path() != own && own_file::check_folder(entry.path()).is_ok() {
             let journal = entry.path().join("journal");
-            found.push((fs::metadata(journal).map_or(0, |journal| journal.len()), entry.path()));
+            let length = fs::symlink_metadata(journal).map_or(0, |journal| journal.len());
+            found.push((length, entry.path().to_owned()));
         }
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
@@ -326,7 +285,7 @@ fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBu
 pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
     for entry in entries(area)? {
         if let Some(wnid) = wnid_of(&entry) {
-            put_back(&entry.path(), &root.join(wnid.to_string()))?;
+            put_back(entry.path(), &root.join(wnid.to_string()))?;
         }
     }
     Ok(())
@@ -377,7 +336,7 @@ mod tests {
         let (target, wnid) = (Target::open(&folder.path().join("target"), None).unwrap(), "n00000001".parse().unwrap());
         let former = killed(&target, wnid).unwrap();
         let second = Staging::create(&target, wnid).unwrap();
-        assert_eq!(second.adopt(&former, URL, false).unwrap().unwrap().position, 2567);
+        assert_eq!(second.adopt(&former, wnid, URL, false).unwrap().unwrap().position, 2567);
         let journal = fs::read_to_string(second.journal()).unwrap();
         fs::write(second.journal(), journal.lines().next().unwrap().to_owned() + "\n").unwrap();
 

@@ -4,18 +4,29 @@
 //! Each process that uses the area holds a lock on a file of its own in it. The last process to
 //! finish removes the folder. A process that finds the folder gone makes it again, lock file and
 //! all.
+//!
+//! Invariant: only this process's user can write to an area that is used, or the group with which
+//! that user shares the target (`area_access`). So what is in it was put there by this program.
 
 use std::{
-    fs::{self, DirEntry, File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-use shared::Wnid;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use shared::{
+    Wnid,
+    listing::{Entry, list},
+    own_file::{self, Access, open_folder},
+};
 
-use crate::file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree};
+use crate::{
+    area_access::{self, AreaAccess, Group},
+    file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree},
+};
 
 /// Beginning of the names of the lock files.
 const LOCK: &str = "in-use.";
@@ -27,6 +38,8 @@ const TRIALS: [&str; 4] = ["probe", "renamed", "storage", "idle"];
 #[derive(Debug)]
 pub(crate) struct StagingArea {
     path: PathBuf,
+    /// The group that shares the target.
+    group: Option<Group>,
     lock: Mutex<Option<LockFile>>,
 }
 
@@ -48,12 +61,14 @@ impl Drop for StagingArea {
 struct LockFile {
     path: PathBuf,
     file: File,
+    access: AreaAccess,
 }
 
 impl StagingArea {
-    /// Enters an area, whose folder is made if it is missing; its parent must be there.
-    pub(crate) fn enter(path: PathBuf) -> io::Result<Self> {
-        let area = Self { path, lock: Mutex::new(None) };
+    /// Enters an area, whose folder is made if it is missing; its parent must be there. `group`: the
+    /// one that shares the target.
+    pub(crate) fn enter(path: PathBuf, group: Option<Group>) -> io::Result<Self> {
+        let area = Self { path, group, lock: Mutex::new(None) };
         area.restore()?;
         Ok(area)
     }
@@ -70,8 +85,7 @@ impl StagingArea {
         }
         // A process that finishes may remove the folder at any of these steps.
         for _ in 1..ATTEMPTS {
-            make(&self.path)?;
-            match LockFile::create(&self.path) {
+            match self.make_and_lock() {
                 Err(error) if is_gone(&error) => {}
                 created => {
                     *lock = Some(created?);
@@ -79,9 +93,27 @@ impl StagingArea {
                 }
             }
         }
-        make(&self.path)?;
-        *lock = Some(LockFile::create(&self.path)?);
+        *lock = Some(self.make_and_lock()?);
         Ok(())
+    }
+
+    fn make_and_lock(&self) -> io::Result<LockFile> {
+        area_access::make(&self.path, self.group)?;
+        LockFile::create(&self.path, self.group)
+    }
+
+    /// An error unless another area was made by this program, for the same users. What other users
+    /// have put under its name is neither used nor removed.
+    pub(crate) fn check(&self, other: &Path) -> io::Result<()> {
+        let folder = open_folder(other)?.metadata()?;
+        let access = self.lock().as_ref().map_or_else(AreaAccess::default, |lock| lock.access);
+        access.check(&folder, self.group)
+    }
+
+    /// Whether all users can rename the area, by the mode of the folder that holds it.
+    pub(crate) fn can_be_replaced(&self) -> bool {
+        let keeps_modes = self.lock().as_ref().is_some_and(|lock| lock.access.keeps_modes());
+        keeps_modes && self.path.parent().is_some_and(area_access::is_open_to_all)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<LockFile>> {
@@ -93,8 +125,8 @@ impl StagingArea {
     pub(crate) fn has_neighbours(&self) -> bool {
         let lock = self.lock();
         let own = lock.as_ref().map(|lock| lock.path.as_path());
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        entries.filter(is_lock_file).any(|entry| Some(entry.path().as_path()) != own)
+        let found = entries(&self.path).unwrap_or_default();
+        found.iter().filter(|entry| is_lock_file(entry)).any(|entry| Some(entry.path()) != own)
     }
 
     /// Whether a living process other than this one uses the area.
@@ -126,7 +158,7 @@ impl StagingArea {
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
         // Folders in which nothing was begun are removed, the others refuse.
-        let is_empty = |entry: &DirEntry| match purpose_of(entry) {
+        let is_empty = |entry: &Entry| match purpose_of(entry) {
             Some(Purpose::Lock) => true,
             Some(Purpose::Trial) => remove_entry(entry).is_ok(),
             Some(Purpose::Class) => fs::remove_dir(entry.path()).is_ok(),
@@ -138,12 +170,16 @@ impl StagingArea {
     /// Moves what former processes have left in another area of the same target here, and removes
     /// that area. An area that a living process uses stays as it is.
     pub(crate) fn take_over(&self, former: &Path) -> io::Result<()> {
-        if !former.symlink_metadata().is_ok_and(|found| found.is_dir()) || is_used(former)? {
+        match self.check(former) {
+            Err(error) if is_gone(&error) => return Ok(()),
+            checked => checked?,
+        }
+        if is_used(former)? {
             return Ok(());
         }
         for entry in entries(former)? {
             if wnid_of(&entry).is_some() {
-                remove_if_there(move_folder(&entry.path(), &self.path.join(entry.file_name())))?;
+                remove_if_there(move_folder(entry.path(), &self.path.join(entry.name())))?;
             }
         }
         remove(former).map(drop)
@@ -161,9 +197,9 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
         }
         let found = entries(area)?;
         let found = found.into_iter().filter(|entry| purpose_of(entry).is_some());
-        let (locks, others): (Vec<_>, Vec<_>) = found.partition(is_lock_file);
+        let (locks, others): (Vec<Entry>, Vec<Entry>) = found.partition(is_lock_file);
         for lock in locks {
-            if !remove_if_dead(&lock.path())? {
+            if !remove_if_dead(lock.path())? {
                 return Ok(false);
             }
         }
@@ -202,7 +238,7 @@ fn remove_if_dead(path: &Path) -> io::Result<bool> {
 /// Takes the lock of a lock file; `None` if the file is gone. NFS takes a lock only through a
 /// descriptor that is open for writing. A file that cannot be opened or locked counts as held.
 fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
-    match File::options().read(true).write(true).open(path) {
+    match own_file::open(path, Access::ReadWrite) {
         Ok(file) => Some(file.try_lock().map(|()| file)),
         Err(error) if is_gone(&error) => None,
         Err(error) => Some(Err(TryLockError::Error(error))),
@@ -211,9 +247,20 @@ fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
 
 impl LockFile {
     /// Creates it open for reading and writing, which NFS asks of a file that is to be locked.
-    fn create(area: &Path) -> io::Result<Self> {
-        let path = area.join(format!("{LOCK}{:016x}", rand::random::<u64>()));
-        let file = File::create_new(&path)?;
+    ///
+    /// Nothing else is done in the area before the file shows that the folder is ours.
+    fn create(area: &Path, group: Option<Group>) -> io::Result<Self> {
+        let folder = open_folder(area)?;
+        let name = format!("{LOCK}{:016x}", rand::random::<u64>());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(&folder, &*name, flags, Mode::RUSR | Mode::WUSR)?);
+        let access = AreaAccess::of(&file.metadata()?);
+        if let Err(error) = access.check(&folder.metadata()?, group) {
+            unlinkat(&folder, &*name, AtFlags::empty())?;
+            return Err(error);
+        }
+        area_access::share(&file, &folder)?;
+        let path = area.join(name);
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
@@ -222,21 +269,7 @@ impl LockFile {
         // A process that looked before the lock was there may have removed the file as that of a
         // process that has ended.
         fs::metadata(&path)?;
-        Ok(Self { path, file })
-    }
-}
-
-/// Makes the folder of an area. A link under its name is not followed: the folder is removed with
-/// all that is in it.
-fn make(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir()) {
-                return Err(io::ErrorKind::NotADirectory.into());
-            }
-            Ok(())
-        }
-        made => made,
+        Ok(Self { path, file, access })
     }
 }
 
@@ -248,16 +281,16 @@ pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
 
 fn is_used_by_others(area: &Path, own: Option<&Path>) -> io::Result<bool> {
     let entries = entries(area)?;
-    let mut locks = entries.iter().filter(|entry| is_lock_file(entry)).map(DirEntry::path);
-    Ok(locks.any(|path| Some(path.as_path()) != own && matches!(lock_of(&path), Some(Err(_)))))
+    let mut locks = entries.iter().filter(|entry| is_lock_file(entry)).map(Entry::path);
+    Ok(locks.any(|path| Some(path) != own && matches!(lock_of(path), Some(Err(_)))))
 }
 
 /// The class to which a staging folder belongs; `None` for everything else.
-pub(crate) fn wnid_of(entry: &DirEntry) -> Option<Wnid> {
-    entry.file_name().to_str()?.split_once('.')?.0.parse().ok()
+pub(crate) fn wnid_of(entry: &Entry) -> Option<Wnid> {
+    entry.text()?.split_once('.')?.0.parse().ok()
 }
 
-fn is_lock_file(entry: &DirEntry) -> bool {
+fn is_lock_file(entry: &Entry) -> bool {
     purpose_of(entry) == Some(Purpose::Lock)
 }
 
@@ -273,9 +306,8 @@ enum Purpose {
 }
 
 /// `None` for an entry that this program has not made, which stays.
-fn purpose_of(entry: &DirEntry) -> Option<Purpose> {
-    let name = entry.file_name();
-    let name = name.to_str()?;
+fn purpose_of(entry: &Entry) -> Option<Purpose> {
+    let name = entry.text()?;
     if name.starts_with(LOCK) {
         return Some(Purpose::Lock);
     }
@@ -286,14 +318,13 @@ fn purpose_of(entry: &DirEntry) -> Option<Purpose> {
     TRIALS.contains(&first).then_some(Purpose::Trial)
 }
 
-fn remove_entry(entry: &DirEntry) -> io::Result<()> {
-    let path = entry.path();
-    if entry.file_type()?.is_dir() { remove_tree(&path) } else { fs::remove_file(&path) }
+fn remove_entry(entry: &Entry) -> io::Result<()> {
+    if entry.is_folder()? { remove_tree(entry.path()) } else { fs::remove_file(entry.path()) }
 }
 
 /// What is in an area; nothing if there is none.
-pub(crate) fn entries(area: &Path) -> io::Result<Vec<DirEntry>> {
-    match fs::read_dir(area) {
+pub(crate) fn entries(area: &Path) -> io::Result<Vec<Entry>> {
+    match list(area) {
         Err(error) if is_gone(&error) => Ok(Vec::new()),
         entries => entries?.collect(),
     }

@@ -7,11 +7,13 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::Path,
     thread,
     time::Duration,
 };
+
+use shared::own_file::open_regular;
 
 use crate::file_tree::{is_gone, remove_if_there};
 
@@ -47,7 +49,7 @@ pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<S
         }
     }
     let whole = area.join(format!("storage.{:016x}", rand::random::<u64>()));
-    fs::write(&whole, proposed)?;
+    File::create_new(&whole)?.write_all(proposed.as_bytes())?;
     fs::rename(&whole, &place)?;
     read(&place)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
 }
@@ -58,10 +60,13 @@ pub(crate) fn remove(target: &Path) -> io::Result<()> {
 }
 
 fn read(place: &Path) -> io::Result<Option<String>> {
-    let text = match fs::read(place) {
+    let file = match open_regular(place) {
         Err(error) if is_gone(&error) => return Ok(None),
-        text => String::from_utf8(text?).unwrap_or_default(),
+        opened => opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.display())))?,
     };
+    let mut text = Vec::new();
+    file.take(DIGITS as u64 + 1).read_to_end(&mut text)?;
+    let text = String::from_utf8(text).unwrap_or_default();
     let is_id = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     Ok(is_id.then_some(text))
 }

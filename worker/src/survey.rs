@@ -3,11 +3,12 @@
 //! The folders are listed and looked at a part at a time, several parts at once, because a network disk answers slowly but
 //! many at a time. What is found waits until it is asked for: memory does not grow with the target.
 
-use std::{fs, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use shared::{
     Wnid,
     ids::LeaseToken,
+    listing,
     telemetry::trace::TraceParent,
     threads::{self, NoThread},
 };
@@ -88,9 +89,8 @@ impl Survey {
 /// Sends the names of all class folders; stops early when nobody wants them any more.
 fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
     let mut part = Vec::with_capacity(PART);
-    for entry in fs::read_dir(target.root())? {
-        let name = entry?.file_name();
-        let Some(wnid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+    for entry in listing::list(target.root())? {
+        let Some(wnid) = entry?.text().and_then(|name| name.parse().ok()) else { continue };
         part.push(wnid);
         if part.len() == PART && listed.blocking_send(std::mem::replace(&mut part, Vec::with_capacity(PART))).is_err() {
             return Ok(());

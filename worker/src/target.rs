@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,10 +10,11 @@ use std::{
 
 use rustix::fs::Access;
 
-use shared::{Wnid, limits, owner::explained};
+use shared::{Wnid, limits, own_file::is_refused, owner::explained};
 
 use crate::{
-    file_tree::{is_gone, remove_if_there},
+    area_access::Group,
+    file_tree::{is_gone, remove_if_there, remove_tree},
     staging,
     staging_area::{self, StagingArea},
     staging_place::{self, NotBeside},
@@ -115,10 +116,17 @@ impl Target {
         // A link at the root is followed once, here.
         let root = path.canonicalize().map_err(refused("find the way"))?;
         let folder = File::open(&root).map_err(refused("look"))?;
+        let group = Group::of(&folder.metadata().map_err(refused("look"))?);
         let area = match staging {
-            Some(folder) => open_in(folder, &root)?,
-            None => open_beside(&root)?,
+            Some(folder) => open_in(folder, &root, group)?,
+            None => open_beside(&root, group)?,
         };
+        if area.can_be_replaced() {
+            tracing::warn!(
+                "every user of this host can replace {}: set the sticky bit of the folder that holds it (chmod +t)",
+                area.path().display()
+            );
+        }
         let others = [Some(staging_place::in_target(&root)), staging_place::beside(&root).ok()];
         let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
         let storage_id = storage_id::settle(&root, area.path(), &storage_id::new())
@@ -229,6 +237,12 @@ impl Target {
         self.area.leave()?;
         let mut is_used = false;
         for area in [self.staging()].into_iter().chain(self.other_areas.iter().map(PathBuf::as_path)) {
+            match self.area.check(area) {
+                Err(error) if is_gone(&error) => continue,
+                // What other users have put under the name is not of this program.
+                Err(error) if is_refused(&error) => continue,
+                checked => checked?,
+            }
             if staging_area::is_used(area)? {
                 is_used = true;
                 continue;
@@ -263,14 +277,14 @@ fn in_area(area: &Path, cause: io::Error) -> TargetError {
 
 /// Opens an area in a folder that was named, which must be on the target's file system and not in
 /// the target.
-fn open_in(folder: &Path, root: &Path) -> Result<StagingArea, TargetError> {
+fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
     let unusable = |cause| in_area(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
     if resolved.starts_with(root) {
         return Err(TargetError::StagingInTarget { folder: resolved, target: root.to_owned() });
     }
     fs::create_dir_all(&resolved).map_err(unusable)?;
-    let area = StagingArea::enter(staging_place::in_folder(&resolved, root)).map_err(unusable)?;
+    let area = StagingArea::enter(staging_place::in_folder(&resolved, root), group).map_err(unusable)?;
     match try_out(area.path(), root) {
         Ok(()) => return Ok(area),
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
@@ -281,10 +295,10 @@ fn open_in(folder: &Path, root: &Path) -> Result<StagingArea, TargetError> {
 }
 
 /// Opens the area beside the target; where that cannot be, the one in the target, and warns of it.
-fn open_beside(root: &Path) -> Result<StagingArea, TargetError> {
+fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
     let why = match staging_place::beside(root) {
         Err(why) => why,
-        Ok(path) => match StagingArea::enter(path.clone()) {
+        Ok(path) => match StagingArea::enter(path.clone(), group) {
             Err(cause) if parent_refuses(&path, &cause) => NotBeside::ParentRefuses(cause),
             Err(cause) => return Err(in_area(&path, cause)),
             Ok(area) => match try_out(&path, root) {
@@ -298,7 +312,7 @@ fn open_beside(root: &Path) -> Result<StagingArea, TargetError> {
         },
     };
     let path = staging_place::in_target(root);
-    let area = StagingArea::enter(path.clone()).and_then(|area| try_out(&path, root).map(|()| area));
+    let area = StagingArea::enter(path.clone(), group).and_then(|area| try_out(&path, root).map(|()| area));
     let area = area.map_err(|cause| TargetError::Refused {
         target: root.to_owned(),
         action: "write".to_owned(),
@@ -327,14 +341,14 @@ fn try_out(area: &Path, root: &Path) -> io::Result<()> {
     let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
     fs::create_dir(&probe)?;
     let tried = (|| {
-        fs::write(probe.join("file"), b"probe")?;
+        File::create_new(probe.join("file"))?.write_all(b"probe")?;
         fs::rename(&probe, &renamed)?;
         rustix::fs::access(root, Access::WRITE_OK)?;
         let published = root.join(PROBE);
         fs::rename(renamed.join("file"), &published).map_err(|error| explained(error, [&published]))?;
         remove_if_there(fs::remove_file(&published))
     })();
-    let removed = [&probe, &renamed].map(|folder| remove_if_there(fs::remove_dir_all(folder)));
+    let removed = [&probe, &renamed].map(|folder| remove_tree(folder));
     removed.into_iter().fold(tried, io::Result::and)
 }
 

@@ -6,7 +6,7 @@ use std::{
     collections::HashSet,
     ffi::OsString,
     fmt,
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{
@@ -20,7 +20,7 @@ use rustix::{
     fs::{CWD, Mode, OFlags},
     io::Errno,
 };
-use shared::Wnid;
+use shared::{Wnid, listing::list};
 
 use crate::manifest::{self, Listed, MANIFEST};
 
@@ -114,8 +114,8 @@ pub struct Checked {
 /// When the target cannot be read.
 pub fn classes(target: &Path) -> io::Result<Vec<Wnid>> {
     let mut classes = Vec::new();
-    for entry in fs::read_dir(target)? {
-        classes.extend(entry?.file_name().to_str().and_then(|name| name.parse::<Wnid>().ok()));
+    for entry in list(target)? {
+        classes.extend(entry?.text().and_then(|name| name.parse::<Wnid>().ok()));
     }
     classes.sort_unstable();
     Ok(classes)
@@ -254,13 +254,13 @@ fn open(folder: impl AsFd, name: &Path, more: OFlags) -> Result<File, Errno> {
 /// tools leave behind, do not count.
 fn tell_unlisted(folder: &Path, wnid: Wnid, listed: u64, tell: &mut Tell<'_>) -> io::Result<()> {
     let is_visible = |name: &OsString| !name.as_encoded_bytes().starts_with(b".");
-    let mut names = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut names = list(folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
     let visible = names.by_ref().filter(|name| name.as_ref().map_or(true, is_visible));
     if visible.count() as u64 == listed {
         return Ok(());
     }
     // The manifest is read once for so many names, so memory stays as it is however many there are.
-    let mut names = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut names = list(folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
     loop {
         let mut unlisted = names.by_ref().take(NAMES).collect::<io::Result<HashSet<OsString>>>()?;
         if unlisted.is_empty() {
@@ -280,6 +280,8 @@ fn tell_unlisted(folder: &Path, wnid: Wnid, listed: u64, tell: &mut Tell<'_>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{checkpoint::FileEntry, manifest::Provenance, source::Source};
 

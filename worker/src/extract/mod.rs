@@ -9,4 +9,5 @@ mod small_files;
 mod unpack;
 
 pub(crate) use digest::Digest;
+pub(crate) use framing::{Event, Framing, Limits};
 pub(crate) use unpack::{Start, UnpackError, Unpacker};

@@ -15,6 +15,7 @@ use rustix::{
 use shared::{
     Wnid,
     outcome::{Failure, FailureKind},
+    own_file::{self, Access},
 };
 
 use super::{
@@ -125,7 +126,7 @@ impl Unpacker {
             let journal = Journal::go_on(&staging.journal(), offset, begun).map_err(in_staging())?;
             (journal, keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?)
         };
-        let folder = File::open(staging.class_folder()).map_err(in_staging())?;
+        let folder = own_file::open_folder(&staging.class_folder()).map_err(in_staging())?;
         let (wnid, limits) = (wnid.to_string(), Limits::for_tar(source.length));
         let framing = match &begun {
             Some(BegunFile { size, written, .. }) => {
@@ -265,7 +266,7 @@ impl Current {
     /// A former owner that still runs has this file open too. It can only write what the tar has in that place, so it does no
     /// harm as long as nobody writes to wherever the file ends.
     fn go_on(folder: &File, begun: BegunFile, position: u64) -> Result<Self, UnpackError> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
         let file = opened.and_then(|file| {
             let mut file = File::from(file);
@@ -310,7 +311,7 @@ fn close(file: File) -> io::Result<()> {
 }
 
 fn append_to(path: &std::path::Path) -> io::Result<File> {
-    let mut file = File::options().write(true).open(path)?;
+    let mut file = own_file::open(path, Access::Write)?;
     file.seek(io::SeekFrom::End(0))?;
     Ok(file)
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     download::{Download, Piece, Until},
     download_error::DownloadError,
+    file_tree::remove_tree,
     origin::Origin,
     source::Source,
 };
@@ -150,9 +151,7 @@ impl<'origin> Assembly<'origin> {
     /// Forgets the parts of a version that the origin no longer has.
     async fn begin(&mut self, source: Source) {
         self.stop().await;
-        if let Err(error) = std::fs::remove_dir_all(&self.folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = remove_tree(&self.folder) {
             tracing::info!(%error, "parts of another version stay until the end of the job");
         }
         self.until.set(u64::MAX);

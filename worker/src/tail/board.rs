@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use shared::{Wnid, listing::list};
+
 use crate::file_tree::remove_if_there;
 
 /// Folder in the staging area.
@@ -44,6 +46,7 @@ impl Task {
         let (start, end) = words.next()?.split_once('-')?;
         let (start, end) = (start.parse().ok()?, end.parse().ok()?);
         let staging = words.next().filter(|name| !name.contains('/'))?.to_owned();
+        staging.split_once('.')?.0.parse::<Wnid>().ok()?;
         (start < end).then_some(Self { hand, start, end, staging })
     }
 
@@ -139,11 +142,11 @@ impl Board {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.area.join(IDLE)) {
+        let entries = match list(&self.area.join(IDLE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        entries.take(NOTICES).map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default())).collect()
+        entries.take(NOTICES).map(|entry| Ok(entry?.text().unwrap_or_default().to_owned())).collect()
     }
 }
 
@@ -170,7 +173,9 @@ mod tests {
         let task = task(7);
         assert_eq!(Task::parse(&task.name()), Some(task.clone()));
         assert_eq!(task.file(), "500.0000000000000007");
-        for name in ["", "7", "7@5-9", "x@5-9@n", "7@9-9@n", "7@9-5@n", "7@-5@n", "7@5-9@../n"] {
+        for name in
+            ["", "7", "7@5-9", "x@5-9@n", "7@9-9@n", "7@9-5@n", "7@-5@n", "7@5-9@../n", "7@5-9@..", "7@5-9@idle"]
+        {
             assert_eq!(Task::parse(name), None, "{name}");
         }
     }

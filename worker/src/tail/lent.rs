@@ -69,7 +69,7 @@ impl Lent {
             tracing::info!(%error, "another worker may go on with what nobody waits for");
         }
         let Task { start, end, .. } = self.task;
-        let length = fs::metadata(&self.path).map_or(0, |found| found.len());
+        let length = fs::symlink_metadata(&self.path).map_or(0, |found| found.len());
         Seen { reached: start + bytes_in(length, end - start, is_over), is_over }
     }
 }

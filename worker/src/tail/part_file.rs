@@ -8,9 +8,14 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, ErrorKind},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+};
+
+use shared::{
+    listing::list,
+    own_file::{self, Access},
 };
 
 use crate::{checkpoint_timer::CheckpointTimer, source::Source};
@@ -120,7 +125,7 @@ pub(crate) struct PartReader {
 impl PartReader {
     /// Opens a file whose first byte is the tar's byte `start`.
     pub(crate) fn open(path: &Path, version: Version, start: u64) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, version, offset: 0, position: start })
+        Ok(Self { file: own_file::open(path, Access::Read)?, version, offset: 0, position: start })
     }
 
     /// Where in the tar the next block begins.
@@ -155,7 +160,7 @@ impl PartReader {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         match self.file.read_exact_at(buffer, offset) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -193,19 +198,25 @@ fn start_of(name: &str) -> Option<u64> {
 pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<Found>> {
     let version = Version::of(source);
     let mut adopted = Vec::new();
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(adopted),
+    let entries = match list(from) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(adopted),
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
-        let Some(start) = entry.file_name().to_str().and_then(start_of) else { continue };
+        let Some(start) = entry.text().and_then(start_of) else { continue };
         if adopted.is_empty() && !to.is_dir() {
             fs::create_dir(to)?;
         }
-        let path = to.join(entry.file_name());
+        let path = to.join(entry.name());
         fs::rename(entry.path(), &path)?;
-        let mut reader = PartReader::open(&path, version, start)?;
+        let mut reader = match PartReader::open(&path, version, start) {
+            Err(error) if own_file::is_refused(&error) => {
+                fs::remove_file(&path)?;
+                continue;
+            }
+            opened => opened?,
+        };
         while reader.next()?.is_some() {}
         let reached = reader.position();
         if reached > start {

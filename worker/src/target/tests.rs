@@ -147,7 +147,7 @@ fn what_is_left_in_another_area_is_taken_over_unless_a_process_uses_it() {
     assert!(target.staging().join("n00000001.1/journal").exists());
     assert!(!former.exists());
 
-    let other = StagingArea::enter(former.clone()).unwrap();
+    let other = StagingArea::enter(former.clone(), None).unwrap();
     fs::create_dir_all(former.join("n00000002.1/class")).unwrap();
     drop(place.open());
     target.remove_staging();

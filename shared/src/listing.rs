@@ -1,0 +1,118 @@
+//! The entries of a folder, one by one.
+//!
+//! The standard library panics when `closedir` fails, as it can on a disk that breaks. Here such an
+//! error is of no consequence, and an error in the middle of a listing is never its end.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
+
+/// A folder that is being listed, in no order.
+#[derive(Debug)]
+pub struct Listing {
+    entries: Dir,
+    folder: PathBuf,
+}
+
+/// An entry of a folder; `.` and `..` are none.
+#[derive(Debug)]
+pub struct Entry {
+    name: OsString,
+    path: PathBuf,
+    kind: FileType,
+}
+
+/// Begins to list a folder.
+///
+/// # Errors
+/// As the file system says.
+pub fn list(folder: &Path) -> io::Result<Listing> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(CWD, folder, flags, Mode::empty())?;
+    Ok(Listing { entries: Dir::new(opened)?, folder: folder.to_owned() })
+}
+
+impl Iterator for Listing {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<io::Result<Entry>> {
+        loop {
+            let found = match self.entries.read()? {
+                Ok(found) => found,
+                Err(error) => return Some(Err(error.into())),
+            };
+            let name = OsString::from_vec(found.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let path = self.folder.join(&name);
+            return Some(Ok(Entry { name, path, kind: found.file_type() }));
+        }
+    }
+}
+
+impl Entry {
+    /// Its name in the folder.
+    pub fn name(&self) -> &OsStr {
+        &self.name
+    }
+
+    /// Its name as text, where it is text.
+    pub fn text(&self) -> Option<&str> {
+        self.name.to_str()
+    }
+
+    /// Its name, behind the path of the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a folder; a link to one is none.
+    ///
+    /// # Errors
+    /// Where the file system does not say it with the name, and cannot say it now.
+    pub fn is_folder(&self) -> io::Result<bool> {
+        match self.kind {
+            FileType::Unknown => Ok(fs::symlink_metadata(&self.path)?.is_dir()),
+            kind => Ok(kind == FileType::Directory),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn all_entries_come_with_their_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("folder", folder.path().join("link")).unwrap();
+        let names: BTreeSet<String> = (0..2000).map(|number| format!("file-{number}")).collect();
+        for name in &names {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let entries = list(folder.path()).unwrap().collect::<io::Result<Vec<_>>>().unwrap();
+        let folders: Vec<_> = entries.iter().filter(|entry| entry.is_folder().unwrap()).map(Entry::name).collect();
+        assert_eq!(folders, ["folder"]);
+        let found: BTreeSet<String> = entries.iter().map(|entry| entry.text().unwrap().to_owned()).collect();
+        assert_eq!(found.len(), names.len() + 2);
+        assert!(found.is_superset(&names));
+        assert!(list(&folder.path().join("file-0")).is_err());
+    }
+
+    #[test]
+    fn an_error_in_a_listing_is_no_end_of_it() {
+        let file = tempfile::tempfile().unwrap();
+        // The kernel lists no regular file: the first read fails, as one on a broken disk.
+        let mut listing = Listing { entries: Dir::new(file).unwrap(), folder: PathBuf::new() };
+        assert!(listing.next().is_some_and(|entry| entry.is_err()));
+    }
+}

@@ -1,0 +1,473 @@
+//! Opens the files of this program in folders in which other users may have put something.
+//!
+//! Invariant: what is opened here is a regular file, is not reached through a symbolic link, and
+//! opening it never waits. [`open`] and [`open_or_create`] also refuse a file of another user, by
+//! the rule of the kernel's `fs.protected_regular`: the owner is this process's user, root, or the
+//! owner of the folder, who can replace all that is in it anyway. In a folder that a group shares
+//! (set-group-ID and writable by the group) the files of the group are accepted as well.
+//! The owner of the folder stands in for this process's user on NFS with `root_squash`, and where
+//! a mount shows one user as the owner of everything.
+//!
+//! Only [`open_log`] follows a symbolic link, if it belongs to this process's user or to the owner
+//! of the folder (`fs.protected_symlinks`).
+
+use std::{
+    ffi::OsStr,
+    fs::{File, Metadata, Permissions},
+    io::{self, ErrorKind, Read as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, statat},
+    io::Errno,
+    process::geteuid,
+};
+
+use crate::owner;
+
+/// Mode of a new log, of which the process's umask takes away.
+const LOG_MODE: RawMode = 0o644;
+/// Rights of others, and of the group, to write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// A folder with both bits is shared by its group.
+const SHARED: u32 = 0o2020;
+/// Attempts to open or create a file that other processes create and remove meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// What is done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is read.
+    Read,
+    /// It is written at any place.
+    Write,
+    /// It is read and written; NFS locks only such a descriptor.
+    ReadWrite,
+    /// Each write goes to its end.
+    Append,
+}
+
+/// Why a file or a folder is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// A symbolic link.
+    #[error("it is a symbolic link of {}, which is not followed: remove it", owner::name(*owner))]
+    Link {
+        /// Who made it.
+        owner: u32,
+    },
+    /// A pipe, a socket or a device.
+    #[error("it is no regular file: remove it")]
+    NotAFile,
+    /// Made by another user.
+    #[error(
+        "it belongs to {}, and this program runs as {}: remove it, or make it yours (chown -R)",
+        owner::name(*owner), owner::name(*user)
+    )]
+    Owner {
+        /// Whose it is.
+        owner: u32,
+        /// Who runs this process.
+        user: u32,
+    },
+    /// Writing to it would change a file that has another name as well.
+    #[error("it is a hard link, and its other name may be a file of something else: remove it")]
+    Linked,
+    /// What is in it may be of another user.
+    #[error("other users can write to it: see what is in it, then take that right away (chmod go-w)")]
+    Writable,
+}
+
+impl From<NotOurs> for io::Error {
+    fn from(why: NotOurs) -> Self {
+        Self::new(ErrorKind::InvalidInput, why)
+    }
+}
+
+/// Whether an error says that something is no file or folder of this program's.
+pub fn is_refused(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOurs>)
+}
+
+/// Opens a regular file for reading, whoever made it.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    Place::of(path)?.open(Access::Read)
+}
+
+/// Opens a regular file that this program has made.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn open(path: &Path, access: Access) -> io::Result<File> {
+    let place = Place::of(path)?;
+    let file = place.open(access)?;
+    place.check_owner(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Opens a file that this program writes for longer than one process lives, or makes it with at
+/// most this mode. A file with a second name is refused.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn open_or_create(path: &Path, access: Access, mode: RawMode) -> io::Result<File> {
+    Place::of(path)?.open_or_create(access, mode)
+}
+
+/// Opens a log for appending, makes it if it is missing, and takes the right to write to it from
+/// other users. A link is followed only if it is ours, and may then lead to a pipe or a device.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn open_log(path: &Path) -> io::Result<File> {
+    let file = log_as(path, Access::Append)?;
+    restrict(&file, LOG_MODE)?;
+    Ok(file)
+}
+
+/// What is in a log; nothing where it is a pipe or a device.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn read_log(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = log_as(path, Access::Read)?;
+    let mut text = Vec::new();
+    if file.metadata()?.is_file() {
+        file.read_to_end(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// Opens a folder; a link under its name is refused.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(CWD, path, flags, Mode::empty()) {
+        Ok(folder) => Ok(folder.into()),
+        Err(Errno::LOOP | Errno::NOTDIR) => Err(match path.symlink_metadata() {
+            Ok(found) if found.is_symlink() => NotOurs::Link { owner: found.uid() }.into(),
+            _ => ErrorKind::NotADirectory.into(),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An error unless a folder was made by this program.
+///
+/// # Errors
+/// [`NotOurs`], or as the file system says.
+pub fn check_folder(path: &Path) -> io::Result<()> {
+    let found = open_folder(path)?.metadata()?;
+    Place::of(path)?.check_owner(&found)
+}
+
+/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it.
+pub fn is_shared(folder: &Metadata) -> bool {
+    folder.mode() & SHARED == SHARED
+}
+
+/// Whether users other than the owner, or the group of a folder that is shared, can write.
+pub fn is_writable_by_others(folder: &Metadata) -> bool {
+    let own = if is_shared(folder) { 0o020 } else { 0 };
+    folder.mode() & WRITABLE_BY_OTHERS & !own != 0
+}
+
+/// Leaves a regular file at most these rights. A file system that keeps none changes nothing.
+///
+/// # Errors
+/// [`NotOurs::Writable`] where others can write to it and only its owner could change that.
+pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
+    let found = file.metadata()?;
+    let now = found.mode() & 0o7777;
+    if !found.is_file() || now & !mode == 0 {
+        return Ok(());
+    }
+    match file.set_permissions(Permissions::from_mode(now & mode)) {
+        Err(_) if found.uid() != geteuid().as_raw() && is_writable_by_others(&found) => Err(NotOurs::Writable.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A name in a folder that is open: both are looked at as one.
+struct Place<'path> {
+    folder: File,
+    name: &'path OsStr,
+}
+
+impl<'path> Place<'path> {
+    fn of(path: &'path Path) -> io::Result<Self> {
+        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = openat(CWD, parent.unwrap_or(Path::new(".")), HOLDS, Mode::empty())?;
+        Ok(Self { folder: folder.into(), name })
+    }
+
+    /// Opens a regular file.
+    fn open(&self, access: Access) -> io::Result<File> {
+        match openat(&self.folder, self.name, flags(access) | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(file) => {
+                let file = File::from(file);
+                let found = file.metadata()?;
+                if found.is_dir() {
+                    return Err(ErrorKind::IsADirectory.into());
+                }
+                if found.is_file() { Ok(file) } else { Err(NotOurs::NotAFile.into()) }
+            }
+            Err(Errno::LOOP) => Err(self.link()?.map_or(Errno::LOOP.into(), |owner| NotOurs::Link { owner }.into())),
+            // A pipe without a reader, or a socket.
+            Err(Errno::NXIO) => Err(NotOurs::NotAFile.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open_or_create(&self, access: Access, mode: RawMode) -> io::Result<File> {
+        for _ in 0..ATTEMPTS {
+            match self.open(access) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                opened => {
+                    let file = opened?;
+                    let found = file.metadata()?;
+                    self.check_owner(&found)?;
+                    return if found.nlink() > 1 { Err(NotOurs::Linked.into()) } else { Ok(file) };
+                }
+            }
+            let create = flags(access) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
+            match openat(&self.folder, self.name, create, Mode::from_raw_mode(mode)) {
+                Err(Errno::EXIST) => {}
+                created => return Ok(created?.into()),
+            }
+        }
+        Err(ErrorKind::ResourceBusy.into())
+    }
+
+    fn check_owner(&self, found: &Metadata) -> io::Result<()> {
+        let (folder, user) = (self.folder.metadata()?, geteuid().as_raw());
+        let is_the_groups = is_shared(&folder) && found.gid() == folder.gid();
+        if [user, 0, folder.uid()].contains(&found.uid()) || is_the_groups {
+            return Ok(());
+        }
+        Err(NotOurs::Owner { owner: found.uid(), user }.into())
+    }
+
+    /// The owner of the link under the name, if one is there.
+    fn link(&self) -> io::Result<Option<u32>> {
+        let found = statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_link = rustix::fs::FileType::from_raw_mode(found.st_mode).is_symlink();
+        Ok(is_link.then_some(found.st_uid))
+    }
+
+    /// Where the link under the name leads, if it is ours.
+    fn followed(&self) -> io::Result<PathBuf> {
+        let look = || statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let before = look()?;
+        let leads = readlinkat(&self.folder, self.name, Vec::new())?;
+        let after = look()?;
+        let owner = before.st_uid;
+        let same = |one: &rustix::fs::Stat, other: &rustix::fs::Stat| {
+            let inode = |stat: &rustix::fs::Stat| (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
+            inode(one) == inode(other)
+        };
+        let is_ours = [geteuid().as_raw(), self.folder.metadata()?.uid()].contains(&owner);
+        if !is_ours || !same(&before, &after) {
+            return Err(NotOurs::Link { owner }.into());
+        }
+        Ok(Path::new(OsStr::new(leads.to_str().map_err(|_| NotOurs::Link { owner })?)).to_owned())
+    }
+}
+
+fn log_as(path: &Path, access: Access) -> io::Result<File> {
+    let place = Place::of(path)?;
+    let is_missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
+    let leads = match place.link() {
+        Ok(Some(_)) => place.followed()?,
+        Ok(None) => {
+            return if access == Access::Read { place.open(access) } else { place.open_or_create(access, LOG_MODE) };
+        }
+        Err(error) if is_missing(&error) && access != Access::Read => return place.open_or_create(access, LOG_MODE),
+        Err(error) => return Err(error),
+    };
+    let create = if access == Access::Read { OFlags::empty() } else { OFlags::CREATE };
+    let file = File::from(openat(&place.folder, &leads, flags(access) | create, Mode::from_raw_mode(LOG_MODE))?);
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    }
+    Ok(file)
+}
+
+/// How a folder is opened whose entries are opened by name; it need not be readable.
+#[cfg(target_os = "linux")]
+const HOLDS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const HOLDS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Non-blocking: to open a pipe can wait for ever. It changes nothing for a regular file.
+fn flags(access: Access) -> OFlags {
+    let how = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::WRONLY,
+        Access::ReadWrite => OFlags::RDWR,
+        Access::Append => OFlags::WRONLY | OFlags::APPEND,
+    };
+    how | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _, os::unix::fs::symlink, sync::mpsc, thread, time::Duration};
+
+    use rustix::fs::{FileType, mknodat};
+
+    use super::*;
+
+    const PRIVATE: &str = "private";
+
+    /// A folder with a private file, which nothing may reach.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), PRIVATE).unwrap();
+        folder
+    }
+
+    fn refusal<T>(opened: io::Result<T>) -> NotOurs {
+        let Err(error) = opened else { panic!("it was opened") };
+        *error.get_ref().and_then(|why| why.downcast_ref()).unwrap_or_else(|| panic!("{error}"))
+    }
+
+    /// Runs it on a thread: a program that waits must not hang the tests.
+    fn without_waiting<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || done.send(run()));
+        ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait")
+    }
+
+    fn every_way(path: &Path) -> Vec<io::Result<File>> {
+        let access = [Access::Read, Access::Write, Access::ReadWrite, Access::Append];
+        let opened = access.into_iter().map(|access| open(path, access));
+        let made = access.into_iter().map(|access| open_or_create(path, access, 0o600));
+        opened.chain(made).chain([open_regular(path)]).collect()
+    }
+
+    #[test]
+    fn links_pipes_and_devices_are_refused_without_waiting() {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        symlink(path("secret"), path("link")).unwrap();
+        symlink("missing", path("dangling")).unwrap();
+        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        for name in ["link", "dangling", "pipe", "socket"] {
+            let path = path(name);
+            for opened in without_waiting(move || every_way(&path)) {
+                let why = refusal(opened);
+                let is_link = matches!(why, NotOurs::Link { .. });
+                assert_eq!(is_link, !["pipe", "socket"].contains(&name), "{name}: {why}");
+                assert!(is_link || why == NotOurs::NotAFile, "{name}: {why}");
+            }
+        }
+        drop(socket);
+        for opened in every_way(folder.path()) {
+            assert_eq!(opened.unwrap_err().kind(), ErrorKind::IsADirectory);
+        }
+        assert_eq!(fs::read_to_string(path("secret")).unwrap(), PRIVATE);
+        assert!(!path("missing").exists());
+    }
+
+    #[test]
+    fn what_is_missing_is_made_with_the_mode_and_found_again() {
+        let folder = folder();
+        let path = folder.path().join("new");
+        assert_eq!(open(&path, Access::Read).unwrap_err().kind(), ErrorKind::NotFound);
+        for text in ["one", "two"] {
+            open_or_create(&path, Access::Append, 0o600).unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "onetwo");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        fs::hard_link(&path, folder.path().join("other")).unwrap();
+        assert_eq!(refusal(open_or_create(&path, Access::Append, 0o600)), NotOurs::Linked);
+        assert!(open(&path, Access::Read).is_ok(), "a checkpoint's files are linked while they are taken over");
+    }
+
+    #[test]
+    fn a_log_follows_its_own_link_also_to_a_pipe() {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        for (name, leads) in [("file", "elsewhere"), ("device", "/dev/null"), ("pipe", "a pipe")] {
+            symlink(leads, path(name)).unwrap();
+        }
+        open_log(&path("file")).unwrap().write_all(b"line\n").unwrap();
+        assert_eq!(read_log(&path("file")).unwrap(), b"line\n");
+        assert_eq!(fs::read_to_string(path("elsewhere")).unwrap(), "line\n");
+        open_log(&path("device")).unwrap().write_all(b"line\n").unwrap();
+        assert_eq!(read_log(&path("device")).unwrap(), b"");
+        mknodat(CWD, path("a pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let pipe = path("pipe");
+        let error = without_waiting(move || open_log(&pipe)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::NXIO.raw_os_error()), "a pipe that nothing reads");
+        let _reader = File::options().read(true).write(true).open(path("a pipe")).unwrap();
+        open_log(&path("pipe")).unwrap().write_all(b"line\n").unwrap();
+        assert_eq!(refusal(open_log(&path("a pipe"))), NotOurs::NotAFile);
+        assert_eq!(open_log(folder.path()).unwrap_err().kind(), ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn a_log_is_not_writable_by_others_and_neither_is_one_of_a_former_run() {
+        let folder = folder();
+        let path = folder.path().join("log");
+        for former in [0o666, 0o602, 0o620, 0o644, 0o600] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(former)).unwrap();
+            drop(open_log(&path).unwrap());
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, former & 0o644);
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_refused_where_the_folder_is_neithers_and_in_a_shared_one_it_is_the_groups() {
+        use std::os::unix::fs::chown;
+
+        if !geteuid().is_root() {
+            println!("skipped: needs root, to make files of other users");
+            return;
+        }
+        let folder = folder();
+        let path = folder.path().join("file");
+        let [attacker, other] = [54_421, 54_422];
+        for (folders, file, mode, group, is_opened) in [
+            (0, 0, 0o755, 0, true),
+            (0, attacker, 0o755, 0, false),
+            (0, attacker, 0o1777, 0, false),
+            (other, attacker, 0o777, 0, false),
+            (attacker, attacker, 0o755, 0, true),
+            (0, attacker, 0o2775, 7, true),
+            (0, attacker, 0o2775, 8, false),
+            (0, attacker, 0o2755, 7, false),
+            (0, attacker, 0o775, 7, false),
+        ] {
+            fs::write(&path, "").unwrap();
+            chown(&path, Some(file), Some(group)).unwrap();
+            chown(folder.path(), Some(folders), Some(7)).unwrap();
+            fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            for opened in [open(&path, Access::Read), open_or_create(&path, Access::Append, 0o600)] {
+                let case = (folders, file, format!("{mode:o}"), group);
+                assert_eq!(opened.as_ref().err().map(is_refused), (!is_opened).then_some(true), "{case:?}");
+            }
+            assert!(open_regular(&path).is_ok(), "whoever made it");
+        }
+        let link = folder.path().join("link");
+        for (folders, owner, is_followed) in [(0, 0, true), (0, attacker, false), (attacker, attacker, true)] {
+            fs::remove_file(&link).unwrap_or_default();
+            symlink("secret", &link).unwrap();
+            std::os::unix::fs::lchown(&link, Some(owner), None).unwrap();
+            chown(folder.path(), Some(folders), None).unwrap();
+            assert_eq!(open_log(&link).is_ok(), is_followed, "{folders}, {owner}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Who can write to a staging area: this process's user alone, or the group that shares the target.
+//!
+//! A target is shared by its group if it has the set-group-ID bit and its group can write to it. Then
+//! the area gets the same rights. An administrator can also make the area beforehand, as root or as
+//! the user of this process, with these two bits. Any other area has mode 0700, whatever the umask.
+
+use std::{
+    fs::{DirBuilder, File, Metadata, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Gid, fchown},
+    process::geteuid,
+};
+use shared::own_file::{NotOurs, is_shared, is_writable_by_others, open_folder};
+
+/// Mode of an area that is not shared.
+const OURS: u32 = 0o700;
+/// Mode of an area that a group shares.
+const THE_GROUPS: u32 = 0o2770;
+/// Rights of others and of the group.
+const OF_OTHERS: u32 = 0o077;
+
+/// A group that shares a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group(u32);
+
+impl Group {
+    /// The group that shares a folder.
+    pub(crate) fn of(folder: &Metadata) -> Option<Self> {
+        is_shared(folder).then(|| Self(folder.gid()))
+    }
+}
+
+/// How the file system of an area shows what this process makes: a file that was made with mode
+/// 0600 tells it. NFS with `root_squash` has another owner for what root makes, and a mount without
+/// modes shows the same for all files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AreaAccess {
+    user: u32,
+    keeps_modes: bool,
+}
+
+impl Default for AreaAccess {
+    fn default() -> Self {
+        Self { user: geteuid().as_raw(), keeps_modes: true }
+    }
+}
+
+impl AreaAccess {
+    /// By a file that was made with mode 0600 a moment ago.
+    pub(crate) fn of(file: &Metadata) -> Self {
+        Self { user: file.uid(), keeps_modes: file.mode() & OF_OTHERS == 0 }
+    }
+
+    /// Whether users can be told apart by modes.
+    pub(crate) fn keeps_modes(self) -> bool {
+        self.keeps_modes
+    }
+
+    /// Refuses the folder of an area in which other users may have put something.
+    pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
+        let is_the_groups = is_shared(folder) && group == Some(Group(folder.gid()));
+        if ![self.user, 0].contains(&folder.uid()) && !is_the_groups {
+            return Err(NotOurs::Owner { owner: folder.uid(), user: self.user }.into());
+        }
+        if self.keeps_modes && is_writable_by_others(folder) {
+            return Err(NotOurs::Writable.into());
+        }
+        Ok(())
+    }
+}
+
+/// Makes the folder of an area, or takes the right to read from others if this user has made it.
+pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
+    match DirBuilder::new().mode(OURS).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let folder = open_folder(path)?;
+            let found = folder.metadata()?;
+            let is_ours = found.uid() == geteuid().as_raw() && !is_writable_by_others(&found) && !is_shared(&found);
+            if is_ours && found.mode() & OF_OTHERS != 0 { set_mode(&folder, OURS) } else { Ok(()) }
+        }
+        made => {
+            made?;
+            let folder = open_folder(path)?;
+            match group {
+                Some(Group(group)) if fchown(&folder, None, Some(Gid::from_raw(group))).is_ok() => {
+                    set_mode(&folder, THE_GROUPS)
+                }
+                // A user who is not in the group works alone.
+                _ => set_mode(&folder, OURS),
+            }
+        }
+    }
+}
+
+/// Lets the group of a shared area lock a file in it.
+pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
+    if is_shared(&area.metadata()?) { set_mode(file, 0o660) } else { Ok(()) }
+}
+
+/// Whether every user can replace the entries of a folder, as in one with all rights and without the
+/// sticky bit.
+pub(crate) fn is_open_to_all(folder: &Path) -> bool {
+    folder.metadata().is_ok_and(|found| found.mode() & 0o1002 == 0o002)
+}
+
+/// Where a mount has no modes, the rights are those of the mount.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    match file.set_permissions(Permissions::from_mode(mode)) {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => Ok(()),
+        set => set,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::chown};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn an_area_is_ours_alone_unless_a_group_shares_the_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let area = folder.path().join("area");
+        for (target, expected) in [(0o755, 0o700), (0o777, 0o700), (0o2755, 0o700), (0o775, 0o700), (0o2775, 0o2770)] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(target)).unwrap();
+            let group = Group::of(&folder.path().metadata().unwrap());
+            for _ in 0..2 {
+                make(&area, group).unwrap();
+                // The set-group-ID bit is inherited, and says nothing without the right to write.
+                let found = mode(&area);
+                assert_eq!(if found & 0o020 == 0 { found & 0o777 } else { found }, expected, "{target:o}");
+            }
+            fs::set_permissions(&area, Permissions::from_mode(0o755)).unwrap();
+            make(&area, group).unwrap();
+            assert_eq!(mode(&area) & 0o777, 0o700, "one of a former version");
+            fs::remove_dir(&area).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_area_in_which_others_may_have_put_something_is_refused() {
+        if !geteuid().is_root() {
+            println!("skipped: needs root, to make folders of other users");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [attacker, user] = [54_421, 54_422];
+        let access = AreaAccess { user, keeps_modes: true };
+        for (owner, rights, is_used) in [
+            (user, 0o700, true),
+            (user, 0o755, true),
+            (user, 0o775, false),
+            (user, 0o777, false),
+            (user, 0o1777, false),
+            (user, 0o2770, true),
+            (user, 0o2777, false),
+            (attacker, 0o700, false),
+            (attacker, 0o2770, true),
+            (attacker, 0o2777, false),
+            (0, 0o700, true),
+            (0, 0o777, false),
+            (0, 0o2770, true),
+        ] {
+            chown(folder.path(), Some(owner), Some(7)).unwrap();
+            fs::set_permissions(folder.path(), Permissions::from_mode(rights)).unwrap();
+            let found = folder.path().metadata().unwrap();
+            assert_eq!(access.check(&found, Some(Group(7))).is_ok(), is_used, "{owner}, {rights:o}");
+            let in_the_group = is_used && owner != attacker;
+            assert_eq!(access.check(&found, Some(Group(8))).is_ok(), in_the_group, "{owner}, {rights:o}");
+            let without_modes = AreaAccess { user, keeps_modes: false };
+            assert_eq!(without_modes.check(&found, None).is_ok(), owner != attacker);
+        }
+    }
+}
