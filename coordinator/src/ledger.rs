@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use connection::{connect, owner};
+use connection::{Format, check_beside, connect, format, owner, resolved};
 use file_lock::{FileLock, NotLocked};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
@@ -152,10 +152,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`], one sentence that says what to do.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        // Asked for first: to open a pipe can wait for ever.
-        match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
+        match std::fs::symlink_metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
-            Ok(kind) if !kind.is_file() => return Err(LedgerError::NotAFile { path: path.to_owned() }),
+            Ok(kind) if !kind.is_file() && !kind.is_symlink() => {
+                return Err(LedgerError::NotAFile { path: path.to_owned() });
+            }
             _ => {}
         }
         let lock = FileLock::take(path).map_err(|error| match error {
@@ -173,20 +174,30 @@ impl Ledger {
         let read = |source| LedgerError::Read { path: path.to_owned(), source };
         let write = |source| LedgerError::Write { path: path.to_owned(), source };
         // A path from the root is a file to `SQLite` too, whatever its name: `:memory:` or `file:x?mode=memory` keep nothing.
-        let absolute = std::path::absolute(path).map_err(file)?;
+        let absolute = resolved(path).map_err(file)?;
+        check_beside(&absolute).map_err(file)?;
+        // Looked at before anything is changed: our tables come with our version, in one transaction.
+        let refused = |format| match format {
+            Format { version: 0, has_tables: true } => Some(LedgerError::Foreign { path: path.to_owned() }),
+            Format { version: 0..=VERSION, .. } => None,
+            Format { version: found, .. } => Some(LedgerError::TooNew { path: path.to_owned(), found }),
+        };
+        if let Some(error) = format(&absolute).and_then(refused) {
+            return Err(error);
+        }
+        lock.restrict().map_err(file)?;
         let connection = connect(&absolute, lock.sharing).map_err(read)?;
         let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
         let found = number("PRAGMA user_version")?;
-        // Looked at before anything is changed: our tables come with our version, in one transaction.
-        if found == 0 && number("SELECT count(*) FROM sqlite_schema")? > 0 {
-            return Err(LedgerError::Foreign { path: path.to_owned() });
+        let has_tables = number("SELECT count(*) FROM sqlite_schema")? > 0;
+        if let Some(error) = refused(Format { version: found, has_tables }) {
+            return Err(error);
         }
         connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").map_err(read)?;
         match found {
             0 => schema::create(&connection).map_err(write)?,
             VERSION => {}
-            1..VERSION => schema::migrate(&connection, &absolute, found).map_err(write)?,
-            _ => return Err(LedgerError::TooNew { path: path.to_owned(), found }),
+            _ => schema::migrate(&connection, &absolute, found).map_err(write)?,
         }
         Ok(Self { connection, path: path.to_owned(), _lock: lock })
     }

@@ -3,15 +3,86 @@
 //! Invariant: the file's format is the same everywhere, a database with a write-ahead log. So a ledger can be copied to
 //! another file system, and what a killed coordinator left is recovered on any of them.
 
-use std::path::Path;
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use shared::own_file::{self, Access};
 
 use super::file_lock::Sharing;
 
-/// Opens the file, which must be a path from the root. Reads nothing yet.
+/// What `SQLite` adds to a database's name for its own files.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+const NO_FILE_NAME: &str = "a path that ends in ..";
+
+/// What can be told of a database before anything of it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Format {
+    /// `PRAGMA user_version`.
+    pub(super) version: i64,
+    /// It has tables or other objects.
+    pub(super) has_tables: bool,
+}
+
+/// The path from the root, without links in its folders: `SQLite` is told to follow none.
+pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let name = absolute.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, NO_FILE_NAME))?;
+    Ok(absolute.parent().unwrap_or(Path::new("/")).canonicalize()?.join(name))
+}
+
+/// Refuses files beside the ledger that this program has not made, before `SQLite` reads them.
+pub(super) fn check_beside(path: &Path) -> io::Result<()> {
+    for suffix in BESIDE {
+        let file = beside(path, suffix);
+        match own_file::open(&file, Access::Read) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Reads the format without changing a byte, for a process that has the ledger's lock. An ordinary
+/// connection would recover a write-ahead log that a killed coordinator has left, and remove it at
+/// its end. This one reads the log into memory of its own. `None` where that cannot be told so, as
+/// with a transaction that has to be rolled back first.
+pub(super) fn format(path: &Path) -> Option<Format> {
+    let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+    let connection = if has_log {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none").ok()?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok()?;
+        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;").ok()?;
+        connection
+    } else {
+        unchanging(path)?
+    };
+    let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).ok();
+    let version = number("PRAGMA user_version")?;
+    Some(Format { version, has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0 })
+}
+
+/// A connection that takes no locks and reads no write-ahead log.
+fn unchanging(path: &Path) -> Option<Connection> {
+    let mut uri = url::Url::from_file_path(path).ok()?;
+    uri.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(uri.as_str(), flags).ok()
+}
+
+/// Opens the file, whose path is [`resolved`]. Reads nothing yet.
 pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = match sharing {
         Sharing::Readers | Sharing::Alone => Connection::open_with_flags(path, flags)?,
         Sharing::Unlocked => Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?,
@@ -28,23 +99,20 @@ pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connect
 /// The process that wrote its name into the ledger last. Reads without locks, because a coordinator on a network file system
 /// excludes readers, and therefore only what is not in the write-ahead log any more.
 pub(super) fn owner(path: &Path) -> Option<String> {
-    let mut uri = url::Url::from_file_path(std::path::absolute(path).ok()?).ok()?;
-    uri.set_query(Some("immutable=1"));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let connection = Connection::open_with_flags(uri.as_str(), flags).ok()?;
+    let connection = unchanging(&std::path::absolute(path).ok()?)?;
     let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
     Some(owner).filter(|owner| !owner.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf, time::Duration};
+    use std::{fs, time::Duration};
 
     use rusqlite::ErrorCode;
     use shared::outcome::{Outcome, Published};
 
     use super::*;
-    use crate::ledger::{Entry, Ledger, Record, Run, schema};
+    use crate::ledger::{Entry, Ledger, LedgerError, Record, Run, schema};
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -65,12 +133,6 @@ mod tests {
         let mut records = Vec::new();
         ledger.settled(run, |record| records.push(record)).unwrap();
         records
-    }
-
-    fn beside(path: &Path, suffix: &str) -> PathBuf {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        name.into()
     }
 
     /// What a SIGKILL would leave of an open database: its files as they are, in another folder.
@@ -105,6 +167,42 @@ mod tests {
                 assert!(!beside(&left, "-wal").exists(), "a log that is not needed stays: {former:?}, {next:?}");
                 let ledger = Ledger::open_as(&left, former).unwrap();
                 assert_eq!(settled(&ledger, &run), [records(0), records(100)].concat(), "{former:?}, {next:?}");
+            }
+        }
+    }
+
+    /// All files of a folder.
+    fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn a_ledger_of_a_newer_format_or_of_another_program_is_refused_before_a_byte_is_changed() {
+        for mode in ["DELETE", "WAL"] {
+            for (what, tables) in [("newer", "PRAGMA user_version = 4"), ("foreign", "PRAGMA user_version = 0")] {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("ledger");
+                let former = Connection::open(&path).unwrap();
+                schema::create(&former).unwrap();
+                former.execute_batch(&format!("PRAGMA journal_mode={mode}; {tables};")).unwrap();
+                let place = tempfile::tempdir().unwrap();
+                let left = killed(&path, place.path());
+                drop(former);
+                for (state, path) in [("killed", left), ("closed", path)] {
+                    let has_log = beside(&path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+                    assert_eq!(has_log, (mode, state) == ("WAL", "killed"), "{mode}, {state}");
+                    let before = contents(path.parent().unwrap());
+                    let refused = Ledger::open(&path).unwrap_err();
+                    let expected = match what {
+                        "newer" => matches!(refused, LedgerError::TooNew { found: 4, .. }),
+                        _ => matches!(refused, LedgerError::Foreign { .. }),
+                    };
+                    assert!(expected, "{what}, {mode}, {state}: {refused}");
+                    assert!(contents(path.parent().unwrap()) == before, "{what}, {mode}, {state}: changed");
+                }
             }
         }
     }

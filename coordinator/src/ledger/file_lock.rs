@@ -15,6 +15,11 @@ use std::{
     path::Path,
 };
 
+use shared::own_file::{self, Access};
+
+/// Mode of a new ledger, of which the umask takes away. `SQLite` gives its other files the same.
+pub(super) const MODE: u32 = 0o640;
+
 /// How `SQLite` can use the file, which depends on its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
@@ -31,7 +36,7 @@ pub(super) enum Sharing {
 /// A lock on the ledger's file.
 #[derive(Debug)]
 pub(super) struct FileLock {
-    _file: File,
+    file: File,
     pub(super) sharing: Sharing,
 }
 
@@ -47,7 +52,7 @@ pub(super) enum NotLocked {
 impl FileLock {
     /// Makes the file if it is missing, and locks it. Where the file system has no locks it says so in the log.
     pub(super) fn take(path: &Path) -> Result<Self, NotLocked> {
-        let file = File::options().create(true).append(true).open(path).map_err(NotLocked::File)?;
+        let file = own_file::open_or_create(path, Access::Append, MODE).map_err(NotLocked::File)?;
         let sharing = match lock(&file) {
             Ok(()) if has_local_file_system(&file) => Sharing::Readers,
             Ok(()) => {
@@ -67,7 +72,12 @@ impl FileLock {
             }
             Err(TryLockError::Error(error)) => return Err(NotLocked::File(error)),
         };
-        Ok(Self { _file: file, sharing })
+        Ok(Self { file, sharing })
+    }
+
+    /// Takes rights from other users that a ledger of a former version may give them.
+    pub(super) fn restrict(&self) -> io::Result<()> {
+        own_file::restrict(&self.file, MODE)
     }
 }
 

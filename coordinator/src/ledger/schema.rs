@@ -3,10 +3,13 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use rusqlite::Connection;
+
+use super::file_lock::MODE;
 
 /// Version of the schema, in `PRAGMA user_version`.
 pub(super) const VERSION: i64 = 3;
@@ -75,6 +78,8 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
             _ => {}
         }
+        // Made here, because `SQLite` would give it the rights of the umask. It writes to an empty file.
+        File::options().write(true).create_new(true).mode(MODE).open(&half).map_err(cannot)?;
         connection.execute("VACUUM INTO ?1", [half.to_string_lossy()])?;
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
