@@ -1,0 +1,127 @@
+//! What is planted under the fixed names of files: logs, the ledger and its other files, the id of
+//! the storage, the probe, a tar, a manifest.
+
+use std::fs;
+
+use tests::archives::unpack_by_hand;
+
+use crate::scene::{Ending, Planted, Scene, WNID, attackers, give, set_mode, victims};
+
+/// Folders in which every user can make files: with the sticky bit, and without it.
+const TARGETS: [u32; 2] = [0o1777, 0o777];
+
+/// Each way of planting, in each folder, for each victim.
+#[track_caller]
+fn for_each(name: &str, ending: impl Fn(Planted, u32) -> Ending<'static>) {
+    for victim in victims() {
+        for mode in TARGETS {
+            for planted in Planted::ALL {
+                let scene = Scene::new(victim, 0o755, mode);
+                // With the sticky bit only the owner of the folder may remove what others have made.
+                if mode == 0o1777 {
+                    give(scene.target(), 0, mode);
+                }
+                scene.plant(planted, &scene.target().join(name));
+                scene.run(&format!("{planted:?} under {name} in {mode:o}"), ending(planted, mode));
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_through_the_name_of_the_detailed_log() {
+    for_each("imagenet_downloader.log", |_, _| Ending::Refused(&["imagenet_downloader.log", "remove it"]));
+}
+
+#[test]
+fn nothing_is_written_through_the_name_of_the_failure_log() {
+    for_each("failed_downloads.log", |_, _| Ending::Refused(&["failed_downloads.log", "remove it"]));
+}
+
+#[test]
+fn nothing_is_written_through_the_name_of_the_ledger() {
+    for_each(".imagenet_downloader.ledger", |planted, _| match planted {
+        Planted::Pipe => Ending::Refused(&["ledger: it is no regular file"]),
+        _ => Ending::Refused(&[".imagenet_downloader.ledger: it ", "remove it"]),
+    });
+}
+
+#[test]
+fn nothing_is_read_or_written_through_the_names_of_the_ledgers_other_files() {
+    for_each(".imagenet_downloader.ledger-wal", |_, _| Ending::Refused(&["ledger-wal: it ", "remove it"]));
+    for_each(".imagenet_downloader.ledger-shm", |_, _| Ending::Refused(&["ledger-shm: it ", "remove it"]));
+    for_each(".imagenet_downloader.ledger-journal", |_, _| Ending::Refused(&["ledger-journal: it ", "remove it"]));
+}
+
+#[test]
+fn the_id_of_the_storage_is_not_read_through_a_link() {
+    for_each(".imagenet_downloader.storage", |planted, mode| match (planted, mode) {
+        // What holds no id is replaced, where it can be.
+        (Planted::File, 0o777) => Ending::Done,
+        (Planted::File, _) => Ending::DoneOrRefused,
+        _ => Ending::Refused(&[".imagenet_downloader.storage: it ", "remove it"]),
+    });
+}
+
+#[test]
+fn a_probe_is_not_written_through_a_link() {
+    for_each(".imagenet_downloader.probe", |_, mode| match mode {
+        0o777 => Ending::Done,
+        _ => Ending::DoneOrRefused,
+    });
+}
+
+#[test]
+fn a_tar_is_not_read_through_a_link_and_a_pipe_is_none() {
+    for_each("n00000001.tar", |_, _| Ending::DoneOrFailed);
+}
+
+#[test]
+fn a_manifest_is_not_written_through_a_link() {
+    for victim in victims() {
+        for name in [".manifest.json.new", ".manifest.json"] {
+            for planted in Planted::ALL {
+                let scene = Scene::new(victim, 0o755, 0o755);
+                let class = scene.job.class_folder(WNID);
+                unpack_by_hand(&scene.tar, &class);
+                give(&class, victim, 0o777);
+                scene.plant(planted, &class.join(name));
+                let ending = if name == ".manifest.json" { Ending::DoneOrFailed } else { Ending::Done };
+                scene.run(&format!("{planted:?} under {name}"), ending);
+            }
+        }
+    }
+}
+
+/// The attacker is in the folder before the victim, and owns the class.
+#[test]
+fn an_image_of_a_folder_that_is_proved_is_not_read_through_a_link() {
+    for victim in victims() {
+        for planted in Planted::ALL {
+            let scene = Scene::new(victim, 0o755, 0o755);
+            let class = scene.job.class_folder(WNID);
+            unpack_by_hand(&scene.tar, &class);
+            let image = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
+            fs::remove_file(&image).unwrap();
+            attackers(&class);
+            set_mode(&class, 0o777);
+            scene.plant(planted, &image);
+            scene.run(&format!("{planted:?} in a class"), Ending::DoneOrFailed);
+        }
+    }
+}
+
+#[test]
+fn a_workers_log_is_not_written_through_a_link() {
+    for victim in victims().into_iter().filter(|victim| *victim == 0) {
+        for planted in Planted::ALL {
+            let scene = Scene::new(victim, 0o755, 0o1777);
+            scene.plant(planted, &scene.target().join("imagenet_downloader.w.log"));
+            let target = scene.target().to_str().unwrap();
+            let args = ["--connect", "http://127.0.0.1:1", "--name", "w", "--target", target];
+            let finished = scene.job.start_worker_with(args).wait();
+            let words = ["imagenet_downloader.w.log", "remove it"];
+            scene.check(&format!("{planted:?} under the log of a worker"), &finished, Ending::Refused(&words));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Rights of what the programs make, whatever the umask.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, chown},
+    path::Path,
+    process::Command,
+};
+
+use tests::{archives::assert_class_is, programs::program, running::Signal};
+
+use crate::scene::{Ending, Scene, WNID, give, set_mode, victims};
+
+fn mode(path: &Path) -> Option<u32> {
+    path.symlink_metadata().ok().map(|found| found.mode() & 0o7777)
+}
+
+fn count_images(area: &Path) -> usize {
+    let attempts = fs::read_dir(area).into_iter().flatten().flatten();
+    attempts.map(|attempt| fs::read_dir(attempt.path().join("class")).map_or(0, Iterator::count)).sum()
+}
+
+/// A run that stands still in the middle of its class, under a umask.
+#[track_caller]
+fn in_the_middle(mut scene: Scene, umask: &str, look: impl Fn(&Scene)) -> Scene {
+    let user = scene.victim.to_string();
+    let shell = format!("umask {umask}; exec setpriv --reuid {user} --regid {user} --clear-groups \"$@\"");
+    scene.job = scene.job.under(["sh", "-c", &shell, "sh"]);
+    scene.stall_at_half();
+    let mut running = scene.job.start();
+    running.wait_until("half of it is there", |_| (scene.origin.bytes_sent() > 10_000).then_some(()));
+    running.wait_until("it has logs", |_| mode(&scene.target().join("failed_downloads.log")));
+    look(&scene);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().code, Some(143));
+    scene.origin.end_stalls();
+    scene
+}
+
+#[test]
+fn logs_and_the_ledger_are_not_writable_by_others_and_the_area_is_ours_alone() {
+    for victim in victims() {
+        for umask in ["0", "002", "077"] {
+            let scene = in_the_middle(Scene::new(victim, 0o1777, 0o755), umask, |scene| {
+                for (name, most) in [
+                    ("imagenet_downloader.log", 0o644),
+                    ("failed_downloads.log", 0o644),
+                    (".imagenet_downloader.ledger", 0o640),
+                    (".imagenet_downloader.ledger-wal", 0o640),
+                    (".imagenet_downloader.ledger-shm", 0o640),
+                ] {
+                    let found = mode(&scene.target().join(name)).unwrap_or_else(|| panic!("there is no {name}"));
+                    assert_eq!(found & !most, 0, "{name} has {found:o} under umask {umask}");
+                }
+                assert_eq!(mode(&scene.place.join(".images.partial")), Some(0o700), "umask {umask}");
+            });
+            assert_eq!(mode(&scene.place.join(".images.partial")), Some(0o700), "umask {umask}");
+        }
+    }
+}
+
+#[test]
+fn what_a_former_run_has_made_with_worse_rights_is_put_right() {
+    for victim in victims() {
+        let scene = Scene::new(victim, 0o1777, 0o755);
+        scene.run("the former run", Ending::Done);
+        let names = ["imagenet_downloader.log", "failed_downloads.log", ".imagenet_downloader.ledger"];
+        for name in names {
+            set_mode(&scene.target().join(name), 0o666);
+        }
+        fs::create_dir(scene.place.join(".images.partial")).unwrap();
+        give(&scene.place.join(".images.partial"), victim, 0o755);
+        scene.run("the next run", Ending::Done);
+        assert_eq!(names.map(|name| mode(&scene.target().join(name))), [Some(0o644), Some(0o644), Some(0o640)]);
+    }
+}
+
+/// The set-group-ID bit, with the group's right to write, is how an administrator says so.
+#[test]
+fn where_a_group_shares_the_target_its_members_go_on_at_each_others_checkpoints() {
+    const GROUP: u32 = 54_412;
+    if victims().is_empty() {
+        return;
+    }
+    let scene = Scene::new(0, 0o1777, 0o755);
+    let shared = scene.place.join("shared");
+    fs::create_dir(&shared).unwrap();
+    for folder in [&scene.place, &shared] {
+        chown(folder, Some(0), Some(GROUP)).unwrap();
+        set_mode(folder, 0o2775);
+    }
+    let coordinator = scene.job.start_coordinator();
+    let area = scene.place.join(".shared.partial");
+    let start = |name: &str, user: &str| {
+        let shell = format!("umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\"");
+        let mut worker = Command::new("sh");
+        worker.args(["-c", &shell, "sh"]).arg(program("worker")).arg("--target").arg(&shared);
+        worker.args(["--workers", "1", "--name", name, "--connect", &format!("http://{}", coordinator.address)]);
+        scene.job.start_program(worker)
+    };
+    scene.stall_at_half();
+    let mut first = start("first", "54410");
+    first.wait_until("images are in the area", |_| (count_images(&area) > 1).then_some(()));
+    assert_eq!(mode(&area), Some(0o2770));
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code, Some(143));
+    scene.origin.forget_requests();
+    let second = start("second", "54413").wait();
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    assert_class_is(&scene.tar, &shared.join(WNID));
+    assert!(scene.origin.gets(WNID)[0].start() > 0, "the checkpoint is lost");
+    assert!(!area.exists());
+    assert_eq!(coordinator.running.wait().code, Some(0));
+    scene.origin.end_stalls();
+}

@@ -1,0 +1,237 @@
+//! A host with a victim, who runs the programs, and an attacker, who can write to the same folder.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt as _, chown, lchown, symlink},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::Job,
+    folders::{Snapshot, Thing, snapshot},
+    origin::Origin,
+    running::Finished,
+};
+
+pub(crate) const WNID: &str = "n00000001";
+const VICTIM: u32 = 54_410;
+const ATTACKER: u32 = 54_411;
+/// Stands in each private file of the victim.
+const SECRET: &str = "only the victim may read this\n";
+/// Nothing here takes longer than this on a busy machine, unless it waits.
+const DEADLINE: Duration = Duration::from_mins(1);
+/// A program that reads a device without end has more.
+const MEMORY: u64 = 256 << 20;
+
+#[expect(clippy::print_stdout, reason = "the test's own line")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// The users who run the programs: an ordinary one and root. None where this user cannot be both.
+pub(crate) fn victims() -> Vec<u32> {
+    if rustix::process::geteuid().is_root() {
+        return vec![VICTIM, 0];
+    }
+    say("skipped: needs root, to be several users");
+    Vec::new()
+}
+
+/// What the attacker puts under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A symbolic link to a private file.
+    Link,
+    /// A symbolic link to a name in a private folder where nothing is.
+    Dangling,
+    /// A symbolic link to a device without end.
+    Endless,
+    /// A pipe that nothing reads or writes.
+    Pipe,
+    /// A file that everybody can write to.
+    File,
+}
+
+impl Planted {
+    pub(crate) const ALL: [Self; 5] = [Self::Link, Self::Dangling, Self::Endless, Self::Pipe, Self::File];
+}
+
+/// How it has to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending<'words> {
+    /// Exit code 2, and a sentence with these words.
+    Refused(&'words [&'words str]),
+    /// The class is there, whole.
+    Done,
+    /// The class is there, or it failed with a reason.
+    DoneOrFailed,
+    /// The class is there, or exit code 2 with a sentence.
+    DoneOrRefused,
+}
+
+/// A target in a folder of the host, and what the victim has that is private.
+pub(crate) struct Scene {
+    pub(crate) victim: u32,
+    pub(crate) origin: Origin,
+    pub(crate) tar: Vec<u8>,
+    pub(crate) job: Job,
+    /// The folder in which the target is.
+    pub(crate) place: PathBuf,
+    home: PathBuf,
+    private: Snapshot,
+}
+
+impl Scene {
+    /// `place`: mode of the folder that holds the target, which belongs to root; `target`: mode of the
+    /// target, which is the victim's.
+    pub(crate) fn new(victim: u32, place: u32, target: u32) -> Self {
+        let origin = Origin::start();
+        let tar = images(WNID, 6, 10_000..20_000, 1);
+        origin.class(WNID, tar.clone());
+        let job = Job::new().classes([WNID]).origin(&origin).deadline(DEADLINE);
+        let folder = job.folder().to_owned();
+        set_mode(&folder, 0o755);
+        let [host, home] = ["host", "home"].map(|name| folder.join(name));
+        let images = host.join("images");
+        fs::create_dir_all(&images).expect("the folder is ours");
+        set_mode(&host, place);
+        give(&images, victim, target);
+        for name in ["", "storage", "idle", "probe", "n00000001.private"] {
+            fs::create_dir_all(home.join(name)).expect("the folder is ours");
+            fs::write(home.join(name).join("file"), SECRET.repeat(4000)).expect("the folder is ours");
+            give(&home.join(name).join("file"), victim, 0o600);
+            give(&home.join(name), victim, 0o700);
+        }
+        give(&home, victim, 0o700);
+        let user = victim.to_string();
+        let job = job.target(images).args(["--workers", "1", "--retries", "0", "--durability", "process"]);
+        let job = if victim == 0 {
+            job
+        } else {
+            job.under(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"])
+        };
+        let private = snapshot(&home);
+        Self { victim, origin, tar, job, place: host, home, private }
+    }
+
+    pub(crate) fn target(&self) -> &Path {
+        self.job.target_path()
+    }
+
+    /// The next transfer stands still after so many bytes.
+    pub(crate) fn stall_at_half(&self) -> u64 {
+        let half = self.tar.len() as u64 / 2;
+        self.origin.script_of(WNID).expect("it serves the class").script([Answer::stall_at(half)]);
+        half
+    }
+
+    /// A private file.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.home.join("file")
+    }
+
+    /// A private folder.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The attacker puts something under a name.
+    pub(crate) fn plant(&self, planted: Planted, path: &Path) {
+        match planted {
+            Planted::Link => symlink(self.secret(), path).expect("the name is free"),
+            Planted::Dangling => symlink(self.home.join("new"), path).expect("the name is free"),
+            Planted::Endless => symlink("/dev/zero", path).expect("the name is free"),
+            Planted::Pipe => {
+                mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("the name is free");
+                set_mode(path, 0o666);
+            }
+            Planted::File => {
+                fs::write(path, "of the attacker\n").expect("the name is free");
+                set_mode(path, 0o666);
+            }
+        }
+        attackers(path);
+    }
+
+    /// Runs the job and holds it to its ending, with what else was done under `what`.
+    #[track_caller]
+    pub(crate) fn run(&self, what: &str, ending: Ending<'_>) -> Finished {
+        let finished = self.job.run();
+        self.check(what, &finished, ending);
+        finished
+    }
+
+    #[track_caller]
+    pub(crate) fn check(&self, trick: &str, finished: &Finished, ending: Ending<'_>) {
+        let what = format!("{trick}, victim {}: {:?}\n{}", self.victim, finished.code, finished.stderr);
+        assert!(snapshot(&self.home) == self.private, "something private was changed: {what}");
+        let made = snapshot(&self.place);
+        let leaked = leaked(&made);
+        assert!(leaked.is_empty(), "private bytes in {leaked:?}: {what}");
+        assert!(finished.peak_memory.is_none_or(|peak| peak < MEMORY), "{:?}: {what}", finished.peak_memory);
+        assert!(!finished.stderr.contains("panicked"), "{what}");
+        match ending {
+            Ending::Refused(words) => {
+                assert_eq!(finished.code, Some(2), "{what}");
+                for word in words {
+                    assert!(finished.stderr.contains(word), "no {word:?}: {what}");
+                }
+            }
+            Ending::Done => {
+                assert_eq!(finished.code, Some(0), "{what}");
+                assert_class_is(&self.tar, &self.job.class_folder(WNID));
+            }
+            Ending::DoneOrFailed | Ending::DoneOrRefused if finished.code == Some(0) => {
+                assert_class_is(&self.tar, &self.job.class_folder(WNID));
+            }
+            Ending::DoneOrRefused => {
+                assert!(finished.code == Some(2) && finished.stderr.contains("error: failed to "), "{what}");
+            }
+            Ending::DoneOrFailed => {
+                assert!(finished.code == Some(1) && self.job.failures().len() == 1, "{what}");
+            }
+        }
+        say(&format!("held: {trick}, victim {}", self.victim));
+    }
+}
+
+/// Files that hold what is private.
+fn leaked(found: &Snapshot) -> Vec<&PathBuf> {
+    let holds = |thing: &Thing| match thing {
+        Thing::File(_, content) => content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()),
+        _ => false,
+    };
+    found.iter().filter(|(_, thing)| holds(thing)).map(|(path, _)| path).collect()
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("root may");
+}
+
+/// Makes something a user's, with this mode.
+pub(crate) fn give(path: &Path, user: u32, mode: u32) {
+    chown(path, Some(user), Some(user)).expect("root may");
+    set_mode(path, mode);
+}
+
+/// Makes it the attacker's, the link itself where it is one.
+pub(crate) fn attackers(path: &Path) {
+    lchown(path, Some(ATTACKER), Some(ATTACKER)).expect("root may");
+}
+
+/// Writes a file of the attacker's.
+pub(crate) fn attackers_file(path: &Path, content: &[u8]) {
+    fs::write(path, content).expect("root may");
+    attackers(path);
+}
+
+/// Makes a folder of the attacker's that everybody can write to.
+pub(crate) fn attackers_folder(path: &Path) {
+    fs::create_dir(path).expect("the name is free");
+    attackers(path);
+    set_mode(path, 0o777);
+}
