@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use connection::{Format, check_beside, connect, format, owner, resolved};
+use connection::{Format, check_beside, connect, format, owner, resolved, restrict_beside};
 use file_lock::{FileLock, NotLocked};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
@@ -185,7 +185,7 @@ impl Ledger {
         if let Some(error) = format(&absolute).and_then(refused) {
             return Err(error);
         }
-        lock.restrict().map_err(file)?;
+        lock.restrict().and_then(|()| restrict_beside(&absolute)).map_err(file)?;
         let connection = connect(&absolute, lock.sharing).map_err(read)?;
         let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
         let found = number("PRAGMA user_version")?;

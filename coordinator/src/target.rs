@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{listing::list, own_file, owner::explained};
+use shared::{
+    listing::list,
+    own_file::{self, PROBE},
+    owner::explained,
+};
 
 /// The detailed log, which is also what is locked.
 pub const LOG_NAME: &str = "imagenet_downloader.log";
-
-/// Beginning of the name of a file that is written for a moment, to find out whether that is possible.
-const PROBE: &str = ".probe-";
 
 /// A folder that can be written and is ours alone.
 #[derive(Debug)]

@@ -5,8 +5,8 @@
 //! the rule of the kernel's `fs.protected_regular`: the owner is this process's user, root, or the
 //! owner of the folder, who can replace all that is in it anyway. In a folder that a group shares
 //! (set-group-ID and writable by the group) the files of the group are accepted as well.
-//! The owner of the folder stands in for this process's user on NFS with `root_squash`, and where
-//! a mount shows one user as the owner of everything.
+//! Where a file system shows another owner for what this process makes, as NFS with `root_squash`
+//! does, that owner stands for this process's user: a file that is made for a moment tells it.
 //!
 //! Only [`open_log`] follows a symbolic link, if it belongs to this process's user or to the owner
 //! of the folder (`fs.protected_symlinks`).
@@ -14,13 +14,14 @@
 use std::{
     ffi::OsStr,
     fs::{File, Metadata, Permissions},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{self, ErrorKind, Read as _},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, statat},
+    fs::{AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, statat, unlinkat},
     io::Errno,
     process::geteuid,
 };
@@ -29,6 +30,9 @@ use crate::owner;
 
 /// Mode of a new log, of which the process's umask takes away.
 const LOG_MODE: RawMode = 0o644;
+/// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow. The
+/// coordinator removes those that a kill has left.
+pub const PROBE: &str = ".probe-";
 /// Rights of others, and of the group, to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// A folder with both bits is shared by its group.
@@ -195,6 +199,14 @@ pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
     }
 }
 
+/// An error if a file has a second name, which may be that of something else.
+///
+/// # Errors
+/// [`NotOurs::Linked`], or as the file system says.
+pub fn check_alone(file: &File) -> io::Result<()> {
+    if file.metadata()?.nlink() > 1 { Err(NotOurs::Linked.into()) } else { Ok(()) }
+}
+
 /// A name in a folder that is open: both are looked at as one.
 struct Place<'path> {
     folder: File,
@@ -233,9 +245,9 @@ impl<'path> Place<'path> {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 opened => {
                     let file = opened?;
-                    let found = file.metadata()?;
-                    self.check_owner(&found)?;
-                    return if found.nlink() > 1 { Err(NotOurs::Linked.into()) } else { Ok(file) };
+                    self.check_owner(&file.metadata()?)?;
+                    check_alone(&file)?;
+                    return Ok(file);
                 }
             }
             let create = flags(access) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
@@ -250,10 +262,21 @@ impl<'path> Place<'path> {
     fn check_owner(&self, found: &Metadata) -> io::Result<()> {
         let (folder, user) = (self.folder.metadata()?, geteuid().as_raw());
         let is_the_groups = is_shared(&folder) && found.gid() == folder.gid();
-        if [user, 0, folder.uid()].contains(&found.uid()) || is_the_groups {
+        let is_trusted = [user, 0, folder.uid()].contains(&found.uid()) || is_the_groups;
+        if is_trusted || self.user_here().is_ok_and(|user| user == found.uid()) {
             return Ok(());
         }
         Err(NotOurs::Owner { owner: found.uid(), user }.into())
+    }
+
+    /// The owner that the folder's file system shows for a file of this process.
+    fn user_here(&self) -> io::Result<u32> {
+        let name = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
+        let create = flags(Access::Write) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
+        let probe = File::from(openat(&self.folder, &*name, create, Mode::RUSR | Mode::WUSR)?);
+        let found = probe.metadata();
+        unlinkat(&self.folder, &*name, AtFlags::empty())?;
+        Ok(found?.uid())
     }
 
     /// The owner of the link under the name, if one is there.

@@ -57,8 +57,8 @@ fn nothing_is_read_or_written_through_the_names_of_the_ledgers_other_files() {
 fn the_id_of_the_storage_is_not_read_through_a_link() {
     for_each(".imagenet_downloader.storage", |planted, mode| match (planted, mode) {
         // What holds no id is replaced, where it can be.
-        (Planted::File, 0o777) => Ending::Done,
-        (Planted::File, _) => Ending::DoneOrRefused,
+        (Planted::File | Planted::HardLink, 0o777) => Ending::Done,
+        (Planted::File | Planted::HardLink, _) => Ending::DoneOrRefused,
         _ => Ending::Refused(&[".imagenet_downloader.storage: it ", "remove it"]),
     });
 }

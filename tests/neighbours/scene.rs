@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt as _, chown, lchown, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,6 +46,8 @@ pub(crate) fn victims() -> Vec<u32> {
 pub(crate) enum Planted {
     /// A symbolic link to a private file.
     Link,
+    /// A hard link to a private file, where the kernel lets users make one (`fs.protected_hardlinks`).
+    HardLink,
     /// A symbolic link to a name in a private folder where nothing is.
     Dangling,
     /// A symbolic link to a device without end.
@@ -57,7 +59,8 @@ pub(crate) enum Planted {
 }
 
 impl Planted {
-    pub(crate) const ALL: [Self; 5] = [Self::Link, Self::Dangling, Self::Endless, Self::Pipe, Self::File];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Link, Self::HardLink, Self::Dangling, Self::Endless, Self::Pipe, Self::File];
 }
 
 /// How it has to end.
@@ -142,6 +145,7 @@ impl Scene {
     /// The attacker puts something under a name.
     pub(crate) fn plant(&self, planted: Planted, path: &Path) {
         match planted {
+            Planted::HardLink => return fs::hard_link(self.secret(), path).expect("the name is free"),
             Planted::Link => symlink(self.secret(), path).expect("the name is free"),
             Planted::Dangling => symlink(self.home.join("new"), path).expect("the name is free"),
             Planted::Endless => symlink("/dev/zero", path).expect("the name is free"),
@@ -165,12 +169,23 @@ impl Scene {
         finished
     }
 
+    /// Files that hold what is private; a hard link to the private file is that file.
+    fn leaked(&self) -> Vec<PathBuf> {
+        let inode = |path: &Path| path.symlink_metadata().map(|found| found.ino()).unwrap_or_default();
+        let secret = inode(&self.secret());
+        let holds = |thing: &Thing| match thing {
+            Thing::File(_, content) => content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()),
+            _ => false,
+        };
+        let found = snapshot(&self.place).into_iter().filter(|(_, thing)| holds(thing));
+        found.map(|(path, _)| path).filter(|path| inode(&self.place.join(path)) != secret).collect()
+    }
+
     #[track_caller]
     pub(crate) fn check(&self, trick: &str, finished: &Finished, ending: Ending<'_>) {
         let what = format!("{trick}, victim {}: {:?}\n{}", self.victim, finished.code, finished.stderr);
         assert!(snapshot(&self.home) == self.private, "something private was changed: {what}");
-        let made = snapshot(&self.place);
-        let leaked = leaked(&made);
+        let leaked = self.leaked();
         assert!(leaked.is_empty(), "private bytes in {leaked:?}: {what}");
         assert!(finished.peak_memory.is_none_or(|peak| peak < MEMORY), "{:?}: {what}", finished.peak_memory);
         assert!(!finished.stderr.contains("panicked"), "{what}");
@@ -197,15 +212,6 @@ impl Scene {
         }
         say(&format!("held: {trick}, victim {}", self.victim));
     }
-}
-
-/// Files that hold what is private.
-fn leaked(found: &Snapshot) -> Vec<&PathBuf> {
-    let holds = |thing: &Thing| match thing {
-        Thing::File(_, content) => content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()),
-        _ => false,
-    };
-    found.iter().filter(|(_, thing)| holds(thing)).map(|(path, _)| path).collect()
 }
 
 pub(crate) fn set_mode(path: &Path, mode: u32) {

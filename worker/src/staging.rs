@@ -106,7 +106,7 @@ impl Staging {
                 parts.extend(tail::adopt(&left.parts(), &staging.parts(), source)?);
             }
             // A folder that another process was replacing waits there until the new one is in its place.
-            if left.replaced().exists() && !staging.replaced().exists() {
+            if is_folder(&left.replaced()) && !is_folder(&staging.replaced()) {
                 move_folder(&left.replaced(), &staging.replaced())?;
             }
             // A former owner that still writes, or a file that is open on a network disk, can keep it from going.
@@ -291,9 +291,14 @@ pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a folder is there; a link to one is none.
+fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
 fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
     let replaced = staging.join(REPLACED);
-    if replaced.symlink_metadata().is_err() || published.symlink_metadata().is_ok() {
+    if !is_folder(&replaced) || published.symlink_metadata().is_ok() {
         return Ok(());
     }
     match fs::rename(&replaced, published) {

@@ -11,7 +11,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use shared::own_file::{self, Access};
 
-use super::file_lock::Sharing;
+use super::file_lock::{MODE, Sharing};
 
 /// What `SQLite` adds to a database's name for its own files.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -37,13 +37,28 @@ pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
 pub(super) fn check_beside(path: &Path) -> io::Result<()> {
     for suffix in BESIDE {
         let file = beside(path, suffix);
-        match own_file::open(&file, Access::Read) {
+        match own_file::open(&file, Access::Read).and_then(|file| own_file::check_alone(&file)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", file.display()))),
-            Ok(_) => {}
+            checked => checked.map_err(|error| about(&file, &error))?,
         }
     }
     Ok(())
+}
+
+/// Takes rights from other users that the files beside a ledger of a former version give them.
+pub(super) fn restrict_beside(path: &Path) -> io::Result<()> {
+    for suffix in BESIDE {
+        let file = beside(path, suffix);
+        match own_file::open(&file, Access::Read).and_then(|file| own_file::restrict(&file, MODE)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            restricted => restricted.map_err(|error| about(&file, &error))?,
+        }
+    }
+    Ok(())
+}
+
+fn about(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
