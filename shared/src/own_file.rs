@@ -493,4 +493,34 @@ mod tests {
             assert_eq!(open_log(&link).is_ok(), is_followed, "{folders}, {owner}");
         }
     }
+
+    /// As on NFS with `root_squash`: what root makes belongs to another user.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn where_the_file_system_shows_another_owner_for_what_we_make_that_owner_is_us() {
+        use std::os::unix::fs::chown;
+
+        use nix::unistd::{Uid, setfsuid};
+
+        if !geteuid().is_root() {
+            println!("skipped: needs root, to make files of other users");
+            return;
+        }
+        let folder = folder();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
+        fs::write(&theirs, "").unwrap();
+        chown(&theirs, Some(54_421), None).unwrap();
+        fs::set_permissions(&theirs, Permissions::from_mode(0o666)).unwrap();
+        // The file system's user belongs to a thread.
+        let squashed = thread::spawn(move || {
+            setfsuid(Uid::from_raw(54_430));
+            let twice = [(); 2].map(|()| open_log(&ours).map(|log| log.metadata().unwrap().uid()));
+            (twice, refusal(open_log(&theirs)))
+        });
+        let (twice, refused) = squashed.join().unwrap();
+        assert_eq!(twice.map(Result::unwrap), [54_430; 2]);
+        assert_eq!(refused, NotOurs::Owner { owner: 54_421, user: 0 });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "a probe is left");
+    }
 }
