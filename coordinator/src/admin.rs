@@ -83,7 +83,7 @@ fn known(workers: &[WorkerView]) -> String {
 fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
-        DispatchError::UnknownSession(_) | DispatchError::NameTaken(_) => Status::internal(error.to_string()),
+        DispatchError::UnknownSession(_) | DispatchError::Refused(_) => Status::internal(error.to_string()),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     fleet::Fleet,
-    lease_table::{Ended, LeaseTable, MAX_LOSSES, NameTaken, Notice, Registered, Verdict},
+    lease_table::{Ended, LeaseTable, MAX_LOSSES, Notice, Refused, Registered, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
     running_time::RunningTime,
@@ -137,13 +137,13 @@ impl Dispatcher {
         match command {
             Command::Register { hello, held, reply } => {
                 let registered = self.table.register(&hello, &held, running);
-                let records = self.registered(&hello.worker, held.len(), &registered);
+                let (records, closed) = self.registered(&hello.worker, held.len(), &registered);
                 if registered.is_err() {
                     self.send(reply, registered);
                     return Entry::default();
                 }
                 let confirm = move || drop(reply.send(registered));
-                return Entry { records, opened: vec![hello.worker], ..Entry::confirmed(confirm) };
+                return Entry { records, closed, opened: vec![hello.worker], ..Entry::confirmed(confirm) };
             }
             Command::Renew { session, held, received, reply } => {
                 let renewed = self.table.renew(session, &held, received, running);
@@ -212,16 +212,26 @@ impl Dispatcher {
         Entry { forgotten, ..Entry::confirmed(move || reply.send(count).unwrap_or_default()) }
     }
 
-    /// Tells of a registration; gives the classes that are settled as failed by it.
-    fn registered(&mut self, worker: &str, held: usize, registered: &Result<Registered, NameTaken>) -> Vec<Record> {
+    /// Tells of a registration; gives the classes that are settled as failed by it, and the workers that have no session
+    /// any more.
+    fn registered(
+        &mut self,
+        worker: &str,
+        held: usize,
+        registered: &Result<Registered, Refused>,
+    ) -> (Vec<Record>, Vec<String>) {
         match registered {
-            Ok(Registered { session, replaced, .. }) => {
+            Ok(Registered { session, replaced, evicted, .. }) => {
                 tracing::info!(worker, session = session.0, held, "registered");
-                replaced.as_ref().map(|ended| self.session_ended(ended, "was started again")).unwrap_or_default()
+                let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
+                let room =
+                    evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
+                let records = [again, room].into_iter().flatten().flatten().collect();
+                (records, evicted.iter().map(|ended| ended.worker.clone()).collect())
             }
-            Err(taken) => {
-                tracing::warn!("a worker was refused: {taken}");
-                Vec::new()
+            Err(refused) => {
+                tracing::warn!("a worker was refused: {refused}");
+                (Vec::new(), Vec::new())
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Invariants: each class is in exactly one state, and the counts are changed only where a state changes, so they add up to
 //! the total at every instant. A class that is there (success or skipped) stays so. Tokens grow strictly. Good news is
-//! believed whoever brings it, bad news only with the token of a lease that stands.
+//! believed whoever brings it, bad news only from the session that holds the lease, with its token. A session holds at
+//! most as many classes as it has slots.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,8 +25,10 @@ mod class;
 mod copies;
 mod grants;
 mod leases;
+mod recent;
 mod recovery;
 mod sessions;
+mod slots;
 mod stragglers;
 mod trouble;
 mod verdicts;
@@ -34,9 +37,10 @@ pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Ren
 use breaker::Breaker;
 use class::{Class, State};
 use copies::Copies;
+use recent::Recent;
 use recovery::Recovery;
-use sessions::{Claim, Session, Sessions};
-pub use sessions::{Hello, NameTaken};
+use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
+pub use sessions::{Hello, Refused};
 use trouble::Troubles;
 
 use crate::fleet::{Phase, WorkerView};
@@ -62,6 +66,9 @@ pub struct LeaseTable {
     last_queued: u64,
     /// The storage on which a returned class was begun, where that is known.
     begun_on: HashMap<usize, String>,
+    /// The worker whose session ran out while it held a class, for as long as the class is queued: only that worker may
+    /// take it up again.
+    lost_by: HashMap<usize, String>,
     /// The cursor over the list: no class before it is in [`State::Fresh`].
     fresh: usize,
     sessions: Sessions,
@@ -69,8 +76,8 @@ pub struct LeaseTable {
     breaker: Breaker,
     copies: Copies,
     recovery: Option<Recovery>,
-    /// Bytes received, for each process of a worker, also after its session ended.
-    received: HashMap<Vec<u8>, u64>,
+    /// Bytes received, for each process of a worker, also of the last ones whose session ended.
+    received: Recent<Vec<u8>, u64>,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
@@ -96,6 +103,7 @@ impl LeaseTable {
             returned: BTreeMap::new(),
             last_queued: 0,
             begun_on: HashMap::new(),
+            lost_by: HashMap::new(),
             fresh: 0,
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
@@ -103,7 +111,7 @@ impl LeaseTable {
             breaker: Breaker::default(),
             copies: Copies::default(),
             recovery: None,
-            received: HashMap::new(),
+            received: Recent::of_at_most(MOST_SESSIONS + FORMER),
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
             ttl,
@@ -204,8 +212,9 @@ impl LeaseTable {
     /// session, and its leases go back at once.
     ///
     /// # Errors
-    /// [`NameTaken`] when both processes are alive; the session of the one that has the name is not touched.
-    pub fn register(&mut self, hello: &Hello, held: &[Held], now: Instant) -> Result<Registered, NameTaken> {
+    /// [`Refused`], for example when both processes are alive; no session is touched then.
+    pub fn register(&mut self, hello: &Hello, held: &[Held], now: Instant) -> Result<Registered, Refused> {
+        let mut evicted = None;
         let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
             Claim::Mine(id) => {
                 let renewed = self.sessions.renew(id, now);
@@ -217,13 +226,16 @@ impl LeaseTable {
                 let (older, ended) = self.end(id, weight);
                 (self.sessions.open(hello, Some(older), now), Some(ended))
             }
-            Claim::Free => (self.sessions.open(hello, None, now), None),
+            Claim::Free => {
+                evicted = self.make_room(hello.session)?;
+                (self.sessions.open(hello, None, now), None)
+            }
         };
         self.count_workers();
         let survey = held.is_empty() && self.sessions.survey(session, now);
         let drop = self.reconcile(session, held, now);
         self.is_back(&hello.worker);
-        Ok(Registered { session, drop, survey, replaced })
+        Ok(Registered { session, drop, survey, replaced, evicted })
     }
 
     /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
@@ -237,8 +249,8 @@ impl LeaseTable {
         now: Instant,
     ) -> Result<Renewed, UnknownSession> {
         let heard_before = self.sessions.heard(id)?;
-        let instance = self.sessions.renew(id, now)?;
-        let before = self.received.entry(instance.to_owned()).or_default();
+        let instance = self.sessions.renew(id, now)?.to_owned();
+        let before = self.received.entry(&instance);
         let more = received_bytes.saturating_sub(*before);
         self.status.received_bytes = self.status.received_bytes.saturating_add(more);
         *before = received_bytes.max(*before);
@@ -295,6 +307,7 @@ impl LeaseTable {
             // It may have gone to its copy.
             if matches!(self.classes[position].state, State::Queued(_)) {
                 self.classes[position].token = token;
+                self.lost_by.insert(position, ended.worker.clone());
             }
         }
         ended
@@ -306,6 +319,7 @@ impl LeaseTable {
             if weight > 0 { self.end_copy(position) } else { self.take_back_copy(position) }
         }
         let mut session = self.sessions.remove(id);
+        self.breaker.left(id);
         self.count_workers();
         let worker = session.hello.worker.clone();
         let mut ended = Ended { session: id, worker, returned: 0, given_up: Vec::new() };

@@ -13,7 +13,7 @@ use crate::{
     admin::AdminDoor,
     dispatcher::{DispatchError, DispatcherHandle},
     fleet::Phase,
-    lease_table::{Granted, Hello},
+    lease_table::{Granted, Hello, Refused},
     trust::{Caller, Gate, MAX_STREAMS},
     wire::{MAX_BATCH, at_most, cut, held, leases, milliseconds, names, reported, shown},
 };
@@ -55,6 +55,8 @@ const MAX_RESETS: usize = 20;
 /// Streams of one connection that were refused or ended by an error of the client; hyper's own
 /// default. A connection with more is closed.
 const MAX_ERRORS: usize = 1024;
+/// No worker has more slots: `--workers` takes no larger number.
+const MAX_SLOTS: u32 = 1000;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 
@@ -213,7 +215,7 @@ impl Coordinator for Door {
         let hello = Hello {
             worker: name,
             instance: request.instance_nonce,
-            slots: request.slots,
+            slots: request.slots.clamp(1, MAX_SLOTS),
             storage: shown(&request.storage_id),
             build: shown(&request.build),
             session: rand::random(),
@@ -325,7 +327,8 @@ fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::UnknownSession(_) => Status::not_found(error.to_string()),
         // The worker's operator must act: asking again will not help.
-        DispatchError::NameTaken(_) => Status::already_exists(error.to_string()),
+        DispatchError::Refused(Refused::NameTaken { .. }) => Status::already_exists(error.to_string()),
+        DispatchError::Refused(Refused::TooMany) => Status::unavailable(error.to_string()),
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
     }
 }

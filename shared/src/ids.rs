@@ -14,6 +14,13 @@ impl LeaseToken {
         Self(u64::from(epoch) << 32)
     }
 
+    /// Whether a coordinator of an epoch before that of `first` can have granted it: epochs and sequences begin with 1.
+    pub fn is_of_an_epoch_before(self, first: Self) -> bool {
+        let has_epoch = self.0 >> 32 > 0;
+        let has_sequence = self.0 & u64::from(u32::MAX) > 0;
+        has_epoch && has_sequence && self < first
+    }
+
     /// The token after this one.
     #[must_use]
     pub fn next(self) -> Self {
@@ -40,5 +47,11 @@ mod tests {
         let late_in_epoch_one = LeaseToken((1 << 32) | u64::from(u32::MAX));
         assert!(LeaseToken::first(2) > late_in_epoch_one);
         assert_eq!(LeaseToken::first(2).next().to_string(), "2.1");
+        for (token, is_former) in
+            [(0, false), (1, false), (1 << 32, false), ((1 << 32) + 1, true), (2 << 32, false), ((2 << 32) + 1, false)]
+        {
+            assert_eq!(LeaseToken(token).is_of_an_epoch_before(LeaseToken::first(2)), is_former, "{token}");
+        }
+        assert!(late_in_epoch_one.is_of_an_epoch_before(LeaseToken::first(2)));
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     fleet::{Fleet, Phase},
-    lease_table::{Granted, Held, Hello, Lease, NameTaken, Registered, Renewed, UnknownSession},
+    lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
     pace::{Budget, Observation, PaceStatus},
     tally::Tally,
 };
@@ -27,9 +27,9 @@ pub enum DispatchError {
     /// The worker must register again.
     #[error(transparent)]
     UnknownSession(#[from] UnknownSession),
-    /// Another worker has the name.
+    /// The worker gets no session.
     #[error(transparent)]
-    NameTaken(#[from] NameTaken),
+    Refused(#[from] Refused),
     /// The coordinator is at its end.
     #[error("reach the dispatcher: it has stopped")]
     Stopped,
@@ -56,7 +56,7 @@ pub struct Receipt {
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 pub(super) enum Command {
-    Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, NameTaken>> },
+    Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, Refused>> },
     Renew { session: SessionId, held: Vec<Held>, received: u64, reply: Reply<Result<Renewed, UnknownSession>> },
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
     Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },

@@ -41,7 +41,7 @@ impl Running {
     }
 
     async fn session(&self, name: &str) -> SessionId {
-        let hello = Hello { worker: name.to_owned(), instance: name.into(), ..Hello::default() };
+        let hello = Hello { worker: name.to_owned(), instance: name.into(), slots: 100, ..Hello::default() };
         self.handle.register(hello, vec![]).await.unwrap().session
     }
 

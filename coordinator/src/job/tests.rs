@@ -212,7 +212,7 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
     let pace = Pace::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), ..Hello::default() };
+    let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), slots: 10, ..Hello::default() };
     let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;
     let cut_off = handle.register(hello("cut off"), vec![]).await.unwrap().session;
     let heard = Instant::now();
@@ -260,7 +260,7 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     let pace = Pace::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), ..Hello::default() };
+    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..Hello::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(LOOK / 2).await;
@@ -304,7 +304,7 @@ async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
     let table = LeaseTable::new(&[], 0, 1, ttl);
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), ..Hello::default() };
+    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..Hello::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(LOOK / 2).await;
@@ -317,7 +317,7 @@ async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
     let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
-    let hello = Hello { worker: "deaf".to_owned(), instance: "deaf".into(), ..Hello::default() };
+    let hello = Hello { worker: "deaf".to_owned(), instance: "deaf".into(), slots: 10, ..Hello::default() };
     let deaf = handle.register(hello, vec![]).await.unwrap().session;
     let stays = async {
         for _ in 0..20 {

@@ -64,6 +64,8 @@ pub struct Registered {
     pub survey: bool,
     /// The older session of the same worker that this one replaces.
     pub replaced: Option<Ended>,
+    /// The idle session of another worker that had to end, because there are too many.
+    pub evicted: Option<Ended>,
 }
 
 /// A session that ended without a farewell.

@@ -1,18 +1,21 @@
 //! The origin's breaker: tells an origin that fails everybody from a class that always fails. Pure.
 //!
 //! A failure that the origin may be to blame for is a doubt until somebody hears from the origin: then the class was to
-//! blame. When [`OPENS_AT`] classes in a row have failed and nobody has heard anything, it is the origin: none of
-//! them has failed, and one class at a time finds out whether it is back.
+//! blame. When [`OPENS_AT`] classes in a row have failed for most workers and nobody has heard anything, it is the origin:
+//! none of them has failed, and one class at a time finds out whether it is back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use shared::{ids::LeaseToken, outcome::Failure};
+use shared::{
+    ids::{LeaseToken, SessionId},
+    outcome::Failure,
+};
 use tokio::time::Instant;
 
-/// So many different classes fail in a row before it is the origin. A worker has tried each of them several times.
+/// So many different classes fail in a row, for most workers, before it is the origin. A worker has tried each of them several times.
 pub(super) const OPENS_AT: usize = 12;
 /// Between two classes that find out: thirty requests in a quarter of an hour.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -42,8 +45,11 @@ pub(super) enum Meaning {
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     open: Option<Open>,
-    /// Classes that have failed since anybody heard from the origin; fewer than [`OPENS_AT`].
+    /// Classes that have failed since anybody heard from the origin.
     in_a_row: BTreeSet<usize>,
+    /// The sessions that failed them, as far as they have not ended, and when the first class failed.
+    failed_by: BTreeSet<SessionId>,
+    failing_since: Option<Instant>,
     /// Those of them that nobody will try again, with what they will have failed of if the origin is well.
     doubts: BTreeMap<usize, Failure>,
     /// The last grant before the first of them failed: what was granted later and succeeds, the origin was there for.
@@ -52,15 +58,43 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// A class has failed, and the origin may be to blame. `last`: the last token that was granted.
-    pub(super) fn failed(&mut self, class: usize, last: LeaseToken, now: Instant) -> Meaning {
+    /// A session has failed a class, and the origin may be to blame. `last`: the last token that was granted.
+    pub(super) fn note(&mut self, class: usize, id: SessionId, last: LeaseToken, now: Instant) {
         self.began_after.get_or_insert(last);
+        if self.open.is_none() {
+            self.failing_since.get_or_insert(now);
+            self.in_a_row.insert(class);
+            self.failed_by.insert(id);
+        }
+    }
+
+    /// Whether so many classes have failed in a row that the origin may be away.
+    pub(super) fn is_long(&self) -> bool {
+        self.in_a_row.len() >= OPENS_AT
+    }
+
+    /// When the first of them failed.
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        self.failing_since
+    }
+
+    /// Whether a session has failed one of them.
+    pub(super) fn has_failed(&self, id: SessionId) -> bool {
+        self.failed_by.contains(&id)
+    }
+
+    /// A session has ended.
+    pub(super) fn left(&mut self, id: SessionId) {
+        self.failed_by.remove(&id);
+    }
+
+    /// What the last failure means. `is_common`: a whole row of classes has failed, and for most workers.
+    pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> Meaning {
         if let Some(open) = self.open {
             let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
             return if now - open.since < patience { Meaning::Origin } else { Meaning::Class };
         }
-        self.in_a_row.insert(class);
-        if self.in_a_row.len() < OPENS_AT {
+        if !is_common {
             return Meaning::Unclear;
         }
         self.open = Some(Open { since: now, next_probe: now + PROBE_EVERY });
@@ -91,7 +125,7 @@ impl Breaker {
     pub(super) fn answered(&mut self) -> (BTreeMap<usize, Failure>, bool) {
         self.has_answered = true;
         self.began_after = None;
-        self.in_a_row.clear();
+        self.take_row();
         (std::mem::take(&mut self.doubts), self.open.take().is_some())
     }
 
@@ -102,6 +136,8 @@ impl Breaker {
 
     /// Classes that failed in a row until the breaker opened.
     pub(super) fn take_row(&mut self) -> BTreeSet<usize> {
+        self.failed_by.clear();
+        self.failing_since = None;
         std::mem::take(&mut self.in_a_row)
     }
 

@@ -59,9 +59,9 @@ impl Copies {
         self.of.get(&class).map(|copy| &copy.holding)
     }
 
-    /// Whether this is the token of a class's copy.
-    pub(super) fn has(&self, class: usize, token: LeaseToken) -> bool {
-        self.of.get(&class).is_some_and(|copy| copy.token == token)
+    /// Whether a worker has the copy of a class under this token.
+    pub(super) fn has(&self, class: usize, id: SessionId, token: LeaseToken) -> bool {
+        self.of.get(&class).is_some_and(|copy| copy.session == id && copy.token == token)
     }
 
     /// Whether a class is being copied.
@@ -191,6 +191,9 @@ impl LeaseTable {
     }
 
     pub(super) fn tell_of_copy(&mut self, class: usize, id: SessionId, news: CopyNews) {
+        if !matches!(news, CopyNews::Granted { .. } | CopyNews::TookOver) {
+            self.slot_is_free(id);
+        }
         let worker = self.sessions.by_id.get(&id).map(|session| session.hello.worker.clone()).unwrap_or_default();
         self.notices.push(Notice::Copy { wnid: self.classes[class].wnid, worker, news });
     }

@@ -18,7 +18,7 @@ enum Gate {
 }
 
 impl LeaseTable {
-    /// Grants up to `max` classes, given-back ones first, then in list order, then copies of what others hold. A worker that
+    /// Grants up to `max` classes and not more than the worker has free slots: given-back ones first, then in list order, then copies of what others hold. A worker that
     /// asks has said what its storage has, if it was asked.
     pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
         self.known(id)?;
@@ -31,6 +31,9 @@ impl LeaseTable {
             Gate::Probe => (max.min(1), true),
             Gate::Open => (max, false),
         };
+        let room = self.free_slots(id);
+        self.sessions.by_id.get_mut(&id).expect("it is known").waits_for_slot = room < max;
+        let max = max.min(room);
         let mut leases = Vec::new();
         while leases.len() < max {
             let Some(position) = self.next_pending(id, now) else { break };

@@ -47,24 +47,29 @@ impl Holding {
 }
 
 impl LeaseTable {
-    /// What the session must give up; takes up again what is pending under the very token that it holds, or under one of an
-    /// earlier coordinator, whose grants nobody has kept.
+    /// What the session must give up; takes up again what this worker had under the very token that it names, or what it had
+    /// from an earlier coordinator, whose grants nobody has kept; both within its slots.
     pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
         let (mut drop, awake) = (Vec::new(), self.copies.awake);
+        let mut room = self.free_slots(id);
         for Held { lease, bytes, length } in held {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
                 drop.push(*lease);
                 continue;
             };
-            let class = &mut self.classes[position];
-            let is_current = class.token == Some(lease.token);
-            let holding = match class.state {
+            let state = self.classes[position].state;
+            let is_current = self.classes[position].token == Some(lease.token);
+            let holding = match state {
                 State::Leased(holder) if holder == id && is_current => {
                     self.sessions.by_id.get_mut(&id).and_then(|session| session.leases.get_mut(&position))
                 }
-                State::Queued(_) if is_current => Some(self.hold(position, id, Holding::granted(now, false))),
-                State::Fresh if lease.token < self.first_token => {
-                    class.token = Some(lease.token);
+                State::Queued(_) if is_current && room > 0 && self.was_lost_by(position, id) => {
+                    room -= 1;
+                    Some(self.hold(position, id, Holding::granted(now, false)))
+                }
+                State::Fresh if room > 0 && lease.token.is_of_an_epoch_before(self.first_token) => {
+                    room -= 1;
+                    self.classes[position].token = Some(lease.token);
                     Some(self.hold(position, id, Holding::granted(now, false)))
                 }
                 _ => self.copies.get_mut(position, id, lease.token),
@@ -148,13 +153,17 @@ impl LeaseTable {
         *before.counter(&mut self.status) -= 1;
         *state.counter(&mut self.status) += 1;
         match before {
-            State::Queued(key) => drop(self.returned.remove(&key)),
+            State::Queued(key) => {
+                self.returned.remove(&key);
+                self.lost_by.remove(&position);
+            }
             State::Delayed(until) => self.troubles.end_delay(position, until),
             State::Doubted => self.breaker.end_doubt(position),
             State::Leased(id) if state != before => {
                 if let Some(session) = self.sessions.by_id.get_mut(&id) {
                     session.leases.remove(&position);
                 }
+                self.slot_is_free(id);
             }
             State::Fresh | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
         }

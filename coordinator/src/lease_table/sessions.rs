@@ -1,14 +1,14 @@
 //! Who works: the workers' sessions, and whose a name is when two processes say that it is theirs.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding};
+use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding, recent::Recent};
 use crate::fleet::{WorkerState, WorkerView};
 
 /// A name that changes hands more often than this in [`TAKEOVER_WINDOW`] has two owners.
@@ -22,13 +22,27 @@ const FAILURES_IN_A_ROW: u32 = 5;
 pub(super) const QUARANTINE: Duration = Duration::from_mins(5);
 /// Others wait so long for a worker to say what its storage has.
 pub(super) const SURVEY: Duration = Duration::from_secs(30);
+/// All of them together put off the first grant for so long at most, however many storages turn up.
+pub(super) const SURVEYS: Duration = Duration::from_mins(1);
+/// Twice as many workers as one coordinator is held to. A session takes about 1 KB.
+pub(super) const MOST_SESSIONS: usize = 20_000;
+/// So many sessions are looked at for an idle one that makes room for another.
+const SAMPLE: usize = 64;
+/// So many processes and storages are remembered after their sessions have ended.
+pub(super) const FORMER: usize = 1024;
 
-/// Two living processes have one name: the one that has it keeps it.
+/// Why a process gets no session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("two workers are called {worker}; give each its own --name")]
-pub struct NameTaken {
-    /// The name.
-    pub worker: String,
+pub enum Refused {
+    /// Two living processes have one name: the one that has it keeps it.
+    #[error("two workers are called {worker}; give each its own --name")]
+    NameTaken {
+        /// The name.
+        worker: String,
+    },
+    /// No session can be spared.
+    #[error("{MOST_SESSIONS} workers are registered, and there is no room for more; try again later")]
+    TooMany,
 }
 
 /// How a worker introduces itself.
@@ -38,7 +52,7 @@ pub struct Hello {
     pub worker: String,
     /// New for each process.
     pub instance: Vec<u8>,
-    /// Parallel downloads.
+    /// Parallel downloads: it holds at most so many classes.
     pub slots: u32,
     /// Names the storage that it shares with others; empty where it is not known.
     pub storage: String,
@@ -60,11 +74,13 @@ pub(super) struct Session {
     contested: bool,
     /// Told to end.
     pub(super) draining: bool,
+    /// It asked for more leases than it had free slots: a question may wait for the next one.
+    pub(super) waits_for_slot: bool,
     quarantined_until: Option<Instant>,
     /// Failures since its last success that may be its own, and when the first of them came.
     in_a_row: u32,
     in_a_row_since: Instant,
-    last_success: Option<Instant>,
+    pub(super) last_success: Option<Instant>,
     /// When it last said that more bytes have come, of whatever class.
     pub(super) last_received: Instant,
     /// What it has settled: success, skipped, failed.
@@ -139,20 +155,23 @@ pub(super) struct Sessions {
     ttl: Duration,
     /// Who is looking at what its storage has, and since when.
     surveys: BTreeMap<SessionId, Instant>,
-    /// Storages of which somebody has said what they have, or is about to.
-    surveyed: HashSet<String>,
+    /// When the first one began.
+    first_survey: Option<Instant>,
+    /// Storages that a worker was asked about.
+    surveyed: Recent<String, bool>,
 }
 
 impl Sessions {
     /// None yet; ids begin after `last`.
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
         let (by_id, by_worker) = (BTreeMap::new(), HashMap::new());
-        Self { by_id, by_worker, last, ttl, surveys: BTreeMap::new(), surveyed: HashSet::new() }
+        let (surveys, surveyed) = (BTreeMap::new(), Recent::of_at_most(FORMER));
+        Self { by_id, by_worker, last, ttl, surveys, first_survey: None, surveyed }
     }
 
     /// Judges who may have a name. The newest process gets it: usually a worker that was started again. One that had lost
     /// it and comes back is alive, so that there are two.
-    pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<Claim, NameTaken> {
+    pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<Claim, Refused> {
         let Some(id) = self.by_worker.get(worker).copied() else { return Ok(Claim::Free) };
         let session = self.by_id.get_mut(&id).expect("names lead to known sessions");
         if session.hello.instance == instance {
@@ -161,7 +180,7 @@ impl Sessions {
         session.contested |= session.displaced.iter().any(|(older, _)| older == instance);
         let lately = session.displaced.iter().filter(|(_, lost)| now - *lost < TAKEOVER_WINDOW).count();
         if session.contested || lately >= MAX_TAKEOVERS {
-            return Err(NameTaken { worker: worker.to_owned() });
+            return Err(Refused::NameTaken { worker: worker.to_owned() });
         }
         Ok(Claim::Takeover(id))
     }
@@ -190,6 +209,7 @@ impl Sessions {
             displaced,
             contested: false,
             draining: false,
+            waits_for_slot: false,
             quarantined_until: None,
             in_a_row: 0,
             in_a_row_since: now,
@@ -205,11 +225,18 @@ impl Sessions {
     /// Whether a worker has to say what its storage has: nobody else was asked, and it has just begun.
     pub(super) fn survey(&mut self, id: SessionId, now: Instant) -> bool {
         let storage = &self.by_id[&id].hello.storage;
-        let asked = !storage.is_empty() && self.surveyed.insert(storage.clone());
+        let asked = !storage.is_empty() && !std::mem::replace(self.surveyed.entry(storage), true);
         if asked {
+            self.first_survey.get_or_insert(now);
             self.surveys.insert(id, now);
         }
         asked || self.surveys.contains_key(&id)
+    }
+
+    /// Storages that are remembered.
+    #[cfg(test)]
+    pub(super) fn surveyed_storages(&self) -> usize {
+        self.surveyed.values().count()
     }
 
     /// A worker has said what its storage has; whether anybody may have waited for that.
@@ -219,13 +246,15 @@ impl Sessions {
 
     /// Whether what some storage has will be known in a moment.
     pub(super) fn is_surveying(&self, now: Instant) -> bool {
-        self.surveys.values().any(|since| now - *since < SURVEY)
+        let in_time = self.first_survey.is_some_and(|first| now - first < SURVEYS);
+        in_time && self.surveys.values().any(|since| now - *since < SURVEY)
     }
 
     /// Gives up waiting for surveys that take too long; whether there were any.
     pub(super) fn expire_surveys(&mut self, now: Instant) -> bool {
         let before = self.surveys.len();
-        self.surveys.retain(|_, since| now - *since < SURVEY);
+        let in_time = self.first_survey.is_some_and(|first| now - first < SURVEYS);
+        self.surveys.retain(|_, since| in_time && now - *since < SURVEY);
         self.surveys.len() < before
     }
 
@@ -268,6 +297,13 @@ impl Sessions {
             }
         }
         ended
+    }
+
+    /// Of some sessions behind this id, which are drawn at random, the one that was heard of longest ago and fits.
+    pub(super) fn sample(&self, id: u64, fits: impl Fn(&Session) -> bool) -> Option<SessionId> {
+        let behind = self.by_id.range(SessionId(id)..).chain(&self.by_id).take(SAMPLE);
+        let fitting = behind.filter(|(_, session)| fits(session));
+        fitting.min_by_key(|(_, session)| session.expires).map(|(id, _)| *id)
     }
 
     /// Whether a worker other than this one gets classes and fits.

@@ -15,18 +15,18 @@ use super::{CopyNews, Lease, LeaseTable, Notice, State, Verdict, breaker::Meanin
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
 
 impl LeaseTable {
-    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing. `random` is drawn by the
-    /// caller, uniformly from 0.0..=1.0.
+    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing. Tokens can be guessed, so
+    /// a failure needs the session too. `random` is drawn by the caller, uniformly from 0.0..=1.0.
     pub fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
         let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
         let class = &self.classes[position];
         let settled = State::of(outcome);
+        let holds = class.state == State::Leased(id) && class.token == Some(lease.token);
+        let has_copy = self.copies.has(position, id, lease.token);
         let verdict = match (class.state, settled) {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
-            (State::Leased(_), State::Failed) if self.copies.has(position, lease.token) => {
-                return self.copy_failed(id, position, outcome, now);
-            }
-            (_, State::Failed) if class.token != Some(lease.token) => return Verdict::Stale,
+            (State::Leased(_), State::Failed) if has_copy => return self.copy_failed(id, position, outcome, now),
+            (_, State::Failed) if !holds => return Verdict::Stale,
             (State::Failed, _) => Verdict::Corrected,
             _ => Verdict::Settled,
         };
@@ -42,9 +42,11 @@ impl LeaseTable {
             self.settle_lonely_doubts();
             return verdict;
         }
-        self.came(id, position, lease, outcome, now);
+        let is_holders = holds || has_copy;
+        self.came(id, position, lease, outcome, is_holders, now);
         self.settle(id, position, settled);
-        if settled == State::Success {
+        // Who held no lease has not heard from the origin, as far as anybody knows.
+        if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
             if self.breaker.is_answer(lease.token) {
                 self.origin_answered();
@@ -69,11 +71,22 @@ impl LeaseTable {
     }
 
     /// A class is there: of two that tried it one was first.
-    fn came(&mut self, id: SessionId, position: usize, lease: Lease, outcome: &Outcome, now: Instant) {
-        let bytes = if let Outcome::Success(published) = outcome { published.bytes } else { 0 };
-        let holds = self.classes[position].token == Some(lease.token);
-        let first = self.sessions.by_id.get(&id).filter(|_| holds).and_then(|session| session.leases.get(&position));
-        let holding = first.copied().or_else(|| self.copies.get_mut(position, id, lease.token).copied());
+    fn came(
+        &mut self,
+        id: SessionId,
+        position: usize,
+        lease: Lease,
+        outcome: &Outcome,
+        is_holders: bool,
+        now: Instant,
+    ) {
+        let bytes = match outcome {
+            Outcome::Success(published) if is_holders => published.bytes,
+            _ => 0,
+        };
+        let copy = self.copies.get_mut(position, id, lease.token).copied();
+        let first = self.sessions.by_id.get(&id).and_then(|session| session.leases.get(&position)).copied();
+        let holding = copy.or(first).filter(|_| is_holders);
         if let Some(granted) = holding.and_then(|holding| holding.granted) {
             self.copies.speeds.note(bytes, now - granted);
         }
@@ -107,18 +120,21 @@ impl LeaseTable {
         if failure.suspect == Suspect::Class && self.hand_over(position) {
             return Verdict::Retried;
         }
-        let session = self.sessions.by_id.get(&id);
+        let session = &self.sessions.by_id[&id];
         let key = match failure.suspect {
             Suspect::Class => return Verdict::Settled,
-            Suspect::Origin => session.map(super::Session::name_key),
-            Suspect::Host => session.map(super::Session::host_key),
+            Suspect::Origin => session.name_key(),
+            Suspect::Host => session.host_key(),
         };
-        // Of a worker whose session has ended nobody knows the name any more.
-        let tried = self.troubles.note(position, key.unwrap_or_default(), now);
+        let tried = self.troubles.note(position, key, now);
         self.worker_failed(id, failure, now);
         let was_away = self.breaker.is_open();
         let meaning = match failure.suspect {
-            Suspect::Origin => self.breaker.failed(position, self.last_token, now),
+            Suspect::Origin => {
+                self.breaker.note(position, id, self.last_token, now);
+                let is_common = self.breaker.is_long() && self.origin_fails_workers(now);
+                self.breaker.judge(is_common, now)
+            }
             _ => Meaning::Class,
         };
         if meaning == Meaning::Origin {
@@ -156,6 +172,27 @@ impl LeaseTable {
         self.give_back(position);
         for doubted in self.breaker.take_doubts().into_keys() {
             self.queue(doubted);
+        }
+    }
+
+    /// Whether the origin fails the workers that ask it for something, and not only one that fails under many names: most of
+    /// those that have done a class, or all of them where none at work has. A worker that holds a class and has received
+    /// nothing for a whole time to live counts as one that the origin fails.
+    fn origin_fails_workers(&self, now: Instant) -> bool {
+        let Some(since) = self.breaker.failing_since() else { return false };
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for (id, session) in &self.sessions.by_id {
+            let has_failed = self.breaker.has_failed(*id);
+            if has_failed || !session.leases.is_empty() {
+                let hears_nothing = session.last_received < since && now - since >= self.ttl;
+                let group = if session.last_success.is_some() { &mut known } else { &mut unknown };
+                group.push(has_failed || hears_nothing);
+            }
+        }
+        let failed = |group: &[bool]| group.iter().filter(|is_failed| **is_failed).count();
+        match known.len() {
+            0 => failed(&unknown) == unknown.len(),
+            at_work => 2 * failed(&known) > at_work,
         }
     }
 

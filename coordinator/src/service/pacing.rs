@@ -7,15 +7,15 @@ use shared::ids::SessionId;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::refused;
+use super::{MAX_SLOTS, refused};
 use crate::{
     dispatcher::DispatcherHandle,
     pace::{Budget, Observation},
     wire::milliseconds,
 };
 
-/// No worker has more slots; whoever says that it has more connections is not believed.
-const MOST_CONNECTIONS: u32 = 1000;
+/// A worker has at most one connection for each slot.
+const MOST_CONNECTIONS: u32 = MAX_SLOTS;
 /// Workers honour no `Retry-After` for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 

@@ -107,7 +107,8 @@ impl Worker {
             protocol_version: 1,
             worker_name: self.name.clone(),
             instance_nonce: self.name.clone().into_bytes(),
-            slots: 4,
+            // As many as a worker may have: a phase asks for more leases than it reports at once.
+            slots: 1000,
             build: "coordinator_load".to_owned(),
             held: self.held.clone(),
             storage_id: self.name.clone(),

@@ -335,12 +335,12 @@ fn failed_classes_can_be_tried_again_all_or_some() {
     let one = session(&mut table, "one", now);
     let leases = acquire(&mut table, one, 3, now).unwrap();
     for lease in &leases {
-        assert_eq!(report(&mut table, *lease, &bad()), Verdict::Settled);
+        assert_eq!(table.report(one, *lease, &bad(), now, 1.0), Verdict::Settled);
     }
     assert_eq!(table.retry_failed(&[leases[1].wnid, wnids(4)[3]]), [leases[1].wnid]);
     assert_eq!(table.retry_failed(&[]), [leases[0].wnid, leases[2].wnid]);
     assert_eq!((table.status().failed, table.status().pending), (0, 4));
-    assert_eq!(report(&mut table, leases[0], &bad()), Verdict::Stale, "the old news is not believed again");
+    assert_eq!(table.report(one, leases[0], &bad(), now, 1.0), Verdict::Stale, "the old news is not believed again");
     check(&table);
 }
 
@@ -357,15 +357,19 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
-/// Its lease has run out, so it stands in the queue of returned classes when its failure is reported.
+/// Its lease has run out, so it stands in the queue of returned classes until its worker has registered again.
 #[test]
-fn a_class_in_doubt_is_granted_to_nobody_although_it_was_queued_when_it_failed() {
+fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
     let (mut table, mut now) = (table(4), Instant::now());
     let first = session(&mut table, "first", now);
     let doubtful = acquire(&mut table, first, 4, now).unwrap()[0];
     now += TTL * 2;
     table.tick(now);
-    let second = session(&mut table, "second", now);
+    let other = session(&mut table, "other", now);
+    assert_eq!(table.report(other, doubtful, &blames(Suspect::Origin), now, 0.5), Verdict::Stale);
+    assert_eq!(table.report(first, doubtful, &blames(Suspect::Origin), now, 0.5), Verdict::Stale);
+    table.leave(other).unwrap();
+    let second = register(&mut table, "first", b"first", &[doubtful], now).unwrap().session;
     assert_eq!(table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5), Verdict::Doubted);
     check(&table);
     let others = acquire(&mut table, second, 4, now).unwrap();

@@ -22,7 +22,8 @@ impl Tail {
         let mut now = Instant::now();
         let mut table = table(BEFORE + 1);
         let [quick, slow] = [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
-            let hello = Hello { worker: worker.to_owned(), storage: storage.to_owned(), ..Hello::default() };
+            let hello =
+                Hello { worker: worker.to_owned(), storage: storage.to_owned(), slots: MANY, ..Hello::default() };
             let id = table.register(&hello, &[], now).unwrap().session;
             acquire(&mut table, id, 0, now).unwrap();
             id

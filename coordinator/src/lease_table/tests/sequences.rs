@@ -197,7 +197,7 @@ impl Fleet {
     fn report(&mut self, table: &mut LeaseTable, id: SessionId, lease: Lease, outcome: Outcome, now: Instant) {
         let is_good = !matches!(outcome, Outcome::Failed(_));
         let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
-        let is_copy = table.copies.has(table.index[&lease.wnid], lease.token);
+        let is_copy = table.copies.has(table.index[&lease.wnid], id, lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
         assert_eq!(verdict == Verdict::CopyFailed, is_copy && !is_good, "bad news of a copy settles nothing");
         match verdict {

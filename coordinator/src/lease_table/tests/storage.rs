@@ -4,7 +4,7 @@ use super::*;
 
 fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Registered {
     let storage = storage.to_owned();
-    let hello = Hello { worker: worker.to_owned(), instance: worker.into(), storage, ..Hello::default() };
+    let hello = Hello { worker: worker.to_owned(), instance: worker.into(), storage, slots: MANY, ..Hello::default() };
     table.register(&hello, &[], now).unwrap()
 }
 

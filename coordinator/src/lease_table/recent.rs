@@ -1,0 +1,81 @@
+//! A map of bounded size that forgets the entry that was used longest ago.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
+
+/// What is known of processes, storages or names, also of those that are not there any more.
+#[derive(Debug)]
+pub(super) struct Recent<Key, Value> {
+    of: HashMap<Key, (u64, Value)>,
+    /// The keys, by the number of their last use.
+    by_use: BTreeMap<u64, Key>,
+    last_use: u64,
+    capacity: usize,
+}
+
+impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
+    /// An empty one for at most `capacity` entries.
+    pub(super) fn of_at_most(capacity: usize) -> Self {
+        Self { of: HashMap::new(), by_use: BTreeMap::new(), last_use: 0, capacity }
+    }
+
+    /// The value of a key, which counts as used now; a default where there is none.
+    pub(super) fn entry(&mut self, key: &Key) -> &mut Value {
+        self.last_use += 1;
+        let (last_use, _) = self.of.entry(key.clone()).or_default();
+        self.by_use.remove(last_use);
+        *last_use = self.last_use;
+        self.by_use.insert(self.last_use, key.clone());
+        if self.of.len() > self.capacity
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.of.remove(&oldest);
+        }
+        let (_, value) = self.of.get_mut(key).expect("the newest entry is not the oldest");
+        value
+    }
+
+    /// The value of a key; it does not count as used.
+    pub(super) fn get<Asked>(&self, key: &Asked) -> Option<&Value>
+    where
+        Key: std::borrow::Borrow<Asked>,
+        Asked: Eq + Hash + ?Sized,
+    {
+        self.of.get(key).map(|(_, value)| value)
+    }
+
+    /// Forgets a key.
+    pub(super) fn remove(&mut self, key: &Key) {
+        if let Some((last_use, _)) = self.of.remove(key) {
+            self.by_use.remove(&last_use);
+        }
+    }
+
+    /// All values.
+    #[cfg(test)]
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.of.values().map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_longest_ago_is_forgotten_first() {
+        let mut recent: Recent<u32, u32> = Recent::of_at_most(2);
+        *recent.entry(&1) = 10;
+        *recent.entry(&2) = 20;
+        assert_eq!(*recent.entry(&1), 10);
+        *recent.entry(&3) = 30;
+        assert_eq!([1, 2, 3].map(|key| recent.get(&key).copied()), [Some(10), None, Some(30)]);
+        recent.remove(&1);
+        recent.remove(&1);
+        *recent.entry(&4) = 40;
+        assert_eq!([1, 3, 4].map(|key| recent.get(&key).copied()), [None, Some(30), Some(40)]);
+        assert_eq!((recent.values().count(), recent.by_use.len()), (2, 2));
+    }
+}

@@ -1,0 +1,310 @@
+//! One worker that speaks the protocol and means harm: each attack with the bound that it meets.
+
+use proptest::{collection::vec, prelude::*};
+use shared::outcome::Suspect;
+
+use super::*;
+use crate::lease_table::{
+    breaker::OPENS_AT,
+    sessions::{FORMER, MOST_SESSIONS, SURVEYS},
+};
+
+/// A worker with its slots, on a storage of its own.
+fn worker(table: &mut LeaseTable, name: &str, slots: u32, now: Instant) -> SessionId {
+    let hello = Hello { worker: name.to_owned(), instance: name.into(), slots, ..Hello::default() };
+    table.register(&hello, &[], now).unwrap().session
+}
+
+/// Tokens are a sequence, so another worker's token is found within a few guesses.
+#[test]
+fn a_failure_is_believed_only_from_the_session_that_holds_the_lease() {
+    let now = Instant::now();
+    let mut table = table(40);
+    let honest = worker(&mut table, "honest", 20, now);
+    let hostile = worker(&mut table, "hostile", 20, now);
+    let leases = acquire(&mut table, honest, 20, now).unwrap();
+    let mut tries = 0;
+    for lease in &leases {
+        for guess in 0..100 {
+            let guessed = Lease { wnid: lease.wnid, token: LeaseToken((1 << 32) + guess) };
+            for suspect in [Suspect::Class, Suspect::Origin, Suspect::Host] {
+                tries += 1;
+                assert_eq!(table.report(hostile, guessed, &blames(suspect), now, 1.0), Verdict::Stale);
+            }
+            assert_eq!(report(&mut table, guessed, &bad()), Verdict::Stale, "a session that nobody has");
+        }
+    }
+    assert_eq!((tries, table.status().failed, table.status().leased), (6000, 0, 20));
+    assert_eq!(table.report(honest, leases[0], &bad(), now, 1.0), Verdict::Settled);
+    check(&table);
+}
+
+/// A session that has expired is registered again with what it holds; nobody else finds its token.
+#[test]
+fn a_lease_that_ran_out_is_taken_up_again_only_by_the_worker_that_had_it() {
+    let mut now = Instant::now();
+    let mut table = table(2);
+    let honest = worker(&mut table, "honest", 2, now);
+    let leases = acquire(&mut table, honest, 2, now).unwrap();
+    now += TTL + EXPIRY_MARGIN;
+    table.tick(now);
+    let hello = Hello { worker: "hostile".to_owned(), instance: vec![9], slots: 2, ..Hello::default() };
+    let registered = table.register(&hello, &held(&leases), now).unwrap();
+    assert_eq!(registered.drop, leases);
+    assert_eq!(table.report(registered.session, leases[0], &bad(), now, 1.0), Verdict::Stale);
+    let again = register(&mut table, "honest", b"honest", &leases, now).unwrap();
+    assert_eq!((again.drop, table.status().leased), (vec![], 2));
+    check(&table);
+}
+
+#[test]
+fn a_worker_holds_no_more_classes_than_it_has_slots() {
+    let now = Instant::now();
+    let mut table = table(5000);
+    let hostile = worker(&mut table, "hostile", 10, now);
+    let mut granted = Vec::new();
+    for max in [4096, 4096, 1] {
+        granted.extend(acquire(&mut table, hostile, max, now).unwrap());
+        assert_eq!((granted.len(), table.status().leased), (10, 10));
+    }
+    let turn = table.turn();
+    assert_eq!(table.report(hostile, granted[0], &good(), now, 1.0), Verdict::Settled);
+    assert!(table.turn() > turn, "a question that waits is answered");
+    assert_eq!(acquire(&mut table, hostile, 4096, now).unwrap().len(), 1);
+    let turn = table.turn();
+    assert_eq!(table.report(hostile, granted[1], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(hostile, granted[2], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.turn(), turn + 1, "one question waited");
+    check(&table);
+}
+
+#[test]
+fn tokens_of_no_former_epoch_take_nothing_up_and_those_of_one_no_more_than_the_slots() {
+    let now = Instant::now();
+    // Token 1 for all classes, then a token for each.
+    let named = |before: u64| {
+        let token = |number| LeaseToken(if before == 0 { 1 } else { before + number });
+        let leases = wnids(4096).into_iter().zip(1..);
+        leases.map(|(wnid, number)| Held { lease: Lease { wnid, token: token(number) }, bytes: 0, length: 0 }).collect()
+    };
+    let claims = [(0, 0), (2 << 32, 0), (3 << 32, 0), (u64::MAX - 5000, 0), (1 << 32, 10)];
+    for (before, taken) in claims {
+        let named: Vec<Held> = named(before);
+        let mut table = LeaseTable::new(&wnids(4096), 0, 2, TTL);
+        let hello = Hello { worker: "hostile".to_owned(), instance: vec![1], slots: 10, ..Hello::default() };
+        let registered = table.register(&hello, &named, now).unwrap();
+        assert_eq!((registered.drop.len(), table.status().leased), (4096 - taken, taken as u64));
+        let renewed = table.renew(registered.session, &named, 0, now).unwrap();
+        assert_eq!((renewed.drop.len(), table.status().leased), (4096 - taken, taken as u64));
+        check(&table);
+    }
+}
+
+#[test]
+fn storages_that_come_one_after_the_other_do_not_put_off_the_first_grant_for_ever() {
+    let mut now = Instant::now();
+    let mut table = table(5);
+    let honest = session(&mut table, "honest", now);
+    let mut waited = Duration::ZERO;
+    for number in 0.. {
+        let storage = format!("storage {number}");
+        let hello = Hello {
+            worker: storage.clone(),
+            instance: storage.clone().into(),
+            storage,
+            slots: MANY,
+            ..Hello::default()
+        };
+        table.register(&hello, &[], now).unwrap();
+        if !acquire(&mut table, honest, 1, now).unwrap().is_empty() {
+            break;
+        }
+        let turn = table.turn();
+        now += Duration::from_secs(5);
+        waited += Duration::from_secs(5);
+        table.renew(honest, &[], 0, now).unwrap();
+        table.tick(now);
+        assert!(waited < SURVEYS || table.turn() > turn, "those that wait are told");
+        assert!(waited <= SURVEYS, "{waited:?}");
+    }
+    assert_eq!(waited, SURVEYS);
+    check(&table);
+}
+
+/// Each failure comes from a process that nobody knows and that has gone before the next one comes.
+#[test]
+fn failures_under_new_names_do_not_open_the_breaker() {
+    for has_succeeded in [true, false] {
+        let now = Instant::now();
+        let mut table = table(100);
+        let honest = worker(&mut table, "honest", 4, now);
+        let leases = acquire(&mut table, honest, 4, now).unwrap();
+        if has_succeeded {
+            table.report(honest, leases[0], &good(), now, 1.0);
+        }
+        for number in 0..3 * OPENS_AT {
+            let hostile = worker(&mut table, &format!("hostile {number}"), 1, now);
+            let Some(lease) = acquire(&mut table, hostile, 1, now).unwrap().first().copied() else { break };
+            table.report(hostile, lease, &blames(Suspect::Origin), now, 1.0);
+            if number % 2 == 0 {
+                table.leave(hostile).unwrap();
+            }
+            assert_eq!(table.phase(), Phase::Running, "after {number}");
+            check(&table);
+        }
+        assert!(!acquire(&mut table, honest, 1, now).unwrap().is_empty() || table.status().leased >= 4);
+    }
+}
+
+#[test]
+fn an_origin_that_fails_every_worker_opens_the_breaker_also_when_many_have_succeeded() {
+    let now = Instant::now();
+    let mut table = table(100);
+    let ids: Vec<SessionId> = (0..5).map(|number| worker(&mut table, &number.to_string(), 4, now)).collect();
+    let mut leases = Vec::new();
+    for id in &ids {
+        let [first, rest @ ..] = &acquire(&mut table, *id, 4, now).unwrap()[..] else { panic!("there are classes") };
+        table.report(*id, *first, &good(), now, 1.0);
+        leases.extend(rest.iter().map(|lease| (*id, *lease)));
+    }
+    for (id, lease) in leases {
+        table.report(id, lease, &blames(Suspect::Origin), now, 1.0);
+        check(&table);
+    }
+    assert_eq!((table.phase(), table.status().failed), (Phase::OriginPaused, 0));
+}
+
+/// The copies of all classes are paid for by the bytes that have come, which only a holder can say.
+#[test]
+fn a_success_without_a_lease_pays_for_no_copy_and_says_nothing_of_the_origin() {
+    let mut now = Instant::now();
+    let mut table = table(40);
+    let one = worker(&mut table, "one", 20, now);
+    for lease in acquire(&mut table, one, OPENS_AT, now).unwrap() {
+        table.report(one, lease, &blames(Suspect::Origin), now, 1.0);
+    }
+    assert_eq!(table.phase(), Phase::OriginPaused);
+    now += Duration::from_secs(1);
+    let hostile = worker(&mut table, "hostile", 1, now);
+    let token = LeaseToken((1 << 32) + 1000);
+    let there = Outcome::Success(Published { files: 1, bytes: u64::MAX });
+    assert_eq!(table.report(hostile, Lease { wnid: wnids(40)[39], token }, &there, now, 1.0), Verdict::Settled);
+    assert_eq!((table.phase(), table.copies.spent()), (Phase::OriginPaused, (0, 0)));
+    check(&table);
+}
+
+const PROCESSES: usize = 2 * MOST_SESSIONS;
+
+#[test]
+fn what_is_kept_of_processes_that_have_ended_is_bounded() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    for number in 0..PROCESSES {
+        let name = format!("worker {number}");
+        let hello =
+            Hello { worker: name.clone(), instance: name.clone().into(), storage: name.clone(), ..Hello::default() };
+        let id = table.register(&hello, &[], now).unwrap().session;
+        renew(&mut table, id, &[], 1, now).unwrap();
+        acquire(&mut table, id, 0, now).unwrap();
+        now += Duration::from_millis(1);
+        table.leave(id).unwrap();
+    }
+    let [received, surveyed] = [table.received.values().count(), table.sessions.surveyed_storages()];
+    let most = MOST_SESSIONS + FORMER;
+    assert_eq!((received, surveyed), (most, FORMER));
+    assert_eq!(table.status().received_bytes, PROCESSES as u64, "what was received stays received");
+}
+
+#[test]
+fn sessions_are_bounded_and_an_idle_one_makes_room() {
+    let now = Instant::now();
+    let mut table = table(3);
+    let honest = worker(&mut table, "honest", 2, now);
+    acquire(&mut table, honest, 2, now).unwrap();
+    for number in 0..MOST_SESSIONS + 10 {
+        worker(&mut table, &format!("hostile {number}"), 1, now + Duration::from_millis(number as u64));
+        assert!(table.sessions.by_id.len() <= MOST_SESSIONS);
+    }
+    assert_eq!(table.known(honest), Ok(()), "who holds something stays");
+    assert_eq!(table.status().leased, 2);
+    check(&table);
+}
+
+/// What a hostile worker does next, under one of its names.
+#[derive(Debug, Clone)]
+enum Act {
+    /// Registers or renews, and names classes of others under guessed tokens.
+    Name {
+        token: u64,
+    },
+    Acquire {
+        max: usize,
+    },
+    Fail {
+        class: usize,
+        token: u64,
+        suspect: Suspect,
+    },
+    Leave,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let token = prop_oneof![0..4_u64, (1_u64 << 32)..(1 << 32) + 80, (2_u64 << 32)..(2 << 32) + 80];
+    let suspect = prop_oneof![Just(Suspect::Class), Just(Suspect::Origin), Just(Suspect::Host)];
+    prop_oneof![
+        2 => token.clone().prop_map(|token| Act::Name { token }),
+        2 => (0..5000_usize).prop_map(|max| Act::Acquire { max }),
+        6 => (0..60_usize, token, suspect).prop_map(|(class, token, suspect)| Act::Fail { class, token, suspect }),
+        1 => Just(Act::Leave),
+    ]
+}
+
+/// How many classes the hostile worker may hold under each of its names.
+const SLOTS: u32 = 3;
+
+proptest! {
+    #[test]
+    fn no_sequence_of_one_workers_calls_takes_anything_from_another(acts in vec((0..20_u8, act()), 1..200)) {
+        let mut now = Instant::now();
+        let mut table = LeaseTable::new(&wnids(60), 0, 2, TTL);
+        let honest = worker(&mut table, "honest", 8, now);
+        let leases = acquire(&mut table, honest, 8, now).unwrap();
+        let mut received = 0;
+        for (name, act) in acts {
+            now += Duration::from_millis(200);
+            received += 1;
+            let hello =
+                Hello { worker: format!("hostile {name}"), instance: vec![name], slots: SLOTS, ..Hello::default() };
+            let id = table.sessions.by_worker.get(&hello.worker).copied();
+            match (act, id) {
+                (Act::Name { token }, id) => {
+                    let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
+                        let lease = Lease { wnid, token: LeaseToken(token) };
+                        Held { lease, bytes: 0, length: 0 }
+                    });
+                    let named: Vec<Held> = named.collect();
+                    if let Some(id) = id {
+                        table.renew(id, &named, 0, now).unwrap();
+                    }
+                    table.register(&hello, &named, now).unwrap();
+                }
+                (Act::Acquire { max }, Some(id)) => drop(acquire(&mut table, id, max, now).unwrap()),
+                (Act::Fail { class, token, suspect }, id) => {
+                    let lease = Lease { wnid: wnids(60)[class], token: LeaseToken(token) };
+                    table.report(id.unwrap_or(SessionId(0)), lease, &blames(suspect), now, 1.0);
+                }
+                (Act::Leave, Some(id)) => drop(table.leave(id).unwrap()),
+                (Act::Acquire { .. } | Act::Leave, None) => {}
+            }
+            table.tick(now);
+            prop_assert_eq!(renew(&mut table, honest, &leases, received, now), Ok(vec![]));
+            prop_assert_eq!(table.sessions.by_id[&honest].leases.len(), 8);
+            prop_assert_ne!(table.phase(), Phase::OriginPaused);
+            check(&table);
+        }
+        for lease in leases {
+            prop_assert_eq!(table.report(honest, lease, &good(), now, 1.0), Verdict::Settled);
+        }
+        prop_assert_eq!(table.status().success, 8);
+    }
+}
