@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use shared::{
     Wnid,
     ids::SessionId,
-    outcome::{Failure, FailureKind, Outcome},
+    outcome::{Failure, Outcome},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     fleet::Fleet,
-    lease_table::{Ended, LeaseTable, MAX_LOSSES, Notice, Refused, Registered, Verdict},
+    lease_table::{LeaseTable, Notice, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
     running_time::RunningTime,
@@ -28,9 +28,10 @@ use crate::{
 mod handle;
 mod pacing;
 mod published;
+mod sessions;
 
 use handle::{Command, Reply};
-pub use handle::{DispatchError, DispatcherHandle, Receipt, Reported, WorkerStopped};
+pub use handle::{DispatchError, DispatcherHandle, Receipt, Renewal, Reported, WorkerStopped};
 use pacing::Pacing;
 use published::Published;
 
@@ -135,19 +136,12 @@ impl Dispatcher {
         let running = self.running();
         let now = Instant::now();
         match command {
-            Command::Register { hello, held, reply } => {
-                let registered = self.table.register(&hello, &held, running);
-                let (records, closed) = self.registered(&hello.worker, held.len(), &registered);
-                if registered.is_err() {
-                    self.send(reply, registered);
-                    return Entry::default();
-                }
-                let confirm = move || drop(reply.send(registered));
-                return Entry { records, closed, opened: vec![hello.worker], ..Entry::confirmed(confirm) };
-            }
-            Command::Renew { session, held, received, reply } => {
+            Command::Register { hello, held, reply } => return self.register(&hello, &held, reply, running),
+            Command::Renew { renewal: Renewal { session, credential, held, received }, reply } => {
                 let renewed = self.table.renew(session, &held, received, running);
+                let renamed = credential.map(|credential| self.table.comes_with(session, credential));
                 self.send(reply, renewed);
+                return Entry { renamed: renamed.into_iter().collect(), ..Entry::default() };
             }
             Command::Acquire { session, max, reply } => {
                 let granted = self.table.acquire(session, max, running);
@@ -171,14 +165,9 @@ impl Dispatcher {
                 return entry.confirming(move || drop(reply.send(receipt)));
             }
             Command::Leave { session, reason, reply } => {
-                let closed = if let Ok(ended) = self.table.leave(session) {
-                    vec![self.worker_left(ended, reason)]
-                } else {
-                    tracing::debug!(session = session.0, "a session left that had ended");
-                    Vec::new()
-                };
+                let left = self.left(session, reason);
                 self.send(reply, ());
-                return Entry { closed, ..Entry::default() };
+                return left;
             }
             Command::Observe { session, observation, reply } => {
                 let budget = self.table.known(session).map(|()| self.pacing.observed(session, &observation, now));
@@ -210,30 +199,6 @@ impl Dispatcher {
         tracing::info!(classes = forgotten.len(), "failed classes are tried again");
         let count = forgotten.len() as u64;
         Entry { forgotten, ..Entry::confirmed(move || reply.send(count).unwrap_or_default()) }
-    }
-
-    /// Tells of a registration; gives the classes that are settled as failed by it, and the workers that have no session
-    /// any more.
-    fn registered(
-        &mut self,
-        worker: &str,
-        held: usize,
-        registered: &Result<Registered, Refused>,
-    ) -> (Vec<Record>, Vec<String>) {
-        match registered {
-            Ok(Registered { session, replaced, evicted, .. }) => {
-                tracing::info!(worker, session = session.0, held, "registered");
-                let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
-                let room =
-                    evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
-                let records = [again, room].into_iter().flatten().flatten().collect();
-                (records, evicted.iter().map(|ended| ended.worker.clone()).collect())
-            }
-            Err(refused) => {
-                tracing::warn!("a worker was refused: {refused}");
-                (Vec::new(), Vec::new())
-            }
-        }
     }
 
     /// Settles a class, and whatever that settles with it; what is news goes to the entry, in the order in which it is.
@@ -290,34 +255,6 @@ impl Dispatcher {
                 earlier();
             }
         })
-    }
-
-    /// Tells of a session that ended; gives the classes that are settled as failed by that.
-    fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
-        self.pacing.left(ended.session, Instant::now());
-        if ended.returned > 0 || !ended.given_up.is_empty() {
-            tracing::warn!("worker {} {why}: {} of its classes go to others", ended.worker, ended.returned);
-        } else {
-            tracing::info!("worker {} {why}", ended.worker);
-        }
-        let given_up = ended.given_up.iter().map(|wnid| {
-            let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
-            given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
-        });
-        given_up.collect()
-    }
-
-    /// Tells of a worker that has left; gives its name.
-    fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
-        self.pacing.left(ended.session, Instant::now());
-        if let Some(reason) = reason {
-            // Whoever watches tells people; of the worker in this process they hear from itself.
-            tracing::info!("worker {} stopped: {reason}", ended.worker);
-            self.stopped.send_replace(Some(WorkerStopped { name: ended.worker.clone(), reason }));
-        } else {
-            tracing::info!(returned = ended.returned, "worker {} left", ended.worker);
-        }
-        ended.worker
     }
 
     /// Tells people what they should hear.

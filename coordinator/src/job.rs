@@ -194,6 +194,7 @@ impl Job {
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
         log_invalid(&classes.invalid, &mut log);
+        table.restore_names(ledger.names()?);
         // Without an address nobody else can come back.
         if run.resumed && listener.is_some() {
             table.recover(ledger.workers()?, Instant::now());

@@ -13,7 +13,7 @@ use std::{
 
 use shared::{
     Wnid,
-    ids::{LeaseToken, SessionId},
+    ids::{CredentialId, LeaseToken, SessionId},
     job::JobStatus,
     outcome::{Failure, Outcome},
 };
@@ -25,6 +25,7 @@ mod class;
 mod copies;
 mod grants;
 mod leases;
+mod names;
 mod recent;
 mod recovery;
 mod sessions;
@@ -37,6 +38,8 @@ pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Ren
 use breaker::Breaker;
 use class::{Class, State};
 use copies::Copies;
+use names::Names;
+pub use names::Renamed;
 use recent::Recent;
 use recovery::Recovery;
 use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
@@ -72,6 +75,7 @@ pub struct LeaseTable {
     /// The cursor over the list: no class before it is in [`State::Fresh`].
     fresh: usize,
     sessions: Sessions,
+    names: Names,
     troubles: Troubles,
     breaker: Breaker,
     copies: Copies,
@@ -107,6 +111,7 @@ impl LeaseTable {
             fresh: 0,
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
+            names: Names::default(),
             troubles: Troubles::default(),
             breaker: Breaker::default(),
             copies: Copies::default(),
@@ -136,6 +141,13 @@ impl LeaseTable {
         }
         if matches!(outcome, Outcome::Success(_)) {
             self.breaker.has_been_answered();
+        }
+    }
+
+    /// Names that were used earlier in the run, and whose they are.
+    pub fn restore_names(&mut self, names: impl IntoIterator<Item = (String, CredentialId)>) {
+        for (name, credential) in names {
+            self.names.bind(&name, credential);
         }
     }
 
@@ -214,6 +226,9 @@ impl LeaseTable {
     /// # Errors
     /// [`Refused`], for example when both processes are alive; no session is touched then.
     pub fn register(&mut self, hello: &Hello, held: &[Held], now: Instant) -> Result<Registered, Refused> {
+        if !self.names.allow(hello) {
+            return Err(Refused::NameOfAnother { worker: hello.worker.clone() });
+        }
         let mut evicted = None;
         let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
             Claim::Mine(id) => {
@@ -235,7 +250,8 @@ impl LeaseTable {
         let survey = held.is_empty() && self.sessions.survey(session, now);
         let drop = self.reconcile(session, held, now);
         self.is_back(&hello.worker);
-        Ok(Registered { session, drop, survey, replaced, evicted })
+        let renamed = hello.credential.map(|credential| self.names.bind(&hello.worker, credential));
+        Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default() })
     }
 
     /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
@@ -264,6 +280,13 @@ impl LeaseTable {
         let drop = self.reconcile(id, held, now);
         self.take_back_idle(id, now);
         Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
+    }
+
+    /// A session's worker shows this credential now: it has read its token file again. The name goes over to that, because
+    /// only the worker knows its session.
+    pub fn comes_with(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
+        let Some(session) = self.sessions.by_id.get(&id) else { return Renamed::default() };
+        self.names.bind(&session.hello.worker, credential)
     }
 
     /// Tells a worker to finish what it holds and end; false when there is none of that name.

@@ -10,12 +10,15 @@ use std::{
     time::Duration,
 };
 
+use crate::lease_table::Renamed;
 use connection::{Format, check_beside, connect, format, owner, resolved, restrict_beside};
 use file_lock::{FileLock, NotLocked};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
 use shared::{
-    Wnid, limits,
+    Wnid,
+    ids::CredentialId,
+    limits,
     outcome::{Failure, FailureKind, Outcome, Published},
     owner::explained,
 };
@@ -242,7 +245,7 @@ impl Ledger {
         let row = transaction.last_insert_rowid();
         transaction.execute("DELETE FROM result WHERE run < (SELECT max(id) FROM run WHERE id < ?1)", [row])?;
         // Whoever worked for an earlier run begins anew.
-        transaction.execute("DELETE FROM session", [])?;
+        transaction.execute_batch("DELETE FROM session; DELETE FROM name;")?;
         transaction.commit()?;
         Ok(Run { row, run_id, resumed: false })
     }
@@ -289,6 +292,20 @@ impl Ledger {
         workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
+    /// The names that workers have used in the run, and whose they are.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn names(&self) -> Result<Vec<(String, CredentialId)>, LedgerError> {
+        let names = || -> rusqlite::Result<Vec<(String, CredentialId)>> {
+            let mut statement = self.connection.prepare("SELECT worker, credential FROM name")?;
+            let credential = |id: i64| CredentialId(id.cast_unsigned());
+            let names = statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
+            names.collect()
+        };
+        names().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
     fn not_written(&self, source: rusqlite::Error) -> LedgerError {
         LedgerError::Write { path: self.path.clone(), source }
     }
@@ -308,6 +325,7 @@ impl Ledger {
                 let open = "INSERT OR REPLACE INTO session (worker, ttl_ms) VALUES (?1, ?2)";
                 transaction.prepare_cached(open)?.execute(params![worker, ttl])?;
             }
+            entry.renamed.iter().try_for_each(|renamed| rename(&transaction, renamed))?;
             for worker in &entry.closed {
                 transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
             }
@@ -320,6 +338,17 @@ impl Ledger {
         }
         transaction.commit()
     }
+}
+
+fn rename(transaction: &Transaction<'_>, Renamed { bound, freed }: &Renamed) -> rusqlite::Result<()> {
+    if let Some(name) = freed {
+        transaction.prepare_cached("DELETE FROM name WHERE worker = ?1")?.execute([name])?;
+    }
+    if let Some((name, credential)) = bound {
+        let bind = "INSERT OR REPLACE INTO name (worker, credential) VALUES (?1, ?2)";
+        transaction.prepare_cached(bind)?.execute(params![name, credential.0.cast_signed()])?;
+    }
+    Ok(())
 }
 
 fn insert(transaction: &Transaction<'_>, run: &Run, records: &[Record]) -> rusqlite::Result<()> {
@@ -503,6 +532,25 @@ mod tests {
         assert!(ledger.workers().unwrap().is_empty(), "nobody works for a run that has just begun");
     }
 
+    #[test]
+    fn a_name_is_a_credentials_until_the_run_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
+        let bound = |name: &str, id| Renamed { bound: Some((name.to_owned(), CredentialId(id))), freed: None };
+        let freed = Renamed { bound: None, freed: Some("left".to_owned()) };
+        let renamed = vec![bound("one", 1), bound("other", u64::MAX), bound("left", 1), bound("one", 2), freed];
+        ledger.write(&run, TTL, &[Entry { renamed, ..Entry::default() }]).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(&path).unwrap();
+        ledger.run("list", "url", false).unwrap();
+        let expected = [("one".to_owned(), CredentialId(2)), ("other".to_owned(), CredentialId(u64::MAX))];
+        assert_eq!(ledger.names().unwrap(), expected);
+        ledger.run("another list", "url", false).unwrap();
+        assert_eq!(ledger.names().unwrap(), []);
+    }
+
     /// As version 1 of the format had it.
     const VERSION_1: &str = "
         CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL,
@@ -607,8 +655,8 @@ mod tests {
     fn a_newer_format_and_a_file_that_is_no_ledger_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 4").unwrap();
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 4, .. })));
+        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 5").unwrap();
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 5, .. })));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     admin::AdminDoor,
-    dispatcher::{DispatchError, DispatcherHandle},
+    dispatcher::{DispatchError, DispatcherHandle, Renewal},
     fleet::Phase,
     lease_table::{Granted, Hello, Refused},
     trust::{Caller, Gate, MAX_STREAMS},
@@ -219,6 +219,8 @@ impl Coordinator for Door {
             storage: shown(&request.storage_id),
             build: shown(&request.build),
             session: rand::random(),
+            credential: caller.credential(),
+            valid: caller.valid(),
         };
         let registered = self.dispatcher.register(hello, held).await.map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {
@@ -235,9 +237,15 @@ impl Coordinator for Door {
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
+        let credential = request.extensions().get::<Caller>().and_then(Caller::credential);
         let request = request.into_inner();
-        let held = held(request.held)?;
-        let renewed = self.dispatcher.renew(SessionId(request.session_id), held, request.received_bytes).await;
+        let renewal = Renewal {
+            session: SessionId(request.session_id),
+            credential,
+            held: held(request.held)?,
+            received: request.received_bytes,
+        };
+        let renewed = self.dispatcher.renew(renewal).await;
         let (drop, directive) = match renewed {
             Ok(renewed) => (renewed.drop, self.directive_for(renewed.drain)),
             Err(DispatchError::UnknownSession(_)) => (Vec::new(), proto::Directive::Reregister),
@@ -328,6 +336,7 @@ fn refused(error: DispatchError) -> Status {
         DispatchError::UnknownSession(_) => Status::not_found(error.to_string()),
         // The worker's operator must act: asking again will not help.
         DispatchError::Refused(Refused::NameTaken { .. }) => Status::already_exists(error.to_string()),
+        DispatchError::Refused(Refused::NameOfAnother { .. }) => Status::permission_denied(error.to_string()),
         DispatchError::Refused(Refused::TooMany) => Status::unavailable(error.to_string()),
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
     }

@@ -38,6 +38,17 @@ impl fmt::Display for LeaseToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+/// Tells one credential of workers from another, without being it: 64 bits of a digest of a token.
+///
+/// Nothing of a token with 256 random bits, as `coordinator init` makes them, can be found out from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CredentialId(pub u64);
+
+impl CredentialId {
+    /// Of all client certificates: each is good for the names in it alone.
+    pub const CERTIFICATE: Self = Self(0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

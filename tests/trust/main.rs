@@ -2,6 +2,7 @@
 
 mod certificates;
 mod joining;
+mod names;
 mod people;
 mod revoked;
 mod roles;

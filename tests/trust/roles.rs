@@ -43,10 +43,15 @@ impl Client {
     }
 
     pub(crate) fn register(&self, name: &str) -> Result<proto::RegisterReply, Status> {
+        self.register_as(name, name.as_bytes())
+    }
+
+    /// Registers as this process of a worker.
+    pub(crate) fn register_as(&self, name: &str, instance: &[u8]) -> Result<proto::RegisterReply, Status> {
         let request = self.request(proto::RegisterRequest {
             protocol_version: 1,
             worker_name: name.to_owned(),
-            instance_nonce: name.as_bytes().to_vec(),
+            instance_nonce: instance.to_vec(),
             slots: 1,
             ..Default::default()
         });
@@ -72,6 +77,14 @@ impl Client {
             client.unary(request, path, Raw).await
         };
         self.runtime.block_on(call).map(drop)
+    }
+
+    /// Whether the coordinator knows the session and lets it go on.
+    pub(crate) fn renews(&self, session_id: u64) -> bool {
+        let request = self.request(proto::RenewRequest { session_id, ..Default::default() });
+        let call = async { CoordinatorClient::new(self.channel()).renew(request).await };
+        let reply = self.runtime.block_on(call).map(tonic::Response::into_inner);
+        reply.is_ok_and(|reply| reply.directive() == proto::Directive::Continue)
     }
 
     fn renew(&self, session_id: u64) -> Result<(), Status> {

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{Wnid, ids::SessionId, job::JobStatus, outcome::Outcome};
+use shared::{
+    Wnid,
+    ids::{CredentialId, SessionId},
+    job::JobStatus,
+    outcome::Outcome,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -53,11 +58,24 @@ pub struct Receipt {
     pub is_known: bool,
 }
 
+/// A worker's renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whose.
+    pub session: SessionId,
+    /// What the worker has proved itself with; `None` where nothing is asked for.
+    pub credential: Option<CredentialId>,
+    /// What the worker says it holds.
+    pub held: Vec<Held>,
+    /// Bytes that its process has received.
+    pub received: u64,
+}
+
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 pub(super) enum Command {
     Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, Refused>> },
-    Renew { session: SessionId, held: Vec<Held>, received: u64, reply: Reply<Result<Renewed, UnknownSession>> },
+    Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
     Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
@@ -96,8 +114,8 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn renew(&self, session: SessionId, held: Vec<Held>, received: u64) -> Result<Renewed, DispatchError> {
-        Ok(self.ask(|reply| Command::Renew { session, held, received, reply }).await??)
+    pub async fn renew(&self, renewal: Renewal) -> Result<Renewed, DispatchError> {
+        Ok(self.ask(|reply| Command::Renew { renewal, reply }).await??)
     }
 
     /// Leases up to `max` classes; does not wait for any to turn up. If the caller goes away before it has the answer, the

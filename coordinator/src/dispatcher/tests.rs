@@ -1,6 +1,10 @@
 //! The dispatcher with a table of its own and a ledger that keeps nothing, or all in memory.
 
-use shared::{ids::LeaseToken, job::JobStatus, outcome::Published};
+use shared::{
+    ids::LeaseToken,
+    job::JobStatus,
+    outcome::{FailureKind, Published},
+};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use super::*;
@@ -58,6 +62,10 @@ fn held(leases: &[Lease]) -> Vec<Held> {
     leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0 }).collect()
 }
 
+fn renewal(session: SessionId, held: Vec<Held>, received: u64) -> Renewal {
+    Renewal { session, credential: None, held, received }
+}
+
 fn failed(lease: Lease) -> Reported {
     Reported { lease, outcome: Outcome::Failed(Failure::new(FailureKind::Timeout, "Request timeout after 120s")) }
 }
@@ -71,7 +79,7 @@ async fn a_job_runs_to_its_end_and_the_log_names_what_failed() {
     let running = Running::start(2);
     let session = running.session("host").await;
     let leases = running.leases(session, 5).await;
-    running.handle.renew(session, held(&leases), 77).await.unwrap();
+    running.handle.renew(renewal(session, held(&leases), 77)).await.unwrap();
     running.handle.report(session, vec![success(leases[0]), failed(leases[1])]).await.unwrap();
     running.handle.report(session, vec![failed(leases[1])]).await.unwrap();
     running.handle.leave(session, None).await.unwrap();
@@ -92,7 +100,7 @@ async fn a_silent_worker_loses_its_leases_and_the_watchers_hear_of_it() {
     running.handle.watch().wait_for(|status| status.pending == 1).await.unwrap();
     let waited = start.elapsed();
     assert!(waited >= TTL + Duration::from_secs(10) && waited <= TTL + Duration::from_secs(12), "{waited:?}");
-    assert_eq!(running.handle.renew(session, held(&leases), 0).await, Err(UnknownSession.into()));
+    assert_eq!(running.handle.renew(renewal(session, held(&leases), 0)).await, Err(UnknownSession.into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +222,10 @@ async fn the_time_in_which_the_coordinator_stood_still_is_no_silence_of_its_work
         let fleet = running.handle.fleet().await.unwrap();
         assert_eq!((fleet.job.leased, fleet.workers.len()), (1, 2), "no session has ended");
         assert!(running.leases(idle, 2).await.iter().all(|lease| lease.wnid != leases[0].wnid));
-        assert_eq!(running.handle.renew(session, held(&leases), 0).await.map(|renewed| renewed.drop), Ok(vec![]));
+        assert_eq!(
+            running.handle.renew(renewal(session, held(&leases), 0)).await.map(|renewed| renewed.drop),
+            Ok(vec![])
+        );
         // From now on silence counts again.
         tokio::time::sleep(TTL + Duration::from_secs(12)).await;
         assert_eq!(running.handle.status().workers, 0);
@@ -238,7 +249,10 @@ async fn no_counter_that_a_worker_can_tell_is_too_large() {
             running.handle.observe(session, told).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert_eq!(running.handle.renew(session, vec![], u64::MAX).await.map(|renewed| renewed.drop), Ok(vec![]));
+        assert_eq!(
+            running.handle.renew(renewal(session, vec![], u64::MAX)).await.map(|renewed| renewed.drop),
+            Ok(vec![])
+        );
     }
     let fleet = running.handle.fleet().await.unwrap();
     assert_eq!((fleet.job.received_bytes, fleet.origin.requests), (u64::MAX, u64::MAX));

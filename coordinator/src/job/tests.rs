@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 
 use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
-use shared::job::{Durability, Existing};
+use shared::{
+    ids::SessionId,
+    job::{Durability, Existing},
+};
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use super::*;
 use crate::{
     config::{ClassSource, Exposure, SingleHost},
+    dispatcher::Renewal,
     lease_table::Hello,
     pace::Ceilings,
 };
@@ -166,6 +170,10 @@ async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
     assert!(std::fs::read_to_string(log).unwrap().starts_with("n00000009"));
 }
 
+fn renewal(session: SessionId) -> Renewal {
+    Renewal { session, credential: None, held: vec![], received: 0 }
+}
+
 /// Keeps a paused clock from running ahead, as any task of the blocking pool does, until what it
 /// gives is dropped.
 fn stand_still() -> std::sync::mpsc::Sender<()> {
@@ -218,13 +226,13 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
     let heard = Instant::now();
     let backs_off = async {
         sleep(Duration::from_secs(12)).await;
-        handle.renew(leaves, vec![], 0).await.unwrap();
+        handle.renew(renewal(leaves)).await.unwrap();
         sleep(Duration::from_secs(12)).await;
         handle.leave(leaves, None).await.unwrap();
     };
     tokio::join!(all_have_heard(handle.clone(), ttl), backs_off);
     assert!(heard.elapsed() < Duration::from_secs(25), "the one that is cut off is not waited for");
-    handle.renew(cut_off, vec![], 0).await.unwrap();
+    handle.renew(renewal(cut_off)).await.unwrap();
     let heard = Instant::now();
     all_have_heard(handle.clone(), ttl).await;
     assert!((Duration::from_secs(15)..Duration::from_secs(16)).contains(&heard.elapsed()));
@@ -322,7 +330,7 @@ async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
     let stays = async {
         for _ in 0..20 {
             sleep(Duration::from_secs(1)).await;
-            handle.renew(deaf, vec![], 0).await.unwrap();
+            handle.renew(renewal(deaf)).await.unwrap();
         }
     };
     let begun = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::names::Renamed;
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -64,6 +65,8 @@ pub struct Registered {
     pub survey: bool,
     /// The older session of the same worker that this one replaces.
     pub replaced: Option<Ended>,
+    /// Whose the worker's name is from now on, if that is news.
+    pub renamed: Renamed,
     /// The idle session of another worker that had to end, because there are too many.
     pub evicted: Option<Ended>,
 }

@@ -23,18 +23,26 @@ impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
 
     /// The value of a key, which counts as used now; a default where there is none.
     pub(super) fn entry(&mut self, key: &Key) -> &mut Value {
+        self.touch(key);
+        let (_, value) = self.of.get_mut(key).expect("the newest entry is not the oldest");
+        value
+    }
+
+    /// A key counts as used now; gives the one that is forgotten for that.
+    pub(super) fn touch(&mut self, key: &Key) -> Option<Key> {
         self.last_use += 1;
         let (last_use, _) = self.of.entry(key.clone()).or_default();
         self.by_use.remove(last_use);
         *last_use = self.last_use;
         self.by_use.insert(self.last_use, key.clone());
-        if self.of.len() > self.capacity
-            && let Some((_, oldest)) = self.by_use.pop_first()
-        {
-            self.of.remove(&oldest);
-        }
-        let (_, value) = self.of.get_mut(key).expect("the newest entry is not the oldest");
-        value
+        let (_, oldest) = (self.of.len() > self.capacity).then(|| self.by_use.pop_first()).flatten()?;
+        self.of.remove(&oldest);
+        Some(oldest)
+    }
+
+    /// Whether nothing is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
     }
 
     /// The value of a key; it does not count as used.

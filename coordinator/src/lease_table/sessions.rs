@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use shared::ids::SessionId;
+use shared::ids::{CredentialId, SessionId};
 use tokio::time::Instant;
 
 use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding, recent::Recent};
@@ -40,6 +40,15 @@ pub enum Refused {
         /// The name.
         worker: String,
     },
+    /// Another credential has used the name in this run.
+    #[error(
+        "the name {worker} belongs to another token in this run; give this worker its own --name, or the token that used \
+         the name first"
+    )]
+    NameOfAnother {
+        /// The name.
+        worker: String,
+    },
     /// No session can be spared.
     #[error("{MOST_SESSIONS} workers are registered, and there is no room for more; try again later")]
     TooMany,
@@ -61,6 +70,10 @@ pub struct Hello {
     /// The session that it gets if it has none, drawn by the caller, so that nobody can guess another worker's. Where it is
     /// 0 or taken, sessions are numbered.
     pub session: u64,
+    /// What it has proved itself with; `None` where nothing is asked for.
+    pub credential: Option<CredentialId>,
+    /// All credentials that are valid now.
+    pub valid: Vec<CredentialId>,
 }
 
 #[derive(Debug)]

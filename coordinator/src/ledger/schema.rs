@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::file_lock::MODE;
 
 /// Version of the schema, in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 const SCHEMA: &str = "
 BEGIN;
@@ -43,7 +43,8 @@ CREATE TABLE session (
     opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     ttl_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
-PRAGMA user_version = 3;
+CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 4;
 COMMIT;";
 
 /// Version 2 knows who settled a class, and who works for the run.
@@ -59,6 +60,13 @@ const FROM_2: &str = "
 BEGIN;
 ALTER TABLE session ADD COLUMN ttl_ms INTEGER NOT NULL DEFAULT 30000;
 PRAGMA user_version = 3;
+COMMIT;";
+
+/// Version 4 knows whose the workers' names are in this run.
+const FROM_3: &str = "
+BEGIN;
+CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 4;
 COMMIT;";
 
 /// Makes the tables of a new file.
@@ -84,10 +92,12 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
     }
-    if found == 1 {
-        connection.execute_batch(FROM_1)?;
+    for (version, step) in [(1, FROM_1), (2, FROM_2), (3, FROM_3)] {
+        if found <= version {
+            connection.execute_batch(step)?;
+        }
     }
-    connection.execute_batch(FROM_2)
+    Ok(())
 }
 
 /// Where the file is kept as an earlier version wrote it.

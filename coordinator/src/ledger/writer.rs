@@ -12,7 +12,10 @@ use shared::{
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{Ledger, LedgerError, Record, Run};
-use crate::failure_log::{FailureLog, FailureLogError};
+use crate::{
+    failure_log::{FailureLog, FailureLogError},
+    lease_table::Renamed,
+};
 
 /// Entries that may wait; more senders wait in turn.
 const QUEUE: usize = 1024;
@@ -32,6 +35,8 @@ pub struct Entry {
     pub opened: Vec<String>,
     /// Workers that have none any more.
     pub closed: Vec<String>,
+    /// Workers' names that belong to another credential from now on, or to none.
+    pub renamed: Vec<Renamed>,
     /// The run is at its end.
     pub finished: bool,
     /// Called after the commit; not at all when it fails.
@@ -51,8 +56,8 @@ impl Entry {
 
     /// Whether there is nothing to write and no caller to answer. Corrections come with records only.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { records, corrected: _, forgotten, opened, closed, finished, durable } = self;
-        let is_silent = durable.is_none() && !finished;
+        let Self { records, corrected: _, forgotten, opened, closed, renamed, finished, durable } = self;
+        let is_silent = durable.is_none() && !finished && renamed.iter().all(Renamed::is_nothing);
         is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
     }
 

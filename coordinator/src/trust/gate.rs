@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use shared::{ids::CredentialId, tls::Watched};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
@@ -21,16 +22,33 @@ use super::{
     connection::TooManyCalls,
     role::is_for_everybody,
     throttle::{Answer, Throttle},
-    tokens::Grant,
+    tokens::{Grant, credential_id},
 };
 
 /// Who calls; stands in the extensions of each request.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
     names: Option<Arc<[String]>>,
+    /// What it has proved itself with.
+    credential: Option<CredentialId>,
+    /// Knows the credentials that are valid.
+    door: Option<Arc<Door>>,
 }
 
 impl Caller {
+    /// What it has proved itself with; `None` where nothing is asked for.
+    pub fn credential(&self) -> Option<CredentialId> {
+        self.credential
+    }
+
+    /// All credentials of workers that are valid now.
+    pub fn valid(&self) -> Vec<CredentialId> {
+        let Some(door) = &self.door else { return Vec::new() };
+        let tokens = door.tokens.as_ref().map(Watched::get);
+        let certificates = door.has_client_authority.then_some(CredentialId::CERTIFICATE);
+        tokens.iter().flat_map(|tokens| tokens.of_workers()).chain(certificates).collect()
+    }
+
     /// Whether it may register as a worker of this name: a certificate is good for the names in it alone.
     ///
     /// # Errors
@@ -115,7 +133,8 @@ impl Rules {
             return Ok((Caller::default(), never));
         };
         let names = peer.and_then(Peer::names);
-        let Grant { role, revoked } = match (bearer(headers), &door.tokens, &names) {
+        let shown = bearer(headers);
+        let Grant { role, revoked } = match (shown, &door.tokens, &names) {
             (Some(shown), Some(tokens), _) => tokens.get().grant_of(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
             (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
             (_, _, Some(_)) => Grant { role: Role::Worker, revoked: never },
@@ -123,7 +142,11 @@ impl Rules {
         };
         admit(role, &revoked);
         let needed = Role::needed_for(path);
-        if role.includes(needed) { Ok((Caller { names }, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
+        // A certificate says more than a token beside it: it bears the worker's name.
+        let certificate = names.as_ref().map(|_| CredentialId::CERTIFICATE);
+        let credential = certificate.or_else(|| shown.map(credential_id));
+        let caller = Caller { names, credential, door: Some(Arc::clone(door)) };
+        if role.includes(needed) { Ok((caller, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
     }
 
     /// When this address is told that its credential is of no use.

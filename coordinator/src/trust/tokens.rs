@@ -4,7 +4,10 @@
 //! Each token has a signal of its own, which outlives a reload that keeps the token and is
 //! cancelled by one that does not.
 
-use shared::tls::{InvalidToken, Source, TlsError, Token, halves};
+use shared::{
+    ids::CredentialId,
+    tls::{InvalidToken, Source, TlsError, Token, halves},
+};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +61,12 @@ impl Tokens {
         self
     }
 
+    /// What tells the workers' tokens apart.
+    pub(super) fn of_workers(&self) -> impl Iterator<Item = CredentialId> {
+        let of_workers = self.0.iter().filter(|entry| entry.role == Role::Worker);
+        of_workers.map(|entry| credential_id(entry.token.reveal().as_bytes()))
+    }
+
     /// What the token that was shown is good for. Takes the same time wherever they differ; only
     /// lengths can be told apart, and those are no secret.
     pub(super) fn grant_of(&self, shown: &[u8]) -> Option<Grant> {
@@ -76,6 +85,13 @@ impl Entry {
     fn is_same_as(&self, other: &Self) -> bool {
         self.role == other.role && self.token.reveal() == other.token.reveal()
     }
+}
+
+/// What tells a token from others. It stands in the ledger, so it is not the token.
+pub(super) fn credential_id(token: &[u8]) -> CredentialId {
+    let digest = blake3::derive_key("imagenet_downloader 2026-11-30 id of a worker's token", token);
+    let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
+    CredentialId(u64::from_be_bytes(*first))
 }
 
 fn entry(line: &str) -> Result<Entry, InvalidToken> {

@@ -1,0 +1,82 @@
+//! Sessions within the dispatcher: how they begin and end, for the log, the pace and the ledger.
+
+use shared::{
+    ids::SessionId,
+    outcome::{Failure, FailureKind},
+};
+use tokio::time::Instant;
+
+use super::{Dispatcher, Reply, WorkerStopped, given_up_record};
+use crate::{
+    lease_table::{Ended, Held, Hello, MAX_LOSSES, Refused, Registered},
+    ledger::{Entry, Record},
+};
+
+impl Dispatcher {
+    /// Opens a session. What follows from it is for the ledger, which confirms it.
+    pub(super) fn register(
+        &mut self,
+        hello: &Hello,
+        held: &[Held],
+        reply: Reply<Result<Registered, Refused>>,
+        running: Instant,
+    ) -> Entry {
+        let registered = match self.table.register(hello, held, running) {
+            Ok(registered) => registered,
+            Err(refused) => {
+                tracing::warn!("a worker was refused: {refused}");
+                self.send(reply, Err(refused));
+                return Entry::default();
+            }
+        };
+        let Registered { session, replaced, evicted, renamed, .. } = &registered;
+        tracing::info!(worker = hello.worker, session = session.0, held = held.len(), "registered");
+        let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
+        let room = evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
+        let entry = Entry {
+            records: [again, room].into_iter().flatten().flatten().collect(),
+            opened: vec![hello.worker.clone()],
+            closed: evicted.iter().map(|ended| ended.worker.clone()).collect(),
+            renamed: vec![renamed.clone()],
+            ..Entry::default()
+        };
+        entry.confirming(move || drop(reply.send(Ok(registered))))
+    }
+
+    /// Ends a session on its worker's wish.
+    pub(super) fn left(&mut self, session: SessionId, reason: Option<String>) -> Entry {
+        let Ok(ended) = self.table.leave(session) else {
+            tracing::debug!(session = session.0, "a session left that had ended");
+            return Entry::default();
+        };
+        Entry { closed: vec![self.worker_left(ended, reason)], ..Entry::default() }
+    }
+
+    /// Tells of a session that ended; gives the classes that are settled as failed by that.
+    pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
+        self.pacing.left(ended.session, Instant::now());
+        if ended.returned > 0 || !ended.given_up.is_empty() {
+            tracing::warn!("worker {} {why}: {} of its classes go to others", ended.worker, ended.returned);
+        } else {
+            tracing::info!("worker {} {why}", ended.worker);
+        }
+        let given_up = ended.given_up.iter().map(|wnid| {
+            let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
+            given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
+        });
+        given_up.collect()
+    }
+
+    /// Tells of a worker that has left; gives its name.
+    fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
+        self.pacing.left(ended.session, Instant::now());
+        if let Some(reason) = reason {
+            // Whoever watches tells people; of the worker in this process they hear from itself.
+            tracing::info!("worker {} stopped: {reason}", ended.worker);
+            self.stopped.send_replace(Some(WorkerStopped { name: ended.worker.clone(), reason }));
+        } else {
+            tracing::info!(returned = ended.returned, "worker {} left", ended.worker);
+        }
+        ended.worker
+    }
+}

@@ -1,0 +1,108 @@
+//! Whose a worker's name is: in a run it belongs to the credential that used it first. Without credentials, or where all
+//! workers share one token, names cannot be told apart, and only the rule of [`Sessions::claim`] protects them.
+//!
+//! [`Sessions::claim`]: super::sessions::Sessions::claim
+
+use std::collections::HashMap;
+
+use shared::ids::CredentialId;
+
+use super::{Hello, recent::Recent, sessions::MOST_SESSIONS};
+
+/// What a call has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Renamed {
+    /// This name belongs to this credential from now on.
+    pub bound: Option<(String, CredentialId)>,
+    /// The name that the same credential used longest ago, which is free: it had too many.
+    pub freed: Option<String>,
+}
+
+impl Renamed {
+    /// Whether all is as it was.
+    pub fn is_nothing(&self) -> bool {
+        self.bound.is_none() && self.freed.is_none()
+    }
+}
+
+/// The names of a run.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    bound: HashMap<String, CredentialId>,
+    /// The same, so that no credential makes this forget the names of others.
+    by_credential: HashMap<CredentialId, Recent<String, ()>>,
+}
+
+impl Names {
+    /// Whether a process may register under its name. One with a certificate may, because that bears the name. A credential
+    /// that is not valid any more keeps nothing.
+    pub(super) fn allow(&self, hello: &Hello) -> bool {
+        let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential) else { return true };
+        *owner == credential || credential == CredentialId::CERTIFICATE || !hello.valid.contains(owner)
+    }
+
+    /// Gives a name to a credential, whatever it was before.
+    pub(super) fn bind(&mut self, name: &str, credential: CredentialId) -> Renamed {
+        let name = name.to_owned();
+        let owner = self.bound.insert(name.clone(), credential);
+        if let Some(before) = owner.filter(|owner| *owner != credential)
+            && let Some(names) = self.by_credential.get_mut(&before)
+        {
+            names.remove(&name);
+            if names.is_empty() {
+                self.by_credential.remove(&before);
+            }
+        }
+        let names = self.by_credential.entry(credential).or_insert_with(|| Recent::of_at_most(MOST_SESSIONS));
+        let freed = names.touch(&name);
+        if let Some(freed) = &freed {
+            self.bound.remove(freed);
+        }
+        Renamed { bound: (owner != Some(credential)).then_some((name, credential)), freed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: CredentialId = CredentialId(1);
+    const OTHER: CredentialId = CredentialId(2);
+    const GONE: CredentialId = CredentialId(3);
+
+    fn hello(name: &str, credential: Option<CredentialId>) -> Hello {
+        Hello { worker: name.to_owned(), credential, valid: vec![ONE, OTHER], ..Hello::default() }
+    }
+
+    #[test]
+    fn a_name_belongs_to_the_credential_that_used_it_first() {
+        let mut names = Names::default();
+        let bound = |name: &str, credential| Renamed { bound: Some((name.to_owned(), credential)), freed: None };
+        assert_eq!(names.bind("host", ONE), bound("host", ONE));
+        assert_eq!(names.bind("host", ONE), Renamed::default());
+        names.bind("old", GONE);
+        for (name, credential, allowed) in [
+            ("host", Some(ONE), true),
+            ("host", Some(OTHER), false),
+            ("host", Some(GONE), false),
+            ("host", Some(CredentialId::CERTIFICATE), true),
+            ("host", None, true),
+            ("other", Some(OTHER), true),
+            ("old", Some(OTHER), true),
+        ] {
+            assert_eq!(names.allow(&hello(name, credential)), allowed, "{name} {credential:?}");
+        }
+        assert_eq!(names.bind("host", OTHER), bound("host", OTHER), "its own session came with another token");
+        assert!(!names.allow(&hello("host", Some(ONE))));
+    }
+
+    #[test]
+    fn a_credential_with_too_many_names_loses_its_own_and_none_of_another() {
+        let mut names = Names::default();
+        names.bind("host", ONE);
+        let freed = (0..=MOST_SESSIONS).filter_map(|number| names.bind(&number.to_string(), OTHER).freed);
+        assert_eq!(freed.collect::<Vec<_>>(), ["0"]);
+        assert!(!names.allow(&hello("host", Some(OTHER))) && !names.allow(&hello("1", Some(ONE))));
+        assert_eq!((names.bound.len(), names.by_credential.len()), (MOST_SESSIONS + 1, 2));
+    }
+}

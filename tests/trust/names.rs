@@ -1,0 +1,80 @@
+//! A worker's name belongs, for the run, to the token that used it first.
+
+use std::time::Duration;
+
+use tests::wait::wait_for;
+use tonic::Code;
+
+use super::{Cluster, roles::Client};
+
+/// Tries to take a name.
+const TRIES: u8 = 100;
+
+#[test]
+fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_with_a_new_token() {
+    let cluster = Cluster::of(1);
+    let file = cluster.file("tokens");
+    let (ours, theirs, next) = ("worker-token-one", "worker-token-two", "worker-token-three");
+    let write = |tokens: &[&str]| {
+        let lines: Vec<String> = tokens.iter().map(|token| format!("worker {token}\n")).collect();
+        std::fs::write(&file, lines.concat()).expect("the folder is ours");
+    };
+    write(&[ours, theirs]);
+    let tokens = cluster.path("tokens");
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let attack = |coordinator: &tests::cluster::Coordinator, token| {
+        let hostile = Client::new(coordinator.address, Some(token));
+        for instance in 0..TRIES {
+            let refused = hostile.register_as("host", &[instance]).expect_err("the name belongs to another token");
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+            assert!(refused.message().contains("the name host belongs to another token in this run"), "{refused}");
+        }
+        hostile.register_as(&format!("of {token}"), &[1]).expect("a name of its own");
+    };
+
+    let coordinator = job.start_coordinator();
+    let honest = Client::new(coordinator.address, Some(ours));
+    let session = honest.register_as("host", b"first").expect("a free name").session_id;
+    attack(&coordinator, theirs);
+    assert!(honest.renews(session), "its session goes on");
+    coordinator.running.kill();
+
+    let coordinator = job.start_coordinator();
+    attack(&coordinator, theirs);
+    let honest = Client::new(coordinator.address, Some(ours));
+    let session = honest.register_as("host", b"first").expect("its own name").session_id;
+    honest.register_as("host", b"second").expect("it was started again");
+    assert!(!honest.renews(session), "as before: the newest process of a token has the name");
+
+    // The worker reads its token file again, and shows the new token in the session that it has.
+    let session = honest.register_as("host", b"third").expect("it was started again").session_id;
+    write(&[ours, theirs, next]);
+    let renewed = Client::new(coordinator.address, Some(next));
+    wait_for("the new token is valid", Duration::from_secs(20), || renewed.renews(session));
+    attack(&coordinator, ours);
+    assert!(renewed.renews(session));
+    // A token that is not valid any more keeps no name.
+    write(&[theirs]);
+    let hostile = Client::new(coordinator.address, Some(theirs));
+    let free = || hostile.register_as("host", b"fourth").is_ok();
+    wait_for("the name is free", Duration::from_secs(20), free);
+    coordinator.running.kill();
+}
+
+/// Names cannot be told apart where all workers share one token, or none is asked for: a new process takes over.
+#[test]
+fn with_one_token_for_all_and_without_any_the_newest_process_has_the_name() {
+    for token in [Some("worker-token-one"), None] {
+        let cluster = Cluster::of(1);
+        std::fs::write(cluster.file("tokens"), "worker worker-token-one\n").expect("the folder is ours");
+        let tokens = cluster.path("tokens");
+        let arguments: &[&str] = if token.is_some() { &["--token-file", &tokens] } else { &[] };
+        let job = cluster.job.args(arguments.iter().copied());
+        let coordinator = job.start_coordinator();
+        let client = Client::new(coordinator.address, token);
+        let older = client.register_as("host", b"first").expect("a free name").session_id;
+        let newer = client.register_as("host", b"second").expect("it was started again").session_id;
+        assert!(client.renews(newer) && !client.renews(older));
+        coordinator.running.kill();
+    }
+}
