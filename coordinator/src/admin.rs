@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle},
     fleet::{Fleet, Phase, WorkerView},
-    wire::{at_most, wnid},
+    wire::{at_most, milliseconds, wnid},
 };
 
 pub(crate) mod client;
@@ -64,6 +64,11 @@ impl Admin for AdminDoor {
         }
         let known = known(&self.fleet().await?.workers);
         Err(Status::not_found(format!("there is no worker {}; {known}", printable(&name))))
+    }
+
+    async fn resume(&self, _: Request<proto::ResumeRequest>) -> Result<Response<proto::ResumeReply>, Status> {
+        let left = self.dispatcher.resume().await.map_err(refused)?;
+        Ok(Response::new(proto::ResumeReply { left_ms: milliseconds(left) }))
     }
 }
 

@@ -34,7 +34,7 @@ pub enum CommandError {
     /// `verify`.
     #[error(transparent)]
     Verify(#[from] VerifyError),
-    /// `status`, `retry` and `drain`.
+    /// `status`, `retry`, `drain` and `resume`.
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// `demo-origin`.
@@ -90,6 +90,7 @@ async fn carry_out(
         Command::Status(arguments) => Some(&arguments.coordinator.way),
         Command::Retry(arguments) => Some(&arguments.coordinator.way),
         Command::Drain(arguments) => Some(&arguments.coordinator.way),
+        Command::Resume(arguments) => Some(&arguments.coordinator.way),
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
     if let Some(warning) = way.and_then(ConnectArgs::warning) {
@@ -100,6 +101,7 @@ async fn carry_out(
         Command::Status(arguments) => status::run(&arguments, shutdown, &mut out).await?,
         Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
         Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
+        Command::Resume(arguments) => interruptible(admin::resume(&arguments, &mut out), shutdown).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
         Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
         Command::Manual(manual) => manual.write(Config::manual(), &mut out).map(|()| Exit::Done)?,

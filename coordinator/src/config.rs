@@ -20,7 +20,7 @@ mod door;
 mod plan;
 mod rate;
 
-pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs};
+pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs, VerifyArgs};
 pub use door::{DoorConfig, Exposure};
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 

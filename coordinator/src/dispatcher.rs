@@ -183,6 +183,10 @@ impl Dispatcher {
                 self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
+            Command::Resume { reply } => {
+                let left = self.pacing.resume(now);
+                self.send(reply, left);
+            }
             Command::DrainWorker { name, reply } => {
                 let found = self.table.drain(&name);
                 if found {

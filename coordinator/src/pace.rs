@@ -2,14 +2,11 @@
 //!
 //! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections the origin is worth,
 //! `trouble` whether it breaks under them, `refusals` whether it refuses because of them, and `shares` gives each worker its
-//! part (a [`Budget`]). A refusal with `Retry-After`, or an overload, stops all requests for a while.
+//! part (a [`Budget`]). A refusal with `Retry-After` (`waits`), or an overload, stops all requests for a while.
 //!
 //! The ceilings that people give are never passed, whatever the origin would bear.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
@@ -19,7 +16,9 @@ mod flow;
 mod notice;
 mod refusals;
 mod shares;
+mod speed;
 mod trouble;
+mod waits;
 mod wall;
 
 use climb::Climb;
@@ -27,15 +26,15 @@ use flow::Flow;
 pub use notice::Notice;
 use refusals::Refusals;
 use shares::{Share, divide};
+use speed::Speed;
 use trouble::{Meaning, Seen, Trouble};
+use waits::{JITTER, Waits};
 
 /// After an overload nobody asks for anything for so long; then twice as long each time, up to [`LONGEST_REST`].
 const FIRST_REST: Duration = Duration::from_millis(1100);
 const LONGEST_REST: Duration = Duration::from_secs(15);
 /// An overload after so long is a new one.
 const SAME_TROUBLE: Duration = Duration::from_secs(30);
-/// Instants that a worker counts down to differ by the way of the message.
-const JITTER: Duration = Duration::from_millis(20);
 /// A wait that is extended by less is not announced again: requests that were under way together are refused one by one.
 const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// One worker speaks so often while a level is measured, and otherwise; more workers speak more seldom.
@@ -43,9 +42,6 @@ const OBSERVE_CLOSELY: Duration = Duration::from_millis(20);
 const OBSERVE: Duration = Duration::from_millis(250);
 const OBSERVE_PER_WORKER: Duration = Duration::from_millis(2);
 const FEW_WORKERS: u32 = 64;
-/// The speed that people see.
-const SPEED_OVER: Duration = Duration::from_secs(3);
-const SPEED_EVERY: Duration = Duration::from_millis(250);
 
 /// What a worker says of its connections to the origin. Counters since its process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,6 +79,8 @@ pub struct Budget {
     pub quiet: Duration,
     /// How often to say what it does, if that changes.
     pub observe_every: Duration,
+    /// How often waits were lifted: with each time also that which the origin has asked this worker for.
+    pub resumed: u64,
 }
 
 /// What people allow: hard limits for all workers together.
@@ -130,7 +128,12 @@ pub struct Pace {
     trouble: Trouble,
     began: Instant,
     divided_at: Instant,
+    waits: Waits,
+    /// The end of the rest after the last overload.
+    rest_until: Instant,
+    /// The later of both.
     quiet_until: Instant,
+    resumed: u64,
     rest: Duration,
     overload: Option<Overload>,
     observe_every: Duration,
@@ -176,7 +179,10 @@ impl Pace {
             trouble: Trouble::default(),
             began: now,
             divided_at: now,
+            waits: Waits::default(),
+            rest_until: now,
             quiet_until: now,
+            resumed: 0,
             rest: FIRST_REST,
             overload: None,
             observe_every: OBSERVE_CLOSELY,
@@ -201,7 +207,8 @@ impl Pace {
         counts.cuts = counts.cuts.saturating_add(cuts);
         counts.refusals = counts.refusals.saturating_add(refusals);
         let is_quiet = now < self.quiet_until;
-        if let Some(wait) = observation.retry_after {
+        let counts = |wait: &Duration| self.waits.told(id, now + *wait, refusals > 0);
+        if let Some(wait) = observation.retry_after.filter(counts) {
             if refusals > 0 {
                 self.refusals.refused(refusals, self.climb.limit(), self.climb.is_above_wall(), &self.flow);
             }
@@ -225,13 +232,27 @@ impl Pace {
         self.reckon(now);
     }
 
-    /// A session has ended: what it had is free.
+    /// A session has ended: what it had is free, and a wait that only it was told ends.
     pub fn left(&mut self, id: SessionId, now: Instant) {
+        if self.waits.left(id) {
+            self.shorten(now);
+        }
         if let Some(share) = self.shares.remove(&id) {
             self.flow.replace(&share.last(), &Observation::default());
             self.climb.forget(&self.flow, now);
             self.reckon(now);
         }
+    }
+
+    /// Ends the waits that the origin has asked for; gives what is left of the longest.
+    pub fn resume(&mut self, now: Instant) -> Duration {
+        let left = self.waits.until().map(|until| until.saturating_duration_since(now)).unwrap_or_default();
+        self.waits.lift();
+        self.resumed += 1;
+        self.shorten(now);
+        self.tell_everybody();
+        self.reckon(now);
+        left
     }
 
     /// To be called once in a second: shares go round, and speeds are looked at.
@@ -249,6 +270,7 @@ impl Pace {
             bytes_per_second: share.rate,
             quiet: self.quiet_until.saturating_duration_since(now),
             observe_every: self.observe_every,
+            resumed: self.resumed,
         }
     }
 
@@ -290,7 +312,8 @@ impl Pace {
         self.overload = Some(Overload { at: now, before, fell_to: limit });
         self.counts.overloads += 1;
         self.trouble.forget();
-        self.silence(now + self.rest);
+        self.rest_until = now + self.rest;
+        self.silence(self.rest_until);
         self.notices.push(Notice::Overload { open, limit, rest: self.rest });
     }
 
@@ -303,6 +326,18 @@ impl Pace {
     fn silence(&mut self, until: Instant) {
         if until > self.quiet_until + JITTER {
             self.quiet_until = until;
+            self.tell_everybody();
+        }
+    }
+
+    /// Waits have ended before their time.
+    fn shorten(&mut self, now: Instant) {
+        let until = self.waits.until().map_or(self.rest_until, |until| until.max(self.rest_until)).max(now);
+        if until + JITTER < self.quiet_until {
+            let rest = self.quiet_until - until;
+            self.quiet_until = until;
+            self.told_until = until;
+            self.notices.push(Notice::Lifted { rest });
             self.tell_everybody();
         }
     }
@@ -348,27 +383,6 @@ impl Pace {
         if divide(&mut self.shares, limit, rate, now - self.began) {
             self.turn += 1;
         }
-    }
-}
-
-/// What came over the last seconds.
-#[derive(Debug, Default)]
-struct Speed(VecDeque<(Instant, u64)>);
-
-impl Speed {
-    fn observed(&mut self, received: u64, now: Instant) {
-        if self.0.back().is_none_or(|(at, _)| now - *at >= SPEED_EVERY) {
-            self.0.push_back((now, received));
-        }
-        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > SPEED_OVER) {
-            self.0.pop_front();
-        }
-    }
-
-    fn bytes_per_second(&self) -> u64 {
-        let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
-        let millis = u64::try_from((*to - *from).as_millis()).unwrap_or(u64::MAX);
-        after.saturating_sub(*before).saturating_mul(1000).checked_div(millis).unwrap_or(0)
     }
 }
 

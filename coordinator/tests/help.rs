@@ -44,6 +44,11 @@ fn the_help_of_drain_is_a_manual() {
 }
 
 #[test]
+fn the_help_of_resume_is_a_manual() {
+    insta::assert_snapshot!(help(&["resume"]));
+}
+
+#[test]
 fn the_help_of_init_is_a_manual() {
     insta::assert_snapshot!(help(&["init"]));
 }

@@ -2,6 +2,7 @@
 
 mod demo_origin;
 mod drain;
+mod resume;
 mod retry;
 mod retry_failed;
 mod status;

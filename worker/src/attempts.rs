@@ -51,10 +51,12 @@ impl Attempts {
     ) -> Result<(), DownloadError> {
         let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
         let Some(retry) = self.broken(&error, retries) else { return Err(error) };
-        let wait = BACKOFF.delay(retry, rand::random()).max(at_least.unwrap_or_default());
+        let is_refusal = matches!(error, DownloadError::Status { code: 429 | 503, .. });
+        // A refusal has shut the gate for its time, which may also end earlier.
+        let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
+        let wait = BACKOFF.delay(retry, rand::random()).max(at_least);
         tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
-        // A refusal holds back all workers, which the coordinator announces.
-        if wait > LONG_WAIT && !matches!(error, DownloadError::Status { code: 429 | 503, .. }) {
+        if wait > LONG_WAIT {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);
             tracing::warn!("{error}: the origin asks to wait with {} until {end}", url.path());
         }

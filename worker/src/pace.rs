@@ -57,6 +57,8 @@ pub(crate) struct Budget {
     pub(crate) quiet: Duration,
     /// How often to send an observation, if there is news.
     pub(crate) observe_every: Duration,
+    /// Another number than before: what the origin has asked this process for is over.
+    pub(crate) resumed: u64,
 }
 
 /// What a request that failed says of how the origin bears us.

@@ -127,6 +127,7 @@ mod tests {
             bytes_per_second,
             quiet: Duration::ZERO,
             observe_every: Duration::from_secs(1),
+            resumed: 0,
         };
         gate.keep_to(&budget);
         let origin = Origin::new(&job(), gate, Counter::default()).unwrap();

@@ -118,6 +118,12 @@ impl Client {
         within(&self.address, "drain a worker", self.stub.drain_worker(request)).await?;
         Ok(())
     }
+
+    /// Ends the waits that the origin has asked for; says what is left of the longest.
+    pub(crate) async fn resume(&mut self) -> Result<Duration, AdminError> {
+        let call = self.stub.resume(proto::ResumeRequest {});
+        Ok(Duration::from_millis(within(&self.address, "resume requests to the origin", call).await?.left_ms))
+    }
 }
 
 async fn within<T>(

@@ -1,13 +1,13 @@
-//! `coordinator retry` and `coordinator drain`: what a running coordinator is asked to do.
+//! `coordinator retry`, `coordinator drain` and `coordinator resume`: what a running coordinator is asked to do.
 
-use std::{collections::BTreeSet, io::Write};
+use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use shared::{Wnid, exit_code::Exit};
 
 use super::{CommandError, tell};
 use crate::{
     admin::client::Client,
-    config::{DrainArgs, RetryArgs},
+    config::{DrainArgs, ResumeArgs, RetryArgs},
 };
 
 /// Makes failed classes pending again.
@@ -45,9 +45,35 @@ pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result
     Ok(Exit::Done)
 }
 
+/// Ends the waits that the origin has asked for.
+pub(super) async fn resume(arguments: &ResumeArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+    let left = Client::new(&arguments.coordinator.way)?.resume().await?;
+    tell(out, &resumed_in_words(left)).map_err(CommandError::Say)?;
+    Ok(Exit::Done)
+}
+
+fn resumed_in_words(left: Duration) -> String {
+    if left.is_zero() {
+        return "the origin has asked for no wait".to_owned();
+    }
+    let left = humantime::format_duration(Duration::from_secs(left.as_secs().max(1)));
+    format!("the workers ask the origin again now; it had asked to wait for another {left}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_of_a_wait_is_said_in_words() {
+        for (left, said) in [
+            (0, "the origin has asked for no wait"),
+            (300, "the workers ask the origin again now; it had asked to wait for another 1s"),
+            (899_999, "the workers ask the origin again now; it had asked to wait for another 14m 59s"),
+        ] {
+            assert_eq!(resumed_in_words(Duration::from_millis(left)), said);
+        }
+    }
 
     #[test]
     fn how_many_are_tried_again_is_said_in_words() {

@@ -68,6 +68,12 @@ pub enum Command {
     /// It takes nothing new, and its program ends with exit code 0 when it has delivered what it holds. The others go on.
     #[command(after_help = EXIT_CODES)]
     Drain(DrainArgs),
+    /// Ask the origin again now, although it has asked to wait
+    ///
+    /// Ends the waits that it has asked for with `Retry-After`, for all workers. If it refuses again, they wait again. A wait
+    /// also ends when the worker that was asked to wait leaves, unless another one was asked too.
+    #[command(after_help = EXIT_CODES)]
+    Resume(ResumeArgs),
     /// Check that every file of every class is still what was downloaded
     ///
     /// Compares each class folder with the manifest in it: which files there are, their sizes and their BLAKE3 digests. Only
@@ -128,6 +134,14 @@ pub struct DrainArgs {
     /// Which worker; `coordinator status` lists them
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+}
+
+/// What `coordinator resume` is told.
+#[derive(Debug, Clone, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub coordinator: CoordinatorArgs,
 }
 
 /// What `coordinator verify` is told.

@@ -85,6 +85,7 @@ pub(super) enum Command {
     Fleet { reply: Reply<Fleet> },
     RetryFailed { wnids: Vec<Wnid>, reply: Reply<u64> },
     DrainWorker { name: String, reply: Reply<bool> },
+    Resume { reply: Reply<Duration> },
 }
 
 /// The way to the dispatcher. Clones lead to the same one.
@@ -191,6 +192,14 @@ impl DispatcherHandle {
     /// [`DispatchError::Stopped`].
     pub async fn drain_worker(&self, name: String) -> Result<bool, DispatchError> {
         self.ask(|reply| Command::DrainWorker { name, reply }).await
+    }
+
+    /// Ends the waits that the origin has asked for with `Retry-After`; gives what is left of the longest.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn resume(&self) -> Result<Duration, DispatchError> {
+        self.ask(|reply| Command::Resume { reply }).await
     }
 
     /// What the coordinator is doing.

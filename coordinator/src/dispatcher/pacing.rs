@@ -48,6 +48,13 @@ impl Pacing {
         self.budgets.send_replace(());
     }
 
+    /// Ends the waits that the origin has asked for; gives what is left of the longest.
+    pub(super) fn resume(&mut self, now: Instant) -> Duration {
+        let left = self.pace.resume(now);
+        self.publish(now);
+        left
+    }
+
     /// What the time brings.
     pub(super) fn tick(&mut self, now: Instant) {
         self.pace.tick(now);

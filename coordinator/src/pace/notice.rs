@@ -19,6 +19,11 @@ pub enum Notice {
         /// No request is sent for so long.
         rest: Duration,
     },
+    /// A wait that the origin asked for has ended before its time.
+    Lifted {
+        /// So much before.
+        rest: Duration,
+    },
     /// Cuts go on over a single connection.
     Independent,
     /// Another number of connections is held, because more brought nothing.
@@ -39,6 +44,9 @@ impl fmt::Display for Notice {
                     "the origin refuses requests (429 or 503) and asks to wait: no request for {:.1} s",
                     rest.as_secs_f64()
                 )
+            }
+            Self::Lifted { rest } => {
+                write!(formatter, "the wait that the origin asked for ends {:.1} s early", rest.as_secs_f64())
             }
             Self::Independent => {
                 formatter.write_str("the origin breaks single connections too: their number is not the cause")

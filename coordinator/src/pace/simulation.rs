@@ -255,6 +255,7 @@ impl Worker {
             bytes_per_second: None,
             quiet: Duration::ZERO,
             observe_every: Duration::from_millis(100),
+            resumed: 0,
         };
         Self {
             id: SessionId(number),

@@ -114,6 +114,7 @@ fn message(budget: Budget) -> proto::Budget {
         bytes_per_second: budget.bytes_per_second.unwrap_or(0),
         quiet_ms: milliseconds(budget.quiet),
         observe_ms: milliseconds(budget.observe_every),
+        resumed: budget.resumed,
     }
 }
 

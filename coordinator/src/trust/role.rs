@@ -86,6 +86,7 @@ mod tests {
             ("/imagenet.v1.Admin/GetFleet", [false, true, true]),
             ("/imagenet.v1.Admin/RetryFailed", [false, false, true]),
             ("/imagenet.v1.Admin/DrainWorker", [false, false, true]),
+            ("/imagenet.v1.Admin/Resume", [false, false, true]),
             ("/imagenet.v1.Admin/NotYet", [false, false, true]),
             ("/another.Service/Method", [false, false, true]),
         ];

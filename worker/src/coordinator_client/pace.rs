@@ -81,6 +81,7 @@ impl Budgets {
             bytes_per_second: (wire.bytes_per_second > 0).then_some(wire.bytes_per_second),
             quiet: Duration::from_millis(wire.quiet_ms),
             observe_every: Duration::from_millis(wire.observe_ms).clamp(OFTENEST, SELDOMEST),
+            resumed: wire.resumed,
         })
     }
 }

@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Tally};
 
+/// The ends of one wait, as two messages tell it, differ by less.
+const JITTER: Duration = Duration::from_millis(50);
 /// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
 const LOOK: Duration = Duration::from_secs(1);
 /// Of so many bytes at first the coordinator hears at each [`EARLY_STEP`]: at the start of a short job that is when a second
@@ -53,6 +55,8 @@ struct State {
     seen: u64,
     /// The origin itself has asked this process to wait until then.
     asked_until: Option<Instant>,
+    /// How often waits were ended by the coordinator, as of its last budget.
+    resumed: u64,
     /// The coordinator was not told of a wait yet.
     is_wait_untold: bool,
 }
@@ -77,7 +81,7 @@ impl Gate {
         let permits = Permits::new(0);
         let now = Instant::now();
         let gate = Self {
-            state: Mutex::new(State { permits, seen: 0, asked_until: None, is_wait_untold: false }),
+            state: Mutex::new(State { permits, seen: 0, asked_until: None, resumed: 0, is_wait_untold: false }),
             quiet_until: watch::Sender::new(now),
             bucket: Mutex::new(Bucket::new(now)),
             has_rate: AtomicBool::new(false),
@@ -152,22 +156,32 @@ impl Gate {
     /// Holds back every request of this process for a while, because the origin asked one of them to wait.
     fn asked_to_wait(&self, wait: Duration) {
         let until = Instant::now() + wait.min(LONGEST_RETRY_AFTER);
-        if self.be_quiet(until) {
-            tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
-        }
+        // First, or a budget that comes now would end the wait.
         self.change(|state| {
             state.asked_until = state.asked_until.max(Some(until));
             state.is_wait_untold |= !wait.is_zero();
         });
+        if self.be_quiet(until) {
+            tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
+        }
     }
 
-    /// Never shortens a wait; says whether it is a longer one.
+    /// Waits at least until then; says whether that is longer.
     fn be_quiet(&self, until: Instant) -> bool {
         self.quiet_until.send_if_modified(|quiet| {
             let is_longer = until > *quiet;
             *quiet = until.max(*quiet);
             is_longer
         })
+    }
+
+    /// Waits until then and no longer. What the origin has asked for is part of that.
+    fn be_quiet_exactly(&self, until: Instant) {
+        self.quiet_until.send_if_modified(|quiet| {
+            let is_other = until > *quiet || until + JITTER < *quiet;
+            *quiet = if is_other { until } else { *quiet };
+            is_other
+        });
     }
 
     /// Bytes have come; where they had to wait for it, that is their place.
@@ -222,14 +236,16 @@ impl Gate {
     /// Keeps to another budget from now on.
     pub(crate) fn keep_to(&self, budget: &Budget) {
         let now = Instant::now();
-        if !budget.quiet.is_zero() {
-            self.be_quiet(now + budget.quiet.min(LONGEST_RETRY_AFTER));
-        }
         lock(&self.bucket).set_rate(budget.bytes_per_second, now);
         self.has_rate.store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
         self.change(|state| {
             state.permits.set_limit(budget.connections);
             state.seen = budget.version;
+            if std::mem::replace(&mut state.resumed, budget.resumed) < budget.resumed {
+                state.asked_until = None;
+            }
+            let told_until = now + budget.quiet.min(LONGEST_RETRY_AFTER);
+            self.be_quiet_exactly(told_until.max(state.asked_until.unwrap_or(now)));
         });
     }
 

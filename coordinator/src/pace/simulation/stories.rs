@@ -299,3 +299,54 @@ fn a_wait_is_announced_once_and_again_when_it_becomes_longer() {
     assert_eq!(refused(0, 2, 2, 310), rest(2), "a short one is for the log");
     assert_eq!(refused(1, 3, 2, 311), []);
 }
+
+/// Says that the origin has asked it to wait, or nothing of that.
+fn says(pace: &mut Pace, id: u64, refusals: u64, wait: Option<u64>, now: Instant) {
+    let retry_after = wait.map(Duration::from_secs);
+    pace.observed(SessionId(id), &Observation { wanted: 1, refusals, retry_after, ..Observation::default() }, now);
+}
+
+#[test]
+fn a_wait_that_one_worker_tells_ends_when_it_leaves_unless_another_was_told_the_same() {
+    let mut now = Instant::now();
+    let mut pace = Pace::new(Ceilings::default(), now);
+    for id in [1, 2, 3] {
+        says(&mut pace, id, 0, None, now);
+    }
+    says(&mut pace, 1, 1, Some(900), now);
+    says(&mut pace, 2, 1, Some(60), now);
+    now += Duration::from_secs(1);
+    assert_eq!(pace.budget(SessionId(3), now).quiet, Duration::from_secs(899), "honoured by all");
+    let turn = pace.turn();
+    pace.left(SessionId(1), now);
+    assert!(pace.turn() > turn, "the others are told");
+    assert_eq!(pace.budget(SessionId(3), now).quiet, Duration::from_secs(59));
+    pace.left(SessionId(2), now);
+    assert_eq!(pace.budget(SessionId(3), now).quiet, Duration::ZERO);
+    let lifted = pace.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Lifted { .. }));
+    assert_eq!(lifted.count(), 2);
+}
+
+#[test]
+fn an_admin_ends_a_wait_and_only_a_new_refusal_brings_it_back() {
+    let mut now = Instant::now();
+    let mut pace = Pace::new(Ceilings::default(), now);
+    for id in [1, 2] {
+        says(&mut pace, id, 0, None, now);
+    }
+    says(&mut pace, 1, 1, Some(900), now);
+    now += Duration::from_secs(100);
+    assert_eq!(pace.resume(now), Duration::from_secs(800));
+    let budget = pace.budget(SessionId(2), now);
+    assert_eq!((budget.quiet, budget.resumed), (Duration::ZERO, 1));
+    for second in 1..=100 {
+        now += Duration::from_secs(1);
+        says(&mut pace, 1, 1, Some(800 - second), now);
+        assert_eq!(pace.status(now).quiet, Duration::ZERO, "what is left of the same wait");
+    }
+    now += Duration::from_secs(1);
+    says(&mut pace, 1, 2, Some(300), now);
+    assert_eq!(pace.status(now).quiet, Duration::from_mins(5), "it was refused again");
+    assert_eq!(pace.resume(now), Duration::from_mins(5));
+    assert_eq!(pace.resume(now), Duration::ZERO);
+}

@@ -25,6 +25,7 @@ fn budget(version: u64, connections: u32) -> Budget {
         bytes_per_second: None,
         quiet: Duration::ZERO,
         observe_every: Duration::from_secs(1),
+        resumed: 0,
     }
 }
 
@@ -120,6 +121,28 @@ async fn a_quiet_time_that_begins_while_others_wait_ends_for_them_too() {
     assert_eq!(gate.observation().retry_after, Duration::ZERO, "the origin has not asked this worker");
     waiting.join_all().await;
     assert_eq!(start.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_ends_a_wait_that_another_one_told_and_none_that_the_origin_asked_for() {
+    let gate = gate(1);
+    gate.keep_to(&Budget { quiet: Duration::from_mins(15), ..budget(1, 1) });
+    sleep(Duration::from_secs(1)).await;
+    assert!(!admits(&gate).await);
+    gate.keep_to(&budget(2, 1));
+    assert!(admits(&gate).await);
+    gate.failed(&refused(Some(600)));
+    gate.keep_to(&Budget { quiet: Duration::from_mins(15), ..budget(3, 1) });
+    gate.keep_to(&budget(4, 1));
+    assert!(!admits(&gate).await, "the origin has asked this process");
+    gate.keep_to(&Budget { resumed: 1, ..budget(5, 1) });
+    assert!(admits(&gate).await, "an admin has ended that");
+    assert!(gate.observation().retry_after.is_zero());
+    gate.failed(&refused(Some(5)));
+    let start = Instant::now();
+    gate.keep_to(&Budget { resumed: 1, ..budget(6, 1) });
+    drop(gate.permit(Priority::New).await);
+    assert_eq!(start.elapsed().as_secs(), 5, "which counts once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,29 @@
+//! The speed that people see. Pure.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+const SPEED_OVER: Duration = Duration::from_secs(3);
+const SPEED_EVERY: Duration = Duration::from_millis(250);
+
+/// What came over the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Speed(VecDeque<(Instant, u64)>);
+
+impl Speed {
+    pub(super) fn observed(&mut self, received: u64, now: Instant) {
+        if self.0.back().is_none_or(|(at, _)| now - *at >= SPEED_EVERY) {
+            self.0.push_back((now, received));
+        }
+        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > SPEED_OVER) {
+            self.0.pop_front();
+        }
+    }
+
+    pub(super) fn bytes_per_second(&self) -> u64 {
+        let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
+        let millis = u64::try_from((*to - *from).as_millis()).unwrap_or(u64::MAX);
+        after.saturating_sub(*before).saturating_mul(1000).checked_div(millis).unwrap_or(0)
+    }
+}

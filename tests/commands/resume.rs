@@ -1,0 +1,43 @@
+//! `coordinator resume`: the origin is asked again although it has asked to wait.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::{
+    answer::Answer,
+    cluster::{Job, Table},
+    wait::wait_for,
+};
+
+use super::{ask, origin_of, status};
+
+#[test]
+fn all_workers_ask_again_also_the_one_that_was_asked_to_wait() {
+    let (origin, wnids) = origin_of(12);
+    let refusal = || Answer::too_many_requests(900);
+    origin.script_of(&wnids[5]).expect("it is served").script([refusal()]);
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    let coordinator = job.start_coordinator();
+    let nothing = ask(&job, &coordinator, &["resume"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), "the origin has asked for no wait\n"));
+
+    let connect = format!("http://{}", coordinator.address);
+    let target = job.target_path().to_str().expect("a plain path");
+    let workers = ["one", "other"].map(|name| {
+        job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target])
+    });
+    let quiet = |status: &Value| status["origin"]["quiet_ms"].as_u64().expect("a number");
+    wait_for("the origin is left alone", Duration::from_secs(60), || {
+        let status = status(&job, &coordinator);
+        quiet(&status) > 600_000 && status["origin"]["connections"] == 0
+    });
+    let told = ask(&job, &coordinator, &["resume"]);
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    let words = "the workers ask the origin again now; it had asked to wait for another 14m ";
+    assert!(told.stdout.starts_with(words), "{}", told.stdout);
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(12, 0, 0));
+    assert_eq!(origin.gets(&wnids[5]).len(), 2, "refused once");
+}
