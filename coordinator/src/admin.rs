@@ -1,13 +1,13 @@
 //! The wire door for people and their tools: the fleet, and what may be asked of it. Who may call is the gate's business.
 
 use proto::admin_server::Admin;
-use shared::{outcome::printable, shutdown::Shutdown};
+use shared::shutdown::Shutdown;
 use tonic::{Request, Response, Status};
 
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle},
     fleet::{Fleet, Phase, WorkerView},
-    wire::{at_most, milliseconds, wnid},
+    wire::{at_most, milliseconds, shown, wnid},
 };
 
 pub(crate) mod client;
@@ -63,7 +63,7 @@ impl Admin for AdminDoor {
             return Ok(Response::new(proto::DrainWorkerReply {}));
         }
         let known = known(&self.fleet().await?.workers);
-        Err(Status::not_found(format!("there is no worker {}; {known}", printable(&name))))
+        Err(Status::not_found(format!("there is no worker {}; {known}", shown(&name))))
     }
 
     async fn resume(&self, _: Request<proto::ResumeRequest>) -> Result<Response<proto::ResumeReply>, Status> {

@@ -15,14 +15,14 @@ use crate::{
     fleet::Phase,
     lease_table::{Granted, Hello, Refused},
     trust::{Caller, Gate, MAX_STREAMS},
-    wire::{MAX_BATCH, at_most, cut, held, leases, milliseconds, names, reported, shown},
+    wire::{MAX_BATCH, at_most, held, leases, milliseconds, names, reported, sentence, shown},
 };
 use futures_util::{Stream, StreamExt as _};
 use proto::{
     admin_server::AdminServer,
     coordinator_server::{Coordinator, CoordinatorServer},
 };
-use shared::{Wnid, ids::SessionId, job::JobOptions, outcome::printable, shutdown::Shutdown, telemetry::trace};
+use shared::{Wnid, ids::SessionId, job::JobOptions, shutdown::Shutdown, telemetry::trace};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -307,7 +307,7 @@ impl Coordinator for Door {
 
     async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
         let request = request.into_inner();
-        let reason = Some(cut(printable(&request.reason))).filter(|reason| !reason.is_empty());
+        let reason = Some(sentence(&request.reason)).filter(|reason| !reason.is_empty());
         self.dispatcher.leave(SessionId(request.session_id), reason).await.map_err(refused)?;
         Ok(Response::new(proto::LeaveReply {}))
     }

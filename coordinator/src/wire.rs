@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Duration};
 use shared::{
     Wnid,
     ids::LeaseToken,
-    outcome::{Outcome, printable},
+    outcome::{Outcome, printable_within},
     telemetry::trace,
 };
 use tonic::Status;
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const MAX_BATCH: usize = 4096;
 /// Longer sentences are cut, in bytes.
 const MAX_SENTENCE: usize = 4096;
-/// Longer names are cut; they are shown, nothing else.
+/// Longer names are cut, in characters; they are shown, nothing else.
 const MAX_NAME: usize = 128;
 
 /// What one message may name.
@@ -38,7 +38,7 @@ pub(crate) fn too_many(named: impl Display) -> Status {
 
 /// A class, as a message names it.
 pub(crate) fn wnid(text: &str) -> Result<Wnid, Status> {
-    text.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", printable(text))))
+    text.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", shown(text))))
 }
 
 fn lease(named: &str, token: u64) -> Result<Lease, Status> {
@@ -53,23 +53,20 @@ pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
 }
 
 /// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
-pub(crate) fn cut(mut sentence: String) -> String {
-    sentence.truncate(sentence.floor_char_boundary(MAX_SENTENCE));
-    sentence
+pub(crate) fn sentence(text: &str) -> String {
+    printable_within(text, MAX_SENTENCE)
 }
 
 /// A text that is shown, and nothing else.
 pub(crate) fn shown(text: &str) -> String {
-    printable(text).chars().take(MAX_NAME).collect()
+    // A character has at most four bytes.
+    printable_within(text, 4 * MAX_NAME).chars().take(MAX_NAME).collect()
 }
 
 /// A result, and the span of its settlement.
 pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
     let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
-    let mut outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if let Outcome::Failed(failure) = &mut outcome {
-        failure.message = cut(std::mem::take(&mut failure.message));
-    }
+    let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let lease = lease(&result.wnid, result.token)?;
     let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
     Ok((Reported { lease, outcome }, span))
@@ -97,11 +94,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_sentences_are_cut_between_two_characters() {
-        let cut_one = cut("ü".repeat(MAX_SENTENCE));
-        assert_eq!((cut_one.len(), cut_one.chars().all(|character| character == 'ü')), (MAX_SENTENCE, true));
-        let odd = cut(format!("a{}", "ü".repeat(MAX_SENTENCE)));
-        assert_eq!(odd.len(), MAX_SENTENCE - 1);
-        assert_eq!(cut("short".to_owned()), "short");
+    fn what_a_message_names_is_cut_after_it_was_escaped() {
+        let escapes = "\u{1}".repeat(1_000_000);
+        assert_eq!(sentence(&escapes), "\\u{1}".repeat(MAX_SENTENCE / 5));
+        assert_eq!(sentence("short"), "short");
+        assert_eq!(shown(&escapes).len(), MAX_NAME);
+        assert_eq!(shown(&"ü".repeat(MAX_NAME + 1)), "ü".repeat(MAX_NAME));
+        let refused = wnid(&escapes).unwrap_err();
+        assert!(refused.message().len() < 2 * MAX_NAME, "{refused}");
     }
 }

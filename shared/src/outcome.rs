@@ -22,12 +22,15 @@ pub struct Published {
     pub bytes: u64,
 }
 
+/// Bytes of a failure's message. One line of a log is of no use beyond that.
+pub const LONGEST_MESSAGE: usize = 4096;
+
 /// Why a class failed. Displays as `Kind: message`, the form of `failed_downloads.log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The kind, which says whether another attempt can help.
     pub kind: FailureKind,
-    /// One line, without the kind, free of control characters.
+    /// One line of at most [`LONGEST_MESSAGE`] bytes, without the kind, free of control characters.
     pub message: String,
     /// Who is to blame, as far as anybody can tell.
     pub suspect: Suspect,
@@ -46,9 +49,10 @@ pub enum Suspect {
 
 impl Failure {
     /// A failure of a kind; control characters in the message (file names, snippets of pages) are escaped, so that no
-    /// terminal or log reader can be steered by them.
+    /// terminal or log reader can be steered by them, and a long message is cut.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
-        Self { kind, message: printable(&message.to_string()), suspect: kind.usual_suspect() }
+        let message = printable_within(&message.to_string(), LONGEST_MESSAGE);
+        Self { kind, message, suspect: kind.usual_suspect() }
     }
 
     /// The same, when more is known than the kind says.
@@ -66,12 +70,23 @@ impl fmt::Display for Failure {
 
 /// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is.
 pub fn printable(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
+    printable_within(text, usize::MAX)
+}
+
+/// The same, as far as the escaped text has at most so many bytes. Escapes make a text several times as long, in an HTTP/2
+/// header ten times, so it is cut after escaping, and no more than that is ever built.
+pub fn printable_within(text: &str, bytes: usize) -> String {
+    let mut escaped = String::with_capacity(text.len().min(bytes));
     for character in text.chars() {
+        let before = escaped.len();
         if character.is_control() || is_invisible(character) {
             escaped.extend(character.escape_default());
         } else {
             escaped.push(character);
+        }
+        if escaped.len() > bytes {
+            escaped.truncate(before);
+            break;
         }
     }
     escaped
@@ -190,7 +205,7 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
             proto::outcome::Kind::Failure(wire) => {
                 let suspect = wire.suspect().into();
-                Self::Failed(Failure::new(FailureKind::try_from(wire.kind())?, wire.message).suspecting(suspect))
+                Self::Failed(Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect))
             }
         })
     }
@@ -232,22 +247,24 @@ impl From<FailureKind> for proto::FailureKind {
     }
 }
 
-impl TryFrom<proto::FailureKind> for FailureKind {
-    type Error = UnknownOutcome;
-
-    fn try_from(kind: proto::FailureKind) -> Result<Self, UnknownOutcome> {
-        Ok(match kind {
-            proto::FailureKind::Unspecified => return Err(UnknownOutcome),
-            proto::FailureKind::HttpError => Self::HttpError,
-            proto::FailureKind::Timeout => Self::Timeout,
-            proto::FailureKind::ConnectionError => Self::ConnectionError,
-            proto::FailureKind::NotATar => Self::NotATar,
-            proto::FailureKind::TarError => Self::TarError,
-            proto::FailureKind::StorageError => Self::StorageError,
-            proto::FailureKind::Conflict => Self::Conflict,
-            proto::FailureKind::InvalidWnid => Self::InvalidWnid,
-            proto::FailureKind::LeaseLost => Self::LeaseLost,
-        })
+/// A kind of a newer protocol, which is read as unspecified, is the most general one of its suspect: the results beside it
+/// must not be refused for it.
+fn kind_of(kind: proto::FailureKind, suspect: Suspect) -> FailureKind {
+    match kind {
+        proto::FailureKind::Unspecified => match suspect {
+            Suspect::Class => FailureKind::HttpError,
+            Suspect::Origin => FailureKind::ConnectionError,
+            Suspect::Host => FailureKind::StorageError,
+        },
+        proto::FailureKind::HttpError => FailureKind::HttpError,
+        proto::FailureKind::Timeout => FailureKind::Timeout,
+        proto::FailureKind::ConnectionError => FailureKind::ConnectionError,
+        proto::FailureKind::NotATar => FailureKind::NotATar,
+        proto::FailureKind::TarError => FailureKind::TarError,
+        proto::FailureKind::StorageError => FailureKind::StorageError,
+        proto::FailureKind::Conflict => FailureKind::Conflict,
+        proto::FailureKind::InvalidWnid => FailureKind::InvalidWnid,
+        proto::FailureKind::LeaseLost => FailureKind::LeaseLost,
     }
 }
 
@@ -275,6 +292,42 @@ mod tests {
     #[test]
     fn an_outcome_of_a_newer_protocol_is_refused() {
         assert_eq!(Outcome::try_from(proto::Outcome { kind: None }), Err(UnknownOutcome));
+    }
+
+    #[test]
+    fn a_kind_of_a_newer_protocol_is_the_general_one_of_its_suspect() {
+        for (suspect, kind) in [
+            (Suspect::Class, FailureKind::HttpError),
+            (Suspect::Origin, FailureKind::ConnectionError),
+            (Suspect::Host, FailureKind::StorageError),
+        ] {
+            for number in [0, 99, -1] {
+                let wire = proto::Failure {
+                    kind: number,
+                    message: "why".to_owned(),
+                    suspect: proto::Suspect::from(suspect).into(),
+                };
+                let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(wire)) };
+                let expected = Failure { kind, message: "why".to_owned(), suspect };
+                assert_eq!(Outcome::try_from(outcome), Ok(Outcome::Failed(expected)), "{number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_after_it_was_escaped_and_between_two_characters() {
+        for (text, bytes, expected) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "abc"),
+            ("a\u{1}b", 6, "a\\u{1}"),
+            ("a\u{1}b", 5, "a"),
+            ("ü", 1, ""),
+            ("", 0, ""),
+        ] {
+            assert_eq!(printable_within(text, bytes), expected, "{text:?} {bytes}");
+        }
+        let failure = Failure::new(FailureKind::TarError, "\u{202e}".repeat(LONGEST_MESSAGE));
+        assert_eq!(failure.message, "\\u{202e}".repeat(LONGEST_MESSAGE / 8));
     }
 
     #[test]

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn long_words_make_short_reports() {
         let mut unreported = Unreported::default();
-        let long = |bytes| Outcome::Failed(Failure::new(FailureKind::TarError, "x".repeat(bytes)));
+        let failure = Failure::new(FailureKind::TarError, "");
+        let long = |bytes| Outcome::Failed(Failure { message: "x".repeat(bytes), ..failure.clone() });
         unreported.add((0..10).map(|number| finished(number, 1, long(400_000))));
         assert_eq!(unreported.batch().len(), 2);
         unreported.clear();

@@ -182,6 +182,26 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
+    let mut running = Running::start(3).await;
+    let session_id = running.register().await.session_id;
+    let leases = running.acquire(session_id, 2).await.leases;
+    let newer = proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1 };
+    let result = |lease: &proto::Lease, outcome| proto::Result {
+        wnid: lease.wnid.clone(),
+        token: lease.token,
+        outcome: Some(proto::Outcome { kind: Some(outcome) }),
+        traceparent: String::new(),
+    };
+    let newer = result(&leases[1], proto::outcome::Kind::Failure(newer));
+    let results = vec![result(&leases[0], success()), newer];
+    let reply = running.client.report(proto::ReportRequest { session_id, results }).await.unwrap().into_inner();
+    assert_eq!(reply.acked, [leases[0].wnid.clone(), leases[1].wnid.clone()]);
+    let status = running.handle.status();
+    assert_eq!((status.success, status.failed), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_living_workers_of_one_name_one_is_refused_and_told_why() {
     let mut running = Running::start(1).await;
     let older = running.register().await.session_id;
