@@ -275,7 +275,7 @@ impl LeaseTable {
         }
         // Bytes that came after the origin was given up for away: it is back.
         if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
-            self.origin_answered();
+            self.origin_answered(now);
         }
         let drop = self.reconcile(id, held, now);
         self.take_back_idle(id, now);

@@ -36,6 +36,11 @@ impl Troubles {
         trouble.failed_by.len()
     }
 
+    /// How often a class has been failed.
+    pub(super) fn times(&self, class: usize) -> usize {
+        self.of.get(&class).map_or(0, |trouble| trouble.failed_by.len())
+    }
+
     /// Whether somebody with one of these keys has failed the class lately. Most classes are in no trouble, and no key is
     /// asked for.
     pub(super) fn has_failed(&self, class: usize, now: Instant, keys: impl Fn() -> [String; 2]) -> bool {

@@ -9,7 +9,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{CopyNews, Lease, LeaseTable, Notice, State, Verdict, breaker::Meaning, trouble::TRIES};
+use super::{CopyNews, Lease, LeaseTable, Notice, Session, State, Verdict, breaker::Meaning, trouble::TRIES};
 
 /// Before another worker tries a class.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
@@ -37,7 +37,7 @@ impl LeaseTable {
             }
             if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
                 // Whatever it said: somebody is there. Only now, or a doubt about this very class would settle it, too.
-                self.origin_answered();
+                self.origin_answered(now);
             }
             self.settle_lonely_doubts();
             return verdict;
@@ -49,7 +49,7 @@ impl LeaseTable {
         if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
             if self.breaker.is_answer(lease.token) {
-                self.origin_answered();
+                self.origin_answered(now);
             }
         }
         self.settle_lonely_doubts();
@@ -147,7 +147,7 @@ impl LeaseTable {
         if self.hand_over(position) {
             return Verdict::Retried;
         }
-        let has_failed = |session: &super::Session| self.troubles.has_failed(position, now, || session.keys());
+        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
@@ -197,15 +197,25 @@ impl LeaseTable {
     }
 
     /// Somebody has heard from the origin: what failed before has failed by itself, and everybody may go on.
-    pub(super) fn origin_answered(&mut self) {
+    pub(super) fn origin_answered(&mut self, now: Instant) {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
-            self.give_up(position, failure);
+            // When it failed there may have been no other worker.
+            if self.troubles.times(position) < TRIES && self.may_be_tried_by_another(position, now) {
+                self.give_back(position);
+            } else {
+                self.give_up(position, failure);
+            }
         }
         if was_away {
             self.notices.push(Notice::OriginBack);
             self.turn += 1;
         }
+    }
+
+    fn may_be_tried_by_another(&self, position: usize, now: Instant) -> bool {
+        let has_not_failed = |session: &Session| !self.troubles.has_failed(position, now, || session.keys());
+        self.sessions.by_id.values().any(|session| session.is_healthy(now) && has_not_failed(session))
     }
 
     /// When nothing is left that could show whether the origin is well, the doubtful classes have failed.

@@ -378,3 +378,26 @@ fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
     assert!(matches!(&table.take_given_up()[..], [(wnid, _)] if *wnid == doubtful.wnid));
     check(&table);
 }
+
+/// Its first worker was alone, so that nobody else could be asked.
+#[test]
+fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() {
+    let (mut table, mut now) = (table(3), Instant::now());
+    let one = session(&mut table, "one", now);
+    assert_eq!(fail(&mut table, one, 1, Suspect::Origin, now), [Verdict::Doubted]);
+    let other = session(&mut table, "other", now);
+    let lease = acquire(&mut table, other, 1, now).unwrap()[0];
+    assert_eq!(table.report(other, lease, &good(), now, 1.0), Verdict::Settled);
+    assert_eq!((table.take_given_up().len(), table.status().pending), (0, 2));
+    check(&table);
+    assert_eq!(numbers(&acquire(&mut table, one, 1, now).unwrap()), ["3"], "it has failed the other one");
+    let again = acquire(&mut table, other, 1, now).unwrap()[0];
+    assert_eq!(numbers(&[again]), ["1"]);
+    assert_eq!(table.report(other, again, &blames(Suspect::Origin), now, 1.0), Verdict::Doubted, "twice");
+    now += Duration::from_secs(1);
+    table.leave(one).unwrap();
+    let last = acquire(&mut table, other, 1, now).unwrap()[0];
+    assert_eq!(table.report(other, last, &good(), now, 1.0), Verdict::Settled);
+    assert_eq!((table.take_given_up().len(), table.status().failed), (1, 1));
+    check(&table);
+}
