@@ -27,7 +27,7 @@ fn all_workers_ask_again_also_the_one_that_was_asked_to_wait() {
         job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target])
     });
     let quiet = |status: &Value| status["origin"]["quiet_ms"].as_u64().expect("a number");
-    wait_for("the origin is left alone", Duration::from_secs(60), || {
+    wait_for("the origin is left alone", Duration::from_mins(1), || {
         let status = status(&job, &coordinator);
         quiet(&status) > 600_000 && status["origin"]["connections"] == 0
     });

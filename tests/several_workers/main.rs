@@ -3,6 +3,7 @@
 mod budget;
 mod copies;
 mod finished;
+mod hostile;
 mod obeys;
 mod scripted;
 mod stops;
