@@ -1,10 +1,10 @@
 //! `failed_downloads.log`: one line for each class that failed in this run, and nothing else.
 //!
-//! Each line is written at once, in one piece, so that a reader that follows the file sees whole
-//! lines; and into the file that has the name at that moment, so that the log can be moved or
-//! removed meanwhile. The ledger is the source, the log a view of it. What could not be written
-//! waits in memory, at most a line for each class, and is written with the next line or when the
-//! log is dropped.
+//! What is noted is written with [`FailureLog::catch_up`], once for each commit of the ledger, in
+//! one piece, so that a reader that follows the file sees whole lines; and into the file that has
+//! the name at that moment, so that the log can be moved or removed meanwhile. The ledger is the
+//! source, the log a view of it. What could not be written waits in memory, at most a line for
+//! each class, and is written with the next commit or when the log is dropped.
 
 use std::{
     collections::HashSet,
@@ -24,16 +24,24 @@ use shared::{
 /// The log's name in the target.
 pub const NAME: &str = "failed_downloads.log";
 
+/// Bytes of lines that are noted and not written.
+const MUCH: usize = 1 << 20;
+
 /// The log.
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
     /// Lines that are not in the file, or may be in it in part.
     missing: Vec<String>,
+    /// Bytes of the lines that were noted since the last attempt to write.
+    noted: usize,
     /// Classes whose lines may still be in the file and do not belong there.
     withdrawn: HashSet<String>,
     /// The last attempt failed, which was told: the file may end in the middle of a line.
     is_behind: bool,
+    /// How often the file was written.
+    #[cfg(test)]
+    pub(crate) writes: usize,
 }
 
 /// The log could not be written.
@@ -52,44 +60,49 @@ impl FailureLog {
     pub fn create(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
         match open_log(&path).and_then(|file| clear(&file)) {
-            Ok(()) => Ok(Self { path, missing: Vec::new(), withdrawn: HashSet::new(), is_behind: false }),
+            Ok(()) => Ok(Self {
+                path,
+                missing: Vec::new(),
+                noted: 0,
+                withdrawn: HashSet::new(),
+                is_behind: false,
+                #[cfg(test)]
+                writes: 0,
+            }),
             Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
     }
 
-    /// Adds a class.
+    /// Notes a class; what is noted is written when that is much.
     ///
     /// # Errors
     /// When writing begins to fail; not again before it has succeeded.
-    pub fn write(&mut self, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
+    pub fn note(&mut self, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
         self.add(format!("{wnid} - {failure}\n"))
     }
 
-    /// Adds a row that holds no class id.
+    /// Notes a row that holds no class id.
     ///
     /// # Errors
-    /// As [`FailureLog::write`].
-    pub fn write_invalid(&mut self, row: &InvalidRow, failure: &Failure) -> Result<(), FailureLogError> {
+    /// As [`FailureLog::note`].
+    pub fn note_invalid(&mut self, row: &InvalidRow, failure: &Failure) -> Result<(), FailureLogError> {
         self.add(format!("{} - {failure}\n", shown(row)))
     }
 
-    /// Takes classes out again: their folder turned out to be there after all, or they are tried again. Rare, so the file is
-    /// read and written anew.
-    ///
-    /// # Errors
-    /// As [`FailureLog::write`].
-    pub fn withdraw(&mut self, wnids: &[Wnid]) -> Result<(), FailureLogError> {
+    /// Notes that classes do not belong into the log: their folder turned out to be there after all, or they are tried again.
+    /// Rare, so the file is then read and written anew, once.
+    pub fn withdraw(&mut self, wnids: &[Wnid]) {
         self.withdrawn.extend(wnids.iter().map(Wnid::to_string));
         let withdrawn = &self.withdrawn;
         self.missing.retain(|line| !withdrawn.contains(class_of(line)));
-        self.catch_up()
     }
 
     /// Writes what is missing, if anything is.
     ///
     /// # Errors
-    /// As [`FailureLog::write`].
+    /// As [`FailureLog::note`].
     pub fn catch_up(&mut self) -> Result<(), FailureLogError> {
+        self.noted = 0;
         let written = if self.is_behind || !self.withdrawn.is_empty() { self.rewrite() } else { self.append() };
         let was_behind = std::mem::replace(&mut self.is_behind, written.is_err());
         match written {
@@ -108,13 +121,18 @@ impl FailureLog {
     }
 
     fn add(&mut self, line: String) -> Result<(), FailureLogError> {
+        self.noted += line.len();
         self.missing.push(line);
-        self.catch_up()
+        if self.noted > MUCH { self.catch_up() } else { Ok(()) }
     }
 
-    fn append(&self) -> io::Result<()> {
+    fn append(&mut self) -> io::Result<()> {
         if self.missing.is_empty() {
             return Ok(());
+        }
+        #[cfg(test)]
+        {
+            self.writes += 1;
         }
         let mut file = open_log(&self.path)?;
         file.write_all(self.missing.concat().as_bytes())
@@ -134,6 +152,10 @@ impl FailureLog {
             is_whole && !missing.contains(line) && !self.withdrawn.contains(class_of(line))
         };
         let kept: Vec<String> = text.split_inclusive('\n').filter(counts).map(str::to_owned).collect();
+        #[cfg(test)]
+        {
+            self.writes += 1;
+        }
         // From here on the file may lose lines that it had.
         self.missing.splice(..0, kept);
         let mut file = open_log(&self.path)?;
@@ -177,6 +199,11 @@ mod tests {
 
     use super::*;
 
+    fn written(log: &mut FailureLog, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
+        log.note(wnid, failure)?;
+        log.catch_up()
+    }
+
     #[test]
     fn each_failed_class_has_one_line_and_the_last_run_has_none() {
         let folder = tempfile::tempdir().unwrap();
@@ -185,18 +212,20 @@ mod tests {
         let mut log = FailureLog::create(folder.path()).unwrap();
         assert_eq!(read(), "");
         let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
-        log.write("n02124075".parse().unwrap(), &missing).unwrap();
+        written(&mut log, "n02124075".parse().unwrap(), &missing).unwrap();
         for (line, value) in [(7, "cat"), (9, "")] {
             let row = InvalidRow { line, value: value.to_owned(), after: 0 };
             let failure = Failure::new(FailureKind::InvalidWnid, format!("line {line}: {InvalidWnid}"));
-            log.write_invalid(&row, &failure).unwrap();
+            log.note_invalid(&row, &failure).unwrap();
         }
+        log.catch_up().unwrap();
         let rest = "cat - InvalidWnid: line 7: not a WordNet id (n and eight digits, like n02124075)\n\
                     (empty) - InvalidWnid: line 9: not a WordNet id (n and eight digits, like n02124075)\n";
         assert_eq!(read(), format!("n02124075 - HTTPError: 404 Client Error: Not Found\n{rest}"));
-        log.withdraw(&["n02124075".parse().unwrap()]).unwrap();
+        log.withdraw(&["n02124075".parse().unwrap()]);
+        log.catch_up().unwrap();
         assert_eq!(read(), rest);
-        log.write("n00000002".parse().unwrap(), &missing).unwrap();
+        written(&mut log, "n00000002".parse().unwrap(), &missing).unwrap();
         assert_eq!(read(), format!("{rest}n00000002 - HTTPError: 404 Client Error: Not Found\n"));
     }
 
@@ -206,12 +235,13 @@ mod tests {
         let path = folder.path().join(NAME);
         let mut log = FailureLog::create(folder.path()).unwrap();
         let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
-        log.write("n00000001".parse().unwrap(), &missing).unwrap();
+        written(&mut log, "n00000001".parse().unwrap(), &missing).unwrap();
         std::fs::rename(&path, folder.path().join("rotated")).unwrap();
-        log.write("n00000002".parse().unwrap(), &missing).unwrap();
+        written(&mut log, "n00000002".parse().unwrap(), &missing).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "n00000002 - HTTPError: 404 Client Error: Not Found\n");
         std::fs::remove_file(&path).unwrap();
-        log.withdraw(&["n00000002".parse().unwrap()]).unwrap();
+        log.withdraw(&["n00000002".parse().unwrap()]);
+        log.catch_up().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
     }
 
@@ -232,21 +262,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let mut log = FailureLog::create(folder.path()).unwrap();
-        log.write(wnid(1), &missing()).unwrap();
+        written(&mut log, wnid(1), &missing()).unwrap();
         // A folder in its place refuses the lines, also from root.
         std::fs::rename(&path, folder.path().join("aside")).unwrap();
         std::fs::create_dir(&path).unwrap();
-        log.write(wnid(2), &missing()).unwrap_err();
-        log.write(wnid(3), &missing()).expect("it was told");
-        log.withdraw(&[wnid(1), wnid(2)]).expect("it was told");
+        written(&mut log, wnid(2), &missing()).unwrap_err();
+        written(&mut log, wnid(3), &missing()).expect("it was told");
+        log.withdraw(&[wnid(1), wnid(2)]);
+        log.catch_up().expect("it was told");
         std::fs::remove_dir(&path).unwrap();
         // As a full disk leaves it: with half a line, and with one that was thought missing.
         std::fs::write(&path, format!("{}{}n0000", line(1), line(3))).unwrap();
         let mut half = File::options().append(true).open(&path).unwrap();
         half.write_all(&"é".as_bytes()[..1]).unwrap();
-        log.write(wnid(4), &missing()).unwrap();
+        written(&mut log, wnid(4), &missing()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4));
-        log.write(wnid(2), &missing()).unwrap();
+        written(&mut log, wnid(2), &missing()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4) + &line(2));
     }
 
@@ -257,7 +288,7 @@ mod tests {
         let mut log = FailureLog::create(folder.path()).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        log.write(wnid(1), &missing()).unwrap_err();
+        written(&mut log, wnid(1), &missing()).unwrap_err();
         std::fs::remove_dir(&path).unwrap();
         drop(log);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1));

@@ -27,7 +27,7 @@ pub(super) fn restore(
             if aloud {
                 tracing::warn!("{wnid} failed: {failure}");
             }
-            if let Err(error) = log.write(wnid, failure) {
+            if let Err(error) = log.note(wnid, failure) {
                 tracing::warn!("failed to {error}");
             }
         }
@@ -38,13 +38,16 @@ pub(super) fn restore(
     Ok(())
 }
 
-/// Rows that hold no class id, which the table counts as failed from the start.
+/// Rows that hold no class id, which the table counts as failed from the start. With them the log has all that is known.
 pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
     for row in rows {
         let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
         tracing::warn!("{} failed: {failure}", failure_log::shown(row));
-        if let Err(error) = log.write_invalid(row, &failure) {
+        if let Err(error) = log.note_invalid(row, &failure) {
             tracing::warn!("failed to {error}");
         }
+    }
+    if let Err(error) = log.catch_up() {
+        tracing::warn!("failed to {error}");
     }
 }

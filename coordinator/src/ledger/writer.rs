@@ -61,19 +61,28 @@ impl Entry {
         is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
     }
 
-    /// Brings the failure log to where this leads.
+    /// Notes in the failure log where this leads.
     fn log_failures(&self, log: &mut FailureLog) {
         for Record { wnid, outcome, .. } in &self.records {
             if let Outcome::Failed(failure) = outcome {
-                complain(log.write(*wnid, failure));
+                complain(log.note(*wnid, failure));
             }
         }
         for withdrawn in [&self.corrected, &self.forgotten] {
             if !withdrawn.is_empty() {
-                complain(log.withdraw(withdrawn));
+                log.withdraw(withdrawn);
             }
         }
     }
+}
+
+/// Brings the failure log to where all of them lead, in their order. The file is written once, but for a piece of it whenever
+/// that is much.
+fn log_failures(entries: &[Entry], log: &mut FailureLog) {
+    for entry in entries {
+        entry.log_failures(log);
+    }
+    complain(log.catch_up());
 }
 
 /// How long commits take.
@@ -107,10 +116,7 @@ impl Ledger {
                 let began = Instant::now();
                 self.write(&run, lease_ttl, &entries).map_err(|source| self.not_written(source))?;
                 commits.record(began.elapsed());
-                for entry in &entries {
-                    entry.log_failures(&mut log);
-                }
-                complain(log.catch_up());
+                log_failures(&entries, &mut log);
                 entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
             }
             Ok(())
@@ -132,7 +138,7 @@ impl Writer {
         let (writer, mut entries) = Self::channel();
         tasks.spawn(async move {
             while let Some(entry) = entries.recv().await {
-                entry.log_failures(&mut log);
+                log_failures(std::slice::from_ref(&entry), &mut log);
                 entry.durable.into_iter().for_each(|durable| durable());
             }
         });
@@ -167,5 +173,58 @@ impl Writer {
 fn complain(written: Result<(), FailureLogError>) {
     if let Err(error) = written {
         tracing::warn!("failed to {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::outcome::{Failure, FailureKind, Published};
+
+    use super::*;
+    use crate::failure_log::NAME;
+
+    fn wnid(number: u32) -> Wnid {
+        format!("n{number:08}").parse().unwrap()
+    }
+
+    fn failed(numbers: std::ops::Range<u32>) -> Entry {
+        let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
+        let record = |number| Record { wnid: wnid(number), outcome: Outcome::Failed(failure.clone()), worker: None };
+        Entry { records: numbers.map(record).collect(), ..Entry::default() }
+    }
+
+    fn there_after_all(numbers: std::ops::Range<u32>) -> Entry {
+        let there = Outcome::Skipped(Published::default());
+        let record = |number| Record { wnid: wnid(number), outcome: there.clone(), worker: None };
+        let corrected = numbers.clone().map(wnid).collect();
+        Entry { records: numbers.map(record).collect(), corrected, ..Entry::default() }
+    }
+
+    /// As one report, and as thousands of reports of one class each that are in one commit.
+    #[test]
+    fn the_failure_log_is_written_once_for_each_commit_however_many_classes_are_there_after_all() {
+        for entries in [vec![there_after_all(0..4096)], (0..1000).map(|one| there_after_all(one..one + 1)).collect()] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut log = FailureLog::create(folder.path()).unwrap();
+            log_failures(&[failed(0..20_400)], &mut log);
+            assert_eq!(log.writes, 1);
+            log_failures(&entries, &mut log);
+            assert_eq!(log.writes, 2);
+            let corrected: u32 = entries.iter().map(|entry| u32::try_from(entry.corrected.len()).unwrap()).sum();
+            let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
+            assert!(text.starts_with(&format!("{} - HTTPError", wnid(corrected))), "{}", &text[..100]);
+            assert_eq!(text.lines().count(), 20_400 - corrected as usize);
+        }
+    }
+
+    #[test]
+    fn of_a_class_that_fails_is_there_and_fails_again_in_one_commit_the_last_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = FailureLog::create(folder.path()).unwrap();
+        let forgotten = Entry { forgotten: vec![wnid(1)], ..Entry::default() };
+        log_failures(&[failed(1..4), there_after_all(2..3), forgotten, failed(1..2)], &mut log);
+        let classes = |text: String| text.lines().map(|line| line[8..9].to_owned()).collect::<Vec<_>>();
+        let read = || classes(std::fs::read_to_string(folder.path().join(NAME)).unwrap());
+        assert_eq!((read(), log.writes), (vec!["3".to_owned(), "1".to_owned()], 1));
     }
 }
