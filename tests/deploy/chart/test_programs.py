@@ -23,7 +23,7 @@ PROBES = {"/healthz", "/readyz"}
 METRICS = "/metrics"
 # Variables that are no flags.
 OTHERS = re.compile(r"OTEL_\w+|RUST_LOG|\w+_PROXY")
-COMMANDS = ("status", "retry", "drain")
+COMMANDS = ("status", "retry", "drain", "resume")
 
 
 def grpc_services() -> set[str]:
