@@ -34,6 +34,8 @@ pub struct Failure {
     pub message: String,
     /// Who is to blame, as far as anybody can tell.
     pub suspect: Suspect,
+    /// The worker has no space for it, and begun nothing: one with a larger disk may do it.
+    pub lacks_space: bool,
 }
 
 /// Who is to blame for a failure; it decides who tries again.
@@ -52,13 +54,19 @@ impl Failure {
     /// terminal or log reader can be steered by them, and a long message is cut.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
         let message = printable_within(&message.to_string(), LONGEST_MESSAGE);
-        Self { kind, message, suspect: kind.usual_suspect() }
+        Self { kind, message, suspect: kind.usual_suspect(), lacks_space: false }
     }
 
     /// The same, when more is known than the kind says.
     #[must_use]
     pub fn suspecting(self, suspect: Suspect) -> Self {
         Self { suspect, ..self }
+    }
+
+    /// The same of a class for which the worker has no space.
+    #[must_use]
+    pub fn lacking_space(self) -> Self {
+        Self { suspect: Suspect::Host, lacks_space: true, ..self }
     }
 }
 
@@ -184,6 +192,7 @@ impl From<Outcome> for proto::Outcome {
                 kind: proto::FailureKind::from(failure.kind).into(),
                 message: failure.message,
                 suspect: proto::Suspect::from(failure.suspect).into(),
+                lacks_space: failure.lacks_space,
             }),
         };
         Self { kind: Some(kind) }
@@ -204,8 +213,9 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Success(wire) => Self::Success(published(wire)),
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
             proto::outcome::Kind::Failure(wire) => {
-                let suspect = wire.suspect().into();
-                Self::Failed(Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect))
+                let (suspect, lacks_space) = (wire.suspect().into(), wire.lacks_space);
+                let failure = Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
+                Self::Failed(Failure { lacks_space, ..failure })
             }
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::{
     archives::{assert_class_is, images},
-    cluster::Job,
+    cluster::{Job, Table},
     folders::staging,
     mounts::Mount,
     origin::Origin,
@@ -25,8 +25,8 @@ fn assert_told_once(job: &Job, finished: &Finished) {
 fn fill(room: &str, more_room: &str) -> Option<()> {
     let origin = Origin::start();
     let wnids = ["n00000001", "n00000002"];
-    // Three and twenty megabytes: the disk fills up in the second.
-    let tars = [images(wnids[0], 60, 40_000..60_000, 1), images(wnids[1], 400, 40_000..60_000, 2)];
+    // Twelve and twenty megabytes: the disk fills up in the second, and has no room for another one like the first.
+    let tars = [images(wnids[0], 240, 40_000..60_000, 1), images(wnids[1], 400, 40_000..60_000, 2)];
     for (wnid, tar) in wnids.iter().zip(&tars) {
         origin.class(wnid, tar.clone());
     }
@@ -53,14 +53,14 @@ fn fill(room: &str, more_room: &str) -> Option<()> {
 
 #[test]
 fn a_full_disk_stops_the_job_and_more_room_lets_it_go_on() {
-    if fill("size=16m", "size=60m").is_none() {
+    if fill("size=22m", "size=60m").is_none() {
         println!("skipped: this user may not mount a file system");
     }
 }
 
 #[test]
 fn a_disk_without_inodes_is_full_too() {
-    if fill("size=100m,nr_inodes=350", "size=100m,nr_inodes=1000").is_none() {
+    if fill("size=100m,nr_inodes=530", "size=100m,nr_inodes=1300").is_none() {
         println!("skipped: this user may not mount a file system");
     }
 }
@@ -95,4 +95,34 @@ fn a_small_class_that_filled_the_disk_goes_on_at_its_checkpoint_too() {
     }
     let gets = origin.gets(interrupted);
     assert!(gets.len() == 1 && gets[0].start() > 0, "{interrupted} began anew: {gets:#?}");
+}
+
+/// What does not fit is its own failure as long as the disk has room for classes like the others.
+#[test]
+fn a_class_that_does_not_fit_fails_and_the_others_come() {
+    let origin = Origin::start();
+    let wnids = ["n00000001", "n00000002", "n00000003"];
+    // Two, twenty and two megabytes.
+    let tars = [40, 400, 40].map(|count| images("n1", count, 40_000..60_000, count as u64));
+    for (wnid, tar) in wnids.iter().zip(&tars) {
+        origin.class(wnid, tar.clone());
+    }
+    for keeps_tar in [false, true] {
+        let args = if keeps_tar { &["--workers", "1"][..] } else { &["--workers", "1", "--delete-tar"] };
+        // With tars kept a class of two megabytes takes four.
+        let Some(disk) = Mount::memory(if keeps_tar { "size=16m" } else { "size=12m" }) else {
+            println!("skipped: this user may not mount a file system");
+            return;
+        };
+        let job = Job::new().classes(wnids).origin(&origin).args(args.iter().copied());
+        let job = job.target(disk.path().join("images")).deadline(Duration::from_secs(30));
+        job.assert_ended(&job.run(), 1, Table::of(2, 0, 1));
+        let line = job.failure_of(wnids[1]);
+        let needed = tars[1].len() * if keeps_tar { 2 } else { 1 };
+        assert!(line.starts_with("StorageError: not enough space for this class"), "{line}");
+        assert!(line.contains(&format!("it needs {needed} bytes")), "{line}");
+
+        disk.resize("size=90m");
+        job.assert_ended(&job.run(), 0, Table::of(1, 2, 0));
+    }
 }

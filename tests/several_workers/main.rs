@@ -6,4 +6,5 @@ mod finished;
 mod hostile;
 mod obeys;
 mod scripted;
+mod small_disks;
 mod stops;

@@ -44,6 +44,7 @@ mod area_access;
 mod beginning;
 mod checkpoint;
 mod checkpoint_timer;
+mod disk_space;
 mod extract;
 mod file_tree;
 mod manifest;

@@ -6,6 +6,7 @@ use shared::{Wnid, outcome::Suspect};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    disk_space::{Claim, LacksSpace},
     download::Piece,
     extract::{Start, UnpackError, Unpacker},
     origin::Origin,
@@ -31,7 +32,8 @@ pub(crate) async fn receive(
     let mut left = None;
     if let Some(Checkpoint { source, files, begun, position, parts }) = checkpoint {
         tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        intake.start(Start { source: source.clone(), files, begun, offset: position })?;
+        let claim = site.disk_space().claim_rest(source.length, intake.copies(), position);
+        intake.start(Start { source: source.clone(), files, begun, offset: position }, claim)?;
         left = Some(Left { source, position, parts });
     }
     let (beside, runtime) = site.beside();
@@ -48,12 +50,15 @@ pub(crate) async fn receive(
             Ok(Piece::Begin(source)) => {
                 intake.forget();
                 progress.begin(0, source.length);
-                intake.start(Start { source, ..Start::default() })?;
+                if let Err(lacks_space) = intake.begin(source) {
+                    assembly.stop().await;
+                    return Err(lacks_space);
+                }
             }
             Ok(Piece::Bytes(bytes)) => {
-                if let Err(error) = intake.feed(&bytes) {
+                if let Err(unfinished) = intake.feed(&bytes) {
                     assembly.stop().await;
-                    return Err(intake.broken(error));
+                    return Err(unfinished);
                 }
             }
             Ok(Piece::End) => match intake.finish()? {
@@ -87,15 +92,40 @@ struct Intake<'site> {
     site: &'site Site,
     wnid: Wnid,
     staging: Staging,
-    at_work: Option<(Unpacker, Source)>,
+    at_work: Option<AtWork>,
+}
+
+/// A tar that is being unpacked.
+struct AtWork {
+    unpacker: Unpacker,
+    source: Source,
+    /// Its space on the disk.
+    claim: Claim,
 }
 
 impl Intake<'_> {
-    fn start(&mut self, start: Start) -> Result<(), Unfinished> {
+    /// How often the bytes of the tar are written.
+    fn copies(&self) -> u64 {
+        if self.site.job.delete_tar { 1 } else { 2 }
+    }
+
+    /// Begins a tar, if the disk has space for it.
+    fn begin(&mut self, source: Source) -> Result<(), Unfinished> {
+        // What there is of another version makes room for this one.
+        self.staging
+            .clear()
+            .map_err(UnpackError::storage("open the staging folder"))
+            .map_err(|error| self.sorted(error))?;
+        let claim = self.site.disk_space().claim(source.length, self.copies());
+        let claim = claim.map_err(|lacks| self.site.failed(&self.staging, lacks.into()))?;
+        self.start(Start { source, ..Start::default() }, claim)
+    }
+
+    fn start(&mut self, start: Start, claim: Claim) -> Result<(), Unfinished> {
         let source = start.source.clone();
         match Unpacker::open(&self.staging, self.wnid, start, !self.site.job.delete_tar) {
-            Ok(unpacker) => self.at_work = Some((unpacker, source)),
-            Err(error) => return Err(self.site.broken(&self.staging, error)),
+            Ok(unpacker) => self.at_work = Some(AtWork { unpacker, source, claim }),
+            Err(error) => return Err(self.sorted(error)),
         }
         Ok(())
     }
@@ -104,7 +134,7 @@ impl Intake<'_> {
     async fn noting<T>(&mut self, next: impl Future<Output = T>) -> T {
         let mut next = pin!(next);
         loop {
-            let Some((unpacker, _)) = &mut self.at_work else { return next.await };
+            let Some(AtWork { unpacker, .. }) = &mut self.at_work else { return next.await };
             tokio::select! {
                 biased;
                 next = &mut next => return next,
@@ -117,27 +147,41 @@ impl Intake<'_> {
     }
 
     /// Unpacks the next bytes of the tar. While the disk is behind, nothing more is asked of the origin.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        let (unpacker, _) = self.at_work.as_mut().expect("bytes come after the beginning");
-        unpacker.push(bytes)
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Unfinished> {
+        let AtWork { unpacker, claim, .. } = self.at_work.as_mut().expect("bytes come after the beginning");
+        if let Err(error) = unpacker.push(bytes) {
+            return Err(self.broken(error));
+        }
+        claim.takes(unpacker.disk_bytes()).map_err(|lacks| {
+            self.at_work = None;
+            self.site.failed(&self.staging, lacks.into())
+        })
     }
 
     /// Ends the class, or the worker, as its unpacker ended.
     fn broken(&mut self, error: UnpackError) -> Unfinished {
-        if let Some((mut unpacker, _)) = self.at_work.take() {
+        if let Some(lacks) = self.at_work.as_ref().and_then(|at_work| at_work.lacks_space(&error)) {
+            self.at_work = None;
+            return self.site.failed(&self.staging, lacks.into());
+        }
+        if let Some(AtWork { mut unpacker, .. }) = self.at_work.take() {
             // What is done may serve the next attempt; that it cannot be kept changes nothing.
             unpacker.checkpoint().ok();
         }
+        self.sorted(error)
+    }
+
+    fn sorted(&self, error: UnpackError) -> Unfinished {
         self.site.broken(&self.staging, error)
     }
 
     /// Stops with a checkpoint of what is done; says whether there is anything that a later attempt can go on from.
     fn keep(&mut self) -> Result<bool, Unfinished> {
-        let Some((mut unpacker, source)) = self.at_work.take() else { return Ok(false) };
-        match unpacker.checkpoint() {
-            Ok(done) => Ok(done > 0 && source.validator().is_some()),
-            Err(error) => Err(self.site.broken(&self.staging, error)),
-        }
+        let Some(AtWork { unpacker, source, .. }) = &mut self.at_work else { return Ok(false) };
+        let has_validator = source.validator().is_some();
+        let done = unpacker.checkpoint().map_err(|error| self.broken(error))?;
+        self.at_work = None;
+        Ok(done > 0 && has_validator)
     }
 
     /// Drops what there is of a version that the origin no longer has; what was wrong with it does not matter any more.
@@ -147,11 +191,18 @@ impl Intake<'_> {
 
     /// Proves the tar complete; `None` when a body of unknown length was cut, which only the tar can tell.
     fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
-        let (unpacker, source) = self.at_work.take().expect("the end comes after the beginning");
+        let AtWork { unpacker, source, .. } = self.at_work.take().expect("the end comes after the beginning");
         match unpacker.finish() {
             Ok(files) => Ok(Some((source, files))),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),
-            Err(error) => Err(self.site.broken(&self.staging, error)),
+            Err(error) => Err(self.sorted(error)),
         }
+    }
+}
+
+impl AtWork {
+    /// Whether the disk is full because this tar takes more than was announced.
+    fn lacks_space(&self, error: &UnpackError) -> Option<LacksSpace> {
+        (error.is_full_disk() && self.claim.is_outgrown()).then(|| self.claim.outgrown())
     }
 }

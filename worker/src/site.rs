@@ -15,6 +15,7 @@ use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 
 use crate::{
     client::OriginError,
+    disk_space::DiskSpace,
     download::describe,
     existing::{self, Found},
     extract::UnpackError,
@@ -41,6 +42,7 @@ pub(crate) struct Site {
     target: Arc<Target>,
     clock: Arc<LeaseClock>,
     publisher: Publisher,
+    disk_space: Arc<DiskSpace>,
     tally: Arc<Tally>,
     runtime: Handle,
 }
@@ -79,7 +81,8 @@ impl Site {
         make_room(slots)?;
         let origin = Origin::new(&job, gate, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
-        Ok(Self { job, origin, target, clock, publisher, tally, runtime: Handle::current() })
+        let disk_space = DiskSpace::new(Arc::clone(&target));
+        Ok(Self { job, origin, target, clock, publisher, disk_space, tally, runtime: Handle::current() })
     }
 
     pub(crate) fn target(&self) -> &Arc<Target> {
@@ -99,6 +102,11 @@ impl Site {
     /// The origin, and the runtime on which what is fetched beside a class works.
     pub(crate) fn beside(&self) -> (&Origin, &Handle) {
         (&self.origin, &self.runtime)
+    }
+
+    /// The disk, which the classes of this process share.
+    pub(crate) fn disk_space(&self) -> &Arc<DiskSpace> {
+        &self.disk_space
     }
 
     /// What stands under the class's name.

@@ -87,6 +87,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
                     kind,
                     message: "404 Client Error".to_owned(),
                     suspect: 1,
+                    ..proto::Failure::default()
                 })
             } else {
                 proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })

@@ -113,7 +113,7 @@ impl LeaseTable {
                 let session = &self.sessions.by_id[&id];
                 let worker = session.hello.worker.clone();
                 self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
-                let tried = self.troubles.note(position, session.name_key(), now);
+                let tried = self.troubles.note(position, session.name_key(), false, now);
                 if tried >= TRIES && !self.copies.is_copied(position) {
                     let limit = humantime::format_duration(stuck_after);
                     let message = format!("no progress for {limit}, {TRIES} times");

@@ -9,7 +9,11 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{CopyNews, Lease, LeaseTable, Notice, Session, State, Verdict, breaker::Meaning, trouble::TRIES};
+use super::{
+    CopyNews, Lease, LeaseTable, Notice, Session, State, Verdict,
+    breaker::Meaning,
+    trouble::{OFFERS, TRIES},
+};
 
 /// Before another worker tries a class.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
@@ -100,6 +104,7 @@ impl LeaseTable {
     fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> Verdict {
         if let Outcome::Failed(failure) = outcome
             && failure.suspect != Suspect::Class
+            && !failure.lacks_space
         {
             self.worker_failed(id, failure, now);
         }
@@ -126,7 +131,10 @@ impl LeaseTable {
             Suspect::Origin => session.name_key(),
             Suspect::Host => session.host_key(),
         };
-        let tried = self.troubles.note(position, key, now);
+        let tried = self.troubles.note(position, key, failure.lacks_space, now);
+        if failure.lacks_space {
+            return self.offered(id, position, tried, now);
+        }
         self.worker_failed(id, failure, now);
         let was_away = self.breaker.is_open();
         let meaning = match failure.suspect {
@@ -161,6 +169,19 @@ impl LeaseTable {
         self.set(position, State::Doubted);
         self.breaker.doubt(position, failure.clone());
         Verdict::Doubted
+    }
+
+    /// A worker has no space for a class, which says nothing of the worker: another one gets it at once, if there is one.
+    fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> Verdict {
+        if self.hand_over(position) {
+            return Verdict::Retried;
+        }
+        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
+        if offers >= OFFERS || !self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
+            return Verdict::Settled;
+        }
+        self.give_back(position);
+        Verdict::Retried
     }
 
     /// It was the origin: this class, and those that failed in a row before it, are as they were.

@@ -186,7 +186,7 @@ async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
     let mut running = Running::start(3).await;
     let session_id = running.register().await.session_id;
     let leases = running.acquire(session_id, 2).await.leases;
-    let newer = proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1 };
+    let newer = proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1, lacks_space: false };
     let result = |lease: &proto::Lease, outcome| proto::Result {
         wnid: lease.wnid.clone(),
         token: lease.token,
@@ -228,7 +228,12 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     let lease = running.acquire(session_id, 1).await.leases.remove(0);
     // Changes that follow one another at once may come as one.
     while watch.message().await.unwrap().unwrap().leased == 0 {}
-    let missing = proto::Failure { kind: proto::FailureKind::HttpError.into(), message: "404".to_owned(), suspect: 1 };
+    let missing = proto::Failure {
+        kind: proto::FailureKind::HttpError.into(),
+        message: "404".to_owned(),
+        suspect: 1,
+        ..proto::Failure::default()
+    };
     running.report(session_id, &lease, proto::outcome::Kind::Failure(missing)).await;
     let last = watch.message().await.unwrap().unwrap();
     assert!(last.done && last.failed == 1);

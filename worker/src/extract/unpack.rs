@@ -32,6 +32,9 @@ use crate::{
     staging::Staging,
 };
 
+/// A file takes up to so many bytes of the disk beside its content; what most file systems have for a block.
+const DISK_BLOCK: u64 = 4096;
+
 /// Where to start: at the beginning, or after what is already there.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
@@ -54,6 +57,7 @@ pub(crate) struct Unpacker {
     journal: Journal,
     timer: CheckpointTimer,
     current: Option<Current>,
+    disk_bytes: u64,
 }
 
 /// The file that is being written.
@@ -93,6 +97,12 @@ impl UnpackError {
         matches!(self, Self::Framing(error) if error.is_truncated())
     }
 
+    /// The disk, or this user's part of it, is full.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         |source| Self::Storage { action: action.into(), source }
     }
@@ -117,6 +127,7 @@ impl Unpacker {
     pub(crate) fn open(staging: &Staging, wnid: Wnid, start: Start, keep_tar: bool) -> Result<Self, UnpackError> {
         let in_staging = || UnpackError::storage("open the staging folder");
         let Start { source, files, begun, offset } = start;
+        let disk_bytes = offset.saturating_mul(if keep_tar { 2 } else { 1 });
         let (journal, tar) = if offset == 0 {
             staging.clear().map_err(in_staging())?;
             let journal = Journal::create(&staging.journal(), &source).map_err(in_staging())?;
@@ -135,13 +146,14 @@ impl Unpacker {
             None => Framing::resume(&wnid, limits, offset, files),
         };
         let current = begun.map(|begun| Current::go_on(&folder, begun, offset)).transpose()?;
-        Ok(Self { framing, folder, tar, journal, timer: CheckpointTimer::default(), current })
+        Ok(Self { framing, folder, tar, journal, timer: CheckpointTimer::default(), current, disk_bytes })
     }
 
     /// Takes the next bytes of the tar.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         if let Some(tar) = &self.tar {
             write_all(tar, bytes).map_err(UnpackError::storage("write the tar"))?;
+            self.disk_bytes += bytes.len() as u64;
         }
         let mut small = SmallFiles::default();
         let unpacked = self.unpack(bytes, &mut small);
@@ -149,6 +161,11 @@ impl Unpacker {
         let noted = self.note(&mut small);
         unpacked.and(noted)?;
         if self.timer.received() { self.note_progress() } else { Ok(()) }
+    }
+
+    /// About so many bytes of the disk the class takes: its files in whole blocks, and the tar where it is kept.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
     }
 
     /// Says when [`Self::note_progress`] is due although nothing more comes.
@@ -175,11 +192,13 @@ impl Unpacker {
                 Event::File { name, size } => {
                     let mut current = Current::create(&self.folder, name, size)?;
                     current.position = self.framing.offset();
+                    self.disk_bytes += DISK_BLOCK;
                     self.current = Some(current);
                 }
                 Event::Data(data) => {
                     let current = self.current.as_mut().expect("data comes after its header");
                     current.write(data).map_err(UnpackError::storage("write an image"))?;
+                    self.disk_bytes += data.len() as u64;
                     if is_small(data.len()) && data.len() as u64 == current.begun.size {
                         whole = Some(data);
                     } else {

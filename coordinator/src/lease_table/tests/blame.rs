@@ -61,6 +61,60 @@ fn what_one_worker_cannot_do_another_one_tries_before_it_has_failed() {
     }
 }
 
+/// A class that needs more space than a worker has.
+fn lacks_space() -> Outcome {
+    Outcome::Failed(Failure::new(FailureKind::StorageError, "not enough space").lacking_space())
+}
+
+#[test]
+fn a_class_without_space_is_offered_to_every_storage_and_no_worker_is_to_blame() {
+    let now = Instant::now();
+    let mut table = table(1);
+    let workers: Vec<SessionId> = (1..=4).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+    for worker in &workers[..3] {
+        let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
+        assert_eq!(table.report(*worker, lease, &lacks_space(), now, 1.0), Verdict::Retried);
+        assert_eq!(acquire(&mut table, *worker, 1, now).unwrap(), [], "it has no more space than before");
+        check(&table);
+    }
+    // The last one has space, and a failure of another kind is its first.
+    let lease = acquire(&mut table, workers[3], 1, now).unwrap()[0];
+    assert_eq!(table.report(workers[3], lease, &good(), now, 1.0), Verdict::Settled);
+    assert_eq!((table.status().success, table.take_notices()), (1, Vec::new()));
+}
+
+#[test]
+fn what_fits_nowhere_has_failed_after_a_bounded_number_of_offers() {
+    for (count, offers) in [(1, 1), (3, 3), (20, trouble::OFFERS)] {
+        let now = Instant::now();
+        let mut table = table(1);
+        let workers: Vec<SessionId> =
+            (1..=count).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+        let mut offered = 0;
+        for worker in &workers {
+            let Some(lease) = acquire(&mut table, *worker, 1, now).unwrap().first().copied() else { break };
+            offered += 1;
+            let verdict = table.report(*worker, lease, &lacks_space(), now, 1.0);
+            assert_eq!(verdict, if offered == offers { Verdict::Settled } else { Verdict::Retried });
+        }
+        assert_eq!((offered, table.status().failed), (offers, 1));
+    }
+}
+
+#[test]
+fn a_class_that_lacked_space_elsewhere_has_all_its_tries_where_there_is_space() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    let workers: Vec<SessionId> = (1..=5).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+    for worker in &workers[..3] {
+        let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
+        table.report(*worker, lease, &lacks_space(), now, 1.0);
+    }
+    assert_eq!(fail(&mut table, workers[3], 1, Suspect::Host, now), [Verdict::Retried]);
+    pass(&mut table, &workers, Duration::from_secs(2), &mut now);
+    assert_eq!(fail(&mut table, workers[4], 1, Suspect::Host, now), [Verdict::Settled]);
+}
+
 #[test]
 fn a_class_that_is_not_there_is_asked_for_by_one_worker_only() {
     let now = Instant::now();

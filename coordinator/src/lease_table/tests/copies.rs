@@ -266,7 +266,7 @@ fn when_the_holder_fails_or_is_lost_the_class_is_its_copys() {
 fn a_class_that_is_wedged_for_the_last_time_is_its_copys_and_has_not_failed() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     let position = tail.table.index[&copy.wnid];
-    tail.table.troubles.note(position, "worker another".to_owned(), tail.now);
+    tail.table.troubles.note(position, "worker another".to_owned(), false, tail.now);
     for bytes in 1..=2 * 360 {
         tail.now += TTL / 3;
         let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];

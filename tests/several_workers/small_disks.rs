@@ -1,0 +1,210 @@
+//! One class against the fleet: workers with small disks, and a class that would fill each of them.
+
+use std::{path::PathBuf, time::Duration};
+
+use tests::{
+    answer::Answer,
+    archives::{difference, images, streamed_images},
+    cluster::{Job, Table},
+    folders::assert_no_partial,
+    mounts::{self, Mount},
+    origin::Origin,
+    running::Running,
+    wait::wait_for,
+};
+use tokio::time::Instant;
+
+/// The class that fits on no disk, first in the list.
+const HOSTILE: &str = "n99999999";
+const SOON: Duration = Duration::from_mins(1);
+
+/// Honest classes of half a megabyte, the coordinator's list of them, and two workers, each with a small disk of its own.
+struct Setting {
+    origin: Origin,
+    tars: Vec<(String, Vec<u8>)>,
+    job: Job,
+    disks: Vec<Mount>,
+}
+
+/// `None`: this user may not mount a file system, which is told.
+fn setting(classes: u64, disks: &[&str]) -> Option<Setting> {
+    setting_after(&[], classes, disks)
+}
+
+/// The same, with other classes before all others in the list.
+fn setting_after(first: &[&str], classes: u64, disks: &[&str]) -> Option<Setting> {
+    let disks: Option<Vec<Mount>> = disks.iter().map(|size| Mount::memory(size)).collect();
+    let Some(disks) = disks else {
+        mounts::skipped();
+        return None;
+    };
+    let origin = Origin::start();
+    let wnids = (1..=classes).map(|number| (number, format!("n{number:08}")));
+    let tars: Vec<_> = wnids.map(|(number, wnid)| (wnid.clone(), images(&wnid, 10, 45_000..55_000, number))).collect();
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    let listed = first.iter().copied().chain([HOSTILE]).chain(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]).deadline(Duration::from_mins(2));
+    Some(Setting { origin, tars, job, disks })
+}
+
+impl Setting {
+    fn targets(&self) -> Vec<PathBuf> {
+        let targets: Vec<PathBuf> = self.disks.iter().map(|disk| disk.path().join("images")).collect();
+        for target in &targets {
+            std::fs::create_dir_all(target).expect("the disk is ours");
+        }
+        targets
+    }
+
+    /// Where a class is, and that it is whole.
+    fn is_there(&self, wnid: &str, tar: &[u8]) -> bool {
+        let folders = self.targets().into_iter().map(|target| target.join(wnid));
+        let found: Vec<PathBuf> = folders.filter(|folder| folder.exists()).collect();
+        for folder in &found {
+            assert_eq!(difference(tar, folder), None, "{wnid}");
+        }
+        !found.is_empty()
+    }
+
+    /// Runs the job. All honest classes come, no worker ends early, and the hostile one is the only line of the failure log,
+    /// after at most so many requests. Gives that line.
+    #[track_caller]
+    fn run(&self, requests: usize) -> String {
+        let coordinator = self.job.start_coordinator();
+        let targets = self.targets();
+        let workers: Vec<Running> = (1..)
+            .zip(&targets)
+            .map(|(number, target)| self.job.start_worker(&format!("w{number}"), &coordinator, target))
+            .collect();
+        for worker in workers {
+            let finished = worker.wait();
+            assert_eq!(finished.code, Some(0), "a worker ended: {}", finished.stderr);
+        }
+        self.job.assert_ended(&coordinator.running.wait(), 1, Table::of(self.tars.len() as u64, 0, 1));
+        for (wnid, tar) in &self.tars {
+            assert!(self.is_there(wnid, tar), "{wnid} is nowhere");
+        }
+        for target in &targets {
+            assert_no_partial(target);
+        }
+        let asked = self.origin.gets(HOSTILE).len();
+        assert!((1..=requests).contains(&asked), "{asked} requests for the class that does not fit");
+        assert_eq!(self.job.failures().len(), 1, "{:#?}", self.job.failures());
+        self.job.failure_of(HOSTILE)
+    }
+}
+
+const TWO_DISKS: [&str; 2] = ["size=24m", "size=24m"];
+
+#[test]
+fn a_class_that_is_longer_than_every_disk_fails_alone_and_is_not_begun() {
+    let Some(setting) = setting(24, &TWO_DISKS) else { return };
+    // Two gibibytes.
+    setting.origin.class(HOSTILE, streamed_images(HOSTILE, 1024, 2 << 20, 9));
+    let line = setting.run(2);
+    assert!(line.starts_with("StorageError: not enough space for this class: it needs 21"), "{line}");
+    assert!(line.contains("free some space, or start a worker with a larger disk"), "{line}");
+    let sent: u64 = setting.origin.gets(HOSTILE).iter().map(|get| get.sent).sum();
+    assert!(sent < 16 << 20, "it was not begun, but {sent} bytes were sent");
+}
+
+#[test]
+fn a_body_without_a_length_and_without_an_end_fails_alone_and_leaves_no_bytes_behind() {
+    for answer in [Answer::plain().without_length(), Answer::plain().chunked_without_end()] {
+        let Some(setting) = setting(24, &TWO_DISKS) else { return };
+        let scripted = setting.origin.class(HOSTILE, streamed_images(HOSTILE, 4096, 1 << 20, 9));
+        scripted.forever(answer.without_validators());
+        let line = setting.run(2);
+        assert!(line.starts_with("StorageError: not enough space for this class: the origin does not say"), "{line}");
+    }
+}
+
+/// Eight megabytes of tar, which are thirty in blocks of a disk.
+#[test]
+fn a_class_that_takes_more_of_the_disk_than_its_length_fails_alone() {
+    let Some(setting) = setting(24, &TWO_DISKS) else { return };
+    setting.origin.class(HOSTILE, streamed_images(HOSTILE, 8000, 1, 9));
+    let line = setting.run(2);
+    assert!(line.contains("the origin says that it has 8"), "{line}");
+}
+
+#[test]
+fn a_class_that_fits_on_one_disk_only_gets_there() {
+    const BUSY: &str = "n00000000";
+    let Some(setting) = setting_after(&[BUSY], 12, &["size=64m", "size=8m", "size=8m"]) else { return };
+    let [busy, large] = [(BUSY, 1), (HOSTILE, 20)].map(|(wnid, count)| images(wnid, count, 900_000..1_000_000, 9));
+    setting.origin.class(BUSY, busy.clone()).script([Answer::stall_at(1000)]);
+    setting.origin.class(HOSTILE, large.clone());
+    let coordinator = setting.job.start_coordinator();
+    let targets = setting.targets();
+    let start = |name: &str, slots: &str, target: &PathBuf| {
+        let (connect, target) = (format!("http://{}", coordinator.address), target.to_str().expect("a plain path"));
+        let words = ["--connect", &connect, "--name", name, "--workers", slots, "--target", target];
+        setting.job.start_worker_with(words)
+    };
+    // The only slot of the large disk is busy until both of the small ones were offered the class.
+    let mut workers = vec![start("large", "1", &targets[0])];
+    wait_for("the large disk is busy", SOON, || !setting.origin.gets(BUSY).is_empty());
+    workers.push(start("small1", "1", &targets[1]));
+    workers.push(start("small2", "1", &targets[2]));
+    wait_for("both small disks were asked", SOON, || setting.origin.gets(HOSTILE).len() == 2);
+    setting.origin.end_stalls();
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    setting.job.assert_ended(&coordinator.running.wait(), 0, Table::of(14, 0, 0));
+    assert_eq!(difference(&large, &targets[0].join(HOSTILE)), None);
+    assert_eq!(setting.origin.gets(HOSTILE).len(), 3);
+}
+
+/// The time in which the honest classes come, whatever else is in the list.
+fn time_of_the_honest(hostile: Option<Answer>) -> Option<Duration> {
+    let setting = setting(120, &["size=96m", "size=96m"])?;
+    // A connection has its own limit, as those of a real origin have: half a second for a class.
+    setting.origin.limit_rate(1_000_000);
+    match hostile {
+        Some(answer) => {
+            let scripted = setting.origin.class(HOSTILE, streamed_images(HOSTILE, 2048, 2 << 20, 9));
+            scripted.forever(answer);
+        }
+        None => drop(setting.origin.class(HOSTILE, images(HOSTILE, 10, 45_000..55_000, 7))),
+    }
+    let coordinator = setting.job.start_coordinator();
+    let targets = setting.targets();
+    let began = Instant::now();
+    let workers: Vec<Running> = (1..)
+        .zip(&targets)
+        .map(|(number, target)| setting.job.start_worker(&format!("w{number}"), &coordinator, target))
+        .collect();
+    let folders: Vec<Vec<PathBuf>> =
+        setting.tars.iter().map(|(wnid, _)| targets.iter().map(|target| target.join(wnid)).collect()).collect();
+    wait_for("all honest classes are there", SOON, || folders.iter().all(|one| one.iter().any(|path| path.exists())));
+    let took = began.elapsed();
+    drop(workers);
+    Some(took)
+}
+
+/// Prints its figures: `cargo test -p tests --test several_workers honest_workers_rate -- --nocapture`.
+#[test]
+fn the_honest_workers_rate_falls_by_at_most_a_tenth() {
+    let hostile = [
+        ("an announced length of 4 GiB", Answer::plain()),
+        ("a body without a length or an end", Answer::plain().without_length().without_validators()),
+    ];
+    for (what, answer) in hostile {
+        let mut losses = Vec::new();
+        for _ in 0..4 {
+            let Some(alone) = time_of_the_honest(None) else { return };
+            let Some(beside) = time_of_the_honest(Some(answer.clone())) else { return };
+            let loss = 1.0 - alone.as_secs_f64() / beside.as_secs_f64();
+            println!("{what}: {alone:.2?} without it, {beside:.2?} beside it: {:.1} % of the rate", loss * 100.0);
+            losses.push(loss);
+            if loss <= 0.1 {
+                break;
+            }
+        }
+        assert!(losses.iter().any(|loss| *loss <= 0.1), "{what}: {losses:?}");
+    }
+}

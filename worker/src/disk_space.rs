@@ -1,0 +1,259 @@
+//! Space on the file system of the staging area: what a class needs is compared with it before the class begins, and again
+//! while a class takes more than its announced length.
+//!
+//! Invariant: a class whose length is not known, or that outgrows it, never takes more than half of the space that is free for
+//! it, so it never fills the disk for the others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustix::fs::statvfs;
+use shared::outcome::{Failure, FailureKind};
+
+use crate::target::Target;
+
+/// A class that takes more than was announced is compared with the disk again each time that it has grown by so many bytes.
+const STEP: u64 = 1 << 20;
+/// Without a length of another class to compare with, so many classes in a row that do not fit mean that the disk is full.
+const REFUSALS_OF_A_FULL_DISK: u32 = 3;
+
+/// The classes of one process, and the file system that they share.
+#[derive(Debug)]
+pub(crate) struct DiskSpace {
+    target: Arc<Target>,
+    claims: Mutex<Claims>,
+}
+
+/// What the classes under way will still write, and what is known of the length of a class. Pure.
+#[derive(Debug, Default)]
+struct Claims {
+    /// Bytes that each class will still write.
+    unwritten: BTreeMap<u64, u64>,
+    last: u64,
+    /// Of the classes that were begun with a known length.
+    begun: u64,
+    begun_bytes: u64,
+    /// Classes that did not fit since the last one that did.
+    refused: u32,
+}
+
+/// What comes of the comparison before a class begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Fits,
+    /// Other classes fit, this one does not.
+    TooLong,
+    /// An ordinary class does not fit either.
+    DiskIsFull,
+}
+
+/// A class that may begin; its claim ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    space: Arc<DiskSpace>,
+    id: u64,
+    /// Bytes of the tar, where they are known.
+    length: Option<u64>,
+    /// Bytes on the disk that it is expected to take at most; 0 where nothing was announced.
+    needed: u64,
+    /// Bytes that it had taken at the last comparison.
+    compared_at: u64,
+    used: u64,
+}
+
+/// The disk has not enough space for one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LacksSpace {
+    /// Not begun.
+    #[error(
+        "not enough space for this class: it needs {needed} bytes, and {free} are free for it; free some space, or start a \
+         worker with a larger disk"
+    )]
+    Announced {
+        /// Bytes on the disk.
+        needed: u64,
+        /// Bytes that no other class will take.
+        free: u64,
+    },
+    /// It was begun, and takes more than was announced.
+    #[error(
+        "not enough space for this class: the origin {}, and after {used} bytes the disk has no room for more",
+        length.map_or_else(
+            || "does not say how long it is".to_owned(),
+            |length| format!("says that it has {length} bytes, which take more on the disk")
+        )
+    )]
+    Outgrown {
+        /// Bytes of the tar, if they were announced.
+        length: Option<u64>,
+        /// Bytes on the disk.
+        used: u64,
+    },
+}
+
+impl From<LacksSpace> for Failure {
+    fn from(lacks: LacksSpace) -> Self {
+        let failure = Self::new(FailureKind::StorageError, lacks);
+        match lacks {
+            LacksSpace::Announced { .. } => failure.lacking_space(),
+            LacksSpace::Outgrown { .. } => failure,
+        }
+    }
+}
+
+impl Claims {
+    /// Judges a class that will take so many bytes of the disk.
+    fn judge(&mut self, needed: u64, free: u64) -> Fit {
+        if needed <= self.left_of(free) {
+            self.refused = 0;
+            return Fit::Fits;
+        }
+        self.refused = self.refused.saturating_add(1);
+        let is_full = match self.begun_bytes.checked_div(self.begun) {
+            Some(ordinary) => self.left_of(free) < ordinary,
+            None => self.refused >= REFUSALS_OF_A_FULL_DISK,
+        };
+        if is_full { Fit::DiskIsFull } else { Fit::TooLong }
+    }
+
+    /// What of the free bytes no class under way will take.
+    fn left_of(&self, free: u64) -> u64 {
+        free.saturating_sub(self.unwritten.values().fold(0, |sum, bytes| sum.saturating_add(*bytes)))
+    }
+
+    fn add(&mut self, length: Option<u64>, needed: u64) -> u64 {
+        if let Some(length) = length {
+            self.begun += 1;
+            self.begun_bytes = self.begun_bytes.saturating_add(length);
+        }
+        self.last += 1;
+        self.unwritten.insert(self.last, needed);
+        self.last
+    }
+}
+
+impl DiskSpace {
+    pub(crate) fn new(target: Arc<Target>) -> Arc<Self> {
+        Arc::new(Self { target, claims: Mutex::default() })
+    }
+
+    /// Lets a class begin whose tar has this length and is written so often (1, or 2 where the tar is kept as well). Where an
+    /// ordinary class would not fit either, it begins all the same: the disk is full, and stops the worker at a checkpoint.
+    pub(crate) fn claim(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Claim, LacksSpace> {
+        let needed = length.unwrap_or_default().saturating_mul(copies);
+        let free = self.free();
+        let mut claims = self.claims();
+        if let Some(free) = free.filter(|_| length.is_some())
+            && claims.judge(needed, free) == Fit::TooLong
+        {
+            return Err(LacksSpace::Announced { needed, free: claims.left_of(free) });
+        }
+        let id = claims.add(length, needed);
+        Ok(Claim { space: Arc::clone(self), id, length, needed, compared_at: 0, used: 0 })
+    }
+
+    /// Claims space for the rest of a class of which so many bytes of the tar are here. It had enough space when it was begun,
+    /// and its checkpoint is kept where that is gone.
+    pub(crate) fn claim_rest(self: &Arc<Self>, length: Option<u64>, copies: u64, position: u64) -> Claim {
+        let needed = length.unwrap_or_default().saturating_mul(copies);
+        let used = position.saturating_mul(copies);
+        let id = self.claims().add(length, needed.saturating_sub(used));
+        Claim { space: Arc::clone(self), id, length, needed, compared_at: used, used }
+    }
+
+    /// Bytes that this user may still write; `None` where the file system does not say.
+    fn free(&self) -> Option<u64> {
+        let found = statvfs(self.target.staging()).ok()?;
+        (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Notes how many bytes of the disk the class takes by now.
+    pub(crate) fn takes(&mut self, used: u64) -> Result<(), LacksSpace> {
+        self.used = used;
+        if let Some(unwritten) = self.space.claims().unwritten.get_mut(&self.id) {
+            *unwritten = self.needed.saturating_sub(used);
+        }
+        if !self.is_outgrown() || used.saturating_sub(self.compared_at) < STEP {
+            return Ok(());
+        }
+        self.compared_at = used;
+        match self.space.free() {
+            Some(free) if self.space.claims().left_of(free) < used => Err(self.outgrown()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it takes more than was announced: a quarter and a megabyte more, for the blocks of its files.
+    pub(crate) fn is_outgrown(&self) -> bool {
+        self.length.is_none() || self.used > self.needed.saturating_add(self.needed / 4).saturating_add(STEP)
+    }
+
+    /// The failure of a class that has outgrown what was announced.
+    pub(crate) fn outgrown(&self) -> LacksSpace {
+        LacksSpace::Outgrown { length: self.length, used: self.used }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.space.claims().unwritten.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1_000_000;
+
+    #[test]
+    fn what_others_have_announced_and_not_written_counts() {
+        let mut claims = Claims::default();
+        assert_eq!(claims.judge(60 * MB, 100 * MB), Fit::Fits);
+        let first = claims.add(Some(60 * MB), 60 * MB);
+        assert_eq!(claims.judge(50 * MB, 100 * MB), Fit::DiskIsFull, "an ordinary class has 60 MB, and 40 are left");
+        assert_eq!(claims.judge(40 * MB, 100 * MB), Fit::Fits);
+        *claims.unwritten.get_mut(&first).unwrap() = 10 * MB;
+        assert_eq!(claims.judge(50 * MB, 60 * MB), Fit::Fits, "50 MB of it are written, and no longer free");
+        claims.unwritten.clear();
+        assert_eq!(claims.judge(100 * MB, 100 * MB), Fit::Fits);
+        assert_eq!(claims.judge(u64::MAX, 100 * MB), Fit::TooLong);
+    }
+
+    #[test]
+    fn a_disk_is_full_when_an_ordinary_class_does_not_fit() {
+        let mut claims = Claims::default();
+        for length in [2 * MB, 4 * MB] {
+            claims.add(Some(length), length);
+        }
+        claims.unwritten.clear();
+        assert_eq!(claims.judge(2000 * MB, 3 * MB), Fit::TooLong);
+        assert_eq!(claims.judge(2000 * MB, 3 * MB - 1), Fit::DiskIsFull);
+    }
+
+    #[test]
+    fn without_a_class_to_compare_with_the_third_in_a_row_that_does_not_fit_means_a_full_disk() {
+        let mut claims = Claims::default();
+        assert_eq!([(); 3].map(|()| claims.judge(2, 1)), [Fit::TooLong, Fit::TooLong, Fit::DiskIsFull]);
+        assert_eq!(claims.judge(1, 1), Fit::Fits);
+        assert_eq!(claims.judge(2, 1), Fit::TooLong);
+    }
+
+    #[test]
+    fn numbers_without_a_bound_do_not_overflow() {
+        let mut claims = Claims::default();
+        for _ in 0..2 {
+            claims.add(Some(u64::MAX), u64::MAX);
+        }
+        assert_eq!(claims.left_of(u64::MAX), 0);
+        assert_eq!(claims.judge(u64::MAX, u64::MAX), Fit::DiskIsFull);
+    }
+}
