@@ -233,7 +233,7 @@ pub struct JobStatus {
 impl JobStatus {
     /// Classes that have ended.
     pub fn settled(&self) -> u64 {
-        self.success + self.skipped + self.failed
+        self.success.saturating_add(self.skipped).saturating_add(self.failed)
     }
 
     /// Every class has ended.
@@ -302,10 +302,61 @@ impl From<JobOptions> for proto::JobOptions {
     }
 }
 
-impl TryFrom<proto::JobOptions> for JobOptions {
-    type Error = InvalidUrl;
+/// Bytes of the URL template that a worker takes.
+const LONGEST_URL: usize = 8 << 10;
+/// Extra request headers that a worker takes, and their bytes.
+const MOST_HEADERS: usize = 256;
+const LONGEST_HEADERS: usize = 64 << 10;
+/// Bytes of extra certificates that a worker takes; all that a system has are 220 KB.
+const LONGEST_CERTIFICATES: usize = 512 << 10;
+/// Characters of a run's id.
+const LONGEST_RUN_ID: usize = 64;
+/// A coordinator takes no longer time for `--timeout`.
+const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
-    fn try_from(wire: proto::JobOptions) -> Result<Self, InvalidUrl> {
+/// Why a job cannot be worked on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidJob {
+    /// Where the tars are.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// It becomes part of each manifest.
+    #[error("the id of its run is no word of at most {LONGEST_RUN_ID} letters and digits")]
+    RunId,
+    /// No job has so much of something.
+    #[error("its {what} are {found}, and at most {most} are taken")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// How much.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
+}
+
+/// Refuses what no coordinator sends that a person has started.
+fn check_job(wire: &proto::JobOptions) -> Result<(), InvalidJob> {
+    let header_bytes = |header: &proto::Header| header.name.len() + header.value.len();
+    for (what, found, most) in [
+        ("bytes of URL", wire.url_template.len(), LONGEST_URL),
+        ("request headers", wire.headers.len(), MOST_HEADERS),
+        ("bytes of request headers", wire.headers.iter().map(header_bytes).sum(), LONGEST_HEADERS),
+        ("bytes of certificates", wire.ca_pem.len(), LONGEST_CERTIFICATES),
+    ] {
+        if found > most {
+            return Err(InvalidJob::TooLarge { what, found, most });
+        }
+    }
+    let is_word = wire.run_id.len() <= LONGEST_RUN_ID && wire.run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word { Ok(()) } else { Err(InvalidJob::RunId) }
+}
+
+impl TryFrom<proto::JobOptions> for JobOptions {
+    type Error = InvalidJob;
+
+    fn try_from(wire: proto::JobOptions) -> Result<Self, InvalidJob> {
+        check_job(&wire)?;
         Ok(Self {
             existing: match wire.existing() {
                 proto::Existing::Unspecified | proto::Existing::Adopt => Existing::Adopt,
@@ -320,7 +371,7 @@ impl TryFrom<proto::JobOptions> for JobOptions {
             url: UrlTemplate::parse(&wire.url_template)?,
             delete_tar: wire.delete_tar,
             retries: wire.retries,
-            timeout: Duration::from_millis(wire.timeout_ms),
+            timeout: Duration::from_millis(wire.timeout_ms.clamp(1, LONGEST_TIMEOUT_MS)),
             ca_pem: wire.ca_pem,
             headers: wire
                 .headers
@@ -432,6 +483,35 @@ mod tests {
         }
         let header = SecretHeader { name: "Cookie".to_owned(), value: b"secret".to_vec() };
         assert!(!format!("{header:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_job_beyond_all_measure_is_refused_with_what_is_too_large() {
+        let job = || proto::JobOptions {
+            url_template: "https://h/x".to_owned(),
+            run_id: "0af3".to_owned(),
+            ..proto::JobOptions::default()
+        };
+        let header = |bytes| proto::Header { name: "A".to_owned(), value: vec![b'b'; bytes] };
+        for (wire, said) in [
+            (proto::JobOptions { url_template: String::new(), ..job() }, "it is no URL"),
+            (proto::JobOptions { url_template: format!("https://h/{}", "x".repeat(9000)), ..job() }, "bytes of URL"),
+            (proto::JobOptions { headers: vec![header(1); 257], ..job() }, "request headers are 257"),
+            (proto::JobOptions { headers: vec![header(1); 400_000], ..job() }, "request headers are 400000"),
+            (proto::JobOptions { headers: vec![header(1000); 100], ..job() }, "bytes of request headers"),
+            (proto::JobOptions { ca_pem: vec![b'-'; 600_000], ..job() }, "bytes of certificates"),
+            (proto::JobOptions { run_id: "\u{1b}[2J".to_owned(), ..job() }, "the id of its run"),
+            (proto::JobOptions { run_id: "a".repeat(65), ..job() }, "the id of its run"),
+        ] {
+            let refused = JobOptions::try_from(wire).unwrap_err().to_string();
+            assert!(refused.contains(said), "{refused}");
+        }
+        for (sent, taken) in [(0, 1), (1, 1), (u64::MAX, LONGEST_TIMEOUT_MS)] {
+            let job = JobOptions::try_from(proto::JobOptions { timeout_ms: sent, ..job() }).unwrap();
+            assert_eq!(job.timeout, Duration::from_millis(taken));
+        }
+        let status = JobStatus { success: u64::MAX, skipped: u64::MAX, failed: 1, ..JobStatus::default() };
+        assert_eq!((status.settled(), status.is_done()), (u64::MAX, false));
     }
 
     #[test]

@@ -172,9 +172,11 @@ fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -
 
 /// Time left if the rest goes as fast as what was done so far; skipped classes took no time and do not count.
 fn time_left(status: &JobStatus, elapsed: Duration) -> Option<Duration> {
-    let worked = status.success + status.failed;
+    let worked = status.success.saturating_add(status.failed);
     let rest = status.total - status.settled().min(status.total);
-    (worked > 0).then(|| elapsed.mul_f64(approximate(rest) / approximate(worked)))
+    let seconds = elapsed.as_secs_f64() * approximate(rest) / approximate(worked);
+    // More than a number of seconds can be is not known.
+    (worked > 0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
@@ -209,6 +211,16 @@ pub fn clock(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_without_a_bound_have_a_line_too() {
+        let most = u64::MAX;
+        for (total, success, failed) in [(most, 1, 0), (most, most, most), (0, most, 1), (most, 0, 0)] {
+            let status = JobStatus { total, success, failed, received_bytes: most, ..JobStatus::default() };
+            let left = time_left(&status, Duration::from_hours(1));
+            assert!(describe(&status, 0.0, left).contains("classes"), "{status:?}");
+        }
+    }
 
     #[test]
     fn numbers_are_written_as_users_know_them() {

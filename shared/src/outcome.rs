@@ -76,7 +76,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is.
+/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is. All text of another program goes through it
+/// where it enters this one; what is shortened is shortened after it.
 pub fn printable(text: &str) -> String {
     printable_within(text, usize::MAX)
 }
@@ -100,9 +101,14 @@ pub fn printable_within(text: &str, bytes: usize) -> String {
     escaped
 }
 
-/// Direction marks and other characters that change how the text around them looks.
+/// Direction marks, invisible characters, and others that change how the text around them looks.
 fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        character,
+        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// The kinds of failure that a log can name.
@@ -316,11 +322,37 @@ mod tests {
                     kind: number,
                     message: "why".to_owned(),
                     suspect: proto::Suspect::from(suspect).into(),
+                    lacks_space: false,
                 };
                 let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(wire)) };
-                let expected = Failure { kind, message: "why".to_owned(), suspect };
+                let expected = Failure { kind, message: "why".to_owned(), suspect, lacks_space: false };
                 assert_eq!(Outcome::try_from(outcome), Ok(Outcome::Failed(expected)), "{number}");
             }
+        }
+    }
+
+    #[test]
+    fn no_character_that_is_unseen_or_turns_the_text_around_is_left_as_it_is() {
+        let ranges = [
+            '\u{0}'..='\u{1f}',
+            '\u{7f}'..='\u{9f}',
+            '\u{ad}'..='\u{ad}',
+            '\u{61c}'..='\u{61c}',
+            '\u{200b}'..='\u{200f}',
+            '\u{2028}'..='\u{202e}',
+            '\u{2060}'..='\u{2069}',
+            '\u{feff}'..='\u{feff}',
+            '\u{e0001}'..='\u{e007f}',
+        ];
+        let mut tried = 0;
+        for character in ranges.into_iter().flatten() {
+            let escaped = printable(&format!("a{character}b"));
+            assert!(escaped.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{escaped:?}");
+            tried += 1;
+        }
+        assert_eq!(tried, 32 + 33 + 1 + 1 + 5 + 7 + 10 + 1 + 127);
+        for plain in ["n00000001", "Grüße, 世界 ✓ …", "e\u{301}"] {
+            assert_eq!(printable(plain), plain);
         }
     }
 

@@ -27,7 +27,10 @@ use crate::{
     threads::{self, NoThread},
 };
 
+mod escaped;
 pub mod trace;
+
+use escaped::Escaped;
 
 /// The collector's address; one of these turns the export of spans on.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
@@ -83,7 +86,7 @@ impl Telemetry {
         let to_file = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
-            .with_writer(log.clone())
+            .with_writer(Escaped(log.clone()))
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
         // A collector that is away is told again and again, and nobody's download is the worse for it.
         let for_people = filter_fn(|metadata| {
@@ -95,7 +98,7 @@ impl Telemetry {
             .log_internal_errors(false)
             .without_time()
             .with_target(false)
-            .with_writer(screen.clone())
+            .with_writer(Escaped(screen.clone()))
             .with_filter(LevelFilter::WARN.and(for_people.with_max_level_hint(LevelFilter::TRACE)));
         let collector = Collector::from_environment();
         let spans = collector.as_ref().map(|collector| collector.export(service)).transpose()?.flatten();

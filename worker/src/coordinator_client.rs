@@ -3,7 +3,7 @@
 //! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
 //! may be repeated: they are all idempotent.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
@@ -32,6 +32,15 @@ const PROTOCOL_VERSION: u32 = 1;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// The coordinator holds an `Acquire` for at most 20 s.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of one answer: what is longer is refused before it is read. The longest honest one has certificates for the origin
+/// (512 KiB), and names some thousand leases.
+const LONGEST_ANSWER: usize = 1 << 20;
+/// A lease that lives for less time cannot be renewed reliably.
+const SHORTEST_LEASE: Duration = Duration::from_millis(500);
+/// A coordinator takes no longer time for `--lease-ttl`.
+const LONGEST_LEASE: Duration = Duration::from_hours(24);
+/// However often the coordinator wants to hear of this worker.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// The generated client on its connection.
 type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
 
@@ -130,7 +139,8 @@ pub(crate) struct CoordinatorClient {
 impl CoordinatorClient {
     /// Connects at the first call, and again whenever the connection is lost.
     pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
-        Self { stub: Stub::with_interceptor(connector.channel(), WithContext), clock, end: connector.end().into() }
+        let stub = Stub::with_interceptor(connector.channel(), WithContext).max_decoding_message_size(LONGEST_ANSWER);
+        Self { stub, clock, end: connector.end().into() }
     }
 
     /// Whom it asks, for a sentence.
@@ -161,11 +171,12 @@ impl CoordinatorClient {
             })
             .await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
+        let (ttl, renew) = terms(reply.ttl_ms, reply.renew_ms)?;
         Ok(Registration {
             session: SessionId(reply.session_id),
             epoch: reply.epoch,
-            ttl: Duration::from_millis(reply.ttl_ms),
-            renew: Duration::from_millis(reply.renew_ms),
+            ttl,
+            renew,
             job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
             drop: dropped(&reply.drop, &reply.drop_leases, held),
             job_done: is_done(reply.status.as_ref()),
@@ -286,6 +297,18 @@ impl CoordinatorClient {
     }
 }
 
+/// How long leases live, and how often to renew them. Where the coordinator says too much, less is always right.
+fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
+    let ttl = Duration::from_millis(ttl_ms).min(LONGEST_LEASE);
+    if ttl < SHORTEST_LEASE {
+        let least = SHORTEST_LEASE.as_millis();
+        return Err(CallError::Refused(format!(
+            "its leases live for {ttl_ms} ms, and a worker needs at least {least} to renew them"
+        )));
+    }
+    Ok((ttl, Duration::from_millis(renew_ms).clamp(SHORTEST_RENEWAL, ttl / 2)))
+}
+
 fn directive(wire: proto::Directive) -> Directive {
     match wire {
         proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
@@ -312,7 +335,8 @@ fn dropped(wnids: &[String], leases: &[proto::Held], held: &[Held]) -> Vec<Lease
     if !leases.is_empty() {
         return leases.iter().map(|lease| LeaseToken(lease.token)).collect();
     }
-    let named = |held: &&Held| wnids.contains(&held.lease.wnid.to_string());
+    let wnids: HashSet<&str> = wnids.iter().map(String::as_str).collect();
+    let named = |held: &&Held| wnids.contains(held.lease.wnid.to_string().as_str());
     held.iter().filter(named).map(|held| held.lease.token).collect()
 }
 
@@ -326,6 +350,25 @@ mod tests {
     use shared::telemetry::trace::TraceParent;
 
     use super::*;
+
+    #[test]
+    fn the_terms_of_a_session_are_within_bounds_whatever_the_coordinator_says() {
+        let milliseconds = Duration::from_millis;
+        for (ttl, renew, expected) in [
+            (30_000, 10_000, (milliseconds(30_000), milliseconds(10_000))),
+            (30_000, 0, (milliseconds(30_000), SHORTEST_RENEWAL)),
+            (30_000, 1, (milliseconds(30_000), SHORTEST_RENEWAL)),
+            (30_000, u64::MAX, (milliseconds(30_000), milliseconds(15_000))),
+            (500, 0, (milliseconds(500), SHORTEST_RENEWAL)),
+            (u64::MAX, u64::MAX, (LONGEST_LEASE, LONGEST_LEASE / 2)),
+        ] {
+            assert_eq!(terms(ttl, renew).unwrap(), expected);
+        }
+        for ttl in [0, 1, 499] {
+            let refused = terms(ttl, 0).unwrap_err().to_string();
+            assert_eq!(refused, format!("its leases live for {ttl} ms, and a worker needs at least 500 to renew them"));
+        }
+    }
 
     #[test]
     fn what_is_to_be_dropped_is_a_lease_also_where_only_its_class_is_named() {

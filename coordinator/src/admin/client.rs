@@ -8,7 +8,6 @@ use shared::{
     Wnid,
     connect::{self, Address, ConnectArgs, ConnectError, CoordinatorChannel},
     job::JobStatus,
-    outcome::printable,
 };
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
@@ -137,7 +136,7 @@ async fn within<T>(
         Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => {
-            let why = printable(&connect::reason(&status));
+            let why = connect::reason(&status);
             Err(match status.code() {
                 Code::PermissionDenied | Code::Unauthenticated => AdminError::Denied { address: address.clone(), why },
                 _ if connect::mismatched(&status) => AdminError::Denied { address: address.clone(), why },

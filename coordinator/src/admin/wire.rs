@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::job::JobStatus;
+use shared::{job::JobStatus, outcome::printable_within};
 
 use super::client::Overview;
 use crate::{
@@ -10,6 +10,9 @@ use crate::{
     pace::PaceStatus,
     wire::milliseconds,
 };
+
+/// Characters of a name or an id that are shown.
+const LONGEST_TEXT: usize = 200;
 
 /// As it is sent.
 pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
@@ -27,7 +30,7 @@ impl From<proto::Fleet> for Overview {
     fn from(wire: proto::Fleet) -> Self {
         let phase = wire.phase().into();
         Self {
-            run_id: wire.run_id,
+            run_id: text(&wire.run_id),
             epoch: wire.epoch,
             fleet: Fleet {
                 job: wire.job.map(JobStatus::from).unwrap_or_default(),
@@ -37,6 +40,11 @@ impl From<proto::Fleet> for Overview {
             },
         }
     }
+}
+
+/// A name or an id of the coordinator's, fit for a terminal.
+fn text(wire: &str) -> String {
+    printable_within(wire, LONGEST_TEXT)
 }
 
 impl From<WorkerView> for proto::WorkerStatus {
@@ -61,7 +69,7 @@ impl From<proto::WorkerStatus> for WorkerView {
     fn from(wire: proto::WorkerStatus) -> Self {
         Self {
             state: wire.state().into(),
-            name: wire.name,
+            name: text(&wire.name),
             slots: wire.slots,
             leased: wire.leased,
             success: wire.success,
@@ -69,8 +77,8 @@ impl From<proto::WorkerStatus> for WorkerView {
             failed: wire.failed,
             received_bytes: wire.received_bytes,
             silent: Duration::from_millis(wire.silent_ms),
-            storage: wire.storage_id,
-            build: wire.build,
+            storage: text(&wire.storage_id),
+            build: text(&wire.build),
         }
     }
 }

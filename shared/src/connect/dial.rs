@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tower::Service as _;
 
 use super::line::{Attentive, LastWord, Line, Word, alert};
-use crate::threads;
+use crate::{outcome::printable_within, threads};
 
 /// For both parts together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -186,8 +186,16 @@ pub fn mismatched(status: &tonic::Status) -> bool {
 const NOISE: [&str; 5] =
     ["transport error", "connect", "tcp connect error", "connection error", "operation was canceled"];
 
-/// Why a call failed: what the coordinator said, or what stood in the way, down to what the operating system said.
+/// Characters of a reason that are shown.
+const LONGEST_REASON: usize = 2000;
+
+/// Why a call failed: what the coordinator said, or what stood in the way, down to what the operating system said. Whatever the
+/// other side says, it is fit for a terminal.
 pub fn reason(status: &tonic::Status) -> String {
+    printable_within(&raw_reason(status), LONGEST_REASON)
+}
+
+fn raw_reason(status: &tonic::Status) -> String {
     let (mut parts, mut innermost) = (Vec::<String>::new(), None);
     let mut source = status.source();
     while let Some(error) = source {
@@ -219,6 +227,8 @@ mod tests {
         let status = tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::SpeaksPlaintext.into())));
         assert_eq!(reason(&status), DialError::SpeaksPlaintext.to_string());
         assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
+        assert_eq!(reason(&tonic::Status::unavailable("a\u{1b}]0;b\u{202e}\nc")), "a\\u{1b}]0;b\\u{202e}\\nc");
+        assert_eq!(reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))).len(), LONGEST_REASON);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: an answer about a former session neither ends the session of now nor stops what is held under it. Leases are
 //! given up by their tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use shared::ids::{LeaseToken, SessionId};
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ impl Worker {
             return;
         }
         self.status = acquired.status;
-        self.pause = if acquired.leases.is_empty() { BREATH } else { Duration::ZERO };
+        let free = self.slots.free();
         // What comes too late or is too much goes back: the next list of what is held does not name it.
         let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
         for lease in acquired.leases {
@@ -75,6 +75,8 @@ impl Worker {
                 self.release(lease);
             }
         }
+        // Leases that begin nothing, because their classes are here already, are as good as none.
+        self.pause = if self.slots.free() < free { Duration::ZERO } else { BREATH };
         self.hear_whether_it_is_done(acquired.job_done && acquired.directive != Directive::Reregister);
         self.obey(acquired.directive);
     }
@@ -148,8 +150,15 @@ impl Worker {
     }
 
     fn give_up(&mut self, leases: &[LeaseToken]) {
-        for token in leases {
-            if let Some(wnid) = self.slots.stop(*token) {
+        if leases.is_empty() {
+            return;
+        }
+        // However long the list is, what is held is short.
+        let lost: HashSet<LeaseToken> = leases.iter().copied().collect();
+        for held in self.slots.held() {
+            if lost.contains(&held.lease.token)
+                && let Some(wnid) = self.slots.stop(held.lease.token)
+            {
                 tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");
             }
         }
