@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use shared::{
     exit_code,
+    flag::yes_or_no,
     http::parse_address,
     job::{Durability, Existing},
 };
@@ -220,15 +221,6 @@ impl Config {
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
             .mut_args(|argument| argument.hide_env_values(true))
             .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)))
-    }
-}
-
-/// What a flag's variable says; a word that is neither must not be taken for one of the two.
-pub(crate) fn yes_or_no(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
-        "" | "n" | "no" | "f" | "false" | "off" | "0" => Ok(false),
-        _ => Err("it is neither yes nor no; give true or false".to_owned()),
     }
 }
 

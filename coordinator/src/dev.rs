@@ -51,6 +51,7 @@ pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> 
         slots: single_host.workers,
         target,
         staging: single_host.staging,
+        allow_private_origin: true,
     };
     let connector = Connector::InProcess(connect);
     match worker::run(&config, &connector, &screen, &shutdown, &tally).await {

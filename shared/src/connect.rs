@@ -68,6 +68,11 @@ impl ConnectArgs {
         is_told.then_some("the token goes over the network in plaintext; use https where others may listen")
     }
 
+    /// Whether the coordinator is on this host.
+    pub fn is_on_this_host(&self) -> bool {
+        self.connect.is_loopback()
+    }
+
     fn connector_as(&self, roles: &'static [&'static str]) -> Result<Connector, ConnectError> {
         let tls = self.connect.is_tls();
         if tls && self.token_file.is_none() && self.tls_ca.is_none() {

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod class_list;
 pub mod connect;
 pub mod exit_code;
+pub mod flag;
 pub mod http;
 pub mod ids;
 pub mod job;

@@ -1,6 +1,6 @@
 //! Redirects between public hosts, on a host of its own that has such addresses (O19, S11, S13). Needs root and iproute2.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use tests::{
     answer::Answer,
@@ -8,10 +8,12 @@ use tests::{
     cluster::{Job, Table},
     hosts::{Host, Network},
     origin::Origin,
+    wait::wait_for,
 };
 
 use super::{QUICK, WNID, class};
 
+const SOON: Duration = Duration::from_secs(30);
 /// Reserved for documentation, and public by their form.
 const ORIGIN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
@@ -65,6 +67,42 @@ fn a_redirect_from_a_public_host_to_a_private_address_sends_no_packet_there() {
             assert!(failure.starts_with(&expected), "{failure}");
             assert_eq!(private.most_connections(), 0, "{name} was connected to");
         }
+    }
+}
+
+/// DNS rebinding: the name of a public origin leads into the private network in the middle of the run.
+#[test]
+fn the_origins_name_does_not_turn_private_later_in_the_run() {
+    const LATER: &str = "n00000002";
+    let Some((_network, host, origin, _other)) = public_host() else { return };
+    let port = origin.address().port();
+    for turned in [Ipv4Addr::LOCALHOST, host.address, Ipv4Addr::new(169, 254, 169, 254)] {
+        if turned.is_link_local() {
+            host.add_address(turned);
+        }
+        let private =
+            host.on(|| Origin::listen(&format!("{turned}:{port}"))).expect("the port is free at that address");
+        for wnid in [WNID, LATER] {
+            private.class(wnid, class());
+        }
+        host.know(&format!("{ORIGIN} origin.test\n"));
+        origin.class(LATER, class());
+        // Each class needs a connection of its own, and the first one waits until the name has turned.
+        origin.class(WNID, class()).script([Answer::stall_at(50_000).hanging_up()]);
+        let args = ["--delete-tar", "--retries", "0", "--timeout", "20s", "--workers", "1"];
+        let job = Job::new().classes([WNID, LATER]).args(args).under(host.command());
+        let job = job.url(&format!("http://origin.test:{port}"));
+        let running = job.start();
+        wait_for("the first class is under way", SOON, || origin.gets(WNID).iter().any(|get| get.sent > 0));
+        host.know(&format!("{turned} origin.test\n"));
+        origin.end_stalls();
+        job.assert_ended(&running.wait(), 1, Table::of(1, 0, 1));
+        let failure = job.failure_of(LATER);
+        assert!(failure.starts_with("ConnectionError: "), "{failure}");
+        let why = if turned.is_link_local() { "a link-local or reserved address" } else { "a private address now" };
+        assert!(failure.contains(&format!("origin.test has {why}")), "{failure}");
+        assert_eq!(private.most_connections(), 0, "{turned} was connected to");
+        origin.forget_requests();
     }
 }
 

@@ -74,7 +74,7 @@ impl Cluster {
         let (url, disk) = (format!("https://{coordinator}:{PORT}"), self.disk(host));
         let (token, disk) = (self.file("worker.token"), disk.to_str().expect("a plain path"));
         let args = ["--connect", &url, "--token-file", &token, "--name", &host.name, "--target", disk];
-        host.start_worker(&self.job, args.into_iter().chain(["--workers", slots]))
+        host.start_worker(&self.job, args.into_iter().chain(["--workers", slots, "--allow-private-origin"]))
     }
 
     /// All have ended, the counts are right, and each class is complete on one of the hosts.

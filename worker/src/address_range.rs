@@ -1,4 +1,4 @@
-//! The kinds of IP addresses that a redirect is judged by. Pure.
+//! The kinds of IP addresses that the hosts of a job are judged by. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ pub(crate) enum AddressRange {
     Public,
     /// This machine.
     Loopback,
-    /// This link; clouds serve credentials there (169.254.169.254).
+    /// This link, and wherever else clouds serve credentials ([`METADATA`]).
     LinkLocal,
     /// A private network (RFC 1918, RFC 4193, shared address space).
     Private,
@@ -17,11 +17,20 @@ pub(crate) enum AddressRange {
     Unusable,
 }
 
+/// Where clouds serve credentials beside 169.254.169.254: Amazon over IPv6, Alibaba, Oracle, Azure.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
 impl AddressRange {
-    /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible, 6to4, NAT64) it is that of the
-    /// IPv4 address.
+    /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible, 6to4, NAT64, Teredo) it is that
+    /// of the IPv4 address.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
+            address if METADATA.contains(&address) => Self::LinkLocal,
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => of_v6(address),
         }
@@ -30,7 +39,9 @@ impl AddressRange {
 
 fn of_v4(address: Ipv4Addr) -> AddressRange {
     let [first, second, ..] = address.octets();
-    if address.is_loopback() {
+    if METADATA.contains(&address.into()) {
+        AddressRange::LinkLocal
+    } else if address.is_loopback() {
         AddressRange::Loopback
     } else if address.is_link_local() {
         AddressRange::LinkLocal
@@ -50,7 +61,7 @@ fn of_v6(address: Ipv6Addr) -> AddressRange {
         AddressRange::LinkLocal
     } else if let Some(embedded) = embedded_v4(address) {
         of_v4(embedded)
-    } else if address.is_unique_local() || address.segments()[0] & 0xffc0 == 0xfec0 {
+    } else if address.is_unique_local() || is_site_local(address) || is_local_nat64(address) {
         AddressRange::Private
     } else if address.is_multicast() {
         AddressRange::Unusable
@@ -59,9 +70,21 @@ fn of_v6(address: Ipv6Addr) -> AddressRange {
     }
 }
 
+/// The former private addresses (RFC 3879).
+fn is_site_local(address: Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfec0
+}
+
+/// Of a translator of the network's own, which may lead anywhere in it (RFC 8215).
+fn is_local_nat64(address: Ipv6Addr) -> bool {
+    address.segments()[..3] == [0x64, 0xff9b, 1]
+}
+
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
+        // Teredo hides the client's address (RFC 4380).
+        [0x2001, 0, .., high, low] => Some(v4(!high, !low)),
         [0x2002, high, low, ..] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
         _ => address.to_ipv4(),
     }
@@ -75,7 +98,19 @@ mod tests {
     fn every_notation_of_an_address_has_its_range() {
         for (range, addresses) in [
             (AddressRange::Loopback, &["127.0.0.1", "127.255.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"][..]),
-            (AddressRange::LinkLocal, &["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1"]),
+            (
+                AddressRange::LinkLocal,
+                &[
+                    "169.254.169.254",
+                    "fe80::1",
+                    "::ffff:169.254.169.254",
+                    "2002:a9fe:a9fe::1",
+                    "2001:0:1:2:3:4:5601:5601",
+                    "fd00:ec2::254",
+                    "::ffff:100.100.100.200",
+                    "168.63.129.16",
+                ],
+            ),
             (
                 AddressRange::Private,
                 &[
@@ -88,6 +123,8 @@ mod tests {
                     "::ffff:10.0.0.1",
                     "::10.0.0.1",
                     "2002:a00:1::",
+                    "64:ff9b:1::a00:1",
+                    "2001:0:1:2:3:4:f5ff:fffe",
                 ],
             ),
             (

@@ -10,15 +10,16 @@ use reqwest::{
 use rustls::ClientConfig;
 use shared::{
     job::{JobOptions, without_credentials},
+    outcome::printable_within,
     tls::{InvalidBundle, bundle, provider},
 };
 use url::Url;
 
 use crate::{
+    allowed_addresses::{AllowedAddresses, ChosenResolver, GuardedResolver, RefusedAddress},
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy},
-    redirect::GuardedResolver,
 };
 
 /// The real server drops idle connections within seconds, so they are not kept for longer.
@@ -27,11 +28,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Header lines of an answer. Their total length is limited to some 400 KB by hyper's read buffer.
 const MOST_HEADERS: usize = 1000;
 
+/// Characters of a header's name that are shown.
+const LONGEST_NAME: usize = 100;
+
 /// Why no client for the origin could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// A header of `--header-file` that HTTP does not allow.
-    #[error("use the request header {name:?}: its name or value has characters that HTTP forbids")]
+    #[error("use the request header \"{name}\": its name or value has characters that HTTP forbids")]
     Header {
         /// The header's name; the value is secret.
         name: String,
@@ -45,6 +49,9 @@ pub enum OriginError {
     /// What the environment says of proxies.
     #[error(transparent)]
     Proxy(#[from] UnusableProxy),
+    /// Where the origin is.
+    #[error("ask the origin: {0}")]
+    Address(#[from] RefusedAddress),
     /// The client itself.
     #[error("start the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
@@ -61,7 +68,8 @@ pub(crate) struct Clients {
     connect_timeout: Duration,
     /// Sessions are resumed whichever client has begun them.
     tls: ClientConfig,
-    pub(crate) lookup: Lookup,
+    /// Where requests may go.
+    pub(crate) addresses: AllowedAddresses,
 }
 
 /// The connections of one slot.
@@ -74,8 +82,9 @@ pub(crate) struct Connections {
 }
 
 impl Clients {
-    /// Reads what all of them share; on the runtime that looks up names for all of them.
-    pub(crate) fn for_job(job: &JobOptions) -> Result<Self, OriginError> {
+    /// Reads what all of them share; on the runtime that looks up names for all of them. `private`: the origin may be at a
+    /// private address.
+    pub(crate) fn for_job(job: &JobOptions, private: bool) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
         let proxies = Arc::new(Proxies::of_environment());
@@ -83,13 +92,14 @@ impl Clients {
             let proxy = without_credentials(proxy.as_str());
             tracing::info!(proxy = proxy.trim_end_matches('/'), "the origin is asked through a proxy");
         }
+        let addresses = AllowedAddresses::new(base.clone(), private, Lookup::on_current_runtime());
         Ok(Self {
             base,
             secrets: secrets(job)?,
             proxies,
             connect_timeout: CONNECT_TIMEOUT.min(job.timeout),
             tls,
-            lookup: Lookup::on_current_runtime(),
+            addresses,
         })
     }
 
@@ -98,11 +108,17 @@ impl Clients {
         let proxies = Arc::clone(&self.proxies);
         // A proxy that cannot be used is an error before a request that needs it is sent.
         let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
-        let guard = GuardedResolver { base: self.base.clone(), lookup: self.lookup.clone() };
+        let (chosen, guarded) = (ChosenResolver(self.addresses.clone()), GuardedResolver(self.addresses.clone()));
         Ok(Connections {
-            chosen: self.builder().proxy(proxy).dns_resolver(self.lookup.clone()).build()?,
-            guarded: self.builder().no_proxy().dns_resolver(guard).build()?,
+            chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
+            guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
         })
+    }
+
+    /// Refuses an origin at an address that may not be asked.
+    pub(crate) async fn check_origin(&self) -> Result<(), OriginError> {
+        let is_proxied = self.proxies.for_url(&self.base)?.is_some();
+        Ok(self.addresses.check_origin(is_proxied).await?)
     }
 
     fn builder(&self) -> ClientBuilder {
@@ -125,7 +141,7 @@ impl Clients {
 fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
     let mut headers = HeaderMap::new();
     for secret in &job.headers {
-        let invalid = || OriginError::Header { name: secret.name.clone() };
+        let invalid = || OriginError::Header { name: printable_within(&secret.name, LONGEST_NAME) };
         let name: HeaderName = secret.name.parse().map_err(|_| invalid())?;
         let mut value = HeaderValue::from_bytes(&secret.value).map_err(|_| invalid())?;
         value.set_sensitive(true);

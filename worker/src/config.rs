@@ -3,7 +3,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as _};
-use shared::{connect::ConnectArgs, exit_code, manual::Manual};
+use shared::{connect::ConnectArgs, exit_code, flag::yes_or_no, manual::Manual};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +27,10 @@ pub struct Cli {
     /// system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", hide_env_values = true, value_name = "DIR")]
     pub staging: Option<PathBuf>,
+    /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where the coordinator is on
+    /// this host; link-local addresses, where clouds serve credentials, are never asked
+    #[arg(long, env = "IMAGENET_ALLOW_PRIVATE_ORIGIN", hide_env_values = true, value_parser = yes_or_no)]
+    pub allow_private_origin: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,

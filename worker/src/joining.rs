@@ -4,20 +4,24 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{connect::Connector, shutdown::Shutdown};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     WorkerConfig, WorkerError,
     calls::{Answer, Calls, Refused},
     coordinator_client::{CoordinatorClient, Identity, Registration},
     lease_clock::LeaseClock,
+    origin::Origin,
     pace::Gate,
     progress::Progress,
     renewal::{self, Renewals},
-    site::Site,
+    site::{Site, SiteError},
     slots::Slots,
     target::Target,
 };
+
+/// The first lookup of the origin takes no longer before the work begins, nor than a third of a lease's time to live.
+const LONGEST_LOOKUP: Duration = Duration::from_secs(5);
 
 /// What a worker has once a coordinator has let it in.
 #[derive(Debug)]
@@ -52,18 +56,33 @@ pub(crate) async fn join(
     let gate = Gate::shut(who.slots, Arc::clone(&tally));
     let open = || {
         let job = registration.job.clone();
-        let site = Site::open(job, target, Arc::clone(&clock), Arc::clone(&gate), who.slots, tally, &mut threads)?;
+        let retries = tally.retries.clone();
+        let origin = Origin::new(&job, config.allow_private_origin, Arc::clone(&gate), retries);
+        let origin = origin.map_err(SiteError::from)?;
+        let site = Site::open(job, origin, target, Arc::clone(&clock), who.slots, tally, &mut threads)?;
         // Before the slots, which can be fewer where the system has not enough threads.
         let renewals = renewal::start(&mut threads, connector.clone(), clock, progress.clone())?;
         let slots = Slots::open(Arc::new(site), progress.clone(), who.slots, &mut threads)?;
         Ok::<_, WorkerError>((renewals, slots))
     };
-    match open() {
+    let opened = match open() {
+        Ok((renewals, slots)) => check_origin(slots.site(), registration.ttl).await.map(|()| (renewals, slots)),
+        Err(error) => Err(error),
+    };
+    match opened {
         Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, gate, threads })),
         Err(error) => {
             calls.leave(registration.session, &[], &error.to_string()).await;
             Err(error)
         }
+    }
+}
+
+/// Refuses an origin that this worker must not ask. A name that is not looked up in time is checked at each connection.
+async fn check_origin(site: &Site, ttl: Duration) -> Result<(), WorkerError> {
+    match timeout(LONGEST_LOOKUP.min(ttl / 3), site.check_origin()).await {
+        Ok(checked) => Ok(checked?),
+        Err(_) => Ok(()),
     }
 }
 

@@ -108,7 +108,7 @@ mod tests {
                 }
             }
         });
-        let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let mut set = JoinSet::new();
         let lane = Lane::open(&origin, &mut set).unwrap();
         let story = async move |origin: &Origin| {

@@ -24,6 +24,7 @@ mod site;
 mod unfinished;
 
 mod address_range;
+mod allowed_addresses;
 mod attempts;
 mod authorities;
 mod client;
@@ -70,6 +71,7 @@ use std::{path::PathBuf, sync::Arc};
 use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};
 
 pub use crate::{
+    allowed_addresses::RefusedAddress,
     client::OriginError,
     library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
     renewal::RenewalError,
@@ -100,6 +102,8 @@ pub struct WorkerConfig {
     pub target: PathBuf,
     /// Folder in which classes are put together; beside the target where it is not given.
     pub staging: Option<PathBuf>,
+    /// The coordinator may send it to an origin at a private or loopback address.
+    pub allow_private_origin: bool,
 }
 
 /// Why a worker could not run, or not go on.

@@ -21,6 +21,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::{
     lease_clock::LeaseClock,
+    origin::Origin,
     pace::Gate,
     progress::Progress,
     site::{Site, SiteError},
@@ -144,6 +145,11 @@ pub async fn download_batch<Id: AsRef<str>>(
     let target: PathBuf = target_path.as_ref().to_owned();
     let opened = open(options.job()?, target, options.staging.clone(), options.workers);
     let (mut slots, threads) = opened.await?;
+    if let Err(refused) = slots.site().check_origin().await {
+        drop(slots);
+        threads.join_all().await;
+        return Err(refused.into());
+    }
     let mut waiting = wnids.into_iter();
     let mut fault = None;
     loop {
@@ -196,7 +202,8 @@ async fn open(
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let clock = Arc::new(LeaseClock::of_this_host());
         let gate = Gate::open(slots, Arc::clone(&tally));
-        let site = Arc::new(Site::open(job, target, clock, gate, slots, tally, &mut threads)?);
+        let origin = Origin::new(&job, true, gate, tally.retries.clone())?;
+        let site = Arc::new(Site::open(job, origin, target, clock, slots, tally, &mut threads)?);
         Slots::open(site, progress, slots, &mut threads).map(|slots| (slots, threads))
     };
     let mut opening = JoinSet::new();

@@ -40,8 +40,13 @@ fn write(manual: &Manual) -> Result<Exit, String> {
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
     let connector = cli.coordinator.worker_connector().map_err(|error| error.to_string())?;
-    let config =
-        WorkerConfig { name: cli.slots.name(), slots: cli.slots.workers, target: cli.target, staging: cli.staging };
+    let config = WorkerConfig {
+        name: cli.slots.name(),
+        slots: cli.slots.workers,
+        allow_private_origin: cli.allow_private_origin || cli.coordinator.is_on_this_host(),
+        target: cli.target,
+        staging: cli.staging,
+    };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)
         .map_err(|error| explained(error, [&config.target]))

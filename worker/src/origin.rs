@@ -75,9 +75,9 @@ pub(crate) enum Part {
 }
 
 impl Origin {
-    /// Reads what its clients need, and makes the first.
-    pub(crate) fn new(job: &JobOptions, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
-        let clients = Arc::new(Clients::for_job(job)?);
+    /// Reads what its clients need, and makes the first. `private`: it may be at a private address.
+    pub(crate) fn new(job: &JobOptions, private: bool, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
+        let clients = Arc::new(Clients::for_job(job, private)?);
         let connections = clients.make()?;
         let (keeps, window) = (Arc::default(), Arc::default());
         Ok(Self { connections, clients, timeout: job.timeout, gate, keeps, window, retries })
@@ -86,6 +86,11 @@ impl Origin {
     /// The same origin, over other connections: those of one client must all be used on the same runtime.
     pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
         Ok(Self { connections: self.clients.make()?, keeps: Arc::default(), window: Arc::default(), ..self.clone() })
+    }
+
+    /// Refuses an origin at an address that may not be asked, before anything is sent there.
+    pub(crate) async fn check_address(&self) -> Result<(), OriginError> {
+        self.clients.check_origin().await
     }
 
     /// `--timeout`: the longest time without a byte.
@@ -319,7 +324,7 @@ mod tests {
     async fn only_a_connection_that_was_kept_may_be_stale() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-        let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
             assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");
@@ -343,7 +348,7 @@ mod tests {
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-            let origin = Origin::new(&job(), Gate::open(1, Arc::default()), Counter::default()).unwrap();
+            let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);

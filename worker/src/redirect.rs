@@ -1,22 +1,9 @@
-//! Where the origin may redirect to: a few hops, never from https to http, never to a private address.
-//!
-//! Invariant: the address that was checked is the address that is connected to, because the check stands in the resolver of
-//! the client that makes the connection.
+//! Where the origin may redirect to: a few hops, never from https to http; which addresses, `allowed_addresses` says.
 
-use std::net::SocketAddr;
+use reqwest::{Response, StatusCode, header};
+use url::Url;
 
-use reqwest::{
-    Response, StatusCode,
-    dns::{Addrs, Name, Resolve, Resolving},
-    header,
-};
-use url::{Host, Url};
-
-use crate::{
-    address_range::AddressRange,
-    lookup::Lookup,
-    proxies::{UnusableProxy, is_loopback},
-};
+use crate::proxies::UnusableProxy;
 
 /// No origin needs more.
 const MOST_HOPS: usize = 5;
@@ -100,85 +87,25 @@ pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedi
     Ok(())
 }
 
-/// Refuses a private address that stands in the URL; what a name means is the resolver's to check.
-pub(crate) async fn check_host(lookup: &Lookup, base: &Url, to: &Url) -> Result<(), RefusedRedirect> {
-    let Some(range) = range_by_text(to).filter(|_| base.host() != to.host()) else { return Ok(()) };
-    if range == AddressRange::Public || is_allowed(range, &ranges_of(lookup, base).await) {
-        return Ok(());
-    }
-    Err(RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })
-}
-
 /// Whether the origin's secrets may go to a URL as well: it is the origin, or the origin's `https`.
 pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
     let is_upgrade = (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
     base.host() == to.host() && (base.origin() == to.origin() || is_upgrade)
 }
 
-/// The range of a host that needs no resolver.
-fn range_by_text(url: &Url) -> Option<AddressRange> {
-    match url.host()? {
-        Host::Ipv4(address) => Some(AddressRange::of(address.into())),
-        Host::Ipv6(address) => Some(AddressRange::of(address.into())),
-        Host::Domain(_) => is_loopback(url).then_some(AddressRange::Loopback),
-    }
-}
-
-/// Resolves hosts that only a redirect has named: to public addresses, and to those of a range that the configured host is
-/// in itself.
-#[derive(Debug, Clone)]
-pub(crate) struct GuardedResolver {
-    pub(crate) base: Url,
-    pub(crate) lookup: Lookup,
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let Self { base, lookup } = self.clone();
-        Box::pin(async move {
-            let found = lookup.addresses(name.as_str()).await?;
-            let all_public = found.iter().all(|address| AddressRange::of(address.ip()) == AddressRange::Public);
-            let allowed = if all_public { found } else { allowed(found, &ranges_of(&lookup, &base).await) };
-            if allowed.is_empty() {
-                return Err(RefusedRedirect::Private { host: name.as_str().to_owned() }.into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// The ranges that the configured host has addresses in; none if it is known to a proxy only.
-async fn ranges_of(lookup: &Lookup, base: &Url) -> Vec<AddressRange> {
-    if let Some(range) = range_by_text(base) {
-        return vec![range];
-    }
-    let found = lookup.addresses(base.host_str().unwrap_or_default()).await;
-    found.into_iter().flatten().map(|address| AddressRange::of(address.ip())).collect()
-}
-
-fn allowed(found: Vec<SocketAddr>, ranges: &[AddressRange]) -> Vec<SocketAddr> {
-    found.into_iter().filter(|address| is_allowed(AddressRange::of(address.ip()), ranges)).collect()
-}
-
-/// `ranges`: those of the configured host.
-fn is_allowed(range: AddressRange, ranges: &[AddressRange]) -> bool {
-    match range {
-        AddressRange::Public => true,
-        AddressRange::Unusable => false,
-        range => ranges.contains(&range),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{allowed_addresses::AllowedAddresses, lookup::Lookup};
 
     #[tokio::main(flavor = "current_thread")]
     async fn hop(base: &str, to: &str, hops: usize) -> Result<(), RefusedRedirect> {
         let base = Url::parse(base).unwrap();
         let to = base.join(to).unwrap();
         judge(&base, &to, hops)?;
-        check_host(&Lookup::on_current_runtime(), &base, &to).await
+        let allowed = AllowedAddresses::new(base, true, Lookup::on_current_runtime());
+        let host = to.host_str().unwrap_or_default().to_owned();
+        allowed.check(&to).await.map_err(|_| RefusedRedirect::Private { host })
     }
 
     #[test]
@@ -281,31 +208,5 @@ mod tests {
         }
         assert!(resolve(&from, b"http://").is_err());
         assert!(resolve(&from, b"http://h:99999/").is_err());
-    }
-
-    #[tokio::test]
-    async fn a_name_with_a_private_address_is_refused_unless_the_origin_is_in_its_range() {
-        for (base, is_allowed) in [
-            ("http://127.0.0.1/", true),
-            ("http://localhost/", true),
-            ("http://10.0.0.1/", false),
-            ("http://93.184.216.34/", false),
-        ] {
-            let resolver = GuardedResolver { base: Url::parse(base).unwrap(), lookup: Lookup::on_current_runtime() };
-            let found = resolver.resolve("localhost".parse().unwrap()).await;
-            assert_eq!(found.is_ok(), is_allowed, "{base}");
-            if let Err(refused) = found {
-                assert!(refused.to_string().contains("localhost has a private address"), "{refused}");
-            }
-        }
-    }
-
-    #[test]
-    fn of_several_addresses_only_those_that_are_allowed_are_connected_to() {
-        let found: Vec<SocketAddr> =
-            ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"].map(|text| text.parse().unwrap()).to_vec();
-        assert_eq!(allowed(found.clone(), &[]), found[..1]);
-        assert_eq!(allowed(found.clone(), &[AddressRange::Private]), found[..2]);
-        assert_eq!(allowed(found.clone(), &[AddressRange::Loopback, AddressRange::Unusable])[1..], found[2..3]);
     }
 }

@@ -68,7 +68,8 @@ impl<'origin> Route<'origin> {
         self.hops += 1;
         redirect::judge(&self.url, &to, self.hops)?;
         let base = &self.clients.base;
-        redirect::check_host(&self.clients.lookup, base, &to).await?;
+        let checked = self.clients.addresses.check(&to).await;
+        checked.map_err(|_| RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })?;
         let set = response.headers().get_all(header::SET_COOKIE).into_iter();
         let set = set.filter_map(|value| RawCookie::parse(value.to_str().ok()?.to_owned()).ok());
         self.cookies.store_response_cookies(set, &self.url);

@@ -23,7 +23,6 @@ use crate::{
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
     origin::{Origin, Question},
-    pace::Gate,
     publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     room::{TooFewDescriptors, make_room},
@@ -68,21 +67,25 @@ pub enum SiteError {
 }
 
 impl Site {
-    /// Makes the HTTP client and starts the committer, which ends some time after the site is dropped.
+    /// Starts the committer, which ends some time after the site is dropped.
     pub(crate) fn open(
         job: JobOptions,
+        origin: Origin,
         target: Arc<Target>,
         clock: Arc<LeaseClock>,
-        gate: Arc<Gate>,
         slots: usize,
         tally: Arc<Tally>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, SiteError> {
         make_room(slots)?;
-        let origin = Origin::new(&job, gate, tally.retries.clone())?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
         let disk_space = DiskSpace::new(Arc::clone(&target));
         Ok(Self { job, origin, target, clock, publisher, disk_space, tally, runtime: Handle::current() })
+    }
+
+    /// Refuses an origin at an address that may not be asked.
+    pub(crate) async fn check_origin(&self) -> Result<(), SiteError> {
+        Ok(self.origin.check_address().await?)
     }
 
     pub(crate) fn target(&self) -> &Arc<Target> {

@@ -272,6 +272,7 @@ fn internal(error: &JoinError) -> Failure {
 mod tests {
     use std::time::Duration;
 
+    use prometheus_client::metrics::counter::Counter;
     use shared::{job::JobOptions, job_line::Screen, outcome::Published};
     use tokio::sync::oneshot;
 
@@ -285,7 +286,8 @@ mod tests {
     fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let site = Arc::new(Site::open(job(), target, clock, gate, 2, Arc::default(), &mut threads).unwrap());
+        let origin = Origin::new(&job(), true, gate, Counter::default()).unwrap();
+        let site = Arc::new(Site::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(site, progress.clone(), 2, &mut threads).unwrap()
     }
 

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use shared::{Wnid, connect::ConnectArgs, http::parse_address, manual::Manual};
+use shared::{Wnid, connect::ConnectArgs, flag::yes_or_no, http::parse_address, manual::Manual};
 
-use super::{positive, yes_or_no};
+use super::positive;
 use crate::trust::InitArgs;
 
 const VERIFY_HELP: &str = "\

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::{ConfigError, yes_or_no};
+use shared::flag::yes_or_no;
+
+use super::ConfigError;
 use crate::trust::{DoorFiles, TlsFiles};
 
 /// Who may join.

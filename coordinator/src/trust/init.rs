@@ -19,12 +19,14 @@ use rcgen::{
     PublicKeyData as _,
 };
 use rustls::pki_types::CertificateDer;
-use shared::tls::{Authority, Source, TlsError, Token, certificates};
+use shared::{
+    flag::yes_or_no,
+    tls::{Authority, Source, TlsError, Token, certificates},
+};
 use worker::config::host_name;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Role;
-use crate::config::yes_or_no;
 
 /// The certificates are good for so long: about ten years.
 const VALIDITY: Duration = Duration::from_hours(24 * 3650);

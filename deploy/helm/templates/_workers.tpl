@@ -42,6 +42,9 @@ spec:
     - --target=/data/{{ $root.Values.storage.folder }}
     - --workers={{ $workers.slots }}
     - --http={{ $root.Values.bindAddress }}:8080
+    {{- if $workers.allowPrivateOrigin }}
+    - --allow-private-origin
+    {{- end }}
     {{- with $workers.extraEnv }}
     env: {{- toYaml . | nindent 4 }}
     {{- end }}

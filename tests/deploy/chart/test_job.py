@@ -64,7 +64,7 @@ class Jobs(unittest.TestCase):
         self, values: str, *settings: str, classes: list[str] = (*CLASSES, MISSING), keep: tuple[str, ...] = ()
     ) -> list[dict]:
         """Applies what the chart makes, with a list and an origin of ours in place of those in the values file."""
-        ours = [f"job.url={self.url}", "job.retries=1", "workers.count=2", *settings]
+        ours = [f"job.url={self.url}", "job.retries=1", "workers.count=2", "workers.allowPrivateOrigin=true", *settings]
         path, own = values_file(values), self.cluster.folder / "own.yaml"
         has_list = "csv" in yaml.safe_load(path.read_text())["classes"]
         own.write_text(yaml.safe_dump({"classes": {"csv": "\n".join(["wnid", *classes, ""])}} if has_list else {}))
