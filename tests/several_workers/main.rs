@@ -4,6 +4,8 @@ mod budget;
 mod copies;
 mod finished;
 mod hostile;
+mod liar;
+mod lies;
 mod obeys;
 mod scripted;
 mod small_disks;

@@ -1,17 +1,22 @@
 //! A coordinator that does what a test says and remembers what it was told: for what the real one does too seldom.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
 
 use futures_util::stream;
-use proto::coordinator_server::{Coordinator, CoordinatorServer};
+use proto::{
+    admin_server::AdminServer,
+    coordinator_server::{Coordinator, CoordinatorServer},
+};
 use tests::{origin::Origin, wait::wait_for};
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+
+use crate::lies::{Lies, LyingAdmin};
 
 /// What it answers; a test may change it at any time.
 #[derive(Debug, Clone)]
@@ -38,6 +43,7 @@ pub(crate) struct Answers {
     pub(crate) failing_reports: u32,
     pub(crate) refuses_reports: bool,
     pub(crate) pace: Pace,
+    pub(crate) lies: Lies,
 }
 
 /// Whether questions for leases are answered. One of a former session is told to register again.
@@ -98,17 +104,27 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Listens on a free port of loopback.
     pub(crate) fn start(origin: &Origin) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("it is bound");
-        drop(free);
+        Self::start_at(Ipv4Addr::LOCALHOST, origin)
+    }
+
+    /// Listens on a free port of an address.
+    pub(crate) fn start_at(address: Ipv4Addr, origin: &Origin) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("it is bound");
         let door = Arc::new(Door { answers: Mutex::new(Answers::default()), told: Mutex::default(), job: job(origin) });
         let (stop, stopped) = oneshot::channel();
         let served = Served(Arc::clone(&door));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let listening = tonic::transport::Server::builder().add_service(CoordinatorServer::new(served));
+            let services = tonic::transport::Server::builder()
+                .add_service(CoordinatorServer::new(served))
+                .add_service(AdminServer::new(LyingAdmin));
             let stopped = async { drop(stopped.await) };
-            runtime.block_on(listening.serve_with_shutdown(address, stopped)).expect("the port is free");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("it listens");
+                services.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped).await.expect("it serves");
+            });
         });
         Self { door, address, stop: Some(stop), thread: Some(thread) }
     }
@@ -157,6 +173,7 @@ impl Default for Answers {
             failing_reports: 0,
             refuses_reports: false,
             pace: Pace::Unknown,
+            lies: Lies::default(),
         }
     }
 }
@@ -189,7 +206,7 @@ struct Served(Arc<Door>);
 impl Served {
     fn has_something_to_say(&self) -> bool {
         let answers = lock(&self.0.answers);
-        !answers.leases.is_empty() || answers.job_done
+        !answers.leases.is_empty() || answers.job_done || answers.lies.acquire.is_some()
     }
 
     fn status() -> proto::JobStatus {
@@ -216,7 +233,10 @@ impl Coordinator for Served {
         lock(&self.0.told).registrations.push(request.into_inner());
         let answers = lock(&self.0.answers).clone();
         let ttl = u64::try_from(answers.ttl.as_millis()).expect("a short time");
-        Ok(Response::new(proto::RegisterReply {
+        if let Some(words) = answers.lies.refusal {
+            return Err(Status::invalid_argument(words));
+        }
+        let reply = proto::RegisterReply {
             session_id: answers.session,
             epoch: answers.epoch,
             ttl_ms: ttl,
@@ -226,19 +246,21 @@ impl Coordinator for Served {
             survey: answers.survey,
             status: Some(self.counts()),
             ..proto::RegisterReply::default()
-        }))
+        };
+        Ok(Response::new(Lies::told(answers.lies.register.as_ref(), reply)))
     }
 
     async fn renew(&self, _: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
         lock(&self.0.told).renewals += 1;
         let answers = lock(&self.0.answers).clone();
-        Ok(Response::new(proto::RenewReply {
+        let reply = proto::RenewReply {
             epoch: answers.renewals_epoch.unwrap_or(answers.epoch),
             drop: Vec::new(),
             directive: answers.directive.into(),
             status: Some(Self::status()),
             ..proto::RenewReply::default()
-        }))
+        };
+        Ok(Response::new(Lies::told(answers.lies.renew.as_ref(), reply)))
     }
 
     async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
@@ -257,12 +279,13 @@ impl Coordinator for Served {
         let leases = answers.leases.pop().into_iter().collect();
         let is_current = request.get_ref().session_id == answers.session;
         let directive = if is_current { proto::Directive::Continue } else { proto::Directive::Reregister };
-        Ok(Response::new(proto::AcquireReply {
+        let reply = proto::AcquireReply {
             leases,
             directive: directive.into(),
             job_done: answers.job_done,
             status: Some(Self::status()),
-        }))
+        };
+        Ok(Response::new(Lies::told(answers.lies.acquire.as_ref(), reply)))
     }
 
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
@@ -282,11 +305,8 @@ impl Coordinator for Served {
         let acked = request.results.iter().filter(|_| settles).map(|result| result.wnid.clone()).collect();
         let acquires = told.acquires;
         told.reports.push((acquires, request));
-        Ok(Response::new(proto::ReportReply {
-            acked,
-            directive: proto::Directive::Continue.into(),
-            status: Some(status),
-        }))
+        let reply = proto::ReportReply { acked, directive: proto::Directive::Continue.into(), status: Some(status) };
+        Ok(Response::new(Lies::told(answers.lies.report.as_ref(), reply)))
     }
 
     async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {

@@ -1,0 +1,399 @@
+//! A worker does not trust its coordinator: whatever that says, the worker asks no address that it must not, neither spins nor
+//! panics nor grows without bound, and shows nothing that steers a terminal.
+
+use std::{fs, net::Ipv4Addr, path::Path, thread, time::Duration};
+
+use tests::{
+    answer::Answer,
+    archives::{assert_class_is, images},
+    cluster::Job,
+    hosts::{Host, Network},
+    origin::Origin,
+    running::Running,
+    wait::wait_until,
+};
+
+use crate::{
+    lies::{Lies, STEERS},
+    scripted::{Pace, Scripted, lease},
+};
+
+const WNID: &str = "n00000001";
+/// For so long a worker is watched with each lie.
+const WATCHED: Duration = Duration::from_millis(1500);
+/// Calls of all kinds in that time: renewals ten times a second, questions for leases too, and a few more.
+const MOST_CALLS: usize = 60;
+/// Of a debug build that decodes a megabyte with each answer.
+const MOST_CPU: Duration = Duration::from_millis(1200);
+const MOST_MEMORY: u64 = 128 << 20;
+/// What becomes of a worker that is told a lie.
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    /// It works on, within the bounds.
+    Lives,
+    /// It ends with 2 and one sentence that has these words.
+    Ends(&'static str),
+}
+use Expected::{Ends, Lives};
+
+fn headers(count: usize, bytes: usize) -> Lies {
+    let header = move |number| proto::Header { name: format!("A{number}"), value: vec![b'b'; bytes] };
+    Lies::in_the_job(move |job| job.headers = (0..count).map(header).collect())
+}
+
+fn status() -> proto::JobStatus {
+    let most = u64::MAX;
+    proto::JobStatus {
+        total: most,
+        success: most,
+        skipped: most,
+        failed: most,
+        leased: most,
+        pending: most,
+        workers: u32::MAX,
+        received_bytes: most,
+        done: false,
+    }
+}
+
+fn held(count: u64) -> Vec<proto::Held> {
+    (0..count).map(|token| proto::Held { token, ..proto::Held::default() }).collect()
+}
+
+fn wnids(count: u32) -> Vec<String> {
+    (1..=count).map(|number| format!("n{number:08}")).collect()
+}
+
+/// Durations, epochs and sessions.
+fn lies_about_the_session() -> Vec<(&'static str, Lies, Expected)> {
+    vec![
+        ("renew never", Lies::in_registrations(|reply| reply.renew_ms = u64::MAX), Lives),
+        ("renew at once", Lies::in_registrations(|reply| reply.renew_ms = 0), Lives),
+        ("renew each millisecond", Lies::in_registrations(|reply| reply.renew_ms = 1), Lives),
+        ("a lease for ever", Lies::in_registrations(|reply| reply.ttl_ms = u64::MAX), Lives),
+        ("all for ever", Lies::in_registrations(|reply| (reply.ttl_ms, reply.renew_ms) = (u64::MAX, u64::MAX)), Lives),
+        ("no time to live", Lies::in_registrations(|reply| reply.ttl_ms = 0), Ends("its leases live for 0 ms")),
+        (
+            "no time at all",
+            Lies::in_registrations(|reply| (reply.ttl_ms, reply.renew_ms) = (0, 0)),
+            Ends("live for 0 ms"),
+        ),
+        ("a millisecond to live", Lies::in_registrations(|reply| reply.ttl_ms = 1), Ends("its leases live for 1 ms")),
+        ("epoch 0", Lies::in_registrations(|reply| reply.epoch = 0), Lives),
+        ("the last epoch", Lies::in_registrations(|reply| reply.epoch = u32::MAX), Lives),
+        ("session 0", Lies::in_registrations(|reply| reply.session_id = 0), Lives),
+        ("the last session", Lies::in_registrations(|reply| reply.session_id = u64::MAX), Lives),
+        ("no job", Lies::in_registrations(|reply| reply.job = None), Ends("sent no job")),
+        ("counts that overflow", Lies::in_registrations(|reply| reply.status = Some(status())), Lives),
+        ("what is not held is dropped", Lies::in_registrations(|reply| reply.drop_leases = held(80_000)), Lives),
+        ("a refusal that steers the terminal", Lies::refusal(STEERS), Ends("\\u{1b}[2J")),
+        ("a long refusal", Lies::refusal(&"\u{9b}".repeat(2000)), Ends("\\u{9b}\\u{9b}")),
+    ]
+}
+
+fn lies_about_the_job() -> Vec<(&'static str, Lies, Expected)> {
+    vec![
+        ("no timeout", Lies::in_the_job(|job| job.timeout_ms = 0), Lives),
+        ("a timeout for ever", Lies::in_the_job(|job| job.timeout_ms = u64::MAX), Lives),
+        ("retries for ever", Lies::in_the_job(|job| job.retries = u32::MAX), Lives),
+        ("300 headers", headers(300, 1), Ends("its request headers are 300")),
+        ("40,000 headers", headers(40_000, 1), Ends("its request headers are 40000")),
+        ("long headers", headers(10, 90_000), Ends("its bytes of request headers are")),
+        (
+            "a header that steers the terminal",
+            Lies::in_the_job(|job| job.headers = vec![proto::Header { name: STEERS.to_owned(), value: Vec::new() }]),
+            Ends("use the request header \"\\u{1b}[2J"),
+        ),
+        (
+            "certificates without end",
+            Lies::in_the_job(|job| job.ca_pem = vec![b'-'; 900_000]),
+            Ends("its bytes of certificates"),
+        ),
+        ("an answer that is too long", Lies::in_the_job(|job| job.ca_pem = vec![b'-'; 3_000_000]), Lives),
+        ("no URL", Lies::in_the_job(|job| job.url_template.clear()), Ends("it is no URL")),
+        (
+            "a file",
+            Lies::in_the_job(|job| "file:///etc/passwd".clone_into(&mut job.url_template)),
+            Ends("its scheme is file:"),
+        ),
+        (
+            "a long URL",
+            Lies::in_the_job(|job| job.url_template = format!("http://h/{}", "x".repeat(500_000))),
+            Ends("bytes of URL"),
+        ),
+        (
+            "a URL that steers",
+            Lies::in_the_job(|job| job.url_template = format!("http://{STEERS}/")),
+            Ends("it is no URL"),
+        ),
+        ("a run that steers", Lies::in_the_job(|job| STEERS.clone_into(&mut job.run_id)), Ends("the id of its run")),
+        ("a long run", Lies::in_the_job(|job| job.run_id = "a".repeat(100_000)), Ends("the id of its run")),
+    ]
+}
+
+fn lies_in_answers() -> Vec<(&'static str, Lies, Expected)> {
+    let again = |reply: &mut proto::AcquireReply| reply.leases = vec![lease(WNID, 5); 3];
+    let odd = |reply: &mut proto::AcquireReply| {
+        reply.leases = ["", "n1", STEERS, "n99999999999999"].map(|wnid| lease(wnid, 1)).into();
+    };
+    let traced = |reply: &mut proto::AcquireReply| {
+        let traceparent = STEERS.repeat(1000);
+        reply.leases = vec![proto::Lease { traceparent, ..lease(WNID, u64::MAX) }];
+    };
+    let reregister = proto::Directive::Reregister;
+    vec![
+        ("drop 60,000 classes", Lies::in_renewals(|reply| reply.drop = wnids(60_000)), Lives),
+        ("drop 80,000 leases", Lies::in_renewals(|reply| reply.drop_leases = held(80_000)), Lives),
+        ("counts of renewals", Lies::in_renewals(|reply| reply.status = Some(status())), Lives),
+        ("always register again", Lies::in_renewals(move |reply| reply.directive = reregister.into()), Lives),
+        ("ask again and again", Lies::in_grants(move |reply| reply.directive = reregister.into()), Lives),
+        ("a directive of the future", Lies::in_renewals(|reply| reply.directive = 99), Lives),
+        ("the same lease again", Lies::in_grants(again), Lives),
+        ("leases of no classes", Lies::in_grants(odd), Lives),
+        ("50,000 leases of no classes", Lies::in_grants(|reply| reply.leases = vec![lease("", 1); 50_000]), Lives),
+        ("a trace that steers", Lies::in_grants(traced), Lives),
+        ("counts of grants", Lies::in_grants(|reply| reply.status = Some(status())), Lives),
+        ("settled 60,000 times", Lies::in_receipts(|reply| reply.acked = wnids(60_000)), Lives),
+        ("counts of receipts", Lies::in_receipts(|reply| reply.status = Some(status())), Lives),
+    ]
+}
+
+/// Budgets of connections, rates and pauses.
+fn budgets() -> Vec<proto::Budget> {
+    let most = u64::MAX;
+    let all = |number: u64, connections| proto::Budget {
+        version: number,
+        connections,
+        bytes_per_second: number,
+        quiet_ms: number,
+        observe_ms: number,
+        resumed: 0,
+    };
+    vec![
+        all(0, 0),
+        all(1, 1),
+        all(most, u32::MAX),
+        proto::Budget { connections: 1, observe_ms: 0, bytes_per_second: 1, ..proto::Budget::default() },
+        proto::Budget { connections: u32::MAX, bytes_per_second: most, ..proto::Budget::default() },
+    ]
+}
+
+/// Processor time of a process, and the most memory that it had; none once it has ended.
+fn cost(process: u32) -> Option<(Duration, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let fields: Vec<u64> =
+        stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map_while(|field| field.parse().ok()).collect();
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse::<u64>();
+    // A hundred ticks a second, on every Linux.
+    Some((Duration::from_millis(fields.iter().sum::<u64>() * 10), peak.ok()? << 10))
+}
+
+fn calls(coordinator: &Scripted) -> usize {
+    let told = coordinator.told();
+    told.registrations.len() + told.renewals + told.acquires + told.reports.len()
+}
+
+/// Nothing that a terminal or a reader could be steered by.
+#[track_caller]
+fn assert_printable(what: &str, text: &str) {
+    let plain = |character: char| character == ' ' || character == '\n' || character.is_ascii_graphic();
+    let steers = |character: &char| STEERS.contains(*character) && !plain(*character);
+    let found: Vec<char> = text.chars().filter(steers).collect();
+    assert!(found.is_empty(), "{what}: {found:?} in {text:?}");
+    assert!(!text.lines().any(|line| line.starts_with("INFO forged")), "{what}: {text}");
+}
+
+/// Tells one worker a lie; gives what was wrong with what it did.
+fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), String> {
+    let origin = Origin::start();
+    origin.class(WNID, images(WNID, 10, 8000..12_000, 1));
+    // It is held for as long as the worker is watched.
+    origin.limit_rate(5000);
+    let (job, coordinator) = (Job::new(), Scripted::start(&origin));
+    coordinator.answers().leases = vec![lease(WNID, 5)];
+    coordinator.answers().lies = lies.clone();
+    coordinator.answers().pace = pace;
+    let target = job.target_path().to_str().expect("a plain path");
+    let args = ["--connect", &coordinator.url(), "--name", "w", "--workers", "2", "--target", target];
+    let mut worker = job.start_worker_with(args);
+    let process = worker.id();
+    let ends = matches!(expected, Ends(_));
+    let started = |worker: &mut Running| !worker.is_running() || calls(&coordinator) > 1;
+    wait_until(Duration::from_secs(30), || (started(&mut worker) || !ends).then_some(()));
+    wait_until(Duration::from_secs(30), || (!coordinator.told().registrations.is_empty()).then_some(()));
+    let (before, made) = (cost(process), calls(&coordinator));
+    // The time is what is measured, nothing is waited for.
+    thread::sleep(if ends { Duration::ZERO } else { WATCHED });
+    let (after, made) = (cost(process), calls(&coordinator) - made);
+    let mut wrong = Vec::new();
+    if let (Some((cpu, _)), Some((later, peak))) = (before, after) {
+        let busy = later.saturating_sub(cpu);
+        if busy > MOST_CPU || made > MOST_CALLS || peak > MOST_MEMORY {
+            wrong.push(format!("{busy:?} busy, {made} calls, {} MiB", peak >> 20));
+        }
+    }
+    coordinator.answers().lies = Lies::default();
+    coordinator.answers().job_done = true;
+    let finished = worker.wait();
+    let code = match expected {
+        Lives => 0,
+        Ends(_) => 2,
+    };
+    if finished.code != Some(code) || finished.stderr.contains("panicked") {
+        wrong.push(format!("code {:?}: {}", finished.code, finished.stderr));
+    }
+    if let Ends(words) = expected
+        && (!finished.stderr.contains(words) || finished.stderr.len() > 4000)
+    {
+        wrong.push(format!("no {words:?} in {}", finished.stderr));
+    }
+    assert_printable(what, &finished.stderr);
+    let log = fs::read_to_string(job.target_path().join("imagenet_downloader.w.log")).unwrap_or_default();
+    assert_printable(what, &log);
+    if wrong.is_empty() { Ok(()) } else { Err(format!("{what}: {}", wrong.join("; "))) }
+}
+
+/// Tells all of them, some at a time; prints how many were told and held.
+#[track_caller]
+#[expect(clippy::print_stdout, reason = "figures for people")]
+fn tell_all(kind: &str, lies: &[(&'static str, Lies, Expected)], paces: &[Pace]) {
+    let mut wrong = Vec::new();
+    for some in lies.iter().zip(paces.iter().cycle()).collect::<Vec<_>>().chunks(6) {
+        let told: Vec<_> = thread::scope(|scope| {
+            let telling: Vec<_> = some
+                .iter()
+                .map(|((what, lies, expected), pace)| scope.spawn(move || tell(what, lies, **pace, *expected)))
+                .collect();
+            telling.into_iter().map(|told| told.join().unwrap_or_else(|_| Err("panicked".to_owned()))).collect()
+        });
+        wrong.extend(told.into_iter().filter_map(Result::err));
+    }
+    println!("{kind}: {} lies told, {} held", lies.len(), lies.len() - wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_lie_about_the_session_makes_a_worker_spin_panic_or_grow() {
+    tell_all("session", &lies_about_the_session(), &[Pace::Unknown]);
+}
+
+#[test]
+fn no_lie_about_the_job_makes_a_worker_spin_panic_or_grow() {
+    tell_all("job", &lies_about_the_job(), &[Pace::Unknown]);
+}
+
+#[test]
+fn no_lie_in_an_answer_makes_a_worker_spin_panic_or_grow() {
+    tell_all("answers", &lies_in_answers(), &[Pace::Unknown]);
+}
+
+#[test]
+fn no_budget_makes_a_worker_spin_panic_or_grow() {
+    let paces: Vec<Pace> = budgets().into_iter().map(Pace::Budget).collect();
+    let lies: Vec<_> = paces.iter().map(|_| ("a budget", Lies::default(), Lives)).collect();
+    tell_all("budgets", &lies, &paces);
+}
+
+#[test]
+fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
+    let (job, coordinator) = (Job::new(), Scripted::start(&Origin::start()));
+    let url = coordinator.url();
+    let mut tried = 0;
+    for (words, code) in [
+        (&["status"][..], 0),
+        (&["status", "--json"], 0),
+        (&["retry"], 2),
+        (&["retry", WNID], 2),
+        (&["drain", "w"], 2),
+        (&["resume"], 2),
+    ] {
+        let told = job.start_with(words.iter().copied().chain(["--connect", &url])).wait();
+        assert_eq!(told.code, Some(code), "{words:?}: {} {}", told.stdout, told.stderr);
+        for text in [&told.stdout, &told.stderr] {
+            assert_printable(&format!("{words:?}"), text);
+        }
+        let said = if code == 0 { &told.stdout } else { &told.stderr };
+        assert!(said.contains("u{1b}[2J"), "{words:?} shows what was said, escaped: {said}");
+        tried += 1;
+    }
+    println!("people: {tried} tried, {tried} held");
+}
+
+/// Starts a worker on a host, for a coordinator that is on another one as far as the worker can tell.
+fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flags: &[&str]) -> Running {
+    let (connect, target) = (coordinator.url(), target.to_str().expect("a plain path"));
+    let always = ["--connect", &connect, "--name", "w", "--workers", "1", "--target", target];
+    host.start_worker(job, always.into_iter().chain(flags.iter().copied()))
+}
+
+/// Where clouds serve credentials.
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+#[test]
+fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worker_reaches() {
+    let Some((_network, [host])) = Network::of(["worker"]) else { return };
+    host.add_address(METADATA);
+    host.know(&format!("{METADATA} metadata.test\n{} inside.test\n127.0.0.1 here.test\n", host.address));
+    let listen = |address: Ipv4Addr| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
+    let [metadata, inside, here] = [METADATA, host.address, Ipv4Addr::LOCALHOST].map(listen);
+    for origin in [&metadata, &inside, &here] {
+        origin.class(WNID, images(WNID, 10, 8000..12_000, 1));
+    }
+    let coordinator = host.on(|| Scripted::start_at(host.address, &inside));
+    let never = "has a link-local or reserved address, which is never asked";
+    let only_if_told = "start the worker with --allow-private-origin";
+    let mut tried = 0;
+    for (origin, hosts, words) in [
+        (&metadata, &["169.254.169.254", "2852039166", "[::ffff:a9fe:a9fe]", "metadata.test"][..], never),
+        (&inside, &["10.77.0.1", "[::ffff:10.77.0.1]", "inside.test"], only_if_told),
+        (&here, &["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "here.test"], only_if_told),
+    ] {
+        for name in hosts {
+            let url = format!("http://{name}:{}/{{wnid}}.tar", origin.address().port());
+            coordinator.answers().lies = Lies::in_the_job(move |job| job.url_template.clone_from(&url));
+            let flags = if words == never { &["--allow-private-origin"][..] } else { &[] };
+            let job = Job::new();
+            let finished = worker_on(&host, &job, &coordinator, job.target_path(), flags).wait();
+            job.assert_could_not_run(&finished, &["failed to ask the origin: ", words]);
+            assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+            assert_eq!(origin.most_connections(), 0, "{name} was connected to");
+            tried += 1;
+        }
+    }
+    assert!(coordinator.told().farewells.iter().all(|farewell| farewell.reason.contains("ask the origin")));
+    println!("addresses: {tried} tried, {tried} held");
+}
+
+#[test]
+fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_there() {
+    let Some((_network, [host])) = Network::of(["worker"]) else { return };
+    host.add_address(METADATA);
+    host.know(&format!("{METADATA} metadata.test\n"));
+    let listen = |address: Ipv4Addr| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
+    let [metadata, inside] = [METADATA, host.address].map(listen);
+    let tar = images(WNID, 10, 8000..12_000, 1);
+    metadata.class(WNID, tar.clone());
+    inside.class(WNID, tar.clone());
+    let port = metadata.address().port();
+    for name in ["", "169.254.169.254", "metadata.test", "[::ffff:a9fe:a9fe]", "127.0.0.1"] {
+        if !name.is_empty() {
+            let there = Answer::redirect(&format!("http://{name}:{port}/{WNID}.tar"));
+            inside.class(WNID, tar.clone()).forever(there);
+        }
+        let (job, coordinator) = (Job::new(), host.on(|| Scripted::start_at(host.address, &inside)));
+        coordinator.answers().leases = vec![lease(WNID, 5)];
+        let worker = worker_on(&host, &job, &coordinator, job.target_path(), &["--allow-private-origin"]);
+        coordinator.wait_for("the class has ended", |told| !told.reports.is_empty());
+        coordinator.answers().job_done = true;
+        assert_eq!(worker.wait().code, Some(0));
+        match coordinator.told().results()[0].outcome.as_ref().and_then(|outcome| outcome.kind.clone()) {
+            Some(proto::outcome::Kind::Success(_)) if name.is_empty() => assert_class_is(&tar, &job.class_folder(WNID)),
+            Some(proto::outcome::Kind::Failure(failure)) if !name.is_empty() => {
+                assert!(failure.message.starts_with("redirect to another host refused: "), "{}", failure.message);
+            }
+            other => panic!("{name:?}: {other:?}"),
+        }
+        assert_eq!(metadata.most_connections(), 0, "{name} was connected to");
+    }
+}

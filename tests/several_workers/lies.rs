@@ -1,0 +1,98 @@
+//! What a scripted coordinator changes in its answers, beyond what a test can say with [`crate::scripted::Answers`] alone.
+
+use std::{fmt, sync::Arc};
+
+use proto::admin_server::Admin;
+use tonic::{Request, Response, Status};
+
+/// Moves the cursor, sets a title, turns the text around, hides a part of it, forges a line.
+pub(crate) const STEERS: &str =
+    "\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{61c}\u{ad}\u{200b}\u{2066}\u{feff}\u{e0041}\r\nINFO forged";
+
+/// Changes an answer before it is sent.
+type Lie<Reply> = Arc<dyn Fn(&mut Reply) + Send + Sync>;
+
+/// None at first.
+#[derive(Clone, Default)]
+pub(crate) struct Lies {
+    pub(crate) register: Option<Lie<proto::RegisterReply>>,
+    pub(crate) renew: Option<Lie<proto::RenewReply>>,
+    pub(crate) acquire: Option<Lie<proto::AcquireReply>>,
+    pub(crate) report: Option<Lie<proto::ReportReply>>,
+    /// Registrations are refused with these words.
+    pub(crate) refusal: Option<String>,
+}
+
+impl fmt::Debug for Lies {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Lies").finish_non_exhaustive()
+    }
+}
+
+impl Lies {
+    pub(crate) fn in_registrations(lie: impl Fn(&mut proto::RegisterReply) + Send + Sync + 'static) -> Self {
+        Self { register: Some(Arc::new(lie)), ..Self::default() }
+    }
+
+    pub(crate) fn in_renewals(lie: impl Fn(&mut proto::RenewReply) + Send + Sync + 'static) -> Self {
+        Self { renew: Some(Arc::new(lie)), ..Self::default() }
+    }
+
+    pub(crate) fn in_grants(lie: impl Fn(&mut proto::AcquireReply) + Send + Sync + 'static) -> Self {
+        Self { acquire: Some(Arc::new(lie)), ..Self::default() }
+    }
+
+    pub(crate) fn in_receipts(lie: impl Fn(&mut proto::ReportReply) + Send + Sync + 'static) -> Self {
+        Self { report: Some(Arc::new(lie)), ..Self::default() }
+    }
+
+    /// In the job that registrations are answered with.
+    pub(crate) fn in_the_job(lie: impl Fn(&mut proto::JobOptions) + Send + Sync + 'static) -> Self {
+        Self::in_registrations(move |reply| lie(reply.job.as_mut().expect("there is a job")))
+    }
+
+    pub(crate) fn refusal(words: &str) -> Self {
+        Self { refusal: Some(words.to_owned()), ..Self::default() }
+    }
+
+    /// An answer as it is sent.
+    pub(crate) fn told<Reply>(lie: Option<&Lie<Reply>>, mut reply: Reply) -> Reply {
+        if let Some(lie) = lie {
+            lie(&mut reply);
+        }
+        reply
+    }
+}
+
+/// What people ask for, answered in words that steer a terminal.
+#[derive(Debug)]
+pub(crate) struct LyingAdmin;
+
+#[tonic::async_trait]
+impl Admin for LyingAdmin {
+    async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Result<Response<proto::Fleet>, Status> {
+        let text = || STEERS.to_owned();
+        let worker =
+            proto::WorkerStatus { name: text(), storage_id: text(), build: text(), ..proto::WorkerStatus::default() };
+        let workers = vec![worker; 2];
+        Ok(Response::new(proto::Fleet { run_id: text(), workers, ..proto::Fleet::default() }))
+    }
+
+    async fn retry_failed(
+        &self,
+        _: Request<proto::RetryFailedRequest>,
+    ) -> Result<Response<proto::RetryFailedReply>, Status> {
+        Err(Status::failed_precondition(STEERS))
+    }
+
+    async fn drain_worker(
+        &self,
+        _: Request<proto::DrainWorkerRequest>,
+    ) -> Result<Response<proto::DrainWorkerReply>, Status> {
+        Err(Status::not_found(STEERS))
+    }
+
+    async fn resume(&self, _: Request<proto::ResumeRequest>) -> Result<Response<proto::ResumeReply>, Status> {
+        Err(Status::unavailable(STEERS))
+    }
+}
