@@ -76,8 +76,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is. All text of another program goes through it
-/// where it enters this one; what is shortened is shortened after it.
+/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is. All text of another
+/// program goes through it where it enters this one; what is shortened is shortened after it.
 pub fn printable(text: &str) -> String {
     printable_within(text, usize::MAX)
 }

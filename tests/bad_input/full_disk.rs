@@ -25,7 +25,8 @@ fn assert_told_once(job: &Job, finished: &Finished) {
 fn fill(room: &str, more_room: &str) -> Option<()> {
     let origin = Origin::start();
     let wnids = ["n00000001", "n00000002"];
-    // Twelve and twenty megabytes: the disk fills up in the second, and has no room for another one like the first.
+    // Twelve and twenty megabytes: the disk fills up in the second, and has no room for another one
+    // like the first.
     let tars = [images(wnids[0], 240, 40_000..60_000, 1), images(wnids[1], 400, 40_000..60_000, 2)];
     for (wnid, tar) in wnids.iter().zip(&tars) {
         origin.class(wnid, tar.clone());

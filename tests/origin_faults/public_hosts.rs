@@ -70,7 +70,8 @@ fn a_redirect_from_a_public_host_to_a_private_address_sends_no_packet_there() {
     }
 }
 
-/// DNS rebinding: the name of a public origin leads into the private network in the middle of the run.
+/// DNS rebinding: the name of a public origin leads into the private network in the middle of the
+/// run.
 #[test]
 fn the_origins_name_does_not_turn_private_later_in_the_run() {
     const LATER: &str = "n00000002";
@@ -87,7 +88,8 @@ fn the_origins_name_does_not_turn_private_later_in_the_run() {
         }
         host.know(&format!("{ORIGIN} origin.test\n"));
         origin.class(LATER, class());
-        // Each class needs a connection of its own, and the first one waits until the name has turned.
+        // Each class needs a connection of its own, and the first one waits until the name has
+        // turned.
         origin.class(WNID, class()).script([Answer::stall_at(50_000).hanging_up()]);
         let args = ["--delete-tar", "--retries", "0", "--timeout", "20s", "--workers", "1"];
         let job = Job::new().classes([WNID, LATER]).args(args).under(host.command());

@@ -1,5 +1,6 @@
-//! A worker does not trust its coordinator: whatever that says, the worker asks no address that it must not, neither spins nor
-//! panics nor grows without bound, and shows nothing that steers a terminal.
+//! A worker does not trust its coordinator: whatever that says, the worker asks no address that it
+//! must not, neither spins nor panics nor grows without bound, and shows nothing that steers a
+//! terminal.
 
 use std::{fs, net::Ipv4Addr, path::Path, thread, time::Duration};
 
@@ -21,7 +22,8 @@ use crate::{
 const WNID: &str = "n00000001";
 /// For so long a worker is watched with each lie.
 const WATCHED: Duration = Duration::from_millis(1500);
-/// Calls of all kinds in that time: renewals ten times a second, questions for leases too, and a few more.
+/// Calls of all kinds in that time: renewals ten times a second, questions for leases too, and a
+/// few more.
 const MOST_CALLS: usize = 60;
 /// Of a debug build that decodes a megabyte with each answer.
 const MOST_CPU: Duration = Duration::from_millis(1200);
@@ -320,7 +322,8 @@ fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
     println!("people: {tried} tried, {tried} held");
 }
 
-/// Starts a worker on a host, for a coordinator that is on another one as far as the worker can tell.
+/// Starts a worker on a host, for a coordinator that is on another one as far as the worker can
+/// tell.
 fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flags: &[&str]) -> Running {
     let (connect, target) = (coordinator.url(), target.to_str().expect("a plain path"));
     let always = ["--connect", &connect, "--name", "w", "--workers", "1", "--target", target];

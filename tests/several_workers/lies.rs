@@ -1,4 +1,5 @@
-//! What a scripted coordinator changes in its answers, beyond what a test can say with [`crate::scripted::Answers`] alone.
+//! What a scripted coordinator changes in its answers, beyond what a test can say with
+//! [`crate::scripted::Answers`] alone.
 
 use std::{fmt, sync::Arc};
 

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 const HOSTILE: &str = "n99999999";
 const SOON: Duration = Duration::from_mins(1);
 
-/// Honest classes of half a megabyte, the coordinator's list of them, and two workers, each with a small disk of its own.
+/// Honest classes of half a megabyte, the coordinator's list of them, and two workers, each with a
+/// small disk of its own.
 struct Setting {
     origin: Origin,
     tars: Vec<(String, Vec<u8>)>,
@@ -68,8 +69,8 @@ impl Setting {
         !found.is_empty()
     }
 
-    /// Runs the job. All honest classes come, no worker ends early, and the hostile one is the only line of the failure log,
-    /// after at most so many requests. Gives that line.
+    /// Runs the job. All honest classes come, no worker ends early, and the hostile one is the only
+    /// line of the failure log, after at most so many requests. Gives that line.
     #[track_caller]
     fn run(&self, requests: usize) -> String {
         let coordinator = self.job.start_coordinator();
@@ -186,7 +187,8 @@ fn time_of_the_honest(hostile: Option<Answer>) -> Option<Duration> {
     Some(took)
 }
 
-/// Prints its figures: `cargo test -p tests --test several_workers honest_workers_rate -- --nocapture`.
+/// Prints its figures: `cargo test -p tests --test several_workers honest_workers_rate --
+/// --nocapture`.
 #[test]
 fn the_honest_workers_rate_falls_by_at_most_a_tenth() {
     let hostile = [

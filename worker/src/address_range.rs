@@ -26,8 +26,8 @@ const METADATA: [IpAddr; 4] = [
 ];
 
 impl AddressRange {
-    /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible, 6to4, NAT64, Teredo) it is that
-    /// of the IPv4 address.
+    /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible,
+    /// 6to4, NAT64, Teredo) it is that of the IPv4 address.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             address if METADATA.contains(&address) => Self::LinkLocal,

@@ -1,9 +1,11 @@
-//! Which addresses the requests of a job may go to. Public ones always. Private and loopback ones only where this worker allows
-//! them, and only of the kinds that the configured host had at its first lookup, so that no name turns private later in a run.
-//! Link-local ones never: clouds serve credentials there.
+//! Which addresses the requests of a job may go to. Public ones always. Private and loopback ones
+//! only where this worker allows them, and only of the kinds that the configured host had at its
+//! first lookup, so that no name turns private later in a run. Link-local ones never: clouds serve
+//! credentials there.
 //!
-//! Invariant: the address that was checked is the address that is connected to, because the check stands in the resolvers of
-//! the clients that make the connections; an address that stands in a URL is checked before the URL is asked.
+//! Invariant: the address that was checked is the address that is connected to, because the check
+//! stands in the resolvers of the clients that make the connections; an address that stands in a
+//! URL is checked before the URL is asked.
 
 use std::{
     error::Error,
@@ -19,7 +21,7 @@ use crate::{address_range::AddressRange, lookup::Lookup, proxies::is_loopback, r
 /// Why a host is not asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
-    /// Only addresses that nobody may be sent to.
+    /// All its addresses are in ranges that are never asked.
     #[error("{host} has a link-local or reserved address, which is never asked: give the coordinator another --url")]
     Forbidden {
         /// The host's name or address.
@@ -59,8 +61,8 @@ impl AllowedAddresses {
         Self { base, private, lookup, first_ranges: Arc::default() }
     }
 
-    /// Checks the configured host; `is_proxied`: its name is for a proxy to look up. A name that cannot be looked up now is
-    /// checked when it can be.
+    /// Checks the configured host; `is_proxied`: its name is for a proxy to look up. A name that
+    /// cannot be looked up now is checked when it can be.
     pub(crate) async fn check_origin(&self, is_proxied: bool) -> Result<(), RefusedAddress> {
         self.check(&self.base).await?;
         match self.base.host() {
@@ -144,7 +146,8 @@ enum LookupError {
     Refused(RefusedAddress),
 }
 
-/// Resolves the configured host, as the rule allows it, and the proxies that this worker's environment names.
+/// Resolves the configured host, as the rule allows it, and the proxies that this worker's
+/// environment names.
 #[derive(Debug, Clone)]
 pub(crate) struct ChosenResolver(pub(crate) AllowedAddresses);
 

@@ -82,8 +82,8 @@ pub(crate) struct Connections {
 }
 
 impl Clients {
-    /// Reads what all of them share; on the runtime that looks up names for all of them. `private`: the origin may be at a
-    /// private address.
+    /// Reads what all of them share; on the runtime that looks up names for all of them. `private`:
+    /// the origin may be at a private address.
     pub(crate) fn for_job(job: &JobOptions, private: bool) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;

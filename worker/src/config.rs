@@ -27,8 +27,9 @@ pub struct Cli {
     /// system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", hide_env_values = true, value_name = "DIR")]
     pub staging: Option<PathBuf>,
-    /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where the coordinator is on
-    /// this host; link-local addresses, where clouds serve credentials, are never asked
+    /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where
+    /// the coordinator is on this host; link-local addresses, where clouds serve credentials, are
+    /// never asked
     #[arg(long, env = "IMAGENET_ALLOW_PRIVATE_ORIGIN", hide_env_values = true, value_parser = yes_or_no)]
     pub allow_private_origin: bool,
     #[command(flatten)]

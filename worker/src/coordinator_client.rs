@@ -32,8 +32,8 @@ const PROTOCOL_VERSION: u32 = 1;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// The coordinator holds an `Acquire` for at most 20 s.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of one answer: what is longer is refused before it is read. The longest honest one has certificates for the origin
-/// (512 KiB), and names some thousand leases.
+/// Bytes of one answer: what is longer is refused before it is read. The longest honest one has
+/// certificates for the origin (512 KiB), and names some thousand leases.
 const LONGEST_ANSWER: usize = 1 << 20;
 /// A lease that lives for less time cannot be renewed reliably.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
@@ -297,7 +297,8 @@ impl CoordinatorClient {
     }
 }
 
-/// How long leases live, and how often to renew them. Where the coordinator says too much, less is always right.
+/// How long leases live, and how often to renew them. Where the coordinator says too much, less is
+/// always right.
 fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
     let ttl = Duration::from_millis(ttl_ms).min(LONGEST_LEASE);
     if ttl < SHORTEST_LEASE {

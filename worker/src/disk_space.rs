@@ -1,8 +1,8 @@
-//! Space on the file system of the staging area: what a class needs is compared with it before the class begins, and again
-//! while a class takes more than its announced length.
+//! Space on the file system of the staging area: what a class needs is compared with it before the
+//! class begins, and again while a class takes more than its announced length.
 //!
-//! Invariant: a class whose length is not known, or that outgrows it, never takes more than half of the space that is free for
-//! it, so it never fills the disk for the others.
+//! Invariant: a class whose length is not known, or that outgrows it, never takes more than half of
+//! the space that is free for it, so it never fills the disk for the others.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,11 @@ use shared::outcome::{Failure, FailureKind};
 
 use crate::target::Target;
 
-/// A class that takes more than was announced is compared with the disk again each time that it has grown by so many bytes.
+/// A class that takes more than was announced is compared with the disk again each time that it has
+/// grown by so many bytes.
 const STEP: u64 = 1 << 20;
-/// Without a length of another class to compare with, so many classes in a row that do not fit mean that the disk is full.
+/// Without a length of another class to compare with, so many classes in a row that do not fit mean
+/// that the disk is full.
 const REFUSALS_OF_A_FULL_DISK: u32 = 3;
 
 /// The classes of one process, and the file system that they share.
@@ -139,8 +141,9 @@ impl DiskSpace {
         Arc::new(Self { target, claims: Mutex::default() })
     }
 
-    /// Lets a class begin whose tar has this length and is written so often (1, or 2 where the tar is kept as well). Where an
-    /// ordinary class would not fit either, it begins all the same: the disk is full, and stops the worker at a checkpoint.
+    /// Lets a class begin whose tar has this length and is written so often (1, or 2 where the tar
+    /// is kept as well). Where an ordinary class would not fit either, it begins all the same: the
+    /// disk is full, and stops the worker at a checkpoint.
     pub(crate) fn claim(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Claim, LacksSpace> {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let free = self.free();
@@ -154,8 +157,8 @@ impl DiskSpace {
         Ok(Claim { space: Arc::clone(self), id, length, needed, compared_at: 0, used: 0 })
     }
 
-    /// Claims space for the rest of a class of which so many bytes of the tar are here. It had enough space when it was begun,
-    /// and its checkpoint is kept where that is gone.
+    /// Claims space for the rest of a class of which so many bytes of the tar are here. It had
+    /// enough space when it was begun, and its checkpoint is kept where that is gone.
     pub(crate) fn claim_rest(self: &Arc<Self>, length: Option<u64>, copies: u64, position: u64) -> Claim {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
@@ -191,7 +194,8 @@ impl Claim {
         }
     }
 
-    /// Whether it takes more than was announced: a quarter and a megabyte more, for the blocks of its files.
+    /// Whether it takes more than was announced: a quarter and a megabyte more, for the blocks of
+    /// its files.
     pub(crate) fn is_outgrown(&self) -> bool {
         self.length.is_none() || self.used > self.needed.saturating_add(self.needed / 4).saturating_add(STEP)
     }

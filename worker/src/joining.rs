@@ -20,7 +20,8 @@ use crate::{
     target::Target,
 };
 
-/// The first lookup of the origin takes no longer before the work begins, nor than a third of a lease's time to live.
+/// The first lookup of the origin takes no longer before the work begins, nor than a third of a
+/// lease's time to live.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(5);
 
 /// What a worker has once a coordinator has let it in.
@@ -78,7 +79,8 @@ pub(crate) async fn join(
     }
 }
 
-/// Refuses an origin that this worker must not ask. A name that is not looked up in time is checked at each connection.
+/// Refuses an origin that this worker must not ask. A name that is not looked up in time is checked
+/// at each connection.
 async fn check_origin(site: &Site, ttl: Duration) -> Result<(), WorkerError> {
     match timeout(LONGEST_LOOKUP.min(ttl / 3), site.check_origin()).await {
         Ok(checked) => Ok(checked?),

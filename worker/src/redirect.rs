@@ -1,4 +1,5 @@
-//! Where the origin may redirect to: a few hops, never from https to http; which addresses, `allowed_addresses` says.
+//! Where the origin may redirect to: a few hops, never from https to http; which addresses,
+//! `allowed_addresses` says.
 
 use reqwest::{Response, StatusCode, header};
 use url::Url;

@@ -9,14 +9,16 @@ use tokio::time::Instant;
 
 /// A class is tried by workers so often before it has failed.
 pub(super) const TRIES: usize = 2;
-/// A class for which a worker has no space is offered to so many workers or storages before it has failed.
+/// A class for which a worker has no space is offered to so many workers or storages before it has
+/// failed.
 pub(super) const OFFERS: usize = 8;
 /// Another worker has so long to take up a class; then whoever has failed it may try it again.
 const ELSEWHERE: Duration = Duration::from_mins(5);
 
 #[derive(Debug)]
 struct Trouble {
-    /// Keys of the workers or storages that have failed it, one for each time; fewer than [`TRIES`] and [`OFFERS`] together.
+    /// Keys of the workers or storages that have failed it, one for each time; fewer than [`TRIES`]
+    /// and [`OFFERS`] together.
     failed_by: Vec<String>,
     /// How many of them had no space for it.
     without_space: usize,
@@ -32,7 +34,8 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// Notes who has failed a class; gives how often it has been failed now for want of space, or else for other reasons.
+    /// Notes who has failed a class; gives how often it has been failed now for want of space, or
+    /// else for other reasons.
     pub(super) fn note(&mut self, class: usize, key: String, lacks_space: bool, now: Instant) -> usize {
         let new = || Trouble { failed_by: Vec::new(), without_space: 0, since: now };
         let trouble = self.of.entry(class).or_insert_with(new);

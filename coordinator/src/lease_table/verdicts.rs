@@ -171,7 +171,8 @@ impl LeaseTable {
         Verdict::Doubted
     }
 
-    /// A worker has no space for a class, which says nothing of the worker: another one gets it at once, if there is one.
+    /// A worker has no space for a class, which says nothing of the worker: another one gets it at
+    /// once, if there is one.
     fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> Verdict {
         if self.hand_over(position) {
             return Verdict::Retried;

@@ -189,8 +189,8 @@ const NOISE: [&str; 5] =
 /// Characters of a reason that are shown.
 const LONGEST_REASON: usize = 2000;
 
-/// Why a call failed: what the coordinator said, or what stood in the way, down to what the operating system said. Whatever the
-/// other side says, it is fit for a terminal.
+/// Why a call failed: what the coordinator said, or what stood in the way, down to what the
+/// operating system said. Whatever the other side says, it is fit for a terminal.
 pub fn reason(status: &tonic::Status) -> String {
     printable_within(&raw_reason(status), LONGEST_REASON)
 }

@@ -32,7 +32,8 @@ use crate::{
     staging::Staging,
 };
 
-/// A file takes up to so many bytes of the disk beside its content; what most file systems have for a block.
+/// A file takes up to so many bytes of the disk beside its content; what most file systems have for
+/// a block.
 const DISK_BLOCK: u64 = 4096;
 
 /// Where to start: at the beginning, or after what is already there.
@@ -163,7 +164,8 @@ impl Unpacker {
         if self.timer.received() { self.note_progress() } else { Ok(()) }
     }
 
-    /// About so many bytes of the disk the class takes: its files in whole blocks, and the tar where it is kept.
+    /// About so many bytes of the disk the class takes: its files in whole blocks, and the tar
+    /// where it is kept.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }
