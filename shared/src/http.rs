@@ -2,6 +2,9 @@
 //!
 //! Invariant: whoever asks, slowly or often, costs a bounded number of connections and never the job.
 
+mod connections;
+mod host;
+
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -16,29 +19,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::timeout};
+use tower::ServiceExt as _;
 
 use crate::metrics::{self, Metrics};
 
-/// More wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 64;
-/// For the head of a request, and between two requests on one connection.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// No request needs more.
-const LARGEST_HEADER: usize = 16 << 10;
 /// What does not answer for this long does not live; those who ask give up earlier or about then.
 const ALIVE: Duration = Duration::from_secs(2);
-/// After a connection that could not be accepted, for instance for want of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// To a request that names another machine (RFC 9110 §15.5.20).
+const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or let the program \
+                          listen on an address of the network with --http\n";
 
 /// Where to listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,31 +110,19 @@ pub fn announcement(address: SocketAddr) -> String {
 /// Answers until it is dropped.
 pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl Seen>) {
     let router = router(program, seen);
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
-                Ok((connection, _)) => drop(connections.spawn(answer(connection, router.clone()))),
-                Err(error) => {
-                    tracing::debug!(%error, "a connection was not accepted");
-                    sleep(PAUSE).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
+    // On an address of the network any name passes: a kubelet names the address of the pod, and
+    // Prometheus the name under which it knows the host.
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    connections::serve(listener, move |request| {
+        let router = router.clone();
+        async move {
+            if is_local && !host::names_loopback(&request) {
+                return (StatusCode::MISDIRECTED_REQUEST, OTHER_HOST).into_response();
+            }
+            router.oneshot(request).await.unwrap_or_else(|error| match error {})
         }
-    }
-}
-
-async fn answer(connection: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(LARGEST_HEADER)
-        .serve_connection(TokioIo::new(connection), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a connection over HTTP ended");
-    }
+    })
+    .await;
 }
 
 fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
@@ -195,7 +173,11 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        task::JoinSet,
+    };
 
     use super::*;
     use crate::metrics::{Page, Source};
@@ -237,19 +219,27 @@ mod tests {
     }
 
     async fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
+        start_at(Address { address: local(0), or_any_port: false }, lives).await
+    }
+
+    async fn start_at(address: Address, lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
         let program =
             Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(One)) };
         let program = Arc::new(program);
-        let (listener, address) = listen(Address { address: local(0), or_any_port: false }).await.unwrap();
+        let (listener, address) = listen(address).await.unwrap();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, "program", Arc::clone(&program)));
         (program, address, task)
     }
 
     async fn ask(address: SocketAddr, request: &str) -> String {
+        ask_as(address, request, "localhost").await
+    }
+
+    async fn ask_as(address: SocketAddr, request: &str, host: &str) -> String {
         let mut connection = TcpStream::connect(address).await.unwrap();
         connection
-            .write_all(format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .write_all(format!("{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
             .await
             .unwrap();
         let mut answer = String::new();
@@ -294,13 +284,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_who_say_nothing_do_not_keep_others_out_for_long() {
-        let (_program, address, _task) = start(true).await;
-        let mut silent = Vec::new();
-        for _ in 0..=MOST_CONNECTIONS {
-            silent.push(TcpStream::connect(address).await.unwrap());
-        }
-        let answer = timeout(HEADER_TIMEOUT * 2, ask(address, "GET /healthz")).await.unwrap();
+    async fn on_loopback_only_this_machine_is_answered_for() {
+        let (program, address, _task) = start(true).await;
+        program.works.store(true, Ordering::Relaxed);
+        let refused = ask_as(address, "GET /metrics", "evil.example:8080").await;
+        assert!(refused.starts_with("HTTP/1.1 421 ") && !refused.contains("imagenet_one"), "{refused}");
+        assert!(refused.contains("ask for it as localhost or 127.0.0.1"), "{refused}");
+        assert!(ask_as(address, "GET /metrics", "127.0.0.1:8080").await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn on_an_address_of_the_network_any_name_is_answered() {
+        let any = Address { address: "0.0.0.0:0".parse().unwrap(), or_any_port: false };
+        let (_program, address, _task) = start_at(any, true).await;
+        let answer = ask_as(local(address.port()), "GET /metrics", "10.1.2.3:8080").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 

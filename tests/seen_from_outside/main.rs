@@ -1,5 +1,6 @@
 //! What an operator sees without a log in hand: probes, metrics, gRPC health and traces of the real programs.
 
+mod abuse;
 mod addresses;
 mod collector;
 mod grpc_health;

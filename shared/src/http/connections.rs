@@ -1,0 +1,250 @@
+//! The connections of the HTTP port: how many there are, and how long each may take.
+//!
+//! Invariant: a new connection is always accepted at once. When all places are taken the oldest
+//! connection is reset, so a probe, which needs its place for some milliseconds, is answered
+//! beside any number of connections that do nothing.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use axum::response::Response;
+use http::{HeaderValue, Request, header::CONNECTION};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::{JoinSet, yield_now},
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Connections at the same time, and as many open files.
+pub(super) const MAX_CONNECTIONS: usize = 64;
+/// For the head of a request from its first moment, and for the idle time between two requests.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the head of a request until the last byte of its answer is with the system. Prometheus
+/// gives up after 10 s by default.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The last of so many answers on one connection says that the connection is closed.
+pub(super) const MAX_REQUESTS: usize = 8;
+/// Bytes of a request's head.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+/// Accepted in one turn of the task, at the most. A connection is the oldest after
+/// `MAX_CONNECTIONS` others, so each of them, a probe too, has had eight turns before it can go.
+const ACCEPTS_EACH_TURN: usize = MAX_CONNECTIONS / 8;
+/// After a connection that could not be accepted, for instance for want of descriptors.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Accepts connections until it is dropped. `answer` gives the answer to one request.
+pub(super) async fn serve<A, F>(listener: TcpListener, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    // Oldest first. A connection ends when its sender is dropped.
+    let mut connections = VecDeque::new();
+    let mut accepted_this_turn = 0;
+    loop {
+        if accepted_this_turn == ACCEPTS_EACH_TURN {
+            accepted_this_turn = 0;
+            yield_now().await;
+        }
+        tokio::select! {
+            biased;
+            Some(_) = tasks.join_next() => connections.retain(is_open),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if tasks.len() >= MAX_CONNECTIONS {
+                        drop(connections.pop_front());
+                        tasks.join_next().await;
+                        connections.retain(is_open);
+                    }
+                    let (connection, closed) = oneshot::channel();
+                    connections.push_back(connection);
+                    tasks.spawn(serve_connection(stream, answer.clone(), closed));
+                    accepted_this_turn += 1;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a connection was not accepted");
+                    sleep(RETRY_DELAY).await;
+                }
+            },
+        }
+    }
+}
+
+/// Whether the task of the connection still holds the other half.
+fn is_open(connection: &oneshot::Sender<Infallible>) -> bool {
+    !connection.is_closed()
+}
+
+async fn serve_connection<A, F>(stream: TcpStream, answer: A, closed: oneshot::Receiver<Infallible>)
+where
+    A: Fn(Request<Incoming>) -> F + Send,
+    F: Future<Output = Response> + Send,
+{
+    let (deadline, expiry) = watch::channel(Instant::now() + ANSWER_TIMEOUT);
+    let requests = AtomicUsize::new(0);
+    let service = service_fn(|request| {
+        deadline.send_replace(Instant::now() + ANSWER_TIMEOUT);
+        let is_last = requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS;
+        let answer = answer(request);
+        async move {
+            // One answer a turn: connections that pipeline requests leave turns for the others.
+            yield_now().await;
+            let mut answer = answer.await;
+            if is_last {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let why = tokio::select! {
+        served = &mut connection => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a connection over HTTP ended");
+            }
+            return;
+        }
+        () = expired(expiry) => "its answer took too long",
+        _ = closed => "a new one took its place",
+    };
+    tracing::debug!("a connection over HTTP was reset: {why}");
+    // What the peer has not read is dropped by the system as well.
+    connection.into_parts().io.into_inner().set_zero_linger().ok();
+}
+
+/// Waits for the deadline, which each request moves.
+async fn expired(mut deadline: watch::Receiver<Instant>) {
+    loop {
+        let end = *deadline.borrow_and_update();
+        if end <= Instant::now() {
+            return;
+        }
+        sleep_until(end).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use axum::response::IntoResponse as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    /// More than both ends of a connection keep in the system.
+    const LARGE: usize = 64 << 20;
+
+    async fn start(body_length: usize) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, move |_| async move { vec![b'x'; body_length].into_response() }));
+        (address, task)
+    }
+
+    async fn open(address: SocketAddr, sent: &[u8]) -> TcpStream {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(sent).await.unwrap();
+        connection
+    }
+
+    /// Whether nothing comes: the other end has neither closed nor answered.
+    async fn is_waiting(connection: &mut TcpStream) -> bool {
+        timeout(Duration::from_millis(1), connection.read(&mut [0])).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_the_oldest_connection_goes() {
+        let (address, _task) = start(1).await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(open(address, b"").await);
+        }
+        assert!(is_waiting(&mut silent[0]).await);
+        let mut newcomer = open(address, GET).await;
+        newcomer.read_exact(&mut [0; 12]).await.unwrap();
+        assert!(silent[0].read(&mut [0]).await.is_err(), "it is reset");
+        assert!(is_waiting(&mut silent[1]).await);
+        // A connection that has ended leaves its place to the next one.
+        let last_of_its_connection = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        for _ in 0..4 {
+            drop(newcomer);
+            newcomer = open(address, last_of_its_connection).await;
+            newcomer.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+        assert!(is_waiting(&mut silent[2]).await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_few_answers_and_the_last_says_so() {
+        let (address, _task) = start(1).await;
+        let mut connection = open(address, &GET.repeat(MAX_REQUESTS * 2)).await;
+        let mut answers = Vec::new();
+        // What was sent beyond the last request makes it a reset.
+        drop(connection.read_to_end(&mut answers).await);
+        let answers = String::from_utf8(answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), MAX_REQUESTS);
+        assert_eq!(answers.matches("connection: close\r\n").count(), 1);
+        let (_, last) = answers.rsplit_once("HTTP/1.1 200 ").unwrap();
+        assert!(last.contains("connection: close\r\n"), "{last}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_is_reset() {
+        let (address, _task) = start(LARGE).await;
+        let mut connection = open(address, GET).await;
+        connection.read_exact(&mut [0; 12]).await.unwrap();
+        sleep(ANSWER_TIMEOUT + Duration::from_millis(100)).await;
+        let mut rest = Vec::new();
+        assert!(connection.read_to_end(&mut rest).await.is_err(), "{} bytes, and no reset", rest.len());
+        assert!(rest.len() < LARGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_has_the_whole_time_for_its_answer_also_late_on_a_connection() {
+        let (address, _task) = start(1).await;
+        let mut connection = open(address, GET).await;
+        for _ in 0..4 {
+            sleep(HEADER_TIMEOUT.mul_f64(0.9)).await;
+            connection.write_all(GET).await.unwrap();
+        }
+        let mut answers = String::new();
+        connection.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 5, "then it was idle for too long");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_a_limit_of_time_and_of_bytes() {
+        let (address, _task) = start(1).await;
+        let begun = Instant::now();
+        let mut slow = open(address, b"GET / HTTP/1.1\r\nx-slow: ").await;
+        let ended = loop {
+            sleep(Duration::from_millis(500)).await;
+            if slow.write_all(b"x").await.is_err() || !is_waiting(&mut slow).await {
+                break begun.elapsed();
+            }
+        };
+        assert!((HEADER_TIMEOUT..HEADER_TIMEOUT * 2).contains(&ended), "{ended:?}");
+        let mut large = open(address, &[&b"GET / HTTP/1.1\r\nx-large: "[..], &[b'x'; MAX_HEADER_BYTES]].concat()).await;
+        let mut answer = [0; 12];
+        large.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 431");
+    }
+}
