@@ -53,12 +53,12 @@ impl Outside {
     }
 
     /// Takes the address and answers, from now on, as long as the tasks live.
-    pub(crate) async fn open(
+    pub(crate) fn open(
         address: Address,
         stopping: [CancellationToken; 2],
         tasks: &mut JoinSet<()>,
     ) -> Result<(Arc<Self>, SocketAddr), HttpError> {
-        let (listener, address) = http::listen(address).await?;
+        let (listener, address) = http::listen(address)?;
         let outside = Arc::new(Self::new(stopping));
         tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&outside)));
         Ok((outside, address))

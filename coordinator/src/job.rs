@@ -181,7 +181,7 @@ impl Job {
         let close = CancellationToken::new();
         let mut outside = JoinSet::new();
         let stopping = [shutdown.drain.clone(), close.clone()];
-        let (seen, http) = Outside::open(plan.http, stopping, &mut outside).await?;
+        let (seen, http) = Outside::open(plan.http, stopping, &mut outside)?;
         let mut ledger = retry_failed::open_ledger(&plan)?;
         let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
         let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen)? else { return Ok(None) };

@@ -84,10 +84,10 @@ pub trait Seen: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`HttpError`], one sentence that names the flag.
-pub async fn listen(Address { address, or_any_port }: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
-    let mut bound = TcpListener::bind(address).await;
+pub fn listen(Address { address, or_any_port }: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
+    let mut bound = connections::bind(address);
     if or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
-        bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        bound = connections::bind((Ipv4Addr::LOCALHOST, 0).into());
     }
     bound.and_then(|listener| listener.local_addr().map(|bound| (listener, bound))).map_err(|source| {
         match source.kind() {
@@ -218,15 +218,15 @@ mod tests {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    async fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
-        start_at(Address { address: local(0), or_any_port: false }, lives).await
+    fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
+        start_at(Address { address: local(0), or_any_port: false }, lives)
     }
 
-    async fn start_at(address: Address, lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
+    fn start_at(address: Address, lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
         let program =
             Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(One)) };
         let program = Arc::new(program);
-        let (listener, address) = listen(address).await.unwrap();
+        let (listener, address) = listen(address).unwrap();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, "program", Arc::clone(&program)));
         (program, address, task)
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn health_readiness_and_metrics_can_be_asked_for() {
-        let (program, address, _task) = start(true).await;
+        let (program, address, _task) = start(true);
         let starting = ask(address, "GET /readyz").await;
         assert!(starting.starts_with("HTTP/1.1 503 ") && starting.ends_with("\r\n\r\nstarting\n"), "{starting}");
         program.works.store(true, Ordering::Relaxed);
@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_answer_does_not_live() {
-        let (_program, address, _task) = start(false).await;
+        let (_program, address, _task) = start(false);
         let answer = ask(address, "GET /healthz").await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("it does not answer\n"), "{answer}");
     }
@@ -277,15 +277,15 @@ mod tests {
     async fn a_busy_port_is_refused_unless_nobody_has_asked_for_it() {
         let taken = TcpListener::bind(local(0)).await.unwrap();
         let address = taken.local_addr().unwrap();
-        let refused = listen(Address { address, or_any_port: false }).await.unwrap_err().to_string();
+        let refused = listen(Address { address, or_any_port: false }).unwrap_err().to_string();
         assert!(refused.ends_with("or give another address with --http") && refused.contains(&address.to_string()));
-        let (_listener, other) = listen(Address { address, or_any_port: true }).await.unwrap();
+        let (_listener, other) = listen(Address { address, or_any_port: true }).unwrap();
         assert!(other.ip().is_loopback() && other != address);
     }
 
     #[tokio::test]
     async fn on_loopback_only_this_machine_is_answered_for() {
-        let (program, address, _task) = start(true).await;
+        let (program, address, _task) = start(true);
         program.works.store(true, Ordering::Relaxed);
         let refused = ask_as(address, "GET /metrics", "evil.example:8080").await;
         assert!(refused.starts_with("HTTP/1.1 421 ") && !refused.contains("imagenet_one"), "{refused}");
@@ -296,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn on_an_address_of_the_network_any_name_is_answered() {
         let any = Address { address: "0.0.0.0:0".parse().unwrap(), or_any_port: false };
-        let (_program, address, _task) = start_at(any, true).await;
+        let (_program, address, _task) = start_at(any, true);
         let answer = ask_as(local(address.port()), "GET /metrics", "10.1.2.3:8080").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }

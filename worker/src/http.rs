@@ -22,13 +22,13 @@ struct Outside {
 ///
 /// # Errors
 /// [`HttpError`], one sentence that names the flag.
-pub async fn open(
+pub fn open(
     address: SocketAddr,
     tally: Arc<Tally>,
     stopping: CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, HttpError> {
-    let (listener, address) = http::listen(Address { address, or_any_port: false }).await?;
+    let (listener, address) = http::listen(Address { address, or_any_port: false })?;
     let metrics = Metrics::new("worker", crate::VERSION, Arc::clone(&tally));
     tasks.spawn(http::serve(listener, "worker", Arc::new(Outside { tally, metrics, stopping })));
     Ok(address)

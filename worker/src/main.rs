@@ -61,7 +61,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     })?;
     let (tally, mut outside) = (Arc::<Tally>::default(), JoinSet::new());
     if let Some(address) = cli.http {
-        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside).await;
+        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside);
         let address = opened.map_err(|error| error.to_string())?;
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }

@@ -7,6 +7,8 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    io,
+    net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -16,7 +18,7 @@ use http::{HeaderValue, Request, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{oneshot, watch},
     task::{JoinSet, yield_now},
     time::{Instant, sleep, sleep_until},
@@ -24,6 +26,10 @@ use tokio::{
 
 /// Connections at the same time, and as many open files.
 pub(super) const MAX_CONNECTIONS: usize = 64;
+/// Connections that wait in the system to be accepted. Beyond them it drops what comes, and the
+/// other end tries again after a second. As many as Linux allows by default, because a process
+/// that waits for a processor meets bursts: 1024 were full after 60 ms.
+const BACKLOG: u32 = 4096;
 /// For the head of a request from its first moment, and for the idle time between two requests.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the head of a request until the last byte of its answer is with the system. Prometheus
@@ -38,6 +44,18 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const ACCEPTS_EACH_TURN: usize = MAX_CONNECTIONS / 8;
 /// After a connection that could not be accepted, for instance for want of descriptors.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Takes the address. Must be called within a runtime.
+pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A port whose last connections are still closing can be taken again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts connections until it is dropped. `answer` gives the answer to one request.
 pub(super) async fn serve<A, F>(listener: TcpListener, answer: A)
@@ -137,7 +155,7 @@ async fn expired(mut deadline: watch::Receiver<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
 
     use axum::response::IntoResponse as _;
     use tokio::{
