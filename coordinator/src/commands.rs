@@ -93,7 +93,7 @@ async fn carry_out(
         Command::Resume(arguments) => Some(&arguments.coordinator.way),
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
-    if let Some(warning) = way.and_then(ConnectArgs::warning) {
+    for warning in way.map(ConnectArgs::warnings).unwrap_or_default() {
         screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {

@@ -260,21 +260,3 @@ impl From<DurabilityArg> for Durability {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_says_yes_or_no_or_is_refused() {
-        for yes in ["y", "Yes", "t", "TRUE", "on", "1"] {
-            assert_eq!(yes_or_no(yes), Ok(true), "{yes}");
-        }
-        for no in ["", "n", "No", "f", "FALSE", "off", "0"] {
-            assert_eq!(yes_or_no(no), Ok(false), "{no}");
-        }
-        for neither in ["vielleicht", "2", " ", "truefalse"] {
-            yes_or_no(neither).expect_err(neither);
-        }
-    }
-}

@@ -151,6 +151,9 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     let target = Target::prepare(&plan.target)?;
     let log = target.log().map_err(CoordinatorError::Log)?;
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
     target.warn_if_unlocked();
     // A worker has two connections, and many systems give a program only 1024 open files at first.
     limits::raise_open_files(None);

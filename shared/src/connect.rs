@@ -1,7 +1,7 @@
 //! How a program reaches the coordinator: the worker, and the coordinator's own commands.
 //!
-//! A token that names an authority is sent only to a server that has proved itself before, or to this machine; one that
-//! names none goes in plaintext, too, where the address says `http`, and that is told. What proves the server and what is
+//! A token that names an authority is sent only to a server that has proved itself before, or, with `--insecure`, to a port
+//! of this machine; one that names none goes in plaintext, too, where the address says `http`, and that is told. What proves the server and what is
 //! sent to it are read from the files together and replaced together.
 
 mod channel;
@@ -18,9 +18,13 @@ use url::Url;
 pub use channel::CoordinatorChannel;
 pub use dial::{mismatched, reason, was_not_sent};
 
-use crate::tls::{TlsError, Watched};
+use crate::{
+    flag::yes_or_no,
+    private_file::readable_warning,
+    tls::{TlsError, Watched},
+};
 use channel::Way;
-use credentials::CredentialFiles;
+use credentials::{CredentialFiles, Plaintext};
 
 /// Where coordinators listen unless they are told otherwise.
 pub const PORT: u16 = 50051;
@@ -43,6 +47,10 @@ pub struct ConnectArgs {
     /// Private key of that certificate, PEM
     #[arg(long, env = "IMAGENET_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without TLS another user's
+    /// program could listen there and be sent it. For the end of a tunnel, and for machines without other users
+    #[arg(long, env = "IMAGENET_INSECURE", hide_env_values = true, value_parser = yes_or_no)]
+    pub insecure: bool,
 }
 
 impl ConnectArgs {
@@ -62,10 +70,13 @@ impl ConnectArgs {
         self.connector_as(&["worker"])
     }
 
-    /// What people should know before anything is sent; the program tells it as it tells other things.
-    pub fn warning(&self) -> Option<&'static str> {
-        let is_told = !self.connect.is_tls() && self.token_file.is_some() && !self.connect.is_loopback();
-        is_told.then_some("the token goes over the network in plaintext; use https where others may listen")
+    /// What the log should say before anything is sent.
+    pub fn warnings(&self) -> Vec<String> {
+        let is_plaintext = !self.connect.is_tls() && self.token_file.is_some() && !self.connect.is_loopback();
+        let over_network = "the token goes over the network in plaintext; use https where others may listen";
+        let secret_files = self.token_file.iter().chain(&self.tls_key);
+        let readable = secret_files.filter_map(|path| readable_warning(path));
+        is_plaintext.then(|| over_network.to_owned()).into_iter().chain(readable).collect()
     }
 
     /// Whether the coordinator is on this host.
@@ -83,7 +94,11 @@ impl ConnectArgs {
         }
         let files = CredentialFiles {
             tls,
-            leaves_host: !self.connect.is_loopback(),
+            plaintext: match (self.connect.is_loopback(), self.insecure) {
+                (false, _) => Plaintext::Network,
+                (true, false) => Plaintext::ThisMachine,
+                (true, true) => Plaintext::Accepted,
+            },
             token: self.token_file.clone(),
             roles,
             authority: self.tls_ca.clone(),

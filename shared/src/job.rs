@@ -35,6 +35,11 @@ pub struct JobOptions {
 }
 
 impl JobOptions {
+    /// Whether a worker that registers is told what a log must not show.
+    pub fn has_secrets(&self) -> bool {
+        !self.headers.is_empty() || self.url.has_secrets()
+    }
+
     /// The longest time for which a class may bring no byte although nothing is wrong with its worker: every attempt waits for
     /// `timeout`, and then for as long as the origin asks.
     pub fn longest_silence(&self) -> Duration {
@@ -165,6 +170,16 @@ impl UrlTemplate {
     /// The template as it was given; may hold credentials, so not for a log.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether it has a user, a password, or a value in its query that is not made of the class's id.
+    pub fn has_secrets(&self) -> bool {
+        let url = Url::parse(&self.text).ok();
+        let has_user = url.is_none_or(|url| !url.username().is_empty() || url.password().is_some());
+        let query = self.query().unwrap_or_default().split('#').next().unwrap_or_default();
+        let mut values =
+            query.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(_, value)| value));
+        has_user || values.any(|value| !value.is_empty() && !value.contains(PLACEHOLDER))
     }
 
     /// What follows the first `?`, to tell origins from one another that look the same when they are shown; not for a log.
@@ -388,6 +403,26 @@ mod tests {
 
     fn url(template: &str) -> Result<String, InvalidUrl> {
         UrlTemplate::parse(template).map(|template| template.for_class("n02124075".parse().unwrap()).to_string())
+    }
+
+    #[test]
+    fn a_url_has_secrets_if_it_names_a_user_or_has_a_value_of_its_own_in_the_query() {
+        for (text, has_secrets) in [
+            ("https://image-net.org/data/winter21_whole", false),
+            ("https://h:8443/x/{wnid}/y.tar", false),
+            ("https://h/get?id={wnid}", false),
+            ("https://h/get?{wnid}", false),
+            ("https://h/get?file={wnid}.tar&empty=", false),
+            ("https://h/get?id={wnid}#part", false),
+            ("https://user:password@h/x", true),
+            ("https://user@h/x", true),
+            ("https://:password@h/x", true),
+            ("https://h/{wnid}.tar?token=abc", true),
+            ("https://h/get?id={wnid}&sig=abc", true),
+            ("https://h/{wnid}.tar?abc", true),
+        ] {
+            assert_eq!(UrlTemplate::parse(text).unwrap().has_secrets(), has_secrets, "{text}");
+        }
     }
 
     #[test]

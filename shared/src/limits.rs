@@ -1,6 +1,6 @@
 //! What the process may use, as far as it can know: open files, the size of a file, memory.
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 mod memory;
 
@@ -27,6 +27,14 @@ pub fn raise_open_files(needed: Option<u64>) -> Option<u64> {
             Some(before)
         }
     }
+}
+
+/// Lets the system write no core dump of this process: the dump would hold tokens and keys. The
+/// hard limit stays, so `prlimit --core=unlimited --pid PID` allows it to a person who needs one.
+pub fn forbid_core_dumps() {
+    let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
+    // To lower a soft limit is always allowed.
+    setrlimit(Resource::Core, limit).ok();
 }
 
 /// The limit on the size of a file (`ulimit -f`), in bytes; `None` if there is none.

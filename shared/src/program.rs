@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     exit_code::Exit,
     job_line::Screen,
+    limits,
     shutdown::{Shutdown, leave_signals_to_their_thread},
     threads,
 };
@@ -35,6 +36,7 @@ const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 /// hook has told it. What is queued for the screen is written before it returns, unless the
 /// terminal takes nothing.
 pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
+    limits::forbid_core_dumps();
     if let Err(error) = leave_signals_to_their_thread() {
         return tell(&cannot_start(&error));
     }

@@ -152,7 +152,7 @@ fn on_loopback_a_token_file_closes_the_door_too() {
     let refused = job.start_worker("w1", &coordinator, job.target_path()).wait();
     job.assert_could_not_run(&refused, &["a token is needed here"]);
     let connect = format!("http://{}", coordinator.address);
-    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &tokens]).wait();
+    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &tokens, "--insecure"]).wait();
     assert_eq!(worker.code, Some(0), "{}", worker.stderr);
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
 }
@@ -162,7 +162,8 @@ fn tls_and_plaintext_that_meet_are_told_apart() {
     let (cluster, encrypted) = Cluster::of(1).start(&[]);
     let token = cluster.path("worker.token");
     let connect = format!("http://{}", encrypted.address);
-    let worker = cluster.job.start_worker_with(["--connect", &connect, "--token-file", &token]).wait();
+    let args = ["--connect", &connect, "--token-file", &token, "--insecure"];
+    let worker = cluster.job.start_worker_with(args).wait();
     cluster.job.assert_could_not_run(&worker, &["the coordinator speaks TLS: give --connect https://"]);
     encrypted.running.kill();
     let job = cluster.job.args(["--token-file", &token]);

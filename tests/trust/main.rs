@@ -4,6 +4,7 @@ mod certificates;
 mod joining;
 mod names;
 mod people;
+mod private_files;
 mod revoked;
 mod roles;
 mod secrets;

@@ -66,7 +66,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
     let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
-    if let Some(warning) = cli.coordinator.warning() {
+    for warning in cli.coordinator.warnings() {
         tracing::warn!("{warning}");
     }
     let exit = worker::run(&config, &connector, screen, shutdown, &tally).await.map_err(|error| error.to_string());

@@ -26,7 +26,8 @@ pub struct DoorConfig {
     /// changes
     #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Listen in plaintext, or let everybody in, where others can connect: only on a network that is closed itself
+    /// Listen in plaintext, or let everybody in, where others can connect: only on a network that is closed itself, or,
+    /// where the job has credentials for the origin, on a machine without other users
     #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
 }
@@ -44,7 +45,14 @@ pub enum Exposure {
 
 impl DoorConfig {
     /// The files, and how open the door stands at this address; nothing that listens is as good as loopback.
-    pub(super) fn check(self, listen: Option<SocketAddr>) -> Result<(DoorFiles, Exposure), ConfigError> {
+    ///
+    /// A job with secrets is never open: a worker is told them when it registers, and every
+    /// program that can connect can register.
+    pub(super) fn check(
+        self,
+        listen: Option<SocketAddr>,
+        has_secrets: bool,
+    ) -> Result<(DoorFiles, Exposure), ConfigError> {
         let client_authority = self.tls_client_ca;
         let tls = self.tls_cert.zip(self.tls_key);
         let files = DoorFiles {
@@ -53,8 +61,13 @@ impl DoorConfig {
         };
         let has_credential =
             files.tokens.is_some() || files.tls.as_ref().is_some_and(|tls| tls.client_authority.is_some());
-        let exposure = match listen.filter(|address| !address.ip().is_loopback()) {
+        let exposure = match listen {
             None => Exposure::Loopback,
+            Some(address) if address.ip().is_loopback() => match (has_secrets && !has_credential, self.insecure) {
+                (false, _) => Exposure::Loopback,
+                (true, true) => Exposure::Insecure,
+                (true, false) => return Err(ConfigError::Secrets(address)),
+            },
             Some(_) if files.tls.is_some() && has_credential => Exposure::Closed,
             Some(_) if self.insecure => Exposure::Insecure,
             Some(address) if files.tls.is_none() => return Err(ConfigError::Plaintext(address)),
@@ -69,6 +82,10 @@ mod tests {
     use super::*;
 
     fn check(listen: &str, flags: &[&str]) -> Result<Exposure, String> {
+        check_job(listen, flags, false)
+    }
+
+    fn check_job(listen: &str, flags: &[&str], has_secrets: bool) -> Result<Exposure, String> {
         let path = |flag| flags.contains(&flag).then(|| PathBuf::from(flag));
         let config = DoorConfig {
             tls_cert: path("tls"),
@@ -77,7 +94,7 @@ mod tests {
             token_file: path("token"),
             insecure: flags.contains(&"insecure"),
         };
-        config.check(listen.parse().ok()).map(|(_, exposure)| exposure).map_err(|error| error.to_string())
+        config.check(listen.parse().ok(), has_secrets).map(|(_, exposure)| exposure).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -87,6 +104,24 @@ mod tests {
                 assert_eq!(check(listen, flags), Ok(Exposure::Loopback), "{listen} {flags:?}");
             }
         }
+    }
+
+    #[test]
+    fn on_loopback_a_job_with_secrets_needs_a_credential() {
+        for listen in ["127.0.0.1:50051", "[::1]:1"] {
+            for flags in [&["token"][..], &["tls", "token"], &["tls", "client-ca"]] {
+                assert_eq!(check_job(listen, flags, true), Ok(Exposure::Loopback), "{listen} {flags:?}");
+            }
+            assert_eq!(check_job(listen, &["insecure"], true), Ok(Exposure::Insecure));
+            for flags in [&[][..], &["tls"]] {
+                let error = check_job(listen, flags, true).unwrap_err();
+                for fix in ["coordinator init", "--tls-cert", "--tls-key", "--token-file", "--dev", "--insecure"] {
+                    assert!(error.contains(fix), "{fix}: {error}");
+                }
+            }
+        }
+        assert_eq!(check_job("nothing that listens", &[], true), Ok(Exposure::Loopback));
+        assert_eq!(check_job("10.0.0.5:50051", &["insecure"], true), Ok(Exposure::Insecure));
     }
 
     #[test]

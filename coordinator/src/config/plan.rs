@@ -1,7 +1,8 @@
 //! `Plan`: the configuration as checked types; nothing after it checks again.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,14 +11,19 @@ use std::{
 use shared::{
     http,
     job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
+    private_file::{WritableByOthers, is_writable_by_others, readable_warning},
     tls::{InvalidBundle, TlsError, bundle},
 };
+
+use zeroize::Zeroizing;
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
 use crate::{pace::Ceilings, trust::Door};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
+/// Bytes of memory that are taken for a file before it is read, at the most.
+const MAX_RESERVED: u64 = 1 << 20;
 /// The ledger's name in the target.
 const LEDGER: &str = ".imagenet_downloader.ledger";
 
@@ -42,6 +48,8 @@ pub struct Plan {
     pub door: Door,
     /// How open that is.
     pub exposure: Exposure,
+    /// For the log, once there is one: files with secrets that every user can read.
+    pub warnings: Vec<String>,
     /// Where health and metrics are.
     pub http: http::Address,
     /// A lease that is not renewed for this long goes to another worker.
@@ -92,6 +100,17 @@ pub enum ConfigError {
          authority of the workers' certificates with --tls-client-ca"
     )]
     NoCredential(SocketAddr),
+    /// A worker is told the secrets, and every user of this machine could be one.
+    #[error(
+        "listen on {0}: every user of this machine could connect and be told the secrets of --header-file and --url; run \
+         `coordinator init`, give the coordinator --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key \
+         --token-file imagenet-trust/tokens, and workers --connect https://{0} --token-file imagenet-trust/worker.token, or \
+         download with --dev, which listens on nothing, or give --insecure if this machine has no other users"
+    )]
+    Secrets(SocketAddr),
+    /// A file that decides whom to trust, or holds secrets.
+    #[error(transparent)]
+    Writable(#[from] WritableByOthers),
     /// A certificate, a key or the tokens.
     #[error(transparent)]
     Door(#[from] TlsError),
@@ -132,7 +151,6 @@ impl Config {
         let Self { command: _, origin, target, single_host, fleet, door, outside } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
-        let (files, exposure) = door.check(listen)?;
         let job = JobOptions {
             run_id: String::new(),
             url: UrlTemplate::parse(&origin.url)?,
@@ -144,6 +162,9 @@ impl Config {
             ca_pem: origin.cacert.as_deref().map(certificates).transpose()?.unwrap_or_default(),
             headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
         };
+        let (files, exposure) = door.check(listen, job.has_secrets())?;
+        let secret_files = files.secret_paths().chain(&origin.header_file);
+        let warnings = secret_files.filter_map(|path| readable_warning(path)).collect();
         let folder = target.target.unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
         let slots = single_host.slots;
         Ok(Plan {
@@ -156,6 +177,7 @@ impl Config {
             listen,
             door: files.open()?,
             exposure,
+            warnings,
             http: http::Address {
                 address: outside.http.unwrap_or(DEFAULT_HTTP),
                 or_any_port: dev && outside.http.is_none(),
@@ -171,18 +193,33 @@ impl Config {
     }
 }
 
+/// A file that a flag names; erased from memory when it is dropped.
+fn read(flag: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    let failed = |source| ConfigError::File { flag, path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    if is_writable_by_others(&file).map_err(failed)? {
+        return Err(WritableByOthers { path: path.to_owned() }.into());
+    }
+    let length = file.metadata().map_err(failed)?.len();
+    // A vector that grows leaves copies behind.
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(length.min(MAX_RESERVED)).unwrap_or_default() + 1));
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
 fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let pem =
-        std::fs::read(path).map_err(|source| ConfigError::File { flag: "--cacert", path: path.to_owned(), source })?;
+    let pem = read("--cacert", path)?;
     bundle::read(&pem).map_err(|why| ConfigError::Certificate { path: path.to_owned(), why })?;
-    Ok(pem)
+    Ok(pem.to_vec())
 }
 
 fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
-        flag: "--header-file",
-        path: path.to_owned(),
-        source,
+    let flag = "--header-file";
+    let bytes = read(flag, path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+        ConfigError::File { flag, path: path.to_owned(), source }
     })?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     lines
@@ -203,7 +240,7 @@ fn header(line: &str) -> Option<SecretHeader> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
+    use std::{ffi::OsString, fs::Permissions, os::unix::fs::PermissionsExt as _};
 
     use shared::job::{Durability, Existing};
 
@@ -294,6 +331,41 @@ mod tests {
             let said = "use the header file F: line 2 is not of the form `Name: value`";
             assert_eq!(read(text).unwrap_err(), said);
         }
+    }
+
+    #[test]
+    fn a_file_that_every_user_can_change_is_refused_and_one_that_they_can_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        std::fs::write(&path, "Cookie: a=b\n").unwrap();
+        let with_mode = |mode| {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            plan(&["--dev", "--header-file", path.to_str().unwrap()])
+        };
+        assert_eq!(with_mode(0o600).unwrap().warnings, Vec::<String>::new());
+        let [warning] = with_mode(0o644).unwrap().warnings.try_into().unwrap();
+        assert!(warning.ends_with(&format!("run `chmod o= {}`", path.display())), "{warning}");
+        let refused = with_mode(0o666).unwrap_err();
+        assert!(refused.contains("every user of this machine can change it; run `chmod o-w"), "{refused}");
+        let refused = plan(&["--dev", "--cacert", path.to_str().unwrap()]).unwrap_err();
+        assert!(refused.contains("every user of this machine can change it"), "{refused}");
+    }
+
+    #[test]
+    fn a_job_with_secrets_needs_a_credential_where_it_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        std::fs::write(&path, "Cookie: a=b\n").unwrap();
+        let file = path.to_str().unwrap();
+        for secret in [["--header-file", file], ["--url", "https://u:p@h/x"], ["--url", "https://h/{wnid}?key=abc"]] {
+            let refused = plan(&secret).unwrap_err();
+            assert!(refused.starts_with("listen on 127.0.0.1:50051: every user of this machine"), "{refused}");
+            plan(&[&secret[..], &["--dev"]].concat()).unwrap();
+            plan(&[&secret[..], &["--insecure"]].concat()).unwrap();
+            plan(&[&secret[..], &["--dev", "--listen", "127.0.0.1:0"]].concat()).unwrap_err();
+        }
+        std::fs::write(&path, "# no header\n").unwrap();
+        plan(&["--header-file", file]).unwrap();
     }
 
     #[test]

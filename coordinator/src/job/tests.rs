@@ -40,6 +40,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         listen,
         door: trust::DoorFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
+        warnings: Vec::new(),
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
         lease_ttl: Duration::from_secs(30),
         stay: false,

@@ -55,6 +55,11 @@ pub struct Door {
 }
 
 impl DoorFiles {
+    /// Those that hold secrets.
+    pub fn secret_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tls.iter().map(|files| &files.key).chain(&self.tokens)
+    }
+
     /// Reads them all.
     ///
     /// # Errors
@@ -113,7 +118,8 @@ impl Door {
     /// use.
     pub fn worker_flags(&self) -> &'static str {
         match (&self.tokens, &self.tls) {
-            (Some(_), _) => " --token-file worker.token",
+            (Some(_), Some(_)) => " --token-file worker.token",
+            (Some(_), None) => " --token-file worker.token --insecure",
             (None, Some(_)) if self.has_client_authority => {
                 " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"
             }
@@ -181,7 +187,7 @@ mod tests {
         };
         for (tls, tokens, flags) in [
             (None, None, ""),
-            (None, Some(path("tokens")), " --token-file worker.token"),
+            (None, Some(path("tokens")), " --token-file worker.token --insecure"),
             (tls(Some(path("ca.pem"))), Some(path("tokens")), " --token-file worker.token"),
             (tls(Some(path("ca.pem"))), None, " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"),
             (tls(None), None, " --tls-ca ca.pem"),

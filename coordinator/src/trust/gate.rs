@@ -22,7 +22,7 @@ use super::{
     connection::TooManyCalls,
     role::is_for_everybody,
     throttle::{Answer, Throttle},
-    tokens::{Grant, credential_id},
+    tokens::Grant,
 };
 
 /// Who calls; stands in the extensions of each request.
@@ -134,17 +134,16 @@ impl Rules {
         };
         let names = peer.and_then(Peer::names);
         let shown = bearer(headers);
-        let Grant { role, revoked } = match (shown, &door.tokens, &names) {
+        let Grant { role, credential, revoked } = match (shown, &door.tokens, &names) {
             (Some(shown), Some(tokens), _) => tokens.get().grant_of(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
             (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
-            (_, _, Some(_)) => Grant { role: Role::Worker, revoked: never },
+            (_, _, Some(_)) => Grant { role: Role::Worker, credential: CredentialId::CERTIFICATE, revoked: never },
             (None, _, None) => return Err(Refusal::Unknown(NO_TOKEN)),
         };
         admit(role, &revoked);
         let needed = Role::needed_for(path);
         // A certificate says more than a token beside it: it bears the worker's name.
-        let certificate = names.as_ref().map(|_| CredentialId::CERTIFICATE);
-        let credential = certificate.or_else(|| shown.map(credential_id));
+        let credential = Some(if names.is_some() { CredentialId::CERTIFICATE } else { credential });
         let caller = Caller { names, credential, door: Some(Arc::clone(door)) };
         if role.includes(needed) { Ok((caller, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
     }

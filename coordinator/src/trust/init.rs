@@ -209,7 +209,7 @@ fn read_authority(folder: &Path) -> Result<Signer, InitError> {
         std::fs::read_to_string(&path).map_err(|source| InitError::Read { path, source })
     });
     let (pem, key) = (pem?, KeyPair::from_pem(&key?)?);
-    let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes() };
+    let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes().into() };
     let certificate = certificates(&source)?.swap_remove(0);
     if !belongs(&key, &certificate) {
         let [certificate, key] = AUTHORITY.map(|name| folder.join(name));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustls::{ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
-use shared::tls::{HTTP2, Source, TlsError, certificates, private_key, provider, roots};
+use shared::tls::{HTTP2, Source, TlsError, certificates, certified_key, provider, roots};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// A certificate that ends so soon is told.
@@ -49,11 +49,8 @@ pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let chain = certificates(certificate)?;
-    let ends = end_of(&chain[0]);
-    let mut config = builder
-        .with_single_cert(certificates(certificate)?, private_key(key)?)
-        .map_err(|source| TlsError::Pair { certificate: certificate.path.clone(), key: key.path.clone(), source })?;
+    let ends = end_of(&certificates(certificate)?[0]);
+    let mut config = builder.with_cert_resolver(certified_key(certificate, key)?);
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(ServerTls { config: Arc::new(config), ends })
 }
@@ -80,7 +77,8 @@ mod tests {
             let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
             params.not_after = (now + day * days).into();
             let pem = params.self_signed(&key).unwrap().pem();
-            let sources = [pem, key.serialize_pem()].map(|text| Source { path: "x".into(), bytes: text.into_bytes() });
+            let sources =
+                [pem, key.serialize_pem()].map(|text| Source { path: "x".into(), bytes: text.into_bytes().into() });
             assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), told, "{days}");
         }
     }

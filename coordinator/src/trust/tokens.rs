@@ -4,6 +4,9 @@
 //! Each token has a signal of its own, which outlives a reload that keeps the token and is
 //! cancelled by one that does not.
 
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
 use shared::{
     ids::CredentialId,
     tls::{InvalidToken, Source, TlsError, Token, halves},
@@ -13,14 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Role;
 
-/// The valid tokens.
-#[derive(Debug, Clone, Default)]
+/// A token's SHA-256: enough to know the token when it is shown, and useless to others.
+type Digest = [u8; 32];
+
+/// The valid tokens. The tokens themselves are in memory only while their file is read.
+#[derive(Clone, Default)]
 pub(super) struct Tokens(Vec<Entry>);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Entry {
     role: Role,
-    token: Token,
+    digest: Digest,
     revoked: CancellationToken,
 }
 
@@ -28,6 +34,8 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) role: Role,
+    /// What tells the token from others; not the token.
+    pub(super) credential: CredentialId,
     /// Cancelled when the token is not valid for this role any more.
     pub(super) revoked: CancellationToken,
 }
@@ -64,40 +72,53 @@ impl Tokens {
     /// What tells the workers' tokens apart.
     pub(super) fn of_workers(&self) -> impl Iterator<Item = CredentialId> {
         let of_workers = self.0.iter().filter(|entry| entry.role == Role::Worker);
-        of_workers.map(|entry| credential_id(entry.token.reveal().as_bytes()))
+        of_workers.map(Entry::credential)
     }
 
-    /// What the token that was shown is good for. Takes the same time wherever they differ; only
-    /// lengths can be told apart, and those are no secret.
+    /// What the token that was shown is good for. Takes the same time whichever it is, and wherever
+    /// it differs from the others.
     pub(super) fn grant_of(&self, shown: &[u8]) -> Option<Grant> {
+        let shown = sha256(shown);
         let mut found = 0_u32;
         for (number, entry) in (1_u32..).zip(&self.0) {
-            let same: Choice = entry.token.reveal().as_bytes().ct_eq(shown);
+            let same: Choice = entry.digest.ct_eq(&shown);
             found.conditional_assign(&number, same);
         }
         let index = usize::try_from(found).ok()?.checked_sub(1)?;
-        let Entry { role, revoked, .. } = &self.0[index];
-        Some(Grant { role: *role, revoked: revoked.clone() })
+        let entry = &self.0[index];
+        Some(Grant { role: entry.role, credential: entry.credential(), revoked: entry.revoked.clone() })
     }
 }
 
 impl Entry {
     fn is_same_as(&self, other: &Self) -> bool {
-        self.role == other.role && self.token.reveal() == other.token.reveal()
+        self.role == other.role && self.digest == other.digest
+    }
+
+    /// 64 bits of a digest of the digest: they stand in the ledger.
+    fn credential(&self) -> CredentialId {
+        let digest = blake3::derive_key("imagenet_downloader 2026-11-30 id of a worker's token", &self.digest);
+        let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
+        CredentialId(u64::from_be_bytes(*first))
     }
 }
 
-/// What tells a token from others. It stands in the ledger, so it is not the token.
-pub(super) fn credential_id(token: &[u8]) -> CredentialId {
-    let digest = blake3::derive_key("imagenet_downloader 2026-11-30 id of a worker's token", token);
-    let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
-    CredentialId(u64::from_be_bytes(*first))
+impl fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roles = self.0.iter().map(|entry| entry.role);
+        formatter.debug_list().entries(roles).finish()
+    }
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn entry(line: &str) -> Result<Entry, InvalidToken> {
     let (role, token) = halves(line);
     let role = if role.is_empty() { Role::Worker } else { role.parse().map_err(|_| InvalidToken::NoRole)? };
-    Ok(Entry { role, token: token.parse()?, revoked: CancellationToken::new() })
+    let token: Token = token.parse()?;
+    Ok(Entry { role, digest: sha256(token.reveal().as_bytes()), revoked: CancellationToken::new() })
 }
 
 #[cfg(test)]
@@ -105,7 +126,7 @@ mod tests {
     use super::*;
 
     fn tokens(text: &str) -> Result<Tokens, String> {
-        let source = Source { path: "tokens".into(), bytes: text.as_bytes().to_vec() };
+        let source = Source { path: "tokens".into(), bytes: text.as_bytes().to_vec().into() };
         Tokens::read(&source).map_err(|error| error.to_string())
     }
 

@@ -223,7 +223,7 @@ mod tests {
         let (hangs, call_was_held_up) = (Mutex::new(hangs), Arc::new(AtomicBool::new(false)));
         let held_up = Arc::clone(&call_was_held_up);
         let credentials = Watched::new(vec![path.clone()], move |sources| {
-            if sources[0].bytes == b"new" {
+            if *sources[0].bytes == b"new" {
                 let waited = hangs.lock().unwrap().recv_timeout(Duration::from_secs(20));
                 held_up.store(waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout), Ordering::SeqCst);
             }

@@ -2,18 +2,35 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
 use http::HeaderValue;
 use rustls::ClientConfig;
+use zeroize::Zeroizing;
 
-use crate::tls::{ByAuthority, HTTP2, Source, TlsError, Token, certificates, private_key, provider, roots};
+use crate::tls::{ByAuthority, HTTP2, Source, TlsError, Token, certified_key, provider, roots};
+
+/// The scheme of the token in its header (RFC 6750).
+const BEARER: &[u8] = b"Bearer ";
+
+/// Where plaintext goes, which decides whether a join token may be sent in it. A join token is for
+/// a server that proves itself with TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plaintext {
+    /// Over a network.
+    Network,
+    /// To a port of this machine, where any user can listen.
+    ThisMachine,
+    /// To such a port, and `--insecure` says that it is the right one.
+    Accepted,
+}
 
 /// The files.
 #[derive(Debug, Clone)]
 pub(super) struct CredentialFiles {
     /// Whether there is a server to be proved.
     pub(super) tls: bool,
-    /// Whether what is sent goes over a network.
-    pub(super) leaves_host: bool,
+    /// Where a join token goes that is sent in plaintext.
+    pub(super) plaintext: Plaintext,
     pub(super) token: Option<PathBuf>,
     /// Whose token, if there are several.
     pub(super) roles: &'static [&'static str],
@@ -44,8 +61,11 @@ impl CredentialFiles {
         let token = token.map(|source| Token::one_of(source, self.roles)).transpose()?;
         let bearer = token.as_ref().map(bearer);
         if !self.tls {
-            if self.leaves_host && token.is_some_and(|token| token.authority().is_some()) {
-                return Err(TlsError::Plaintext { path: self.token.clone().unwrap_or_default() });
+            let path = self.token.clone().filter(|_| token.is_some_and(|token| token.authority().is_some()));
+            match (path, self.plaintext) {
+                (Some(path), Plaintext::Network) => return Err(TlsError::Plaintext { path }),
+                (Some(path), Plaintext::ThisMachine) => return Err(TlsError::PlaintextHere { path }),
+                (None, _) | (Some(_), Plaintext::Accepted) => {}
             }
             return Ok(Credentials { tls: None, bearer });
         }
@@ -62,11 +82,7 @@ impl CredentialFiles {
             }
         };
         let mut config = match sources.as_slice() {
-            [certificate, key] => {
-                builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?).map_err(|source| {
-                    TlsError::Pair { certificate: certificate.path.clone(), key: key.path.clone(), source }
-                })?
-            }
+            [certificate, key] => builder.with_client_cert_resolver(certified_key(certificate, key)?),
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP2.to_vec()];
@@ -74,9 +90,13 @@ impl CredentialFiles {
     }
 }
 
+/// The header's text is erased from memory with its last copy.
 fn bearer(token: &Token) -> HeaderValue {
-    let mut value =
-        HeaderValue::try_from(format!("Bearer {}", token.reveal())).expect("a token has visible characters only");
+    let mut text = Zeroizing::new(Vec::with_capacity(BEARER.len() + token.reveal().len()));
+    text.extend_from_slice(BEARER);
+    text.extend_from_slice(token.reveal().as_bytes());
+    let text = Bytes::from_owner(text);
+    let mut value = HeaderValue::from_maybe_shared(text).expect("a token has visible characters only");
     value.set_sensitive(true);
     value
 }

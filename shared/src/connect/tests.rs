@@ -81,6 +81,10 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
         (vec!["http://10.0.0.5:1", "--token-file", &join], "or a tunnel's end at http://127.0.0.1"),
         (vec!["http://[fd00::1]:1", "--token-file", &join], "is never sent in plaintext"),
         (vec!["http://localhost.example.org:1", "--token-file", &join], "is never sent in plaintext"),
+        (vec!["http://h:1", "--token-file", &join, "--insecure"], "is never sent in plaintext over a network"),
+        (vec!["http://127.0.0.1:1", "--token-file", &join], "any user of this machine can listen"),
+        (vec!["http://[::1]:1", "--token-file", &join], "give --connect https://…, or --insecure if"),
+        (vec!["http://localhost:1", "--token-file", &join], "any user of this machine can listen"),
         (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty], "--tls-key"),
         (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty, "--tls-key", &empty], "holds no PEM"),
     ] {
@@ -92,10 +96,11 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
     for flags in [
         vec!["http://h:1"],
         vec!["http://h:1", "--token-file", &word],
-        vec!["http://127.0.0.1:1", "--token-file", &join],
-        vec!["http://127.9.9.9:1", "--token-file", &join],
-        vec!["http://[::1]:1", "--token-file", &join],
-        vec!["http://LOCALHOST:1", "--token-file", &join],
+        vec!["http://127.0.0.1:1", "--token-file", &join, "--insecure"],
+        vec!["http://127.9.9.9:1", "--token-file", &join, "--insecure"],
+        vec!["http://[::1]:1", "--token-file", &join, "--insecure"],
+        vec!["http://LOCALHOST:1", "--token-file", &join, "--insecure"],
+        vec!["http://127.0.0.1:1", "--token-file", &word],
         vec!["https://h:1", "--token-file", &join],
     ] {
         let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
@@ -114,7 +119,7 @@ fn a_token_that_goes_in_plaintext_is_told() {
         (&["--connect", "http://127.0.0.1:1", "--token-file", "word"], false),
     ] {
         let command = Command::try_parse_from(["program"].iter().chain(flags)).unwrap();
-        assert_eq!(command.args.warning().is_some(), told, "{flags:?}");
+        assert_eq!(!command.args.warnings().is_empty(), told, "{flags:?}");
     }
 }
 
@@ -122,7 +127,7 @@ fn a_token_that_goes_in_plaintext_is_told() {
 fn a_token_that_comes_later_is_kept_from_the_network_too() {
     let files = CredentialFiles {
         tls: false,
-        leaves_host: true,
+        plaintext: Plaintext::Network,
         token: Some("token".into()),
         roles: &["worker"],
         authority: None,

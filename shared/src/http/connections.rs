@@ -196,16 +196,16 @@ mod tests {
             silent.push(open(address, b"").await);
         }
         assert!(is_waiting(&mut silent[0]).await);
-        let mut newcomer = open(address, GET).await;
-        newcomer.read_exact(&mut [0; 12]).await.unwrap();
+        let mut newest = open(address, GET).await;
+        newest.read_exact(&mut [0; 12]).await.unwrap();
         assert!(silent[0].read(&mut [0]).await.is_err(), "it is reset");
         assert!(is_waiting(&mut silent[1]).await);
         // A connection that has ended leaves its place to the next one.
         let last_of_its_connection = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         for _ in 0..4 {
-            drop(newcomer);
-            newcomer = open(address, last_of_its_connection).await;
-            newcomer.read_to_end(&mut Vec::new()).await.unwrap();
+            drop(newest);
+            newest = open(address, last_of_its_connection).await;
+            newest.read_to_end(&mut Vec::new()).await.unwrap();
         }
         assert!(is_waiting(&mut silent[2]).await);
     }

@@ -13,9 +13,11 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use rustls::crypto::CryptoProvider;
 
+use crate::private_file::WritableByOthers;
+
 pub use bundle::InvalidBundle;
 pub use by_authority::ByAuthority;
-pub use pem::{certificates, private_key, roots};
+pub use pem::{certificates, certified_key, roots};
 pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token, halves};
 pub use watched::{Source, Watched};
 
@@ -33,6 +35,9 @@ pub enum TlsError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Every user of this machine can change it.
+    #[error(transparent)]
+    Writable(#[from] WritableByOthers),
     /// There is none in it, or a broken one.
     #[error("use {}: {why}", path.display())]
     Certificate {
@@ -82,9 +87,18 @@ pub enum TlsError {
     /// It is for a server that proves itself, and everybody on the way could read it.
     #[error(
         "use the token in {}: it is never sent in plaintext over a network; give --connect https://…, or a tunnel's end at \
-         http://127.0.0.1", path.display()
+         http://127.0.0.1 with --insecure", path.display()
     )]
     Plaintext {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A program of another user may listen there while the coordinator does not.
+    #[error(
+        "use the token in {}: any user of this machine can listen at an address of it and be sent the token; give --connect \
+         https://…, or --insecure if it is a tunnel's end or this machine has no other users", path.display()
+    )]
+    PlaintextHere {
         /// The file.
         path: PathBuf,
     },

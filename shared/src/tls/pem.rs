@@ -1,9 +1,14 @@
 //! Certificates and keys out of PEM files.
 
+use std::sync::Arc;
+
 use rustls::{
-    RootCertStore,
+    Error, InconsistentKeys, RootCertStore,
+    crypto::aws_lc_rs::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
+use zeroize::Zeroizing;
 
 use super::{Source, TlsError, bundle};
 
@@ -15,12 +20,26 @@ pub fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, Tls
     bundle::read(&source.bytes).map_err(|why| TlsError::Certificate { path: source.path.clone(), why })
 }
 
-/// The first private key of a file.
+/// The certificate of one file, with those of its issuers, and the first private key of another.
+/// The key is erased from memory once the library that signs with it has its own.
 ///
 /// # Errors
-/// [`TlsError::Key`].
-pub fn private_key(source: &Source) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&source.bytes).map_err(|_| TlsError::Key { path: source.path.clone() })
+/// [`TlsError`], also when the two do not belong together.
+pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCertAndKey>, TlsError> {
+    let chain = certificates(certificate)?;
+    let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|_| TlsError::Key { path: key.path.clone() })?;
+    let der = Zeroizing::new(der);
+    let pair = any_supported_type(&der).and_then(|signer| {
+        let pair = CertifiedKey::new(chain, signer);
+        match pair.keys_match() {
+            // Of some keys the library cannot tell.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),
+            Err(error) => Err(error),
+        }
+    });
+    let pair =
+        pair.map_err(|source| TlsError::Pair { certificate: certificate.path.clone(), key: key.path.clone(), source })?;
+    Ok(Arc::new(pair.into()))
 }
 
 /// The certificates of a file as those that others are checked against.

@@ -9,6 +9,7 @@ use std::{fmt, str::FromStr};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE32_NOPAD;
 use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use super::{Source, TlsError};
 
@@ -23,10 +24,10 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 16..=1024;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Authority([u8; BYTES]);
 
-/// A secret that lets its holder in.
+/// A secret that lets its holder in; erased from memory when it is dropped.
 #[derive(Clone)]
 pub struct Token {
-    text: String,
+    text: Zeroizing<String>,
     authority: Option<Authority>,
 }
 
@@ -66,7 +67,7 @@ impl Token {
     /// A join token of a cluster.
     pub fn new(authority: Authority, secret: [u8; BYTES]) -> Self {
         let text = format!("{TOKEN_PREFIX}{}.{}", base32(&authority.0), base32(&secret));
-        Self { text, authority: Some(authority) }
+        Self { text: text.into(), authority: Some(authority) }
     }
 
     /// The token of a file, around which there may be comments (`#`) and blank lines. Of the coordinator's own file, which
@@ -114,10 +115,10 @@ impl FromStr for Token {
             Some(rest) => {
                 let (authority, secret) = rest.split_once('.').ok_or(InvalidToken::Damaged)?;
                 bytes(secret)?;
-                Some(Authority(bytes(authority)?))
+                Some(Authority(*bytes(authority)?))
             }
         };
-        Ok(Self { text: text.to_owned(), authority })
+        Ok(Self { text: text.to_owned().into(), authority })
     }
 }
 
@@ -131,9 +132,12 @@ fn base32(bytes: &[u8]) -> String {
     BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
 }
 
-fn bytes(text: &str) -> Result<[u8; BYTES], InvalidToken> {
-    let decoded = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).map_err(|_| InvalidToken::Damaged)?;
-    decoded.try_into().map_err(|_| InvalidToken::Damaged)
+fn bytes(text: &str) -> Result<Zeroizing<[u8; BYTES]>, InvalidToken> {
+    let capitals = Zeroizing::new(text.to_ascii_uppercase());
+    let decoded = BASE32_NOPAD.decode(capitals.as_bytes()).map(Zeroizing::new);
+    let decoded = decoded.map_err(|_| InvalidToken::Damaged)?;
+    let bytes = decoded.as_slice().try_into().map_err(|_| InvalidToken::Damaged)?;
+    Ok(Zeroizing::new(bytes))
 }
 
 #[cfg(test)]
@@ -141,7 +145,7 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> Source {
-        Source { path: "token".into(), bytes: text.as_bytes().to_vec() }
+        Source { path: "token".into(), bytes: text.as_bytes().to_vec().into() }
     }
 
     #[test]
@@ -155,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_damaged_join_token_is_no_other_kind_of_token() {
-        let whole = Token::new(Authority([1; 32]), [7; 32]).text;
+        let token = Token::new(Authority([1; 32]), [7; 32]);
+        let whole = token.reveal();
         for damaged in
             [&whole[..whole.len() - 1], &whole[..40], "idl1.", &format!("{whole}x"), &whole.replace('.', "-")]
         {

@@ -4,7 +4,9 @@
 //! a link two folders above, and they are small.
 
 use std::{
-    path::PathBuf,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,7 +14,10 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use prometheus_client::metrics::counter::Counter;
 
+use zeroize::Zeroizing;
+
 use super::TlsError;
+use crate::private_file::{WritableByOthers, is_writable_by_others};
 
 /// No such file is larger.
 const MAX_FILE: u64 = 1 << 20;
@@ -21,21 +26,19 @@ const MAX_FILE: u64 = 1 << 20;
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// What it held; secret, perhaps.
-    pub bytes: Vec<u8>,
+    /// What it held; secret, perhaps, and erased from memory when it is dropped.
+    pub bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Source {
     /// Reads the file.
     ///
     /// # Errors
-    /// [`TlsError::Read`].
+    /// [`TlsError::Read`], and [`TlsError::Writable`] if every user of this machine can change it.
     pub fn read(path: PathBuf) -> Result<Self, TlsError> {
-        use std::io::Read as _;
-        let mut bytes = Vec::new();
-        let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => Ok(Self { path, bytes }),
+        match contents(&path) {
+            Ok(Some(bytes)) => Ok(Self { path, bytes }),
+            Ok(None) => Err(WritableByOthers { path }.into()),
             Err(source) => Err(TlsError::Read { path, source }),
         }
     }
@@ -47,6 +50,19 @@ impl Source {
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
         (1..).zip(lines).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
     }
+}
+
+/// What the file holds; nothing if every user can change it.
+fn contents(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let file = File::open(path)?;
+    if is_writable_by_others(&file)? {
+        return Ok(None);
+    }
+    // A vector that grows leaves copies behind.
+    let length = usize::try_from(file.metadata()?.len().min(MAX_FILE)).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 type Make<T> = Box<dyn Fn(&[Source]) -> Result<T, TlsError> + Send + Sync>;
@@ -151,6 +167,8 @@ fn digests(sources: &[Source]) -> Vec<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
+
     use super::*;
 
     fn length_of(sources: &[Source]) -> Result<usize, TlsError> {
@@ -181,6 +199,27 @@ mod tests {
         std::fs::write(&path, "seven..").unwrap();
         watched.look();
         assert_eq!(*watched.get(), 7);
+    }
+
+    #[test]
+    fn a_file_that_every_user_can_change_is_refused_at_the_start_and_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let allow = |mode| std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        allow(0o666);
+        let refused = Watched::new(vec![path.clone()], length_of).unwrap_err();
+        assert!(matches!(refused, TlsError::Writable(_)), "{refused}");
+        allow(0o600);
+        let watched = Watched::new(vec![path.clone()], length_of).unwrap();
+        std::fs::write(&path, "four").unwrap();
+        allow(0o602);
+        watched.look();
+        watched.look();
+        assert_eq!((*watched.get(), watched.refused()), (3, 1));
+        allow(0o600);
+        watched.look();
+        assert_eq!(*watched.get(), 4);
     }
 
     #[test]

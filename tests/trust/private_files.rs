@@ -1,0 +1,272 @@
+//! Secrets on a host of several users: who is told them, who can read their files, and where they
+//! stay in memory.
+
+use std::{
+    fs::Permissions,
+    io::{Read as _, Seek as _, SeekFrom},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use tests::{
+    cluster::{Job, Table},
+    running::Running,
+    wait::wait_until,
+};
+
+use super::{Cluster, text};
+
+/// A port that was free a moment ago, for a coordinator whose address must be known before.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    listener.local_addr().expect("it is bound")
+}
+
+/// The words between two others.
+fn between<'text>(text: &'text str, before: &str, after: &str) -> Vec<&'text str> {
+    let found = text.split_once(before).and_then(|(_, rest)| rest.split_once(after));
+    let (words, _) = found.unwrap_or_else(|| panic!("nothing between {before:?} and {after:?} in {text}"));
+    words.split_whitespace().collect()
+}
+
+/// A file of request headers that every test of this module takes for secret.
+fn header_file(job: &Job) -> String {
+    let path = job.folder().join("headers");
+    std::fs::write(&path, "X-Key: s3cr3t-h3ader\n").expect("the folder is ours");
+    set_mode(&path, 0o600);
+    text(&path)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("the file is ours");
+}
+
+#[test]
+fn a_job_with_secrets_asks_for_a_credential_and_its_sentence_can_be_followed_to_the_letter() {
+    let Cluster { job, origin, classes } = Cluster::of(1);
+    let wnid = &classes[0].0;
+    let headers = header_file(&job);
+    let csv = text(&job.folder().join("data.csv"));
+    let listen = free_address().to_string();
+    let url = origin.url().replace("http://", "http://user:s3cr3t-p4ss@");
+    let plain = origin.url();
+    let query = format!("{plain}/{{wnid}}.tar?key=s3cr3t-k3y");
+    let common = ["--fname", &csv, "--target", ".", "--listen", &listen, "--http", "127.0.0.1:0"];
+    for secret in [vec!["--url", &plain, "--header-file", &headers], vec!["--url", &url], vec!["--url", &query]] {
+        let refused = job.start_with(common.into_iter().chain(secret)).wait();
+        job.assert_could_not_run(&refused, &["every user of this machine could connect and be told the secrets"]);
+        assert!(!refused.stderr.contains("s3cr3t"), "{}", refused.stderr);
+    }
+
+    let refused = job.start_with(common.into_iter().chain(["--url", &url, "--header-file", &headers])).wait();
+    let sentence = refused.stderr;
+    let init = between(&sentence, "`coordinator ", "`");
+    let made = job.start_with(init).wait();
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let closed = between(&sentence, "give the coordinator ", ", and workers ");
+    let own = common.into_iter().chain(["--url", &url, "--header-file", &headers]);
+    let mut coordinator = job.start_with(own.chain(closed));
+    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    let worker = between(&sentence, "and workers ", ", or ");
+    let target = text(&job.folder().join("w1"));
+    let worker = job.start_worker_with(worker.into_iter().chain(["--target", &target])).wait();
+    assert_eq!(worker.code, Some(0), "{}", worker.stderr);
+    let finished = coordinator.wait();
+    assert_eq!((finished.code, &finished.stdout), (Some(0), &Table::of(1, 0, 0).text()), "{}", finished.stderr);
+    assert_eq!(origin.gets(wnid)[0].header("x-key"), Some("s3cr3t-h3ader"));
+
+    // The two other ways that the sentence names.
+    let own = || ["--fname", &csv, "--url", &url, "--header-file", &headers, "--http", "127.0.0.1:0"].into_iter();
+    let dev = job.start_with(own().chain(["--target", "dev", "--dev"])).wait();
+    assert_eq!(dev.code, Some(0), "{}", dev.stderr);
+    let mut open = job.start_with(own().chain(["--target", "open", "--listen", "127.0.0.1:0", "--insecure"]));
+    open.wait_until("it says what this means", |running| {
+        running.stderr().contains("--insecure: everybody can join at 127.0.0.1").then_some(())
+    });
+    open.kill();
+}
+
+#[test]
+fn a_join_token_goes_in_plaintext_to_this_machine_only_when_a_flag_says_so() {
+    let cluster = Cluster::of(1);
+    // Another user's program, at the address where the coordinator would listen.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+    let connect = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let tokens = ["worker.token", "admin.token"].map(|name| cluster.path(name));
+    let [worker, admin] = tokens.each_ref().map(|token| ["--connect", &connect, "--token-file", token]);
+    let words = ["any user of this machine can listen", "give --connect https://", "--insecure"];
+    for _ in 0..5 {
+        cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
+    }
+    for command in [&["status"][..], &["retry"], &["drain", "w1"]] {
+        let asked = cluster.job.start_with(command.iter().copied().chain(admin)).wait();
+        cluster.job.assert_could_not_run(&asked, &words);
+    }
+    listener.set_nonblocking(true).expect("a plain listener");
+    assert!(listener.accept().is_err(), "nothing was sent");
+
+    listener.set_nonblocking(false).expect("a plain listener");
+    let accepted = cluster.job.start_worker_with(worker.into_iter().chain(["--insecure"]));
+    let (mut connection, _) = listener.accept().expect("with the flag it connects");
+    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
+    assert!(connection.read(&mut [0; 24]).is_ok_and(|length| length > 0), "and says something");
+    accepted.kill();
+}
+
+/// The coordinator with what `init` made, and a header file.
+fn start(cluster: &Cluster) -> Running {
+    let csv = text(&cluster.job.folder().join("data.csv"));
+    let files = ["server.pem", "server.key", "tokens"].map(|name| cluster.path(name));
+    let [certificate, key, tokens] = &files;
+    let headers = header_file_path(cluster);
+    cluster.job.start_with([
+        "--fname",
+        &csv,
+        "--target",
+        ".",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--tls-cert",
+        certificate,
+        "--tls-key",
+        key,
+        "--token-file",
+        tokens,
+        "--header-file",
+        &headers,
+    ])
+}
+
+fn header_file_path(cluster: &Cluster) -> String {
+    text(&cluster.job.folder().join("headers"))
+}
+
+/// Starts the coordinator, and gives what it said until it listens.
+fn said_at_start(cluster: &Cluster) -> String {
+    let mut coordinator = start(cluster);
+    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    let said = coordinator.stderr();
+    coordinator.kill();
+    said
+}
+
+#[test]
+fn files_of_secrets_that_every_user_can_read_are_told_and_those_they_can_change_are_refused() {
+    let cluster = Cluster::of(1);
+    header_file(&cluster.job);
+    let said = said_at_start(&cluster);
+    assert!(!said.contains("every user"), "{said}");
+    let headers = header_file_path(&cluster);
+    for file in [cluster.path("tokens"), cluster.path("server.key"), headers] {
+        let path = Path::new(&file);
+        set_mode(path, 0o644);
+        let said = said_at_start(&cluster);
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("every user of this machine")).collect();
+        let [line] = lines.as_slice() else { panic!("one line, and not {lines:?}") };
+        assert!(line.contains("WARN") && line.contains(&format!("can read the secret in {file}")), "{line}");
+        let command = between(line, "run `", "`");
+        let done = std::process::Command::new(command[0]).args(&command[1..]).status().expect("chmod is there");
+        assert!(done.success(), "{command:?}");
+        assert!(!said_at_start(&cluster).contains("every user"), "the command is enough");
+
+        set_mode(path, 0o666);
+        let refused = start(&cluster).wait();
+        let words = [format!("use {file}: every user of this machine can change it; run `chmod o-w {file}`")];
+        cluster.job.assert_could_not_run(&refused, &words.each_ref().map(String::as_str));
+        set_mode(path, 0o600);
+    }
+    // A certificate is no secret, and decides whom the workers trust.
+    set_mode(&cluster.file("server.pem"), 0o646);
+    cluster
+        .job
+        .assert_could_not_run(&start(&cluster).wait(), &["server.pem: every user of this machine can change it"]);
+}
+
+#[test]
+fn a_workers_files_are_held_to_the_same() {
+    let cluster = Cluster::of(1);
+    let token = cluster.path("worker.token");
+    let args = ["--connect", "https://127.0.0.1:1", "--token-file", &token];
+    set_mode(&cluster.file("worker.token"), 0o644);
+    let mut worker = cluster.job.start_worker_with(args);
+    let warning = format!("every user of this machine can read the secret in {token}; run `chmod o= {token}`");
+    worker.wait_until("it warns", |worker| worker.stderr().contains(&warning).then_some(()));
+    worker.kill();
+    let status = cluster.job.start_with(["status"].into_iter().chain(args)).wait();
+    assert!(status.stderr.contains(&format!("warning: {warning}")), "{}", status.stderr);
+    set_mode(&cluster.file("worker.token"), 0o622);
+    let refused = cluster.job.start_worker_with(args).wait();
+    cluster.job.assert_could_not_run(&refused, &["every user of this machine can change it; run `chmod o-w "]);
+}
+
+/// The soft limit on the size of a core dump.
+fn core_limit(process: u32) -> Option<String> {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max core file size"))?;
+    line.split_whitespace().nth(4).map(str::to_owned)
+}
+
+#[test]
+fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
+    let cluster = Cluster::of(1);
+    header_file(&cluster.job);
+    let secrets = ["worker.token", "viewer.token", "admin.token"].map(|name| cluster.secret(name));
+    // Whatever the shell has allowed.
+    let mut unlimited = std::process::Command::new("sh");
+    let csv = text(&cluster.job.folder().join("data.csv"));
+    let tokens = cluster.path("tokens");
+    unlimited.args(["-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"]);
+    unlimited.arg(tests::programs::program("coordinator"));
+    unlimited.args(["--fname", &csv, "--target", ".", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    unlimited.args(["--token-file", &tokens]);
+    let mut coordinator = cluster.job.start_program(unlimited);
+    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    assert_eq!(core_limit(coordinator.id()).as_deref(), Some("0"));
+    let Some(memory) = memory_of(coordinator.id()) else {
+        println!("skipped: the memory of another process cannot be read here");
+        return;
+    };
+    // The text of the token file's path is there, so that the search does find what there is.
+    assert!(holds(&memory, tokens.as_bytes()));
+    for secret in &secrets {
+        let (_, random) = secret.rsplit_once('.').expect("a token has parts");
+        assert!(!holds(&memory, random.as_bytes()), "a token is in the coordinator's memory");
+    }
+    // Nor is a former one, after the file was replaced.
+    let tokens = cluster.file("tokens");
+    let former = "former-token-0123456789";
+    std::fs::write(&tokens, format!("worker {former}\n")).expect("the folder is ours");
+    let log = cluster.job.target_path().join("imagenet_downloader.log");
+    let told = || std::fs::read_to_string(&log).unwrap_or_default().contains("the new content is in use");
+    assert!(wait_until(Duration::from_secs(20), || told().then_some(())).is_some(), "it reads the file again");
+    let memory = memory_of(coordinator.id()).expect("it could be read before");
+    assert!(!holds(&memory, former.as_bytes()), "a token is in the coordinator's memory");
+    coordinator.kill();
+}
+
+fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
+    memory.iter().any(|region| region.windows(wanted.len()).any(|found| found == wanted))
+}
+
+/// What a core dump would hold: all private memory of a process that can be written.
+fn memory_of(process: u32) -> Option<Vec<Vec<u8>>> {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).ok()?;
+    let mut file = std::fs::File::open(format!("/proc/{process}/mem")).ok()?;
+    let regions = maps.lines().filter(|line| line.contains(" rw-p "));
+    let read = regions.filter_map(|line| {
+        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+        let from = u64::from_str_radix(from, 16).ok()?;
+        let length = u64::from_str_radix(to, 16).ok()?.checked_sub(from)?;
+        file.seek(SeekFrom::Start(from)).ok()?;
+        let mut bytes = Vec::new();
+        // A guard page ends it.
+        drop(file.by_ref().take(length).read_to_end(&mut bytes));
+        Some(bytes)
+    });
+    let regions: Vec<Vec<u8>> = read.collect();
+    (!regions.is_empty()).then_some(regions)
+}
