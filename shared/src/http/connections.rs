@@ -1,7 +1,7 @@
 //! The connections of the HTTP port: how many there are, and how long each may take.
 //!
 //! Invariant: a new connection is always accepted at once. When all places are taken the oldest
-//! connection is reset, so a probe, which needs its place for some milliseconds, is answered
+//! connection that is not being answered is reset, so a probe, which needs its place for some milliseconds, is answered
 //! beside any number of connections that do nothing.
 
 use std::{
@@ -9,7 +9,11 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +21,10 @@ use axum::response::Response;
 use http::{HeaderValue, Request, header::CONNECTION};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{oneshot, watch},
@@ -64,8 +72,8 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
-    // Oldest first. A connection ends when its sender is dropped.
-    let mut connections = VecDeque::new();
+    // Oldest first.
+    let mut connections: VecDeque<Connection> = VecDeque::new();
     let mut accepted_this_turn = 0;
     loop {
         if accepted_this_turn == ACCEPTS_EACH_TURN {
@@ -74,18 +82,23 @@ where
         }
         tokio::select! {
             biased;
-            Some(_) = tasks.join_next() => connections.retain(is_open),
+            Some(_) = tasks.join_next() => connections.retain(Connection::is_open),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    if tasks.len() >= MAX_CONNECTIONS {
-                        drop(connections.pop_front());
-                        tasks.join_next().await;
-                        connections.retain(is_open);
-                    }
-                    let (connection, closed) = oneshot::channel();
-                    connections.push_back(connection);
-                    tasks.spawn(serve_connection(stream, answer.clone(), closed));
                     accepted_this_turn += 1;
+                    if is_closed(&stream) {
+                        continue;
+                    }
+                    if tasks.len() >= MAX_CONNECTIONS {
+                        let oldest = connections.iter().position(|connection| !connection.is_answering());
+                        drop(connections.remove(oldest.unwrap_or_default()));
+                        tasks.join_next().await;
+                        connections.retain(Connection::is_open);
+                    }
+                    let (end, ended) = oneshot::channel();
+                    let answering = Arc::<AtomicBool>::default();
+                    connections.push_back(Connection { end, answering: Arc::clone(&answering) });
+                    tasks.spawn(serve_connection(stream, answer.clone(), answering, ended));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection was not accepted");
@@ -96,13 +109,36 @@ where
     }
 }
 
-/// Whether the task of the connection still holds the other half.
-fn is_open(connection: &oneshot::Sender<Infallible>) -> bool {
-    !connection.is_closed()
+/// A connection whose task runs; it is reset when this is dropped.
+struct Connection {
+    end: oneshot::Sender<Infallible>,
+    /// The head of a request is there, and its answer is not made yet.
+    answering: Arc<AtomicBool>,
 }
 
-async fn serve_connection<A, F>(stream: TcpStream, answer: A, closed: oneshot::Receiver<Infallible>)
-where
+impl Connection {
+    fn is_open(&self) -> bool {
+        !self.end.is_closed()
+    }
+
+    fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether the other end has closed the connection and sent nothing. Such connections come in
+/// floods, and need no place.
+fn is_closed(stream: &TcpStream) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    matches!(recv(stream.as_raw_fd(), &mut [0], flags), Ok(0) | Err(Errno::ECONNRESET))
+}
+
+async fn serve_connection<A, F>(
+    stream: TcpStream,
+    answer: A,
+    answering: Arc<AtomicBool>,
+    ended: oneshot::Receiver<Infallible>,
+) where
     A: Fn(Request<Incoming>) -> F + Send,
     F: Future<Output = Response> + Send,
 {
@@ -111,11 +147,14 @@ where
     let service = service_fn(|request| {
         deadline.send_replace(Instant::now() + ANSWER_TIMEOUT);
         let is_last = requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS;
+        answering.store(true, Ordering::Relaxed);
         let answer = answer(request);
+        let answering = &answering;
         async move {
             // One answer a turn: connections that pipeline requests leave turns for the others.
             yield_now().await;
             let mut answer = answer.await;
+            answering.store(false, Ordering::Relaxed);
             if is_last {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -135,7 +174,7 @@ where
             return;
         }
         () = expired(expiry) => "its answer took too long",
-        _ = closed => "a new one took its place",
+        _ = ended => "a new one took its place",
     };
     tracing::debug!("a connection over HTTP was reset: {why}");
     // What the peer has not read is dropped by the system as well.
@@ -160,6 +199,7 @@ mod tests {
     use axum::response::IntoResponse as _;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Notify,
         time::timeout,
     };
 
@@ -208,6 +248,49 @@ mod tests {
             newest.read_to_end(&mut Vec::new()).await.unwrap();
         }
         assert!(is_waiting(&mut silent[2]).await);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_being_answered_keeps_its_place() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let begun = Arc::new(Notify::new());
+        let release = Arc::new(Notify::new());
+        let handler = (Arc::clone(&begun), Arc::clone(&release));
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, move |_| {
+            let (begun, release) = handler.clone();
+            async move {
+                let released = release.notified();
+                begun.notify_one();
+                released.await;
+                "answer".into_response()
+            }
+        }));
+        let mut asking = open(address, GET).await;
+        begun.notified().await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(open(address, b"").await);
+        }
+        assert!(silent[0].read(&mut [0]).await.is_err(), "the oldest of the others is reset");
+        release.notify_waiters();
+        let mut answer = [0; 12];
+        asking.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_closed_already_take_no_place() {
+        let (address, _task) = start(1).await;
+        let mut silent = open(address, b"").await;
+        assert!(is_waiting(&mut silent).await);
+        for _ in 0..MAX_CONNECTIONS * 2 {
+            drop(std::net::TcpStream::connect(address).unwrap());
+        }
+        let mut newest = open(address, GET).await;
+        newest.read_exact(&mut [0; 12]).await.unwrap();
+        assert!(is_waiting(&mut silent).await);
     }
 
     #[tokio::test]
