@@ -90,7 +90,9 @@ where
                         continue;
                     }
                     if tasks.len() >= MAX_CONNECTIONS {
-                        let oldest = connections.iter().position(|connection| !connection.is_answering());
+                        // Were all of the older half spared, the newest would go, and with it a probe.
+                        let mut older = connections.iter().take(MAX_CONNECTIONS / 2);
+                        let oldest = older.position(|connection| !connection.is_answering());
                         drop(connections.remove(oldest.unwrap_or_default()));
                         tasks.join_next().await;
                         connections.retain(Connection::is_open);
@@ -112,7 +114,8 @@ where
 /// A connection whose task runs; it is reset when this is dropped.
 struct Connection {
     end: oneshot::Sender<Infallible>,
-    /// The head of a request is there, and its answer is not made yet.
+    /// The head of its first request is there, and the answer is not made yet. Later requests do
+    /// not count: a client that pipelines them would always be spared.
     answering: Arc<AtomicBool>,
 }
 
@@ -146,13 +149,16 @@ async fn serve_connection<A, F>(
     let requests = AtomicUsize::new(0);
     let service = service_fn(|request| {
         deadline.send_replace(Instant::now() + ANSWER_TIMEOUT);
-        let is_last = requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS;
-        answering.store(true, Ordering::Relaxed);
+        let earlier = requests.fetch_add(1, Ordering::Relaxed);
+        let is_last = earlier + 1 >= MAX_REQUESTS;
+        answering.store(earlier == 0, Ordering::Relaxed);
         let answer = answer(request);
         let answering = &answering;
         async move {
             // One answer a turn: connections that pipeline requests leave turns for the others.
-            yield_now().await;
+            if earlier > 0 {
+                yield_now().await;
+            }
             let mut answer = answer.await;
             answering.store(false, Ordering::Relaxed);
             if is_last {
