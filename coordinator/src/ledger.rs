@@ -5,7 +5,6 @@
 //! a class without a row is pending.
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,22 +12,23 @@ use std::{
 use crate::lease_table::Renamed;
 use connection::{Format, check_beside, connect, format, owner, resolved, restrict_beside};
 use file_lock::{FileLock, NotLocked};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
 use shared::{
     Wnid,
     ids::CredentialId,
-    limits,
     outcome::{Failure, FailureKind, Outcome, Published},
     owner::explained,
 };
 
 mod connection;
+mod error;
 mod file_lock;
 mod last_run;
 mod schema;
 mod writer;
 
+pub use error::LedgerError;
 pub use last_run::{LastRun, NoLastRun};
 pub use writer::{Commits, Entry, Writer};
 
@@ -60,93 +60,6 @@ pub struct Record {
     pub outcome: Outcome,
     /// Who said so; `None` where that is not known.
     pub worker: Option<String>,
-}
-
-/// Why the ledger is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// Another coordinator has it.
-    #[error("open the ledger {}: it is in use by {owner}; wait for it, or give another file with --ledger", path.display())]
-    Busy {
-        /// The ledger.
-        path: PathBuf,
-        /// Who said to have it.
-        owner: String,
-    },
-    /// A folder.
-    #[error("open the ledger {}: it is a folder; name a file with --ledger", path.display())]
-    Directory {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// A pipe or a device, which keeps nothing.
-    #[error("open the ledger {}: it is no regular file; give another one with --ledger", path.display())]
-    NotAFile {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The file itself.
-    #[error("open the ledger {}: {source}; give another file with --ledger", path.display())]
-    File {
-        /// The ledger.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// A database of another program.
-    #[error("open the ledger {}: it is a database of something else and no ledger; give another file with --ledger", path.display())]
-    Foreign {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// Written by a later version.
-    #[error(
-        "open the ledger {}: its format is {found}, and this version knows {VERSION}; use a newer coordinator, or give another file with --ledger",
-        path.display()
-    )]
-    TooNew {
-        /// The ledger.
-        path: PathBuf,
-        /// Its format.
-        found: i64,
-    },
-    /// What is in it.
-    #[error("read the ledger {}: {source}{}", path.display(), advice(source))]
-    Read {
-        /// The ledger.
-        path: PathBuf,
-        /// What `SQLite` said.
-        source: rusqlite::Error,
-    },
-    /// A result that could not be kept; it was not confirmed to anybody.
-    #[error("write the ledger {}: {source}{}", path.display(), advice(source))]
-    Write {
-        /// The ledger.
-        path: PathBuf,
-        /// What `SQLite` said.
-        source: rusqlite::Error,
-    },
-}
-
-fn advice(error: &rusqlite::Error) -> &'static str {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) if limits::file_size().is_some() => {
-            " (raise the limit on file sizes, ulimit -f, or free some space, and run the same command again: it goes on where \
-             it stopped)"
-        }
-        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
-            " (free some space and run the same command again: it goes on where it stopped)"
-        }
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            " (give a file in a writable folder with --ledger)"
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            " (another program has it open: close that, and run the same command again)"
-        }
-        Some(ErrorCode::OutOfMemory) => "",
-        // No table, no row, another type: not what this program has written.
-        _ => " (it is damaged or no ledger: move it away, and the next run finds again what is in the target)",
-    }
 }
 
 impl Ledger {
