@@ -6,18 +6,22 @@
 
 use std::{
     fs::{File, Metadata},
-    io,
+    io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
+use zeroize::Zeroizing;
+
+/// Bytes of such a file at the most. A bundle of all public authorities has a fifth of it.
+const MAX_LENGTH: u64 = 1 << 20;
 /// Permission bits of users that neither own a file nor are in its group.
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
 /// In a volume of Kubernetes each file is a link into this link, which the kubelet replaces.
 const KUBERNETES_DATA: &str = "..data";
 
-/// Every user of the machine can put a secret of their own into the file.
+/// Every user of the machine can change the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("use {}: every user of this machine can change it; run `chmod o-w {}`", path.display(), path.display())]
 pub struct WritableByOthers {
@@ -25,13 +29,36 @@ pub struct WritableByOthers {
     pub path: PathBuf,
 }
 
-/// Whether every user can change an open file. Pipes and devices pass: `/dev/stdin` may be a
-/// terminal.
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRead {
+    /// Every user can change it.
+    #[error(transparent)]
+    Writable(WritableByOthers),
+    /// As the operating system says, or the file is too long.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+/// Reads a file of at most 1 MiB; what was read is erased from memory when it is dropped. Pipes and
+/// devices pass: `/dev/stdin` may be a terminal.
 ///
 /// # Errors
-/// Those of `fstat`.
-pub fn is_writable_by_others(file: &File) -> io::Result<bool> {
-    Ok(has(&file.metadata()?, OTHERS_WRITE))
+/// [`NotRead`].
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if has(&metadata, OTHERS_WRITE) {
+        return Err(NotRead::Writable(WritableByOthers { path: path.to_owned() }));
+    }
+    // A vector that grows leaves copies behind.
+    let expected = usize::try_from(metadata.len().min(MAX_LENGTH)).unwrap_or_default();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
+    let read = file.take(MAX_LENGTH + 1).read_to_end(&mut bytes)?;
+    if read as u64 > MAX_LENGTH {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB").into());
+    }
+    Ok(bytes)
 }
 
 /// A warning for the log if every user can read the file, with the command that changes this.
@@ -70,8 +97,8 @@ mod tests {
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let said = readable_warning(&path);
             assert_eq!(said.is_some(), is_readable, "{mode:o}: {said:?}");
-            let file = File::open(&path).unwrap();
-            assert_eq!(is_writable_by_others(&file).unwrap(), is_writable, "{mode:o}");
+            let refused = matches!(read(&path), Err(NotRead::Writable(_)));
+            assert_eq!(refused, is_writable, "{mode:o}");
         }
         let said = readable_warning(&path).unwrap();
         assert!(said.ends_with(&format!("run `chmod o= {}`", path.display())), "{said}");
@@ -80,9 +107,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_more_than_a_mebibyte_is_refused_and_not_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, vec![b'a'; 1 << 20]).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 1 << 20);
+        std::fs::write(&path, vec![b'a'; (1 << 20) + 1]).unwrap();
+        assert_eq!(read(&path).unwrap_err().to_string(), "it is longer than 1 MiB");
+        assert!(matches!(read(Path::new("/dev/zero")), Err(NotRead::File(_))));
+    }
+
+    #[test]
     fn devices_and_volumes_of_kubernetes_are_as_they_are() {
         assert_eq!(readable_warning(Path::new("/dev/null")), None);
-        assert!(!is_writable_by_others(&File::open("/dev/null").unwrap()).unwrap());
+        assert!(read(Path::new("/dev/null")).unwrap().is_empty());
         let folder = tempfile::tempdir().unwrap();
         let version = folder.path().join("..2026_11_30_07_00_00.1");
         std::fs::create_dir(&version).unwrap();

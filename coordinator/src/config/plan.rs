@@ -1,8 +1,7 @@
 //! `Plan`: the configuration as checked types; nothing after it checks again.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,7 +10,7 @@ use std::{
 use shared::{
     http,
     job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
-    private_file::{WritableByOthers, is_writable_by_others, readable_warning},
+    private_file::{self, NotRead, WritableByOthers, readable_warning},
     tls::{InvalidBundle, TlsError, bundle},
 };
 
@@ -22,8 +21,6 @@ use crate::{pace::Ceilings, trust::Door};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
-/// Bytes of memory that are taken for a file before it is read, at the most.
-const MAX_RESERVED: u64 = 1 << 20;
 /// The ledger's name in the target.
 const LEDGER: &str = ".imagenet_downloader.ledger";
 
@@ -195,17 +192,10 @@ impl Config {
 
 /// A file that a flag names; erased from memory when it is dropped.
 fn read(flag: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-    let failed = |source| ConfigError::File { flag, path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    if is_writable_by_others(&file).map_err(failed)? {
-        return Err(WritableByOthers { path: path.to_owned() }.into());
-    }
-    let length = file.metadata().map_err(failed)?.len();
-    // A vector that grows leaves copies behind.
-    let mut bytes =
-        Zeroizing::new(Vec::with_capacity(usize::try_from(length.min(MAX_RESERVED)).unwrap_or_default() + 1));
-    file.read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    private_file::read(path).map_err(|why| match why {
+        NotRead::Writable(why) => why.into(),
+        NotRead::File(source) => ConfigError::File { flag, path: path.to_owned(), source },
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {

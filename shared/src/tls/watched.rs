@@ -4,9 +4,7 @@
 //! a link two folders above, and they are small.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -17,10 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use zeroize::Zeroizing;
 
 use super::TlsError;
-use crate::private_file::{WritableByOthers, is_writable_by_others};
-
-/// No such file is larger.
-const MAX_FILE: u64 = 1 << 20;
+use crate::private_file::{self, NotRead};
 
 /// A file and what was in it.
 pub struct Source {
@@ -36,10 +31,10 @@ impl Source {
     /// # Errors
     /// [`TlsError::Read`], and [`TlsError::Writable`] if every user of this machine can change it.
     pub fn read(path: PathBuf) -> Result<Self, TlsError> {
-        match contents(&path) {
-            Ok(Some(bytes)) => Ok(Self { path, bytes }),
-            Ok(None) => Err(WritableByOthers { path }.into()),
-            Err(source) => Err(TlsError::Read { path, source }),
+        match private_file::read(&path) {
+            Ok(bytes) => Ok(Self { path, bytes }),
+            Err(NotRead::Writable(why)) => Err(why.into()),
+            Err(NotRead::File(source)) => Err(TlsError::Read { path, source }),
         }
     }
 
@@ -50,19 +45,6 @@ impl Source {
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
         (1..).zip(lines).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
     }
-}
-
-/// What the file holds; nothing if every user can change it.
-fn contents(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let file = File::open(path)?;
-    if is_writable_by_others(&file)? {
-        return Ok(None);
-    }
-    // A vector that grows leaves copies behind.
-    let length = usize::try_from(file.metadata()?.len().min(MAX_FILE)).unwrap_or_default();
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-    file.take(MAX_FILE).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
 }
 
 type Make<T> = Box<dyn Fn(&[Source]) -> Result<T, TlsError> + Send + Sync>;
