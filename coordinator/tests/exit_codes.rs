@@ -95,10 +95,9 @@ fn a_ledger_that_is_of_no_use_is_told_in_one_sentence() {
         assert!(error.contains(said) && error.lines().count() == 1, "{error}");
     }
     assert_eq!(std::fs::read_to_string(folder.path().join("data.csv")).expect("it stays"), "wnid\nn00000001\n");
-    // A database that others may read, and this user too, and nobody write.
+    // A database of this user in a folder that only another user can write to.
     if may_become_another_user() {
-        let prepare =
-            r#""$1" --demo --target t --ledger l >/dev/null 2>&1; chmod 555 .; chmod -R a+rwX t; chmod 666 l"#;
+        let prepare = r#""$1" --demo --target t --ledger l >/dev/null 2>&1; chmod 555 .; chown -R 54321 t l"#;
         shell(prepare, folder.path());
         let line = r#"setpriv --reuid=54321 --clear-groups "$1" --dev --target t --ledger l"#;
         let error = could_not_run(line, folder.path());

@@ -17,7 +17,7 @@ use super::file_lock::{MODE, Sharing};
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 const NO_FILE_NAME: &str = "a path that ends in ..";
 
-/// What can be told of a database before anything of it is changed.
+/// What is read of a database before anything of it is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
     /// `PRAGMA user_version`.
@@ -26,7 +26,7 @@ pub(super) struct Format {
     pub(super) has_tables: bool,
 }
 
-/// The path from the root, without links in its folders: `SQLite` is told to follow none.
+/// The path from the root, without links in its folders: `SQLite` is opened to follow none.
 pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let name = absolute.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, NO_FILE_NAME))?;
@@ -69,8 +69,8 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Reads the format without changing a byte, for a process that has the ledger's lock. An ordinary
 /// connection would recover a write-ahead log that a killed coordinator has left, and remove it at
-/// its end. This one reads the log into memory of its own. `None` where that cannot be told so, as
-/// with a transaction that has to be rolled back first.
+/// its end. This one reads the log into memory of its own. `None` where the format cannot be read
+/// this way, as with a transaction that has to be rolled back first.
 pub(super) fn format(path: &Path) -> Option<Format> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
     let connection = if has_log {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_ledger_of_a_newer_format_or_of_another_program_is_refused_before_a_byte_is_changed() {
         for mode in ["DELETE", "WAL"] {
-            for (what, tables) in [("newer", "PRAGMA user_version = 4"), ("foreign", "PRAGMA user_version = 0")] {
+            for (what, tables) in [("newer", "PRAGMA user_version = 5"), ("foreign", "PRAGMA user_version = 0")] {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger");
                 let former = Connection::open(&path).unwrap();
@@ -212,7 +212,7 @@ mod tests {
                     let before = contents(path.parent().unwrap());
                     let refused = Ledger::open(&path).unwrap_err();
                     let expected = match what {
-                        "newer" => matches!(refused, LedgerError::TooNew { found: 4, .. }),
+                        "newer" => matches!(refused, LedgerError::TooNew { found: 5, .. }),
                         _ => matches!(refused, LedgerError::Foreign { .. }),
                     };
                     assert!(expected, "{what}, {mode}, {state}: {refused}");

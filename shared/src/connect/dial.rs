@@ -186,11 +186,11 @@ pub fn mismatched(status: &tonic::Status) -> bool {
 const NOISE: [&str; 5] =
     ["transport error", "connect", "tcp connect error", "connection error", "operation was canceled"];
 
-/// Characters of a reason that are shown.
+/// Bytes of a reason that are shown.
 const LONGEST_REASON: usize = 2000;
 
 /// Why a call failed: what the coordinator said, or what stood in the way, down to what the
-/// operating system said. Whatever the other side says, it is fit for a terminal.
+/// operating system said. What is not printable is escaped.
 pub fn reason(status: &tonic::Status) -> String {
     printable_within(&raw_reason(status), LONGEST_REASON)
 }
@@ -228,7 +228,9 @@ mod tests {
         assert_eq!(reason(&status), DialError::SpeaksPlaintext.to_string());
         assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
         assert_eq!(reason(&tonic::Status::unavailable("a\u{1b}]0;b\u{202e}\nc")), "a\\u{1b}]0;b\\u{202e}\\nc");
-        assert_eq!(reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))).len(), LONGEST_REASON);
+        let escaped = "\\u{9b}";
+        let longest = escaped.repeat(LONGEST_REASON / escaped.len());
+        assert_eq!(reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))), longest);
     }
 
     #[test]
