@@ -40,7 +40,7 @@ mod message_limits;
 mod pacing;
 
 use calls::Counted;
-use message_limits::{MAX_MESSAGE, MessageLimits};
+use message_limits::MessageLimits;
 use pacing::Pacing;
 
 /// The version of the protocol that is spoken here.
@@ -102,8 +102,8 @@ where
         epoch: terms.epoch,
         shutdown: shutdown.clone(),
     };
-    let admin = AdminServer::new(admin).max_decoding_message_size(MAX_MESSAGE);
-    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown }).max_decoding_message_size(MAX_MESSAGE);
+    let admin = AdminServer::new(admin);
+    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown });
     // A host that vanished without a word must not keep its connection for ever.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))

@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Duration};
 use shared::{
     Wnid,
     ids::LeaseToken,
-    outcome::{Outcome, printable_within},
+    outcome::{LONGEST_MESSAGE, Outcome, printable_within},
     telemetry::trace,
 };
 use tonic::Status;
@@ -18,8 +18,6 @@ use crate::{
 
 /// No answer holds more leases, and no message names more classes.
 pub(crate) const MAX_BATCH: usize = 4096;
-/// Longer sentences are cut, in bytes.
-const MAX_SENTENCE: usize = 4096;
 /// Longer names are cut, in characters; they are shown, nothing else.
 const MAX_NAME: usize = 128;
 
@@ -54,7 +52,7 @@ pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
 
 /// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
 pub(crate) fn sentence(text: &str) -> String {
-    printable_within(text, MAX_SENTENCE)
+    printable_within(text, LONGEST_MESSAGE)
 }
 
 /// A text that is shown, and nothing else.
@@ -96,7 +94,7 @@ mod tests {
     #[test]
     fn what_a_message_names_is_cut_after_it_was_escaped() {
         let escapes = "\u{1}".repeat(1_000_000);
-        assert_eq!(sentence(&escapes), "\\u{1}".repeat(MAX_SENTENCE / 5));
+        assert_eq!(sentence(&escapes), "\\u{1}".repeat(LONGEST_MESSAGE / 5));
         assert_eq!(sentence("short"), "short");
         assert_eq!(shown(&escapes).len(), MAX_NAME);
         assert_eq!(shown(&"ü".repeat(MAX_NAME + 1)), "ü".repeat(MAX_NAME));

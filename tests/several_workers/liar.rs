@@ -1,6 +1,6 @@
-//! A worker does not trust its coordinator: whatever that says, the worker asks no address that it
-//! must not, neither spins nor panics nor grows without bound, and shows nothing that steers a
-//! terminal.
+//! A worker does not trust its coordinator: whatever the coordinator sends, the worker asks no
+//! address that it must not, neither spins nor panics nor grows without bound, and prints no
+//! control characters.
 
 use std::{fs, net::Ipv4Addr, path::Path, thread, time::Duration};
 
@@ -9,6 +9,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::Job,
     hosts::{Host, Network},
+    memory,
     origin::Origin,
     running::Running,
     wait::wait_until,
@@ -28,7 +29,7 @@ const MOST_CALLS: usize = 60;
 /// Of a debug build that decodes a megabyte with each answer.
 const MOST_CPU: Duration = Duration::from_millis(1200);
 const MOST_MEMORY: u64 = 128 << 20;
-/// What becomes of a worker that is told a lie.
+/// What a worker does after a false statement of its coordinator.
 #[derive(Debug, Clone, Copy)]
 enum Expected {
     /// It works on, within the bounds.
@@ -185,10 +186,9 @@ fn cost(process: u32) -> Option<(Duration, u64)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<u64> =
         stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map_while(|field| field.parse().ok()).collect();
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?.parse::<u64>();
-    // A hundred ticks a second, on every Linux.
-    Some((Duration::from_millis(fields.iter().sum::<u64>() * 10), peak.ok()? << 10))
+    let peak = memory::of(process).ok()?.peak;
+    // A hundred ticks a second, on every Linux. A process that has ended holds nothing.
+    (peak > 0).then(|| (Duration::from_millis(fields.iter().sum::<u64>() * 10), peak))
 }
 
 fn calls(coordinator: &Scripted) -> usize {
@@ -196,7 +196,7 @@ fn calls(coordinator: &Scripted) -> usize {
     told.registrations.len() + told.renewals + told.acquires + told.reports.len()
 }
 
-/// Nothing that a terminal or a reader could be steered by.
+/// Fails if the text has characters that a terminal interprets.
 #[track_caller]
 fn assert_printable(what: &str, text: &str) {
     let plain = |character: char| character == ' ' || character == '\n' || character.is_ascii_graphic();

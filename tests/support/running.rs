@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 pub use rustix::process::Signal;
 
-use crate::wait::wait_until;
+use crate::{memory, wait::wait_until};
 
 /// A program that has ended.
 #[derive(Debug, Clone)]
@@ -174,10 +174,8 @@ impl Running {
     }
 
     fn sample_memory(&mut self) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let peak =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-        self.peak_memory = self.peak_memory.max(peak.map(|kib: u64| kib << 10));
+        let peak = memory::of(self.child.id()).ok().map(|memory| memory.peak).filter(|peak| *peak > 0);
+        self.peak_memory = self.peak_memory.max(peak);
     }
 }
 

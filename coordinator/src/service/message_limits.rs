@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use crate::wire::{MAX_BATCH, too_many};
 
 /// The longest message that any method takes: what the protocol allows a report.
-pub(super) const MAX_MESSAGE: usize = 4 << 20;
+const MAX_MESSAGE: usize = 4 << 20;
 /// 4,096 entries of `Held` with the largest numbers have 46 bytes each, 184 KiB; the rest is for
 /// names and for fields to come.
 const MAX_HELD: usize = 256 << 10;

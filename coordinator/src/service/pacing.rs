@@ -14,8 +14,6 @@ use crate::{
     wire::milliseconds,
 };
 
-/// A worker has at most one connection for each slot.
-const MOST_CONNECTIONS: u32 = MAX_SLOTS;
 /// Workers honour no `Retry-After` for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 
@@ -95,9 +93,9 @@ impl Pacing {
 fn observation(wire: &proto::Observation) -> Observation {
     Observation {
         seen: wire.seen_version.min(u32::MAX.into()),
-        open: wire.open.min(MOST_CONNECTIONS),
-        flowing: wire.flowing.min(MOST_CONNECTIONS),
-        wanted: wire.wanted.min(MOST_CONNECTIONS),
+        open: wire.open.min(MAX_SLOTS),
+        flowing: wire.flowing.min(MAX_SLOTS),
+        wanted: wire.wanted.min(MAX_SLOTS),
         received: wire.received_bytes,
         requests: wire.requests,
         cuts: wire.cuts,
@@ -128,7 +126,7 @@ mod tests {
         let (seen_version, retry_after_ms) = (u64::MAX, u64::MAX);
         let wire = proto::Observation { open, flowing, wanted, seen_version, retry_after_ms, ..Default::default() };
         let believed = observation(&wire);
-        assert_eq!([believed.open, believed.flowing, believed.wanted], [MOST_CONNECTIONS; 3]);
+        assert_eq!([believed.open, believed.flowing, believed.wanted], [MAX_SLOTS; 3]);
         assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
         assert!(believed.seen < u64::MAX / 1_000_000, "the versions of all workers are added");
     }
