@@ -24,7 +24,7 @@ use shared::{
 /// The log's name in the target.
 pub const NAME: &str = "failed_downloads.log";
 
-/// Bytes of lines that are noted and not written.
+/// Bytes of noted lines beyond which they are written at once.
 const MUCH: usize = 1 << 20;
 
 /// The log.
@@ -73,7 +73,7 @@ impl FailureLog {
         }
     }
 
-    /// Notes a class; what is noted is written when that is much.
+    /// Notes a class. Noted lines are written at once beyond 1 MiB.
     ///
     /// # Errors
     /// When writing begins to fail; not again before it has succeeded.
@@ -89,8 +89,8 @@ impl FailureLog {
         self.add(format!("{} - {failure}\n", shown(row)))
     }
 
-    /// Notes that classes do not belong into the log: their folder turned out to be there after all, or they are tried again.
-    /// Rare, so the file is then read and written anew, once.
+    /// Notes that classes do not belong in the log: their folder is there, or they are tried again.
+    /// The file is then read and written anew, once for each commit.
     pub fn withdraw(&mut self, wnids: &[Wnid]) {
         self.withdrawn.extend(wnids.iter().map(Wnid::to_string));
         let withdrawn = &self.withdrawn;

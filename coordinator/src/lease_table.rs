@@ -1,9 +1,10 @@
 //! The lease table: who works on what, and how each class ended. Pure: no I/O, no clock, no async.
 //!
-//! Invariants: each class is in exactly one state, and the counts are changed only where a state changes, so they add up to
-//! the total at every instant. A class that is there (success or skipped) stays so. Tokens grow strictly. Good news is
-//! believed whoever brings it, bad news only from the session that holds the lease, with its token. A session holds at
-//! most as many classes as it has slots.
+//! Invariants: each class is in exactly one state, and the counts are changed only where a state
+//! changes, so they add up to the total at every instant. A class that is there (success or
+//! skipped) stays so. Tokens grow strictly. A success is accepted from any session, a failure only
+//! from the session that holds the lease, with its token. A session holds at most as many classes
+//! as it has slots.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -69,8 +70,8 @@ pub struct LeaseTable {
     last_queued: u64,
     /// The storage on which a returned class was begun, where that is known.
     begun_on: HashMap<usize, String>,
-    /// The worker whose session ran out while it held a class, for as long as the class is queued: only that worker may
-    /// take it up again.
+    /// The worker whose session ran out while it held a class, for as long as the class is queued:
+    /// only that worker may take it up again.
     lost_by: HashMap<usize, String>,
     /// The cursor over the list: no class before it is in [`State::Fresh`].
     fresh: usize,
@@ -282,8 +283,8 @@ impl LeaseTable {
         Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
     }
 
-    /// A session's worker shows this credential now: it has read its token file again. The name goes over to that, because
-    /// only the worker knows its session.
+    /// A session's worker shows this credential now, because it has read its token file again. The
+    /// name is bound to it: only the worker knows its session.
     pub fn comes_with(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
         let Some(session) = self.sessions.by_id.get(&id) else { return Renamed::default() };
         self.names.bind(&session.hello.worker, credential)

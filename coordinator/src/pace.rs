@@ -1,8 +1,9 @@
 //! The pace: one budget of connections to the origin for all workers together. Pure.
 //!
-//! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections the origin is worth,
-//! `trouble` whether it breaks under them, `refusals` whether it refuses because of them, and `shares` gives each worker its
-//! part (a [`Budget`]). A refusal with `Retry-After` (`waits`), or an overload, stops all requests for a while.
+//! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections
+//! the origin is worth, `trouble` whether it breaks under them, `refusals` whether it refuses
+//! because of them, and `shares` gives each worker its part (a [`Budget`]). A refusal with
+//! `Retry-After` (`waits`), or an overload, stops all requests for a while.
 //!
 //! The ceilings that people give are never passed, whatever the origin would bear.
 
@@ -79,7 +80,8 @@ pub struct Budget {
     pub quiet: Duration,
     /// How often to say what it does, if that changes.
     pub observe_every: Duration,
-    /// How often waits were lifted: with each time also that which the origin has asked this worker for.
+    /// How often waits were lifted. With each time the wait that the origin has asked this worker
+    /// for ends as well.
     pub resumed: u64,
 }
 
@@ -131,7 +133,7 @@ pub struct Pace {
     waits: Waits,
     /// The end of the rest after the last overload.
     rest_until: Instant,
-    /// The later of both.
+    /// The later one of `rest_until` and the end of the waits.
     quiet_until: Instant,
     resumed: u64,
     rest: Duration,
@@ -232,7 +234,7 @@ impl Pace {
         self.reckon(now);
     }
 
-    /// A session has ended: what it had is free, and a wait that only it was told ends.
+    /// A session has ended: its share is free, and a wait that only it reported ends.
     pub fn left(&mut self, id: SessionId, now: Instant) {
         if self.waits.left(id) {
             self.shorten(now);

@@ -119,7 +119,8 @@ fn remove_former_probes(target: &Path) -> io::Result<()> {
         let nonce = entry.text().and_then(|name| name.strip_prefix(PROBE));
         let is_probe =
             nonce.is_some_and(|nonce| nonce.len() == 16 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        // A file of another user in a folder with the sticky bit stays, and is in the way of nothing.
+        // A file of another user in a folder with the sticky bit stays, and is in the way of
+        // nothing.
         if is_probe {
             remove_probe(entry.path()).unwrap_or_default();
         }

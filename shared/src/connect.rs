@@ -1,8 +1,9 @@
 //! How a program reaches the coordinator: the worker, and the coordinator's own commands.
 //!
-//! A token that names an authority is sent only to a server that has proved itself before, or, with `--insecure`, to a port
-//! of this machine; one that names none goes in plaintext, too, where the address says `http`, and that is told. What proves the server and what is
-//! sent to it are read from the files together and replaced together.
+//! A token that names an authority is sent only to a server that has proved itself before, or, with
+//! `--insecure`, to a port of this machine. A token that names none goes in plaintext where the
+//! address says `http`, and the log warns of it. What proves the server and what is sent to it are
+//! read from the files together and replaced together.
 
 mod channel;
 mod credentials;
@@ -47,8 +48,9 @@ pub struct ConnectArgs {
     /// Private key of that certificate, PEM
     #[arg(long, env = "IMAGENET_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without TLS another user's
-    /// program could listen there and be sent it. For the end of a tunnel, and for machines without other users
+    /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without
+    /// TLS another user's program could listen there and be sent it. For the end of a tunnel, and
+    /// for machines without other users
     #[arg(long, env = "IMAGENET_INSECURE", hide_env_values = true, value_parser = yes_or_no)]
     pub insecure: bool,
 }

@@ -14,7 +14,8 @@ impl LeaseToken {
         Self(u64::from(epoch) << 32)
     }
 
-    /// Whether a coordinator of an epoch before that of `first` can have granted it: epochs and sequences begin with 1.
+    /// Whether a coordinator of an epoch before that of `first` can have granted it: epochs and
+    /// sequences begin with 1.
     pub fn is_of_an_epoch_before(self, first: Self) -> bool {
         let has_epoch = self.0 >> 32 > 0;
         let has_sequence = self.0 & u64::from(u32::MAX) > 0;
@@ -40,7 +41,8 @@ pub struct SessionId(pub u64);
 
 /// Tells one credential of workers from another, without being it: 64 bits of a digest of a token.
 ///
-/// Nothing of a token with 256 random bits, as `coordinator init` makes them, can be found out from it.
+/// Nothing of a token with 256 random bits, as `coordinator init` makes them, can be found out from
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CredentialId(pub u64);
 

@@ -35,7 +35,7 @@ pub struct JobOptions {
 }
 
 impl JobOptions {
-    /// Whether a worker that registers is told what a log must not show.
+    /// Whether the job has secrets, which each worker gets when it registers and no log may show.
     pub fn has_secrets(&self) -> bool {
         !self.headers.is_empty() || self.url.has_secrets()
     }
@@ -172,7 +172,8 @@ impl UrlTemplate {
         &self.text
     }
 
-    /// Whether it has a user, a password, or a value in its query that is not made of the class's id.
+    /// Whether it has a user, a password, or a value in its query that is not made of the class's
+    /// id.
     pub fn has_secrets(&self) -> bool {
         let url = Url::parse(&self.text).ok();
         let has_user = url.is_none_or(|url| !url.username().is_empty() || url.password().is_some());

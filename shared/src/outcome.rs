@@ -34,7 +34,8 @@ pub struct Failure {
     pub message: String,
     /// Who is to blame, as far as anybody can tell.
     pub suspect: Suspect,
-    /// The worker has no space for it, and begun nothing: one with a larger disk may do it.
+    /// The worker has no space for the class and has not begun it: one with a larger disk may do
+    /// it.
     pub lacks_space: bool,
 }
 
@@ -63,7 +64,7 @@ impl Failure {
         Self { suspect, ..self }
     }
 
-    /// The same of a class for which the worker has no space.
+    /// The same failure, of a class for which the worker has no space.
     #[must_use]
     pub fn lacking_space(self) -> Self {
         Self { suspect: Suspect::Host, lacks_space: true, ..self }
@@ -82,8 +83,9 @@ pub fn printable(text: &str) -> String {
     printable_within(text, usize::MAX)
 }
 
-/// The same, as far as the escaped text has at most so many bytes. Escapes make a text several times as long, in an HTTP/2
-/// header ten times, so it is cut after escaping, and no more than that is ever built.
+/// The same, cut to at most `bytes` bytes of escaped text. Escapes make a text several times as
+/// long, in an HTTP/2 header ten times. So it is cut after escaping, and no more than that is
+/// built.
 pub fn printable_within(text: &str, bytes: usize) -> String {
     let mut escaped = String::with_capacity(text.len().min(bytes));
     for character in text.chars() {
@@ -263,8 +265,8 @@ impl From<FailureKind> for proto::FailureKind {
     }
 }
 
-/// A kind of a newer protocol, which is read as unspecified, is the most general one of its suspect: the results beside it
-/// must not be refused for it.
+/// The kind of a failure. A kind of a newer protocol is read as unspecified, and becomes the most
+/// general one of its suspect, so that the results beside it are not refused.
 fn kind_of(kind: proto::FailureKind, suspect: Suspect) -> FailureKind {
     match kind {
         proto::FailureKind::Unspecified => match suspect {

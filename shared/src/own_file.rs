@@ -30,8 +30,8 @@ use crate::owner;
 
 /// Mode of a new log, of which the process's umask takes away.
 const LOG_MODE: RawMode = 0o644;
-/// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow. The
-/// coordinator removes those that a kill has left.
+/// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow.
+/// The coordinator removes those that a kill has left.
 pub const PROBE: &str = ".probe-";
 /// Rights of others, and of the group, to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -95,7 +95,7 @@ pub fn is_refused(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOurs>)
 }
 
-/// Opens a regular file for reading, whoever made it.
+/// Opens a regular file of any owner for reading.
 ///
 /// # Errors
 /// [`NotOurs`], or as the file system says.

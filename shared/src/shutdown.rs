@@ -75,8 +75,8 @@ impl Shutdown {
 }
 
 /// Leaves SIGINT and SIGTERM to the thread of [`Shutdown::on_signals`], for a main thread that has
-/// no others yet. The kernel gives a signal to any thread that does not block it, and one that waits
-/// for a disk that hangs does not take it.
+/// no others yet. The kernel gives a signal to any thread that does not block it, and one that
+/// waits for a disk that hangs does not take it.
 ///
 /// # Errors
 /// As the system says.

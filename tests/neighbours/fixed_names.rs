@@ -17,7 +17,8 @@ fn for_each(name: &str, ending: impl Fn(Planted, u32) -> Ending<'static>) {
         for mode in TARGETS {
             for planted in Planted::ALL {
                 let scene = Scene::new(victim, 0o755, mode);
-                // With the sticky bit only the owner of the folder may remove what others have made.
+                // With the sticky bit only the owner of the folder may remove what others have
+                // made.
                 if mode == 0o1777 {
                     give(scene.target(), 0, mode);
                 }

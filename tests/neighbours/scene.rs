@@ -46,7 +46,8 @@ pub(crate) fn victims() -> Vec<u32> {
 pub(crate) enum Planted {
     /// A symbolic link to a private file.
     Link,
-    /// A hard link to a private file, where the kernel lets users make one (`fs.protected_hardlinks`).
+    /// A hard link to a private file, where the kernel lets users make one
+    /// (`fs.protected_hardlinks`).
     HardLink,
     /// A symbolic link to a name in a private folder where nothing is.
     Dangling,
@@ -54,7 +55,7 @@ pub(crate) enum Planted {
     Endless,
     /// A pipe that nothing reads or writes.
     Pipe,
-    /// A file that everybody can write to.
+    /// A file that every user can write to.
     File,
 }
 
@@ -89,8 +90,8 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// `place`: mode of the folder that holds the target, which belongs to root; `target`: mode of the
-    /// target, which is the victim's.
+    /// `place`: mode of the folder that holds the target, which belongs to root; `target`: mode of
+    /// the target, which is the victim's.
     pub(crate) fn new(victim: u32, place: u32, target: u32) -> Self {
         let origin = Origin::start();
         let tar = images(WNID, 6, 10_000..20_000, 1);
@@ -235,7 +236,7 @@ pub(crate) fn attackers_file(path: &Path, content: &[u8]) {
     attackers(path);
 }
 
-/// Makes a folder of the attacker's that everybody can write to.
+/// Makes a folder of the attacker's that every user can write to.
 pub(crate) fn attackers_folder(path: &Path) {
     fs::create_dir(path).expect("the name is free");
     attackers(path);

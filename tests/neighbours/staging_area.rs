@@ -28,7 +28,8 @@ fn second_header(tar: &[u8]) -> usize {
     512 + usize::from_str_radix(size, 8).expect("a size").next_multiple_of(512)
 }
 
-/// The journal of an attempt that claims that the first bytes of its tar are those of an empty file.
+/// The journal of an attempt that claims that the first bytes of its tar are those of an empty
+/// file.
 fn lying_journal(scene: &Scene) -> String {
     let length = scene.tar.len();
     let source = json!({

@@ -13,7 +13,8 @@ const WNID: &str = "n00000001";
 /// In the place of the C library's, which the standard library calls.
 const CLOSEDIR: &str = "#include <errno.h>\nint closedir(void *folder) { (void)folder; errno = EIO; return -1; }\n";
 
-/// A job is interrupted, goes on at its checkpoint and cleans up, so all that lists folders is used.
+/// A job is interrupted, goes on at its checkpoint and cleans up, so all that lists folders is
+/// used.
 #[test]
 fn a_folder_whose_listing_cannot_be_closed_ends_nothing() {
     let origin = Origin::start();

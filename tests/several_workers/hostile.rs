@@ -1,8 +1,9 @@
-//! One worker against the others: it speaks the protocol, over and over, and means harm. The others do all classes, and it
-//! settles none of theirs.
+//! One hostile worker beside honest ones: it speaks the protocol and repeats one attack. The others
+//! do all classes, and it settles none of theirs.
 //!
-//! `RATES=3 cargo test -p tests --test several_workers hostile::rates -- --nocapture` runs longer jobs, three pairs for each
-//! attack, and prints how fast the honest workers are beside it, as a part of their rate without it.
+//! `RATES=3 cargo test -p tests --test several_workers hostile::rates -- --nocapture` runs longer
+//! jobs, three pairs for each attack, and prints how fast the honest workers are beside it, as a
+//! part of their rate without it.
 
 use std::{
     collections::HashSet,
@@ -152,7 +153,7 @@ impl Hostile {
                 Ok(3)
             }
             Attack::FailsUnderNewNames => {
-                // As many as would open the breaker; more would only try the patience of this test.
+                // As many as would open the breaker; more would only make the test longer.
                 if self.names >= 14 {
                     sleep(Duration::from_millis(50)).await;
                     return Ok(0);
@@ -234,7 +235,8 @@ impl Attacking {
     }
 }
 
-/// Two honest workers do all classes beside an attack. Gives how long that takes, and how often the attack was tried.
+/// Two honest workers do all classes beside an attack. Gives how long that takes, and how often the
+/// attack was tried.
 #[track_caller]
 fn job(classes: u64, attack: Option<Attack>) -> (Duration, u64) {
     let fleet = Fleet::new(classes, 5, 10_000..20_000, &["--max-connections", "8"]);
@@ -246,7 +248,8 @@ fn job(classes: u64, attack: Option<Attack>) -> (Duration, u64) {
     let attacking = attacking.map(|attack| Attacking::start(attack, fleet.address(), wnids));
     let begun = Instant::now();
     let workers = ["one", "other"].map(|name| fleet.start_worker(name, SLOTS));
-    // Those put off the first grant, within a bound of minutes. Once there is one they put off nothing.
+    // Those put off the first grant, within a bound of minutes. Once there is one they put off
+    // nothing.
     let attacking = attacking.or_else(|| {
         let attack = attack?;
         fleet.wait_for_gets(&fleet.tars[0].0, 1, Duration::from_mins(1));
@@ -337,7 +340,8 @@ fn rates() {
 const FAILED: u32 = 20_400;
 const CORRECTED: usize = 4096;
 
-/// Beside it another worker renews; gives how long the report took, and the slowest renewal meanwhile.
+/// Beside it another worker renews; gives how long the report took, and the slowest renewal
+/// meanwhile.
 async fn corrections(address: SocketAddr) -> Result<(Duration, Duration), Status> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
     let client = CoordinatorClient::new(channel);

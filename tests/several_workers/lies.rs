@@ -65,7 +65,7 @@ impl Lies {
     }
 }
 
-/// What people ask for, answered in words that steer a terminal.
+/// Answers the admin's calls with texts that a terminal interprets.
 #[derive(Debug)]
 pub(crate) struct LyingAdmin;
 

@@ -27,7 +27,7 @@ struct Setting {
     disks: Vec<Mount>,
 }
 
-/// `None`: this user may not mount a file system, which is told.
+/// `None`: this user may not mount a file system; a line says so.
 fn setting(classes: u64, disks: &[&str]) -> Option<Setting> {
     setting_after(&[], classes, disks)
 }

@@ -1,5 +1,5 @@
-//! A log on a disk that hangs, as on a network disk whose server is away: a program that opens it, or
-//! writes to it, waits in a system call.
+//! A log on a disk that hangs, as on a network disk whose server is away: a program that opens it,
+//! or writes to it, waits in a system call.
 
 use std::{
     fs::{self, File},

@@ -61,7 +61,8 @@ fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_wi
     coordinator.running.kill();
 }
 
-/// Names cannot be told apart where all workers share one token, or none is asked for: a new process takes over.
+/// Names cannot be told apart where all workers share one token, or none is asked for: a new
+/// process takes over.
 #[test]
 fn with_one_token_for_all_and_without_any_the_newest_process_has_the_name() {
     for token in [Some("worker-token-one"), None] {

@@ -1,5 +1,5 @@
-//! Secrets on a host of several users: who is told them, who can read their files, and where they
-//! stay in memory.
+//! Secrets on a host of several users: which programs get them, which users can read their files,
+//! and where they stay in memory.
 
 use std::{
     fs::Permissions,

@@ -27,7 +27,8 @@ pub enum RefusedAddress {
         /// The host's name or address.
         host: String,
     },
-    /// A coordinator elsewhere may not send this worker into its own network.
+    /// A coordinator on another host may not send this worker to an address of the worker's
+    /// network.
     #[error(
         "{host} has a private address, and this worker's coordinator is on another host: if the origin is meant to be there, \
          start the worker with --allow-private-origin"
@@ -36,7 +37,7 @@ pub enum RefusedAddress {
         /// The host's name or address.
         host: String,
     },
-    /// A name that means something else than before.
+    /// A name that had only other addresses at its first lookup.
     #[error("{host} has a private address now, and had another one when this worker started: not asked")]
     TurnedPrivate {
         /// The host's name.

@@ -1,8 +1,9 @@
 //! Who can write to a staging area: this process's user alone, or the group that shares the target.
 //!
-//! A target is shared by its group if it has the set-group-ID bit and its group can write to it. Then
-//! the area gets the same rights. An administrator can also make the area beforehand, as root or as
-//! the user of this process, with these two bits. Any other area has mode 0700, whatever the umask.
+//! A target is shared by its group if it has the set-group-ID bit and its group can write to it.
+//! Then the area gets the same rights. An administrator can also make the area beforehand, as root
+//! or as the user of this process, with these two bits. Any other area has mode 0700, whatever the
+//! umask.
 
 use std::{
     fs::{DirBuilder, File, Metadata, Permissions},
@@ -102,8 +103,8 @@ pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
     if is_shared(&area.metadata()?) { set_mode(file, 0o660) } else { Ok(()) }
 }
 
-/// Whether every user can replace the entries of a folder, as in one with all rights and without the
-/// sticky bit.
+/// Whether every user can replace the entries of a folder, as in one with all rights and without
+/// the sticky bit.
 pub(crate) fn is_open_to_all(folder: &Path) -> bool {
     folder.metadata().is_ok_and(|found| found.mode() & 0o1002 == 0o002)
 }

@@ -32,8 +32,8 @@ const INTERVAL_IN_FILE: u64 = 8 << 20;
 /// Read at a time.
 const BUFFER: usize = 64 << 10;
 
-/// Longest line that is read: the longest that is written has the validators of an answer, whose head
-/// has less than 512 KiB, and an escape for each second byte.
+/// Longest line that is read: the longest that is written has the validators of an answer, whose
+/// head has less than 512 KiB, and an escape for each second byte.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// A finished file of a class. What the manifest does not have comes last: the rest of its line is copied.

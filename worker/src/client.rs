@@ -28,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Header lines of an answer. Their total length is limited to some 400 KB by hyper's read buffer.
 const MOST_HEADERS: usize = 1000;
 
-/// Characters of a header's name that are shown.
+/// Bytes of a header's name that are shown.
 const LONGEST_NAME: usize = 100;
 
 /// Why no client for the origin could be made.

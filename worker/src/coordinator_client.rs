@@ -39,7 +39,7 @@ const LONGEST_ANSWER: usize = 1 << 20;
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 /// A coordinator takes no longer time for `--lease-ttl`.
 const LONGEST_LEASE: Duration = Duration::from_hours(24);
-/// However often the coordinator wants to hear of this worker.
+/// Shortest time between two renewals, whatever the coordinator asks for.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// The generated client on its connection.
 type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;

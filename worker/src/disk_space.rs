@@ -41,7 +41,7 @@ struct Claims {
     refused: u32,
 }
 
-/// What comes of the comparison before a class begins.
+/// The result of the comparison before a class begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Fits,

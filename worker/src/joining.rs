@@ -20,7 +20,7 @@ use crate::{
     target::Target,
 };
 
-/// The first lookup of the origin takes no longer before the work begins, nor than a third of a
+/// The first lookup of the origin delays the work by at most this, and by at most a third of a
 /// lease's time to live.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(5);
 

@@ -65,8 +65,8 @@ struct LockFile {
 }
 
 impl StagingArea {
-    /// Enters an area, whose folder is made if it is missing; its parent must be there. `group`: the
-    /// one that shares the target.
+    /// Enters an area, whose folder is made if it is missing; its parent must be there. `group`:
+    /// the one that shares the target.
     pub(crate) fn enter(path: PathBuf, group: Option<Group>) -> io::Result<Self> {
         let area = Self { path, group, lock: Mutex::new(None) };
         area.restore()?;

@@ -11,7 +11,7 @@ use crate::{
     wire::milliseconds,
 };
 
-/// Characters of a name or an id that are shown.
+/// Bytes of a name or an id that are shown.
 const LONGEST_TEXT: usize = 200;
 
 /// As it is sent.

@@ -1,4 +1,5 @@
-//! `coordinator retry`, `coordinator drain` and `coordinator resume`: what a running coordinator is asked to do.
+//! `coordinator retry`, `coordinator drain` and `coordinator resume`: what a running coordinator is
+//! asked to do.
 
 use std::{collections::BTreeSet, io::Write, time::Duration};
 

@@ -70,8 +70,9 @@ pub enum Command {
     Drain(DrainArgs),
     /// Ask the origin again now, although it has asked to wait
     ///
-    /// Ends the waits that it has asked for with `Retry-After`, for all workers. If it refuses again, they wait again. A wait
-    /// also ends when the worker that was asked to wait leaves, unless another one was asked too.
+    /// Ends the waits that it has asked for with `Retry-After`, for all workers. If it refuses
+    /// again, they wait again. A wait also ends when the worker that was asked to wait leaves,
+    /// unless another one was asked too.
     #[command(after_help = EXIT_CODES)]
     Resume(ResumeArgs),
     /// Check that every file of every class is still what was downloaded

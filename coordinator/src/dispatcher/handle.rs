@@ -194,7 +194,8 @@ impl DispatcherHandle {
         self.ask(|reply| Command::DrainWorker { name, reply }).await
     }
 
-    /// Ends the waits that the origin has asked for with `Retry-After`; gives what is left of the longest.
+    /// Ends the waits that the origin has asked for with `Retry-After`; gives what is left of the
+    /// longest.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].

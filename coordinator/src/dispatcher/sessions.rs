@@ -43,7 +43,7 @@ impl Dispatcher {
         entry.confirming(move || drop(reply.send(Ok(registered))))
     }
 
-    /// Ends a session on its worker's wish.
+    /// Ends a session whose worker leaves.
     pub(super) fn left(&mut self, session: SessionId, reason: Option<String>) -> Entry {
         let Ok(ended) = self.table.leave(session) else {
             tracing::debug!(session = session.0, "a session left that had ended");
@@ -52,7 +52,7 @@ impl Dispatcher {
         Entry { closed: vec![self.worker_left(ended, reason)], ..Entry::default() }
     }
 
-    /// Tells of a session that ended; gives the classes that are settled as failed by that.
+    /// Logs the end of a session, and gives the classes that it settles as failed.
     pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
         self.pacing.left(ended.session, Instant::now());
         if ended.returned > 0 || !ended.given_up.is_empty() {
@@ -67,11 +67,12 @@ impl Dispatcher {
         given_up.collect()
     }
 
-    /// Tells of a worker that has left; gives its name.
+    /// Logs that a worker has left, and gives its name.
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
         self.pacing.left(ended.session, Instant::now());
         if let Some(reason) = reason {
-            // Whoever watches tells people; of the worker in this process they hear from itself.
+            // A program that watches the job prints this. The worker in this process prints it
+            // itself.
             tracing::info!("worker {} stopped: {reason}", ended.worker);
             self.stopped.send_replace(Some(WorkerStopped { name: ended.worker.clone(), reason }));
         } else {

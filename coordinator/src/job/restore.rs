@@ -38,7 +38,8 @@ pub(super) fn restore(
     Ok(())
 }
 
-/// Rows that hold no class id, which the table counts as failed from the start. With them the log has all that is known.
+/// Notes the rows that hold no class id, which the table counts as failed from the start, and
+/// writes the log.
 pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
     for row in rows {
         let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));

@@ -65,9 +65,9 @@ pub struct Registered {
     pub survey: bool,
     /// The older session of the same worker that this one replaces.
     pub replaced: Option<Ended>,
-    /// Whose the worker's name is from now on, if that is news.
+    /// How the binding of the worker's name to a credential has changed.
     pub renamed: Renamed,
-    /// The idle session of another worker that had to end, because there are too many.
+    /// The idle session of another worker that was ended to stay within the limit on sessions.
     pub evicted: Option<Ended>,
 }
 

@@ -1,8 +1,9 @@
 //! The origin's breaker: tells an origin that fails everybody from a class that always fails. Pure.
 //!
-//! A failure that the origin may be to blame for is a doubt until somebody hears from the origin: then the class was to
-//! blame. When [`OPENS_AT`] classes in a row have failed for most workers and nobody has heard anything, it is the origin:
-//! none of them has failed, and one class at a time finds out whether it is back.
+//! A failure that the origin may have caused is a doubt until any worker gets an answer from the
+//! origin: then the class has failed. When [`OPENS_AT`] classes in a row have failed for most
+//! workers, and no worker has got an answer, the breaker opens: none of them has failed, and one
+//! class at a time probes whether the origin is back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,8 @@ use shared::{
 };
 use tokio::time::Instant;
 
-/// So many different classes fail in a row, for most workers, before it is the origin. A worker has tried each of them several times.
+/// Different classes that fail in a row, for most workers, before the breaker opens. A worker has
+/// tried each of them several times.
 pub(super) const OPENS_AT: usize = 12;
 /// Between two classes that find out: thirty requests in a quarter of an hour.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -45,10 +47,11 @@ pub(super) enum Meaning {
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     open: Option<Open>,
-    /// Classes that have failed since anybody heard from the origin.
+    /// Classes that have failed since the last answer of the origin.
     in_a_row: BTreeSet<usize>,
-    /// The sessions that failed them, as far as they have not ended, and when the first class failed.
+    /// The sessions that failed them, without those that have ended.
     failed_by: BTreeSet<SessionId>,
+    /// When the first of these classes failed.
     failing_since: Option<Instant>,
     /// Those of them that nobody will try again, with what they will have failed of if the origin is well.
     doubts: BTreeMap<usize, Failure>,
@@ -58,7 +61,8 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// A session has failed a class, and the origin may be to blame. `last`: the last token that was granted.
+    /// A session has failed a class, and the origin may be to blame. `last`: the last token that
+    /// was granted.
     pub(super) fn note(&mut self, class: usize, id: SessionId, last: LeaseToken, now: Instant) {
         self.began_after.get_or_insert(last);
         if self.open.is_none() {
@@ -88,7 +92,8 @@ impl Breaker {
         self.failed_by.remove(&id);
     }
 
-    /// What the last failure means. `is_common`: a whole row of classes has failed, and for most workers.
+    /// What the last failure means. `is_common`: a whole row of classes has failed, and for most
+    /// workers.
     pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> Meaning {
         if let Some(open) = self.open {
             let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };

@@ -18,8 +18,9 @@ enum Gate {
 }
 
 impl LeaseTable {
-    /// Grants up to `max` classes and not more than the worker has free slots: given-back ones first, then in list order, then copies of what others hold. A worker that
-    /// asks has said what its storage has, if it was asked.
+    /// Grants up to `max` classes and not more than the worker has free slots: given-back ones
+    /// first, then in list order, then copies of what others hold. A worker that asks has said what
+    /// its storage has, if it was asked.
     pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
         self.known(id)?;
         if self.sessions.end_survey(id) {

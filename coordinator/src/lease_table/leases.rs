@@ -47,8 +47,9 @@ impl Holding {
 }
 
 impl LeaseTable {
-    /// What the session must give up; takes up again what this worker had under the very token that it names, or what it had
-    /// from an earlier coordinator, whose grants nobody has kept; both within its slots.
+    /// What the session must give up. It takes up again what its worker had under the token that it
+    /// names, or what it had from an earlier coordinator, whose grants are not in the ledger; both
+    /// within its slots.
     pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
         let (mut drop, awake) = (Vec::new(), self.copies.awake);
         let mut room = self.free_slots(id);

@@ -1,5 +1,6 @@
-//! Whose a worker's name is: in a run it belongs to the credential that used it first. Without credentials, or where all
-//! workers share one token, names cannot be told apart, and only the rule of [`Sessions::claim`] protects them.
+//! Binds the names of workers to credentials: in a run a name belongs to the credential that used
+//! it first. Without credentials, or where all workers share one token, the owner of a name cannot
+//! be known, and only the rule of [`Sessions::claim`] protects it.
 //!
 //! [`Sessions::claim`]: super::sessions::Sessions::claim
 
@@ -9,17 +10,18 @@ use shared::ids::CredentialId;
 
 use super::{Hello, recent::Recent, sessions::MOST_SESSIONS};
 
-/// What a call has changed.
+/// How the bindings of names have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renamed {
     /// This name belongs to this credential from now on.
     pub bound: Option<(String, CredentialId)>,
-    /// The name that the same credential used longest ago, which is free: it had too many.
+    /// The name that the same credential used longest ago. It is free now, because the credential
+    /// had too many names.
     pub freed: Option<String>,
 }
 
 impl Renamed {
-    /// Whether all is as it was.
+    /// Whether no binding has changed.
     pub fn is_nothing(&self) -> bool {
         self.bound.is_none() && self.freed.is_none()
     }
@@ -29,19 +31,20 @@ impl Renamed {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     bound: HashMap<String, CredentialId>,
-    /// The same, so that no credential makes this forget the names of others.
+    /// The same by credential. Each has a limit of its own, so no credential evicts the names of
+    /// another.
     by_credential: HashMap<CredentialId, Recent<String, ()>>,
 }
 
 impl Names {
-    /// Whether a process may register under its name. One with a certificate may, because that bears the name. A credential
-    /// that is not valid any more keeps nothing.
+    /// Whether a process may register under its name. One with a certificate may, because that
+    /// bears the name. A credential that is not valid any more keeps nothing.
     pub(super) fn allow(&self, hello: &Hello) -> bool {
         let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential) else { return true };
         *owner == credential || credential == CredentialId::CERTIFICATE || !hello.valid.contains(owner)
     }
 
-    /// Gives a name to a credential, whatever it was before.
+    /// Binds a name to a credential, also one that was bound to another.
     pub(super) fn bind(&mut self, name: &str, credential: CredentialId) -> Renamed {
         let name = name.to_owned();
         let owner = self.bound.insert(name.clone(), credential);

@@ -1,11 +1,11 @@
-//! A map of bounded size that forgets the entry that was used longest ago.
+//! A map of bounded size that evicts the entry that was used longest ago.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
-/// What is known of processes, storages or names, also of those that are not there any more.
+/// What is known of processes, storages or names, also of those whose sessions have ended.
 #[derive(Debug)]
 pub(super) struct Recent<Key, Value> {
     of: HashMap<Key, (u64, Value)>,
@@ -28,7 +28,7 @@ impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
         value
     }
 
-    /// A key counts as used now; gives the one that is forgotten for that.
+    /// Marks a key as used now, and gives the key that is evicted for it.
     pub(super) fn touch(&mut self, key: &Key) -> Option<Key> {
         self.last_use += 1;
         let (last_use, _) = self.of.entry(key.clone()).or_default();
@@ -54,7 +54,7 @@ impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
         self.of.get(key).map(|(_, value)| value)
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub(super) fn remove(&mut self, key: &Key) {
         if let Some((last_use, _)) = self.of.remove(key) {
             self.by_use.remove(&last_use);

@@ -22,13 +22,14 @@ const FAILURES_IN_A_ROW: u32 = 5;
 pub(super) const QUARANTINE: Duration = Duration::from_mins(5);
 /// Others wait so long for a worker to say what its storage has.
 pub(super) const SURVEY: Duration = Duration::from_secs(30);
-/// All of them together put off the first grant for so long at most, however many storages turn up.
+/// All inventories together delay the first grant by at most this, however many storages register.
 pub(super) const SURVEYS: Duration = Duration::from_mins(1);
-/// Twice as many workers as one coordinator is held to. A session takes about 1 KB.
+/// Sessions at the same time: twice the workers that one coordinator is tested with. A session
+/// takes about 1 KB.
 pub(super) const MOST_SESSIONS: usize = 20_000;
-/// So many sessions are looked at for an idle one that makes room for another.
+/// Sessions that are examined for an idle one to evict.
 const SAMPLE: usize = 64;
-/// So many processes and storages are remembered after their sessions have ended.
+/// Processes and storages that are remembered after their sessions have ended.
 pub(super) const FORMER: usize = 1024;
 
 /// Why a process gets no session.
@@ -49,7 +50,7 @@ pub enum Refused {
         /// The name.
         worker: String,
     },
-    /// No session can be spared.
+    /// There are as many sessions as there may be, and no idle one was found.
     #[error("{MOST_SESSIONS} workers are registered, and there is no room for more; try again later")]
     TooMany,
 }
@@ -87,7 +88,7 @@ pub(super) struct Session {
     contested: bool,
     /// Told to end.
     pub(super) draining: bool,
-    /// It asked for more leases than it had free slots: a question may wait for the next one.
+    /// It asked for more leases than it had free slots, so a call of it may wait for a slot.
     pub(super) waits_for_slot: bool,
     quarantined_until: Option<Instant>,
     /// Failures since its last success that may be its own, and when the first of them came.
@@ -312,7 +313,8 @@ impl Sessions {
         ended
     }
 
-    /// Of some sessions behind this id, which are drawn at random, the one that was heard of longest ago and fits.
+    /// Of [`SAMPLE`] sessions that follow this id, the one that fits and whose last renewal is the
+    /// oldest. The caller draws the id at random.
     pub(super) fn sample(&self, id: u64, fits: impl Fn(&Session) -> bool) -> Option<SessionId> {
         let behind = self.by_id.range(SessionId(id)..).chain(&self.by_id).take(SAMPLE);
         let fitting = behind.filter(|(_, session)| fits(session));

@@ -12,7 +12,8 @@ impl LeaseTable {
         slots.saturating_sub(session.leases.len() + self.copied_by(id).len())
     }
 
-    /// A session holds one class less. A worker asks for leases beside its reports, so its question may have come first.
+    /// A session holds one class less. A worker calls `Acquire` beside its reports, so that call
+    /// may wait for the slot already.
     pub(super) fn slot_is_free(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.by_id.get_mut(&id)
             && std::mem::take(&mut session.waits_for_slot)
@@ -21,14 +22,14 @@ impl LeaseTable {
         }
     }
 
-    /// Whether it was this session's worker that held a queued class when its session ran out.
+    /// Whether this session's worker held a queued class when its former session expired.
     pub(super) fn was_lost_by(&self, position: usize, id: SessionId) -> bool {
         let worker = self.worker(id);
         worker.is_some() && self.lost_by.get(&position).map(String::as_str) == worker
     }
 
-    /// Ends an idle session if there are as many as there may be. One that holds or has done something stays. The worker of
-    /// the other one registers again with its next renewal.
+    /// Ends an idle session if there are [`MOST_SESSIONS`]. A session that holds a class or has
+    /// settled one stays. The worker of the ended one registers again with its next renewal.
     pub(super) fn make_room(&mut self, random: u64) -> Result<Option<Ended>, Refused> {
         if self.sessions.by_id.len() < MOST_SESSIONS {
             return Ok(None);

@@ -19,8 +19,9 @@ use super::{
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
 
 impl LeaseTable {
-    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing. Tokens can be guessed, so
-    /// a failure needs the session too. `random` is drawn by the caller, uniformly from 0.0..=1.0.
+    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing.
+    /// Tokens can be guessed, so a failure needs the session too. `random` is drawn by the caller,
+    /// uniformly from 0.0..=1.0.
     pub fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
         let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
         let class = &self.classes[position];
@@ -49,7 +50,7 @@ impl LeaseTable {
         let is_holders = holds || has_copy;
         self.came(id, position, lease, outcome, is_holders, now);
         self.settle(id, position, settled);
-        // Who held no lease has not heard from the origin, as far as anybody knows.
+        // A success without a lease proves no answer of the origin.
         if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
             if self.breaker.is_answer(lease.token) {
@@ -171,8 +172,8 @@ impl LeaseTable {
         Verdict::Doubted
     }
 
-    /// A worker has no space for a class, which says nothing of the worker: another one gets it at
-    /// once, if there is one.
+    /// A worker has no space for a class, which is no fault of the worker: another one gets the
+    /// class at once, if there is one.
     fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> Verdict {
         if self.hand_over(position) {
             return Verdict::Retried;
@@ -197,9 +198,10 @@ impl LeaseTable {
         }
     }
 
-    /// Whether the origin fails the workers that ask it for something, and not only one that fails under many names: most of
-    /// those that have done a class, or all of them where none at work has. A worker that holds a class and has received
-    /// nothing for a whole time to live counts as one that the origin fails.
+    /// Whether the origin fails the workers that ask it for something, and not only one that fails
+    /// under many names: most of those that have done a class, or all of them where none at work
+    /// has. A worker that holds a class and has received nothing for a whole time to live counts as
+    /// one that the origin fails.
     fn origin_fails_workers(&self, now: Instant) -> bool {
         let Some(since) = self.breaker.failing_since() else { return false };
         let (mut known, mut unknown) = (Vec::new(), Vec::new());

@@ -86,7 +86,8 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
             _ => {}
         }
-        // Made here, because `SQLite` would give it the rights of the umask. It writes to an empty file.
+        // Made here, because `SQLite` would give it the rights of the umask. It writes to an empty
+        // file.
         File::options().write(true).create_new(true).mode(MODE).open(&half).map_err(cannot)?;
         connection.execute("VACUUM INTO ?1", [half.to_string_lossy()])?;
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;

@@ -61,7 +61,7 @@ impl Entry {
         is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
     }
 
-    /// Notes in the failure log where this leads.
+    /// Notes in the failure log what this entry changes.
     fn log_failures(&self, log: &mut FailureLog) {
         for Record { wnid, outcome, .. } in &self.records {
             if let Outcome::Failed(failure) = outcome {
@@ -76,8 +76,8 @@ impl Entry {
     }
 }
 
-/// Brings the failure log to where all of them lead, in their order. The file is written once, but for a piece of it whenever
-/// that is much.
+/// Applies all entries to the failure log, in their order. The file is written once, and earlier
+/// whenever many bytes are noted.
 fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     for entry in entries {
         entry.log_failures(log);

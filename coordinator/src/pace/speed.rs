@@ -1,13 +1,15 @@
-//! The speed that people see. Pure.
+//! The throughput that is shown in the status. Pure.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+/// The throughput is a mean over this time.
 const SPEED_OVER: Duration = Duration::from_secs(3);
+/// Time between two samples.
 const SPEED_EVERY: Duration = Duration::from_millis(250);
 
-/// What came over the last seconds.
+/// Samples of the bytes received over the last [`SPEED_OVER`].
 #[derive(Debug, Default)]
 pub(super) struct Speed(VecDeque<(Instant, u64)>);
 

@@ -1,14 +1,15 @@
-//! How long the origin wants to be left alone (`Retry-After`), by the session that was told so. Pure.
+//! The waits that the origin has asked for with `Retry-After`, by the session that reports them.
+//! Pure.
 //!
-//! Invariant: what a session has told counts until its time has passed, the session ends, or an admin lifts it. Another
-//! session that was told the same keeps it.
+//! Invariant: a reported wait counts until its time has passed, its session ends, or an admin lifts
+//! it. A wait that another session reports as well goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-/// Instants that a worker counts down to differ by the way of the message.
+/// The instants that two messages give for the end of one wait differ by less.
 pub(super) const JITTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
@@ -17,13 +18,14 @@ struct Wait {
     is_lifted: bool,
 }
 
-/// The last wait of each session that was told one.
+/// The last wait of each session that has reported one.
 #[derive(Debug, Default)]
 pub(super) struct Waits(BTreeMap<SessionId, Wait>);
 
 impl Waits {
-    /// A session says until when the origin wants to be left alone; whether that counts. `is_refused`: it was refused since
-    /// it last said something. Without that it repeats what it said before, which is of no use once that is lifted.
+    /// A session reports the end of a wait; says whether the wait counts. `is_refused`: the origin
+    /// has refused a request of it since its last report. Without a refusal it repeats an earlier
+    /// wait, which does not count once that is lifted.
     pub(super) fn told(&mut self, id: SessionId, until: Instant, is_refused: bool) -> bool {
         let wait = self.0.entry(id).or_insert(Wait { until, is_lifted: false });
         if wait.is_lifted && !is_refused && until <= wait.until + JITTER {
@@ -34,12 +36,12 @@ impl Waits {
         true
     }
 
-    /// A session has ended; whether it had told of a wait.
+    /// A session has ended; says whether it had reported a wait.
     pub(super) fn left(&mut self, id: SessionId) -> bool {
         self.0.remove(&id).is_some()
     }
 
-    /// No wait counts any more.
+    /// Lifts all waits.
     pub(super) fn lift(&mut self) {
         self.0.values_mut().for_each(|wait| wait.is_lifted = true);
     }

@@ -91,7 +91,7 @@ pub(super) struct Connections {
 struct State {
     /// By number, which is the order of their arrival.
     pending: BTreeMap<u64, Pending>,
-    /// Of the pending ones that were not told to go.
+    /// Of the pending ones that were not cut.
     pending_cost: u64,
     admitted: BTreeMap<u64, Admitted>,
     next: u64,
@@ -157,13 +157,13 @@ impl Connections {
     /// Waits until a connection may be accepted.
     pub(super) async fn room(&self) {
         while !self.makes_room(Instant::now()) {
-            // One is removed sooner or later, told to go or not.
+            // Each is removed within [`AUTH_TIMEOUT`], cut here or not.
             drop(timeout(POLL_INTERVAL, self.freed.notified()).await);
         }
     }
 
-    /// Whether a connection may be accepted. If not, the oldest that may be told to go is told so;
-    /// at times one more than necessary.
+    /// Whether a connection may be accepted. If not, cuts the oldest one that has had
+    /// [`MIN_PENDING`]; at times one more than necessary.
     fn makes_room(&self, now: Instant) -> bool {
         let mut state = self.lock();
         if state.pending.len() < self.limits.pending {
@@ -212,14 +212,14 @@ impl Connections {
 
 impl State {
     /// The pending connection that is so for longest and has sent more than this, of those that
-    /// were not told to go.
+    /// were not cut.
     fn oldest_above(&self, cost: Option<u64>) -> Option<(u64, Instant)> {
         let entries = self.pending.iter().filter(|(_, pending)| !pending.signals.cut.is_cancelled());
         let above = entries.filter(|(_, pending)| cost.is_none_or(|cost| pending.cost > cost));
         above.map(|(number, pending)| (*number, pending.since)).min_by_key(|(_, since)| *since)
     }
 
-    /// Tells a pending connection to go; what it has sent does not count any more.
+    /// Cuts a pending connection; what it has sent does not count any more.
     fn cut(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number)
             && !pending.signals.cut.is_cancelled()
@@ -255,8 +255,8 @@ impl State {
         true
     }
 
-    /// Tells connections of this kind to go, those first that have been idle for longest, until
-    /// there is room for one more.
+    /// Cuts connections of this kind, those first that have been idle for longest, until there is
+    /// room for one more.
     fn make_room_for(&mut self, role: Role, limits: Limits) {
         let is_worker = role == Role::Worker;
         if self.admitted.len() < limits.of(role) {
@@ -290,8 +290,8 @@ impl Entry {
         }
     }
 
-    /// Adds to what the pending connection has sent, and tells it or another one to go if that is
-    /// too much.
+    /// Adds to what the pending connection has sent, and cuts it or another one if that is too
+    /// much.
     pub(super) fn charge(&self, cost: u64) {
         self.connections.lock().charge(self.number, cost);
     }

@@ -1,8 +1,8 @@
 //! The connections of the HTTP port: how many there are, and how long each may take.
 //!
 //! Invariant: a new connection is always accepted at once. When all places are taken the oldest
-//! connection that is not being answered is reset, so a probe, which needs its place for some milliseconds, is answered
-//! beside any number of connections that do nothing.
+//! connection that is not being answered is reset, so a probe, which needs its place for some
+//! milliseconds, is answered beside any number of connections that do nothing.
 
 use std::{
     collections::VecDeque,
@@ -90,7 +90,8 @@ where
                         continue;
                     }
                     if tasks.len() >= MAX_CONNECTIONS {
-                        // Were all of the older half spared, the newest would go, and with it a probe.
+                        // If no connection of the older half can go, the oldest goes: the newest
+                        // may be a probe.
                         let mut older = connections.iter().take(MAX_CONNECTIONS / 2);
                         let oldest = older.position(|connection| !connection.is_answering());
                         drop(connections.remove(oldest.unwrap_or_default()));
@@ -115,7 +116,7 @@ where
 struct Connection {
     end: oneshot::Sender<Infallible>,
     /// The head of its first request is there, and the answer is not made yet. Later requests do
-    /// not count: a client that pipelines them would always be spared.
+    /// not count: a client that pipelines them would keep its place for ever.
     answering: Arc<AtomicBool>,
 }
 

@@ -1,5 +1,5 @@
-//! Log lines that no text in them can break up, hide or turn around: whatever a line was made from,
-//! it reaches the log and the screen as one line of printable characters.
+//! Escapes log lines: each reaches the log and the screen as one line of printable characters,
+//! whatever text it quotes.
 
 use std::io::{self, Write};
 

@@ -95,7 +95,7 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
     Ok(workers)
 }
 
-/// Asks for the status and sends first reports, by turns, until told to stop.
+/// Asks for the status and sends first reports, alternately, until `stopping` is set.
 fn honest(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
     let (stopping, dial) = (Arc::clone(stopping), load.coordinator.dial.clone());
     let status = load.site.status(&dial);

@@ -8,7 +8,7 @@
 //! other phases are left out.
 //!
 //! It measures and judges nothing unless `--hold` is given: slow is not an error. It fails only
-//! when the protocol is broken, that is, when a class is granted while somebody holds it or after
+//! when the protocol is broken, that is, when a class is granted while a worker holds it or after
 //! it was settled, or when the counts do not add up. The clients share the machine with the
 //! coordinator: the coordinator's CPU time is its own, latencies are those of both.
 

@@ -55,7 +55,7 @@ class Network:
     def plug_in(self, name: str) -> str:
         """A namespace that others reach by this name."""
         number = len(self.names) + 1
-        # Public by its form, as the address of ImageNet's server is: a worker asks a private one only where it is told to.
+        # Public by its form, as the address of ImageNet's server is: a worker asks a private one only with a flag.
         space, address = f"{self.name}-{number}", f"203.0.113.{number}"
         self._add(space)
         must("ip", "-n", self.name, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)

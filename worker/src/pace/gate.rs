@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER, tally::Tally};
 
-/// The ends of one wait, as two messages tell it, differ by less.
+/// The instants that two messages give for the end of one wait differ by less.
 const JITTER: Duration = Duration::from_millis(50);
 /// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
 const LOOK: Duration = Duration::from_secs(1);

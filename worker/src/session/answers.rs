@@ -75,7 +75,7 @@ impl Worker {
                 self.release(lease);
             }
         }
-        // Leases that begin nothing, because their classes are here already, are as good as none.
+        // Leases whose classes are here already begin nothing, so they count as none.
         self.pause = if self.slots.free() < free { Duration::ZERO } else { BREATH };
         self.hear_whether_it_is_done(acquired.job_done && acquired.directive != Directive::Reregister);
         self.obey(acquired.directive);
@@ -153,7 +153,7 @@ impl Worker {
         if leases.is_empty() {
             return;
         }
-        // However long the list is, what is held is short.
+        // The list may be long; what is held is bounded by the slots.
         let lost: HashSet<LeaseToken> = leases.iter().copied().collect();
         for held in self.slots.held() {
             if lost.contains(&held.lease.token)

@@ -411,7 +411,8 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
-/// Its lease has run out, so it stands in the queue of returned classes until its worker has registered again.
+/// Its lease has run out, so it stands in the queue of returned classes until its worker has
+/// registered again.
 #[test]
 fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
     let (mut table, mut now) = (table(4), Instant::now());
@@ -433,7 +434,7 @@ fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
     check(&table);
 }
 
-/// Its first worker was alone, so that nobody else could be asked.
+/// Its first worker was alone, so no other worker could try it.
 #[test]
 fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() {
     let (mut table, mut now) = (table(3), Instant::now());

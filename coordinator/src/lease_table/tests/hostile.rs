@@ -1,4 +1,4 @@
-//! One worker that speaks the protocol and means harm: each attack with the bound that it meets.
+//! One hostile worker that speaks the protocol: each attack with its bound.
 
 use proptest::{collection::vec, prelude::*};
 use shared::outcome::Suspect;
@@ -39,7 +39,8 @@ fn a_failure_is_believed_only_from_the_session_that_holds_the_lease() {
     check(&table);
 }
 
-/// A session that has expired is registered again with what it holds; nobody else finds its token.
+/// A worker whose session has expired registers again with what it holds. Another worker that names
+/// the same tokens gets nothing.
 #[test]
 fn a_lease_that_ran_out_is_taken_up_again_only_by_the_worker_that_had_it() {
     let mut now = Instant::now();
@@ -131,7 +132,7 @@ fn storages_that_come_one_after_the_other_do_not_put_off_the_first_grant_for_eve
     check(&table);
 }
 
-/// Each failure comes from a process that nobody knows and that has gone before the next one comes.
+/// Each failure comes from a new process, half of which leave before the next one registers.
 #[test]
 fn failures_under_new_names_do_not_open_the_breaker() {
     for has_succeeded in [true, false] {
