@@ -280,7 +280,7 @@ fn idle_connections_of_viewers_are_bounded_and_keep_no_worker_out() {
         open_files(coordinator.running.id()) <= before + 70
     });
     let connect = format!("http://{}", coordinator.address);
-    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &token]);
+    let worker = job.start_worker_with(["--connect", &connect, "--token-file", &token, "--insecure"]);
     let finished = worker.wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
