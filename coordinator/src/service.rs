@@ -38,6 +38,7 @@ mod counts;
 mod health;
 mod message_limits;
 mod pacing;
+mod request_memory;
 
 use calls::Counted;
 use message_limits::MessageLimits;
@@ -116,7 +117,7 @@ where
         .trace_fn(calls::traced)
         .layer(counted)
         .layer(gate)
-        .layer(MessageLimits)
+        .layer(MessageLimits::default())
         .add_service(health)
         .add_service(door)
         .add_service(admin)

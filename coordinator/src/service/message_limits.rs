@@ -6,16 +6,24 @@
 //! while the bytes pass on their way to the decoder.
 
 use std::{
+    future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body, codegen::http::Request};
 use tower::{Layer, Service};
 
-use crate::wire::{MAX_BATCH, too_many};
+use super::request_memory::{RequestMemory, Reservation};
+use crate::{
+    trust::Peer,
+    wire::{MAX_BATCH, too_many},
+};
 
 /// The longest message that any method takes: what the protocol allows a report.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -26,6 +34,8 @@ const MAX_HELD: usize = 256 << 10;
 const MAX_NAMES: usize = 64 << 10;
 /// Messages of a few numbers or one name.
 const MAX_SHORT: usize = 4 << 10;
+/// From the first byte of a message to its last. The longest one takes that at 1.1 Mbit/s.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A varint has at most 64 bits.
 const VARINT_BITS: u32 = 64;
 
@@ -52,39 +62,53 @@ impl Limit {
 }
 
 /// Limits the messages of a server's services.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MessageLimits;
+#[derive(Debug, Clone, Default)]
+pub(super) struct MessageLimits(RequestMemory);
 
 /// A service whose messages are limited.
 #[derive(Debug, Clone)]
-pub(super) struct LimitedService<S>(S);
+pub(super) struct LimitedService<S> {
+    memory: RequestMemory,
+    inner: S,
+}
 
 impl<S> Layer<S> for MessageLimits {
     type Service = LimitedService<S>;
 
     fn layer(&self, inner: S) -> LimitedService<S> {
-        LimitedService(inner)
+        LimitedService { memory: self.0.clone(), inner }
     }
 }
 
-impl<S: Service<Request<Body>>> Service<Request<Body>> for LimitedService<S> {
+impl<S: Service<Request<Body>>> Service<Request<Body>> for LimitedService<S>
+where
+    S::Future: Send + 'static,
+{
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> S::Future {
-        let messages = Messages::new(Limit::of(request.uri().path()));
-        self.0.call(request.map(|body| Body::new(Limited { body, messages })))
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let reservation = Arc::new(self.memory.reservation(request.extensions().get::<Peer>()));
+        let messages = Messages::new(Limit::of(request.uri().path()), Arc::clone(&reservation));
+        let answered = self.inner.call(request.map(|body| Body::new(Limited { body, messages, timeout: None })));
+        Box::pin(async move {
+            let answer = answered.await;
+            drop(reservation);
+            answer
+        })
     }
 }
 
 struct Limited {
     body: Body,
     messages: Messages,
+    /// Of a message that has begun and not ended.
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
 impl HttpBody for Limited {
@@ -92,12 +116,21 @@ impl HttpBody for Limited {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            let Some(timeout) = &mut self.timeout else { return Poll::Pending };
+            ready!(timeout.as_mut().poll(context));
+            return Poll::Ready(Some(Err(Status::deadline_exceeded("the message did not end in time"))));
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(bytes) = frame.data_ref()
             && let Err(refused) = self.messages.take(bytes)
         {
             return Poll::Ready(Some(Err(refused)));
+        }
+        if !self.messages.is_in_the_middle() {
+            self.timeout = None;
+        } else if self.timeout.is_none() {
+            self.timeout = Some(Box::pin(sleep(MESSAGE_TIMEOUT)));
         }
         Poll::Ready(frame)
     }
@@ -119,6 +152,8 @@ struct Messages {
     left: usize,
     /// Entries of the repeated field so far.
     entries: usize,
+    /// The memory of the current message.
+    reservation: Arc<Reservation>,
 }
 
 /// What the next byte belongs to.
@@ -152,8 +187,13 @@ impl Varint {
 }
 
 impl Messages {
-    fn new(limit: Limit) -> Self {
-        Self { limit, at: Position::Prefix { known: 0, length: 0 }, left: 0, entries: 0 }
+    fn new(limit: Limit, reservation: Arc<Reservation>) -> Self {
+        Self { limit, at: Position::Prefix { known: 0, length: 0 }, left: 0, entries: 0, reservation }
+    }
+
+    /// Whether a message has begun and not ended.
+    fn is_in_the_middle(&self) -> bool {
+        !matches!(self.at, Position::Prefix { known: 0, .. })
     }
 
     /// Looks at the bytes that follow those of the last call.
@@ -193,6 +233,7 @@ impl Messages {
                 "a message of this method has at most {most} bytes, this one {length}"
             )));
         }
+        self.reservation.replace(length)?;
         self.left = length;
         self.entries = 0;
         self.at = if length == 0 { Position::Prefix { known: 0, length: 0 } } else { Position::Tag(Varint::default()) };

@@ -8,7 +8,7 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll, ready},
 };
 
@@ -45,12 +45,19 @@ struct PeerFacts {
     /// Those of a certificate that was verified.
     names: Option<Arc<[String]>>,
     entry: Entry,
+    /// Bytes of its messages whose calls are not answered yet.
+    request_bytes: Arc<AtomicUsize>,
 }
 
 impl Peer {
     /// The peer of a new connection.
     pub(super) fn new(address: IpAddr, names: Option<Vec<String>>, entry: Entry) -> Self {
-        Self(Arc::new(PeerFacts { address, names: names.map(Into::into), entry }))
+        Self(Arc::new(PeerFacts { address, names: names.map(Into::into), entry, request_bytes: Arc::default() }))
+    }
+
+    /// The counter of the bytes of its messages whose calls are not answered yet.
+    pub(crate) fn request_bytes(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.request_bytes)
     }
 
     pub(super) fn address(&self) -> IpAddr {

@@ -14,7 +14,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 fn take(path: &str, bytes: &[u8], size: usize) -> Result<(), Status> {
-    let mut messages = Messages::new(Limit::of(path));
+    let mut messages = Messages::new(Limit::of(path), Arc::new(RequestMemory::default().reservation(None)));
     bytes.chunks(size).try_for_each(|part| messages.take(part))
 }
 
