@@ -14,6 +14,8 @@ use crate::{
     wire::milliseconds,
 };
 
+/// Bytes of one worker since its start, at the most: those of all workers are added.
+const MOST_RECEIVED: u64 = 1 << 48;
 /// Workers honour no `Retry-After` for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 
@@ -96,10 +98,10 @@ fn observation(wire: &proto::Observation) -> Observation {
         open: wire.open.min(MAX_SLOTS),
         flowing: wire.flowing.min(MAX_SLOTS),
         wanted: wire.wanted.min(MAX_SLOTS),
-        received: wire.received_bytes,
-        requests: wire.requests,
-        cuts: wire.cuts,
-        refusals: wire.refusals,
+        received: wire.received_bytes.min(MOST_RECEIVED),
+        requests: wire.requests.min(u32::MAX.into()),
+        cuts: wire.cuts.min(u32::MAX.into()),
+        refusals: wire.refusals.min(u32::MAX.into()),
         retry_after: (wire.retry_after_ms > 0)
             .then(|| Duration::from_millis(wire.retry_after_ms).min(LONGEST_RETRY_AFTER)),
     }
@@ -124,10 +126,24 @@ mod tests {
     fn what_cannot_be_true_is_not_believed() {
         let (open, flowing, wanted) = (u32::MAX, u32::MAX, u32::MAX);
         let (seen_version, retry_after_ms) = (u64::MAX, u64::MAX);
-        let wire = proto::Observation { open, flowing, wanted, seen_version, retry_after_ms, ..Default::default() };
+        let most = u64::MAX;
+        let wire = proto::Observation {
+            open,
+            flowing,
+            wanted,
+            seen_version,
+            retry_after_ms,
+            session_id: 1,
+            received_bytes: most,
+            requests: most,
+            cuts: most,
+            refusals: most,
+        };
         let believed = observation(&wire);
         assert_eq!([believed.open, believed.flowing, believed.wanted], [MAX_SLOTS; 3]);
         assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
-        assert!(believed.seen < u64::MAX / 1_000_000, "the versions of all workers are added");
+        for counter in [believed.seen, believed.received, believed.requests, believed.cuts, believed.refusals] {
+            assert!(counter.checked_mul(20_000).is_some(), "those of all workers are added: {counter}");
+        }
     }
 }
