@@ -101,7 +101,7 @@ impl Ledger {
         if let Some(error) = format(&absolute).and_then(refused) {
             return Err(error);
         }
-        lock.restrict().and_then(|()| restrict_beside(&absolute)).map_err(file)?;
+        lock.restrict(&absolute).and_then(|()| restrict_beside(&absolute)).map_err(file)?;
         let connection = connect(&absolute, lock.sharing).map_err(read)?;
         let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
         let found = number("PRAGMA user_version")?;

@@ -35,6 +35,8 @@ const LOG_MODE: RawMode = 0o644;
 pub const PROBE: &str = ".probe-";
 /// Rights of others, and of the group, to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Rights of the group to read and write.
+const GROUP: u32 = 0o060;
 /// A folder with both bits is shared by its group.
 const SHARED: u32 = 0o2020;
 /// Attempts to open or create a file that other processes create and remove meanwhile.
@@ -130,8 +132,16 @@ pub fn open_or_create(path: &Path, access: Access, mode: RawMode) -> io::Result<
 /// [`NotOurs`], or as the file system says.
 pub fn open_log(path: &Path) -> io::Result<File> {
     let file = log_as(path, Access::Append)?;
-    restrict(&file, LOG_MODE)?;
+    restrict(&file, mode_in_folder_of(path, LOG_MODE)?)?;
     Ok(file)
+}
+
+/// A mode, with the right of the group to read and write where the group shares the folder.
+///
+/// # Errors
+/// As the file system says.
+pub fn mode_in_folder_of(path: &Path, mode: RawMode) -> io::Result<RawMode> {
+    Place::of(path)?.mode(mode)
 }
 
 /// What is in a log; nothing where it is a pipe or a device.
@@ -239,6 +249,10 @@ impl<'path> Place<'path> {
         }
     }
 
+    fn mode(&self, mode: RawMode) -> io::Result<RawMode> {
+        Ok(if is_shared(&self.folder.metadata()?) { mode | GROUP } else { mode })
+    }
+
     fn open_or_create(&self, access: Access, mode: RawMode) -> io::Result<File> {
         for _ in 0..ATTEMPTS {
             match self.open(access) {
@@ -307,17 +321,18 @@ impl<'path> Place<'path> {
 
 fn log_as(path: &Path, access: Access) -> io::Result<File> {
     let place = Place::of(path)?;
+    let mode = place.mode(LOG_MODE)?;
     let is_missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
     let leads = match place.link() {
         Ok(Some(_)) => place.followed()?,
         Ok(None) => {
-            return if access == Access::Read { place.open(access) } else { place.open_or_create(access, LOG_MODE) };
+            return if access == Access::Read { place.open(access) } else { place.open_or_create(access, mode) };
         }
-        Err(error) if is_missing(&error) && access != Access::Read => return place.open_or_create(access, LOG_MODE),
+        Err(error) if is_missing(&error) && access != Access::Read => return place.open_or_create(access, mode),
         Err(error) => return Err(error),
     };
     let create = if access == Access::Read { OFlags::empty() } else { OFlags::CREATE };
-    let file = File::from(openat(&place.folder, &leads, flags(access) | create, Mode::from_raw_mode(LOG_MODE))?);
+    let file = File::from(openat(&place.folder, &leads, flags(access) | create, Mode::from_raw_mode(mode))?);
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;

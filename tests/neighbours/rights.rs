@@ -11,6 +11,9 @@ use tests::{archives::assert_class_is, programs::program, running::Signal};
 
 use crate::scene::{Ending, Scene, WNID, give, set_mode, victims};
 
+/// The group that shares a target.
+const GROUP: u32 = 54_412;
+
 fn mode(path: &Path) -> Option<u32> {
     path.symlink_metadata().ok().map(|found| found.mode() & 0o7777)
 }
@@ -78,7 +81,6 @@ fn what_a_former_run_has_made_with_worse_rights_is_put_right() {
 /// The set-group-ID bit, with the group's right to write, is how an administrator says so.
 #[test]
 fn where_a_group_shares_the_target_its_members_go_on_at_each_others_checkpoints() {
-    const GROUP: u32 = 54_412;
     if victims().is_empty() {
         return;
     }
@@ -99,17 +101,37 @@ fn where_a_group_shares_the_target_its_members_go_on_at_each_others_checkpoints(
         scene.job.start_program(worker)
     };
     scene.stall_at_half();
-    let mut first = start("first", "54410");
+    let mut first = start("member", "54410");
     first.wait_until("images are in the area", |_| (count_images(&area) > 1).then_some(()));
     assert_eq!(mode(&area), Some(0o2770));
     first.signal(Signal::TERM);
     assert_eq!(first.wait().code, Some(143));
     scene.origin.forget_requests();
-    let second = start("second", "54413").wait();
+    let second = start("member", "54413").wait();
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     assert_class_is(&scene.tar, &shared.join(WNID));
     assert!(scene.origin.gets(WNID)[0].start() > 0, "the checkpoint is lost");
     assert!(!area.exists());
     assert_eq!(coordinator.running.wait().code, Some(0));
     scene.origin.end_stalls();
+}
+
+#[test]
+fn where_a_group_shares_the_target_a_member_goes_on_with_the_logs_and_the_ledger_of_another() {
+    if victims().is_empty() {
+        return;
+    }
+    let mut scene = Scene::new(0, 0o1777, 0o755);
+    for folder in [&scene.place, scene.target()] {
+        chown(folder, Some(0), Some(GROUP)).unwrap();
+        set_mode(folder, 0o2775);
+    }
+    for user in ["54410", "54413"] {
+        let shell = format!("umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\"");
+        scene.job = scene.job.under(["sh", "-c", &shell, "sh"]);
+        let finished = scene.job.start().wait();
+        assert_eq!(finished.code, Some(0), "{user}: {}", finished.stderr);
+    }
+    let names = ["imagenet_downloader.log", "failed_downloads.log", ".imagenet_downloader.ledger"];
+    assert_eq!(names.map(|name| mode(&scene.target().join(name))), [Some(0o664), Some(0o664), Some(0o660)]);
 }

@@ -47,9 +47,10 @@ pub(super) fn check_beside(path: &Path) -> io::Result<()> {
 
 /// Takes rights from other users that the files beside a ledger of a former version give them.
 pub(super) fn restrict_beside(path: &Path) -> io::Result<()> {
+    let mode = own_file::mode_in_folder_of(path, MODE)?;
     for suffix in BESIDE {
         let file = beside(path, suffix);
-        match own_file::open(&file, Access::Read).and_then(|file| own_file::restrict(&file, MODE)) {
+        match own_file::open(&file, Access::Read).and_then(|file| own_file::restrict(&file, mode)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             restricted => restricted.map_err(|error| about(&file, &error))?,
         }

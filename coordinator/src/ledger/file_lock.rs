@@ -52,7 +52,8 @@ pub(super) enum NotLocked {
 impl FileLock {
     /// Makes the file if it is missing, and locks it. Where the file system has no locks it says so in the log.
     pub(super) fn take(path: &Path) -> Result<Self, NotLocked> {
-        let file = own_file::open_or_create(path, Access::Append, MODE).map_err(NotLocked::File)?;
+        let mode = own_file::mode_in_folder_of(path, MODE).map_err(NotLocked::File)?;
+        let file = own_file::open_or_create(path, Access::Append, mode).map_err(NotLocked::File)?;
         let sharing = match lock(&file) {
             Ok(()) if has_local_file_system(&file) => Sharing::Readers,
             Ok(()) => {
@@ -76,8 +77,8 @@ impl FileLock {
     }
 
     /// Takes rights from other users that a ledger of a former version may give them.
-    pub(super) fn restrict(&self) -> io::Result<()> {
-        own_file::restrict(&self.file, MODE)
+    pub(super) fn restrict(&self, path: &Path) -> io::Result<()> {
+        own_file::restrict(&self.file, own_file::mode_in_folder_of(path, MODE)?)
     }
 }
 
