@@ -10,10 +10,17 @@ mod credentials;
 mod dial;
 mod line;
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Args;
-use tokio::{io::DuplexStream, sync::mpsc};
+use tokio::{io::DuplexStream, net::lookup_host, sync::mpsc, time::timeout};
 use url::Url;
 
 pub use channel::CoordinatorChannel;
@@ -27,6 +34,8 @@ use crate::{
 use channel::Way;
 use credentials::{CredentialFiles, Plaintext};
 
+/// A name's addresses are there in this time, or count as those of another host.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where coordinators listen unless they are told otherwise.
 pub const PORT: u16 = 50051;
 
@@ -74,16 +83,33 @@ impl ConnectArgs {
 
     /// What the log should say before anything is sent.
     pub fn warnings(&self) -> Vec<String> {
-        let is_plaintext = !self.connect.is_tls() && self.token_file.is_some() && !self.connect.is_loopback();
-        let over_network = "the token goes over the network in plaintext; use https where others may listen";
+        let is_plaintext = !self.connect.is_tls() && self.token_file.is_some() && !self.insecure;
+        let over_network = if self.connect.is_loopback() {
+            "the token goes in plaintext to a port at which other users of this machine can listen; use https where there are any"
+        } else {
+            "the token goes over the network in plaintext; use https where others may listen"
+        };
         let secret_files = self.token_file.iter().chain(&self.tls_key);
         let readable = secret_files.filter_map(|path| readable_warning(path));
         is_plaintext.then(|| over_network.to_owned()).into_iter().chain(readable).collect()
     }
 
-    /// Whether the coordinator is on this host.
-    pub fn is_on_this_host(&self) -> bool {
-        self.connect.is_loopback()
+    /// Whether the coordinator is on this host: each address of its name is one of this host's.
+    /// A name that cannot be looked up in time is not.
+    pub async fn is_on_this_host(&self) -> bool {
+        if self.connect.is_loopback() {
+            return true;
+        }
+        let Some(host) = self.connect.0.host_str() else { return false };
+        // An IPv6 address stands in brackets in a URL.
+        let host = host.trim_matches(['[', ']']);
+        match timeout(LOOKUP_TIMEOUT, lookup_host((host, PORT))).await {
+            Ok(Ok(addresses)) => {
+                let mut addresses = addresses.map(|address| address.ip()).peekable();
+                addresses.peek().is_some() && addresses.all(is_own)
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     fn connector_as(&self, roles: &'static [&'static str]) -> Result<Connector, ConnectError> {
@@ -109,6 +135,17 @@ impl ConnectArgs {
         let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
         Ok(Connector::Tcp(Arc::new(Way::new(&self.connect, credentials)?)))
     }
+}
+
+/// Whether an address is one of this host: the system would send to it from itself.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // Sends nothing: the system only chooses the address that it would send from.
+        socket.connect((address, PORT))?;
+        socket.local_addr()
+    });
+    address.is_loopback() || source.is_ok_and(|source| source.ip() == address)
 }
 
 /// The address of a coordinator, `http://host:port` or `https://host:port`. Without a port it is the coordinators' own

@@ -322,8 +322,7 @@ fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
     println!("people: {tried} tried, {tried} held");
 }
 
-/// Starts a worker on a host, for a coordinator that is on another one as far as the worker can
-/// tell.
+/// Starts a worker on a host.
 fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flags: &[&str]) -> Running {
     let (connect, target) = (coordinator.url(), target.to_str().expect("a plain path"));
     let always = ["--connect", &connect, "--name", "w", "--workers", "1", "--target", target];
@@ -335,7 +334,7 @@ const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 #[test]
 fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worker_reaches() {
-    let Some((_network, [host])) = Network::of(["worker"]) else { return };
+    let Some((_network, [host, elsewhere])) = Network::of(["worker", "elsewhere"]) else { return };
     host.add_address(METADATA);
     host.know(&format!("{METADATA} metadata.test\n{} inside.test\n127.0.0.1 here.test\n", host.address));
     let listen = |address: Ipv4Addr| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
@@ -343,7 +342,7 @@ fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worke
     for origin in [&metadata, &inside, &here] {
         origin.class(WNID, images(WNID, 10, 8000..12_000, 1));
     }
-    let coordinator = host.on(|| Scripted::start_at(host.address, &inside));
+    let coordinator = elsewhere.on(|| Scripted::start_at(elsewhere.address, &inside));
     let never = "has a link-local or reserved address, which is never asked";
     let only_if_told = "start the worker with --allow-private-origin";
     let mut tried = 0;
@@ -370,7 +369,7 @@ fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worke
 
 #[test]
 fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_there() {
-    let Some((_network, [host])) = Network::of(["worker"]) else { return };
+    let Some((_network, [host, elsewhere])) = Network::of(["worker", "elsewhere"]) else { return };
     host.add_address(METADATA);
     host.know(&format!("{METADATA} metadata.test\n"));
     let listen = |address: Ipv4Addr| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
@@ -384,7 +383,8 @@ fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_the
             let there = Answer::redirect(&format!("http://{name}:{port}/{WNID}.tar"));
             inside.class(WNID, tar.clone()).forever(there);
         }
-        let (job, coordinator) = (Job::new(), host.on(|| Scripted::start_at(host.address, &inside)));
+        let job = Job::new();
+        let coordinator = elsewhere.on(|| Scripted::start_at(elsewhere.address, &inside));
         coordinator.answers().leases = vec![lease(WNID, 5)];
         let worker = worker_on(&host, &job, &coordinator, job.target_path(), &["--allow-private-origin"]);
         coordinator.wait_for("the class has ended", |told| !told.reports.is_empty());

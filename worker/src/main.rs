@@ -43,7 +43,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let config = WorkerConfig {
         name: cli.slots.name(),
         slots: cli.slots.workers,
-        allow_private_origin: cli.allow_private_origin || cli.coordinator.is_on_this_host(),
+        allow_private_origin: cli.allow_private_origin || cli.coordinator.is_on_this_host().await,
         target: cli.target,
         staging: cli.staging,
     };

@@ -10,6 +10,10 @@ struct Command {
     args: ConnectArgs,
 }
 
+fn arguments(address: &str) -> ConnectArgs {
+    Command::try_parse_from(["program", "--connect", address]).unwrap().args
+}
+
 fn connector(flags: &[&str]) -> Result<Connector, String> {
     let command = Command::try_parse_from(["program"].iter().chain(flags)).map_err(|error| error.to_string())?;
     command.args.connector().map_err(|error| error.to_string())
@@ -28,6 +32,26 @@ fn an_address_is_a_url_with_a_host_and_no_secret() {
         ("http://10.0.0.5", false),
     ] {
         assert_eq!(address.parse::<Address>().map(|address| address.is_loopback()), Ok(loopback), "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_is_on_this_host_if_all_its_addresses_are() {
+    for (address, is_here) in [
+        ("http://127.0.0.2:50051", true),
+        ("https://localhost", true),
+        ("https://[::1]:1", true),
+        ("https://192.0.2.1", false),
+        ("https://[2001:db8::1]:1", false),
+        ("https://name.invalid", false),
+    ] {
+        assert_eq!(arguments(address).is_on_this_host().await, is_here, "{address}");
+    }
+    // What this host would send from, if it has a network at all.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    if socket.connect("192.0.2.1:9").is_ok() {
+        let own = socket.local_addr().unwrap().ip();
+        assert!(arguments(&format!("http://{own}")).is_on_this_host().await, "{own}");
     }
 }
 
@@ -116,7 +140,8 @@ fn a_token_that_goes_in_plaintext_is_told() {
         (&["--connect", "http://h:1", "--token-file", "word"][..], true),
         (&["--connect", "http://h:1"], false),
         (&["--connect", "https://h:1", "--token-file", "word"], false),
-        (&["--connect", "http://127.0.0.1:1", "--token-file", "word"], false),
+        (&["--connect", "http://127.0.0.1:1", "--token-file", "word"], true),
+        (&["--connect", "http://127.0.0.1:1", "--token-file", "word", "--insecure"], false),
     ] {
         let command = Command::try_parse_from(["program"].iter().chain(flags)).unwrap();
         assert_eq!(!command.args.warnings().is_empty(), told, "{flags:?}");
