@@ -22,7 +22,7 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
         Exposure::Closed => "",
         Exposure::Insecure => " (INSECURE)",
     };
-    let flags = door.worker_flags();
+    let flags = door.worker_flags(exposure == Exposure::Loopback);
     say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };

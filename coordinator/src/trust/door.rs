@@ -115,11 +115,11 @@ impl Door {
     }
 
     /// What a worker's command has to have to come in, by the names of files that `coordinator init` and its documentation
-    /// use.
-    pub fn worker_flags(&self) -> &'static str {
+    /// use. `--insecure` of a worker is for loopback alone.
+    pub fn worker_flags(&self, is_loopback: bool) -> &'static str {
         match (&self.tokens, &self.tls) {
-            (Some(_), Some(_)) => " --token-file worker.token",
-            (Some(_), None) => " --token-file worker.token --insecure",
+            (Some(_), None) if is_loopback => " --token-file worker.token --insecure",
+            (Some(_), _) => " --token-file worker.token",
             (None, Some(_)) if self.has_client_authority => {
                 " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"
             }
@@ -193,7 +193,9 @@ mod tests {
             (tls(None), None, " --tls-ca ca.pem"),
         ] {
             let files = DoorFiles { tls, tokens };
-            assert_eq!(files.open().unwrap().worker_flags(), flags, "{files:?}");
+            assert_eq!(files.open().unwrap().worker_flags(true), flags, "{files:?}");
+            let over_network = flags.trim_end_matches(" --insecure");
+            assert_eq!(files.open().unwrap().worker_flags(false), over_network, "{files:?}");
         }
     }
 
