@@ -131,6 +131,19 @@ fn a_class_that_takes_more_of_the_disk_than_its_length_fails_alone() {
     assert!(line.contains("the origin says that it has 8"), "{line}");
 }
 
+/// Ten thousand files of one byte, on disks that can hold twelve thousand, and three thousand.
+#[test]
+fn a_class_of_more_files_than_a_disk_can_hold_fails_alone() {
+    for options in ["size=96m,nr_inodes=12000", "size=96m,nr_inodes=3000"] {
+        let Some(setting) = setting(24, &[options, options]) else { return };
+        let job = setting.job.args(["--delete-tar", "--max-connections", "1"]);
+        let setting = Setting { job, ..setting };
+        setting.origin.class(HOSTILE, streamed_images(HOSTILE, 10_000, 1, 9));
+        let line = setting.run(2);
+        assert!(line.starts_with("StorageError: not enough room for the files of this class: after "), "{line}");
+    }
+}
+
 #[test]
 fn a_class_that_fits_on_one_disk_only_gets_there() {
     const BUSY: &str = "n00000000";

@@ -2,7 +2,9 @@
 //! class begins, and again while a class takes more than its announced length.
 //!
 //! Invariant: a class whose length is not known, or that outgrows it, never takes more than half of
-//! the space that is free for it, so it never fills the disk for the others.
+//! the space that is free for it, so it never fills the disk for the others. The same holds for the
+//! number of files, of which no origin says how many there are: a class with more files than any of
+//! ImageNet's takes no more than half of those that the file system can hold.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +22,15 @@ const STEP: u64 = 1 << 20;
 /// Without a length of another class to compare with, so many classes in a row that do not fit mean
 /// that the disk is full.
 const REFUSALS_OF_A_FULL_DISK: u32 = 3;
+
+/// A class with more files is compared with the disk each time that it has grown by [`FILE_STEP`]; the
+/// largest one of ImageNet's has about 3,000 images.
+const FILES_OF_A_CLASS: u64 = 4_000;
+const FILE_STEP: u64 = 256;
+/// With fewer files free when it began, a class is not to blame for the last of them: a usual one has 650.
+const FILES_OF_A_FULL_DISK: u64 = 2_000;
+/// Files that a file system without free ones may still show.
+const LAST_FILES: u64 = 16;
 
 /// The classes of one process, and the file system that they share.
 #[derive(Debug)]
@@ -63,6 +74,10 @@ pub(crate) struct Claim {
     /// Bytes that it had taken at the last comparison.
     compared_at: u64,
     used: u64,
+    /// Files that it had at the last comparison.
+    files_compared_at: u64,
+    /// Files that the file system could still hold when it began, where the number is limited.
+    files_free: Option<u64>,
 }
 
 /// The disk has not enough space for one class.
@@ -93,6 +108,15 @@ pub(crate) enum LacksSpace {
         /// Bytes on the disk.
         used: u64,
     },
+    /// It has more files than the file system can hold beside those of others.
+    #[error(
+        "not enough room for the files of this class: after {files} of them the disk cannot hold as many again, whatever \
+         their length; start a worker with a disk that can hold more files"
+    )]
+    Files {
+        /// Files of the class.
+        files: u64,
+    },
 }
 
 impl From<LacksSpace> for Failure {
@@ -100,7 +124,7 @@ impl From<LacksSpace> for Failure {
         let failure = Self::new(FailureKind::StorageError, lacks);
         match lacks {
             LacksSpace::Announced { .. } => failure.lacking_space(),
-            LacksSpace::Outgrown { .. } => failure,
+            LacksSpace::Outgrown { .. } | LacksSpace::Files { .. } => failure,
         }
     }
 }
@@ -154,7 +178,17 @@ impl DiskSpace {
             return Err(LacksSpace::Announced { needed, free: claims.left_of(free) });
         }
         let id = claims.add(length, needed);
-        Ok(Claim { space: Arc::clone(self), id, length, needed, compared_at: 0, used: 0 })
+        let files_free = self.files_free();
+        Ok(Claim {
+            space: Arc::clone(self),
+            id,
+            length,
+            needed,
+            compared_at: 0,
+            used: 0,
+            files_compared_at: 0,
+            files_free,
+        })
     }
 
     /// Claims space for the rest of a class of which so many bytes of the tar are here. It had
@@ -163,7 +197,14 @@ impl DiskSpace {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let id = self.claims().add(length, needed.saturating_sub(used));
-        Claim { space: Arc::clone(self), id, length, needed, compared_at: used, used }
+        let space = Arc::clone(self);
+        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None }
+    }
+
+    /// Files that this user may still make; `None` where their number is not limited.
+    fn files_free(&self) -> Option<u64> {
+        let found = statvfs(self.target.staging()).ok()?;
+        (found.f_files > 0).then_some(found.f_favail)
     }
 
     /// Bytes that this user may still write; `None` where the file system does not say.
@@ -178,8 +219,9 @@ impl DiskSpace {
 }
 
 impl Claim {
-    /// Notes how many bytes of the disk the class takes by now.
-    pub(crate) fn takes(&mut self, used: u64) -> Result<(), LacksSpace> {
+    /// Notes how many bytes of the disk the class takes by now, and how many files it has.
+    pub(crate) fn takes(&mut self, used: u64, files: u64) -> Result<(), LacksSpace> {
+        self.takes_files(files)?;
         self.used = used;
         if let Some(unwritten) = self.space.claims().unwritten.get_mut(&self.id) {
             *unwritten = self.needed.saturating_sub(used);
@@ -194,10 +236,29 @@ impl Claim {
         }
     }
 
+    fn takes_files(&mut self, files: u64) -> Result<(), LacksSpace> {
+        if files < FILES_OF_A_CLASS || files - self.files_compared_at < FILE_STEP {
+            return Ok(());
+        }
+        self.files_compared_at = files;
+        match self.space.files_free() {
+            Some(free) if free < files => Err(LacksSpace::Files { files }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it takes more than was announced: a quarter and a megabyte more, for the blocks of
     /// its files.
     pub(crate) fn is_outgrown(&self) -> bool {
         self.length.is_none() || self.used > self.needed.saturating_add(self.needed / 4).saturating_add(STEP)
+    }
+
+    /// The failure of a class of so many files, if the disk is full because of their number: it took
+    /// half of what was free for it at least, and an ordinary class would have fitted.
+    pub(crate) fn took_the_last_files(&self, files: u64) -> Option<LacksSpace> {
+        let before = self.files_free.filter(|before| *before >= FILES_OF_A_FULL_DISK && files >= *before / 2)?;
+        let left = self.space.files_free().unwrap_or(before);
+        (left <= LAST_FILES).then_some(LacksSpace::Files { files })
     }
 
     /// The failure of a class that has outgrown what was announced.

@@ -152,7 +152,7 @@ impl Intake<'_> {
         if let Err(error) = unpacker.push(bytes) {
             return Err(self.broken(error));
         }
-        claim.takes(unpacker.disk_bytes()).map_err(|lacks| {
+        claim.takes(unpacker.disk_bytes(), unpacker.files()).map_err(|lacks| {
             self.at_work = None;
             self.site.failed(&self.staging, lacks.into())
         })
@@ -201,8 +201,12 @@ impl Intake<'_> {
 }
 
 impl AtWork {
-    /// Whether the disk is full because this tar takes more than was announced.
+    /// Whether the disk is full because this tar takes more than was announced, or has too many files.
     fn lacks_space(&self, error: &UnpackError) -> Option<LacksSpace> {
-        (error.is_full_disk() && self.claim.is_outgrown()).then(|| self.claim.outgrown())
+        if !error.is_full_disk() {
+            return None;
+        }
+        let files = self.claim.took_the_last_files(self.unpacker.files());
+        files.or_else(|| self.claim.is_outgrown().then(|| self.claim.outgrown()))
     }
 }

@@ -134,6 +134,11 @@ impl Framing {
         }
     }
 
+    /// Files so far, the one that has begun included.
+    pub(crate) fn files(&self) -> u64 {
+        self.entries
+    }
+
     /// Goes on at `offset` within a file of which so many bytes remain, behind so many whole `files`.
     pub(crate) fn resume_within(
         wnid: &str,

@@ -170,6 +170,11 @@ impl Unpacker {
         self.disk_bytes
     }
 
+    /// Files of the tar so far, the one that is being written included.
+    pub(crate) fn files(&self) -> u64 {
+        self.framing.files()
+    }
+
     /// Says when [`Self::note_progress`] is due although nothing more comes.
     pub(crate) fn timer(&self) -> &CheckpointTimer {
         &self.timer
