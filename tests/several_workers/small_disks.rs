@@ -173,6 +173,31 @@ fn a_class_that_fits_on_one_disk_only_gets_there() {
     assert_eq!(setting.origin.gets(HOSTILE).len(), 3);
 }
 
+/// A class of 14 MB that stands still has claimed most of a disk of 25 MB. After small classes, which
+/// say what an ordinary one is, comes one of 12 MB.
+#[test]
+fn a_class_waits_for_space_that_another_one_has_claimed_and_not_taken() {
+    const CLAIMS: &str = "n00000000";
+    const WAITS: &str = "n00000007";
+    let Some(setting) = setting_after(&[CLAIMS], 7, &["size=24m"]) else { return };
+    let large = |wnid, count| images(wnid, count, 900_000..1_000_000, 9);
+    let scripted = setting.origin.class(CLAIMS, large(CLAIMS, 15));
+    scripted.script([Answer::stall_at(1000)]).forever(Answer::status(404));
+    setting.origin.class(HOSTILE, images(HOSTILE, 10, 45_000..55_000, 9));
+    let waits = large(WAITS, 12);
+    setting.origin.class(WAITS, waits.clone());
+    // One connection stands still, and the classes come over the other one in the order of the list.
+    let job = setting.job.args(["--delete-tar", "--timeout", "5s", "--max-connections", "2"]);
+    let coordinator = job.start_coordinator();
+    let target = setting.disks[0].path().join("images");
+    std::fs::create_dir_all(&target).expect("the disk is ours");
+    let finished = job.start_worker("w1", &coordinator, &target).wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    job.assert_ended(&coordinator.running.wait(), 1, Table::of(8, 0, 1));
+    assert!(job.failure_of(CLAIMS).contains("404"), "{:#?}", job.failures());
+    assert_eq!(difference(&waits, &target.join(WAITS)), None);
+}
+
 /// The time in which the honest classes come, whatever else is in the list.
 fn time_of_the_honest(hostile: Option<Answer>) -> Option<Duration> {
     let setting = setting(120, &["size=96m", "size=96m"])?;

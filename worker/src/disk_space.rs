@@ -8,11 +8,13 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::statvfs;
 use shared::outcome::{Failure, FailureKind};
+use tokio::sync::Notify;
 
 use crate::target::Target;
 
@@ -37,6 +39,8 @@ const LAST_FILES: u64 = 16;
 pub(crate) struct DiskSpace {
     target: Arc<Target>,
     claims: Mutex<Claims>,
+    /// A claim has ended.
+    freed: Notify,
 }
 
 /// What the classes under way will still write, and what is known of the length of a class. Pure.
@@ -56,6 +60,8 @@ struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Fits,
+    /// It would fit if the classes under way had ended without taking what they have claimed.
+    Later,
     /// Other classes fit, this one does not.
     TooLong,
     /// An ordinary class does not fit either.
@@ -136,6 +142,9 @@ impl Claims {
             self.refused = 0;
             return Fit::Fits;
         }
+        if needed <= free {
+            return Fit::Later;
+        }
         self.refused = self.refused.saturating_add(1);
         let is_full = match self.begun_bytes.checked_div(self.begun) {
             Some(ordinary) => self.left_of(free) < ordinary,
@@ -162,33 +171,42 @@ impl Claims {
 
 impl DiskSpace {
     pub(crate) fn new(target: Arc<Target>) -> Arc<Self> {
-        Arc::new(Self { target, claims: Mutex::default() })
+        Arc::new(Self { target, claims: Mutex::default(), freed: Notify::new() })
     }
 
     /// Lets a class begin whose tar has this length and is written so often (1, or 2 where the tar
-    /// is kept as well). Where an ordinary class would not fit either, it begins all the same: the
-    /// disk is full, and stops the worker at a checkpoint.
-    pub(crate) fn claim(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Claim, LacksSpace> {
+    /// is kept as well). Waits while it does not fit only for what classes under way have claimed.
+    /// Where an ordinary class would not fit either, it begins all the same: the disk is full, and
+    /// stops the worker at a checkpoint.
+    pub(crate) async fn claim(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Claim, LacksSpace> {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // A claim that ends between the comparison and the wait counts too.
+            freed.as_mut().enable();
+            match self.claim_now(length, copies) {
+                Ok(Some(claim)) => return Ok(claim),
+                Ok(None) => freed.await,
+                Err(lacks) => return Err(lacks),
+            }
+        }
+    }
+
+    /// The same without the wait; `None` where it would wait.
+    pub(crate) fn claim_now(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Option<Claim>, LacksSpace> {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let free = self.free();
         let mut claims = self.claims();
-        if let Some(free) = free.filter(|_| length.is_some())
-            && claims.judge(needed, free) == Fit::TooLong
-        {
-            return Err(LacksSpace::Announced { needed, free: claims.left_of(free) });
+        if let Some(free) = free.filter(|_| length.is_some()) {
+            match claims.judge(needed, free) {
+                Fit::Fits | Fit::DiskIsFull => {}
+                Fit::Later => return Ok(None),
+                Fit::TooLong => return Err(LacksSpace::Announced { needed, free: claims.left_of(free) }),
+            }
         }
         let id = claims.add(length, needed);
         let files_free = self.files_free();
-        Ok(Claim {
-            space: Arc::clone(self),
-            id,
-            length,
-            needed,
-            compared_at: 0,
-            used: 0,
-            files_compared_at: 0,
-            files_free,
-        })
+        let space = Arc::clone(self);
+        Ok(Some(Claim { space, id, length, needed, compared_at: 0, used: 0, files_compared_at: 0, files_free }))
     }
 
     /// Claims space for the rest of a class of which so many bytes of the tar are here. It had
@@ -270,6 +288,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.space.claims().unwritten.remove(&self.id);
+        self.space.freed.notify_waiters();
     }
 }
 
@@ -284,7 +303,7 @@ mod tests {
         let mut claims = Claims::default();
         assert_eq!(claims.judge(60 * MB, 100 * MB), Fit::Fits);
         let first = claims.add(Some(60 * MB), 60 * MB);
-        assert_eq!(claims.judge(50 * MB, 100 * MB), Fit::DiskIsFull, "an ordinary class has 60 MB, and 40 are left");
+        assert_eq!(claims.judge(50 * MB, 100 * MB), Fit::Later, "40 MB are left until the first has ended");
         assert_eq!(claims.judge(40 * MB, 100 * MB), Fit::Fits);
         *claims.unwritten.get_mut(&first).unwrap() = 10 * MB;
         assert_eq!(claims.judge(50 * MB, 60 * MB), Fit::Fits, "50 MB of it are written, and no longer free");
@@ -319,6 +338,6 @@ mod tests {
             claims.add(Some(u64::MAX), u64::MAX);
         }
         assert_eq!(claims.left_of(u64::MAX), 0);
-        assert_eq!(claims.judge(u64::MAX, u64::MAX), Fit::DiskIsFull);
+        assert_eq!(claims.judge(u64::MAX, u64::MAX), Fit::Later);
     }
 }

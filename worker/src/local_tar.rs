@@ -26,7 +26,7 @@ pub(crate) fn unpack_local_tar(
     let Ok(tar) = open_regular(&target.tar(wnid)) else { return Ok(None) };
     let Ok(length) = tar.metadata().map(|found| found.len()) else { return Ok(None) };
     // A sparse file can be longer than the disk: what the origin says of the class decides.
-    let Ok(_space) = site.disk_space().claim(Some(length), 1) else { return Ok(None) };
+    let Ok(Some(_space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(None) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
     let url = crate::download_error::shown(&site.job.url.for_class(wnid));

@@ -50,9 +50,10 @@ pub(crate) async fn receive(
             Ok(Piece::Begin(source)) => {
                 intake.forget();
                 progress.begin(0, source.length);
-                if let Err(lacks_space) = intake.begin(source) {
+                let begun = stop.run_until_cancelled(intake.begin(source)).await;
+                if let Err(unfinished) = begun.unwrap_or(Err(Unfinished::Stopped)) {
                     assembly.stop().await;
-                    return Err(lacks_space);
+                    return Err(unfinished);
                 }
             }
             Ok(Piece::Bytes(bytes)) => {
@@ -109,14 +110,14 @@ impl Intake<'_> {
         if self.site.job.delete_tar { 1 } else { 2 }
     }
 
-    /// Begins a tar, if the disk has space for it.
-    fn begin(&mut self, source: Source) -> Result<(), Unfinished> {
+    /// Begins a tar, if the disk has space for it, or once it has.
+    async fn begin(&mut self, source: Source) -> Result<(), Unfinished> {
         // What there is of another version makes room for this one.
         self.staging
             .clear()
             .map_err(UnpackError::storage("open the staging folder"))
             .map_err(|error| self.sorted(error))?;
-        let claim = self.site.disk_space().claim(source.length, self.copies());
+        let claim = self.site.disk_space().claim(source.length, self.copies()).await;
         let claim = claim.map_err(|lacks| self.site.failed(&self.staging, lacks.into()))?;
         self.start(Start { source, ..Start::default() }, claim)
     }
