@@ -11,7 +11,8 @@ pub(crate) enum AddressRange {
     Loopback,
     /// This link, and wherever else clouds serve credentials ([`METADATA`]).
     LinkLocal,
-    /// A private network (RFC 1918, RFC 4193, shared address space).
+    /// A private network (RFC 1918, RFC 4193, shared address space, protocol assignments, tests of
+    /// networks).
     Private,
     /// Nothing that a server could have: unspecified, multicast, reserved.
     Unusable,
@@ -27,7 +28,7 @@ const METADATA: [IpAddr; 4] = [
 
 impl AddressRange {
     /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible,
-    /// 6to4, NAT64, Teredo) it is that of the IPv4 address.
+    /// translated, 6to4, NAT64, Teredo, ISATAP) it is that of the IPv4 address.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             address if METADATA.contains(&address) => Self::LinkLocal,
@@ -38,14 +39,17 @@ impl AddressRange {
 }
 
 fn of_v4(address: Ipv4Addr) -> AddressRange {
-    let [first, second, ..] = address.octets();
+    let [first, second, third, _] = address.octets();
+    let is_shared = first == 100 && (64..128).contains(&second);
+    // RFC 6890 and RFC 2544: both are used within networks, and never on the internet.
+    let is_assigned = (first, second, third) == (192, 0, 0) || (first == 198 && (18..20).contains(&second));
     if METADATA.contains(&address.into()) {
         AddressRange::LinkLocal
     } else if address.is_loopback() {
         AddressRange::Loopback
     } else if address.is_link_local() {
         AddressRange::LinkLocal
-    } else if address.is_private() || (first == 100 && (64..128).contains(&second)) {
+    } else if address.is_private() || is_shared || is_assigned {
         AddressRange::Private
     } else if first == 0 || first >= 224 {
         AddressRange::Unusable
@@ -85,7 +89,11 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         // Teredo hides the client's address (RFC 4380).
         [0x2001, 0, .., high, low] => Some(v4(!high, !low)),
-        [0x2002, high, low, ..] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        // 6to4, NAT64, translated (RFC 7915), and ISATAP (RFC 5214).
+        [0x2002, high, low, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [.., 0 | 0x200, 0x5efe, high, low] => Some(v4(high, low)),
         _ => address.to_ipv4(),
     }
 }
@@ -109,6 +117,9 @@ mod tests {
                     "fd00:ec2::254",
                     "::ffff:100.100.100.200",
                     "168.63.129.16",
+                    "::ffff:0:169.254.169.254",
+                    "2001:db8::5efe:169.254.169.254",
+                    "2001:db8::200:5efe:169.254.169.254",
                 ],
             ),
             (
@@ -118,6 +129,9 @@ mod tests {
                     "172.16.0.1",
                     "192.168.1.1",
                     "100.64.0.1",
+                    "192.0.0.8",
+                    "198.18.0.1",
+                    "198.19.255.255",
                     "fd00::1",
                     "fec0::1",
                     "::ffff:10.0.0.1",
@@ -138,6 +152,9 @@ mod tests {
                     "172.15.0.1",
                     "172.32.0.1",
                     "100.63.0.1",
+                    "192.0.1.1",
+                    "198.17.255.255",
+                    "198.20.0.1",
                     "100.128.0.1",
                     "169.253.0.1",
                     "2606:2800:220:1::1",
