@@ -497,7 +497,7 @@ mod tests {
                 let case = (folders, file, format!("{mode:o}"), group);
                 assert_eq!(opened.as_ref().err().map(is_refused), (!is_opened).then_some(true), "{case:?}");
             }
-            assert!(open_regular(&path).is_ok(), "whoever made it");
+            assert!(open_regular(&path).is_ok(), "of any owner");
         }
         let link = folder.path().join("link");
         for (folders, owner, is_followed) in [(0, 0, true), (0, attacker, false), (attacker, attacker, true)] {

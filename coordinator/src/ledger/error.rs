@@ -63,7 +63,7 @@ pub enum LedgerError {
         /// What `SQLite` said.
         source: rusqlite::Error,
     },
-    /// A result that could not be kept; it was not confirmed to anybody.
+    /// A result that could not be written. It was not confirmed to the worker.
     #[error("write the ledger {}: {source}{}", path.display(), advice(source))]
     Write {
         /// The ledger.

@@ -31,7 +31,7 @@ fn a_failure_is_believed_only_from_the_session_that_holds_the_lease() {
                 tries += 1;
                 assert_eq!(table.report(hostile, guessed, &blames(suspect), now, 1.0), Verdict::Stale);
             }
-            assert_eq!(report(&mut table, guessed, &bad()), Verdict::Stale, "a session that nobody has");
+            assert_eq!(report(&mut table, guessed, &bad()), Verdict::Stale, "a session that does not exist");
         }
     }
     assert_eq!((tries, table.status().failed, table.status().leased), (6000, 0, 20));
