@@ -21,12 +21,12 @@ use tonic::{Code, transport::Channel};
 
 use super::{Cluster, roles::Client};
 
-/// Connections that have not proved who they are.
-const SEATS: usize = 1000;
-/// How many only sit there.
-const IDLE: usize = 3000;
-/// How many begin a handshake and do not go on.
-const SLOW: usize = 500;
+/// Pending connections that the coordinator has at most.
+const MAX_PENDING: usize = 500;
+/// Connections that send nothing.
+const IDLE: usize = 1500;
+/// Connections that begin a handshake and do not continue it.
+const SLOW: usize = 250;
 
 /// A connection that says this much and no more.
 fn stranger(address: SocketAddr, words: &[u8]) -> TcpStream {
@@ -67,7 +67,7 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
         crowd.push(stranger(coordinator.address, if number % (IDLE / SLOW + 1) == 0 { hello } else { &[] }));
         let open = open_files(process);
         // A few more: the workers', and those on their way out.
-        assert!(open <= before + SEATS + 10, "{open} files are open, of which {before} were before");
+        assert!(open <= before + MAX_PENDING + 10, "{open} files are open, of which {before} were before");
     }
     // Newcomers with a token get in while it sits there.
     let second = cluster.worker("w2", &coordinator, &["--token-file", &token, "--workers", "1"]);
@@ -92,6 +92,33 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
         |line: &str| line.split_once("registered worker=\"w1\" session=")?.1.split(' ').next().map(str::to_owned);
     let sessions: HashSet<String> = log.lines().filter_map(session).collect();
     assert_eq!(sessions.len(), 1, "the first worker was never cut off: {log}");
+}
+
+#[test]
+fn unfinished_handshake_messages_on_all_pending_connections_cost_at_most_64_mib() {
+    let (cluster, coordinator) = Cluster::of(1).start(&[]);
+    let process = coordinator.running.id();
+    let held = || memory::of(process).expect("it runs");
+    let idle = held().now;
+    memory::reset_peak(process).expect("it is ours");
+    let record = |length: u16, content: &[u8]| {
+        let header = [22, 3, 1, length.to_be_bytes()[0], length.to_be_bytes()[1]];
+        [&header, content].concat()
+    };
+    // A ClientHello of 65,520 bytes, of which the last record has 1,000 bytes too few.
+    let begin = [&[1, 0, 0xFF, 0xF0][..], &[0; 16_000]].concat();
+    let mut hello = record(16_004, &begin);
+    hello.extend(record(16_000, &[0; 16_000]).repeat(2));
+    hello.extend(record(16_000, &[0; 15_000]));
+    for _ in 0..3 {
+        let connections: Vec<_> = (0..MAX_PENDING + 100).map(|_| stranger(coordinator.address, &hello)).collect();
+        let open = open_files(process);
+        assert!(open > MAX_PENDING - 100, "{open} files are open, {} connections", connections.len());
+        let grown = held().peak.saturating_sub(idle);
+        assert!(grown <= MAX_GROWTH, "{grown} bytes above idle");
+    }
+    drop(cluster);
+    coordinator.running.kill();
 }
 
 #[test]

@@ -29,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Role;
 
-/// Pending connections.
-const MAX_PENDING: u64 = 1000;
+/// Pending connections. Each costs up to 70 KiB, with half a message of a TLS handshake, so that all
+/// of them together stay below 64 MiB.
+const MAX_PENDING: u64 = 500;
 /// Connections of observers: `coordinator status` and other tools with a viewer's or admin's token.
 const MAX_OBSERVERS: u64 = 128;
 /// Calls at the same time on a connection of an observer; a command makes one. The answer to

@@ -16,9 +16,9 @@ use crate::{
 
 /// What each worker holds.
 const HELD: u32 = 3;
-/// Workers that register at the same time over TLS; the coordinator has 1000 connections that have
-/// not registered.
-const AT_ONCE: usize = 512;
+/// Workers that register at the same time over TLS; the coordinator has at most 500 connections that
+/// have not registered.
+const AT_ONCE: usize = 256;
 /// At least so often, also where the coordinator asks a large fleet for less.
 const INTERVAL: Duration = Duration::from_secs(10);
 

@@ -178,6 +178,6 @@ fn all_limits_together_stay_below_the_limit_on_open_files() {
         assert!((pending + observers + workers) as u64 <= files.saturating_sub(RESERVED_FILES).max(16), "{files}");
     }
     let limits = Limits::within(Some(20_000));
-    assert_eq!((limits.pending, limits.observers, limits.workers), (1000, 128, 18_744));
-    assert_eq!(Limits::within(None).pending, 1000);
+    assert_eq!((limits.pending, limits.observers, limits.workers), (500, 128, 19_244));
+    assert_eq!(Limits::within(None).pending, 500);
 }
