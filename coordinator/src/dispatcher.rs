@@ -271,6 +271,9 @@ impl Dispatcher {
                 Notice::Wedged { wnid, worker } => {
                     tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
                 }
+                Notice::Silent { wnid, worker } => {
+                    tracing::info!("worker {worker} receives nothing of {wnid}, which goes to an idle one");
+                }
                 Notice::Copy { wnid, worker, news } => {
                     self.tally.copies.note(&news);
                     tracing::info!("worker {worker} {news}: {wnid}");

@@ -190,7 +190,8 @@ impl Job {
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
         let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
-            .expecting_progress_within(plan.job.longest_silence());
+            .expecting_progress_within(plan.job.longest_silence())
+            .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl));
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
         log_invalid(&classes.invalid, &mut log);

@@ -30,6 +30,7 @@ mod names;
 mod recent;
 mod recovery;
 mod sessions;
+mod silent;
 mod slots;
 mod stragglers;
 mod trouble;
@@ -45,6 +46,7 @@ use recent::Recent;
 use recovery::Recovery;
 use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
 pub use sessions::{Hello, Refused};
+use silent::Silent;
 use trouble::Troubles;
 
 use crate::fleet::{Phase, WorkerView};
@@ -80,6 +82,7 @@ pub struct LeaseTable {
     troubles: Troubles,
     breaker: Breaker,
     copies: Copies,
+    silent: Silent,
     recovery: Option<Recovery>,
     /// Bytes received, for each process of a worker, also of the last ones whose session ended.
     received: Recent<Vec<u8>, u64>,
@@ -116,6 +119,7 @@ impl LeaseTable {
             troubles: Troubles::default(),
             breaker: Breaker::default(),
             copies: Copies::default(),
+            silent: Silent::default(),
             recovery: None,
             received: Recent::of_at_most(MOST_SESSIONS + FORMER),
             first_token: LeaseToken::first(epoch),
@@ -133,6 +137,13 @@ impl LeaseTable {
     #[must_use]
     pub fn expecting_progress_within(self, stuck_after: Duration) -> Self {
         Self { stuck_after, ..self }
+    }
+
+    /// Lets an idle worker take a class of which its holder has received nothing for so long.
+    /// Without it no class is taken for that.
+    #[must_use]
+    pub fn expecting_bytes_within(self, patience: Duration) -> Self {
+        Self { silent: Silent::after(patience), ..self }
     }
 
     /// Settles a class as the ledger has it, before anything is leased.

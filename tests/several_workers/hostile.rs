@@ -336,6 +336,49 @@ fn rates() {
     }
 }
 
+/// Leases all classes, names them with every renewal, and receives nothing. Returns when it was told
+/// to give all of them up.
+async fn hoards(address: SocketAddr, classes: u64, all_are_leased: &AtomicBool) -> Result<(), Status> {
+    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+    let mut hostile =
+        Hostile { client: CoordinatorClient::new(channel), wnids: vec![], names: 0, failed: HashSet::new() };
+    let session_id = hostile.register(1000, vec![], false).await?;
+    let leases = hostile.acquire(session_id, 1000).await;
+    assert_eq!(leases.len() as u64, classes);
+    let name = |lease: proto::Lease| proto::Held { wnid: lease.wnid, token: lease.token, ..Default::default() };
+    let mut held: Vec<proto::Held> = leases.into_iter().map(name).collect();
+    all_are_leased.store(true, Ordering::Relaxed);
+    while !held.is_empty() {
+        let request = proto::RenewRequest { session_id, held: held.clone(), ..Default::default() };
+        let renewed = hostile.client.renew(request).await?.into_inner();
+        held.retain(|held| renewed.drop_leases.iter().all(|lease| lease.token != held.token));
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_leases_every_class_and_receives_nothing_keeps_none_of_them() {
+    let classes = 12;
+    let fleet = Fleet::new(classes, 5, 10_000..20_000, &["--timeout", "1s", "--lease-ttl", "3s"]);
+    let mut coordinator = fleet.start_coordinator();
+    coordinator.wait_for_http();
+    let (address, all_are_leased) = (fleet.address(), Arc::<AtomicBool>::default());
+    let is_told = Arc::clone(&all_are_leased);
+    let hostile = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(hoards(address, classes, &is_told))
+    });
+    tests::wait::wait_for("the hostile worker has all classes", Duration::from_mins(1), || {
+        all_are_leased.load(Ordering::Relaxed)
+    });
+    let worker = fleet.start_worker("honest", SLOTS).wait();
+    assert_eq!(worker.code, Some(0), "{}", worker.stderr);
+    assert_ended(&fleet, coordinator, classes);
+    // The coordinator may have ended before the last renewal.
+    drop(hostile.join().expect("it was granted all classes"));
+}
+
 /// Classes that have failed, and those of them that one report says are there after all.
 const FAILED: u32 = 20_400;
 const CORRECTED: usize = 4096;

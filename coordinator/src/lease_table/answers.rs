@@ -119,6 +119,13 @@ pub enum Notice {
         /// Who has it.
         worker: String,
     },
+    /// A class was taken from a worker that received nothing of it, for one that was idle.
+    Silent {
+        /// The class.
+        wnid: Wnid,
+        /// The worker that had it.
+        worker: String,
+    },
     /// The origin fails everybody; the last failure.
     OriginAway(Failure),
     /// Somebody has heard from the origin again.

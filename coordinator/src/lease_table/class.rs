@@ -53,10 +53,12 @@ pub(super) struct Class {
     pub(super) token: Option<LeaseToken>,
     /// The sum of what its losses count.
     pub(super) losses: u8,
+    /// How often it was taken from a worker that received nothing of it.
+    pub(super) taken: u8,
 }
 
 impl Class {
     pub(super) fn fresh(wnid: Wnid) -> Self {
-        Self { wnid, state: State::Fresh, token: None, losses: 0 }
+        Self { wnid, state: State::Fresh, token: None, losses: 0, taken: 0 }
     }
 }

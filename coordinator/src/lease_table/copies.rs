@@ -69,6 +69,11 @@ impl Copies {
         self.of.contains_key(&class)
     }
 
+    /// Whether a worker has the copy of a class.
+    pub(super) fn is_copied_by(&self, class: usize, id: SessionId) -> bool {
+        self.of.get(&class).is_some_and(|copy| copy.session == id)
+    }
+
     /// All of them, with their classes.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &SecondLease)> {
         self.of.iter().map(|(class, copy)| (*class, copy))
@@ -87,7 +92,13 @@ impl Copies {
         (self.copied, self.came)
     }
 
-    fn affords(&self, length: u64) -> bool {
+    /// Notes bytes that will come a second time.
+    pub(super) fn spend(&mut self, bytes: u64) {
+        self.copied = self.copied.saturating_add(bytes);
+    }
+
+    /// Whether so many bytes may come a second time.
+    pub(super) fn affords(&self, length: u64) -> bool {
         u128::from(self.copied) + u128::from(length) <= u128::from(self.came) * u128::from(BUDGET) / 100
     }
 }
@@ -104,14 +115,19 @@ impl LeaseTable {
             self.turn += 1;
         }
         self.copies.due = due;
+        self.look_for_silence(quiet, now);
+    }
+
+    /// Whether no class waits to be granted.
+    pub(super) fn nothing_pends(&self) -> bool {
+        self.fresh == self.classes.len() && self.returned.is_empty()
     }
 
     /// Whether there may be workers with nothing to do, on more than one storage.
     fn has_time_for_copies(&self) -> bool {
-        let nothing_pends = self.fresh == self.classes.len() && self.returned.is_empty();
         let mut sessions = self.sessions.by_id.values();
         let first = sessions.next();
-        nothing_pends && first.is_some_and(|first| sessions.any(|other| are_apart(first, other)))
+        self.nothing_pends() && first.is_some_and(|first| sessions.any(|other| are_apart(first, other)))
     }
 
     fn stragglers(&self, now: Instant) -> Vec<usize> {
@@ -143,7 +159,7 @@ impl LeaseTable {
         self.last_token = self.last_token.next();
         let holding = Holding::granted(now, true);
         self.copies.of.insert(class, SecondLease { session: id, token: self.last_token, holding });
-        self.copies.copied = self.copies.copied.saturating_add(length);
+        self.copies.spend(length);
         let holder = self.sessions.by_id[&holder].hello.worker.clone();
         self.tell_of_copy(class, id, CopyNews::Granted { holder, length });
         Some(Lease { wnid: self.classes[class].wnid, token: self.last_token })

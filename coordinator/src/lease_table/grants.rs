@@ -19,8 +19,8 @@ enum Gate {
 
 impl LeaseTable {
     /// Grants up to `max` classes and not more than the worker has free slots: given-back ones
-    /// first, then in list order, then copies of what others hold. A worker that asks has said what
-    /// its storage has, if it was asked.
+    /// first, then in list order, then copies of what others hold, then classes of which their
+    /// holders receive nothing. A worker that asks has said what its storage has, if it was asked.
     pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
         self.known(id)?;
         if self.sessions.end_survey(id) {
@@ -38,20 +38,28 @@ impl LeaseTable {
         let mut leases = Vec::new();
         while leases.len() < max {
             let Some(position) = self.next_pending(id, now) else { break };
-            self.last_token = self.last_token.next();
-            self.classes[position].token = Some(self.last_token);
-            let anew = self.begun_on.remove(&position).is_none();
-            self.hold(position, id, Holding::granted(now, anew));
-            leases.push(Lease { wnid: self.classes[position].wnid, token: self.last_token });
+            leases.push(self.grant(position, id, now));
         }
         while !probe && leases.len() < max {
             let Some(lease) = self.grant_copy(id, now) else { break };
             leases.push(lease);
         }
+        while !probe && leases.len() < max {
+            let Some(position) = self.take_silent(id, now) else { break };
+            leases.push(self.grant(position, id, now));
+        }
         if probe && !leases.is_empty() {
             self.breaker.probed(now);
         }
         Ok(Granted { probe: probe && !leases.is_empty(), leases, drain })
+    }
+
+    fn grant(&mut self, position: usize, id: SessionId, now: Instant) -> Lease {
+        self.last_token = self.last_token.next();
+        self.classes[position].token = Some(self.last_token);
+        let anew = self.begun_on.remove(&position).is_none();
+        self.hold(position, id, Holding::granted(now, anew));
+        Lease { wnid: self.classes[position].wnid, token: self.last_token }
     }
 
     /// Takes leases back that were granted but never reached the worker.
@@ -127,7 +135,7 @@ impl LeaseTable {
     }
 
     /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.
-    fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
+    pub(super) fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
         let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
     }

@@ -9,6 +9,7 @@ mod copies;
 mod hostile;
 mod recovery;
 mod sequences;
+mod silent;
 mod storage;
 
 const TTL: Duration = Duration::from_secs(30);

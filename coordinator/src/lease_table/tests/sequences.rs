@@ -172,7 +172,7 @@ impl Fleet {
         let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
         let invalid = table.status().total - wnids.len() as u64;
         let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
-        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL);
+        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL).expecting_bytes_within(TTL);
         self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
         table.recover(workers, now);
     }
@@ -244,7 +244,7 @@ proptest! {
         is_tail in any::<bool>(),
     ) {
         let mut now = Instant::now();
-        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL);
+        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL);
         let mut fleet = Fleet::default();
         if is_tail {
             fleet.come_to_the_tail(&mut table, count as usize, &mut now);

@@ -1,0 +1,97 @@
+//! Silent leases: classes of which their holders receive nothing. When nothing else is left to
+//! lease, a worker that asks takes them, so a worker can keep from the others only what it receives.
+//!
+//! Invariants: a class is taken only for a worker that gets it at once, and after twice the time
+//! with each time that it was taken. So some worker waits long enough for an origin that answers
+//! slowly. What the former holder had received counts as a copy ([`Copies`]).
+//!
+//! [`Copies`]: super::copies::Copies
+
+use std::{collections::BTreeSet, time::Duration};
+
+use shared::ids::SessionId;
+use tokio::time::Instant;
+
+use super::{LeaseTable, Notice, State, leases::Holding};
+
+/// The time to wait is doubled at most this often.
+const DOUBLINGS: u32 = 10;
+
+/// Which leases are silent.
+#[derive(Debug)]
+pub(super) struct Silent {
+    /// A lease is silent after so long without a byte, if its class was never taken.
+    after: Duration,
+    /// Classes that may be taken, as of the last look.
+    due: BTreeSet<usize>,
+}
+
+impl Default for Silent {
+    fn default() -> Self {
+        Self::after(Duration::MAX)
+    }
+}
+
+impl Silent {
+    pub(super) fn after(patience: Duration) -> Self {
+        Self { after: patience, due: BTreeSet::new() }
+    }
+}
+
+impl LeaseTable {
+    /// Looks which leases are silent, and calls the workers that wait if there are new ones.
+    /// `quiet`: no worker may ask the origin for anything now, so none is silent.
+    pub(super) fn look_for_silence(&mut self, quiet: bool, now: Instant) {
+        let may_be_taken = !quiet && self.nothing_pends() && self.sessions.by_id.len() > 1;
+        let due = if may_be_taken { self.silent_leases(now) } else { BTreeSet::new() };
+        if !due.is_subset(&self.silent.due) {
+            self.turn += 1;
+        }
+        self.silent.due = due;
+    }
+
+    fn silent_leases(&self, now: Instant) -> BTreeSet<usize> {
+        let leases = self.sessions.by_id.values().flat_map(|session| &session.leases);
+        leases.filter(|(class, held)| self.is_silent(**class, held, now)).map(|(class, _)| *class).collect()
+    }
+
+    fn is_silent(&self, class: usize, held: &Holding, now: Instant) -> bool {
+        let doublings = u32::from(self.classes[class].taken).min(DOUBLINGS);
+        let patience = self.silent.after.saturating_mul(1 << doublings);
+        let since = self.copies.awake.map_or(held.since, |awake| held.since.max(awake));
+        // What has come as a whole is being published.
+        let is_whole = held.length > 0 && held.bytes >= held.length;
+        now - since >= patience && !is_whole && self.copies.affords(held.bytes)
+    }
+
+    /// Makes a silent class pending for this worker, which is granted it next.
+    pub(super) fn take_silent(&mut self, id: SessionId, now: Instant) -> Option<usize> {
+        loop {
+            let class = *self.silent.due.iter().find(|class| self.may_take(**class, id, now))?;
+            self.silent.due.remove(&class);
+            let State::Leased(holder) = self.classes[class].state else { return None };
+            let holder = &self.sessions.by_id[&holder];
+            let received = holder.leases[&class].bytes;
+            if received > 0 && !holder.hello.storage.is_empty() {
+                self.begun_on.insert(class, holder.hello.storage.clone());
+            }
+            let worker = holder.hello.worker.clone();
+            self.notices.push(Notice::Silent { wnid: self.classes[class].wnid, worker });
+            self.copies.spend(received);
+            self.classes[class].taken = self.classes[class].taken.saturating_add(1);
+            self.give_back(class);
+            // Else the class has gone to its copy.
+            if matches!(self.classes[class].state, State::Queued(_)) {
+                return Some(class);
+            }
+        }
+    }
+
+    fn may_take(&self, class: usize, id: SessionId, now: Instant) -> bool {
+        let State::Leased(holder) = self.classes[class].state else { return false };
+        holder != id
+            && !self.copies.is_copied_by(class, id)
+            && self.is_silent(class, &self.sessions.by_id[&holder].leases[&class], now)
+            && self.may_try(class, id, &self.sessions.by_id[&id], now)
+    }
+}
