@@ -26,6 +26,7 @@ mod class;
 mod copies;
 mod grants;
 mod leases;
+mod losses;
 mod names;
 mod recent;
 mod recovery;
@@ -40,6 +41,8 @@ pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Ren
 use breaker::Breaker;
 use class::{Class, State};
 use copies::Copies;
+pub use losses::MAX_LOSSES;
+use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
 pub use names::Renamed;
 use recent::Recent;
@@ -53,13 +56,6 @@ use crate::fleet::{Phase, WorkerView};
 
 /// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
-/// A class whose lease was lost this often takes its workers down with it: it is settled as failed.
-pub const MAX_LOSSES: u8 = 10;
-/// What a loss counts.
-const LOSS: u8 = 10;
-/// What it counts when the worker, heard of a moment ago, is there again as a new process: it was started again, or its
-/// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
-const RESTART: u8 = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -80,6 +76,7 @@ pub struct LeaseTable {
     sessions: Sessions,
     names: Names,
     troubles: Troubles,
+    losses: Losses,
     breaker: Breaker,
     copies: Copies,
     silent: Silent,
@@ -117,6 +114,7 @@ impl LeaseTable {
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             names: Names::default(),
             troubles: Troubles::default(),
+            losses: Losses::default(),
             breaker: Breaker::default(),
             copies: Copies::default(),
             silent: Silent::default(),
@@ -250,7 +248,7 @@ impl LeaseTable {
             }
             Claim::Takeover(id) => {
                 let weight = if self.sessions.is_fresh(id, self.ttl / 3, now) { RESTART } else { LOSS };
-                let (older, ended) = self.end(id, weight);
+                let (older, ended) = self.end(id, Some(Loss { weight, at: now }));
                 (self.sessions.open(hello, Some(older), now), Some(ended))
             }
             Claim::Free => {
@@ -312,13 +310,13 @@ impl LeaseTable {
     /// Ends a session on the worker's wish; what it still had is pending again, without a penalty.
     pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
         self.known(id)?;
-        Ok(self.end(id, 0).1)
+        Ok(self.end(id, None).1)
     }
 
     /// What the time brings: sessions that were not renewed end (their tokens stay good until somebody else gets the class),
     /// and whatever somebody waits for comes due.
     pub fn tick(&mut self, now: Instant) -> Vec<Ended> {
-        let ended = self.sessions.late(now).into_iter().map(|id| self.expire_session(id)).collect();
+        let ended = self.sessions.late(now).into_iter().map(|id| self.expire_session(id, now)).collect();
         if self.recovery.as_ref().is_some_and(|recovery| recovery.is_over_at(now)) {
             self.end_recovery();
         }
@@ -332,50 +330,6 @@ impl LeaseTable {
         }
         self.settle_lonely_doubts();
         ended
-    }
-
-    fn expire_session(&mut self, id: SessionId) -> Ended {
-        let tokens: Vec<_> =
-            self.sessions.by_id[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
-        let (_, ended) = self.end(id, LOSS);
-        for (position, token) in tokens {
-            // It may have gone to its copy.
-            if matches!(self.classes[position].state, State::Queued(_)) {
-                self.classes[position].token = token;
-                self.lost_by.insert(position, ended.worker.clone());
-            }
-        }
-        ended
-    }
-
-    /// Ends a session and gives back what it had; `weight` is what that counts as a loss.
-    fn end(&mut self, id: SessionId, weight: u8) -> (Session, Ended) {
-        for position in self.copied_by(id) {
-            if weight > 0 { self.end_copy(position) } else { self.take_back_copy(position) }
-        }
-        let mut session = self.sessions.remove(id);
-        self.breaker.left(id);
-        self.count_workers();
-        let worker = session.hello.worker.clone();
-        let mut ended = Ended { session: id, worker, returned: 0, given_up: Vec::new() };
-        for position in mem::take(&mut session.leases).into_keys() {
-            let class = &mut self.classes[position];
-            class.losses = class.losses.saturating_add(weight);
-            if self.hand_over(position) {
-                ended.returned += 1;
-            } else if self.classes[position].losses >= MAX_LOSSES * LOSS {
-                self.set(position, State::Failed);
-                ended.given_up.push(self.classes[position].wnid);
-            } else {
-                if !session.hello.storage.is_empty() {
-                    self.begun_on.insert(position, session.hello.storage.clone());
-                }
-                self.give_back(position);
-                ended.returned += 1;
-            }
-        }
-        self.turn += 1;
-        (session, ended)
     }
 
     /// A worker of the former coordinator is back.

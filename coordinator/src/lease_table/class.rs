@@ -51,14 +51,12 @@ pub(super) struct Class {
     pub(super) state: State,
     /// Of the last grant; `None` when nobody may refer to it any more.
     pub(super) token: Option<LeaseToken>,
-    /// The sum of what its losses count.
-    pub(super) losses: u8,
     /// How often it was taken from a worker that received nothing of it.
     pub(super) taken: u8,
 }
 
 impl Class {
     pub(super) fn fresh(wnid: Wnid) -> Self {
-        Self { wnid, state: State::Fresh, token: None, losses: 0, taken: 0 }
+        Self { wnid, state: State::Fresh, token: None, taken: 0 }
     }
 }

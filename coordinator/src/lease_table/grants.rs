@@ -90,7 +90,6 @@ impl LeaseTable {
         let mut retried = Vec::new();
         for position in positions {
             if self.classes[position].state == State::Failed {
-                self.classes[position].losses = 0;
                 self.troubles.forget(position);
                 self.give_back(position);
                 retried.push(self.classes[position].wnid);
@@ -134,8 +133,15 @@ impl LeaseTable {
         None
     }
 
-    /// Whether the worker may try a class: one that it has failed is for others, as long as there are any.
+    /// Whether the worker may try a class: one that it has failed is for others, as long as there are
+    /// any, and one that was lost too often is for workers that have done a class.
     pub(super) fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
+        if self.losses.is_reserved(position, now)
+            && session.last_success.is_none()
+            && self.sessions.is_there_proven(now)
+        {
+            return false;
+        }
         let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
     }

@@ -171,6 +171,7 @@ impl LeaseTable {
         match state {
             State::Queued(key) => drop(self.returned.insert(key, position)),
             State::Delayed(until) => self.troubles.delay(position, until),
+            State::Success | State::Skipped | State::Failed => self.losses.forget(position),
             _ => {}
         }
     }

@@ -326,6 +326,12 @@ impl Sessions {
         self.by_id.iter().any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
     }
 
+    /// Whether a worker that gets classes, and is not silent, has done one in its session.
+    pub(super) fn is_there_proven(&self, now: Instant) -> bool {
+        let is_proven = |session: &Session| session.last_success.is_some() && now < session.expires;
+        self.by_id.values().any(|session| is_proven(session) && session.is_healthy(now))
+    }
+
     /// All workers, by name.
     pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
         let view = |session: &Session| session.view(self.ttl, received(&session.hello.instance), now);

@@ -37,6 +37,6 @@ impl LeaseTable {
         let has_copy = |id| self.copies.iter().any(|(_, copy)| copy.session == id);
         let idle = self.sessions.sample(random, |session| session.leases.is_empty() && session.settled == [0; 3]);
         let id = idle.filter(|id| !has_copy(*id)).ok_or(Refused::TooMany)?;
-        Ok(Some(self.end(id, 0).1))
+        Ok(Some(self.end(id, None).1))
     }
 }

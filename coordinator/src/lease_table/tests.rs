@@ -7,6 +7,7 @@ use super::*;
 mod blame;
 mod copies;
 mod hostile;
+mod losses;
 mod recovery;
 mod sequences;
 mod silent;
