@@ -18,6 +18,7 @@ mod notice;
 mod refusals;
 mod shares;
 mod speed;
+mod trial;
 mod trouble;
 mod waits;
 mod wall;
@@ -28,6 +29,7 @@ pub use notice::Notice;
 use refusals::Refusals;
 use shares::{Share, divide};
 use speed::Speed;
+use trial::Trial;
 use trouble::{Meaning, Seen, Trouble};
 use waits::{JITTER, Waits};
 
@@ -131,6 +133,7 @@ pub struct Pace {
     began: Instant,
     divided_at: Instant,
     waits: Waits,
+    trial: Option<Trial>,
     /// The end of the rest after the last overload.
     rest_until: Instant,
     /// The later one of `rest_until` and the end of the waits.
@@ -182,6 +185,7 @@ impl Pace {
             began: now,
             divided_at: now,
             waits: Waits::default(),
+            trial: None,
             rest_until: now,
             quiet_until: now,
             resumed: 0,
@@ -221,9 +225,11 @@ impl Pace {
             }
             self.silence(until);
         } else if !is_quiet {
-            // Without a word on how long to wait, a refusal says no more than a cut.
+            // Without a word on how long to wait, a refusal says no more than a cut. What the origin
+            // refuses one worker alone says nothing of the number of connections.
+            let refused = if self.waits.is_own(id) { 0 } else { refusals };
             let seen =
-                Seen { worker: id, cuts: cuts.saturating_add(refusals), open: open_before, workers: workers_before };
+                Seen { worker: id, cuts: cuts.saturating_add(refused), open: open_before, workers: workers_before };
             match self.trouble.observed(seen, self.climb.limit(), now) {
                 Meaning::None if cuts > 0 => self.climb.put_off(&self.flow, now),
                 Meaning::None => {}
@@ -268,9 +274,9 @@ impl Pace {
         let share = self.shares.get(&id).copied().unwrap_or_default();
         Budget {
             version: share.version,
-            connections: share.connections,
+            connections: self.connections(id, &share),
             bytes_per_second: share.rate,
-            quiet: self.quiet_until.saturating_duration_since(now),
+            quiet: self.quiet_until(id).saturating_duration_since(now),
             observe_every: self.observe_every,
             resumed: self.resumed,
         }
@@ -350,6 +356,7 @@ impl Pace {
     }
 
     fn reckon(&mut self, now: Instant) {
+        self.try_wait(now);
         self.speed.observed(self.flow.received, now);
         if let Some(limit) = self.refusals.observed(self.climb.limit(), &self.flow) {
             self.climb.lower(limit);

@@ -24,6 +24,8 @@ pub enum Notice {
         /// So much before.
         rest: Duration,
     },
+    /// The origin answers other workers than the one that it has asked to wait.
+    Own,
     /// Cuts go on over a single connection.
     Independent,
     /// Another number of connections is held, because more brought nothing.
@@ -48,6 +50,7 @@ impl fmt::Display for Notice {
             Self::Lifted { rest } => {
                 write!(formatter, "the wait that the origin asked for ends {:.1} s early", rest.as_secs_f64())
             }
+            Self::Own => formatter.write_str("the origin answers other workers: the wait is for one of them alone"),
             Self::Independent => {
                 formatter.write_str("the origin breaks single connections too: their number is not the cause")
             }

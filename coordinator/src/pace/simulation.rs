@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::*;
 
 mod stories;
+mod trials;
 
 const STEP: Duration = Duration::from_millis(2);
 const LATENCY: Duration = Duration::from_millis(4);
