@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod output;
 pub mod own_file;
 pub mod owner;
+pub mod ownership;
 pub mod private_file;
 pub mod program;
 pub mod shutdown;

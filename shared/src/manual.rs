@@ -3,11 +3,17 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Command, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::own_file;
+
+/// Mode of a manual page, of which the process's umask takes away.
+const PAGE_MODE: u32 = 0o644;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Subcommand)]
@@ -62,9 +68,25 @@ impl Manual {
                 out.write_all(&script).and_then(|()| out.flush()).map_err(ManualError::Say)
             }
             Self::Man { dir } => {
-                let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(program, dir));
+                let written = std::fs::create_dir_all(dir).and_then(|()| write_pages(program, dir));
                 written.map_err(|source| ManualError::Pages { dir: dir.clone(), source })
             }
         }
     }
+}
+
+/// One page for the program and one for each of its commands. `clap_mangen::generate_to` would follow
+/// a link under the name of a page, which another user may have put into the folder.
+fn write_pages(program: Command, dir: &Path) -> io::Result<()> {
+    let mut program = program.disable_help_subcommand(true);
+    program.build();
+    let mut left = vec![program];
+    while let Some(command) = left.pop() {
+        left.extend(command.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+        let page = Man::new(command);
+        let mut text = Vec::new();
+        page.render(&mut text)?;
+        own_file::replace(&dir.join(page.get_filename()), &text, PAGE_MODE)?;
+    }
+    Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //! Invariant: what is opened here is a regular file, is not reached through a symbolic link, and
 //! opening it never waits. [`open`] and [`open_or_create`] also refuse a file of another user, by
-//! the rule of the kernel's `fs.protected_regular`: the owner is this process's user, root, or the
-//! owner of the folder, who can replace all that is in it anyway. In a folder that a group shares
-//! (set-group-ID and writable by the group) the files of the group are accepted as well.
+//! the rule of [`Ownership::within`]: the owner is this process's user, root, or the owner of the
+//! folder, who can replace all that is in it anyway. In a folder that a group shares (set-group-ID
+//! and writable by the group) the files of the group are accepted as well.
 //! Where a file system shows another owner for what this process makes, as NFS with `root_squash`
 //! does, that owner stands for this process's user: a file that is made for a moment tells it.
 //!
@@ -15,30 +15,28 @@ use std::{
     ffi::OsStr,
     fs::{File, Metadata, Permissions},
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    io::{self, ErrorKind, Read as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, statat, unlinkat},
+    fs::{
+        AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, renameat, statat, unlinkat,
+    },
     io::Errno,
     process::geteuid,
 };
 
-use crate::owner;
+use crate::ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others};
 
 /// Mode of a new log, of which the process's umask takes away.
 const LOG_MODE: RawMode = 0o644;
 /// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow.
 /// The coordinator removes those that a kill has left.
 pub const PROBE: &str = ".probe-";
-/// Rights of others, and of the group, to write.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Rights of the group to read and write.
 const GROUP: u32 = 0o060;
-/// A folder with both bits is shared by its group.
-const SHARED: u32 = 0o2020;
 /// Attempts to open or create a file that other processes create and remove meanwhile.
 const ATTEMPTS: u32 = 5;
 
@@ -53,43 +51,6 @@ pub enum Access {
     ReadWrite,
     /// Each write goes to its end.
     Append,
-}
-
-/// Why a file or a folder is not used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotOurs {
-    /// A symbolic link.
-    #[error("it is a symbolic link of {}, which is not followed: remove it", owner::name(*owner))]
-    Link {
-        /// Who made it.
-        owner: u32,
-    },
-    /// A pipe, a socket or a device.
-    #[error("it is no regular file: remove it")]
-    NotAFile,
-    /// Made by another user.
-    #[error(
-        "it belongs to {}, and this program runs as {}: remove it, or make it yours (chown -R)",
-        owner::name(*owner), owner::name(*user)
-    )]
-    Owner {
-        /// Whose it is.
-        owner: u32,
-        /// Who runs this process.
-        user: u32,
-    },
-    /// Writing to it would change a file that has another name as well.
-    #[error("it is a hard link, and its other name may be a file of something else: remove it")]
-    Linked,
-    /// What is in it may be of another user.
-    #[error("other users can write to it: see what is in it, then take that right away (chmod go-w)")]
-    Writable,
-}
-
-impl From<NotOurs> for io::Error {
-    fn from(why: NotOurs) -> Self {
-        Self::new(ErrorKind::InvalidInput, why)
-    }
 }
 
 /// Whether an error says that something is no file or folder of this program's.
@@ -173,6 +134,48 @@ pub fn open_folder(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Puts a new file with this content and mode in the place of what is under a name, which may be a
+/// link of another user: the content is written to a file of another name in the same folder, which
+/// is then renamed. A process that is killed in between leaves that file.
+///
+/// # Errors
+/// As the file system says.
+pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
+    let place = Place::of(path)?;
+    let (name, mut file) = place.create_temporary(mode)?;
+    let renamed =
+        file.write_all(content).and_then(|()| Ok(renameat(&place.folder, &*name, &place.folder, place.name)?));
+    if renamed.is_err() {
+        unlinkat(&place.folder, &*name, AtFlags::empty())?;
+    }
+    renamed
+}
+
+/// An error unless only this process's user, root, or a group that was given the right to, can
+/// change what is in a folder. Of a folder that is missing, the one in which it would be made: that
+/// may let every user write to it if it has the sticky bit, as `/tmp` has.
+///
+/// # Errors
+/// [`NotOurs::FolderOfAnother`] or [`NotOurs::OpenFolder`], or as the file system says.
+pub fn check_private_folder(path: &Path) -> io::Result<()> {
+    let absolute = std::path::absolute(path)?;
+    let existing = absolute.ancestors().find(|folder| folder.symlink_metadata().is_ok()).ok_or(ErrorKind::NotFound)?;
+    let found = existing.metadata()?;
+    if !found.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    let is_replaceable = existing == absolute || !has_sticky_bit(&found);
+    if is_writable_by_all(&found) && is_replaceable {
+        return Err(NotOurs::OpenFolder.into());
+    }
+    let ownership = Ownership::strict();
+    let shown = || Place::of(&existing.join(PROBE)).and_then(|place| place.user_here());
+    if ownership.accepts(&found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(&found)) {
+        return Ok(());
+    }
+    Err(NotOurs::FolderOfAnother { owner: found.uid(), user: ownership.user }.into())
+}
+
 /// An error unless a folder was made by this program.
 ///
 /// # Errors
@@ -180,17 +183,6 @@ pub fn open_folder(path: &Path) -> io::Result<File> {
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let found = open_folder(path)?.metadata()?;
     Place::of(path)?.check_owner(&found)
-}
-
-/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it.
-pub fn is_shared(folder: &Metadata) -> bool {
-    folder.mode() & SHARED == SHARED
-}
-
-/// Whether users other than the owner, or the group of a folder that is shared, can write.
-pub fn is_writable_by_others(folder: &Metadata) -> bool {
-    let own = if is_shared(folder) { 0o020 } else { 0 };
-    folder.mode() & WRITABLE_BY_OTHERS & !own != 0
 }
 
 /// Leaves a regular file at most these rights. A file system that keeps none changes nothing.
@@ -274,23 +266,27 @@ impl<'path> Place<'path> {
     }
 
     fn check_owner(&self, found: &Metadata) -> io::Result<()> {
-        let (folder, user) = (self.folder.metadata()?, geteuid().as_raw());
-        let is_the_groups = is_shared(&folder) && found.gid() == folder.gid();
-        let is_trusted = [user, 0, folder.uid()].contains(&found.uid()) || is_the_groups;
-        if is_trusted || self.user_here().is_ok_and(|user| user == found.uid()) {
-            return Ok(());
-        }
-        Err(NotOurs::Owner { owner: found.uid(), user }.into())
+        let ownership = Ownership::within(&self.folder.metadata()?);
+        ownership.check(found).or_else(|refused| match self.user_here() {
+            Ok(user) if ownership.shown_as(user).accepts(found) => Ok(()),
+            _ => Err(refused.into()),
+        })
     }
 
     /// The owner that the folder's file system shows for a file of this process.
     fn user_here(&self) -> io::Result<u32> {
-        let name = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
-        let create = flags(Access::Write) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
-        let probe = File::from(openat(&self.folder, &*name, create, Mode::RUSR | Mode::WUSR)?);
+        let (name, probe) = self.create_temporary(0o600)?;
         let found = probe.metadata();
         unlinkat(&self.folder, &*name, AtFlags::empty())?;
         Ok(found?.uid())
+    }
+
+    /// A new file in the folder under a name that nothing else has.
+    fn create_temporary(&self, mode: RawMode) -> io::Result<(String, File)> {
+        let name = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
+        let create = flags(Access::Write) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
+        let file = openat(&self.folder, &*name, create, Mode::from_raw_mode(mode))?;
+        Ok((name, file.into()))
     }
 
     /// The owner of the link under the name, if one is there.
@@ -359,7 +355,7 @@ fn flags(access: Access) -> OFlags {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, os::unix::fs::symlink, sync::mpsc, thread, time::Duration};
+    use std::{fs, os::unix::fs::symlink, sync::mpsc, thread, time::Duration};
 
     use rustix::fs::{FileType, mknodat};
 
@@ -507,6 +503,61 @@ mod tests {
             chown(folder.path(), Some(folders), None).unwrap();
             assert_eq!(open_log(&link).is_ok(), is_followed, "{folders}, {owner}");
         }
+    }
+
+    #[test]
+    fn secrets_are_written_only_where_no_other_user_can_replace_them() {
+        use std::os::unix::fs::chown;
+
+        if !geteuid().is_root() {
+            println!("skipped: needs root, to make folders of other users");
+            return;
+        }
+        let host = folder();
+        let folder = host.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        let [attacker, group] = [54_421, 54_422];
+        for (owner, mode, inside, missing) in [
+            (0, 0o700, true, true),
+            (0, 0o755, true, true),
+            (0, 0o2770, true, true),
+            (0, 0o1777, false, true),
+            (0, 0o777, false, false),
+            (0, 0o702, false, false),
+            (attacker, 0o755, false, false),
+            (attacker, 0o1777, false, false),
+        ] {
+            chown(&folder, Some(owner), Some(group)).unwrap();
+            fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+            for (path, is_accepted) in
+                [(folder.clone(), inside), (folder.join("new"), missing), (folder.join("new/deep"), missing)]
+            {
+                let checked = check_private_folder(&path);
+                let refused = checked.as_ref().err().map(is_refused);
+                assert_eq!(refused, (!is_accepted).then_some(true), "{}, {owner}, {mode:o}", path.display());
+            }
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_replaces_a_link_is_not_written_where_the_link_leads() {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        symlink("secret", path("page")).unwrap();
+        symlink("missing", path("new")).unwrap();
+        fs::write(path("old"), "old").unwrap();
+        fs::hard_link(path("secret"), path("hard link")).unwrap();
+        for name in ["page", "new", "old", "hard link"] {
+            replace(&path(name), b"content", 0o640).unwrap();
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "content", "{name}");
+            let found = path(name).symlink_metadata().unwrap();
+            assert!(found.is_file() && found.mode() & 0o777 == 0o640, "{name}");
+        }
+        assert_eq!(fs::read_to_string(path("secret")).unwrap(), PRIVATE);
+        fs::create_dir(path("folder")).unwrap();
+        assert!(replace(&path("folder"), b"content", 0o640).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6, "a temporary file is left");
     }
 
     /// As on NFS with `root_squash`: what root makes belongs to another user.

@@ -6,3 +6,4 @@ mod fixed_names;
 mod rights;
 mod scene;
 mod staging_area;
+mod written_files;

@@ -63,7 +63,12 @@ fn an_area_of_another_user_is_refused_and_stays_as_it_is() {
             plant_attempt(&scene, &area(&scene));
             set_mode(&area(&scene), mode);
             let before = snapshot(&area(&scene));
-            let words = [".images.partial", "belongs to user 54411", "--staging"];
+            let words = [
+                ".images.partial",
+                "belongs to user 54411",
+                "remove it, or run this program as user 54411 if that user began the job",
+                "--staging",
+            ];
             scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));
             assert!(snapshot(&area(&scene)) == before, "it was changed");
         }

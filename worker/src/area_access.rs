@@ -16,7 +16,10 @@ use rustix::{
     fs::{Gid, fchown},
     process::geteuid,
 };
-use shared::own_file::{NotOurs, is_shared, is_writable_by_others, open_folder};
+use shared::{
+    own_file::open_folder,
+    ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others},
+};
 
 /// Mode of an area that is not shared.
 const OURS: u32 = 0o700;
@@ -64,10 +67,8 @@ impl AreaAccess {
 
     /// Refuses the folder of an area in which other users may have put something.
     pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
-        let is_the_groups = is_shared(folder) && group == Some(Group(folder.gid()));
-        if ![self.user, 0].contains(&folder.uid()) && !is_the_groups {
-            return Err(NotOurs::Owner { owner: folder.uid(), user: self.user }.into());
-        }
+        let group = group.filter(|_| is_shared(folder)).map(|Group(group)| group);
+        Ownership { group, ..Ownership::strict().shown_as(self.user) }.check(folder)?;
         if self.keeps_modes && is_writable_by_others(folder) {
             return Err(NotOurs::Writable.into());
         }
@@ -106,7 +107,7 @@ pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
 /// Whether every user can replace the entries of a folder, as in one with all rights and without
 /// the sticky bit.
 pub(crate) fn is_open_to_all(folder: &Path) -> bool {
-    folder.metadata().is_ok_and(|found| found.mode() & 0o1002 == 0o002)
+    folder.metadata().is_ok_and(|found| is_writable_by_all(&found) && !has_sticky_bit(&found))
 }
 
 /// Where a mount has no modes, the rights are those of the mount.

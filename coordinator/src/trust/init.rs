@@ -21,6 +21,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use shared::{
     flag::yes_or_no,
+    own_file::{check_private_folder, is_refused},
     tls::{Authority, Source, TlsError, Token, certificates},
 };
 use worker::config::host_name;
@@ -99,6 +100,16 @@ pub enum InitError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Other users could replace what is made, or have put some of it there already.
+    #[error("write secrets into {}: {source} with {flag}", folder.display())]
+    OpenFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// Who can write to it.
+        source: io::Error,
+        /// The flag that names the folder.
+        flag: &'static str,
+    },
     /// The authority that is there.
     #[error("read {}: {source}", path.display())]
     Read {
@@ -132,6 +143,10 @@ const WORKER_TOKEN: &str = "worker.token";
 /// [`InitError`]; what was written before stays.
 pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
     let folder = &arguments.dir;
+    check_folder(folder, "--dir")?;
+    if let Some(file) = &arguments.worker_token_file {
+        check_folder(file.parent().unwrap_or(file), "--worker-token-file")?;
+    }
     let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
     let [has_server, has_tokens] = [has_all(arguments, &SERVER)?, has_all(arguments, &TOKENS)?];
     if arguments.if_missing && has_server && has_tokens && is_there(&certificate) {
@@ -163,6 +178,19 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
         write(&arguments.file(name), content, *is_public)?;
     }
     out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
+}
+
+/// Refuses a folder in which other users could replace the files, or have put some already.
+fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    check_private_folder(folder).map_err(|source| {
+        let folder = folder.to_owned();
+        if is_refused(&source) {
+            InitError::OpenFolder { folder, source, flag }
+        } else {
+            InitError::Write { path: folder, source }
+        }
+    })
 }
 
 /// Whether they are there, all of them or none.

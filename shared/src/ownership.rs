@@ -1,0 +1,140 @@
+//! The rule by which a file or a folder counts as this program's where other users may have put
+//! something. The files of a target (`own_file`), the staging area (the worker's `area_access`) and
+//! the folders of secrets all use it.
+
+use std::{
+    fs::Metadata,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt as _,
+};
+
+use rustix::process::geteuid;
+
+use crate::owner;
+
+/// Rights of others, and of the group, to write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Right of every user to write.
+const WRITABLE_BY_ALL: u32 = 0o002;
+/// In a folder with it, users can rename and remove only what is theirs.
+const STICKY: u32 = 0o1000;
+/// A folder with both bits is shared by its group.
+const SHARED: u32 = 0o2020;
+
+/// Why a file or a folder is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOurs {
+    /// A symbolic link.
+    #[error("it is a symbolic link of {}, which is not followed: remove it", owner::name(*owner))]
+    Link {
+        /// Who made it.
+        owner: u32,
+    },
+    /// A pipe, a socket or a device.
+    #[error("it is no regular file: remove it")]
+    NotAFile,
+    /// Made by another user.
+    #[error(
+        "it belongs to {}, and this program runs as {}: remove it, or run this program as {} if that \
+         user began the job",
+        owner::name(*owner), owner::name(*user), owner::name(*owner)
+    )]
+    Owner {
+        /// Whose it is.
+        owner: u32,
+        /// Who runs this process.
+        user: u32,
+    },
+    /// Writing to it would change a file that has another name as well.
+    #[error("it is a hard link, and its other name may be a file of something else: remove it")]
+    Linked,
+    /// What is in it may be of another user.
+    #[error("other users can write to it: see what is in it, then take that right away (chmod go-w)")]
+    Writable,
+    /// A folder for secrets, made by another user.
+    #[error(
+        "it belongs to {}, and this program runs as {}: give a folder of your own",
+        owner::name(*owner), owner::name(*user)
+    )]
+    FolderOfAnother {
+        /// Whose it is.
+        owner: u32,
+        /// Who runs this process.
+        user: u32,
+    },
+    /// A folder for secrets, in which all users can make files.
+    #[error("every user of this host can write to it: give a folder to which only you can write")]
+    OpenFolder,
+}
+
+impl From<NotOurs> for io::Error {
+    fn from(why: NotOurs) -> Self {
+        Self::new(ErrorKind::InvalidInput, why)
+    }
+}
+
+/// Users whose files count as this program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ownership {
+    /// This process's user, as the file system shows it.
+    pub user: u32,
+    /// The owner of the folder, who can replace all that is in it; `None` where that is no reason.
+    pub folder: Option<u32>,
+    /// A group that shares the folder.
+    pub group: Option<u32>,
+}
+
+impl Ownership {
+    /// The rule for what is in a folder, which is that of the kernel's `fs.protected_regular`.
+    pub fn within(folder: &Metadata) -> Self {
+        let group = is_shared(folder).then(|| folder.gid());
+        Self { user: geteuid().as_raw(), folder: Some(folder.uid()), group }
+    }
+
+    /// The rule for folders whose entries are used by name for longer than one call: their owner
+    /// could replace an entry in between, so only this process's user and root count.
+    pub fn strict() -> Self {
+        Self { user: geteuid().as_raw(), folder: None, group: None }
+    }
+
+    /// The same rule on a file system that shows this process's files as those of another user.
+    #[must_use]
+    pub fn shown_as(self, user: u32) -> Self {
+        Self { user, ..self }
+    }
+
+    /// Whether something belongs to one of the users, or to the group.
+    pub fn accepts(self, found: &Metadata) -> bool {
+        let is_a_users = [Some(self.user), Some(0), self.folder].contains(&Some(found.uid()));
+        is_a_users || self.group == Some(found.gid())
+    }
+
+    /// An error unless [`Self::accepts`] it.
+    ///
+    /// # Errors
+    /// [`NotOurs::Owner`].
+    pub fn check(self, found: &Metadata) -> Result<(), NotOurs> {
+        if self.accepts(found) { Ok(()) } else { Err(NotOurs::Owner { owner: found.uid(), user: self.user }) }
+    }
+}
+
+/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it.
+pub fn is_shared(folder: &Metadata) -> bool {
+    folder.mode() & SHARED == SHARED
+}
+
+/// Whether users other than the owner, or the group of a folder that is shared, can write.
+pub fn is_writable_by_others(folder: &Metadata) -> bool {
+    let own = if is_shared(folder) { 0o020 } else { 0 };
+    folder.mode() & WRITABLE_BY_OTHERS & !own != 0
+}
+
+/// Whether entries of a folder can be replaced only by their owners and that of the folder.
+pub fn has_sticky_bit(folder: &Metadata) -> bool {
+    folder.mode() & STICKY != 0
+}
+
+/// Whether every user of this host can write.
+pub fn is_writable_by_all(found: &Metadata) -> bool {
+    found.mode() & WRITABLE_BY_ALL != 0
+}

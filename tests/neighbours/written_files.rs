@@ -1,0 +1,88 @@
+//! Programs that write files into folders that they are given: manual pages, and the secrets of
+//! `coordinator init`.
+
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+
+use tests::programs::program;
+
+use crate::scene::{attackers, give, set_mode, victims};
+
+/// The attacker, and a user who has nothing to do with it.
+const OTHER: u32 = 54_411;
+
+/// Runs a program as a user; gives its exit code and its standard error.
+fn run_as(user: u32, name: &str, words: &[&str]) -> (Option<i32>, String) {
+    let user = user.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(program(name)).args(words);
+    let output = command.output().expect("setpriv runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+#[test]
+fn manual_pages_replace_links_and_do_not_follow_them() {
+    for victim in victims() {
+        for name in ["coordinator", "worker"] {
+            for mode in [0o777, 0o1777] {
+                let host = tempfile::tempdir().unwrap();
+                set_mode(host.path(), 0o755);
+                let [private, pages] = ["private", "pages"].map(|name| host.path().join(name));
+                fs::write(&private, "private").unwrap();
+                give(&private, victim, 0o600);
+                fs::create_dir(&pages).unwrap();
+                // In a sticky folder only its owner can replace what others have made.
+                give(&pages, victim, mode);
+                let page = pages.join(format!("{name}.1"));
+                symlink(&private, &page).unwrap();
+                attackers(&page);
+                let (code, said) = run_as(victim, name, &["man", text(&pages)]);
+                assert_eq!(fs::read_to_string(&private).unwrap(), "private", "{name}, {mode:o}");
+                assert_eq!(code, Some(0), "{said}");
+                assert!(page.symlink_metadata().unwrap().is_file());
+                assert!(fs::read_to_string(&page).unwrap().contains("IMAGENET_TARGET"));
+            }
+        }
+    }
+}
+
+#[test]
+fn init_writes_no_secrets_where_other_users_could_replace_them() {
+    for victim in victims() {
+        for (owner, mode, said) in [
+            (OTHER, 0o777, "every user of this host can write to it: give a folder to which only you can write with"),
+            (victim, 0o1777, "every user of this host can write to it: give a folder to which only you can write with"),
+            (OTHER, 0o755, "it belongs to user 54411, and this program runs as "),
+        ] {
+            let host = tempfile::tempdir().unwrap();
+            set_mode(host.path(), 0o755);
+            let [folder, own] = ["folder", "own"].map(|name| host.path().join(name));
+            for (path, owner, mode) in [(&folder, owner, mode), (&own, victim, 0o755)] {
+                fs::create_dir(path).unwrap();
+                give(path, owner, mode);
+            }
+            let token = folder.join("worker.token");
+            for (words, flag) in [
+                (["--dir", text(&folder), "--advertise", "h"], "--dir"),
+                (["--dir", text(&own), "--worker-token-file", text(&token)], "--worker-token-file"),
+            ] {
+                let words: Vec<&str> = ["init"].into_iter().chain(words).collect();
+                let (code, error) = run_as(victim, "coordinator", &words);
+                assert_eq!(code, Some(2), "{error}");
+                assert!(error.contains(said) && error.trim_end().ends_with(&format!(" with {flag}")), "{error}");
+                assert_eq!(error.lines().count(), 1, "{error}");
+                let made = [&folder, &own].map(|path| path.read_dir().unwrap().count());
+                assert_eq!(made, [0, 0], "{flag}, {mode:o}");
+            }
+            // A folder of its own in one with the sticky bit is safe, as in /tmp.
+            set_mode(host.path(), 0o1777);
+            let new = host.path().join("new");
+            let (code, error) = run_as(victim, "coordinator", &["init", "--dir", text(&new)]);
+            assert_eq!(code, Some(0), "{error}");
+            assert_eq!(fs::read_dir(&new).unwrap().count(), 8);
+        }
+    }
+}
