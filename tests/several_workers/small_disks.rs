@@ -122,6 +122,20 @@ fn a_body_without_a_length_and_without_an_end_fails_alone_and_leaves_no_bytes_be
     }
 }
 
+#[test]
+fn a_class_without_a_length_that_fits_on_the_disk_is_there_although_it_takes_more_than_half() {
+    let Some(setting) = setting(4, &["size=24m"]) else { return };
+    let large = images(HOSTILE, 19, 900_000..1_000_000, 9);
+    let scripted = setting.origin.class(HOSTILE, large.clone());
+    scripted.forever(Answer::plain().without_length().without_validators());
+    let coordinator = setting.job.start_coordinator();
+    let target = setting.targets().remove(0);
+    let finished = setting.job.start_worker("w1", &coordinator, &target).wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    setting.job.assert_ended(&coordinator.running.wait(), 0, Table::of(5, 0, 0));
+    assert_eq!(difference(&large, &target.join(HOSTILE)), None);
+}
+
 /// Eight megabytes of tar, which are thirty in blocks of a disk.
 #[test]
 fn a_class_that_takes_more_of_the_disk_than_its_length_fails_alone() {

@@ -1,9 +1,11 @@
 //! Space on the file system of the staging area: what a class needs is compared with it before the
 //! class begins, and again while a class takes more than its announced length.
 //!
-//! Invariant: a class whose length is not known, or that outgrows it, never takes more than half of
-//! the space that is free for it, so it never fills the disk for the others. The same holds for the
-//! number of files, of which no origin says how many there are: a class with more files than any of
+//! Invariant: a class whose length is not known, or that outgrows it, never fills the disk for the
+//! others. It takes at most half of the space that is free for it. One class of unknown length may go
+//! beyond that half as long as no other class waits for space, and leaves a reserve. As soon as
+//! another class waits, it fails, and its space is free again. The same half holds for the number of
+//! files, of which no origin says how many there are: a class with more files than any of
 //! ImageNet's takes no more than half of those that the file system can hold.
 
 use std::{
@@ -24,6 +26,10 @@ const STEP: u64 = 1 << 20;
 /// Without a length of another class to compare with, so many classes in a row that do not fit mean
 /// that the disk is full.
 const REFUSALS_OF_A_FULL_DISK: u32 = 3;
+
+/// A class of unknown length that goes beyond half of the free space leaves this part of what was
+/// free when it began, and no less than an ordinary class needs.
+const RESERVE: u64 = 16;
 
 /// A class with more files is compared with the disk each time that it has grown by [`FILE_STEP`]; the
 /// largest one of ImageNet's has about 3,000 images.
@@ -54,13 +60,18 @@ struct Claims {
     begun_bytes: u64,
     /// Classes that did not fit since the last one that did.
     refused: u32,
+    /// The class that has gone beyond half of the free space, and its bytes.
+    beyond_half: Option<(u64, u64)>,
+    /// Classes that wait for space.
+    waiting: u32,
 }
 
 /// The result of the comparison before a class begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Fits,
-    /// It would fit if the classes under way had ended without taking what they have claimed.
+    /// It would fit if the classes under way had ended without taking what they have claimed, or if
+    /// the one that has gone beyond half had failed.
     Later,
     /// Other classes fit, this one does not.
     TooLong,
@@ -84,6 +95,25 @@ pub(crate) struct Claim {
     files_compared_at: u64,
     /// Files that the file system could still hold when it began, where the number is limited.
     files_free: Option<u64>,
+    /// Bytes that it leaves if it goes beyond half of the free space; `None` where its length was
+    /// announced.
+    reserve: Option<u64>,
+}
+
+/// A class that waits for space, until this is dropped.
+struct Waiting<'space>(&'space DiskSpace);
+
+impl<'space> Waiting<'space> {
+    fn begin(space: &'space DiskSpace) -> Self {
+        space.claims().waiting += 1;
+        Self(space)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.claims().waiting -= 1;
+    }
 }
 
 /// The disk has not enough space for one class.
@@ -142,15 +172,40 @@ impl Claims {
             self.refused = 0;
             return Fit::Fits;
         }
-        if needed <= free {
+        let beyond_half = self.beyond_half.map_or(0, |(_, bytes)| bytes);
+        if needed <= free.saturating_add(beyond_half) {
             return Fit::Later;
         }
         self.refused = self.refused.saturating_add(1);
-        let is_full = match self.begun_bytes.checked_div(self.begun) {
+        let is_full = match self.ordinary() {
             Some(ordinary) => self.left_of(free) < ordinary,
             None => self.refused >= REFUSALS_OF_A_FULL_DISK,
         };
         if is_full { Fit::DiskIsFull } else { Fit::TooLong }
+    }
+
+    /// Mean length of the classes that were begun, where one is known.
+    fn ordinary(&self) -> Option<u64> {
+        self.begun_bytes.checked_div(self.begun)
+    }
+
+    /// Whether a class that has taken more than was announced may go on. `reserve`: what it has to
+    /// leave if it goes beyond half; `None` if it may not.
+    fn may_go_on(&mut self, id: u64, used: u64, free: u64, reserve: Option<u64>) -> bool {
+        let left = self.left_of(free);
+        if used <= left {
+            return true;
+        }
+        // The files of the classes under way may take a quarter more of the disk than their lengths.
+        let claimed = free - left;
+        let for_it = left.saturating_sub(claimed / 4);
+        let is_the_only_one = self.beyond_half.is_none_or(|(other, _)| other == id);
+        let fits = reserve.is_some_and(|reserve| for_it >= reserve.max(self.ordinary().unwrap_or_default()));
+        let may = is_the_only_one && self.waiting == 0 && fits;
+        if may {
+            self.beyond_half = Some((id, used));
+        }
+        may
     }
 
     /// What of the free bytes no class under way will take.
@@ -185,7 +240,10 @@ impl DiskSpace {
             freed.as_mut().enable();
             match self.claim_now(length, copies) {
                 Ok(Some(claim)) => return Ok(claim),
-                Ok(None) => freed.await,
+                Ok(None) => {
+                    let _waiting = Waiting::begin(self);
+                    freed.await;
+                }
                 Err(lacks) => return Err(lacks),
             }
         }
@@ -205,8 +263,19 @@ impl DiskSpace {
         }
         let id = claims.add(length, needed);
         let files_free = self.files_free();
+        let reserve = reserve(length, free);
         let space = Arc::clone(self);
-        Ok(Some(Claim { space, id, length, needed, compared_at: 0, used: 0, files_compared_at: 0, files_free }))
+        Ok(Some(Claim {
+            space,
+            id,
+            length,
+            needed,
+            compared_at: 0,
+            used: 0,
+            files_compared_at: 0,
+            files_free,
+            reserve,
+        }))
     }
 
     /// Claims space for the rest of a class of which so many bytes of the tar are here. It had
@@ -215,8 +284,9 @@ impl DiskSpace {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let id = self.claims().add(length, needed.saturating_sub(used));
+        let reserve = reserve(length, self.free());
         let space = Arc::clone(self);
-        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None }
+        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None, reserve }
     }
 
     /// Files that this user may still make; `None` where their number is not limited.
@@ -236,20 +306,29 @@ impl DiskSpace {
     }
 }
 
+/// What a class leaves if it goes beyond half of the free space.
+fn reserve(length: Option<u64>, free: Option<u64>) -> Option<u64> {
+    free.filter(|_| length.is_none()).map(|free| free / RESERVE)
+}
+
 impl Claim {
     /// Notes how many bytes of the disk the class takes by now, and how many files it has.
     pub(crate) fn takes(&mut self, used: u64, files: u64) -> Result<(), LacksSpace> {
         self.takes_files(files)?;
         self.used = used;
-        if let Some(unwritten) = self.space.claims().unwritten.get_mut(&self.id) {
-            *unwritten = self.needed.saturating_sub(used);
-        }
-        if !self.is_outgrown() || used.saturating_sub(self.compared_at) < STEP {
+        let is_awaited = {
+            let mut claims = self.space.claims();
+            if let Some(unwritten) = claims.unwritten.get_mut(&self.id) {
+                *unwritten = self.needed.saturating_sub(used);
+            }
+            claims.waiting > 0 && claims.beyond_half.is_some_and(|(id, _)| id == self.id)
+        };
+        if !self.is_outgrown() || (!is_awaited && used.saturating_sub(self.compared_at) < STEP) {
             return Ok(());
         }
         self.compared_at = used;
         match self.space.free() {
-            Some(free) if self.space.claims().left_of(free) < used => Err(self.outgrown()),
+            Some(free) if !self.space.claims().may_go_on(self.id, used, free, self.reserve) => Err(self.outgrown()),
             _ => Ok(()),
         }
     }
@@ -287,7 +366,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.space.claims().unwritten.remove(&self.id);
+        let mut claims = self.space.claims();
+        claims.unwritten.remove(&self.id);
+        claims.beyond_half = claims.beyond_half.filter(|(id, _)| *id != self.id);
+        drop(claims);
         self.space.freed.notify_waiters();
     }
 }
@@ -329,6 +411,43 @@ mod tests {
         assert_eq!([(); 3].map(|()| claims.judge(2, 1)), [Fit::TooLong, Fit::TooLong, Fit::DiskIsFull]);
         assert_eq!(claims.judge(1, 1), Fit::Fits);
         assert_eq!(claims.judge(2, 1), Fit::TooLong);
+    }
+
+    #[test]
+    fn one_class_of_unknown_length_goes_beyond_half_and_leaves_a_reserve() {
+        let mut claims = Claims::default();
+        let [first, second] = [(); 2].map(|()| claims.add(None, 0));
+        let reserve = Some(6 * MB);
+        assert!(claims.may_go_on(first, 50 * MB, 50 * MB, reserve), "half");
+        assert_eq!(claims.beyond_half, None);
+        assert!(claims.may_go_on(first, 94 * MB, 6 * MB, reserve));
+        assert!(!claims.may_go_on(first, 95 * MB, 5 * MB, reserve));
+        assert!(claims.may_go_on(second, 5 * MB, 6 * MB, reserve), "the other one has its half");
+        assert!(!claims.may_go_on(second, 8 * MB, 7 * MB, reserve), "and no more beside the first");
+        assert!(!claims.may_go_on(3, 8 * MB, 7 * MB, None), "one that was announced has no more than half");
+    }
+
+    #[test]
+    fn what_others_claim_and_an_ordinary_class_are_left_by_one_beyond_half() {
+        let mut claims = Claims::default();
+        let unknown = claims.add(None, 0);
+        let other = claims.add(Some(20 * MB), 20 * MB);
+        assert!(!claims.may_go_on(unknown, 60 * MB, 44 * MB, Some(MB)), "24 MB less 5 are left, and 20 are ordinary");
+        assert!(claims.may_go_on(unknown, 59 * MB, 45 * MB, Some(MB)));
+        claims.unwritten.remove(&other);
+        assert!(claims.may_go_on(unknown, 84 * MB, 20 * MB, Some(MB)));
+        assert!(!claims.may_go_on(unknown, 85 * MB, 19 * MB, Some(MB)));
+    }
+
+    #[test]
+    fn a_class_beyond_half_fails_when_another_one_waits_for_space() {
+        let mut claims = Claims::default();
+        let unknown = claims.add(None, 0);
+        assert!(claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(6 * MB)));
+        assert_eq!(claims.judge(30 * MB, 20 * MB), Fit::Later);
+        assert_eq!(claims.judge(101 * MB, 20 * MB), Fit::TooLong);
+        claims.waiting = 1;
+        assert!(!claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(6 * MB)));
     }
 
     #[test]

@@ -153,17 +153,22 @@ impl Intake<'_> {
         if let Err(error) = unpacker.push(bytes) {
             return Err(self.broken(error));
         }
-        claim.takes(unpacker.disk_bytes(), unpacker.files()).map_err(|lacks| {
-            self.at_work = None;
-            self.site.failed(&self.staging, lacks.into())
-        })
+        claim.takes(unpacker.disk_bytes(), unpacker.files()).map_err(|lacks| self.give_up(lacks))
+    }
+
+    /// Ends a class for which the disk has no space. Its claim ends after its staging was removed,
+    /// because a class that waits for the claim compares itself with the free space then.
+    fn give_up(&mut self, lacks: LacksSpace) -> Unfinished {
+        let claim = self.at_work.take().map(|AtWork { claim, .. }| claim);
+        let failed = self.site.failed(&self.staging, lacks.into());
+        drop(claim);
+        failed
     }
 
     /// Ends the class, or the worker, as its unpacker ended.
     fn broken(&mut self, error: UnpackError) -> Unfinished {
         if let Some(lacks) = self.at_work.as_ref().and_then(|at_work| at_work.lacks_space(&error)) {
-            self.at_work = None;
-            return self.site.failed(&self.staging, lacks.into());
+            return self.give_up(lacks);
         }
         if let Some(AtWork { mut unpacker, .. }) = self.at_work.take() {
             // What is done may serve the next attempt; that it cannot be kept changes nothing.
