@@ -3,6 +3,7 @@
 //! users.
 
 mod fixed_names;
+mod manifests;
 mod rights;
 mod scene;
 mod staging_area;

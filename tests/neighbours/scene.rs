@@ -19,7 +19,7 @@ use tests::{
 
 pub(crate) const WNID: &str = "n00000001";
 const VICTIM: u32 = 54_410;
-const ATTACKER: u32 = 54_411;
+pub(crate) const ATTACKER: u32 = 54_411;
 /// Stands in each private file of the victim.
 const SECRET: &str = "only the victim may read this\n";
 /// Nothing here takes longer than this on a busy machine, unless it waits.

@@ -66,7 +66,12 @@ fn an_area_of_another_user_is_refused_and_stays_as_it_is() {
             let words = [
                 ".images.partial",
                 "belongs to user 54411",
-                "remove it, or run this program as user 54411 if that user began the job",
+                // It cannot be entered, or it can and is not used.
+                if mode & 0o002 == 0 && victim != 0 {
+                    "run it as user 54411"
+                } else {
+                    "run this program as user 54411"
+                },
                 "--staging",
             ];
             scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));

@@ -60,6 +60,11 @@ impl AreaAccess {
         Self { user: file.uid(), keeps_modes: file.mode() & OF_OTHERS == 0 }
     }
 
+    /// This process's user, as the file system shows it.
+    pub(crate) fn user(self) -> u32 {
+        self.user
+    }
+
     /// Whether users can be told apart by modes.
     pub(crate) fn keeps_modes(self) -> bool {
         self.keeps_modes
@@ -90,11 +95,13 @@ pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
             let folder = open_folder(path)?;
             match group {
                 Some(Group(group)) if fchown(&folder, None, Some(Gid::from_raw(group))).is_ok() => {
-                    set_mode(&folder, THE_GROUPS)
+                    set_mode(&folder, THE_GROUPS)?;
                 }
-                // A user who is not in the group works alone.
-                _ => set_mode(&folder, OURS),
+                _ => {}
             }
+            // A user who is not in the group works alone: the kernel keeps the set-group-ID bit for
+            // members only.
+            if is_shared(&folder.metadata()?) { Ok(()) } else { set_mode(&folder, OURS) }
         }
     }
 }

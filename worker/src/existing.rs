@@ -1,6 +1,6 @@
 //! What already stands under a class's name: complete, to be proved, in the way, or nothing.
 
-use std::{fs, io, path::Path};
+use std::{fmt, fs, io, path::Path};
 
 use shared::{Wnid, listing::list, own_file::open_regular};
 
@@ -19,12 +19,30 @@ pub(crate) enum Found {
     Nothing,
     /// A folder with a valid manifest.
     Complete(Manifest),
-    /// A folder without one: another tool's, or made by hand.
-    Unproved,
+    /// A folder that has to be proved.
+    Unproved(Unproved),
     /// A folder whose manifest was cut or edited.
     Damaged,
     /// Something that is never touched, and why.
     InTheWay(&'static str),
+}
+
+/// Why the manifest of a folder proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unproved {
+    /// There is none: the folder is another tool's, or made by hand.
+    WithoutManifest,
+    /// Another user made the folder, in a target to which every user can write.
+    OfAnotherUser,
+}
+
+impl fmt::Display for Unproved {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::WithoutManifest => "the folder has no manifest",
+            Self::OfAnotherUser => "the folder is another user's, so its manifest proves nothing",
+        })
+    }
 }
 
 /// Looks, and follows no link.
@@ -33,30 +51,36 @@ pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Fo
         return Ok(Found::InTheWay("a folder or a link stands under the tar's name"));
     }
     let folder = target.class_folder(wnid);
-    let kind = match fs::symlink_metadata(&folder) {
+    let found = match fs::symlink_metadata(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        found => found?.file_type(),
+        found => found?,
     };
+    let kind = found.file_type();
     if kind.is_symlink() {
         return Ok(Found::InTheWay("a symbolic link stands under the class's name"));
     }
     if !kind.is_dir() {
         return Ok(Found::InTheWay("a file stands under the class's name"));
     }
-    if let Some(manifest) = manifest::read(&folder, wnid)? {
-        return Ok(Found::Complete(manifest));
-    }
-    if folder.join(MANIFEST).symlink_metadata().is_ok() {
-        return Ok(Found::Damaged);
-    }
-    Ok(if list(&folder)?.next().transpose()?.is_none() { Found::Nothing } else { Found::Unproved })
+    let unproved = if target.is_of_another_user(&found)? {
+        Unproved::OfAnotherUser
+    } else {
+        if let Some(manifest) = manifest::read(&folder, wnid)? {
+            return Ok(Found::Complete(manifest));
+        }
+        if folder.join(MANIFEST).symlink_metadata().is_ok() {
+            return Ok(Found::Damaged);
+        }
+        Unproved::WithoutManifest
+    };
+    Ok(if list(&folder)?.next().transpose()?.is_none() { Found::Nothing } else { Found::Unproved(unproved) })
 }
 
-/// Whether a folder without a manifest is the whole tar, by arithmetic, and why not.
+/// The number of files of a folder that is the whole tar, by arithmetic, or why it is not.
 ///
 /// A tar of plain files is a header block and the contents in 512-byte blocks for each, two blocks as end marker, and
 /// (GNU tar) zeros up to a record of 10,240 bytes; some hold an entry for the folder itself.
-pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<(), String>> {
+pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, String>> {
     let (mut files, mut blocks) = (0_u64, 0_u64);
     for entry in visible(folder)? {
         let (name, metadata) = entry?;
@@ -69,7 +93,7 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<(), St
     let lengths = [0, 512].map(|folder_entry| blocks + folder_entry + 1024);
     let fits = lengths.iter().any(|length| tar_bytes == *length || tar_bytes == length.next_multiple_of(10_240));
     if files > 0 && fits {
-        return Ok(Ok(()));
+        return Ok(Ok(files));
     }
     Ok(Err(format!(
         "its {files} files make a tar of {} bytes, the origin's has {tar_bytes}",
@@ -116,7 +140,7 @@ mod tests {
         let folder = folder_of(&[0, 1, 512, 513, 20_000]);
         let exact = 5 * 512 + 512 + 512 + 1024 + 20_480 + 1024;
         for length in [exact, exact + 512, 30_720] {
-            assert_eq!(matches(folder.path(), length).unwrap(), Ok(()), "{length}");
+            assert_eq!(matches(folder.path(), length).unwrap(), Ok(5), "{length}");
         }
         for length in [0, exact - 512, exact + 1024, 20_480, 40_960] {
             assert!(matches(folder.path(), length).unwrap().is_err(), "{length}");
@@ -127,7 +151,7 @@ mod tests {
     fn dot_files_do_not_count_and_folders_do_not_pass() {
         let folder = folder_of(&[100]);
         fs::write(folder.path().join(".DS_Store"), [0; 6148]).unwrap();
-        assert_eq!(matches(folder.path(), 10_240).unwrap(), Ok(()));
+        assert_eq!(matches(folder.path(), 10_240).unwrap(), Ok(1));
         fs::create_dir(folder.path().join("more")).unwrap();
         assert!(matches(folder.path(), 10_240).unwrap().is_err());
         assert!(matches(tempfile::tempdir().unwrap().path(), 10_240).unwrap().is_err(), "nothing proves nothing");

@@ -36,12 +36,13 @@ pub(crate) async fn fetch_class(
     let skipped = match (found, site.job.existing) {
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(what)),
-        (Found::Unproved | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
+        (Found::Unproved(_) | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
-        (Found::Unproved, Existing::Adopt) => Some(
-            stop.run_until_cancelled(site.prove(origin, wnid, retries)).await.unwrap_or(Err(Unfinished::Stopped))?,
-        ),
-        (Found::Unproved | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
+        (Found::Unproved(why), Existing::Adopt) => {
+            let proved = stop.run_until_cancelled(site.prove(origin, wnid, retries, why)).await;
+            Some(proved.unwrap_or(Err(Unfinished::Stopped))?)
+        }
+        (Found::Unproved(_) | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
     };
     if let Some(outcome) = skipped {
         site.drop_tar(wnid)?;

@@ -10,7 +10,7 @@ use crate::{
     site::Site,
     source::Source,
     staging::{Staging, Unpacked},
-    unfinished::{self, Unfinished},
+    unfinished::{self, Unfinished, storage},
 };
 
 const BLOCK: usize = 256 << 10;
@@ -24,7 +24,13 @@ pub(crate) fn unpack_local_tar(
     let target = site.target();
     // A link, a folder or a pipe of that name is no tar.
     let Ok(tar) = open_regular(&target.tar(wnid)) else { return Ok(None) };
-    let Ok(length) = tar.metadata().map(|found| found.len()) else { return Ok(None) };
+    let Ok(found) = tar.metadata() else { return Ok(None) };
+    let length = found.len();
+    let look = |error| storage(target, "look at the folder", error);
+    if target.is_of_another_user(&found).map_err(look)? {
+        tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
+        return Ok(None);
+    }
     // A sparse file can be longer than the disk: what the origin says of the class decides.
     let Ok(Some(_space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(None) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);

@@ -188,7 +188,8 @@ fn rename_folder(target: &Target, staged: &Staged, replace: bool) -> io::Result<
         Err(error) => error,
     };
     // Whatever went wrong, on a network disk also an answer that was lost: what stands there decides.
-    if let Ok(Some(manifest)) = manifest::read(&to, staged.wnid) {
+    let is_believed = to.symlink_metadata().and_then(|found| target.is_of_another_user(&found)).is_ok_and(|is| !is);
+    if is_believed && let Ok(Some(manifest)) = manifest::read(&to, staged.wnid) {
         return Ok(Publication::AlreadyThere(manifest));
     }
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory) {

@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 use shared::{
     Wnid,
     job::JobOptions,
-    outcome::{Failure, Outcome},
+    outcome::{Failure, Outcome, Published},
     owner::explained,
     threads::NoThread,
 };
@@ -17,7 +17,7 @@ use crate::{
     client::OriginError,
     disk_space::DiskSpace,
     download::describe,
-    existing::{self, Found},
+    existing::{self, Found, Unproved},
     extract::UnpackError,
     lane::Lane,
     lease_clock::LeaseClock,
@@ -133,38 +133,55 @@ impl Site {
             .map_err(|error| unfinished::staging(&self.target, "make a staging folder", error))
     }
 
-    /// Proves a folder that has no manifest by the length that the origin says its tar has, and gives it one; or says why not.
-    pub(crate) async fn prove(&self, origin: &Origin, wnid: Wnid, retries: u32) -> Result<Outcome, Unfinished> {
+    /// Proves a folder by the length that the origin says its tar has, and gives it a manifest
+    /// unless it is another user's, whose manifest proves nothing; or says why not.
+    pub(crate) async fn prove(
+        &self,
+        origin: &Origin,
+        wnid: Wnid,
+        retries: u32,
+        unproved: Unproved,
+    ) -> Result<Outcome, Unfinished> {
         let url = self.job.url.for_class(wnid);
         // Many origins answer a HEAD with another length than a GET, with none, or not at all: it can prove the folder, but
         // what does not fit it proves nothing.
         if let Ok(source) = origin.describe(&url, Question::Head).await
-            && let Ok(outcome) = self.adopt_if_whole(wnid, &source)?
+            && let Ok(outcome) = self.adopt_if_whole(wnid, &source, unproved)?
         {
             return Ok(outcome);
         }
         let source = describe(origin, &url, retries).await.map_err(|error| match verdict(&error) {
             // Tried to the end: the origin's fault, and no word about the folder.
             Verdict::Retry { .. } => Unfinished::Failed(error.into()),
-            Verdict::GiveUp => conflict(&format!("the folder has no manifest, and cannot be proved: {error}")),
+            Verdict::GiveUp => conflict(&format!("{unproved}, and cannot be proved: {error}")),
         })?;
-        self.adopt_if_whole(wnid, &source)?.map_err(|why| {
+        self.adopt_if_whole(wnid, &source, unproved)?.map_err(|why| {
             conflict(&format!(
-                "the folder has no manifest, and {why} \
+                "{unproved}, and {why} \
                  (--existing replace downloads it anew, --existing trust takes it as it is)"
             ))
         })
     }
 
     /// Gives a folder a manifest if the sizes of its files add up to the tar; the inner error: why they do not.
-    fn adopt_if_whole(&self, wnid: Wnid, source: &Source) -> Result<Result<Outcome, String>, Unfinished> {
+    fn adopt_if_whole(
+        &self,
+        wnid: Wnid,
+        source: &Source,
+        unproved: Unproved,
+    ) -> Result<Result<Outcome, String>, Unfinished> {
         let Some(length) = source.length else {
             return Ok(Err("the origin does not say how long the tar is".to_owned()));
         };
         let folder = self.target.class_folder(wnid);
         let proved = existing::matches(&folder, length);
-        if let Err(why) = proved.map_err(|error| self.storage(wnid, "read the folder", error))? {
-            return Ok(Err(format!("is not the origin's tar: {why}")));
+        let files = match proved.map_err(|error| self.storage(wnid, "read the folder", error))? {
+            Ok(files) => files,
+            Err(why) => return Ok(Err(format!("is not the origin's tar: {why}"))),
+        };
+        if unproved == Unproved::OfAnotherUser {
+            tracing::info!(%wnid, "the folder is another user's, and is as long as the whole tar");
+            return Ok(Ok(Outcome::Skipped(Published { files, bytes: length })));
         }
         let manifest = existing::adopt(&folder, wnid, &self.job.run_id, source)
             .map_err(|error| self.storage(wnid, "adopt the folder", error))?;

@@ -106,8 +106,16 @@ impl StagingArea {
     /// have put under its name is neither used nor removed.
     pub(crate) fn check(&self, other: &Path) -> io::Result<()> {
         let folder = open_folder(other)?.metadata()?;
-        let access = self.lock().as_ref().map_or_else(AreaAccess::default, |lock| lock.access);
-        access.check(&folder, self.group)
+        self.access().check(&folder, self.group)
+    }
+
+    /// This process's user, as the file system shows it.
+    pub(crate) fn user(&self) -> u32 {
+        self.access().user()
+    }
+
+    fn access(&self) -> AreaAccess {
+        self.lock().as_ref().map_or_else(AreaAccess::default, |lock| lock.access)
     }
 
     /// Whether all users can rename the area, by the mode of the folder that holds it.

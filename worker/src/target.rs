@@ -1,7 +1,7 @@
 //! The target folder, and the staging area that belongs to it.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -10,7 +10,12 @@ use std::{
 
 use rustix::fs::Access;
 
-use shared::{Wnid, limits, own_file::is_refused, owner::explained};
+use shared::{
+    Wnid, limits,
+    own_file::is_refused,
+    owner::explained,
+    ownership::{Ownership, is_writable_by_all},
+};
 
 use crate::{
     area_access::Group,
@@ -163,6 +168,15 @@ impl Target {
     /// The staging area.
     pub(crate) fn staging(&self) -> &Path {
         self.area.path()
+    }
+
+    /// Whether something in the target was put there by another user of this host: every user can
+    /// write to the target, and the owner counts neither as this user nor as one that can replace
+    /// all that is in it.
+    pub(crate) fn is_of_another_user(&self, found: &Metadata) -> io::Result<bool> {
+        let target = self.folder.metadata()?;
+        let ownership = Ownership::within(&target).shown_as(self.area.user());
+        Ok(is_writable_by_all(&target) && !ownership.accepts(found))
     }
 
     /// Final name of a class.

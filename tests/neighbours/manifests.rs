@@ -1,0 +1,106 @@
+//! Class folders and tars of another user in a target to which every user can write: what their
+//! manifests say is not believed, and what they hold is not published.
+
+use std::{fs, os::unix::fs::chown, path::Path};
+
+use tests::{
+    archives::{difference, images},
+    folders::snapshot,
+};
+
+use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, give, set_mode, victims};
+
+/// The group that shares a target.
+const GROUP: u32 = 54_412;
+const OTHER_SEED: u64 = 2;
+
+/// Makes a class that a run has published a user's, with its manifest.
+fn give_class(class: &Path, user: u32, group: u32) {
+    for file in fs::read_dir(class).expect("the class is there") {
+        chown(file.expect("it can be listed").path(), Some(user), Some(group)).expect("root may");
+    }
+    chown(class, Some(user), Some(group)).expect("root may");
+}
+
+/// The class is in the target already, with a valid manifest, and is a user's.
+struct Case {
+    class: u32,
+    group: u32,
+    target: u32,
+    mode: u32,
+}
+
+fn set_up(victim: u32, case: &Case, tar: Vec<u8>) -> Scene {
+    let scene = Scene::new(victim, 0o755, 0o755);
+    scene.origin.class(WNID, tar);
+    let first = scene.job.run();
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    fs::remove_file(scene.target().join("n00000001.tar")).expect("root may");
+    give_class(&scene.job.class_folder(WNID), case.class, case.group);
+    chown(scene.target(), Some(case.target), Some(GROUP)).expect("root may");
+    set_mode(scene.target(), case.mode);
+    scene.origin.class(WNID, scene.tar.clone());
+    scene.origin.forget_requests();
+    scene
+}
+
+#[test]
+fn a_manifest_of_another_user_proves_nothing_in_a_target_of_all_users() {
+    for victim in victims() {
+        for mode in [0o1777, 0o777, 0o3777] {
+            let case = Case { class: ATTACKER, group: ATTACKER, target: 0, mode };
+            let scene = set_up(victim, &case, images(WNID, 3, 10_000..20_000, OTHER_SEED));
+            let class = scene.job.class_folder(WNID);
+            let before = snapshot(&class);
+            let finished = scene.job.run();
+            assert_eq!(finished.code, Some(1), "{mode:o}: {}", finished.stderr);
+            let failure = scene.job.failure_of(WNID);
+            let said =
+                "Conflict: the folder is another user's, so its manifest proves nothing, and is not the origin's";
+            assert!(failure.starts_with(said), "{failure}");
+            assert!(snapshot(&class) == before, "it was changed");
+
+            // As long as the origin's tar: it counts as there, and nothing is written into it.
+            let scene = set_up(victim, &case, images(WNID, 6, 10_000..20_000, 1));
+            let before = snapshot(&scene.job.class_folder(WNID));
+            scene.run("a class of another user, as long as the origin's", Ending::Done);
+            assert_eq!(scene.origin.requests(WNID).len(), 1, "it is asked for its length");
+            assert!(snapshot(&scene.job.class_folder(WNID)) == before, "it was changed");
+        }
+    }
+}
+
+#[test]
+fn a_manifest_is_believed_where_other_users_could_not_put_it() {
+    for victim in victims() {
+        for case in [
+            Case { class: victim, group: victim, target: 0, mode: 0o1777 },
+            Case { class: 0, group: 0, target: victim, mode: 0o1777 },
+            Case { class: ATTACKER, group: ATTACKER, target: ATTACKER, mode: 0o1777 },
+            // The group shares the target, and every user can write to it as well.
+            Case { class: ATTACKER, group: GROUP, target: 0, mode: 0o3777 },
+            Case { class: ATTACKER, group: GROUP, target: victim, mode: 0o2775 },
+            Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o2775 },
+            Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o755 },
+        ] {
+            let scene = set_up(victim, &case, images(WNID, 3, 10_000..20_000, OTHER_SEED));
+            let finished = scene.job.run();
+            assert_eq!(finished.code, Some(0), "{:o}: {}", case.mode, finished.stderr);
+            assert!(scene.origin.requests(WNID).is_empty(), "{:o}: {:?}", case.mode, scene.origin.requests(WNID));
+        }
+    }
+}
+
+#[test]
+fn a_tar_of_another_user_is_not_unpacked_in_a_target_of_all_users() {
+    for victim in victims() {
+        for mode in [0o1777, 0o777] {
+            let scene = Scene::new(victim, 0o755, mode);
+            give(scene.target(), 0, mode);
+            attackers_file(&scene.target().join("n00000001.tar"), &images(WNID, 3, 10_000..20_000, OTHER_SEED));
+            scene.run(&format!("a tar of the attacker in {mode:o}"), Ending::DoneOrFailed);
+            let class = scene.job.class_folder(WNID);
+            assert!(!class.exists() || difference(&scene.tar, &class).is_none(), "the attacker's images are there");
+        }
+    }
+}
