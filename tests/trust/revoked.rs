@@ -73,3 +73,33 @@ fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
     wait_for("only the admin's connection is left", Duration::from_secs(30), || accepted() <= 2);
     coordinator.running.kill();
 }
+
+#[test]
+fn an_emptied_file_revokes_all_tokens_until_it_has_some_again() {
+    let cluster = Cluster::of(1);
+    let tokens = cluster.path("tokens");
+    let text = std::fs::read_to_string(&tokens).expect("init has written it");
+    let secret = cluster.secret("viewer.token");
+    let job = cluster.job.args(["--token-file", &tokens]);
+    let coordinator = job.start_coordinator();
+    let viewer = Client::new(coordinator.address, Some(&secret));
+    let is_valid = || {
+        let asked = viewer.request(proto::WatchRequest {});
+        let mut calls = CoordinatorClient::new(viewer.channel());
+        match viewer.runtime.block_on(calls.watch(asked)) {
+            Ok(_) => true,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+                false
+            }
+        }
+    };
+    assert!(is_valid());
+    std::fs::write(&tokens, "").expect("it is ours");
+    wait_for("no token is valid", SOON, || !is_valid());
+    std::fs::write(&tokens, text).expect("it is ours");
+    wait_for("the tokens are valid again", SOON, is_valid);
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("it has a log");
+    assert_eq!(log.matches("holds no token any more: all tokens are revoked").count(), 1, "{log}");
+    coordinator.running.kill();
+}

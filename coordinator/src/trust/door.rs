@@ -9,7 +9,7 @@ use std::{
 
 use shared::{
     metrics::{Page, Source},
-    tls::{TlsError, Watched},
+    tls::{self, TlsError, Watched},
 };
 use tokio::{
     task::spawn_blocking,
@@ -70,11 +70,12 @@ impl DoorFiles {
             Watched::new(paths.cloned().collect(), server_tls)
         });
         let tokens = self.tokens.as_ref().map(|path| {
-            let earlier = Mutex::new(Tokens::default());
+            let earlier = Mutex::new(None);
             Watched::new(vec![path.clone()], move |sources| {
                 let mut earlier = earlier.lock().unwrap_or_else(PoisonError::into_inner);
-                *earlier = Tokens::read(&sources[0])?.replacing(&earlier);
-                Ok(earlier.clone())
+                let tokens = read_again(&sources[0], earlier.as_ref())?;
+                *earlier = Some(tokens.clone());
+                Ok(tokens)
             })
         });
         Ok(Door {
@@ -83,6 +84,20 @@ impl DoorFiles {
             has_client_authority: self.tls.as_ref().is_some_and(|files| files.client_authority.is_some()),
         })
     }
+}
+
+/// The tokens of a file that has changed. Without one in it, all are revoked; at the start it is
+/// refused.
+fn read_again(source: &tls::Source, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
+    let Some(earlier) = earlier else { return Tokens::read(source) };
+    let tokens = match Tokens::read(source) {
+        Err(TlsError::NoTokens { path }) => {
+            tracing::warn!("{} holds no token any more: all tokens are revoked", path.display());
+            Tokens::default()
+        }
+        read => read?,
+    };
+    Ok(tokens.replacing(earlier))
 }
 
 impl Source for Door {
@@ -197,6 +212,34 @@ mod tests {
             let over_network = flags.trim_end_matches(" --insecure");
             assert_eq!(files.open().unwrap().worker_flags(false), over_network, "{files:?}");
         }
+    }
+
+    #[test]
+    fn an_emptied_token_file_revokes_all_and_one_that_is_written_anew_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let text = "worker worker-0123456789\n";
+        let files = DoorFiles { tls: None, tokens: Some(path.clone()) };
+        std::fs::write(&path, "# none\n").unwrap();
+        assert!(files.open().is_err(), "at the start it is refused");
+        std::fs::write(&path, text).unwrap();
+        let tokens = files.open().unwrap().tokens.unwrap();
+        let grant = || tokens.get().grant_of(b"worker-0123456789");
+        let first = grant().unwrap();
+        for content in ["", text, "# none\n", text] {
+            std::fs::write(&path, content).unwrap();
+            tokens.look();
+            assert!(grant().is_some() && !first.revoked.is_cancelled(), "{content:?}");
+        }
+        std::fs::write(&path, "# none\n").unwrap();
+        for is_revoked in [false, true, true] {
+            tokens.look();
+            assert_eq!((grant().is_none(), first.revoked.is_cancelled()), (is_revoked, is_revoked));
+        }
+        std::fs::write(&path, text).unwrap();
+        tokens.look();
+        assert!(!grant().unwrap().revoked.is_cancelled());
+        assert_eq!(tokens.refused(), 0);
     }
 
     #[test]

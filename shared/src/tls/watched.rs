@@ -54,9 +54,17 @@ pub struct Watched<T> {
     paths: Vec<PathBuf>,
     make: Make<T>,
     current: ArcSwap<T>,
-    /// Digests of what was read last, good or not.
-    seen: Mutex<Vec<Vec<u8>>>,
+    seen: Mutex<Seen>,
     refused: Counter,
+}
+
+/// What was read last.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Digests of the files, whether or not they were of use; none where one could not be read.
+    digests: Vec<Vec<u8>>,
+    /// A file was empty at the last look, which may be because it is being written.
+    was_empty: bool,
 }
 
 impl<T> Watched<T> {
@@ -74,7 +82,7 @@ impl<T> Watched<T> {
             paths,
             make: Box::new(make),
             current,
-            seen: Mutex::new(digests(&sources)),
+            seen: Mutex::new(Seen { digests: digests(&sources), was_empty: false }),
             refused: Counter::default(),
         })
     }
@@ -95,7 +103,8 @@ impl<T> Watched<T> {
     }
 
     /// Looks at the files, and makes a new one if they have changed. One that cannot be made is told once in the log, and
-    /// the last good one stays. Does blocking I/O on small files.
+    /// the last good one stays. A file that has become empty counts at the second look: editors
+    /// and some tools empty a file before they write it. Does blocking I/O on small files.
     pub fn look(&self) {
         // A pipe gives what it has once; to open it again could wait for ever.
         if self.paths.iter().any(|path| path.metadata().is_ok_and(|found| !found.is_file())) {
@@ -106,16 +115,22 @@ impl<T> Watched<T> {
         let made = match read(&self.paths) {
             Ok(sources) => {
                 let digests = digests(&sources);
-                if *seen == digests {
+                if seen.digests == digests {
+                    seen.was_empty = false;
                     return;
                 }
-                *seen = digests;
+                let is_empty = sources.iter().any(|source| source.lines().next().is_none());
+                if is_empty && !seen.was_empty {
+                    seen.was_empty = true;
+                    return;
+                }
+                *seen = Seen { digests, was_empty: false };
                 (self.make)(&sources)
             }
             // A file that is away for a moment is told once.
-            Err(_) if seen.is_empty() => return,
+            Err(_) if seen.digests.is_empty() => return,
             Err(error) => {
-                seen.clear();
+                *seen = Seen::default();
                 Err(error)
             }
         };
@@ -181,6 +196,20 @@ mod tests {
         std::fs::write(&path, "seven..").unwrap();
         watched.look();
         assert_eq!(*watched.get(), 7);
+    }
+
+    #[test]
+    fn an_empty_file_counts_at_the_second_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let watched = Watched::new(vec![path.clone()], length_of).unwrap();
+        for (content, refused) in [("", 0), ("four", 0), ("", 0), ("four", 0), ("", 0), ("", 1)] {
+            std::fs::write(&path, content).unwrap();
+            watched.look();
+            assert_eq!(watched.refused(), refused);
+        }
+        assert_eq!(*watched.get(), 4);
     }
 
     #[test]
