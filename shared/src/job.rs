@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use url::{Position, Url};
 
-use crate::Wnid;
+use crate::{
+    Wnid,
+    url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
+};
 
 /// No `Retry-After` is honoured for longer than this.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
@@ -120,11 +123,8 @@ pub enum InvalidUrl {
     NeverSent,
 }
 
-const PLACEHOLDER: &str = "{wnid}";
 /// The same in a path, as the parser writes it.
 const ENCODED_PLACEHOLDER: &str = "%7Bwnid%7D";
-/// What is not shown.
-const HIDDEN: &str = "…";
 
 impl UrlTemplate {
     /// Reads a base URL or a template.
@@ -172,15 +172,9 @@ impl UrlTemplate {
         &self.text
     }
 
-    /// Whether it has a user, a password, or a value in its query that is not made of the class's
-    /// id.
+    /// Whether it has a user, a password or a secret in its query.
     pub fn has_secrets(&self) -> bool {
-        let url = Url::parse(&self.text).ok();
-        let has_user = url.is_none_or(|url| !url.username().is_empty() || url.password().is_some());
-        let query = self.query().unwrap_or_default().split('#').next().unwrap_or_default();
-        let mut values =
-            query.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(_, value)| value));
-        has_user || values.any(|value| !value.is_empty() && !value.contains(PLACEHOLDER))
+        has_secrets(&self.text)
     }
 
     /// What follows the first `?`, to tell origins from one another that look the same when they are shown; not for a log.
@@ -200,29 +194,6 @@ impl fmt::Debug for UrlTemplate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
     }
-}
-
-/// A URL fit for a log: without `user:password@`, without a fragment, and with hidden values in its query, unless a value is
-/// a class id or `{wnid}`. Of what is no URL nothing is shown.
-pub fn without_credentials(url: &str) -> String {
-    let Ok(mut url) = Url::parse(url) else { return HIDDEN.to_owned() };
-    if url.set_username("").and_then(|()| url.set_password(None)).is_err() && !url.has_host() {
-        return format!("{}:{HIDDEN}", url.scheme());
-    }
-    url.set_fragment(None);
-    match url.query() {
-        Some(query) => format!("{}?{}", &url[..Position::AfterPath], shown_query(query)),
-        None => url.into(),
-    }
-}
-
-fn shown_query(query: &str) -> String {
-    let shown = query.split('&').map(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or(("", parameter));
-        let value = if value == PLACEHOLDER || value.parse::<Wnid>().is_ok() { value } else { HIDDEN };
-        if name.is_empty() { value.to_owned() } else { format!("{name}={value}") }
-    });
-    shown.collect::<Vec<_>>().join("&")
 }
 
 /// The job's counts. `success + skipped + failed + leased + pending = total`, always.
@@ -404,26 +375,6 @@ mod tests {
 
     fn url(template: &str) -> Result<String, InvalidUrl> {
         UrlTemplate::parse(template).map(|template| template.for_class("n02124075".parse().unwrap()).to_string())
-    }
-
-    #[test]
-    fn a_url_has_secrets_if_it_names_a_user_or_has_a_value_of_its_own_in_the_query() {
-        for (text, has_secrets) in [
-            ("https://image-net.org/data/winter21_whole", false),
-            ("https://h:8443/x/{wnid}/y.tar", false),
-            ("https://h/get?id={wnid}", false),
-            ("https://h/get?{wnid}", false),
-            ("https://h/get?file={wnid}.tar&empty=", false),
-            ("https://h/get?id={wnid}#part", false),
-            ("https://user:password@h/x", true),
-            ("https://user@h/x", true),
-            ("https://:password@h/x", true),
-            ("https://h/{wnid}.tar?token=abc", true),
-            ("https://h/get?id={wnid}&sig=abc", true),
-            ("https://h/{wnid}.tar?abc", true),
-        ] {
-            assert_eq!(UrlTemplate::parse(text).unwrap().has_secrets(), has_secrets, "{text}");
-        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod telemetry;
 mod terminal;
 pub mod threads;
 pub mod tls;
+pub mod url_secrets;
 mod wnid;
 
 pub use wnid::{InvalidWnid, Wnid};

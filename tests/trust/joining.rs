@@ -190,7 +190,10 @@ fn where_others_can_connect_the_door_must_be_closed() {
         cluster.job.assert_could_not_run(&start(flags).wait(), &words);
     }
     let finished = start(&["--tls-cert", certificate, "--tls-key", key]).wait();
-    cluster.job.assert_could_not_run(&finished, &["everybody could join", "--token-file", "--tls-client-ca"]);
+    cluster.job.assert_could_not_run(
+        &finished,
+        &["any program that reaches the port could join", "--token-file", "--tls-client-ca"],
+    );
     let closed = ["--tls-cert", certificate, "--tls-key", key, "--token-file", tokens];
     for (flags, said) in [(&closed[..], "worker --connect https://"), (&["--insecure"], "the wire is plaintext")] {
         let mut running = start(flags);

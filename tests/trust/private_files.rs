@@ -60,6 +60,11 @@ fn a_job_with_secrets_asks_for_a_credential_and_its_sentence_can_be_followed_to_
         assert!(!refused.stderr.contains("s3cr3t"), "{}", refused.stderr);
     }
 
+    let harmless = format!("{plain}/{{wnid}}.tar?v=1&format=tar");
+    let mut open = job.start_with(common.into_iter().chain(["--url", &harmless]));
+    open.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    open.kill();
+
     let refused = job.start_with(common.into_iter().chain(["--url", &url, "--header-file", &headers])).wait();
     let sentence = refused.stderr;
     let init = between(&sentence, "`coordinator ", "`");
@@ -83,7 +88,7 @@ fn a_job_with_secrets_asks_for_a_credential_and_its_sentence_can_be_followed_to_
     assert_eq!(dev.code, Some(0), "{}", dev.stderr);
     let mut open = job.start_with(own().chain(["--target", "open", "--listen", "127.0.0.1:0", "--insecure"]));
     open.wait_until("it says what this means", |running| {
-        running.stderr().contains("--insecure: everybody can join at 127.0.0.1").then_some(())
+        running.stderr().contains("--insecure: any program that reaches the port can join at 127.0.0.1").then_some(())
     });
     open.kill();
 }

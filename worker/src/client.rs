@@ -9,9 +9,10 @@ use reqwest::{
 };
 use rustls::ClientConfig;
 use shared::{
-    job::{JobOptions, without_credentials},
+    job::JobOptions,
     outcome::printable_within,
     tls::{InvalidBundle, bundle, provider},
+    url_secrets::without_credentials,
 };
 use url::Url;
 

@@ -4,8 +4,8 @@ use std::{error::Error as _, time::Duration};
 
 use reqwest::StatusCode;
 use shared::{
-    job::without_credentials,
     outcome::{Failure, FailureKind, Suspect},
+    url_secrets::without_credentials,
 };
 
 use crate::{

@@ -5,7 +5,7 @@
 use std::{env, fmt};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use shared::job::without_credentials;
+use shared::url_secrets::without_credentials;
 use url::{Host, Url};
 
 /// Why a request cannot go through the proxy that the environment names for it.

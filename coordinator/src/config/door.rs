@@ -26,9 +26,9 @@ pub struct DoorConfig {
     /// changes
     #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Listen in plaintext, or let everybody in, where others can connect: only on a network that
-    /// is closed itself, or, where the job has credentials for the origin, on a machine without
-    /// other users
+    /// Listen in plaintext, or without asking for a credential, where others can connect: only on a
+    /// network that is closed itself, or, where the job has credentials for the origin, on a machine
+    /// without other users
     #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
 }

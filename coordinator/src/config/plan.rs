@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -93,16 +93,17 @@ pub enum ConfigError {
     Plaintext(SocketAddr),
     /// Encryption alone keeps nobody out.
     #[error(
-        "listen on {0}: everybody could join; give the tokens that `coordinator init` wrote with --token-file, or the \
+        "listen on {0}: any program that reaches the port could join; give the tokens that `coordinator init` wrote with --token-file, or the \
          authority of the workers' certificates with --tls-client-ca"
     )]
     NoCredential(SocketAddr),
     /// A worker is told the secrets, and every user of this machine could be one.
     #[error(
         "listen on {0}: every user of this machine could connect and be told the secrets of --header-file and --url; run \
-         `coordinator init`, give the coordinator --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key \
-         --token-file imagenet-trust/tokens, and workers --connect https://{0} --token-file imagenet-trust/worker.token, or \
-         download with --dev, which listens on nothing, or give --insecure if this machine has no other users"
+         `coordinator init{advertise}`, give the coordinator --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key \
+         --token-file imagenet-trust/tokens, and workers --connect https://{connect} --token-file imagenet-trust/worker.token, or \
+         download with --dev, which listens on nothing, or give --insecure if this machine has no other users",
+        advertise = advertised(.0.ip()), connect = connected(*.0)
     )]
     Secrets(SocketAddr),
     /// A file that decides whom to trust, or holds secrets.
@@ -188,6 +189,23 @@ impl Config {
             }),
         })
     }
+}
+
+/// What `coordinator init` has to be told about an address: its certificates are for `127.0.0.1` and
+/// `::1` without it.
+fn advertised(address: IpAddr) -> String {
+    let is_known = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
+    if is_known { String::new() } else { format!(" --advertise {address}") }
+}
+
+/// Where workers find a coordinator that listens on an address. The system chooses a port for 0,
+/// which the coordinator prints.
+fn connected(address: SocketAddr) -> String {
+    if address.port() != 0 {
+        return address.to_string();
+    }
+    let text = address.to_string();
+    format!("{}:PORT", text.trim_end_matches(":0"))
 }
 
 /// A file that a flag names; erased from memory when it is dropped.
@@ -304,6 +322,23 @@ mod tests {
         let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"]).unwrap().ceilings;
         assert_eq!(ceilings, Ceilings { connections: Some(8), bytes_per_second: Some(10 << 20) });
         assert_eq!(plan(&["--timeout", "500ms"]).unwrap().job.timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn the_commands_for_a_job_with_secrets_name_an_address_that_workers_can_use() {
+        for (listen, init, connect) in [
+            ("127.0.0.1:50051", "`coordinator init`", "--connect https://127.0.0.1:50051 --token-file"),
+            ("[::1]:1", "`coordinator init`", "--connect https://[::1]:1 --token-file"),
+            ("127.0.0.2:80", "`coordinator init --advertise 127.0.0.2`", "--connect https://127.0.0.2:80 "),
+            ("127.0.0.1:0", "`coordinator init`", "--connect https://127.0.0.1:PORT "),
+            ("[::1]:0", "`coordinator init`", "--connect https://[::1]:PORT "),
+        ] {
+            let error = plan(&["--listen", listen, "--url", "http://u:p@h/x"]).unwrap_err();
+            assert!(error.contains(init) && error.contains(connect), "{error}");
+        }
+        for query in ["v=1", "version=2021", "file={wnid}.tar&dl"] {
+            assert!(plan(&["--url", &format!("http://h/{{wnid}}.tar?{query}")]).is_ok(), "{query}");
+        }
     }
 
     #[test]

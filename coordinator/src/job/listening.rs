@@ -26,8 +26,10 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
     say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
-        let who = if door.is_locked() { "whoever has a token" } else { "everybody" };
-        tracing::warn!("--insecure: {who} can join at {address}, and the wire is {wire}; see `coordinator init`");
+        let who = if door.is_locked() { "with a credential" } else { "that reaches the port" };
+        tracing::warn!(
+            "--insecure: any program {who} can join at {address}, and the wire is {wire}; see `coordinator init`"
+        );
     }
 }
 

@@ -312,7 +312,7 @@ fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
     let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
     let (folder, worker_token) = (arguments.dir.display(), arguments.file(WORKER_TOKEN));
     let worker_token = worker_token.display();
-    let host = arguments.advertise.first().cloned().unwrap_or_else(host_name);
+    let host = arguments.advertise.iter().find(|host| can_be_reached(host)).cloned().unwrap_or_else(host_name);
     let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { format!("[{host}]") } else { host };
     format!(
         "Made in {folder}: {made}.\n\
@@ -329,6 +329,11 @@ fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
          admin.token is for `coordinator retry` and `coordinator drain`. Keep ca.key away from all of them: who has it can be\n\
          the coordinator.\n"
     )
+}
+
+/// Whether a worker can connect to it: not to a name with a star, and not to an unspecified address.
+fn can_be_reached(host: &str) -> bool {
+    !host.starts_with("*.") && !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
 /// A name or an address, without a port.
@@ -392,6 +397,14 @@ mod tests {
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(said.contains("worker --connect https://node1.example.org:50051 --token-file worker.token"), "{said}");
         assert!(!said.contains("idl1."), "{said}");
+        for (advertised, host) in [
+            (&["*.example.org", "0.0.0.0", "127.0.0.2"][..], "127.0.0.2"),
+            (&["::", "fd00::1"], "[fd00::1]"),
+            (&["*.example.org"], &host_name()),
+        ] {
+            let said = run(&folder.path().join(host), advertised).unwrap();
+            assert!(said.contains(&format!("worker --connect https://{host}:50051")), "{said}");
+        }
     }
 
     /// Name and content of each file.
