@@ -39,9 +39,6 @@ pub struct FailureLog {
     withdrawn: HashSet<String>,
     /// The last attempt failed, which was told: the file may end in the middle of a line.
     is_behind: bool,
-    /// How often the file was written.
-    #[cfg(test)]
-    pub(crate) writes: usize,
 }
 
 /// The log could not be written.
@@ -60,15 +57,7 @@ impl FailureLog {
     pub fn create(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
         match open_log(&path).and_then(|file| clear(&file)) {
-            Ok(()) => Ok(Self {
-                path,
-                missing: Vec::new(),
-                noted: 0,
-                withdrawn: HashSet::new(),
-                is_behind: false,
-                #[cfg(test)]
-                writes: 0,
-            }),
+            Ok(()) => Ok(Self { path, missing: Vec::new(), noted: 0, withdrawn: HashSet::new(), is_behind: false }),
             Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
     }
@@ -130,10 +119,6 @@ impl FailureLog {
         if self.missing.is_empty() {
             return Ok(());
         }
-        #[cfg(test)]
-        {
-            self.writes += 1;
-        }
         let mut file = open_log(&self.path)?;
         file.write_all(self.missing.concat().as_bytes())
     }
@@ -152,10 +137,6 @@ impl FailureLog {
             is_whole && !missing.contains(line) && !self.withdrawn.contains(class_of(line))
         };
         let kept: Vec<String> = text.split_inclusive('\n').filter(counts).map(str::to_owned).collect();
-        #[cfg(test)]
-        {
-            self.writes += 1;
-        }
         // From here on the file may lose lines that it had.
         self.missing.splice(..0, kept);
         let mut file = open_log(&self.path)?;
