@@ -45,12 +45,18 @@ pub enum RefusedAddress {
     },
 }
 
+/// Whether the origin may be at a private or loopback address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PrivateOrigin {
+    Allowed,
+    Refused,
+}
+
 /// The rule for one job; clones share what is known of its origin.
 #[derive(Debug, Clone)]
 pub(crate) struct AllowedAddresses {
     base: Url,
-    /// Private and loopback addresses are allowed at all.
-    private: bool,
+    private: PrivateOrigin,
     lookup: Lookup,
     /// Ranges of the configured host's addresses at its first lookup.
     first_ranges: Arc<OnceLock<Vec<AddressRange>>>,
@@ -58,7 +64,7 @@ pub(crate) struct AllowedAddresses {
 
 impl AllowedAddresses {
     /// `base`: a URL of the configured host.
-    pub(crate) fn new(base: Url, private: bool, lookup: Lookup) -> Self {
+    pub(crate) fn new(base: Url, private: PrivateOrigin, lookup: Lookup) -> Self {
         Self { base, private, lookup, first_ranges: Arc::default() }
     }
 
@@ -121,7 +127,9 @@ impl AllowedAddresses {
     fn allows(&self, range: AddressRange, first: &[AddressRange]) -> bool {
         match range {
             AddressRange::Public => true,
-            AddressRange::Loopback | AddressRange::Private => self.private && first.contains(&range),
+            AddressRange::Loopback | AddressRange::Private => {
+                self.private == PrivateOrigin::Allowed && first.contains(&range)
+            }
             AddressRange::LinkLocal | AddressRange::Unusable => false,
         }
     }
@@ -130,7 +138,7 @@ impl AllowedAddresses {
         let host = host.to_owned();
         let is_private = |range: &AddressRange| matches!(range, AddressRange::Loopback | AddressRange::Private);
         match ranges.iter().any(is_private) {
-            true if !self.private => RefusedAddress::NotAllowed { host },
+            true if self.private == PrivateOrigin::Refused => RefusedAddress::NotAllowed { host },
             true => RefusedAddress::TurnedPrivate { host },
             false => RefusedAddress::Forbidden { host },
         }
@@ -197,15 +205,18 @@ fn range_by_text(url: &Url) -> Option<AddressRange> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        PrivateOrigin::{Allowed, Refused},
+        *,
+    };
 
-    fn rule(base: &str, private: bool) -> AllowedAddresses {
+    fn rule(base: &str, private: PrivateOrigin) -> AllowedAddresses {
         AllowedAddresses::new(Url::parse(base).unwrap(), private, Lookup::on_current_runtime())
     }
 
     /// What an origin is refused for at the start.
     #[tokio::main(flavor = "current_thread")]
-    async fn refused(host: &str, private: bool, is_proxied: bool) -> Option<RefusedAddress> {
+    async fn refused(host: &str, private: PrivateOrigin, is_proxied: bool) -> Option<RefusedAddress> {
         rule(&format!("http://{host}:1/x"), private).check_origin(is_proxied).await.err()
     }
 
@@ -249,7 +260,7 @@ mod tests {
     #[test]
     fn link_local_addresses_are_never_asked_however_they_are_written() {
         for host in LINK_LOCAL.into_iter().chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"]) {
-            for (private, is_proxied) in [(false, false), (true, false), (true, true)] {
+            for (private, is_proxied) in [(Refused, false), (Allowed, false), (Allowed, true)] {
                 let refused = refused(host, private, is_proxied);
                 assert!(matches!(refused, Some(RefusedAddress::Forbidden { .. })), "{host}: {refused:?}");
             }
@@ -260,21 +271,21 @@ mod tests {
     fn private_addresses_are_asked_only_where_the_worker_allows_them() {
         for host in PRIVATE {
             for is_proxied in [false, true] {
-                let found = refused(host, false, is_proxied);
+                let found = refused(host, Refused, is_proxied);
                 let Some(refused) = found.clone() else { panic!("{host} would be asked") };
                 assert!(matches!(refused, RefusedAddress::NotAllowed { .. }), "{host}: {refused}");
                 assert!(refused.to_string().ends_with("start the worker with --allow-private-origin"), "{refused}");
             }
-            assert_eq!(refused(host, true, false), None, "{host}");
+            assert_eq!(refused(host, Allowed, false), None, "{host}");
         }
         for public in ["93.184.216.34", "[2606:2800:220:1::1]", "[::ffff:93.184.216.34]"] {
-            assert_eq!(refused(public, false, false), None, "{public}");
+            assert_eq!(refused(public, Refused, false), None, "{public}");
         }
     }
 
     #[tokio::test]
     async fn a_name_that_was_public_at_first_does_not_turn_private() {
-        let allowed = rule("http://origin.test/x", true);
+        let allowed = rule("http://origin.test/x", Allowed);
         allowed.first_ranges.set(vec![AddressRange::Public]).unwrap();
         for range in [AddressRange::Private, AddressRange::Loopback, AddressRange::LinkLocal] {
             assert!(!allowed.allows(range, &allowed.ranges().await), "{range:?}");
@@ -289,7 +300,7 @@ mod tests {
     /// What the first lookup has found stays the rule for the run.
     #[tokio::test]
     async fn the_ranges_of_the_first_lookup_are_kept() {
-        let allowed = rule("http://localhost.invalid/x", true);
+        let allowed = rule("http://localhost.invalid/x", Allowed);
         assert_eq!(allowed.ranges().await, [], "nothing is known of it");
         let known = AllowedAddresses { base: Url::parse("http://ip6-localhost/x").unwrap(), ..allowed };
         if known.addresses("ip6-localhost").await.is_ok() {
@@ -300,11 +311,11 @@ mod tests {
     #[tokio::test]
     async fn a_name_with_a_private_address_is_refused_unless_the_origin_is_in_its_range() {
         for (base, private, is_allowed) in [
-            ("http://127.0.0.1/", true, true),
-            ("http://localhost/", true, true),
-            ("http://127.0.0.1/", false, false),
-            ("http://10.0.0.1/", true, false),
-            ("http://93.184.216.34/", true, false),
+            ("http://127.0.0.1/", Allowed, true),
+            ("http://localhost/", Allowed, true),
+            ("http://127.0.0.1/", Refused, false),
+            ("http://10.0.0.1/", Allowed, false),
+            ("http://93.184.216.34/", Allowed, false),
         ] {
             let found = GuardedResolver(rule(base, private)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
@@ -318,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_name_of_a_proxy_is_resolved_without_the_rule() {
         for (base, is_found) in [("http://localhost/", false), ("http://origin.test/", true)] {
-            let found = ChosenResolver(rule(base, false)).resolve("localhost".parse().unwrap()).await;
+            let found = ChosenResolver(rule(base, Refused)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_found, "{base}");
         }
     }
@@ -328,10 +339,10 @@ mod tests {
         let addresses = ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", "169.254.0.1:0"];
         let found = addresses.map(|text| text.parse::<SocketAddr>().unwrap()).to_vec();
         let allowed = |private, first: &[AddressRange]| rule("http://h.test/", private).allowed(found.clone(), first);
-        assert_eq!(allowed(true, &[]), found[..1]);
-        assert_eq!(allowed(true, &[AddressRange::Private]), found[..2]);
-        assert_eq!(allowed(false, &[AddressRange::Private]), found[..1]);
+        assert_eq!(allowed(Allowed, &[]), found[..1]);
+        assert_eq!(allowed(Allowed, &[AddressRange::Private]), found[..2]);
+        assert_eq!(allowed(Refused, &[AddressRange::Private]), found[..1]);
         let first = [AddressRange::Loopback, AddressRange::Unusable, AddressRange::LinkLocal];
-        assert_eq!(allowed(true, &first)[1..], found[2..3]);
+        assert_eq!(allowed(Allowed, &first)[1..], found[2..3]);
     }
 }

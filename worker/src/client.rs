@@ -17,7 +17,7 @@ use shared::{
 use url::Url;
 
 use crate::{
-    allowed_addresses::{AllowedAddresses, ChosenResolver, GuardedResolver, RefusedAddress},
+    allowed_addresses::{AllowedAddresses, ChosenResolver, GuardedResolver, PrivateOrigin, RefusedAddress},
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy},
@@ -85,7 +85,7 @@ pub(crate) struct Connections {
 impl Clients {
     /// Reads what all of them share; on the runtime that looks up names for all of them. `private`:
     /// the origin may be at a private address.
-    pub(crate) fn for_job(job: &JobOptions, private: bool) -> Result<Self, OriginError> {
+    pub(crate) fn for_job(job: &JobOptions, private: PrivateOrigin) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
         let proxies = Arc::new(Proxies::of_environment());

@@ -8,6 +8,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     WorkerConfig, WorkerError,
+    allowed_addresses::PrivateOrigin,
     calls::{Answer, Calls, Refused},
     coordinator_client::{CoordinatorClient, Identity, Registration},
     lease_clock::LeaseClock,
@@ -58,7 +59,8 @@ pub(crate) async fn join(
     let open = || {
         let job = registration.job.clone();
         let retries = tally.retries.clone();
-        let origin = Origin::new(&job, config.allow_private_origin, Arc::clone(&gate), retries);
+        let private = if config.allow_private_origin { PrivateOrigin::Allowed } else { PrivateOrigin::Refused };
+        let origin = Origin::new(&job, private, Arc::clone(&gate), retries);
         let origin = origin.map_err(SiteError::from)?;
         let site = Site::open(job, origin, target, Arc::clone(&clock), who.slots, tally, &mut threads)?;
         // Before the slots, which can be fewer where the system has not enough threads.

@@ -88,6 +88,7 @@ mod tests {
     use url::Url;
 
     use super::*;
+    use crate::allowed_addresses::PrivateOrigin;
     use crate::{
         fixture::job,
         pace::{Gate, Priority},
@@ -108,7 +109,8 @@ mod tests {
                 }
             }
         });
-        let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let origin =
+            Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let mut set = JoinSet::new();
         let lane = Lane::open(&origin, &mut set).unwrap();
         let story = async move |origin: &Origin| {

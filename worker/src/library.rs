@@ -20,6 +20,7 @@ use shared::{
 use tokio::task::{JoinError, JoinSet};
 
 use crate::{
+    allowed_addresses::PrivateOrigin,
     lease_clock::LeaseClock,
     origin::Origin,
     pace::Gate,
@@ -202,7 +203,7 @@ async fn open(
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let clock = Arc::new(LeaseClock::of_this_host());
         let gate = Gate::open(slots, Arc::clone(&tally));
-        let origin = Origin::new(&job, true, gate, tally.retries.clone())?;
+        let origin = Origin::new(&job, PrivateOrigin::Allowed, gate, tally.retries.clone())?;
         let site = Arc::new(Site::open(job, origin, target, clock, slots, tally, &mut threads)?);
         Slots::open(site, progress, slots, &mut threads).map(|slots| (slots, threads))
     };

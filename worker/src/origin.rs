@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::{
+    allowed_addresses::PrivateOrigin,
     client::{Clients, Connections, OriginError},
     download_error::{DownloadError, shown},
     pace::{Gate, Permit, Priority, Transfer},
@@ -76,7 +77,12 @@ pub(crate) enum Part {
 
 impl Origin {
     /// Reads what its clients need, and makes the first. `private`: it may be at a private address.
-    pub(crate) fn new(job: &JobOptions, private: bool, gate: Arc<Gate>, retries: Counter) -> Result<Self, OriginError> {
+    pub(crate) fn new(
+        job: &JobOptions,
+        private: PrivateOrigin,
+        gate: Arc<Gate>,
+        retries: Counter,
+    ) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job, private)?);
         let connections = clients.make()?;
         let (keeps, window) = (Arc::default(), Arc::default());
@@ -324,7 +330,8 @@ mod tests {
     async fn only_a_connection_that_was_kept_may_be_stale() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-        let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let origin =
+            Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
             assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");
@@ -348,7 +355,8 @@ mod tests {
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-            let origin = Origin::new(&job(), true, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+            let origin =
+                Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);

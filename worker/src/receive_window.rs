@@ -81,6 +81,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use crate::{
+        allowed_addresses::PrivateOrigin,
         fixture::job,
         origin::Origin,
         pace::{Budget, Gate, Priority},
@@ -130,7 +131,7 @@ mod tests {
             resumed: 0,
         };
         gate.keep_to(&budget);
-        let origin = Origin::new(&job(), true, gate, Counter::default()).unwrap();
+        let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
         let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
         let first = if reads { opened.transfer.chunk().await.unwrap() } else { None };
         let (done, _stream) = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();

@@ -97,14 +97,17 @@ pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{allowed_addresses::AllowedAddresses, lookup::Lookup};
+    use crate::{
+        allowed_addresses::{AllowedAddresses, PrivateOrigin},
+        lookup::Lookup,
+    };
 
     #[tokio::main(flavor = "current_thread")]
     async fn hop(base: &str, to: &str, hops: usize) -> Result<(), RefusedRedirect> {
         let base = Url::parse(base).unwrap();
         let to = base.join(to).unwrap();
         judge(&base, &to, hops)?;
-        let allowed = AllowedAddresses::new(base, true, Lookup::on_current_runtime());
+        let allowed = AllowedAddresses::new(base, PrivateOrigin::Allowed, Lookup::on_current_runtime());
         let host = to.host_str().unwrap_or_default().to_owned();
         allowed.check(&to).await.map_err(|_| RefusedRedirect::Private { host })
     }

@@ -277,6 +277,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::allowed_addresses::PrivateOrigin;
     use crate::{fixture, lease_clock::LeaseClock, pace::Gate, target::Target};
 
     fn job() -> JobOptions {
@@ -286,7 +287,7 @@ mod tests {
     fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let origin = Origin::new(&job(), true, gate, Counter::default()).unwrap();
+        let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
         let site = Arc::new(Site::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(site, progress.clone(), 2, &mut threads).unwrap()
     }
