@@ -221,7 +221,8 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Success(wire) => Self::Success(published(wire)),
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
             proto::outcome::Kind::Failure(wire) => {
-                let (suspect, lacks_space) = (wire.suspect().into(), wire.lacks_space);
+                let suspect = wire.suspect().into();
+                let lacks_space = wire.lacks_space;
                 let failure = Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
                 Self::Failed(Failure { lacks_space, ..failure })
             }

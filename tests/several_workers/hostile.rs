@@ -204,8 +204,10 @@ struct Attacking {
 
 impl Attacking {
     fn start(attack: Attack, address: SocketAddr, wnids: Vec<String>) -> Self {
-        let (stop, tries) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let (until, counted) = (Arc::clone(&stop), Arc::clone(&tries));
+        let stop = Arc::<AtomicBool>::default();
+        let tries = Arc::<AtomicU64>::default();
+        let until = Arc::clone(&stop);
+        let counted = Arc::clone(&tries);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
@@ -404,7 +406,8 @@ async fn corrections(address: SocketAddr) -> Result<(Duration, Duration), Status
     let begun = Instant::now();
     let mut reporting = client.clone();
     let mut report = std::pin::pin!(reporting.report(proto::ReportRequest { session_id: session, results }));
-    let (mut renewing, mut slowest) = (client, Duration::ZERO);
+    let mut renewing = client;
+    let mut slowest = Duration::ZERO;
     loop {
         let before = Instant::now();
         tokio::select! {

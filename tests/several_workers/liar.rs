@@ -212,7 +212,8 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
     origin.class(WNID, images(WNID, 10, 8000..12_000, 1));
     // It is held for as long as the worker is watched.
     origin.limit_rate(5000);
-    let (job, coordinator) = (Job::new(), Scripted::start(&origin));
+    let job = Job::new();
+    let coordinator = Scripted::start(&origin);
     coordinator.answers().leases = vec![lease(WNID, 5)];
     coordinator.answers().lies = lies.clone();
     coordinator.answers().pace = pace;
@@ -224,10 +225,12 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
     let started = |worker: &mut Running| !worker.is_running() || calls(&coordinator) > 1;
     wait_until(Duration::from_secs(30), || (started(&mut worker) || !ends).then_some(()));
     wait_until(Duration::from_secs(30), || (!coordinator.told().registrations.is_empty()).then_some(()));
-    let (before, made) = (cost(process), calls(&coordinator));
+    let before = cost(process);
+    let made = calls(&coordinator);
     // The time is what is measured, nothing is waited for.
     thread::sleep(if ends { Duration::ZERO } else { WATCHED });
-    let (after, made) = (cost(process), calls(&coordinator) - made);
+    let after = cost(process);
+    let made = calls(&coordinator) - made;
     let mut wrong = Vec::new();
     if let (Some((cpu, _)), Some((later, peak))) = (before, after) {
         let busy = later.saturating_sub(cpu);
@@ -299,7 +302,8 @@ fn no_budget_makes_a_worker_spin_panic_or_grow() {
 
 #[test]
 fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
-    let (job, coordinator) = (Job::new(), Scripted::start(&Origin::start()));
+    let job = Job::new();
+    let coordinator = Scripted::start(&Origin::start());
     let url = coordinator.url();
     let mut tried = 0;
     for (words, code) in [
@@ -324,7 +328,8 @@ fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
 
 /// Starts a worker on a host.
 fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flags: &[&str]) -> Running {
-    let (connect, target) = (coordinator.url(), target.to_str().expect("a plain path"));
+    let connect = coordinator.url();
+    let target = target.to_str().expect("a plain path");
     let always = ["--connect", &connect, "--name", "w", "--workers", "1", "--target", target];
     host.start_worker(job, always.into_iter().chain(flags.iter().copied()))
 }

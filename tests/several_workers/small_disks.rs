@@ -168,7 +168,8 @@ fn a_class_that_fits_on_one_disk_only_gets_there() {
     let coordinator = setting.job.start_coordinator();
     let targets = setting.targets();
     let start = |name: &str, slots: &str, target: &PathBuf| {
-        let (connect, target) = (format!("http://{}", coordinator.address), target.to_str().expect("a plain path"));
+        let connect = format!("http://{}", coordinator.address);
+        let target = target.to_str().expect("a plain path");
         let words = ["--connect", &connect, "--name", name, "--workers", slots, "--target", target];
         setting.job.start_worker_with(words)
     };

@@ -14,7 +14,9 @@ const TRIES: u8 = 100;
 fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_with_a_new_token() {
     let cluster = Cluster::of(1);
     let file = cluster.file("tokens");
-    let (ours, theirs, next) = ("worker-token-one", "worker-token-two", "worker-token-three");
+    let ours = "worker-token-one";
+    let theirs = "worker-token-two";
+    let next = "worker-token-three";
     let write = |tokens: &[&str]| {
         let lines: Vec<String> = tokens.iter().map(|token| format!("worker {token}\n")).collect();
         std::fs::write(&file, lines.concat()).expect("the folder is ours");

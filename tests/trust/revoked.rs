@@ -52,7 +52,8 @@ fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
         let counts = client.runtime.block_on(async { CoordinatorClient::new(channel).watch(request).await });
         counts.expect("the token is valid").into_inner()
     };
-    let (viewers, admins) = (watch(&viewer_client), watch(&admin_client));
+    let viewers = watch(&viewer_client);
+    let admins = watch(&admin_client);
 
     std::fs::write(&tokens, format!("admin {admin}\nworker another-worker-0123456789\n")).expect("it is ours");
     let ended = worker_client.runtime.block_on(async {

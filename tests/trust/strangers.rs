@@ -138,7 +138,8 @@ fn in_plaintext_a_connection_that_says_nothing_is_closed_too() {
 #[test]
 fn a_message_of_100_mib_is_refused_by_its_length() {
     let cluster = Cluster::of(1);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let mut coordinator = job.start_coordinator();
     let long = |length: usize| proto::ReportRequest {
@@ -215,7 +216,8 @@ fn cost_of(token: Option<&str>) -> Attacked {
     let (cluster, coordinator) = Cluster::of(1).start(&[]);
     let process = coordinator.running.id();
     let held = || memory::of(process).expect("it runs");
-    let (connect, viewer) = (format!("https://{}", coordinator.address), cluster.path("viewer.token"));
+    let connect = format!("https://{}", coordinator.address);
+    let viewer = cluster.path("viewer.token");
     let status = || {
         let asked = Instant::now();
         let told = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &viewer]).wait();
@@ -254,7 +256,8 @@ fn cost_of(token: Option<&str>) -> Attacked {
 #[test]
 fn a_connection_that_begins_with_the_largest_report_is_never_cut() {
     let cluster = Cluster::of(1);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let worker = Client::new(coordinator.address, Some(&secret));
@@ -269,7 +272,8 @@ fn a_connection_that_begins_with_the_largest_report_is_never_cut() {
 #[test]
 fn a_message_of_two_million_empty_results_is_refused_before_it_is_decoded() {
     let cluster = Cluster::of(1);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let worker = Client::new(coordinator.address, Some(&secret));
@@ -292,7 +296,8 @@ const VIEWERS: usize = 1300;
 #[test]
 fn idle_connections_of_viewers_are_bounded_and_keep_no_worker_out() {
     let cluster = Cluster::of(2);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("viewer.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("viewer.token");
     let token = cluster.path("worker.token");
     // As many files as a service often may have.
     let limited = ["sh", "-c", "ulimit -n 1200 && exec \"$0\" \"$@\""];

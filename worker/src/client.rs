@@ -109,7 +109,8 @@ impl Clients {
         let proxies = Arc::clone(&self.proxies);
         // A proxy that cannot be used is an error before a request that needs it is sent.
         let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
-        let (chosen, guarded) = (ChosenResolver(self.addresses.clone()), GuardedResolver(self.addresses.clone()));
+        let chosen = ChosenResolver(self.addresses.clone());
+        let guarded = GuardedResolver(self.addresses.clone());
         Ok(Connections {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,

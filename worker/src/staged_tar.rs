@@ -67,7 +67,8 @@ impl StagedTar {
 
     fn copy_expected(&mut self, expected: &Expected<'_>) -> io::Result<bool> {
         let mut hasher = blake3::Hasher::new();
-        let (mut files, mut content) = (0, 0);
+        let mut files = 0;
+        let mut content = 0;
         let mut block = Vec::new();
         while self.framing.offset() < expected.until {
             block.clear();
@@ -117,7 +118,8 @@ mod tests {
     }
 
     fn entry(name: &str, content: &[u8], next_header: usize) -> FileEntry {
-        let (size, blake3) = (content.len() as u64, blake3::hash(content));
+        let size = content.len() as u64;
+        let blake3 = blake3::hash(content);
         FileEntry { name: name.to_owned(), size, blake3, next_header: next_header as u64 }
     }
 
@@ -136,7 +138,8 @@ mod tests {
     fn what_is_the_tar_of_the_journals_files_is_copied_and_nothing_else() {
         let long = vec![7; 100_000];
         let tar = [member("a", b"first"), member("b", &long), member("c", b"")].concat();
-        let (a, b) = (1024, 1024 + 512 + 100_352);
+        let a = 1024;
+        let b = 1024 + 512 + 100_352;
         let journal = [entry("a", b"first", a), entry("b", &long, b), entry("c", b"", b + 512)];
         assert_eq!(copied(&tar, &journal), (3, tar.clone()));
         // Bytes that no header announces: a journal that names the length of a private file.

@@ -265,7 +265,8 @@ impl Messages {
 
     /// What follows the tag of a field.
     fn field(&mut self, tag: u64) -> Result<Position, Status> {
-        let (number, wire_type) = (tag >> 3, tag & 7);
+        let number = tag >> 3;
+        let wire_type = tag & 7;
         Ok(match wire_type {
             0 => Position::Number,
             1 => Position::Content(8),

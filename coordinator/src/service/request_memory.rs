@@ -77,13 +77,15 @@ mod tests {
     use super::*;
 
     fn call(memory: &RequestMemory, connection: &Arc<AtomicUsize>) -> Reservation {
-        let (all, connection) = (Arc::clone(&memory.0), Arc::clone(connection));
+        let all = Arc::clone(&memory.0);
+        let connection = Arc::clone(connection);
         Reservation { all, connection, held: AtomicUsize::default() }
     }
 
     #[test]
     fn a_connection_has_so_much_under_way_and_more_once_a_call_is_answered() {
-        let (memory, connection) = (RequestMemory::default(), Arc::default());
+        let memory = RequestMemory::default();
+        let connection = Arc::default();
         let calls: Vec<_> = (0..3).map(|_| call(&memory, &connection)).collect();
         assert!(calls[0].replace(4 << 20).is_ok() && calls[1].replace(4 << 20).is_ok());
         assert!(calls[2].replace(1).is_err(), "also a short one");

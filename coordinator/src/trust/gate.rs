@@ -257,7 +257,9 @@ mod tests {
         let files = DoorFiles { tls: None, tokens: Some(path) };
         let locked = || Gate::of(Arc::new(files.open().unwrap()));
         let bearer = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
-        let (none, wrong, valid) = (HeaderMap::new(), bearer("worker-0123456789"), bearer("viewer-0123456789"));
+        let none = HeaderMap::new();
+        let wrong = bearer("worker-0123456789");
+        let valid = bearer("viewer-0123456789");
         for (gate, path, headers, is_let_through, is_pending) in [
             (Gate::open(), HEALTH, &none, true, true),
             (Gate::open(), WATCH, &none, true, false),

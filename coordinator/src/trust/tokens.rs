@@ -160,7 +160,9 @@ mod tests {
     #[test]
     fn what_a_new_file_keeps_goes_on_and_what_it_does_not_is_revoked() {
         let revoked = |tokens: &Tokens, shown: &str| tokens.grant_of(shown.as_bytes()).unwrap().revoked;
-        let (kept, gone, other_role) = ("worker-0123456789", "viewer-0123456789", "admin-01234567890");
+        let kept = "worker-0123456789";
+        let gone = "viewer-0123456789";
+        let other_role = "admin-01234567890";
         let first = tokens(&format!("worker {kept}\nviewer {gone}\nadmin {other_role}")).unwrap();
         let signals = [kept, gone, other_role].map(|shown| revoked(&first, shown));
         let second = tokens(&format!("viewer {other_role}\nworker {kept}")).unwrap().replacing(&first);

@@ -63,7 +63,8 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
     memory::reset_peak(process)?;
     let attack =
         Attack { address: load.coordinator.dial.address, authority: load.site.authority(), token: None, kind, style };
-    let (stopping, count) = (Arc::new(AtomicBool::new(false)), load.options.strangers as usize);
+    let stopping = Arc::new(AtomicBool::new(false));
+    let count = load.options.strangers as usize;
     let strangers = Strangers::start(&attack, count);
     let people = honest(load, &stopping);
     let (workers, renewed) = renewals::renew(workers, load.options.renewing()).await?;
@@ -73,7 +74,9 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
     let Memory { peak, .. } = memory::of(process)?;
     sleep(RECOVERY).await;
     let after = memory::of(process)?.now;
-    let (grown, slowest, p99) = (peak.saturating_sub(idle), seen.statuses.at(100), renewed.at(99));
+    let grown = peak.saturating_sub(idle);
+    let slowest = seen.statuses.at(100);
+    let p99 = renewed.at(99);
     let figures = format!(
         "{count} × {style:?}: {} connections, {} sent; memory {} above idle, afterwards {}; {} statuses, the slowest {}; \
          {} first reports, {} cut, the slowest {}; {} renewals, {}  (goal: at most 64 MiB, 1 s, none cut, p99 200 ms)",
@@ -97,7 +100,8 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
 
 /// Asks for the status and sends first reports, alternately, until `stopping` is set.
 fn honest(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
-    let (stopping, dial) = (Arc::clone(stopping), load.coordinator.dial.clone());
+    let stopping = Arc::clone(stopping);
+    let dial = load.coordinator.dial.clone();
     let status = load.site.status(&dial);
     #[expect(clippy::disallowed_methods, reason = "its end is awaited by the caller")]
     tokio::spawn(async move {

@@ -143,7 +143,8 @@ impl Site {
 
     /// Makes the command of a person who looks on.
     pub(crate) fn status(&self, dial: &Dial) -> impl Fn() -> Command + Send + use<> {
-        let (program, token) = (self.program.clone(), self.trusted("viewer.token"));
+        let program = self.program.clone();
+        let token = self.trusted("viewer.token");
         let connect = format!("https://{}", dial.address);
         move || {
             let mut command = Command::new(&program);

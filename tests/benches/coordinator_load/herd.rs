@@ -27,7 +27,8 @@ struct Attached {
 
 /// Workers with connections of their own register within the same second, renew, and take a class each.
 pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
-    let (dial, herd) = (load.coordinator.dial.clone(), load.options.herd);
+    let dial = load.coordinator.dial.clone();
+    let herd = load.options.herd;
     let workers = (0..herd)
         .map(|number| Worker::new(format!("herd-{number}"), dial.worker(dial.channel()), Arc::clone(&load.grants)));
     let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
@@ -51,7 +52,8 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
 /// They lose the coordinator, and find the next one by themselves. Then they leave.
 pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Result<(), Trouble> {
     load.coordinator.kill();
-    let (start, address) = (Instant::now(), load.coordinator.dial.address);
+    let start = Instant::now();
+    let address = load.coordinator.dial.address;
     let returning = worker::all(workers, move |_, worker| attach(worker, start));
     let (restarted, returned) = tokio::join!(start::again(&load.site, address), returning);
     let took;

@@ -22,7 +22,8 @@ struct Seen {
 
 /// Acquires `batch` leases at a time and reports them, until the time is over or a tenth of the list is left.
 pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
-    let (options, dial) = (&load.options, &load.coordinator.dial);
+    let options = &load.options;
+    let dial = &load.coordinator.dial;
     let clients = Worker::sharing(CONNECTIONS, &format!("pairs-{batch}"), options.clients, dial, &load.grants);
     let (clients, _) = worker::all(clients, |_, mut client| async move {
         client.register().await?;

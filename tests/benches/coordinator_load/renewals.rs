@@ -30,9 +30,11 @@ const MAX_CONNECTION: u64 = 100 << 10;
 /// Registers workers, lets them renew evenly spread, and lets them leave.
 pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     let workers = register(load).await?;
-    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
+    let start = Instant::now();
+    let cpu = load.coordinator.cpu()?;
     let (workers, all) = renew(workers, load.options.renewing()).await?;
-    let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
+    let span = start.elapsed();
+    let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
     let figures = format!(
         "{} workers, every {}: {}, {}, CPU {} ({} each), memory {}  (goal: p99 below 200 ms, below 1 core)",
@@ -51,10 +53,12 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
 
 /// Registers the workers and gives them what they hold. With TLS each has a connection of its own.
 pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
-    let (options, dial) = (&load.options, &load.coordinator.dial);
+    let options = &load.options;
+    let dial = &load.coordinator.dial;
     let connections = if options.tls { options.workers } else { options.connections };
     let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
-    let (before, memory) = (Instant::now(), load.coordinator.memory()?.now);
+    let before = Instant::now();
+    let memory = load.coordinator.memory()?.now;
     let at_once = Arc::new(Semaphore::new(if options.tls { AT_ONCE } else { options.workers as usize }));
     let (workers, asked) = worker::all(new, move |_, mut worker| {
         let at_once = Arc::clone(&at_once);
@@ -86,7 +90,8 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
 /// Lets the workers renew for so long.
 pub(crate) async fn renew(workers: Vec<Worker>, time: Duration) -> Result<(Vec<Worker>, Latencies), Trouble> {
     let start = Instant::now();
-    let (count, end) = (u32::try_from(workers.len()).unwrap_or(u32::MAX), start + time);
+    let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+    let end = start + time;
     // Each renews at least once, also in a short time.
     let interval = INTERVAL.min(time);
     let (workers, latencies) = worker::all(workers, move |place, worker| async move {

@@ -69,7 +69,8 @@ fn the_largest_honest_message_of_each_method_passes_and_one_class_more_does_not(
     let most = messages(MAX_BATCH);
     let more = messages(MAX_BATCH + 1);
     for ((path, message), (_, one_more)) in most.iter().zip(&more) {
-        let (message, one_more) = (framed(message), framed(one_more));
+        let message = framed(message);
+        let one_more = framed(one_more);
         for size in [1, 13, 8192, message.len()] {
             assert!(take(path, &message, size).is_ok(), "{path} in parts of {size}");
             let refused = take(path, &one_more, size).unwrap_err();
