@@ -4,6 +4,7 @@ mod broken_disk;
 mod existing_folders;
 mod few_resources;
 mod interrupted;
+mod library;
 mod many_classes;
 mod neighbours;
 mod odd_classes;

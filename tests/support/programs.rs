@@ -8,11 +8,12 @@ use std::{
 const HOW: &str =
     "build the programs that these tests run: `cargo test --workspace`, or `cargo build -p coordinator -p worker`";
 
-/// The path of a program. Panics with what to do if it is missing or stale.
+/// The path of a program, or of an example of the library (`examples/NAME`). Panics with what to do if it is missing or stale.
 pub fn program(name: &str) -> PathBuf {
     let sources: &[&str] = match name {
         "coordinator" => &["coordinator/src", "worker/src", "shared/src", "proto"],
-        _ => &["worker/src", "shared/src", "proto"],
+        "worker" => &["worker/src", "shared/src", "proto"],
+        _ => &["worker/examples", "worker/src", "shared/src", "proto"],
     };
     let test = std::env::current_exe().expect("a process knows its executable");
     let folder = test.parent().and_then(Path::parent).expect("cargo puts tests into target/<profile>/deps");

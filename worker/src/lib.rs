@@ -73,7 +73,10 @@ use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Sh
 pub use crate::{
     allowed_addresses::RefusedAddress,
     client::OriginError,
-    library::{BatchError, DEFAULT_URL, Options, Stats, download_batch, load_part_ids_from_csv},
+    library::{
+        BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback, ReadError, Stats,
+        download_batch, load_part_ids_from_csv,
+    },
     renewal::RenewalError,
     room::TooFewDescriptors,
     site::SiteError,
@@ -85,6 +88,7 @@ pub use shared::{
     job::{Durability, Existing, InvalidUrl, SecretHeader},
     outcome::{Failure, FailureKind},
 };
+pub use tokio_util::sync::CancellationToken;
 
 use crate::{coordinator_client::Identity, progress::Progress, session::Ended};
 

@@ -109,6 +109,11 @@ impl Slots {
         self.busy.len() - self.tasks.len()
     }
 
+    /// Bytes received from the origin since the process started.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.progress.received_bytes()
+    }
+
     /// Whether nothing is being worked on.
     pub(crate) fn are_idle(&self) -> bool {
         self.tasks.is_empty()

@@ -1,0 +1,81 @@
+//! The library in a program of its own: limits, progress, and cancellation.
+
+use std::{process::Command, time::Duration};
+
+use tests::{
+    archives::{assert_class_is, images},
+    cluster::Job,
+    folders::{assert_no_partial, classes},
+    origin::Origin,
+    programs::program,
+    running::{Running, Signal},
+};
+use tokio::time::Instant;
+
+const COUNT: usize = 6;
+
+fn tars() -> Vec<(String, Vec<u8>)> {
+    let wnids = (1..).map(|number| (number, format!("n{number:08}"))).take(COUNT);
+    wnids.map(|(number, wnid)| (wnid.clone(), images(&wnid, 10, 20_000..40_000, number))).collect()
+}
+
+/// Starts the example with these limits.
+fn start(job: &Job, origin: &Origin, connections: &str, bytes_per_second: &str) -> Running {
+    let mut command = Command::new(program("examples/download_gently"));
+    command.arg(job.folder().join("data.csv")).arg(job.target_path());
+    command.arg(origin.url()).args([connections, bytes_per_second]);
+    job.start_program(command)
+}
+
+#[test]
+fn a_cancelled_batch_stops_at_checkpoints_and_the_next_call_continues_there_within_its_limits() {
+    let origin = Origin::start();
+    let tars = tars();
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+
+    // Slow enough to be interrupted in the middle of two classes.
+    let mut first = start(&job, &origin, "2", "100000");
+    first.wait_until("bytes come for two classes", |running| {
+        running.stdout().contains("0 of 6, 6 under way, ").then_some(())?;
+        (origin.bytes_sent() > 100_000).then_some(())
+    });
+    first.signal(Signal::INT);
+    let stopped = first.wait();
+    assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
+    assert!(stopped.stdout.contains("stopped after "), "{}", stopped.stdout);
+    assert!(classes(job.target_path()).len() < COUNT, "it was stopped before its end");
+
+    let total: usize = tars.iter().map(|(_, tar)| tar.len()).sum();
+    let rate: u64 = 800_000;
+    let left = (total as u64).saturating_sub(origin.bytes_sent());
+    let began = Instant::now();
+    let finished = start(&job, &origin, "2", &rate.to_string()).wait();
+    let took = began.elapsed();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stdout.contains("downloaded, 0 failed"), "{}", finished.stdout);
+    assert!(finished.stdout.contains("6 of 6, 0 under way"), "{}", finished.stdout);
+    for (wnid, tar) in &tars {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    assert_no_partial(job.target_path());
+    assert!(origin.most_transfers() <= 2, "{} transfers at once", origin.most_transfers());
+    // What the kernel has taken before the program reads it is sent anew, and is not held back.
+    let unheld = 2 * 256_000;
+    let least = Duration::from_millis(left.saturating_sub(unheld) * 1000 / rate / 2);
+    assert!(took >= least, "{left} bytes came in {took:?}");
+}
+
+#[test]
+fn a_list_that_is_missing_is_told_in_a_sentence_of_its_own() {
+    let origin = Origin::start();
+    let finished = start(&Job::new(), &origin, "1", "1000000").wait();
+    assert_eq!(finished.code, Some(1));
+    assert!(
+        finished.stderr.contains("cannot read ") && finished.stderr.contains("there is no such file"),
+        "{}",
+        finished.stderr
+    );
+}
