@@ -38,10 +38,10 @@ const EXAMPLES: &str = "\
 Examples:
   See it work, without ImageNet and without a list:
       coordinator --demo
-  One machine, 10 downloads at a time:
-      coordinator --fname data.csv --target /data/imagenet --dev
-  Several workers on this machine:
-      coordinator --fname data.csv
+  One machine, 5 downloads at a time:
+      coordinator --dev --fname data.csv --target /data/imagenet --workers 5 --delete-tar
+  Several workers on this machine, 5 connections in total:
+      coordinator --fname data.csv --max-connections 5 --delete-tar
       worker --connect http://127.0.0.1:50051 --target /data/imagenet
   Several machines; it prints the commands for coordinator and workers:
       coordinator init --advertise node1.example.org
@@ -55,7 +55,7 @@ Every flag can also be given as the environment variable beside it; the flag win
 /// Downloads ImageNet classes: hands the classes of a CSV to workers, counts, and names what failed.
 ///
 /// Each class is downloaded once, unpacked while it arrives, and appears under its final name only when it is complete. The
-/// same command after an interruption goes on where it stopped; after a finished run it skips what is there and tries again
+/// same command resumes after an interruption; after a finished run it skips what is there and retries
 /// what failed.
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version = crate::VERSION, args_conflicts_with_subcommands = true)]
@@ -93,19 +93,20 @@ pub struct OriginConfig {
     /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`
     #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = "https://image-net.org/data/winter21_whole")]
     pub url: String,
-    /// Attempts without progress after the first one; an attempt that brings bytes starts the count anew
+    /// Give up on a class after N retries in a row that received no data
     #[arg(long, env = "IMAGENET_RETRIES", value_name = "N", default_value_t = 5)]
     pub retries: u32,
     /// A download that brings no byte for this long is tried again, e.g. 120s or 2m
     #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
     pub timeout: Duration,
-    /// Connections to the origin, all workers together, at the most; within that their number adapts to what it bears
+    /// Upper limit for the connections of all workers together. Starts at N and is lowered when
+    /// connections break. Without it the limit starts low and is raised while the server copes
     #[arg(long, env = "IMAGENET_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
-    /// Bytes a second from the origin, all workers together, at the most, e.g. 10MiB/s
+    /// Upper limit for the bytes a second of all workers together, e.g. 10MiB/s
     #[arg(long, env = "IMAGENET_MAX_RATE", value_name = "BYTES/s", value_parser = rate::parse)]
     pub max_rate: Option<u64>,
-    /// Only what the last run has left failed; what it has left complete counts as skipped, and nobody is asked about it
+    /// Only retry the classes that failed in the last run
     #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
     pub retry_failed: bool,
     /// Extra certificate authorities for the origin, PEM
@@ -167,8 +168,8 @@ pub struct FleetConfig {
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
-    /// Do not end with the job: go on answering until told to stop. Started again with the same list, show the finished run
-    /// and begin no new one (for managers that start again whatever ends)
+    /// Keep running after the job is done; a restart with the same list does not start over. For
+    /// systemd and Kubernetes
     #[arg(long, env = "IMAGENET_STAY", value_parser = yes_or_no)]
     pub stay: bool,
 }

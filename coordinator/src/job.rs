@@ -120,7 +120,10 @@ where
             let there = status.success + status.skipped;
             say(
                 screen,
-                &format!("interrupted: {there} of {} classes are there; the same command goes on", status.total),
+                &format!(
+                    "interrupted: {there} of {} classes are there; run the same command again to resume",
+                    status.total
+                ),
             );
             Ok(Exit::Interrupted)
         }

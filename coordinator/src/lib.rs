@@ -123,7 +123,7 @@ pub enum CoordinatorError {
     Worker(#[from] DevWorkerError),
     /// A mistake of ours: the counts cannot be trusted any more.
     #[error(
-        "go on: the task that keeps the counts has died, which is a bug; the same command goes on with what is in the ledger"
+        "go on: the task that keeps the counts has died, which is a bug; run the same command again to resume from what is in the ledger"
     )]
     DispatcherDied,
     /// The worker in this process left before the job was done.

@@ -51,7 +51,8 @@ pub struct ConnectArgs {
     /// Certificate authority of the coordinator, PEM [default: the one that the token names]
     #[arg(long, env = "IMAGENET_TLS_CA", hide_env_values = true, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// Certificate that proves this program to the coordinator, PEM; a worker's must bear the worker's name
+    /// Certificate that proves this program to the coordinator, PEM; a worker's must
+    /// have its --name as CN or DNS name
     #[arg(long, env = "IMAGENET_TLS_CERT", hide_env_values = true, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key of that certificate, PEM

@@ -11,9 +11,9 @@ pub enum Exit {
     SomeFailed,
     /// It could not run, or not go on: arguments, CSV, target, an address in use.
     CouldNotRun,
-    /// Stopped by SIGINT (Ctrl-C); the same command goes on.
+    /// Stopped by SIGINT (Ctrl-C); the same command resumes.
     Interrupted,
-    /// Stopped by SIGTERM; the same command goes on.
+    /// Stopped by SIGTERM; the same command resumes.
     Terminated,
 }
 
@@ -42,4 +42,4 @@ Exit codes:
     0  every class is there (a worker: the job is done)
     1  finished, some classes failed: failed_downloads.log names them
     2  could not run: arguments, CSV, target, address in use
-  130  interrupted (SIGINT), 143 terminated (SIGTERM): the same command goes on where it stopped";
+  130  interrupted (SIGINT), 143 terminated (SIGTERM): run the same command again to resume";

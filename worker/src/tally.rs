@@ -72,7 +72,7 @@ impl Tally {
         }
         for (name, help, counter) in [
             ("requests", "Requests to the origin.", &self.origin_requests),
-            ("cuts", "Requests that broke: no connection, no answer, a body that broke off.", &self.origin_cuts),
+            ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", &self.origin_cuts),
             ("refusals", "Answers 429 and 503 of the origin.", &self.origin_refusals),
         ] {
             page.counter(&format!("worker_origin_{name}"), help, counter.get())?;

@@ -91,10 +91,10 @@ pub enum TargetError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            " (free some space and run the same command again: it goes on where it stopped)"
+            " (free some space and run the same command again to resume)"
         }
         io::ErrorKind::FileTooLarge => {
-            " (raise the limit on file sizes, ulimit -f, and run the same command again: it goes on where it stopped)"
+            " (raise the limit on file sizes, ulimit -f, and run the same command again to resume)"
         }
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => " (give a folder with --target)",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

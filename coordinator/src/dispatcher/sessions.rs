@@ -31,7 +31,7 @@ impl Dispatcher {
         };
         let Registered { session, replaced, evicted, renamed, .. } = &registered;
         tracing::info!(worker = hello.worker, session = session.0, held = held.len(), "registered");
-        let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was started again"));
+        let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was restarted"));
         let room = evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
         let entry = Entry {
             records: [again, room].into_iter().flatten().flatten().collect(),
@@ -56,7 +56,7 @@ impl Dispatcher {
     pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
         self.pacing.left(ended.session, Instant::now());
         if ended.returned > 0 || !ended.given_up.is_empty() {
-            tracing::warn!("worker {} {why}: {} of its classes go to others", ended.worker, ended.returned);
+            tracing::warn!("worker {} {why}: its {} leases are released", ended.worker, ended.returned);
         } else {
             tracing::info!("worker {} {why}", ended.worker);
         }

@@ -98,9 +98,9 @@ impl AtWork {
         page.gauge("coordinator_origin_bytes_per_second", speed, origin.bytes_per_second)?;
         for (name, help, value) in [
             ("requests", "Requests to the origin, as the workers say, since the coordinator started.", origin.requests),
-            ("cuts", "Requests that broke: no connection, no answer, a body that broke off.", origin.cuts),
+            ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", origin.cuts),
             ("refusals", "Answers 429 and 503 of the origin.", origin.refusals),
-            ("overloads", "Times that connections to the origin broke together.", origin.overloads),
+            ("overloads", "Bursts of failed requests.", origin.overloads),
         ] {
             page.counter(&format!("coordinator_origin_{name}"), help, value)?;
         }

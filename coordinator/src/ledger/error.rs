@@ -76,11 +76,10 @@ pub enum LedgerError {
 fn advice(error: &rusqlite::Error) -> &'static str {
     match error.sqlite_error_code() {
         Some(ErrorCode::SystemIoFailure) if limits::file_size().is_some() => {
-            " (raise the limit on file sizes, ulimit -f, or free some space, and run the same command again: it goes on where \
-             it stopped)"
+            " (raise the limit on file sizes, ulimit -f, or free some space, and run the same command again to resume)"
         }
         Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
-            " (free some space and run the same command again: it goes on where it stopped)"
+            " (free some space and run the same command again to resume)"
         }
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             " (give a file in a writable folder with --ledger)"

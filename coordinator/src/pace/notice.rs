@@ -51,9 +51,7 @@ impl fmt::Display for Notice {
                 write!(formatter, "the wait that the origin asked for ends {:.1} s early", rest.as_secs_f64())
             }
             Self::Own => formatter.write_str("the origin answers other workers: the wait is for one of them alone"),
-            Self::Independent => {
-                formatter.write_str("the origin breaks single connections too: their number is not the cause")
-            }
+            Self::Independent => formatter.write_str("connections fail even one at a time; not lowering the limit"),
             Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
         }
     }

@@ -318,7 +318,7 @@ fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
         "Made in {folder}: {made}.\n\
          \n\
          On this machine, the coordinator:\n\
-         \n    coordinator --fname data.csv --listen 0.0.0.0:50051 --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
+         \n    coordinator --fname data.csv --max-connections 5 --delete-tar --listen 0.0.0.0:50051 --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
          \n\
          On each machine that downloads, after copying {worker_token} to it, a worker:\n\
          \n    worker --connect https://{host}:50051 --token-file worker.token --target /data/imagenet\n\
@@ -326,8 +326,8 @@ fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
          To look on, from anywhere:\n\
          \n    coordinator status --connect https://{host}:50051 --token-file {folder}/viewer.token\n\
          \n\
-         admin.token is for `coordinator retry` and `coordinator drain`. Keep ca.key away from all of them: who has it can be\n\
-         the coordinator.\n"
+         admin.token is for `coordinator retry` and `coordinator drain`. Keep ca.key on another machine: anyone\n\
+         with ca.key can impersonate the coordinator.\n"
     )
 }
 

@@ -3,7 +3,7 @@ A label for what begins a new run. The list is read at the start, so another lab
 are not led to the former one, which would send them home because its job is done.
 */}}
 {{- define "imagenet.run" -}}
-imagenet/run: {{ list .Values.classes .Values.job.url .Values.job.retryFailed | toJson | sha256sum | trunc 8 | quote }}
+imagenet/run: {{ list .Values.classes .Values.job.url (int .Values.job.attempt) | toJson | sha256sum | trunc 8 | quote }}
 {{- end }}
 
 {{/* The coordinator's arguments; flags of which nothing is said keep their defaults. Helm's numbers are written as 1e+06 unless they are made integers. */}}
@@ -25,7 +25,7 @@ imagenet/run: {{ list .Values.classes .Values.job.url .Values.job.retryFailed | 
 {{- if $job.deleteTar }}
 - --delete-tar
 {{- end }}
-{{- if $job.retryFailed }}
+{{- if gt (int $job.attempt) 1 }}
 - --retry-failed
 {{- end }}
 {{- if $job.headerSecret }}

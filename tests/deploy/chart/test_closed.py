@@ -345,7 +345,7 @@ class Runs(unittest.TestCase):
     def test_what_begins_a_new_run_makes_another_job_that_finds_no_former_coordinator(self):
         before = self.names()
         self.assertEqual(before[0], before[1])
-        for setting in ("classes.csv=wnid", "classes.revision=2", "job.url=http://example.org", "job.retryFailed=true"):
+        for setting in ("classes.csv=wnid", "classes.revision=2", "job.url=http://example.org", "job.attempt=2"):
             with self.subTest(setting=setting):
                 after = self.names(setting)
                 self.assertEqual(after[0], after[1])

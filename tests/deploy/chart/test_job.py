@@ -244,7 +244,7 @@ class Jobs(unittest.TestCase):
             "everything",
             "job.headerSecret=",
             "job.caConfigMap=",
-            "job.retryFailed=false",
+            "job.attempt=1",
             "podSecurity.runAsUser=1000",
             "podDisruptionBudget.minWorkers=1",
         )

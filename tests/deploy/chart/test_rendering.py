@@ -108,7 +108,7 @@ class Rendering(unittest.TestCase):
                 "exec -it imagenet-coordinator-0 -- /usr/local/bin/coordinator status --watch", notes, done.stderr
             )
             # Without it an upgrade forgets what the installation was given.
-            self.assertRegex(notes, r"upgrade imagenet CHART --reuse-values --set job\.retryFailed=(true|false)\n")
+            self.assertRegex(notes, r"upgrade imagenet CHART --reuse-values --set job\.attempt=[23]\n")
             self.assertEqual("WARNING" in notes, path.name.startswith("insecure"))
             self.assertNotIn("<no value>", notes)
 
