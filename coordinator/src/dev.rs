@@ -4,8 +4,11 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _};
-use shared::{connect::Connector, job_line::Screen, shutdown::Shutdown};
-use tokio::{io::DuplexStream, sync::mpsc};
+use shared::{connect::Connector, job::JobStatus, job_line::Screen, shutdown::Shutdown};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use worker::Tally;
@@ -30,6 +33,8 @@ pub struct DevWorker {
     pub shutdown: Shutdown,
     /// Where it counts.
     pub tally: Arc<Tally>,
+    /// The job's counts.
+    pub counts: watch::Receiver<JobStatus>,
 }
 
 /// The worker in this process could not go on.
@@ -45,13 +50,14 @@ pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io
 
 /// Runs the worker until the job is done or the shutdown asks for an end.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
-    let DevWorker { single_host, target, connect, screen, shutdown, tally } = worker;
+    let DevWorker { single_host, target, connect, screen, shutdown, tally, counts } = worker;
     let config = worker::WorkerConfig {
         name: single_host.name,
         slots: single_host.workers,
         target,
         staging: single_host.staging,
         allow_private_origin: true,
+        counts: Some(counts),
     };
     let connector = Connector::InProcess(connect);
     match worker::run(&config, &connector, &screen, &shutdown, &tally).await {

@@ -23,6 +23,7 @@ use crate::{
     pace::Pace,
     running_time::RunningTime,
     tally::Tally,
+    time_left::TimeLeft,
 };
 
 mod handle;
@@ -49,6 +50,7 @@ pub struct Dispatcher {
     /// The table's clock. The pace has the real one, by which bytes come and the origin's waits pass.
     time: RunningTime,
     pacing: Pacing,
+    time_left: TimeLeft,
     ledger: Writer,
     commands: mpsc::Receiver<Command>,
     published: Published,
@@ -74,8 +76,9 @@ impl Dispatcher {
             pace,
             tally: Arc::clone(&tally),
         };
-        let time = RunningTime::starting_at(Instant::now());
-        (Self { table, time, pacing, ledger, commands, published, stopped, tally }, handle)
+        let now = Instant::now();
+        let (time, time_left) = (RunningTime::starting_at(now), TimeLeft::new(now));
+        (Self { table, time, pacing, time_left, ledger, commands, published, stopped, tally }, handle)
     }
 
     /// Answers commands until the last handle is gone.
@@ -127,6 +130,8 @@ impl Dispatcher {
             entry.closed.push(ended.worker);
         }
         self.pacing.tick(now);
+        let left = self.time_left.tick(self.table.remaining_bytes(), now);
+        self.table.set_time_left(left);
         self.table.look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), running);
         entry
     }
@@ -139,6 +144,9 @@ impl Dispatcher {
             Command::Register { hello, held, reply } => return self.register(&hello, &held, reply, running),
             Command::Renew { renewal: Renewal { session, credential, held, received }, reply } => {
                 let renewed = self.table.renew(session, &held, received, running);
+                if renewed.is_ok() {
+                    self.time_left.renewed(session, received);
+                }
                 let renamed = credential.map(|credential| self.table.comes_with(session, credential));
                 self.send(reply, renewed);
                 return Entry { renamed: renamed.into_iter().collect(), ..Entry::default() };
@@ -170,7 +178,11 @@ impl Dispatcher {
                 return left;
             }
             Command::Observe { session, observation, reply } => {
-                let budget = self.table.known(session).map(|()| self.pacing.observed(session, &observation, now));
+                let known = self.table.known(session);
+                let budget = known.map(|()| {
+                    self.time_left.received(session, observation.received);
+                    self.pacing.observed(session, &observation, now)
+                });
                 self.send(reply, budget);
             }
             Command::Budget { session, reply } => {
@@ -214,7 +226,11 @@ impl Dispatcher {
         entry: &mut Entry,
     ) -> Verdict {
         let wnid = lease.wnid;
+        let position = self.table.position_in_tar(session, wnid);
         let verdict = self.table.report(session, lease, &outcome, running, rand::random());
+        if let (Verdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
+            self.time_left.completed(session, published.bytes.saturating_sub(position));
+        }
         match (verdict, &outcome) {
             (Verdict::Settled, Outcome::Failed(failure)) => tracing::warn!("{wnid} failed: {failure}"),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {

@@ -239,8 +239,9 @@ impl Job {
             others.push(Arc::clone(&tally) as _);
             let (connect, incoming) = dev::in_process();
             job.serve(&plan.job, terms, Gate::open(), incoming, stop);
-            let (screen, shutdown) = (screen.clone(), shutdown.clone());
-            job.worker.spawn(worker(DevWorker { single_host, target: plan.target, connect, screen, shutdown, tally }));
+            let (screen, shutdown, counts) = (screen.clone(), shutdown.clone(), job.handle.watch());
+            let target = plan.target;
+            job.worker.spawn(worker(DevWorker { single_host, target, connect, screen, shutdown, tally, counts }));
         }
         let (handle, commits) = (job.handle.clone(), job.writer.commits());
         seen.at_work(AtWork { handle, epoch: terms.epoch, commits, others });

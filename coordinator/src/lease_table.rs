@@ -30,6 +30,7 @@ mod losses;
 mod names;
 mod recent;
 mod recovery;
+mod remaining;
 mod sessions;
 mod silent;
 mod slots;
@@ -47,6 +48,7 @@ use names::Names;
 pub use names::Renamed;
 use recent::Recent;
 use recovery::Recovery;
+use remaining::Lengths;
 use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
 pub use sessions::{Hello, Refused};
 use silent::Silent;
@@ -90,6 +92,7 @@ pub struct LeaseTable {
     stuck_after: Duration,
     /// The only place where anything is counted.
     status: JobStatus,
+    lengths: Lengths,
     /// Changes whenever somebody who got nothing may get something.
     turn: u64,
     /// Classes that were settled as failed by something else than a report of their own.
@@ -125,6 +128,7 @@ impl LeaseTable {
             ttl,
             stuck_after: Duration::MAX,
             status: JobStatus { total: count + invalid, failed: invalid, pending: count, ..JobStatus::default() },
+            lengths: Lengths::with_invalid_rows(invalid),
             turn: 0,
             given_up: Vec::new(),
             notices: Vec::new(),
@@ -148,6 +152,7 @@ impl LeaseTable {
     pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
         if let Some(position) = self.index.get(&wnid).copied() {
             self.set(position, State::of(outcome));
+            self.lengths.note(outcome);
         }
         if matches!(outcome, Outcome::Success(_)) {
             self.breaker.has_been_answered();

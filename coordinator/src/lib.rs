@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod pace;
 mod running_time;
 pub mod tally;
+mod time_left;
 
 mod admin;
 pub mod dev;

@@ -9,6 +9,10 @@ use crate::{
     url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
 };
 
+mod status;
+
+pub use status::JobStatus;
+
 /// No `Retry-After` is honoured for longer than this.
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 /// A sync of a slow disk brings no byte either, however little the job waits for the origin.
@@ -193,70 +197,6 @@ impl fmt::Display for UrlTemplate {
 impl fmt::Debug for UrlTemplate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, formatter)
-    }
-}
-
-/// The job's counts. `success + skipped + failed + leased + pending = total`, always.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct JobStatus {
-    /// Rows of the CSV, duplicates counted once.
-    pub total: u64,
-    /// Completed by this run.
-    pub success: u64,
-    /// Complete before this run.
-    pub skipped: u64,
-    /// Failed in this run.
-    pub failed: u64,
-    /// With a worker now.
-    pub leased: u64,
-    /// With nobody yet.
-    pub pending: u64,
-    /// Workers with a session.
-    pub workers: u32,
-    /// Bytes received from the origin in this run.
-    pub received_bytes: u64,
-}
-
-impl JobStatus {
-    /// Classes that have ended.
-    pub fn settled(&self) -> u64 {
-        self.success.saturating_add(self.skipped).saturating_add(self.failed)
-    }
-
-    /// Every class has ended.
-    pub fn is_done(&self) -> bool {
-        self.settled() == self.total
-    }
-}
-
-impl From<JobStatus> for proto::JobStatus {
-    fn from(status: JobStatus) -> Self {
-        Self {
-            total: status.total,
-            success: status.success,
-            skipped: status.skipped,
-            failed: status.failed,
-            leased: status.leased,
-            pending: status.pending,
-            workers: status.workers,
-            received_bytes: status.received_bytes,
-            done: status.is_done(),
-        }
-    }
-}
-
-impl From<proto::JobStatus> for JobStatus {
-    fn from(wire: proto::JobStatus) -> Self {
-        Self {
-            total: wire.total,
-            success: wire.success,
-            skipped: wire.skipped,
-            failed: wire.failed,
-            leased: wire.leased,
-            pending: wire.pending,
-            workers: wire.workers,
-            received_bytes: wire.received_bytes,
-        }
     }
 }
 

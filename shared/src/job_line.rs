@@ -107,10 +107,12 @@ pub struct JobLine {
     started: Instant,
     last_plain: Option<Instant>,
     received: VecDeque<(Instant, u64)>,
+    /// The last estimate of the time left, and when it was first seen.
+    estimate: Option<(Duration, Instant)>,
 }
 
 impl JobLine {
-    /// Starts the clock of rate and time left.
+    /// Starts the clock of the rate.
     pub fn new(screen: &Screen) -> Self {
         let bar = match screen {
             Screen::Bars { bars, .. } => {
@@ -120,7 +122,14 @@ impl JobLine {
             }
             Screen::Plain(_) | Screen::Silent => None,
         };
-        Self { screen: screen.clone(), bar, started: Instant::now(), last_plain: None, received: VecDeque::new() }
+        Self {
+            screen: screen.clone(),
+            bar,
+            started: Instant::now(),
+            last_plain: None,
+            received: VecDeque::new(),
+            estimate: None,
+        }
     }
 
     /// Shows the counts; call it a few times a second. Without a terminal most calls write nothing.
@@ -129,6 +138,10 @@ impl JobLine {
         self.received.push_back((now, status.received_bytes));
         while self.received.front().is_some_and(|(then, _)| now - *then > RATE_WINDOW) {
             self.received.pop_front();
+        }
+        let known = self.estimate.map(|(left, _)| left);
+        if known != status.time_left {
+            self.estimate = status.time_left.map(|left| (left, now));
         }
         if let Some(bar) = &self.bar {
             bar.set_message(self.text(status, now));
@@ -152,7 +165,9 @@ impl JobLine {
             let seconds = (now - *then).as_secs_f64();
             if seconds > 0.0 { approximate(status.received_bytes.saturating_sub(*bytes)) / seconds } else { 0.0 }
         });
-        describe(status, rate, time_left(status, now - self.started))
+        // A worker hears the estimate every few seconds: it has come closer meanwhile.
+        let left = self.estimate.map(|(left, since)| left.saturating_sub(now - since));
+        describe(status, rate, left)
     }
 }
 
@@ -168,15 +183,6 @@ fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -
     parts.push(format!("{}B/s", short(bytes_per_second)));
     parts.push(format!("{} left", left.map_or_else(|| "--:--".to_owned(), clock)));
     parts.join(", ")
-}
-
-/// Time left if the rest goes as fast as what was done so far; skipped classes took no time and do not count.
-fn time_left(status: &JobStatus, elapsed: Duration) -> Option<Duration> {
-    let worked = status.success.saturating_add(status.failed);
-    let rest = status.total - status.settled().min(status.total);
-    let seconds = elapsed.as_secs_f64() * approximate(rest) / approximate(worked);
-    // More than a number of seconds can be is not known.
-    (worked > 0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
@@ -217,9 +223,23 @@ mod tests {
         let most = u64::MAX;
         for (total, success, failed) in [(most, 1, 0), (most, most, most), (0, most, 1), (most, 0, 0)] {
             let status = JobStatus { total, success, failed, received_bytes: most, ..JobStatus::default() };
-            let left = time_left(&status, Duration::from_hours(1));
-            assert!(describe(&status, 0.0, left).contains("classes"), "{status:?}");
+            assert!(describe(&status, 0.0, Some(Duration::MAX)).contains("classes"), "{status:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_estimate_comes_closer_until_the_next_one_and_ends_in_a_stall() {
+        let mut line = JobLine::new(&Screen::Silent);
+        let mut shown = |time_left| {
+            let status = JobStatus { total: 2, time_left, ..JobStatus::default() };
+            line.update(&status);
+            line.text(&status, Instant::now())
+        };
+        assert!(shown(Some(Duration::from_mins(1))).ends_with(", 01:00 left"));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert!(shown(Some(Duration::from_mins(1))).ends_with(", 00:53 left"));
+        assert!(shown(Some(Duration::from_secs(70))).ends_with(", 01:10 left"));
+        assert!(shown(None).ends_with(", --:-- left"));
     }
 
     #[test]
@@ -248,12 +268,11 @@ mod tests {
             received_bytes: 1_200_000_000,
             ..JobStatus::default()
         };
-        let left = time_left(&status, Duration::from_secs(50));
         assert_eq!(
-            describe(&status, 25.3e6, left),
+            describe(&status, 25.3e6, Some(Duration::from_secs(90))),
             "55/100 classes, 30 skipped, 5 failed, 1.20GB, 25.3MB/s, 01:30 left"
         );
         let fresh = JobStatus { total: 2, pending: 2, ..JobStatus::default() };
-        assert_eq!(describe(&fresh, 0.0, time_left(&fresh, Duration::ZERO)), "0/2 classes, 0B, 0B/s, --:-- left");
+        assert_eq!(describe(&fresh, 0.0, None), "0/2 classes, 0B, 0B/s, --:-- left");
     }
 }

@@ -56,6 +56,7 @@ fn status() -> proto::JobStatus {
         workers: u32::MAX,
         received_bytes: most,
         done: false,
+        time_left_ms: Some(most),
     }
 }
 

@@ -68,7 +68,8 @@ mod fixture;
 
 use std::{path::PathBuf, sync::Arc};
 
-use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Shutdown};
+use shared::{connect::Connector, exit_code::Exit, job::JobStatus, job_line::Screen, shutdown::Shutdown};
+use tokio::sync::watch;
 
 pub use crate::{
     allowed_addresses::RefusedAddress,
@@ -108,6 +109,9 @@ pub struct WorkerConfig {
     pub staging: Option<PathBuf>,
     /// The coordinator may send it to an origin at a private or loopback address.
     pub allow_private_origin: bool,
+    /// The job's counts as they are now, where the coordinator is in the same process. Without them
+    /// the job's line shows those of the coordinator's last answer.
+    pub counts: Option<watch::Receiver<JobStatus>>,
 }
 
 /// Why a worker could not run, or not go on.

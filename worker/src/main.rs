@@ -46,6 +46,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
         allow_private_origin: cli.allow_private_origin || cli.coordinator.is_on_this_host().await,
         target: cli.target,
         staging: cli.staging,
+        counts: None,
     };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)

@@ -60,6 +60,8 @@ struct Worker {
     is_fenced: bool,
     slots: Slots,
     progress: Progress,
+    /// See [`WorkerConfig::counts`].
+    counts: Option<watch::Receiver<JobStatus>>,
     renewable: watch::Sender<Renewable>,
     /// Until all that the target has is reported.
     survey: Option<Survey>,
@@ -90,6 +92,7 @@ pub(crate) async fn work(
     let mut pace = JoinSet::new();
     pace.spawn(keep_told(calls.client(), gate, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
+    worker.counts.clone_from(&config.counts);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
     pace.shutdown().await;
@@ -122,6 +125,7 @@ impl Worker {
             missed: 0,
             is_fenced: false,
             progress: progress.clone(),
+            counts: None,
             renewable,
             survey: None,
             unreported: Unreported::default(),
@@ -155,10 +159,11 @@ impl Worker {
                 () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(Ended::Drained),
                 () = shutdown.abort.cancelled() => break Ended::Drained,
                 _ = redraw.tick() => {
-                    self.status.received_bytes = self.progress.received_bytes();
+                    let counts = self.counts.as_ref().map(|counts| *counts.borrow());
+                    let counts = counts.unwrap_or(self.status);
                     // Nothing is known of the job before the first answer.
                     if self.status.total > 0 {
-                        line.update(&self.status);
+                        line.update(&JobStatus { received_bytes: self.progress.received_bytes(), ..counts });
                     }
                 }
             }

@@ -78,7 +78,7 @@ fn at_end(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overvie
 fn text(overview: &Overview) -> String {
     let job = &overview.fleet.job;
     let mut text = format!(
-        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{}run {}, start {}",
+        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received{}\n{}run {}, start {}",
         in_words(overview.fleet.phase),
         job.total,
         job.success,
@@ -87,6 +87,7 @@ fn text(overview: &Overview) -> String {
         job.leased,
         job.pending,
         bytes(job.received_bytes),
+        job.time_left.map(|left| format!(", {} left", clock(left))).unwrap_or_default(),
         if overview.fleet.phase == Phase::Done {
             String::new()
         } else {
@@ -158,6 +159,7 @@ struct Status<'overview> {
     leased: u64,
     pending: u64,
     received_bytes: u64,
+    time_left_ms: Option<u64>,
     done: bool,
     origin: OriginLine,
     workers: Vec<WorkerLine<'overview>>,
@@ -212,6 +214,7 @@ impl<'overview> From<&'overview Overview> for Status<'overview> {
             leased: job.leased,
             pending: job.pending,
             received_bytes: job.received_bytes,
+            time_left_ms: job.time_left.map(milliseconds),
             done: job.is_done(),
             origin: overview.fleet.origin.into(),
             workers: overview.fleet.workers.iter().map(Into::into).collect(),
@@ -294,6 +297,7 @@ mod tests {
             pending: 40,
             workers: 2,
             received_bytes: 1_200_000_950,
+            time_left: Some(Duration::from_secs(130)),
         };
         let workers = vec![
             worker("node1.example.org", WorkerState::Active, 1_200_000_000, 2500),
@@ -312,7 +316,7 @@ mod tests {
             text(&overview()),
             "\
 running
-100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received
+100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received, 02:10 left
 origin: 5 of at most 8 connections, 12.3MB/s
 run 5eed, start 3
 worker             state        slots  leased  success  skipped  failed  received  last heard of
@@ -355,7 +359,7 @@ w                  quarantined     10       9        8        7       6      950
         let mut one = overview();
         one.fleet.workers.pop();
         let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
-        let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"done":false"#;
+        let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"time_left_ms":130000,"done":false"#;
         let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
         let expected =
             format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},{origin},"workers":[{worker}]}}"#);

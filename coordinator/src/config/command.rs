@@ -29,7 +29,8 @@ const STATUS_HELP: &str = "\
 With --json it is one object (with --watch one a line):
     run_id, epoch (counts the starts of the coordinator)
     phase: running, recovering, waiting_for_workers, origin_paused, stopping or done
-    total, success, skipped, failed, leased, pending (classes), received_bytes, done
+    total, success, skipped, failed, leased, pending (classes), received_bytes, done,
+      time_left_ms (an estimate; null while it is not known or no bytes come)
     origin, all workers together: connections, limit, wanted (connections), quiet_ms (nobody asks it),
       bytes_per_second, requests, cuts, refusals (429 and 503), overloads
     workers, each with: name, state (active, draining or quarantined), slots, leased, success,

@@ -55,6 +55,7 @@ impl Dispatcher {
     /// Logs the end of a session, and gives the classes that it settles as failed.
     pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
         self.pacing.left(ended.session, Instant::now());
+        self.time_left.ended(ended.session);
         if ended.returned > 0 || !ended.given_up.is_empty() {
             tracing::warn!("worker {} {why}: its {} leases are released", ended.worker, ended.returned);
         } else {
@@ -70,6 +71,7 @@ impl Dispatcher {
     /// Logs that a worker has left, and gives its name.
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
         self.pacing.left(ended.session, Instant::now());
+        self.time_left.ended(ended.session);
         if let Some(reason) = reason {
             // A program that watches the job prints this. The worker in this process prints it
             // itself.

@@ -47,6 +47,7 @@ impl LeaseTable {
             self.settle_lonely_doubts();
             return verdict;
         }
+        self.lengths.note(outcome);
         let is_holders = holds || has_copy;
         self.came(id, position, lease, outcome, is_holders, now);
         self.settle(id, position, settled);
