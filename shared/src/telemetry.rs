@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod escaped;
+mod libraries;
 pub mod trace;
 
 use escaped::Escaped;
@@ -38,9 +39,6 @@ const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORT
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 /// Spans of these programs go to the collector; those of libraries do not.
 const TRACED: [&str; 4] = [trace::TARGET, "coordinator", "worker", "shared"];
-/// HTTP/2's library warns of what peers send, once for each frame: a client could fill the disk
-/// with it. `RUST_LOG` shows it.
-const HTTP2: &str = "h2=error";
 /// At the end a collector that is slow has this long to take the last spans.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -77,8 +75,8 @@ impl Telemetry {
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
-        if set(EnvFilter::DEFAULT_ENV).is_none() {
-            filter = filter.add_directive(HTTP2.parse().expect("a directive"));
+        for directive in libraries::quiet(&set(EnvFilter::DEFAULT_ENV).unwrap_or_default()) {
+            filter = filter.add_directive(directive.parse().expect("a directive"));
         }
         let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
         let log = start_log(log, screen)?;

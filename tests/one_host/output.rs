@@ -164,3 +164,17 @@ fn a_reader_that_closes_the_pipe_has_seen_enough_and_a_full_disk_is_told() {
         }
     }
 }
+
+#[test]
+fn debug_is_about_these_programs_and_not_about_frames_unless_they_are_named() {
+    let origin = origin();
+    for (asked, has_frames) in [("debug", false), ("debug,h2=debug", true)] {
+        let job = job(&origin).variable("RUST_LOG", asked);
+        job.assert_ended(&job.run(), 1, Table::of(3, 0, 1));
+        let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+        assert!(log.contains(" DEBUG "), "{asked}: {log}");
+        assert_eq!(log.contains(" h2::"), has_frames, "{asked}");
+        let of_libraries = log.lines().filter(|line| line.contains(" DEBUG hyper") || line.contains(" DEBUG rustls"));
+        assert_eq!(of_libraries.count(), 0, "{asked}");
+    }
+}
