@@ -11,11 +11,12 @@ use crate::{CoordinatorError, config::Exposure, trust::Door};
 /// Where workers connect to, with the command that does it.
 pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
     let scheme = if door.has_tls() { "https" } else { "http" };
-    // Nobody can connect to "any address".
-    let host = if address.ip().is_unspecified() {
-        format!("{}:{}", worker::config::host_name(), address.port())
-    } else {
-        address.to_string()
+    // With TLS workers verify the name; nothing can connect to "any address".
+    let advertised = door.advertised_name().filter(|_| !address.ip().is_loopback());
+    let host = match advertised {
+        Some(name) => format!("{name}:{}", address.port()),
+        None if address.ip().is_unspecified() => format!("{}:{}", worker::config::host_name(), address.port()),
+        None => address.to_string(),
     };
     let how = match exposure {
         Exposure::Loopback => " (local only)",

@@ -129,6 +129,11 @@ impl Door {
         self.tokens.is_some() || self.has_client_authority
     }
 
+    /// The name under which workers of other hosts find the coordinator, from its certificate.
+    pub fn advertised_name(&self) -> Option<String> {
+        self.tls.as_ref().and_then(|tls| tls.get().name.clone())
+    }
+
     /// What a worker's command has to have to come in, by the names of files that `coordinator init` and its documentation
     /// use. `--insecure` of a worker is for loopback alone.
     pub fn worker_flags(&self, is_loopback: bool) -> &'static str {

@@ -3,13 +3,15 @@
 //! certificate unawares.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use rustls::{ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
+use shared::outcome::printable;
 use shared::tls::{HTTP2, Source, TlsError, certificates, certified_key, provider, roots};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// A certificate that ends so soon is told.
 const SOON: Duration = Duration::from_hours(24 * 14);
@@ -20,6 +22,8 @@ pub(super) struct ServerTls {
     pub(super) config: Arc<ServerConfig>,
     /// When the certificate ends.
     pub(super) ends: SystemTime,
+    /// The first name in it that is good for other hosts, as it stands in a URL.
+    pub(super) name: Option<String>,
 }
 
 impl ServerTls {
@@ -49,10 +53,32 @@ pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let ends = end_of(&certificates(certificate)?[0]);
+    let leaf = &certificates(certificate)?[0];
+    let ends = end_of(leaf);
+    let name = advertised_name(leaf);
     let mut config = builder.with_cert_resolver(certified_key(certificate, key)?);
     config.alpn_protocols = vec![HTTP2.to_vec()];
-    Ok(ServerTls { config: Arc::new(config), ends })
+    Ok(ServerTls { config: Arc::new(config), ends, name })
+}
+
+/// The first name of a certificate that is neither of this host alone (`localhost`, a loopback
+/// address, the host's own short name, all of which `init` puts in front) nor a pattern.
+fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let own = worker::config::host_name();
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) if *name == "localhost" || name.contains('*') || **name == *own => None,
+        GeneralName::DNSName(name) => Some(printable(name)),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()?;
+            let shown = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+            (!address.is_loopback()).then_some(shown)
+        }
+        _ => None,
+    };
+    names.value.general_names.iter().find_map(name)
 }
 
 /// What cannot be read ends at once, and is told.
@@ -67,6 +93,21 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+
+    #[test]
+    fn the_name_for_other_hosts_is_the_first_that_is_not_of_this_host_alone() {
+        let own = worker::config::host_name();
+        let name = |names: &[&str]| {
+            let key = KeyPair::generate().unwrap();
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+            advertised_name(certificate.der())
+        };
+        assert_eq!(name(&["localhost", "127.0.0.1", "::1", &own]), None);
+        assert_eq!(name(&["localhost", "127.0.0.1", &own, "node1.example.org", "n2"]).unwrap(), "node1.example.org");
+        assert_eq!(name(&["*.example.org", "192.0.2.7"]).unwrap(), "192.0.2.7");
+        assert_eq!(name(&["::1", "2001:db8::1"]).unwrap(), "[2001:db8::1]");
+    }
 
     #[test]
     fn a_certificate_is_told_two_weeks_before_it_ends() {
