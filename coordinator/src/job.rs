@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -38,11 +39,13 @@ use crate::{
     trust::{self, Gate},
 };
 
+mod closing;
 mod listening;
 mod restore;
 mod retry_failed;
 mod staying;
 
+use closing::{Closing, summed_up};
 use listening::{announce, listen};
 use restore::{log_invalid, restore};
 pub(crate) use retry_failed::NothingToRetry;
@@ -95,11 +98,13 @@ where
 {
     let stays = plan.stay;
     let Some(mut job) = Job::start(plan, classes, screen, shutdown, worker).await? else {
-        return Ok(summed_up(&mut out, screen, &retry_failed::nothing_to_do(classes)));
+        let closing = Closing { duplicates: classes.duplicates, ..Closing::default() };
+        return Ok(summed_up(&mut out, screen, &retry_failed::nothing_to_do(classes), closing));
     };
     let mut end = job.until_end(screen, shutdown).await;
     if stays && matches!(end, Ok(End::Finished)) {
-        summed_up(&mut out, screen, &job.handle.status());
+        let closing = job.closing(classes).await;
+        summed_up(&mut out, screen, &job.handle.status(), closing);
         end = job.stay(screen, shutdown).await;
     }
     let grace = match &end {
@@ -109,13 +114,14 @@ where
         Ok(End::Interrupted) => Grace::Limited(HAND_BACK),
         Err(_) => Grace::Limited(Duration::ZERO),
     };
+    let closing = if end.is_ok() { job.closing(classes).await } else { Closing::default() };
     let stopped = job.stop(grace, &shutdown.abort).await;
     // What broke the job comes before what its end broke in turn.
     let (end, status) = (end?, stopped?);
     match end {
         End::Stayed => Ok(summary::exit(&status)),
         // Also when the signal came while the last class was reported.
-        _ if status.is_done() => Ok(summed_up(&mut out, screen, &status)),
+        _ if status.is_done() => Ok(summed_up(&mut out, screen, &status, closing)),
         End::Finished | End::Interrupted => {
             let there = status.success + status.skipped;
             say(
@@ -128,18 +134,6 @@ where
             Ok(Exit::Interrupted)
         }
     }
-}
-
-/// The table of a finished job, below all that the screen shows. The log has it too, for when
-/// standard output does not take it.
-fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus) -> Exit {
-    let JobStatus { total, success, skipped, failed, .. } = *status;
-    tracing::info!(success, skipped, failed, total, "the job is done");
-    screen.flush();
-    if let Err(error) = summary::write(out, status) {
-        tracing::warn!("failed to write the summary to standard output: {error}");
-    }
-    summary::exit(status)
 }
 
 /// One line for people.
@@ -159,6 +153,8 @@ struct Job {
     /// Answers until the end, also that it stops.
     outside: JoinSet<()>,
     lease_ttl: Duration,
+    /// Where the logs are.
+    target: PathBuf,
     /// Ends the servers.
     close: CancellationToken,
 }
@@ -221,6 +217,7 @@ impl Job {
             worker: JoinSet::new(),
             outside,
             lease_ttl: terms.ttl,
+            target: plan.target.clone(),
             close,
         };
         job.dispatcher.spawn(owner.run());

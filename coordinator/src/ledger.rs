@@ -23,14 +23,16 @@ use shared::{
 
 mod connection;
 mod error;
+mod failures;
 mod file_lock;
 mod last_run;
 mod schema;
 mod writer;
 
 pub use error::LedgerError;
+pub use failures::Cause;
 pub use last_run::{LastRun, NoLastRun};
-pub use writer::{Commits, Entry, Writer};
+pub use writer::{Commits, Entry, Reading, Writer};
 
 /// An open ledger that nobody else writes.
 #[derive(Debug)]

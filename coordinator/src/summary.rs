@@ -1,21 +1,43 @@
-//! The table at the end, and the exit code that goes with it.
+//! The table at the end, the causes of the failures, and the exit code that goes with them.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use shared::{exit_code::Exit, job::JobStatus};
 
-const WIDTH: usize = 80;
+use crate::ledger::Cause;
 
-/// Writes the closing table. Its form is a contract.
+const WIDTH: usize = 80;
+/// Causes that are named; the rest is counted.
+const NAMED_CAUSES: usize = 6;
+
+/// Writes the closing table. Its form is a contract; rows that repeat a class have a line of their own.
 ///
 /// # Errors
 /// When `out` is closed.
-pub fn write(mut out: impl Write, status: &JobStatus) -> io::Result<()> {
+pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Result<()> {
     let JobStatus { total, success, skipped, failed, .. } = status;
     let rule = "=".repeat(WIDTH);
     let counts = format!("✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}");
-    out.write_all(format!("{rule}\n{counts}\n{rule}\n").as_bytes())?;
+    let duplicates = match duplicates {
+        0 => String::new(),
+        1 => "1 duplicate row\n".to_owned(),
+        rows => format!("{rows} duplicate rows\n"),
+    };
+    out.write_all(format!("{rule}\n{counts}\n{duplicates}{rule}\n").as_bytes())?;
     out.flush()
+}
+
+/// The causes of the failures, the most frequent first, and where each failed class is named.
+pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path) -> Option<String> {
+    causes.sort_by(|one, other| other.classes.cmp(&one.classes).then_with(|| one.text.cmp(&other.text)));
+    let named = causes.iter().take(NAMED_CAUSES).map(|cause| format!("{} {}", cause.classes, cause.text));
+    let others: u64 = causes.iter().skip(NAMED_CAUSES).map(|cause| cause.classes).sum();
+    let others = (others > 0).then(|| format!("{others} for other causes"));
+    let named = named.chain(others).collect::<Vec<_>>().join(", ");
+    (!causes.is_empty()).then(|| format!("failed: {named}; each is named in {}", log.display()))
 }
 
 /// The exit of a finished job.
@@ -27,14 +49,37 @@ pub fn exit(status: &JobStatus) -> Exit {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_table_has_the_promised_form() {
+    fn table(duplicates: u64) -> String {
         let status = JobStatus { total: 100, success: 95, skipped: 3, failed: 2, ..JobStatus::default() };
         let mut out = Vec::new();
-        write(&mut out, &status).unwrap();
+        write(&mut out, &status, duplicates).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_table_has_the_promised_form() {
         let rule = "=".repeat(80);
-        let table = format!("{rule}\n✓ Success: 95\n⊘ Skipped: 3\n✗ Failed:  2\nTotal:     100\n{rule}\n");
-        assert_eq!(String::from_utf8(out).unwrap(), table);
+        let counts = format!("{rule}\n✓ Success: 95\n⊘ Skipped: 3\n✗ Failed:  2\nTotal:     100\n");
+        assert_eq!(table(0), format!("{counts}{rule}\n"));
+        assert_eq!(table(1), format!("{counts}1 duplicate row\n{rule}\n"));
+        assert_eq!(table(2), format!("{counts}2 duplicate rows\n{rule}\n"));
+    }
+
+    #[test]
+    fn causes_are_counted_and_the_log_is_named() {
+        let cause = |classes, text: &str| Cause { classes, text: text.to_owned() };
+        let log = Path::new("/t/failed_downloads.log");
+        assert_eq!(failures_in_words(vec![], log), None);
+        let two = vec![cause(1, "InvalidWnid"), cause(12, "HTTPError: 404 Client Error: Not Found")];
+        assert_eq!(
+            failures_in_words(two, log).unwrap(),
+            "failed: 12 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid; each is named in /t/failed_downloads.log"
+        );
+        let many = failures_in_words((0..9).map(|number| cause(5, &format!("K{number}"))).collect(), log).unwrap();
+        assert_eq!(
+            many,
+            "failed: 5 K0, 5 K1, 5 K2, 5 K3, 5 K4, 5 K5, 15 for other causes; each is named in /t/failed_downloads.log"
+        );
     }
 
     #[test]

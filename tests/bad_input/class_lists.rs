@@ -3,6 +3,7 @@
 use std::{fs::File, io::Write};
 
 use tests::{
+    answer::Answer,
     archives::{assert_class_is, images},
     cluster::{Job, Table},
     origin::Origin,
@@ -41,8 +42,28 @@ fn odd_but_readable_lists_are_read_in_full() {
 fn an_id_that_stands_twice_is_one_class() {
     let (origin, _tars) = setting(2);
     let job = Job::new().classes(["n00000001", "n00000002", "n00000001", "n00000001"]).origin(&origin);
-    job.assert_ended(&job.run(), 0, Table::of(2, 0, 0));
+    job.assert_ended(&job.run(), 0, Table::of(2, 0, 0).with_duplicates(2));
     assert_eq!(origin.gets("n00000001").len(), 1);
+    // Also where there is nothing to do.
+    let again = job.args(["--retry-failed"]);
+    again.assert_ended(&again.run(), 0, Table::of(0, 2, 0).with_duplicates(2));
+}
+
+#[test]
+fn the_causes_of_all_failures_are_counted_before_the_table_and_their_log_is_named() {
+    let (origin, _tars) = setting(1);
+    origin.class("n00000004", vec![0; 1024]);
+    origin.script_of("n00000004").expect("it is served").forever(Answer::html());
+    let listed = ["n00000001", "n00000002", "n00000003", "n00000004", "cat"];
+    let job = Job::new().classes(listed).origin(&origin);
+    let ended = job.run();
+    job.assert_ended(&ended, 1, Table::of(1, 0, 4));
+    let log = job.target_path().join("failed_downloads.log");
+    let line = format!(
+        "failed: 2 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid, 1 NotATar; each is named in {}",
+        log.display()
+    );
+    assert!(ended.stderr.lines().any(|said| said == line), "{}", ended.stderr);
 }
 
 #[test]

@@ -41,14 +41,22 @@ pub struct Table {
     pub skipped: u64,
     /// Not there.
     pub failed: u64,
-    /// All rows.
+    /// All rows, each class once.
     pub total: u64,
+    /// Rows that repeat a class.
+    pub duplicates: u64,
 }
 
 impl Table {
     /// A table whose counts add up.
     pub fn of(success: u64, skipped: u64, failed: u64) -> Self {
-        Self { success, skipped, failed, total: success + skipped + failed }
+        Self { success, skipped, failed, total: success + skipped + failed, duplicates: 0 }
+    }
+
+    /// The same for a list with so many rows that repeat a class.
+    #[must_use]
+    pub fn with_duplicates(self, duplicates: u64) -> Self {
+        Self { duplicates, ..self }
     }
 
     /// Reads the table from standard output; panics if it is not all that stands there.
@@ -59,7 +67,7 @@ impl Table {
             rest.and_then(|(_, number)| number.trim().parse().ok()).unwrap_or_else(|| panic!("no {word} in:\n{stdout}"))
         };
         let [success, skipped, failed] = ["Success:", "Skipped:", "Failed:"].map(number);
-        let table = Self { success, skipped, failed, total: number("Total:") };
+        let table = Self { total: number("Total:"), ..Self::of(success, skipped, failed) };
         assert_eq!(table.text(), stdout);
         table
     }
@@ -67,8 +75,14 @@ impl Table {
     /// Exactly what standard output must hold.
     pub fn text(&self) -> String {
         let line = "=".repeat(80);
-        let Self { success, skipped, failed, total } = self;
-        format!("{line}\n✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}\n{line}\n")
+        let Self { success, skipped, failed, total, duplicates } = self;
+        let duplicates = match duplicates {
+            0 => String::new(),
+            1 => "1 duplicate row\n".to_owned(),
+            rows => format!("{rows} duplicate rows\n"),
+        };
+        let counts = format!("✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}");
+        format!("{line}\n{counts}\n{duplicates}{line}\n")
     }
 }
 

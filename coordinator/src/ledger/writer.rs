@@ -9,7 +9,11 @@ use shared::{
     outcome::Outcome,
     threads::{self, NoThread},
 };
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 
 use super::{Ledger, LedgerError, Record, Run};
 use crate::{
@@ -21,6 +25,9 @@ use crate::{
 const QUEUE: usize = 1024;
 /// A transaction takes at most so many entries.
 const LARGEST_COMMIT: usize = 1000;
+
+/// A look into the ledger, on its thread.
+pub type Reading = Box<dyn FnOnce(&Ledger, &Run) + Send>;
 
 /// What is to be written, and who hears when it is on the disk.
 #[derive(Default)]
@@ -39,6 +46,8 @@ pub struct Entry {
     pub renamed: Vec<Renamed>,
     /// The run is at its end.
     pub finished: bool,
+    /// Called with the ledger after the commit; not at all when it fails.
+    pub read: Option<Reading>,
     /// Called after the commit; not at all when it fails.
     pub durable: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -56,8 +65,8 @@ impl Entry {
 
     /// Whether there is nothing to write and no caller to answer. Corrections come with records only.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { records, corrected: _, forgotten, opened, closed, renamed, finished, durable } = self;
-        let is_silent = durable.is_none() && !finished && renamed.iter().all(Renamed::is_nothing);
+        let Self { records, corrected: _, forgotten, opened, closed, renamed, finished, read, durable } = self;
+        let is_silent = durable.is_none() && read.is_none() && !finished && renamed.iter().all(Renamed::is_nothing);
         is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
     }
 
@@ -117,7 +126,14 @@ impl Ledger {
                 self.write(&run, lease_ttl, &entries).map_err(|source| self.not_written(source))?;
                 commits.record(began.elapsed());
                 log_failures(&entries, &mut log);
-                entries.drain(..).filter_map(|entry| entry.durable).for_each(|durable| durable());
+                for Entry { read, durable, .. } in entries.drain(..) {
+                    if let Some(read) = read {
+                        read(&self, &run);
+                    }
+                    if let Some(durable) = durable {
+                        durable();
+                    }
+                }
             }
             Ok(())
         })?;
@@ -160,6 +176,22 @@ impl Writer {
     /// How long commits take.
     pub(crate) fn commits(&self) -> Commits {
         Arc::clone(&self.commits)
+    }
+
+    /// Reads the ledger, behind everything that was queued before. `None` if its thread has ended, or
+    /// it cannot be read, which is logged.
+    pub(crate) async fn read<T, F>(&self, read: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Ledger, &Run) -> Result<T, LedgerError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let reading: Reading = Box::new(move |ledger, run| match read(ledger, run) {
+            Ok(found) => drop(answer.send(found)),
+            Err(error) => tracing::warn!("failed to {error}"),
+        });
+        self.write(Entry { read: Some(reading), ..Entry::default() }).await;
+        answered.await.ok()
     }
 
     /// Queues an entry. One that comes after a failed write is dropped, and never confirmed.

@@ -16,6 +16,8 @@ pub struct Stats {
     pub skipped: u64,
     /// Not there; `failures` says why.
     pub failed: u64,
+    /// Ids that were given more than once: each one after the first, counted in none of the above.
+    pub duplicates: u64,
     /// Images in the classes that were completed or skipped.
     pub files: u64,
     /// Each failed id with its reason, in the order in which they failed.
@@ -35,7 +37,7 @@ impl Stats {
         for id in part_ids {
             match id.as_ref().trim().parse() {
                 Ok(wnid) if known.insert(wnid) => valid.push(wnid),
-                Ok(_) => {}
+                Ok(_) => self.duplicates += 1,
                 Err(error) => {
                     self.count(id.as_ref(), Outcome::Failed(Failure::new(FailureKind::InvalidWnid, error)));
                 }

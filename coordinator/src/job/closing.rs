@@ -1,0 +1,54 @@
+//! The last words of a finished job: why classes failed, and the table.
+
+use std::{io::Write, path::PathBuf};
+
+use shared::{class_list::ClassList, exit_code::Exit, job::JobStatus, job_line::Screen, outcome::FailureKind};
+
+use super::{Job, say};
+use crate::{
+    failure_log,
+    ledger::{Cause, Ledger},
+    summary,
+};
+
+/// What is told of a finished job beside its counts.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    /// Rows of the list that repeat a class.
+    pub(super) duplicates: u64,
+    pub(super) causes: Vec<Cause>,
+    /// The failure log.
+    pub(super) log: PathBuf,
+}
+
+impl Job {
+    /// Collects what the end of the job tells, while the ledger can be asked.
+    pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
+        let log = self.target.join(failure_log::NAME);
+        let mut closing = Closing { duplicates: classes.duplicates, causes: Vec::new(), log };
+        if self.handle.status().failed > 0 {
+            closing.causes = self.writer.read(Ledger::causes).await.unwrap_or_default();
+            let invalid = classes.invalid.len() as u64;
+            let rows = Cause { classes: invalid, text: FailureKind::InvalidWnid.to_string() };
+            closing.causes.extend((invalid > 0).then_some(rows));
+        }
+        closing
+    }
+}
+
+/// The table of a finished job, below all that the screen shows, and before it the causes of the
+/// failures. The log has both, too, for when standard output does not take them.
+pub(super) fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus, closing: Closing) -> Exit {
+    let JobStatus { total, success, skipped, failed, .. } = *status;
+    let duplicates = closing.duplicates;
+    if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log) {
+        tracing::info!("{failures}");
+        say(screen, &failures);
+    }
+    tracing::info!(success, skipped, failed, total, duplicates, "the job is done");
+    screen.flush();
+    if let Err(error) = summary::write(out, status, duplicates) {
+        tracing::warn!("failed to write the summary to standard output: {error}");
+    }
+    summary::exit(status)
+}

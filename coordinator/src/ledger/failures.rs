@@ -1,0 +1,105 @@
+//! What the ledger knows of the failed classes of a run. Only reads.
+
+use rusqlite::params;
+use shared::{Wnid, outcome::FailureKind};
+
+use super::{Ledger, LedgerError, Record, Run, record};
+
+/// Causes that are told apart; of one with many texts (paths, sizes) the kind alone counts.
+const MOST_CAUSES: i64 = 1000;
+
+/// Why classes failed, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// The classes.
+    pub classes: u64,
+    /// The kind of the failure; of an HTTP error with what the origin said.
+    pub text: String,
+}
+
+impl Ledger {
+    /// Why the classes of a run failed, the most frequent cause first.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn causes(&self, run: &Run) -> Result<Vec<Cause>, LedgerError> {
+        let causes = || -> rusqlite::Result<Vec<Cause>> {
+            // The text of an HTTP error ends with the URL, which is another one for each class.
+            let select = "SELECT count(*), CASE WHEN kind = ?2 THEN kind || ': ' ||
+                              substr(message, 1, instr(message || ' for url: ', ' for url: ') - 1)
+                          ELSE kind END AS text
+                          FROM result WHERE run = ?1 AND outcome = 'failed' GROUP BY text ORDER BY 1 DESC LIMIT ?3";
+            let mut statement = self.connection.prepare(select)?;
+            let about = params![run.row, FailureKind::HttpError.to_string(), MOST_CAUSES];
+            let cause = |row: &rusqlite::Row<'_>| {
+                Ok(Cause { classes: row.get::<_, i64>(0)?.cast_unsigned(), text: row.get(1)? })
+            };
+            statement.query_map(about, cause)?.collect()
+        };
+        causes().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    /// The failed classes of a run that follow `after`, by their ids, at most so many.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn failed_after(&self, run: &Run, after: Option<Wnid>, most: u32) -> Result<Vec<Record>, LedgerError> {
+        let failed = || -> rusqlite::Result<Vec<Option<Record>>> {
+            let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result
+                          WHERE run = ?1 AND wnid > ?2 AND outcome = 'failed' ORDER BY wnid LIMIT ?3";
+            let mut statement = self.connection.prepare(select)?;
+            let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
+            statement.query_map(params![run.row, after, most], record)?.collect()
+        };
+        let failed = failed().map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+        Ok(failed.into_iter().flatten().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::outcome::{Failure, Outcome, Published};
+
+    use super::*;
+    use crate::ledger::Entry;
+
+    fn wnid(number: u32) -> Wnid {
+        format!("n{number:08}").parse().unwrap()
+    }
+
+    #[test]
+    fn failures_are_counted_by_their_cause_and_told_by_the_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
+        let failed = |kind, message: &str| Outcome::Failed(Failure::new(kind, message));
+        let outcomes = [
+            failed(FailureKind::HttpError, "404 Client Error: Not Found for url: http://h/n00000001.tar"),
+            failed(FailureKind::HttpError, "403 Client Error: Forbidden for url: http://h/n00000002.tar"),
+            failed(FailureKind::NotATar, "a page: one"),
+            failed(FailureKind::NotATar, "a page: two"),
+            Outcome::Success(Published { files: 1, bytes: 1 }),
+            failed(FailureKind::HttpError, "404 Client Error: Not Found for url: http://h/n00000006.tar"),
+            failed(FailureKind::HttpError, "404 Client Error: Not Found"),
+        ];
+        let record = |(number, outcome)| Record { wnid: wnid(number), outcome, worker: Some("w".to_owned()) };
+        let records: Vec<Record> = (1..).zip(outcomes).map(record).collect();
+        let entry = Entry { records: records.clone(), ..Entry::default() };
+        ledger.write(&run, Duration::from_secs(30), &[entry]).unwrap();
+        let causes = ledger.causes(&run).unwrap();
+        let told: Vec<_> = causes.iter().map(|cause| (cause.classes, cause.text.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                (3, "HTTPError: 404 Client Error: Not Found"),
+                (2, "NotATar"),
+                (1, "HTTPError: 403 Client Error: Forbidden")
+            ]
+        );
+        let page = ledger.failed_after(&run, None, 4).unwrap();
+        assert_eq!(page, records[..4]);
+        assert_eq!(ledger.failed_after(&run, Some(page[3].wnid), 4).unwrap(), records[5..]);
+    }
+}
