@@ -109,6 +109,11 @@ pub struct OriginConfig {
     /// Only retry the classes that failed in the last run
     #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
     pub retry_failed: bool,
+    /// Say what the job would do, and do nothing: how many classes are complete, the bytes to
+    /// download (estimated: the origin is asked for the lengths of at most 40 classes) and the free
+    /// space
+    #[arg(long, env = "IMAGENET_DRY_RUN", value_parser = yes_or_no, conflicts_with = "retry_failed")]
+    pub dry_run: bool,
     /// Extra certificate authorities for the origin, PEM
     #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
     pub cacert: Option<PathBuf>,
@@ -220,6 +225,8 @@ impl Config {
         // Values from the environment may be secret, so the help shows only the variables' names.
         Self::command()
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
+            // Of a flag that is given twice the last one counts, as in other tools.
+            .args_override_self(true)
             .mut_args(|argument| argument.hide_env_values(true))
             .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)))
     }

@@ -24,6 +24,7 @@ pub mod service;
 pub mod trust;
 mod wire;
 
+pub mod dry_run;
 mod job;
 pub mod summary;
 
@@ -46,6 +47,7 @@ use crate::{
     config::{ClassSource, Config, ConfigError, Plan},
     demo::{Demo, DemoError},
     dev::DevWorkerError,
+    dry_run::DryRunError,
     failure_log::FailureLogError,
     ledger::{LedgerError, NoLastRun},
     service::ServeError,
@@ -127,6 +129,9 @@ pub enum CoordinatorError {
         "go on: the task that keeps the counts has died, which is a bug; run the same command again to resume from what is in the ledger"
     )]
     DispatcherDied,
+    /// `--dry-run`.
+    #[error(transparent)]
+    DryRun(#[from] DryRunError),
     /// The worker in this process left before the job was done.
     #[error("go on: worker {name} stopped: {reason}")]
     WorkerStopped {
@@ -147,8 +152,16 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     if let Some(command) = config.command {
         return Ok(Box::pin(commands::run(command, &screen, &shutdown, Retrying(io::stdout()))).await?);
     }
+    let dry_run = config.origin.dry_run;
     let mut plan = config.plan()?;
     let (classes, _demo) = classes(&mut plan, &screen).await?;
+    if dry_run {
+        let forecast = Box::pin(dry_run::run(&plan, &classes, Retrying(io::stdout())));
+        return match shutdown.drain.run_until_cancelled(forecast).await {
+            None => Ok(Exit::Interrupted),
+            Some(exit) => Ok(exit?),
+        };
+    }
     let target = Target::prepare(&plan.target)?;
     let log = target.log().map_err(CoordinatorError::Log)?;
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;

@@ -42,4 +42,5 @@ Exit codes:
     0  every class is there (a worker: the job is done)
     1  finished, some classes failed: failed_downloads.log names them
     2  could not run: arguments, CSV, target, address in use
-  130  interrupted (SIGINT), 143 terminated (SIGTERM): run the same command again to resume";
+  130  interrupted (SIGINT), 143 terminated (SIGTERM): run the same
+       command again to resume";

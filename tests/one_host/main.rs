@@ -1,6 +1,7 @@
 //! A whole job as a user runs it: what arrives, what is told, and what the same command does the second time.
 
 mod broken_disk;
+mod dry_run;
 mod existing_folders;
 mod few_resources;
 mod interrupted;

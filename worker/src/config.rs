@@ -14,6 +14,10 @@ Examples:
 ///
 /// Start as many workers as you like; they may come and go at any time. The URL, the retries and all other options of the
 /// job come from the coordinator: a worker only says where to put the images and how many downloads run at once.
+///
+/// A worker waits for its coordinator without a time limit: at the start, and after a connection is
+/// lost. It finishes the classes that it has, keeps their results, and connects again at growing
+/// intervals, a minute at the most. It ends when the job is done.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "worker", version = crate::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {
@@ -68,6 +72,8 @@ impl Cli {
         Self::command()
             .subcommands(about_itself.get_subcommands().cloned())
             .args_conflicts_with_subcommands(true)
+            // Of a flag that is given twice the last one counts, as in other tools.
+            .args_override_self(true)
             .subcommand_negates_reqs(true)
     }
 }
@@ -123,6 +129,14 @@ mod tests {
         let cli = cli(&["--connect", "http://127.0.0.1:50051"]).unwrap();
         assert_eq!((cli.slots.workers, cli.target), (10, PathBuf::from(".")));
         assert!(!cli.slots.name().is_empty());
+    }
+
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+        let words =
+            ["worker", "--connect", "http://h:1", "--workers", "3", "--workers", "8", "--connect", "http://h:2"];
+        let Asked::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else { panic!("it is to work") };
+        assert_eq!((cli.slots.workers, cli.coordinator.connect.to_string()), (8, "http://h:2".to_owned()));
     }
 
     #[test]

@@ -57,6 +57,7 @@ mod staging_place;
 mod storage_id;
 mod target;
 
+pub mod forecast;
 pub mod http;
 mod library;
 mod progress;

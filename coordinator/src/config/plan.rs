@@ -253,6 +253,7 @@ mod tests {
     use shared::job::{Durability, Existing};
 
     use super::*;
+    use crate::config::Command;
 
     fn config(flags: &[&str]) -> Result<Config, String> {
         let arguments = ["coordinator"].iter().chain(flags).map(OsString::from);
@@ -276,6 +277,18 @@ mod tests {
         assert_eq!(job.url.as_str(), "https://image-net.org/data/winter21_whole/{wnid}.tar");
         assert_eq!((job.delete_tar, job.retries, job.timeout), (false, 5, Duration::from_mins(2)));
         assert_eq!((job.existing, job.durability), (Existing::Adopt, Durability::Power));
+    }
+
+    #[test]
+    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+        let plan = plan(&["--dev", "--workers", "3", "--dev", "--workers", "8", "--timeout", "1s", "--timeout", "2s"]);
+        let plan = plan.unwrap();
+        assert_eq!((plan.single_host.unwrap().workers, plan.job.timeout), (8, Duration::from_secs(2)));
+        let status = config(&["status", "--json", "--json", "--connect", "http://h:1", "--connect", "http://h:2"]);
+        assert!(status.is_ok());
+        let retry = config(&["retry", "n00000001", "n00000002"]).unwrap().command;
+        let Some(Command::Retry(retry)) = retry else { panic!("{retry:?}") };
+        assert_eq!(retry.wnids.len(), 2, "all of a list count");
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! `--dry-run`: says what a job would do, gently, and changes nothing.
+
+use tests::{
+    archives::images,
+    cluster::{Job, Table},
+    origin::Origin,
+};
+
+#[test]
+fn a_dry_run_counts_classes_bytes_and_space_and_changes_nothing() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=60).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids[..59] {
+        origin.class(wnid, images(wnid, 3, 10_000..20_000, 1));
+    }
+    let job = Job::new().classes(wnids[..10].iter().map(String::as_str)).origin(&origin);
+    job.assert_ended(&job.run(), 0, Table::of(10, 0, 0));
+    let before = tests::folders::classes(job.target_path());
+    let requests = origin.all_requests().len();
+
+    let listed = wnids.iter().map(String::as_str).chain(["cat", wnids[0].as_str()]);
+    let target = job.target_path().to_owned();
+    let again = Job::new().target(&target).classes(listed).origin(&origin).args(["--dry-run"]);
+    let told = again.run();
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    let lines: Vec<&str> = told.stdout.lines().collect();
+    assert_eq!(lines[0], "dry run: nothing is downloaded or changed");
+    assert_eq!(lines[1], "60 classes in the list, 1 row without a class id, 1 duplicate row");
+    assert!(lines[2].starts_with("10 complete in ") && lines[2].ends_with(": skipped"), "{lines:?}");
+    assert!(lines[3].starts_with("50 to download, about "), "{lines:?}");
+    assert!(lines[3].contains(" (40 of 50 asked for with HEAD, "), "{lines:?}");
+    assert!(lines.last().unwrap().contains("B free in "), "{lines:?}");
+    assert_eq!(tests::folders::classes(job.target_path()), before);
+    assert_eq!(origin.all_requests().len() - requests, 40);
+    assert!(wnids[10..].iter().all(|wnid| origin.gets(wnid).is_empty()), "nothing is downloaded");
+}
+
+#[test]
+fn a_dry_run_against_a_wrong_url_asks_for_a_few_classes_and_fails() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=100).map(|number| format!("n{number:08}")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("not/there");
+    let job = Job::new().target(&target).classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let told = job.args(["--dry-run"]).run();
+    assert_eq!(told.code, Some(2), "{}", told.stdout);
+    let said = "failed: HTTPError: 404 Client Error: Not Found; look at --url and --header-file";
+    assert!(told.stderr.contains(said), "{}", told.stderr);
+    assert!(origin.all_requests().len() <= 9, "{}", origin.all_requests().len());
+    assert!(!target.exists());
+}
