@@ -1,8 +1,10 @@
 //! What both programs write about themselves: their version, manual pages and completions.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
-use tests::programs::program;
+use tokio::time::Instant;
+
+use tests::{answer::Answer, archives::images, cluster::Job, origin::Origin, programs::program};
 
 const PROGRAMS: [&str; 2] = ["coordinator", "worker"];
 
@@ -82,6 +84,76 @@ fn bash_completes_flags_and_commands() {
         );
         let [found, _] = said(Command::new("bash").args(["-c", &script, "bash"]).arg(program(name)));
         assert_eq!(found.trim(), completed);
+    }
+}
+
+/// What bash offers for a command line. `coordinator` there is the program.
+fn bash_offers(words: &[&str]) -> Vec<String> {
+    let script = "source <(\"$1\" completions bash); shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                  _coordinator_with_workers \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" coordinator; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let coordinator = program("coordinator");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash"]).arg(&coordinator).arg(&coordinator).args(words);
+    let [found, errors] = said(&mut bash);
+    assert_eq!(errors, "", "{words:?}");
+    found.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_the_names_of_workers_and_is_silent_and_quick_without_a_coordinator() {
+    let origin = Origin::start();
+    origin.class("n00000001", images("n00000001", 2, 10_000..20_000, 1));
+    // Holds the job open.
+    origin.script_of("n00000001").expect("it is served").script([Answer::stall_at(10_000)]);
+    let job = Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]);
+    let mut coordinator = job.start_coordinator();
+    let connect = format!("http://{}", coordinator.address);
+    let workers = ["left", "lower"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
+    coordinator.running.wait_until("both are there", |_| {
+        (bash_offers(&["drain", "--connect", &connect, ""]) == ["left", "lower"]).then_some(())
+    });
+    assert_eq!(bash_offers(&["drain", "--connect", &connect, "lo"]), ["lower"]);
+    assert_eq!(bash_offers(&["status", "--js"]), ["--json"]);
+    origin.end_stalls();
+    for worker in workers {
+        assert_eq!(worker.wait().code, Some(0));
+    }
+    assert_eq!(coordinator.running.wait().code, Some(0));
+    let begun = Instant::now();
+    assert_eq!(bash_offers(&["drain", "--connect", &connect, ""]), Vec::<String>::new());
+    // Twice what it may take.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+/// In a manual page lines that begin with a space are a table: on a terminal of 80 columns they stand
+/// as in the help, and no line is wider.
+#[test]
+fn manual_pages_keep_tables_on_a_terminal_of_80_columns() {
+    if Command::new("man").arg("--version").output().is_err() {
+        println!("skipped: manual pages are formatted where there is man-db");
+        return;
+    }
+    for (name, commands) in
+        [("coordinator", &["", "init", "status", "retry", "drain", "resume", "verify"][..]), ("worker", &[""])]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        said(Command::new(program(name)).arg("man").arg(folder.path()));
+        for command in commands {
+            let page = if command.is_empty() { format!("{name}.1") } else { format!("{name}-{command}.1") };
+            let mut man = Command::new("man");
+            man.args(["--encoding=UTF-8", "--no-hyphenation", "--local-file"]).arg(folder.path().join(&page));
+            let [text, _] = said(man.env("MANWIDTH", "80"));
+            let shown: Vec<&str> = text.lines().collect();
+            let wide = shown.iter().find(|line| line.chars().count() > 80);
+            assert!(wide.is_none(), "{page}: {wide:?}");
+            let source = std::fs::read_to_string(folder.path().join(&page)).unwrap();
+            let after = source.split_once(".SH EXTRA\n").map_or("", |(_, after)| after.split("\n.SH").next().unwrap());
+            let after = after.replace("\\-", "-").replace("\\*(Aq", "'");
+            for line in after.lines().filter(|line| line.starts_with(' ')) {
+                let kept = format!("       {line}");
+                assert!(shown.contains(&kept.trim_end()), "{page} has no line {kept:?}:\n{text}");
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use shared::shutdown::Shutdown;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    dispatcher::{DispatchError, DispatcherHandle},
+    dispatcher::{DispatchError, DispatcherHandle, Retried},
     fleet::{Fleet, Phase, WorkerView},
     wire::{at_most, milliseconds, shown, wnid},
 };
@@ -44,14 +44,25 @@ impl Admin for AdminDoor {
         Ok(Response::new(wire::fleet(self.fleet().await?, &self.run_id, self.epoch)))
     }
 
+    async fn list_classes(
+        &self,
+        request: Request<proto::ListClassesRequest>,
+    ) -> Result<Response<proto::ListClassesReply>, Status> {
+        let request = request.into_inner();
+        let state = request.state().into();
+        let after = (!request.after.is_empty()).then(|| wnid(&request.after)).transpose()?;
+        let page = self.dispatcher.classes(state, after).await.map_err(refused)?;
+        Ok(Response::new(page.into()))
+    }
+
     async fn retry_failed(
         &self,
         request: Request<proto::RetryFailedRequest>,
     ) -> Result<Response<proto::RetryFailedReply>, Status> {
         let named = at_most(request.into_inner().wnids)?;
         let wnids = named.iter().map(|text| wnid(text)).collect::<Result<_, _>>()?;
-        let retried = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
-        Ok(Response::new(proto::RetryFailedReply { retried }))
+        let Retried { classes, invalid_rows } = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
+        Ok(Response::new(proto::RetryFailedReply { retried: classes, invalid_rows }))
     }
 
     async fn drain_worker(
@@ -88,6 +99,7 @@ fn known(workers: &[WorkerView]) -> String {
 fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
+        DispatchError::NotInList(_) => Status::not_found(error.to_string()),
         DispatchError::UnknownSession(_) | DispatchError::Refused(_) => Status::internal(error.to_string()),
     }
 }
@@ -139,7 +151,13 @@ mod tests {
         assert!(refused.message().starts_with("\"cat\" is not a WordNet id"), "{refused}");
         let refused = retry(vec!["n00000001".to_owned(); MAX_BATCH + 1]).await.unwrap_err();
         assert_eq!(refused.message(), "a message may name 4096 classes, this one 4097");
-        assert_eq!(retry(vec![]).await.unwrap().into_inner().retried, 0, "nothing has failed but a row");
+        let refused = retry(vec!["n00000001".to_owned(), "n00000009".to_owned()]).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (tonic::Code::NotFound, "n00000009 is not in the list of this job")
+        );
+        let all = retry(vec![]).await.unwrap().into_inner();
+        assert_eq!((all.retried, all.invalid_rows), (0, 1), "nothing has failed but a row");
 
         let worker_name = "x\u{1b}".to_owned();
         let unknown = door.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();

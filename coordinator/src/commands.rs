@@ -19,9 +19,12 @@ use crate::{
 };
 
 mod admin;
+mod classes;
+mod completions;
 mod demo_origin;
 mod status;
 mod verify;
+mod workers_table;
 
 pub use verify::VerifyError;
 
@@ -104,7 +107,11 @@ async fn carry_out(
         Command::Resume(arguments) => interruptible(admin::resume(&arguments, &mut out), shutdown).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
         Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
-        Command::Manual(manual) => manual.write(Config::manual(), &mut out).map(|()| Exit::Done)?,
+        Command::Manual(manual) => {
+            manual.write(Config::manual(), &mut out)?;
+            completions::of_workers(&manual, &mut out).map_err(CommandError::Say)?;
+            Exit::Done
+        }
     })
 }
 

@@ -26,13 +26,14 @@ use crate::{
     time_left::TimeLeft,
 };
 
+mod classes;
 mod handle;
 mod pacing;
 mod published;
 mod sessions;
 
 use handle::{Command, Reply};
-pub use handle::{DispatchError, DispatcherHandle, Receipt, Renewal, Reported, WorkerStopped};
+pub use handle::{DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Retried, WorkerStopped};
 use pacing::Pacing;
 use published::Published;
 
@@ -194,6 +195,7 @@ impl Dispatcher {
                 let (origin, workers) = (self.pacing.status(now), self.table.workers(running));
                 self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
+            Command::Classes { state, after, reply } => return self.list(state, after, reply),
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
             Command::Resume { reply } => {
                 let left = self.pacing.resume(now);
@@ -210,11 +212,15 @@ impl Dispatcher {
         Entry::default()
     }
 
-    fn retry_failed(&mut self, wnids: &[Wnid], reply: Reply<u64>) -> Entry {
+    fn retry_failed(&mut self, wnids: &[Wnid], reply: Reply<Result<Retried, NotInList>>) -> Entry {
+        if let Some(wnid) = self.table.first_not_in_list(wnids) {
+            self.send(reply, Err(NotInList(wnid)));
+            return Entry::default();
+        }
         let forgotten = self.table.retry_failed(wnids);
         tracing::info!(classes = forgotten.len(), "failed classes are tried again");
-        let count = forgotten.len() as u64;
-        Entry { forgotten, ..Entry::confirmed(move || reply.send(count).unwrap_or_default()) }
+        let retried = Retried { classes: forgotten.len() as u64, invalid_rows: self.table.invalid_rows() };
+        Entry { forgotten, ..Entry::confirmed(move || reply.send(Ok(retried)).unwrap_or_default()) }
     }
 
     /// Settles a class, and whatever that settles with it; what is news goes to the entry, in the order in which it is.
@@ -231,13 +237,14 @@ impl Dispatcher {
         if let (Verdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
             self.time_left.completed(session, published.bytes.saturating_sub(position));
         }
+        let worker = self.table.worker(session).map(str::to_owned);
         match (verdict, &outcome) {
             (Verdict::Settled, Outcome::Failed(failure)) => tracing::warn!("{wnid} failed: {failure}"),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {
-                tracing::info!(files = published.files, bytes = published.bytes, "{wnid} success");
+                tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} success");
             }
             (Verdict::Settled | Verdict::Corrected, Outcome::Skipped(published)) => {
-                tracing::info!(files = published.files, bytes = published.bytes, "{wnid} skipped");
+                tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} skipped");
             }
             (Verdict::Retried, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, and another worker will try it: {failure}");
@@ -251,7 +258,6 @@ impl Dispatcher {
         if verdict == Verdict::Corrected {
             entry.corrected.push(wnid);
         }
-        let worker = self.table.worker(session).map(str::to_owned);
         if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
             entry.records.push(Record { wnid, outcome, worker });
         }

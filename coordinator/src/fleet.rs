@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::{job::JobStatus, job_line::short};
+use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 
 use crate::pace::PaceStatus;
 
@@ -61,6 +61,39 @@ pub struct WorkerView {
     pub storage: String,
     /// Its version.
     pub build: String,
+}
+
+/// Which classes are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListedState {
+    /// Those with a worker.
+    Leased,
+    /// Those that have failed in this run.
+    Failed,
+}
+
+/// A class with a worker, or one that has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassView {
+    /// The class.
+    pub wnid: Wnid,
+    /// Its worker; empty where that is not known.
+    pub worker: String,
+    /// Where in the tar the worker was when it last said so.
+    pub bytes: u64,
+    /// Length of the tar; 0 where it is not known.
+    pub length: u64,
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// A part of a list of classes, in the order of their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClassPage {
+    /// The classes.
+    pub classes: Vec<ClassView>,
+    /// There may be others after the last.
+    pub more: bool,
 }
 
 /// What a worker may do.

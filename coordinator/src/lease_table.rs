@@ -36,6 +36,7 @@ mod silent;
 mod slots;
 mod stragglers;
 mod trouble;
+mod under_way;
 mod verdicts;
 
 pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict};

@@ -334,7 +334,7 @@ impl Coordinator for Door {
 #[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
 fn refused(error: DispatchError) -> Status {
     match error {
-        DispatchError::UnknownSession(_) => Status::not_found(error.to_string()),
+        DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => Status::not_found(error.to_string()),
         // The worker's operator must act: asking again will not help.
         DispatchError::Refused(Refused::NameTaken { .. }) => Status::already_exists(error.to_string()),
         DispatchError::Refused(Refused::NameOfAnother { .. }) => Status::permission_denied(error.to_string()),

@@ -68,7 +68,7 @@ impl CopyTally {
 }
 
 /// The calls that exist. Whatever else somebody asks for is counted as one.
-const METHODS: [(&str, &str, &str); 14] = [
+const METHODS: [(&str, &str, &str); 15] = [
     ("/imagenet.v1.Coordinator/Register", "Coordinator", "Register"),
     ("/imagenet.v1.Coordinator/Renew", "Coordinator", "Renew"),
     ("/imagenet.v1.Coordinator/Acquire", "Coordinator", "Acquire"),
@@ -77,6 +77,7 @@ const METHODS: [(&str, &str, &str); 14] = [
     ("/imagenet.v1.Coordinator/Watch", "Coordinator", "Watch"),
     ("/imagenet.v1.Coordinator/Pace", "Coordinator", "Pace"),
     ("/imagenet.v1.Admin/GetFleet", "Admin", "GetFleet"),
+    ("/imagenet.v1.Admin/ListClasses", "Admin", "ListClasses"),
     ("/imagenet.v1.Admin/RetryFailed", "Admin", "RetryFailed"),
     ("/imagenet.v1.Admin/DrainWorker", "Admin", "DrainWorker"),
     ("/imagenet.v1.Admin/Resume", "Admin", "Resume"),

@@ -1,5 +1,6 @@
 //! `coordinator retry`: failed classes of a running job are tried again.
 
+use serde_json::Value;
 use tests::{
     answer::Answer,
     archives::images,
@@ -9,22 +10,38 @@ use tests::{
 use super::{ask, command, origin_of};
 
 const MISSING: [&str; 3] = ["n00000011", "n00000012", "n00000013"];
+const ROW: &str = "1 row of the list holds no class id and stays failed until the list is corrected";
 
 #[test]
 fn classes_that_were_not_there_come_when_the_origin_has_them() {
     let (origin, wnids) = origin_of(1);
     // Holds the job open.
     origin.script_of(&wnids[0]).expect("it is served").script([Answer::stall_at(10_000)]);
-    let listed = wnids.iter().map(String::as_str).chain(MISSING);
+    let listed = wnids.iter().map(String::as_str).chain(MISSING).chain(["cat"]);
     let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
     let mut coordinator = job.start_coordinator();
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let connect = format!("http://{}", coordinator.address);
-    coordinator.running.wait_until("all three have failed", |_| {
+    coordinator.running.wait_until("all three have failed, and the row", |_| {
         let told = command(&job, ["status", "--json", "--connect", &connect]);
-        told.stdout.contains("\"failed\":3").then_some(())
+        told.stdout.contains("\"failed\":4").then_some(())
     });
-    assert_eq!(job.failures().len(), 3);
+    assert_eq!(job.failures().len(), 4);
+    let listed = ask(&job, &coordinator, &["status", "--classes"]);
+    for line in [
+        "classes with workers:\n  n00000001  w1  ",
+        "failed classes:\n  n00000011  w1  HTTPError: 404 Client Error: Not Found for url: ",
+        "\n1 row of the list holds no class id and failed: the failure log names them\n",
+    ] {
+        assert!(listed.stdout.contains(line), "no {line:?} in:\n{}{}", listed.stdout, listed.stderr);
+    }
+    let listed = ask(&job, &coordinator, &["status", "--classes", "--json"]);
+    let lines = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("an object a line"));
+    let states: Vec<Value> = lines.skip(1).map(|line: Value| line["state"].clone()).collect();
+    assert_eq!(states, ["leased", "failed", "failed", "failed"]);
+
+    let foreign = ask(&job, &coordinator, &["retry", MISSING[0], "n99999999"]);
+    job.assert_could_not_run(&foreign, &["n99999999 is not in the list of this job"]);
 
     let wrong = ask(&job, &coordinator, &["retry", "cat"]);
     job.assert_could_not_run(&wrong, &["not a WordNet id"]);
@@ -43,12 +60,19 @@ fn classes_that_were_not_there_come_when_the_origin_has_them() {
     assert!(!job.class_folder(MISSING[0]).exists() && !job.class_folder(MISSING[2]).exists());
 
     let rest = ask(&job, &coordinator, &["retry"]);
-    assert_eq!((rest.code, rest.stdout.as_str()), (Some(0), "2 failed classes are tried again\n"), "{}", rest.stderr);
+    assert_eq!(
+        (rest.code, rest.stdout.as_str()),
+        (Some(0), format!("2 failed classes are tried again; {ROW}\n").as_str()),
+        "{}",
+        rest.stderr
+    );
     coordinator.running.wait_until("the others are there", |_| {
         (job.class_folder(MISSING[0]).exists() && job.class_folder(MISSING[2]).exists()).then_some(())
     });
     origin.end_stalls();
     assert_eq!(worker.wait().code, Some(0));
-    job.assert_ended(&coordinator.running.wait(), 0, Table::of(4, 0, 0));
-    assert_eq!(job.failures(), Vec::<String>::new());
+    job.assert_ended(&coordinator.running.wait(), 1, Table::of(4, 0, 1));
+    assert_eq!(job.failures().len(), 1);
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+    assert!(log.contains("n00000012 success worker=\"w1\""), "{log}");
 }

@@ -79,6 +79,19 @@ impl Admin for LyingAdmin {
         Ok(Response::new(proto::Fleet { run_id: text(), workers, ..proto::Fleet::default() }))
     }
 
+    async fn list_classes(
+        &self,
+        _: Request<proto::ListClassesRequest>,
+    ) -> Result<Response<proto::ListClassesReply>, Status> {
+        let listed = proto::ListedClass { wnid: STEERS.to_owned(), ..proto::ListedClass::default() };
+        let held = proto::ListedClass {
+            wnid: "n00000001".to_owned(),
+            worker: STEERS.to_owned(),
+            ..proto::ListedClass::default()
+        };
+        Ok(Response::new(proto::ListClassesReply { classes: vec![listed, held], more: false }))
+    }
+
     async fn retry_failed(
         &self,
         _: Request<proto::RetryFailedRequest>,

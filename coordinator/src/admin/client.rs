@@ -12,8 +12,11 @@ use shared::{
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
-use crate::fleet::Fleet;
-use crate::wire::MAX_BATCH;
+use crate::{
+    dispatcher::Retried,
+    fleet::{ClassPage, Fleet, ListedState},
+    wire::MAX_BATCH,
+};
 
 /// Nobody waits longer for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +87,13 @@ impl Client {
         Ok(within(&self.address, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
     }
 
+    /// A page of the classes that workers hold or that have failed.
+    pub(crate) async fn classes(&mut self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, AdminError> {
+        let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
+        let request = proto::ListClassesRequest { state: proto::ListedState::from(state).into(), after };
+        Ok(within(&self.address, "list the classes", self.stub.list_classes(request)).await?.into())
+    }
+
     /// The job's last counts, as soon as it is done; nothing if the coordinator goes away before.
     pub(crate) fn done(&self) -> impl Future<Output = Option<JobStatus>> + use<> {
         let mut stub = CoordinatorClient::new(self.channel.clone());
@@ -98,15 +108,17 @@ impl Client {
         }
     }
 
-    /// Makes failed classes pending again, all of them where none is named; says how many it were.
-    pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<u64, AdminError> {
-        let mut retried = 0;
+    /// Makes failed classes pending again, all of them where none is named.
+    pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<Retried, AdminError> {
+        let mut retried = Retried::default();
         // Nothing named is one batch, too: all of them.
         let batches = wnids.chunks(MAX_BATCH).chain(wnids.is_empty().then_some(wnids));
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
             let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
-            retried += within(&self.address, "try failed classes again", call).await?.retried;
+            let reply = within(&self.address, "try failed classes again", call).await?;
+            retried.classes += reply.retried;
+            retried.invalid_rows = reply.invalid_rows;
         }
         Ok(retried)
     }

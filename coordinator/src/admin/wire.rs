@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use shared::{job::JobStatus, outcome::printable_within};
+use shared::{
+    job::JobStatus,
+    outcome::{Outcome, printable_within},
+};
 
 use super::client::Overview;
 use crate::{
-    fleet::{Fleet, Phase, WorkerState, WorkerView},
+    fleet::{ClassPage, ClassView, Fleet, ListedState, Phase, WorkerState, WorkerView},
     pace::PaceStatus,
     wire::milliseconds,
 };
@@ -79,6 +82,53 @@ impl From<proto::WorkerStatus> for WorkerView {
             silent: Duration::from_millis(wire.silent_ms),
             storage: text(&wire.storage_id),
             build: text(&wire.build),
+        }
+    }
+}
+
+impl From<ClassPage> for proto::ListClassesReply {
+    fn from(page: ClassPage) -> Self {
+        let class = |class: ClassView| proto::ListedClass {
+            wnid: class.wnid.to_string(),
+            worker: class.worker,
+            bytes: class.bytes,
+            length: class.length,
+            outcome: class.failure.map(|failure| Outcome::Failed(failure).into()),
+        };
+        Self { classes: page.classes.into_iter().map(class).collect(), more: page.more }
+    }
+}
+
+impl From<proto::ListClassesReply> for ClassPage {
+    /// What is no class is passed over.
+    fn from(wire: proto::ListClassesReply) -> Self {
+        let class = |class: proto::ListedClass| {
+            let failure = match class.outcome.map(Outcome::try_from).transpose().ok()? {
+                Some(Outcome::Failed(failure)) => Some(failure),
+                Some(Outcome::Success(_) | Outcome::Skipped(_)) | None => None,
+            };
+            let wnid = class.wnid.parse().ok()?;
+            let (bytes, length) = (class.bytes, class.length);
+            Some(ClassView { wnid, worker: text(&class.worker), bytes, length, failure })
+        };
+        Self { classes: wire.classes.into_iter().filter_map(class).collect(), more: wire.more }
+    }
+}
+
+impl From<ListedState> for proto::ListedState {
+    fn from(state: ListedState) -> Self {
+        match state {
+            ListedState::Leased => Self::Leased,
+            ListedState::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<proto::ListedState> for ListedState {
+    fn from(wire: proto::ListedState) -> Self {
+        match wire {
+            proto::ListedState::Unspecified | proto::ListedState::Leased => Self::Leased,
+            proto::ListedState::Failed => Self::Failed,
         }
     }
 }

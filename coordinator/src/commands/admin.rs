@@ -9,6 +9,7 @@ use super::{CommandError, tell};
 use crate::{
     admin::client::Client,
     config::{DrainArgs, ResumeArgs, RetryArgs},
+    dispatcher::Retried,
 };
 
 /// Makes failed classes pending again.
@@ -18,23 +19,33 @@ pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result
     let named: Vec<Wnid> = arguments.wnids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let retried = client.retry(&named).await?;
     // A job that is done stays done.
-    if retried == 0 && client.fleet().await?.fleet.job.is_done() {
+    if retried.classes == 0 && client.fleet().await?.fleet.job.is_done() {
         return Err(CommandError::JobDone);
     }
     tell(out, &retried_in_words(retried, named.len())).map_err(CommandError::Say)?;
     Ok(Exit::Done)
 }
 
-fn retried_in_words(retried: u64, named: usize) -> String {
+fn retried_in_words(Retried { classes: retried, invalid_rows }: Retried, named: usize) -> String {
     let said = match retried {
         0 => "no failed class to try again".to_owned(),
         1 => "1 failed class is tried again".to_owned(),
         _ => format!("{retried} failed classes are tried again"),
     };
     match (named as u64).saturating_sub(retried) {
+        0 if named == 0 => said + &invalid_in_words(invalid_rows),
         0 => said,
         1 => format!("{said}; 1 of those named has not failed"),
         others => format!("{said}; {others} of those named have not failed"),
+    }
+}
+
+/// Rows that count as failed, and cannot be tried again.
+fn invalid_in_words(rows: u64) -> String {
+    match rows {
+        0 => String::new(),
+        1 => "; 1 row of the list holds no class id and stays failed until the list is corrected".to_owned(),
+        _ => format!("; {rows} rows of the list hold no class id and stay failed until the list is corrected"),
     }
 }
 
@@ -85,6 +96,7 @@ mod tests {
             (2, 3, "2 failed classes are tried again; 1 of those named has not failed"),
             (0, 2, "no failed class to try again; 2 of those named have not failed"),
         ] {
+            let retried = Retried { classes: retried, invalid_rows: 0 };
             assert_eq!(retried_in_words(retried, named), said);
         }
     }

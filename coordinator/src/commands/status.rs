@@ -6,16 +6,18 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use shared::{exit_code::Exit, job::JobStatus, job_line::clock, shutdown::Shutdown};
 use tokio::time::{sleep, timeout};
 
-use super::{CommandError, bytes, json, tell};
+use super::{
+    CommandError, bytes, classes, json, tell,
+    workers_table::{self, word},
+};
 use crate::{
     admin::client::{Client, Overview},
     config::StatusArgs,
-    fleet::{self, Fleet, Phase, WorkerState, WorkerView},
+    fleet::{self, Fleet, Phase, WorkerView},
     pace::PaceStatus,
     wire::milliseconds,
 };
@@ -24,9 +26,6 @@ use crate::{
 const GLANCE: Duration = Duration::from_secs(2);
 /// Takes the cursor home and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
-const COLUMNS: [&str; 9] =
-    ["worker", "state", "slots", "leased", "success", "skipped", "failed", "received", "last heard of"];
-
 /// Tells of the fleet once, or until the job is done.
 pub(super) async fn run(
     arguments: &StatusArgs,
@@ -36,8 +35,9 @@ pub(super) async fn run(
     let mut client = Client::new(&arguments.coordinator.way)?;
     // Without a terminal, and for programs, one is told after the other.
     let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
+    let columns = workers_table::columns_of_terminal();
     let show = |overview: &Overview, out: &mut _| {
-        let text = if arguments.json { json(&Status::from(overview)) } else { text(overview) };
+        let text = if arguments.json { json(&Status::from(overview)) } else { text(overview, columns) };
         tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
     };
     let mut done = pin!(client.done());
@@ -48,6 +48,12 @@ pub(super) async fn run(
             () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
         };
         show(&overview, out)?;
+        if arguments.classes {
+            tokio::select! {
+                listed = classes::list(&mut client, &overview.fleet.job, arguments.json, out) => listed?,
+                () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
+            }
+        }
         if !arguments.watch || overview.fleet.phase == Phase::Done {
             return Ok(Exit::Done);
         }
@@ -74,11 +80,11 @@ fn at_end(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overvie
     Overview { fleet: Fleet { job, phase: Phase::Done, origin, workers }, ..before }
 }
 
-/// For people.
-fn text(overview: &Overview) -> String {
+/// For people, on a terminal with so many columns.
+fn text(overview: &Overview, columns: Option<usize>) -> String {
     let job = &overview.fleet.job;
-    let mut text = format!(
-        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received{}\n{}run {}, start {}",
+    let text = format!(
+        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{}run {}, start {}",
         in_words(overview.fleet.phase),
         job.total,
         job.success,
@@ -87,11 +93,11 @@ fn text(overview: &Overview) -> String {
         job.leased,
         job.pending,
         bytes(job.received_bytes),
-        job.time_left.map(|left| format!(", {} left", clock(left))).unwrap_or_default(),
         if overview.fleet.phase == Phase::Done {
             String::new()
         } else {
-            fleet::in_words(&overview.fleet.origin) + "\n"
+            let left = job.time_left.map(|left| format!("; {} left", clock(left))).unwrap_or_default();
+            fleet::in_words(&overview.fleet.origin) + &left + "\n"
         },
         overview.run_id,
         overview.epoch,
@@ -99,32 +105,7 @@ fn text(overview: &Overview) -> String {
     if overview.fleet.workers.is_empty() {
         return text + "\nno workers";
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(COLUMNS);
-    table.add_rows(overview.fleet.workers.iter().map(row));
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for line in table.lines() {
-        text.push('\n');
-        text.push_str(line.trim());
-    }
-    text
-}
-
-fn row(worker: &WorkerView) -> [String; COLUMNS.len()] {
-    let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, silent, .. } = worker;
-    [
-        name.clone(),
-        word(*state).to_owned(),
-        slots.to_string(),
-        leased.to_string(),
-        success.to_string(),
-        skipped.to_string(),
-        failed.to_string(),
-        bytes(*received_bytes),
-        format!("{} ago", if silent.as_secs() < 60 { format!("{}s", silent.as_secs()) } else { clock(*silent) }),
-    ]
+    text + "\n" + &workers_table::text(&overview.fleet.workers, columns)
 }
 
 fn in_words(phase: Phase) -> &'static str {
@@ -135,14 +116,6 @@ fn in_words(phase: Phase) -> &'static str {
         Phase::OriginPaused => "paused: the origin fails everybody; one class at a time finds out whether it is back",
         Phase::Done => "done",
         Phase::Stopping => "stopping",
-    }
-}
-
-fn word(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Active => "active",
-        WorkerState::Draining => "draining",
-        WorkerState::Quarantined => "quarantined",
     }
 }
 
@@ -259,6 +232,7 @@ impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::WorkerState;
 
     fn asked() -> PaceStatus {
         PaceStatus {
@@ -313,11 +287,11 @@ mod tests {
     #[test]
     fn people_read_a_table() {
         assert_eq!(
-            text(&overview()),
+            text(&overview(), None),
             "\
 running
-100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received, 02:10 left
-origin: 5 of at most 8 connections, 12.3MB/s
+100 classes: 16 success, 14 skipped, 12 failed, 18 leased, 40 pending; 1.20GB received
+origin: 5 of at most 8 connections, 12.3MB/s; 02:10 left
 run 5eed, start 3
 worker             state        slots  leased  success  skipped  failed  received  last heard of
 node1.example.org  active          10       9        8        7       6    1.20GB         2s ago
@@ -325,11 +299,15 @@ w                  quarantined     10       9        8        7       6      950
         );
         let mut quiet = overview();
         quiet.fleet.origin.quiet = Duration::from_millis(3200);
-        assert!(text(&quiet).contains("connections, 12.3MB/s, left alone for 4s\n"), "{}", text(&quiet));
+        assert!(
+            text(&quiet, None).contains("connections, 12.3MB/s, left alone for 4s; 02:10 left\n"),
+            "{}",
+            text(&quiet, None)
+        );
         let mut alone = overview();
         alone.fleet.workers.clear();
         alone.fleet.phase = Phase::WaitingForWorkers;
-        let said = text(&alone);
+        let said = text(&alone, None);
         assert!(said.starts_with("waiting for workers\n") && said.ends_with("\nno workers"), "{said}");
     }
 
@@ -337,8 +315,8 @@ w                  quarantined     10       9        8        7       6      950
     fn the_last_answer_does_not_contradict_itself() {
         let job = JobStatus { total: 100, success: 58, skipped: 30, failed: 12, ..JobStatus::default() };
         let gone = at_end(overview(), job, None);
-        assert!(text(&gone).starts_with("done\n100 classes: 58 success, "), "{}", text(&gone));
-        assert!(text(&gone).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&gone));
+        assert!(text(&gone, None).starts_with("done\n100 classes: 58 success, "), "{}", text(&gone, None));
+        assert!(text(&gone, None).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&gone, None));
         assert!(json(&Status::from(&gone)).ends_with(r#","workers":[]}"#));
         // An answer of before the end is no better.
         assert_eq!(at_end(overview(), job, Some(overview())), gone);

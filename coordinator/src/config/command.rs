@@ -9,15 +9,23 @@ use shared::{Wnid, connect::ConnectArgs, flag::yes_or_no, http::parse_address, m
 use super::positive;
 use crate::trust::InitArgs;
 
+// A manual page keeps the lines that begin with a space, up to 71 columns; the others it fills.
 const VERIFY_HELP: &str = "\
-One line for each file that differs, one for each folder that is not proved, and the totals:
-    n02124075/n02124075_12.JPEG has other content than the manifest says
+One line for each file that differs, one for each folder that is not
+proved, and the totals:
+
+    n02124075/n02124075_1.JPEG has other content than the manifest says
     n02124076 is not proved: it has no manifest
-    3 classes: 1 right, 1 different, 1 not proved; 1300 files, 143MB compared
-With --json each line is an object, {\"class\", \"file\", \"difference\", \"text\"}: `difference` is one of
-manifest, missing, no_file, size, content, not_listed, unreadable and not_proved; `file` is null
-where the folder is meant. The last line holds the totals, {\"classes\", \"right\", \"different\",
-\"not_proved\", \"files\", \"bytes\"}.
+    3 classes: 1 right, 1 different, 1 not proved; 1300 files,
+      143MB compared
+
+With --json each line is an object:
+
+    class, file (null where the folder is meant), text
+    difference: manifest, missing, no_file, size, content,
+      not_listed, unreadable or not_proved
+    The last line holds the totals: classes, right, different,
+      not_proved, files, bytes
 
 Exit codes:
     0  nothing differs (with --strict: and every folder is proved)
@@ -27,24 +35,39 @@ Exit codes:
 
 const STATUS_HELP: &str = "\
 With --json it is one object (with --watch one a line):
+
     run_id, epoch (counts the starts of the coordinator)
-    phase: running, recovering, waiting_for_workers, origin_paused, stopping or done
-    total, success, skipped, failed, leased, pending (classes), received_bytes, done,
-      time_left_ms (an estimate; null while it is not known or no bytes come)
-    origin, all workers together: connections, limit, wanted (connections), quiet_ms (nobody asks it),
-      bytes_per_second, requests, cuts, refusals (429 and 503), overloads
-    workers, each with: name, state (active, draining or quarantined), slots, leased, success,
-      skipped, failed, received_bytes, silent_ms (since it was heard of), storage_id, build
+    phase: running, recovering, waiting_for_workers, origin_paused,
+      stopping or done
+    total, success, skipped, failed, leased, pending (classes),
+      received_bytes, done
+    time_left_ms (an estimate; null while it is not known or no
+      bytes come)
+    origin, all workers together: connections, limit, wanted
+      (connections), quiet_ms (no requests), bytes_per_second,
+      requests, cuts, refusals (429 and 503), overloads
+    workers, each with: name, state (active, draining or
+      quarantined), slots, leased, success, skipped, failed,
+      received_bytes, silent_ms (since it was heard of),
+      storage_id, build
+
+With --classes an object for each class follows, one a line:
+
+    state (leased or failed), wnid, worker (null if unknown)
+    of a leased one: bytes, length (null if unknown)
+    of a failed one: kind, message
 
 Exit codes:
     0  told, however the job stands
-    2  the coordinator does not answer, or does not let this program in
+    2  the coordinator does not answer, or does not let this
+       program in
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
 const EXIT_CODES: &str = "\
 Exit codes:
     0  the coordinator will do it
-    2  it does not answer, does not let this program in, or cannot do it
+    2  it does not answer, does not let this program in, or cannot
+       do it
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
 /// Where a coordinator listens that is told nothing else.
@@ -111,6 +134,9 @@ pub struct StatusArgs {
     /// For programs: one JSON object
     #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
     pub json: bool,
+    /// Also list the classes: what each worker is on, and what has failed and why
+    #[arg(long, env = "IMAGENET_CLASSES", value_parser = yes_or_no, conflicts_with = "watch")]
+    pub classes: bool,
     /// Tell it again every two seconds until the job is done
     #[arg(long, env = "IMAGENET_WATCH", value_parser = yes_or_no)]
     pub watch: bool,

@@ -11,7 +11,7 @@ use shared::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    fleet::{Fleet, Phase},
+    fleet::{ClassPage, Fleet, ListedState, Phase},
     lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
     pace::{Budget, Observation, PaceStatus},
     tally::Tally,
@@ -35,9 +35,26 @@ pub enum DispatchError {
     /// The worker gets no session.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The class is none of the job's.
+    #[error(transparent)]
+    NotInList(#[from] NotInList),
     /// The coordinator is at its end.
     #[error("reach the dispatcher: it has stopped")]
     Stopped,
+}
+
+/// A class that is to be tried again is not in the job's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not in the list of this job")]
+pub struct NotInList(pub Wnid);
+
+/// What came of a wish to try failed classes again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retried {
+    /// Classes that are pending again.
+    pub classes: u64,
+    /// Rows of the list that hold no class id: they stay failed.
+    pub invalid_rows: u64,
 }
 
 /// A class's outcome, as a worker reports it.
@@ -83,7 +100,8 @@ pub(super) enum Command {
     Budget { session: SessionId, reply: Reply<Result<Budget, UnknownSession>> },
     HeardOf { span: Duration, reply: Reply<usize> },
     Fleet { reply: Reply<Fleet> },
-    RetryFailed { wnids: Vec<Wnid>, reply: Reply<u64> },
+    Classes { state: ListedState, after: Option<Wnid>, reply: Reply<ClassPage> },
+    RetryFailed { wnids: Vec<Wnid>, reply: Reply<Result<Retried, NotInList>> },
     DrainWorker { name: String, reply: Reply<bool> },
     Resume { reply: Reply<Duration> },
 }
@@ -177,13 +195,21 @@ impl DispatcherHandle {
         self.ask(|reply| Command::Fleet { reply }).await
     }
 
+    /// A page of classes that follow `after`, by their ids.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`], also when the ledger cannot be read.
+    pub async fn classes(&self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, DispatchError> {
+        self.ask(|reply| Command::Classes { state, after, reply }).await
+    }
+
     /// Makes failed classes pending again, all of them where none is named; says how many were failed. Durable when this
     /// returns. A job that is done stays done.
     ///
     /// # Errors
-    /// [`DispatchError::Stopped`].
-    pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<u64, DispatchError> {
-        self.ask(|reply| Command::RetryFailed { wnids, reply }).await
+    /// [`DispatchError::NotInList`], and then no class is tried again.
+    pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<Retried, DispatchError> {
+        Ok(self.ask(|reply| Command::RetryFailed { wnids, reply }).await??)
     }
 
     /// Tells a worker to finish what it holds and end; false when there is none of that name.

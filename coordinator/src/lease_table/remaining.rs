@@ -76,6 +76,16 @@ impl LeaseTable {
         Some(missing.saturating_add(lengths.of_as_many(unknown)))
     }
 
+    /// Rows of the list that hold no class id.
+    pub fn invalid_rows(&self) -> u64 {
+        self.lengths.invalid
+    }
+
+    /// The first of these classes that is not in the list.
+    pub fn first_not_in_list(&self, wnids: &[Wnid]) -> Option<Wnid> {
+        wnids.iter().find(|wnid| !self.index.contains_key(wnid)).copied()
+    }
+
     /// Where in the tar of a class its holder was when it last named it.
     pub fn position_in_tar(&self, id: SessionId, wnid: Wnid) -> u64 {
         let position = self.index.get(&wnid);

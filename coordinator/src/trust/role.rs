@@ -30,7 +30,7 @@ impl Role {
                 | "Coordinator/Leave"
                 | "Coordinator/Pace",
             ) => Self::Worker,
-            Some("Coordinator/Watch" | "Admin/GetFleet") => Self::Viewer,
+            Some("Coordinator/Watch" | "Admin/GetFleet" | "Admin/ListClasses") => Self::Viewer,
             _ => Self::Admin,
         }
     }
@@ -84,6 +84,7 @@ mod tests {
             ("/imagenet.v1.Coordinator/Pace", [true, false, false]),
             ("/imagenet.v1.Coordinator/Watch", [false, true, true]),
             ("/imagenet.v1.Admin/GetFleet", [false, true, true]),
+            ("/imagenet.v1.Admin/ListClasses", [false, true, true]),
             ("/imagenet.v1.Admin/RetryFailed", [false, false, true]),
             ("/imagenet.v1.Admin/DrainWorker", [false, false, true]),
             ("/imagenet.v1.Admin/Resume", [false, false, true]),
