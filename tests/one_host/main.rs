@@ -12,6 +12,7 @@ mod odd_classes;
 mod output;
 mod second_signal;
 mod stopped_worker;
+mod time_left;
 mod two_programs;
 
 use std::time::Duration;

@@ -6,6 +6,10 @@ use tests::{cluster::Table, wait::wait_until};
 
 use super::{Cluster, text};
 
+/// Libraries are silent unless they are named.
+const EVERYTHING: &str =
+    "trace,h2=trace,hyper=trace,hyper_util=trace,mio=trace,reqwest=trace,rustls=trace,tonic=trace,tower=trace";
+
 /// All that must not be seen, by the file that it stands in: the last part of each token, and the lines of each key.
 fn secrets(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut secrets = BTreeMap::new();
@@ -65,7 +69,7 @@ fn no_secret_is_told_to_anybody_however_much_is_logged() {
     }
 
     let job = cluster.job;
-    let cluster = Cluster { job: job.variable("RUST_LOG", "trace"), ..cluster };
+    let cluster = Cluster { job: job.variable("RUST_LOG", EVERYTHING), ..cluster };
     let (cluster, coordinator) = cluster.start(&[]);
     let refused = cluster.worker("w0", &coordinator, &["--token-file", &cluster.path("admin.token")]).wait();
     cluster.job.assert_could_not_run(&refused, &["the role admin"]);

@@ -16,8 +16,8 @@ Examples:
 /// job come from the coordinator: a worker only says where to put the images and how many downloads run at once.
 ///
 /// A worker waits for its coordinator without a time limit: at the start, and after a connection is
-/// lost. It finishes the classes that it has, keeps their results, and connects again at growing
-/// intervals, a minute at the most. It ends when the job is done.
+/// lost. It finishes the classes that it has, keeps their results, and tries to connect again every
+/// few seconds. It ends when the job is done.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "worker", version = crate::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {

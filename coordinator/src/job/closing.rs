@@ -1,8 +1,10 @@
 //! The last words of a finished job: why classes failed, and the table.
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use shared::{class_list::ClassList, exit_code::Exit, job::JobStatus, job_line::Screen, outcome::FailureKind};
+
+use tokio::time::timeout;
 
 use super::{Job, say};
 use crate::{
@@ -10,6 +12,9 @@ use crate::{
     ledger::{Cause, Ledger},
     summary,
 };
+
+/// The end of a job does not wait for longer for a ledger whose disk hangs.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is told of a finished job beside its counts.
 #[derive(Debug, Default)]
@@ -26,8 +31,10 @@ impl Job {
     pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
         let log = self.target.join(failure_log::NAME);
         let mut closing = Closing { duplicates: classes.duplicates, causes: Vec::new(), log };
-        if self.handle.status().failed > 0 {
-            closing.causes = self.writer.read(Ledger::causes).await.unwrap_or_default();
+        let status = self.handle.status();
+        if status.is_done() && status.failed > 0 {
+            let causes = timeout(READ_LIMIT, self.writer.read(Ledger::causes)).await;
+            closing.causes = causes.ok().flatten().unwrap_or_default();
             let invalid = classes.invalid.len() as u64;
             let rows = Cause { classes: invalid, text: FailureKind::InvalidWnid.to_string() };
             closing.causes.extend((invalid > 0).then_some(rows));
