@@ -56,6 +56,9 @@ pub struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     published: Published,
     stopped: watch::Sender<Option<WorkerStopped>>,
+    /// The mark of the grants that the ledger has.
+    mark: watch::Sender<usize>,
+    marks: watch::Receiver<usize>,
     tally: Arc<Tally>,
 }
 
@@ -78,8 +81,10 @@ impl Dispatcher {
             tally: Arc::clone(&tally),
         };
         let now = Instant::now();
-        let (time, time_left) = (RunningTime::starting_at(now), TimeLeft::new(now));
-        (Self { table, time, pacing, time_left, ledger, commands, published, stopped, tally }, handle)
+        let time = RunningTime::starting_at(now);
+        let time_left = TimeLeft::new(now);
+        let (mark, marks) = watch::channel(0);
+        (Self { table, time, pacing, time_left, ledger, commands, published, stopped, mark, marks, tally }, handle)
     }
 
     /// Answers commands until the last handle is gone.
@@ -88,6 +93,10 @@ impl Dispatcher {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut entry = tokio::select! {
+                Ok(()) = self.marks.changed() => {
+                    self.hear_of_the_mark();
+                    Entry::default()
+                }
                 command = self.commands.recv() => match command {
                     Some(command) => self.answer(command),
                     None => return,
@@ -95,6 +104,9 @@ impl Dispatcher {
                 _ = ticks.tick() => self.tick(),
             };
             entry.records.extend(self.take_given_up());
+            if let Some(mark) = self.table.take_mark() {
+                entry = self.raising(entry, mark);
+            }
             if self.table.status().is_done() && !self.published.is_done() {
                 entry = self.finishing(entry);
             }
@@ -139,6 +151,7 @@ impl Dispatcher {
 
     /// Deals with a command; what it has settled is for the ledger, which confirms it.
     fn answer(&mut self, command: Command) -> Entry {
+        self.hear_of_the_mark();
         let running = self.running();
         let now = Instant::now();
         match command {
@@ -201,13 +214,7 @@ impl Dispatcher {
                 let left = self.pacing.resume(now);
                 self.send(reply, left);
             }
-            Command::DrainWorker { name, reply } => {
-                let found = self.table.drain(&name);
-                if found {
-                    tracing::info!("worker {name} was told to finish what it holds and to end");
-                }
-                self.send(reply, found);
-            }
+            Command::DrainWorker { name, reply } => return self.drain(&name, reply),
         }
         Entry::default()
     }
@@ -273,14 +280,22 @@ impl Dispatcher {
 
     /// The job is done, which nobody hears before the ledger has it: a coordinator that is started again must not have work
     /// for which no worker is left.
-    fn finishing(&mut self, mut entry: Entry) -> Entry {
-        let (publish, earlier) = (self.published.finishing(&self.table), entry.durable.take());
-        entry.confirming(move || {
-            publish();
-            if let Some(earlier) = earlier {
-                earlier();
-            }
-        })
+    fn finishing(&mut self, entry: Entry) -> Entry {
+        entry.confirming_first(self.published.finishing(&self.table))
+    }
+
+    /// Classes before the mark may be granted when the ledger has it.
+    fn raising(&self, entry: Entry, mark: usize) -> Entry {
+        let durable = self.mark.clone();
+        let entry = entry.confirming_first(move || {
+            durable.send_replace(mark);
+        });
+        Entry { granted: Some(mark), ..entry }
+    }
+
+    fn hear_of_the_mark(&mut self) {
+        let mark = *self.marks.borrow_and_update();
+        self.table.mark_is_durable(mark);
     }
 
     /// Tells people what they should hear.

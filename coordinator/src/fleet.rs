@@ -24,7 +24,8 @@ pub struct Fleet {
 pub enum Phase {
     /// Leasing.
     Running,
-    /// Just started: it waits for the workers of its predecessor before it leases anything.
+    /// Started again: classes that a worker of its predecessor may hold are not granted before that is back, or its
+    /// lease has run out.
     Recovering,
     /// There is work, and no worker.
     WaitingForWorkers,

@@ -47,7 +47,7 @@ mod staying;
 
 use closing::{Closing, summed_up};
 use listening::{announce, listen};
-use restore::{log_invalid, restore};
+use restore::{log_invalid, restore, restore_workers};
 pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
@@ -194,11 +194,7 @@ impl Job {
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
         log_invalid(&classes.invalid, &mut log);
-        table.restore_names(ledger.names()?);
-        // Without an address nobody else can come back.
-        if run.resumed && listener.is_some() {
-            table.recover(ledger.workers()?, Instant::now());
-        }
+        let table = restore_workers(&ledger, &run, table, listener.is_some(), screen)?;
         let mut writers = JoinSet::new();
         let writer = ledger.start_writer(run, terms.ttl, log, &mut writers)?;
         share.keep(&writer).await;

@@ -24,7 +24,9 @@ mod answers;
 mod breaker;
 mod class;
 mod copies;
+mod drains;
 mod grants;
+mod high_water;
 mod leases;
 mod losses;
 mod names;
@@ -43,11 +45,15 @@ pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Ren
 use breaker::Breaker;
 use class::{Class, State};
 use copies::Copies;
+pub use drains::Drain;
+use drains::Drains;
+use high_water::HighWater;
 pub use losses::MAX_LOSSES;
 use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
 pub use names::Renamed;
 use recent::Recent;
+pub use recovery::Expected;
 use recovery::Recovery;
 use remaining::Lengths;
 use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
@@ -74,8 +80,9 @@ pub struct LeaseTable {
     /// The worker whose session ran out while it held a class, for as long as the class is queued:
     /// only that worker may take it up again.
     lost_by: HashMap<usize, String>,
-    /// The cursor over the list: no class before it is in [`State::Fresh`].
+    /// The cursor over the list: no class before it is in [`State::Fresh`], but for those that are held back in a recovery.
     fresh: usize,
+    high_water: HighWater,
     sessions: Sessions,
     names: Names,
     troubles: Troubles,
@@ -84,6 +91,7 @@ pub struct LeaseTable {
     copies: Copies,
     silent: Silent,
     recovery: Option<Recovery>,
+    drains: Drains,
     /// Bytes received, for each process of a worker, also of the last ones whose session ended.
     received: Recent<Vec<u8>, u64>,
     first_token: LeaseToken,
@@ -114,6 +122,7 @@ impl LeaseTable {
             begun_on: HashMap::new(),
             lost_by: HashMap::new(),
             fresh: 0,
+            high_water: HighWater::at(wnids.len()),
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             names: Names::default(),
@@ -123,6 +132,7 @@ impl LeaseTable {
             copies: Copies::default(),
             silent: Silent::default(),
             recovery: None,
+            drains: Drains::default(),
             received: Recent::of_at_most(MOST_SESSIONS + FORMER),
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
@@ -165,12 +175,6 @@ impl LeaseTable {
         for (name, credential) in names {
             self.names.bind(&name, credential);
         }
-    }
-
-    /// Nothing is leased until these workers, which an earlier coordinator of the run knew, are back with what they hold,
-    /// or their leases have run out: by the time to live that each was told.
-    pub fn recover(&mut self, workers: impl IntoIterator<Item = (String, Duration)>, now: Instant) {
-        self.recovery = Recovery::of(workers, self.ttl, now);
     }
 
     /// The job's counts.
@@ -263,11 +267,12 @@ impl LeaseTable {
             }
         };
         self.count_workers();
+        let drain_over = self.drain_again(&hello.worker);
         let survey = held.is_empty() && self.sessions.survey(session, now);
         let drop = self.reconcile(session, held, now);
         self.is_back(&hello.worker);
         let renamed = hello.credential.map(|credential| self.names.bind(&hello.worker, credential));
-        Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default() })
+        Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default(), drain_over })
     }
 
     /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
@@ -305,14 +310,6 @@ impl LeaseTable {
         self.names.bind(&session.hello.worker, credential)
     }
 
-    /// Tells a worker to finish what it holds and end; false when there is none of that name.
-    pub fn drain(&mut self, worker: &str) -> bool {
-        let Some(id) = self.sessions.by_worker.get(worker) else { return false };
-        self.sessions.by_id.get_mut(id).expect("names lead to known sessions").draining = true;
-        self.turn += 1;
-        true
-    }
-
     /// Ends a session on the worker's wish; what it still had is pending again, without a penalty.
     pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
         self.known(id)?;
@@ -338,21 +335,9 @@ impl LeaseTable {
         ended
     }
 
-    /// A worker of the former coordinator is back.
-    fn is_back(&mut self, worker: &str) {
-        if self.recovery.as_mut().is_some_and(|recovery| recovery.is_over_with(worker)) {
-            self.end_recovery();
-        }
-    }
-
-    fn end_recovery(&mut self) {
-        let missing = self.recovery.take().into_iter().flat_map(Recovery::into_missing);
-        self.notices.extend(missing.map(Notice::NotBack));
-        self.turn += 1;
-    }
-
     fn count_workers(&mut self) {
         self.status.workers = u32::try_from(self.sessions.by_id.len()).unwrap_or(u32::MAX);
+        self.high_water.follow(self.sessions.slots);
     }
 }
 

@@ -16,12 +16,12 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use schema::VERSION;
 use shared::{
     Wnid,
-    ids::CredentialId,
     outcome::{Failure, FailureKind, Outcome, Published},
     owner::explained,
 };
 
 mod connection;
+mod continuation;
 mod error;
 mod failures;
 mod file_lock;
@@ -155,7 +155,7 @@ impl Ledger {
             return Ok(run);
         }
         let run_id = format!("{:032x}", rand::random::<u128>());
-        let begin = "INSERT INTO run (run_id, list_digest, url) VALUES (?1, ?2, ?3)";
+        let begin = "INSERT INTO run (run_id, list_digest, url, granted) VALUES (?1, ?2, ?3, 0)";
         transaction.execute(begin, [&run_id, list_digest, url])?;
         let row = transaction.last_insert_rowid();
         transaction.execute("DELETE FROM result WHERE run < (SELECT max(id) FROM run WHERE id < ?1)", [row])?;
@@ -193,34 +193,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Workers that had a session when the last coordinator of the run ended, and the time to live that their leases had.
-    ///
-    /// # Errors
-    /// [`LedgerError::Read`].
-    pub fn workers(&self) -> Result<Vec<(String, Duration)>, LedgerError> {
-        let workers = || -> rusqlite::Result<Vec<(String, Duration)>> {
-            let mut statement = self.connection.prepare("SELECT worker, ttl_ms FROM session")?;
-            let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
-            let workers = statement.query_map([], |row| Ok((row.get(0)?, ttl(row.get(1)?))))?;
-            workers.collect()
-        };
-        workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
-    }
-
-    /// The names that workers have used in the run, and whose they are.
-    ///
-    /// # Errors
-    /// [`LedgerError::Read`].
-    pub fn names(&self) -> Result<Vec<(String, CredentialId)>, LedgerError> {
-        let names = || -> rusqlite::Result<Vec<(String, CredentialId)>> {
-            let mut statement = self.connection.prepare("SELECT worker, credential FROM name")?;
-            let credential = |id: i64| CredentialId(id.cast_unsigned());
-            let names = statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
-            names.collect()
-        };
-        names().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
-    }
-
     fn not_written(&self, source: rusqlite::Error) -> LedgerError {
         LedgerError::Write { path: self.path.clone(), source }
     }
@@ -241,9 +213,13 @@ impl Ledger {
                 transaction.prepare_cached(open)?.execute(params![worker, ttl])?;
             }
             entry.renamed.iter().try_for_each(|renamed| rename(&transaction, renamed))?;
+            entry.drains.iter().try_for_each(|drain| continuation::write_drain(&transaction, drain))?;
             for worker in &entry.closed {
                 transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
             }
+        }
+        if let Some(mark) = entries.iter().filter_map(|entry| entry.granted).max() {
+            continuation::write_mark(&transaction, run.row, mark)?;
         }
         if entries.iter().any(|entry| entry.finished) {
             transaction.execute(
@@ -322,6 +298,7 @@ fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
 #[cfg(test)]
 mod tests {
     use file_lock::Sharing;
+    use shared::ids::CredentialId;
     use tokio::task::JoinSet;
 
     use super::*;
@@ -570,8 +547,8 @@ mod tests {
     fn a_newer_format_and_a_file_that_is_no_ledger_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 5").unwrap();
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 5, .. })));
+        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 6").unwrap();
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 6, .. })));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");

@@ -219,6 +219,7 @@ impl Coordinator for Door {
             slots: request.slots.clamp(1, MAX_SLOTS),
             storage: shown(&request.storage_id),
             build: shown(&request.build),
+            draining: request.draining,
             session: rand::random(),
             credential: caller.credential(),
             valid: caller.valid(),

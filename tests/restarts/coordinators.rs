@@ -94,6 +94,37 @@ fn the_class_of_a_worker_that_died_meanwhile_goes_to_another_when_the_window_end
     fleet.assert_done(coordinator, [heir], Table::of(2, 0, 0));
 }
 
+/// One worker of five is dead. With this lease the wait for it takes longer than the test.
+#[test]
+fn classes_that_were_never_granted_do_not_wait_for_a_worker_that_died_meanwhile() {
+    let fleet = Fleet::new(40, 2, 10_000..15_000, &["--lease-ttl", "90s"]);
+    fleet.origin.limit_rate(20_000);
+    let coordinator = fleet.start_coordinator();
+    let dead = fleet.start_worker("dead", 1);
+    fleet.wait_for_gets(&wnid(1), 1, LONG);
+    let mut workers = vec![fleet.start_worker("w1", 1)];
+    fleet.wait_for_gets(&wnid(2), 1, LONG);
+    workers.extend(["w2", "w3", "w4"].map(|name| fleet.start_worker(name, 1)));
+    for class in [3, 4, 5].map(wnid) {
+        fleet.wait_for_gets(&class, 1, LONG);
+    }
+    coordinator.kill();
+    dead.kill();
+    let mut coordinator = fleet.start_coordinator();
+    let back = Instant::now();
+    fleet.wait_for_gets(&wnid(40), 1, LONG);
+    println!("the last class of the list was asked for {:.1?} after the restart", back.elapsed());
+    assert_eq!(fleet.gets(&wnid(1)), 1, "the dead worker may hold it");
+    assert!(!fleet.settled().contains_key(&wnid(1)));
+    coordinator.wait_until("it names the missing worker", |it| {
+        let waits = it.stderr().contains("classes that were granted before the restart wait for ");
+        (waits && it.stderr().contains("dead")).then_some(())
+    });
+    // A worker of this name is back: nobody else is waited for.
+    workers.push(fleet.start_worker("dead", 1));
+    fleet.assert_done(coordinator, workers, Table::of(40, 0, 0));
+}
+
 #[test]
 fn it_ends_soon_when_it_is_told_to_and_its_workers_wait_quietly_for_the_next_one() {
     let fleet = fleet(6, 200_000);

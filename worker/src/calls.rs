@@ -91,11 +91,18 @@ impl Calls {
         *lost = lost.saturating_add(1);
     }
 
-    /// Opens the session, after a pause.
-    pub(crate) fn register(&mut self, who: &Identity, storage_id: String, held: Vec<Held>, pause: Duration) {
+    /// Opens the session, after a pause. `draining`: the worker was told to end.
+    pub(crate) fn register(
+        &mut self,
+        who: &Identity,
+        storage_id: String,
+        held: Vec<Held>,
+        draining: bool,
+        pause: Duration,
+    ) {
         let who = who.clone();
         self.begin(Kind::Register, pause, async move |mut client| {
-            client.register(&who, storage_id, &held).await.map(|answer| Answer::Registered(Box::new(answer)))
+            client.register(&who, storage_id, &held, draining).await.map(|answer| Answer::Registered(Box::new(answer)))
         });
     }
 

@@ -154,6 +154,7 @@ impl CoordinatorClient {
         who: &Identity,
         storage_id: String,
         held: &[Held],
+        draining: bool,
     ) -> Result<Registration, CallError> {
         let request = proto::RegisterRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -163,6 +164,7 @@ impl CoordinatorClient {
             build: crate::VERSION.to_owned(),
             held: wire_held(held),
             storage_id,
+            draining,
         };
         let sent = self.clock.now();
         let reply = self

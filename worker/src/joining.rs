@@ -97,7 +97,7 @@ async fn register(
     shutdown: &Shutdown,
 ) -> Result<Option<Registration>, WorkerError> {
     loop {
-        calls.register(who, target.storage_id(), Vec::new(), Duration::ZERO);
+        calls.register(who, target.storage_id(), Vec::new(), false, Duration::ZERO);
         match shutdown.drain.run_until_cancelled(calls.next()).await {
             None => return Ok(None),
             Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),

@@ -195,7 +195,8 @@ impl Worker {
         let Some(Session { id, .. }) = self.session else {
             let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < PAUSE);
             let pause = if too_soon { PAUSE } else { Duration::ZERO };
-            return self.calls.register(&self.who, self.site.target().storage_id(), self.held(), pause);
+            let (storage_id, draining) = (self.site.target().storage_id(), self.ending == Some(Ended::Dismissed));
+            return self.calls.register(&self.who, storage_id, self.held(), draining, pause);
         };
         if !self.unreported.is_empty() {
             self.calls.report(id, &mut self.unreported);

@@ -111,7 +111,7 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
 fn in_words(phase: Phase) -> &'static str {
     match phase {
         Phase::Running => "running",
-        Phase::Recovering => "started again: waiting for the workers that were there before",
+        Phase::Recovering => "started again: classes that were granted before the restart wait for their workers",
         Phase::WaitingForWorkers => "waiting for workers",
         Phase::OriginPaused => "paused: the origin fails everybody; one class at a time finds out whether it is back",
         Phase::Done => "done",

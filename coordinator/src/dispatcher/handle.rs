@@ -212,7 +212,7 @@ impl DispatcherHandle {
         Ok(self.ask(|reply| Command::RetryFailed { wnids, reply }).await??)
     }
 
-    /// Tells a worker to finish what it holds and end; false when there is none of that name.
+    /// Tells a worker to finish what it holds and end; false when there is none of that name. Durable when this returns.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].

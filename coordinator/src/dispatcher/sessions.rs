@@ -29,7 +29,7 @@ impl Dispatcher {
                 return Entry::default();
             }
         };
-        let Registered { session, replaced, evicted, renamed, .. } = &registered;
+        let Registered { session, replaced, evicted, renamed, drain_over, .. } = &registered;
         tracing::info!(worker = hello.worker, session = session.0, held = held.len(), "registered");
         let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was restarted"));
         let room = evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
@@ -38,6 +38,7 @@ impl Dispatcher {
             opened: vec![hello.worker.clone()],
             closed: evicted.iter().map(|ended| ended.worker.clone()).collect(),
             renamed: vec![renamed.clone()],
+            drains: drain_over.iter().cloned().collect(),
             ..Entry::default()
         };
         entry.confirming(move || drop(reply.send(Ok(registered))))
@@ -49,7 +50,19 @@ impl Dispatcher {
             tracing::debug!(session = session.0, "a session left that had ended");
             return Entry::default();
         };
-        Entry { closed: vec![self.worker_left(ended, reason)], ..Entry::default() }
+        let drains = self.table.end_drain(&ended.worker).into_iter().collect();
+        Entry { closed: vec![self.worker_left(ended, reason)], drains, ..Entry::default() }
+    }
+
+    /// Tells a worker to end. The caller has the answer when a coordinator that is started again
+    /// knows of it, too; the worker may hear it before.
+    pub(super) fn drain(&mut self, name: &str, reply: Reply<bool>) -> Entry {
+        let Some(drains) = self.table.drain(name) else {
+            self.send(reply, false);
+            return Entry::default();
+        };
+        tracing::info!("worker {name} was told to finish what it holds and to end");
+        Entry { drains, ..Entry::confirmed(move || reply.send(true).unwrap_or_default()) }
     }
 
     /// Logs the end of a session, and gives the classes that it settles as failed.

@@ -1,16 +1,24 @@
 //! What is known before a job begins goes into its table and its failure log.
 
+use std::time::SystemTime;
+
 use shared::{
     InvalidWnid,
     class_list::InvalidRow,
+    job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
 };
+use tokio::time::Instant;
 
+use super::say;
 use crate::{
     failure_log::{self, FailureLog},
-    lease_table::LeaseTable,
+    lease_table::{Expected, LeaseTable},
     ledger::{Ledger, LedgerError, Record, Run},
 };
+
+/// A line names at most so many workers.
+const MAX_NAMES: usize = 20;
 
 /// What an earlier process of the run has settled stays so. Its failures are written to the new failure log; `aloud` (with
 /// `--stay`) to the screen as well, because the output of a former container is lost and its files are often hard to reach.
@@ -38,6 +46,57 @@ pub(super) fn restore(
     Ok(())
 }
 
+/// What an earlier process of the run has told workers still holds: which names are whose, which
+/// processes are to end, and which classes may be held. If workers may come back, says which are
+/// waited for.
+pub(super) fn restore_workers(
+    ledger: &Ledger,
+    run: &Run,
+    mut table: LeaseTable,
+    may_come_back: bool,
+    screen: &Screen,
+) -> Result<LeaseTable, LedgerError> {
+    if let Some(mark) = ledger.granted(run)? {
+        table = table.granted_before(mark);
+    }
+    table.restore_names(ledger.names()?);
+    table.restore_drains(ledger.drains()?);
+    let now = Instant::now();
+    if run.resumed && may_come_back {
+        table.recover(ledger.workers()?, now);
+    }
+    if let Some(expected) = table.expected().filter(|_| !table.status().is_done()) {
+        let line = waiting_for(&expected, now, SystemTime::now());
+        tracing::info!("{line}");
+        say(screen, &line);
+    }
+    Ok(table)
+}
+
+/// For whom a coordinator that was started again waits, and until when.
+fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
+    let workers = match expected.workers.as_slice() {
+        [worker] => format!("worker {worker}"),
+        workers => format!("workers {}", named(workers)),
+    };
+    let until = time + expected.until.saturating_duration_since(now);
+    let until = humantime::format_rfc3339_seconds(until).to_string();
+    let until = until.get("2026-01-01T".len()..).unwrap_or(&until).trim_end_matches('Z');
+    format!(
+        "started again: classes that were granted before the restart wait for {workers}, until {until} UTC at the latest; \
+         all others are granted now"
+    )
+}
+
+/// The first names, and how many more there are.
+fn named(workers: &[String]) -> String {
+    let names = workers.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match workers.len().saturating_sub(MAX_NAMES) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
 /// Notes the rows that hold no class id, which the table counts as failed from the start, and
 /// writes the log.
 pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
@@ -50,5 +109,29 @@ pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
     }
     if let Err(error) = log.catch_up() {
         tracing::warn!("failed to {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_line_names_whom_it_waits_for_and_until_when() {
+        let now = Instant::now();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
+        let said = |count: usize| {
+            let workers = (1..=count).map(|number| format!("w{number}")).collect();
+            waiting_for(&Expected { workers, until: now + Duration::from_secs(40) }, now, time)
+        };
+        assert_eq!(
+            said(1),
+            "started again: classes that were granted before the restart wait for worker w1, until 01:00:40 UTC at the \
+             latest; all others are granted now"
+        );
+        assert!(said(2).contains("wait for workers w1, w2, until"), "{}", said(2));
+        assert!(said(23).contains(", w20 and 3 more, until"), "{}", said(23));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::names::Renamed;
+use super::{drains::Drain, names::Renamed};
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -69,6 +69,8 @@ pub struct Registered {
     pub renamed: Renamed,
     /// The idle session of another worker that was ended to stay within the limit on sessions.
     pub evicted: Option<Ended>,
+    /// The end of a drain: the worker is another process than the one that was told to end.
+    pub drain_over: Option<Drain>,
 }
 
 /// A session that ended without a farewell.

@@ -120,7 +120,7 @@ impl LeaseTable {
 
     /// Whether no class waits to be granted.
     pub(super) fn nothing_pends(&self) -> bool {
-        self.fresh == self.classes.len() && self.returned.is_empty()
+        self.recovery.is_none() && self.fresh == self.classes.len() && self.returned.is_empty()
     }
 
     /// Whether there may be workers with nothing to do, on more than one storage.

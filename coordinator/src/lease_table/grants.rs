@@ -102,7 +102,7 @@ impl LeaseTable {
         let session = &self.sessions.by_id[&id];
         let only_one = || !self.sessions.is_there_another(id, now, |_| true);
         match () {
-            () if self.recovery.is_some() || session.draining => Gate::Closed,
+            () if session.draining => Gate::Closed,
             () if session.is_quarantined(now) && !only_one() => Gate::Closed,
             // Only before anything was granted: newcomers must not hold up a fleet that is at work.
             () if self.last_token == self.first_token && self.sessions.is_surveying(now) => Gate::Closed,
@@ -119,18 +119,20 @@ impl LeaseTable {
             !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)
         };
         let returned = || self.returned.values().copied().take(LOOK);
-        let candidates = || returned().filter(|position| self.may_try(*position, id, session, now));
+        let may_try = |position: &usize| !self.is_held_back(*position) && self.may_try(*position, id, session, now);
+        let candidates = || returned().filter(may_try);
         let best = candidates().find(begun_here).or_else(|| candidates().next());
         if best.is_some() {
             return best;
         }
-        while self.fresh < self.classes.len() {
+        while self.classes.get(self.fresh).is_some_and(|class| class.state != State::Fresh) {
             self.fresh += 1;
-            if self.classes[self.fresh - 1].state == State::Fresh {
-                return Some(self.fresh - 1);
-            }
         }
-        None
+        if self.fresh == self.classes.len() || !self.high_water.permits(self.fresh) {
+            return None;
+        }
+        self.fresh += 1;
+        Some(self.fresh - 1)
     }
 
     /// Whether the worker may try a class: one that it has failed is for others, as long as there are

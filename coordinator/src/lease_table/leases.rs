@@ -68,7 +68,11 @@ impl LeaseTable {
                     room -= 1;
                     Some(self.hold(position, id, Holding::granted(now, false)))
                 }
-                State::Fresh if room > 0 && lease.token.is_of_an_epoch_before(self.first_token) => {
+                State::Fresh
+                    if room > 0
+                        && lease.token.is_of_an_epoch_before(self.first_token)
+                        && self.high_water.may_be_held(position) =>
+                {
                     room -= 1;
                     self.classes[position].token = Some(lease.token);
                     Some(self.hold(position, id, Holding::granted(now, false)))

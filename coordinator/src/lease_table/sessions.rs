@@ -68,6 +68,8 @@ pub struct Hello {
     pub storage: String,
     /// Its version.
     pub build: String,
+    /// The process was told to end, and says so.
+    pub draining: bool,
     /// The session that it gets if it has none, drawn by the caller, so that nobody can guess another worker's. Where it is
     /// 0 or taken, sessions are numbered.
     pub session: u64,
@@ -165,6 +167,8 @@ pub(super) enum Claim {
 pub(super) struct Sessions {
     pub(super) by_id: BTreeMap<SessionId, Session>,
     pub(super) by_worker: HashMap<String, SessionId>,
+    /// Of all of them together.
+    pub(super) slots: u64,
     last: SessionId,
     ttl: Duration,
     /// Who is looking at what its storage has, and since when.
@@ -180,7 +184,7 @@ impl Sessions {
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
         let (by_id, by_worker) = (BTreeMap::new(), HashMap::new());
         let (surveys, surveyed) = (BTreeMap::new(), Recent::of_at_most(FORMER));
-        Self { by_id, by_worker, last, ttl, surveys, first_survey: None, surveyed }
+        Self { by_id, by_worker, slots: 0, last, ttl, surveys, first_survey: None, surveyed }
     }
 
     /// Judges who may have a name. The newest process gets it: usually a worker that was started again. One that had lost
@@ -232,6 +236,7 @@ impl Sessions {
             settled: [0; 3],
         };
         self.by_id.insert(id, session);
+        self.slots += u64::from(hello.slots);
         self.by_worker.insert(hello.worker.clone(), id);
         id
     }
@@ -356,6 +361,7 @@ impl Sessions {
     pub(super) fn remove(&mut self, id: SessionId) -> Session {
         let session = self.by_id.remove(&id).expect("only known sessions end");
         self.by_worker.remove(&session.hello.worker);
+        self.slots -= u64::from(session.hello.slots);
         if self.surveys.remove(&id).is_some() {
             // Somebody else has to say it.
             self.surveyed.remove(&session.hello.storage);

@@ -104,6 +104,8 @@ fn check(table: &LeaseTable) {
         let copies = table.copied_by(*id).len();
         assert!(session.leases.len() + copies <= session.hello.slots as usize, "{session:?}");
     }
+    let slots = table.sessions.by_id.values().map(|session| u64::from(session.hello.slots));
+    assert_eq!(table.sessions.slots, slots.sum::<u64>());
     assert!(table.lost_by.keys().all(|position| matches!(table.classes[*position].state, State::Queued(_))));
     check_pending(table);
     assert_eq!(table.sessions.by_worker.len(), table.sessions.by_id.len());
@@ -122,7 +124,8 @@ fn check_pending(table: &LeaseTable) {
     assert_eq!(queued.len(), of(|state| matches!(state, State::Queued(_))).len());
     assert_eq!(table.troubles.delayed(), of(|state| matches!(state, State::Delayed(_))));
     assert_eq!(table.breaker.doubted(), of(|state| matches!(state, State::Doubted)));
-    assert!(of(|state| matches!(state, State::Fresh)).iter().all(|position| *position >= table.fresh));
+    let passed = |position: &usize| *position < table.fresh && !table.is_held_back(*position);
+    assert!(!of(|state| matches!(state, State::Fresh)).iter().any(passed));
     for class in table.classes.iter().filter(|class| matches!(class.state, State::Leased(_))) {
         assert!(class.token.is_some(), "{class:?}");
     }

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_ledger_of_a_newer_format_or_of_another_program_is_refused_before_a_byte_is_changed() {
         for mode in ["DELETE", "WAL"] {
-            for (what, tables) in [("newer", "PRAGMA user_version = 5"), ("foreign", "PRAGMA user_version = 0")] {
+            for (what, tables) in [("newer", "PRAGMA user_version = 6"), ("foreign", "PRAGMA user_version = 0")] {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger");
                 let former = Connection::open(&path).unwrap();
@@ -213,7 +213,7 @@ mod tests {
                     let before = contents(path.parent().unwrap());
                     let refused = Ledger::open(&path).unwrap_err();
                     let expected = match what {
-                        "newer" => matches!(refused, LedgerError::TooNew { found: 5, .. }),
+                        "newer" => matches!(refused, LedgerError::TooNew { found: 6, .. }),
                         _ => matches!(refused, LedgerError::Foreign { .. }),
                     };
                     assert!(expected, "{what}, {mode}, {state}: {refused}");

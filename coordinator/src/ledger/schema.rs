@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::file_lock::MODE;
 
 /// Version of the schema, in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 const SCHEMA: &str = "
 BEGIN;
@@ -24,7 +24,8 @@ CREATE TABLE run (
     list_digest TEXT NOT NULL,
     url TEXT NOT NULL,
     started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    finished_at TEXT
+    finished_at TEXT,
+    granted INTEGER
 );
 CREATE TABLE result (
     run INTEGER NOT NULL REFERENCES run (id),
@@ -44,7 +45,8 @@ CREATE TABLE session (
     ttl_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 4;
+CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 5;
 COMMIT;";
 
 /// Version 2 knows who settled a class, and who works for the run.
@@ -67,6 +69,15 @@ const FROM_3: &str = "
 BEGIN;
 CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = 4;
+COMMIT;";
+
+/// Version 5 has the processes that were told to end, and the positions of the list that may have
+/// been granted. For a run of an earlier version the latter is not known (NULL): any may have been.
+const FROM_4: &str = "
+BEGIN;
+ALTER TABLE run ADD COLUMN granted INTEGER;
+CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 5;
 COMMIT;";
 
 /// Makes the tables of a new file.
@@ -93,7 +104,7 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
     }
-    for (version, step) in [(1, FROM_1), (2, FROM_2), (3, FROM_3)] {
+    for (version, step) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4)] {
         if found <= version {
             connection.execute_batch(step)?;
         }

@@ -18,7 +18,7 @@ use tokio::{
 use super::{Ledger, LedgerError, Record, Run};
 use crate::{
     failure_log::{FailureLog, FailureLogError},
-    lease_table::Renamed,
+    lease_table::{Drain, Renamed},
 };
 
 /// Entries that may wait; more senders wait in turn.
@@ -44,6 +44,10 @@ pub struct Entry {
     pub closed: Vec<String>,
     /// Workers' names that belong to another credential from now on, or to none.
     pub renamed: Vec<Renamed>,
+    /// Processes of workers that are to end, or have ended.
+    pub drains: Vec<Drain>,
+    /// Positions of the list before this one may be granted.
+    pub granted: Option<usize>,
     /// The run is at its end.
     pub finished: bool,
     /// Called with the ledger after the commit; not at all when it fails.
@@ -63,11 +67,40 @@ impl Entry {
         Self { durable: Some(Box::new(confirm)), ..self }
     }
 
+    /// The same, to be confirmed by this and then by what confirms it already.
+    pub(crate) fn confirming_first(mut self, confirm: impl FnOnce() + Send + 'static) -> Self {
+        let earlier = self.durable.take();
+        self.confirming(move || {
+            confirm();
+            if let Some(earlier) = earlier {
+                earlier();
+            }
+        })
+    }
+
     /// Whether there is nothing to write and no caller to answer. Corrections come with records only.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { records, corrected: _, forgotten, opened, closed, renamed, finished, read, durable } = self;
+        let Self {
+            records,
+            corrected: _,
+            forgotten,
+            opened,
+            closed,
+            renamed,
+            drains,
+            granted,
+            finished,
+            read,
+            durable,
+        } = self;
         let is_silent = durable.is_none() && read.is_none() && !finished && renamed.iter().all(Renamed::is_nothing);
-        is_silent && records.is_empty() && forgotten.is_empty() && opened.is_empty() && closed.is_empty()
+        let changes_grants = granted.is_some() || !drains.is_empty();
+        is_silent
+            && !changes_grants
+            && records.is_empty()
+            && forgotten.is_empty()
+            && opened.is_empty()
+            && closed.is_empty()
     }
 
     /// Notes in the failure log what this entry changes.

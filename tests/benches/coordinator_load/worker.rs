@@ -112,6 +112,7 @@ impl Worker {
             build: "coordinator_load".to_owned(),
             held: self.held.clone(),
             storage_id: self.name.clone(),
+            draining: false,
         };
         let reply = answered("Register", self.client.register(request)).await?;
         self.session = reply.session_id;

@@ -34,7 +34,9 @@ impl Worker {
             // Results of the former run: a worker that leases these classes again finds them published.
             self.unreported.clear();
             self.other_run = Some(registration.session);
-            return self.end(Ended::AnotherRun);
+            // A worker that was told to end works for no other run either.
+            let is_draining = self.ending == Some(Ended::Dismissed);
+            return self.end(if is_draining { Ended::Dismissed } else { Ended::AnotherRun });
         }
         if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
             tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");

@@ -180,3 +180,73 @@ fn a_late_renewal_does_not_take_up_again_what_its_worker_has_failed() {
     assert_eq!((table.status().leased, table.status().pending), (0, 2));
     check(&table);
 }
+
+/// Five workers, one of which is dead: the others do not wait for it with what it cannot have.
+#[test]
+fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_wait_is_over() {
+    let mut now = Instant::now();
+    let (mut table, leases) = restarted(6, &[], now);
+    table = table.granted_before(3);
+    table.recover([("one".to_owned(), TTL), ("dead".to_owned(), TTL)], now);
+    assert_eq!(table.expected().unwrap().workers, ["dead", "one"]);
+    // A worker cannot hold a class that no former epoch granted.
+    let one = register(&mut table, "one", b"one", &[leases[0], leases[4]], now).unwrap();
+    assert_eq!(one.drop, [leases[4]]);
+    assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), [], "the ledger has no mark for it yet");
+    let mark = table.take_mark().unwrap();
+    let turn = table.turn();
+    table.mark_is_durable(mark);
+    assert!(table.turn() > turn, "those that wait are told at once");
+    let granted = acquire(&mut table, one.session, 2, now).unwrap();
+    assert_eq!(numbers(&granted), ["4", "5"]);
+    // What comes back is still held back, if it was granted before the restart.
+    table.take_back(one.session, &[granted[1], leases[0]]);
+    let more = acquire(&mut table, one.session, 9, now).unwrap();
+    assert_eq!(numbers(&more), ["5", "6"]);
+    check(&table);
+    now += TTL;
+    table.renew(one.session, &held(&[granted[0], more[0], more[1]]), 0, now).unwrap();
+    assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), []);
+    now += EXPIRY_MARGIN;
+    table.tick(now);
+    assert_eq!((table.expected(), table.take_notices()), (None, vec![Notice::NotBack("dead".to_owned())]));
+    check(&table);
+    assert_eq!(numbers(&acquire(&mut table, one.session, 9, now).unwrap()), ["1", "2", "3"]);
+    check(&table);
+}
+
+#[test]
+fn a_process_that_was_told_to_end_gets_nothing_after_a_restart_and_its_successor_does() {
+    let now = Instant::now();
+    let mut before = table(9);
+    session(&mut before, "one", now);
+    let told = Drain::Told { worker: "one".to_owned(), instance: b"one".to_vec() };
+    assert_eq!(before.drain("one"), Some(vec![told]));
+    let (mut table, _) = restarted(9, &["one"], now);
+    table.restore_drains([("one".to_owned(), b"one".to_vec())]);
+    let one = register(&mut table, "one", b"one", &[], now).unwrap();
+    assert_eq!((one.drain_over, table.workers(now)[0].state), (None, crate::fleet::WorkerState::Draining));
+    let granted = table.acquire(one.session, 1, now).unwrap();
+    assert_eq!((granted.leases.len(), granted.drain), (0, true));
+    // Its session runs out and it comes back: it is the same process.
+    table.tick(now + TTL + EXPIRY_MARGIN);
+    let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
+    assert!(table.renew(one, &[], 0, now).unwrap().drain);
+
+    let successor = register(&mut table, "one", b"another", &[], now).unwrap();
+    assert_eq!(successor.drain_over, Some(Drain::Over { worker: "one".to_owned() }));
+    assert_eq!(acquire(&mut table, successor.session, 1, now).unwrap().len(), 1);
+    table.leave(successor.session).unwrap();
+    assert_eq!(table.end_drain("one"), None);
+}
+
+/// The ledger of the coordinator that told it to is gone.
+#[test]
+fn a_process_that_says_that_it_was_told_to_end_gets_nothing() {
+    let now = Instant::now();
+    let mut table = table(1);
+    let hello = Hello { worker: "one".to_owned(), instance: vec![1], slots: 1, draining: true, ..Hello::default() };
+    let one = table.register(&hello, &[], now).unwrap().session;
+    assert!(table.acquire(one, 1, now).unwrap().drain);
+    assert_eq!(table.status().pending, 1);
+}

@@ -81,6 +81,11 @@ struct Fleet {
     granted: Vec<Lease>,
     last_token: HashMap<Wnid, LeaseToken>,
     settled: HashMap<Wnid, Outcome>,
+    /// What the ledger has: the mark of the grants, and the processes that were told to end.
+    mark: usize,
+    drains: HashMap<String, Vec<u8>>,
+    /// Written, and not yet confirmed.
+    late_mark: Option<usize>,
 }
 
 impl Fleet {
@@ -92,6 +97,13 @@ impl Fleet {
                 let Ok(registered) = registered else { return assert_eq!(table.status(), before) };
                 self.give_up(worker, &registered.drop);
                 self.sessions[worker] = Some(registered.session);
+                if registered.drain_over.is_some() {
+                    assert_ne!(
+                        self.drains.remove(&worker.to_string()),
+                        Some(vec![instance]),
+                        "a drain is its process's"
+                    );
+                }
                 self.note(registered.replaced);
             }
             Step::Renew { worker, received, bytes } => {
@@ -130,17 +142,8 @@ impl Fleet {
                     assert!(matches!(before, Some(Outcome::Failed(_))), "only what has failed is tried again");
                 }
             }
-            Step::Drain { worker } => {
-                let drained = table.drain(&worker.to_string());
-                assert_eq!(drained, table.sessions.by_worker.contains_key(&worker.to_string()));
-            }
-            Step::Leave { worker } => {
-                self.held[worker].clear();
-                if let Some(session) = self.sessions[worker].take() {
-                    let left = table.leave(session);
-                    assert!(left.is_err() || left.unwrap().given_up.is_empty());
-                }
-            }
+            Step::Drain { worker } => self.drain(table, worker),
+            Step::Leave { worker } => self.leave(table, worker),
             Step::Wait { seconds } => {
                 *now += Duration::from_secs(seconds);
                 table.tick(*now).into_iter().for_each(|ended| self.note(Some(ended)));
@@ -149,15 +152,37 @@ impl Fleet {
         }
     }
 
+    fn drain(&mut self, table: &mut LeaseTable, worker: usize) {
+        let drained = table.drain(&worker.to_string());
+        for drain in drained.iter().flatten() {
+            let Drain::Told { worker, instance } = drain else { panic!("three workers are few: {drain:?}") };
+            self.drains.insert(worker.clone(), instance.clone());
+        }
+        assert_eq!(drained.is_some(), table.sessions.by_worker.contains_key(&worker.to_string()));
+    }
+
+    fn leave(&mut self, table: &mut LeaseTable, worker: usize) {
+        self.held[worker].clear();
+        let Some(session) = self.sessions[worker].take() else { return };
+        let Ok(left) = table.leave(session) else { return };
+        assert_eq!(left.given_up, []);
+        if table.end_drain(&worker.to_string()).is_some() {
+            self.drains.remove(&worker.to_string());
+        }
+    }
+
     fn acquire(&mut self, table: &mut LeaseTable, worker: usize, max: usize, forget: bool, now: Instant) {
         let Some(session) = self.sessions[worker] else { return };
         let waiting: Vec<Wnid> = table.classes.iter().filter(|class| waits(class)).map(|it| it.wnid).collect();
         let Ok(leases) = acquire(table, session, max, now) else { return };
         assert!(leases.len() <= max);
+        let drains = table.worker(session).is_some_and(|name| self.is_drained(table, session, name));
+        assert!(leases.is_empty() || !drains, "a worker that was told to end was granted a class");
         assert!(leases.iter().all(|lease| !waiting.contains(&lease.wnid)), "granted before its time");
         for lease in leases {
             assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
             assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
+            assert!(table.index[&lease.wnid] < self.mark, "granted before the mark was durable");
             self.granted.push(lease);
             if !forget {
                 self.held[worker].retain(|held| held.wnid != lease.wnid);
@@ -166,13 +191,31 @@ impl Fleet {
         }
     }
 
+    /// The ledger has the mark that the table asked for, or is slow and has it later.
+    fn marks(&mut self, table: &mut LeaseTable) {
+        if let Some(mark) = self.late_mark.take() {
+            self.mark = mark;
+            table.mark_is_durable(mark);
+        }
+        self.late_mark = table.take_mark();
+    }
+
+    fn is_drained(&self, table: &LeaseTable, session: SessionId, name: &str) -> bool {
+        self.drains.get(name) == Some(&table.sessions.by_id[&session].hello.instance)
+    }
+
     /// The workers hear of it with their next call. What they held they hold still.
     fn restart(&mut self, table: &mut LeaseTable, now: Instant) {
         self.epoch += 1;
+        // A commit that nobody was told of.
+        self.mark = self.late_mark.take().unwrap_or(self.mark);
         let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
         let invalid = table.status().total - wnids.len() as u64;
         let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
-        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL).expecting_bytes_within(TTL);
+        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL)
+            .expecting_bytes_within(TTL)
+            .granted_before(self.mark);
+        table.restore_drains(self.drains.clone());
         self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
         table.recover(workers, now);
     }
@@ -244,13 +287,14 @@ proptest! {
         is_tail in any::<bool>(),
     ) {
         let mut now = Instant::now();
-        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL);
+        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL).granted_before(0);
         let mut fleet = Fleet::default();
         if is_tail {
             fleet.come_to_the_tail(&mut table, count as usize, &mut now);
         }
         for step in &steps {
             fleet.take(&mut table, step, &mut now);
+            fleet.marks(&mut table);
             fleet.note_given_up(&mut table);
             check(&table);
         }
@@ -273,6 +317,7 @@ proptest! {
             for lease in acquire(&mut table, id, usize::MAX, now).unwrap() {
                 fleet.report(&mut table, id, lease, good(), now);
             }
+            fleet.marks(&mut table);
             fleet.note_given_up(&mut table);
             check(&table);
             if table.status().is_done() {

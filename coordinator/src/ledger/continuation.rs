@@ -1,0 +1,145 @@
+//! What a coordinator that is started again has to know of the workers of the one before it: which
+//! had a session, whose their names are, which processes were told to end, and which classes may
+//! have been granted.
+
+use std::time::Duration;
+
+use rusqlite::{Transaction, params};
+use shared::ids::CredentialId;
+
+use super::{Ledger, LedgerError, Run};
+use crate::lease_table::Drain;
+
+impl Ledger {
+    /// Workers that had a session when the last coordinator of the run ended, and the time to live that their leases had.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn workers(&self) -> Result<Vec<(String, Duration)>, LedgerError> {
+        let workers = || -> rusqlite::Result<Vec<(String, Duration)>> {
+            let mut statement = self.connection.prepare("SELECT worker, ttl_ms FROM session")?;
+            let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
+            let workers = statement.query_map([], |row| Ok((row.get(0)?, ttl(row.get(1)?))))?;
+            workers.collect()
+        };
+        workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    /// The names that workers have used in the run, and whose they are.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn names(&self) -> Result<Vec<(String, CredentialId)>, LedgerError> {
+        let names = || -> rusqlite::Result<Vec<(String, CredentialId)>> {
+            let mut statement = self.connection.prepare("SELECT worker, credential FROM name")?;
+            let credential = |id: i64| CredentialId(id.cast_unsigned());
+            let names = statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
+            names.collect()
+        };
+        names().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    /// The processes of workers that were told to end, by their nonces.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn drains(&self) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
+        let drains = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+            let mut statement = self.connection.prepare("SELECT worker, instance FROM drain")?;
+            let drains = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            drains.collect()
+        };
+        drains().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    /// No position of the list at or behind this one was granted in the run; `None` where that is
+    /// not known, because an earlier version began the run.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn granted(&self, run: &Run) -> Result<Option<usize>, LedgerError> {
+        let select = "SELECT granted FROM run WHERE id = ?1";
+        let granted = self.connection.query_row(select, [run.row], |row| row.get::<_, Option<i64>>(0));
+        let granted = granted.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+        // What makes no sense is as good as not known.
+        Ok(granted.and_then(|granted| granted.try_into().ok()))
+    }
+}
+
+pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
+    match drain {
+        Drain::Told { worker, instance } => {
+            let tell = "INSERT OR REPLACE INTO drain (worker, instance) VALUES (?1, ?2)";
+            transaction.prepare_cached(tell)?.execute(params![worker, instance])?;
+        }
+        Drain::Over { worker } => {
+            transaction.prepare_cached("DELETE FROM drain WHERE worker = ?1")?.execute([worker])?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn write_mark(transaction: &Transaction<'_>, run: i64, mark: usize) -> rusqlite::Result<()> {
+    let mark = i64::try_from(mark).unwrap_or(i64::MAX);
+    let raise = "UPDATE run SET granted = ?2 WHERE id = ?1 AND granted < ?2";
+    transaction.prepare_cached(raise)?.execute([run, mark])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::ledger::{Entry, schema};
+
+    const TTL: Duration = Duration::from_secs(30);
+
+    fn told(worker: &str, instance: &[u8]) -> Drain {
+        Drain::Told { worker: worker.to_owned(), instance: instance.to_owned() }
+    }
+
+    #[test]
+    fn drains_outlive_the_coordinator_and_the_run_and_the_mark_only_rises() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
+        assert_eq!(ledger.granted(&run).unwrap(), Some(0));
+        let drains = vec![told("one", b"1"), told("other", b"2"), Drain::Over { worker: "one".to_owned() }];
+        let entries =
+            [Entry { drains, granted: Some(256), ..Entry::default() }, Entry { granted: Some(40), ..Entry::default() }];
+        ledger.write(&run, TTL, &entries).unwrap();
+        ledger.write(&run, TTL, &[Entry { granted: Some(41), ..Entry::default() }]).unwrap();
+        drop(ledger);
+        let mut ledger = Ledger::open(&path).unwrap();
+        let again = ledger.run("list", "url", false).unwrap();
+        assert!(again.resumed);
+        assert_eq!(ledger.granted(&again).unwrap(), Some(256));
+        let next = ledger.run("another list", "url", false).unwrap();
+        assert_eq!(ledger.granted(&next).unwrap(), Some(0), "a mark is of its run");
+        assert_eq!(ledger.drains().unwrap(), [("other".to_owned(), b"2".to_vec())]);
+    }
+
+    #[test]
+    fn in_a_run_that_version_4_began_any_class_may_have_been_granted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        let mut ledger = Ledger::open(&path).unwrap();
+        let run = ledger.run("list", "url", false).unwrap();
+        drop(ledger);
+        let before = Connection::open(&path).unwrap();
+        let as_4 = "ALTER TABLE run DROP COLUMN granted; DROP TABLE drain; PRAGMA user_version = 4;";
+        before.execute_batch(as_4).unwrap();
+        drop(before);
+        let mut ledger = Ledger::open(&path).unwrap();
+        let again = ledger.run("list", "url", false).unwrap();
+        assert!(again.resumed && schema::backup_of(&path, 4).exists());
+        let entry = Entry { granted: Some(7), drains: vec![told("one", b"1")], ..Entry::default() };
+        ledger.write(&run, TTL, &[entry]).unwrap();
+        assert_eq!(ledger.granted(&again).unwrap(), None, "grants of before are not in it");
+        assert_eq!(ledger.drains().unwrap().len(), 1);
+        let next = ledger.run("another list", "url", false).unwrap();
+        assert_eq!(ledger.granted(&next).unwrap(), Some(0));
+    }
+}
