@@ -4,7 +4,6 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use shared::{
-    connect::ConnectArgs,
     exit_code::Exit,
     job_line::{Screen, short},
     manual::ManualError,
@@ -13,7 +12,7 @@ use shared::{
 
 pub use crate::admin::client::AdminError;
 use crate::{
-    config::{Command, Config},
+    config::{Command, Config, CoordinatorArgs},
     demo::DemoError,
     trust::{self, InitError},
 };
@@ -89,14 +88,14 @@ async fn carry_out(
     shutdown: &Shutdown,
     mut out: impl Write,
 ) -> Result<Exit, CommandError> {
-    let way = match &command {
-        Command::Status(arguments) => Some(&arguments.coordinator.way),
-        Command::Retry(arguments) => Some(&arguments.coordinator.way),
-        Command::Drain(arguments) => Some(&arguments.coordinator.way),
-        Command::Resume(arguments) => Some(&arguments.coordinator.way),
+    let coordinator = match &command {
+        Command::Status(arguments) => Some(&arguments.coordinator),
+        Command::Retry(arguments) => Some(&arguments.coordinator),
+        Command::Drain(arguments) => Some(&arguments.coordinator),
+        Command::Resume(arguments) => Some(&arguments.coordinator),
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
-    for warning in way.map(ConnectArgs::warnings).unwrap_or_default() {
+    for warning in coordinator.map(CoordinatorArgs::warnings).unwrap_or_default() {
         screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {

@@ -46,7 +46,7 @@ Examples:
   Several machines; it prints the commands for coordinator and workers:
       coordinator init --advertise node1.example.org
   How far is it, and who works for it:
-      coordinator status --connect http://127.0.0.1:50051
+      coordinator status --target /data/imagenet
   Months later, look whether every file is still what was downloaded:
       coordinator verify --target /data/imagenet
 

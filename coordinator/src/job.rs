@@ -36,7 +36,7 @@ use crate::{
     running_time::RunningTime,
     service::{self, LeaseTerms, ServeError},
     summary,
-    trust::{self, Gate},
+    trust::{self, Gate, SocketFile},
 };
 
 mod closing;
@@ -157,6 +157,8 @@ struct Job {
     target: PathBuf,
     /// Ends the servers.
     close: CancellationToken,
+    /// Where commands of this user find the job.
+    socket: Option<SocketFile>,
 }
 
 impl Job {
@@ -215,10 +217,12 @@ impl Job {
             lease_ttl: terms.ttl,
             target: plan.target.clone(),
             close,
+            socket: None,
         };
         job.dispatcher.spawn(owner.run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
         say(screen, &http::announcement(http));
+        job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
         let mut others = Vec::new();
         if let Some((listener, address)) = listener {
             let door = Arc::new(plan.door);
@@ -337,6 +341,7 @@ impl Job {
             written.expect("the ledger's thread does not panic")?;
         }
         self.outside.shutdown().await;
+        drop(self.socket);
         Ok(status)
     }
 }

@@ -9,11 +9,12 @@ mod channel;
 mod credentials;
 mod dial;
 mod line;
+mod socket;
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -25,6 +26,7 @@ use url::Url;
 
 pub use channel::CoordinatorChannel;
 pub use dial::{mismatched, reason, was_not_sent};
+pub use socket::{NoSocket, SOCKET, SocketPath, find_socket, is_trusted_peer};
 
 use crate::{
     flag::yes_or_no,
@@ -38,13 +40,15 @@ use credentials::{CredentialFiles, Plaintext};
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where coordinators listen unless they are told otherwise.
 pub const PORT: u16 = 50051;
+/// The address of one on this machine that was told no other.
+pub const LOCAL: &str = "http://127.0.0.1:50051";
 
 /// Where the coordinator is, and what proves one to the other.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
     /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a certificate
-    #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL")]
-    pub connect: Address,
+    #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL", required = true)]
+    pub connect: Option<Address>,
     /// File with the token that lets this program in; one that `coordinator init` wrote proves the coordinator, too
     #[arg(long, env = "IMAGENET_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -66,6 +70,11 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// The address that was given, or that of a coordinator on this machine that was told none.
+    pub fn address(&self) -> Address {
+        self.connect.clone().unwrap_or_default()
+    }
+
     /// The way to the coordinator that the arguments name, for a person's command. Reads the files.
     ///
     /// # Errors
@@ -84,8 +93,9 @@ impl ConnectArgs {
 
     /// What the log should say before anything is sent.
     pub fn warnings(&self) -> Vec<String> {
-        let is_plaintext = !self.connect.is_tls() && self.token_file.is_some() && !self.insecure;
-        let over_network = if self.connect.is_loopback() {
+        let address = self.address();
+        let is_plaintext = !address.is_tls() && self.token_file.is_some() && !self.insecure;
+        let over_network = if address.is_loopback() {
             "the token goes in plaintext to a port at which other users of this machine can listen; use https where there are any"
         } else {
             "the token goes over the network in plaintext; use https where others may listen"
@@ -98,10 +108,11 @@ impl ConnectArgs {
     /// Whether the coordinator is on this host: each address of its name is one of this host's.
     /// A name that cannot be looked up in time is not.
     pub async fn is_on_this_host(&self) -> bool {
-        if self.connect.is_loopback() {
+        let address = self.address();
+        if address.is_loopback() {
             return true;
         }
-        let Some(host) = self.connect.0.host_str() else { return false };
+        let Some(host) = address.0.host_str() else { return false };
         // An IPv6 address stands in brackets in a URL.
         let host = host.trim_matches(['[', ']']);
         match timeout(LOOKUP_TIMEOUT, lookup_host((host, PORT))).await {
@@ -114,7 +125,8 @@ impl ConnectArgs {
     }
 
     fn connector_as(&self, roles: &'static [&'static str]) -> Result<Connector, ConnectError> {
-        let tls = self.connect.is_tls();
+        let address = self.address();
+        let tls = address.is_tls();
         if tls && self.token_file.is_none() && self.tls_ca.is_none() {
             return Err(ConnectError::NoProof);
         }
@@ -123,7 +135,7 @@ impl ConnectArgs {
         }
         let files = CredentialFiles {
             tls,
-            plaintext: match (self.connect.is_loopback(), self.insecure) {
+            plaintext: match (address.is_loopback(), self.insecure) {
                 (false, _) => Plaintext::Network,
                 (true, false) => Plaintext::ThisMachine,
                 (true, true) => Plaintext::Accepted,
@@ -134,7 +146,7 @@ impl ConnectArgs {
             pair: self.tls_cert.clone().zip(self.tls_key.clone()),
         };
         let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
-        Ok(Connector::Tcp(Arc::new(Way::new(&self.connect, credentials)?)))
+        Ok(Connector::Tcp(Arc::new(Way::new(&address, credentials)?)))
     }
 }
 
@@ -153,6 +165,12 @@ fn is_own(address: IpAddr) -> bool {
 /// ([`PORT`]), not that of web servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
+
+impl Default for Address {
+    fn default() -> Self {
+        LOCAL.parse().expect("it is an address")
+    }
+}
 
 /// The text is no address of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -231,6 +249,8 @@ pub enum ConnectError {
 pub enum Connector {
     /// Over TCP.
     Tcp(Arc<Way>),
+    /// Over the Unix socket at this path.
+    Socket(Arc<Path>),
     /// In the same process: each connection is handed to the coordinator through this channel.
     InProcess(mpsc::Sender<DuplexStream>),
 }
@@ -240,6 +260,7 @@ impl Connector {
     pub fn end(&self) -> String {
         match self {
             Self::Tcp(way) => format!("the coordinator at {}", way.address()),
+            Self::Socket(path) => format!("the coordinator at {}", path.display()),
             Self::InProcess(_) => "the coordinator".to_owned(),
         }
     }
@@ -249,6 +270,7 @@ impl Connector {
     pub fn channel(&self) -> CoordinatorChannel {
         match self {
             Self::Tcp(way) => CoordinatorChannel::over(Arc::clone(way)),
+            Self::Socket(path) => CoordinatorChannel::over_socket(Arc::clone(path)),
             Self::InProcess(coordinator) => CoordinatorChannel::in_process(coordinator.clone()),
         }
     }

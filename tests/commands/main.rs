@@ -5,6 +5,7 @@ mod drain;
 mod resume;
 mod retry;
 mod retry_failed;
+mod socket;
 mod status;
 mod verify;
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use proto::{admin_client::AdminClient, coordinator_client::CoordinatorClient};
 use shared::{
     Wnid,
-    connect::{self, Address, ConnectArgs, ConnectError, CoordinatorChannel},
+    connect::{self, ConnectError, Connector, CoordinatorChannel},
     job::JobStatus,
 };
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
 
 use crate::{
+    config::CoordinatorArgs,
     dispatcher::Retried,
     fleet::{ClassPage, Fleet, ListedState},
     wire::MAX_BATCH,
@@ -38,21 +39,21 @@ pub enum AdminError {
     /// The flags lead nowhere.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Nobody answers.
-    #[error(
-        "reach the coordinator at {address}: {why}; is it running, and is this its address? Give another with --connect"
-    )]
+    /// No answer.
+    #[error("reach {coordinator}: {why}; {advice}")]
     Unreachable {
         /// Where.
-        address: Address,
-        /// As far as anybody can tell.
+        coordinator: String,
+        /// As far as is known.
         why: String,
+        /// What to do.
+        advice: String,
     },
     /// One of the two could not prove who it is, or may not do this.
-    #[error("be let in by the coordinator at {address}: {why}")]
+    #[error("be let in by {coordinator}: {why}")]
     Denied {
         /// Where.
-        address: Address,
+        coordinator: String,
         /// In its words.
         why: String,
     },
@@ -70,21 +71,41 @@ pub enum AdminError {
 pub(crate) struct Client {
     stub: AdminClient<CoordinatorChannel>,
     channel: CoordinatorChannel,
-    address: Address,
+    end: End,
+}
+
+/// The coordinator that is asked, for sentences.
+struct End {
+    coordinator: String,
+    advice: String,
 }
 
 impl Client {
-    /// Connects at the first call.
-    pub(crate) fn new(arguments: &ConnectArgs) -> Result<Self, AdminError> {
-        let channel = arguments.connector()?.channel();
+    /// Connects at the first call: to the address that was given, or else to the socket in the target, or where none
+    /// answers there to the address at which coordinators listen on this machine.
+    pub(crate) fn new(arguments: &CoordinatorArgs) -> Result<Self, AdminError> {
+        let (connector, advice) = match arguments.socket() {
+            Some(Ok(socket)) => (Connector::Socket(socket.into()), "is it still running?".to_owned()),
+            Some(Err(none)) => (
+                arguments.way.connector()?,
+                format!(
+                    "is it running? Give its target with --target (as far as is known, {none}), or its address with --connect"
+                ),
+            ),
+            None => (
+                arguments.way.connector()?,
+                "is it running, and is this its address? Give another with --connect".to_owned(),
+            ),
+        };
+        let channel = connector.channel();
         // Of ten thousand workers each has a line.
         let stub = AdminClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        Ok(Self { stub, channel, address: arguments.connect.clone() })
+        Ok(Self { stub, channel, end: End { coordinator: connector.end(), advice } })
     }
 
     /// The whole fleet.
     pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
-        Ok(within(&self.address, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
+        Ok(within(&self.end, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
     }
 
     /// A page of the classes that workers hold or that have failed.
@@ -116,7 +137,7 @@ impl Client {
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
             let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
-            let reply = within(&self.address, "try failed classes again", call).await?;
+            let reply = within(&self.end, "try failed classes again", call).await?;
             retried.classes += reply.retried;
             retried.invalid_rows = reply.invalid_rows;
         }
@@ -126,32 +147,33 @@ impl Client {
     /// Tells a worker to finish and end.
     pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
         let request = proto::DrainWorkerRequest { worker_name: name.to_owned() };
-        within(&self.address, "drain a worker", self.stub.drain_worker(request)).await?;
+        within(&self.end, "drain a worker", self.stub.drain_worker(request)).await?;
         Ok(())
     }
 
     /// Ends the waits that the origin has asked for; says what is left of the longest.
     pub(crate) async fn resume(&mut self) -> Result<Duration, AdminError> {
         let call = self.stub.resume(proto::ResumeRequest {});
-        Ok(Duration::from_millis(within(&self.address, "resume requests to the origin", call).await?.left_ms))
+        Ok(Duration::from_millis(within(&self.end, "resume requests to the origin", call).await?.left_ms))
     }
 }
 
 async fn within<T>(
-    address: &Address,
+    End { coordinator, advice }: &End,
     asked: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, AdminError> {
     let refused = |why| AdminError::Refused { asked, why };
-    let unreachable = |why| AdminError::Unreachable { address: address.clone(), why };
+    let unreachable = |why| AdminError::Unreachable { coordinator: coordinator.clone(), why, advice: advice.clone() };
+    let denied = |why| AdminError::Denied { coordinator: coordinator.clone(), why };
     match timeout(PATIENCE, call).await {
         Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => {
             let why = connect::reason(&status);
             Err(match status.code() {
-                Code::PermissionDenied | Code::Unauthenticated => AdminError::Denied { address: address.clone(), why },
-                _ if connect::mismatched(&status) => AdminError::Denied { address: address.clone(), why },
+                Code::PermissionDenied | Code::Unauthenticated => denied(why),
+                _ if connect::mismatched(&status) => denied(why),
                 Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => refused(why),
                 Code::Unimplemented => refused("the coordinator is of an older release".to_owned()),
                 _ => unreachable(why),

@@ -14,7 +14,7 @@ use crate::{
 
 /// Makes failed classes pending again.
 pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
-    let mut client = Client::new(&arguments.coordinator.way)?;
+    let mut client = Client::new(&arguments.coordinator)?;
     // One that is named twice is one class.
     let named: Vec<Wnid> = arguments.wnids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let retried = client.retry(&named).await?;
@@ -51,7 +51,7 @@ fn invalid_in_words(rows: u64) -> String {
 
 /// Tells a worker to finish and end.
 pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
-    Client::new(&arguments.coordinator.way)?.drain(&arguments.name).await?;
+    Client::new(&arguments.coordinator)?.drain(&arguments.name).await?;
     let line = format!("worker {} takes nothing new, finishes what it holds and ends", arguments.name);
     tell(out, &line).map_err(CommandError::Say)?;
     Ok(Exit::Done)
@@ -59,7 +59,7 @@ pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result
 
 /// Ends the waits that the origin has asked for.
 pub(super) async fn resume(arguments: &ResumeArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
-    let left = Client::new(&arguments.coordinator.way)?.resume().await?;
+    let left = Client::new(&arguments.coordinator)?.resume().await?;
     tell(out, &resumed_in_words(left)).map_err(CommandError::Say)?;
     Ok(Exit::Done)
 }

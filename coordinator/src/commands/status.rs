@@ -32,7 +32,7 @@ pub(super) async fn run(
     shutdown: &Shutdown,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
-    let mut client = Client::new(&arguments.coordinator.way)?;
+    let mut client = Client::new(&arguments.coordinator)?;
     // Without a terminal, and for programs, one is told after the other.
     let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
     let columns = workers_table::columns_of_terminal();

@@ -4,7 +4,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 
-use shared::{Wnid, connect::ConnectArgs, flag::yes_or_no, http::parse_address, manual::Manual};
+use shared::{
+    Wnid,
+    connect::{ConnectArgs, NoSocket, find_socket},
+    flag::yes_or_no,
+    http::parse_address,
+    manual::Manual,
+};
 
 use super::positive;
 use crate::trust::InitArgs;
@@ -70,8 +76,10 @@ Exit codes:
        do it
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
-/// Where a coordinator listens that is told nothing else.
-const LOCAL: &str = "http://127.0.0.1:50051";
+/// The help of `--connect` where it may be left out.
+const CONNECT: &str = "Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a \
+                       certificate [default: the coordinator that works in --target on this machine; if none does, \
+                       http://127.0.0.1:50051]";
 
 /// What the program does besides jobs.
 #[derive(Debug, Subcommand)]
@@ -90,6 +98,7 @@ pub enum Command {
     /// Tell a worker to finish what it holds, and to end
     ///
     /// It takes nothing new, and its program ends with exit code 0 when it has delivered what it holds. The others go on.
+    /// A restart of the coordinator does not change that. A worker that is started again under the name takes classes.
     #[command(after_help = EXIT_CODES)]
     Drain(DrainArgs),
     /// Ask the origin again now, although it has asked to wait
@@ -118,11 +127,27 @@ pub enum Command {
 
 /// Where the coordinator is that a command is for.
 #[derive(Debug, Clone, Args)]
-#[command(mut_arg("connect", |connect| connect.required(false).default_value(LOCAL)))]
+#[command(mut_arg("connect", |connect| connect.required(false).help(CONNECT)))]
 pub struct CoordinatorArgs {
-    /// The way to it.
+    /// The way to it over TCP.
     #[command(flatten)]
     pub way: ConnectArgs,
+    /// The coordinator's target folder. A coordinator of this user is found there without an address and a token, with
+    /// --dev too
+    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
+    pub target: PathBuf,
+}
+
+impl CoordinatorArgs {
+    /// The socket of the coordinator in the target; `None` where an address was given.
+    pub(crate) fn socket(&self) -> Option<Result<PathBuf, NoSocket>> {
+        self.way.connect.is_none().then(|| find_socket(&self.target))
+    }
+
+    /// What is to be said before anything is sent. Nothing but calls goes over the socket.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        if let Some(Ok(_)) = self.socket() { Vec::new() } else { self.way.warnings() }
+    }
 }
 
 /// What `coordinator status` is told.

@@ -1,12 +1,17 @@
-//! Where workers reach the coordinator.
+//! Where workers and commands reach the coordinator.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::Path};
 
-use shared::job_line::Screen;
+use shared::{connect::SOCKET, job::JobOptions, job_line::Screen, shutdown::Shutdown};
 use tokio::net::TcpListener;
 
-use super::say;
-use crate::{CoordinatorError, config::Exposure, trust::Door};
+use super::{Job, say};
+use crate::{
+    CoordinatorError,
+    config::Exposure,
+    service::LeaseTerms,
+    trust::{self, Door, Gate},
+};
 
 /// Where workers connect to, with the command that does it.
 pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
@@ -45,4 +50,31 @@ pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAd
         io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
         _ => CoordinatorError::Listen { address, source },
     })
+}
+
+impl Job {
+    /// Listens at the socket in the target, for commands of this user. A job does without where it cannot;
+    /// without an address commands do not find it then.
+    pub(super) fn listen_in(
+        &mut self,
+        target: &Path,
+        options: &JobOptions,
+        terms: LeaseTerms,
+        stop: Shutdown,
+        has_address: bool,
+    ) {
+        match trust::bind_socket(target) {
+            Ok((socket, listener)) => {
+                self.socket = Some(socket);
+                self.serve(options, terms, Gate::operator(), trust::local_connections(listener), stop);
+            }
+            Err(error) => {
+                let line = format!(
+                    "no socket {SOCKET} in the target: {error}; for `coordinator status` and other commands, start this \
+                     program with --listen and give them --connect"
+                );
+                if has_address { tracing::info!("{line}") } else { tracing::warn!("{line}") }
+            }
+        }
+    }
 }

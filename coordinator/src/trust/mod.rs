@@ -15,6 +15,7 @@ mod frame_cost;
 mod gate;
 mod incoming;
 mod init;
+mod local;
 mod role;
 mod server_tls;
 mod sparing;
@@ -26,6 +27,7 @@ pub use door::{Door, DoorFiles, TlsFiles};
 pub use gate::{Caller, Gate};
 pub use incoming::incoming;
 pub use init::{InitArgs, InitError, init};
+pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;
 
 /// Calls at the same time on one connection. HTTP/2 recommends at least 100, and hyper's clients

@@ -5,6 +5,7 @@ use std::{
     error::Error,
     fmt,
     future::Future,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -29,6 +30,7 @@ use super::{
     credentials::Credentials,
     dial::{DialError, Security, dial},
     line::LastWord,
+    socket,
 };
 use crate::tls::Watched;
 
@@ -131,8 +133,12 @@ pub struct CoordinatorChannel(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
-    InProcess(Channel),
-    Tcp { way: Arc<Way>, link: Arc<Mutex<Link>> },
+    /// Within this machine, without credentials: a pair of pipes, or a Unix socket.
+    Local(Channel),
+    Tcp {
+        way: Arc<Way>,
+        link: Arc<Mutex<Link>>,
+    },
 }
 
 /// A connection and the credentials that it was made with.
@@ -165,7 +171,16 @@ impl CoordinatorChannel {
             }
         });
         let endpoint = Endpoint::from_static("http://in-process");
-        Self(Kind::InProcess(endpoint.connect_with_connector_lazy(connect)))
+        Self(Kind::Local(endpoint.connect_with_connector_lazy(connect)))
+    }
+
+    pub(super) fn over_socket(path: Arc<Path>) -> Self {
+        let connect = tower::service_fn(move |_: Uri| {
+            let path = Arc::clone(&path);
+            async move { socket::connect(&path).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://coordinator");
+        Self(Kind::Local(endpoint.connect_with_connector_lazy(connect)))
     }
 }
 
@@ -181,7 +196,7 @@ impl Service<Request<Body>> for CoordinatorChannel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (channel, last_word) = match &self.0 {
-            Kind::InProcess(channel) => (channel.clone(), None),
+            Kind::Local(channel) => (channel.clone(), None),
             Kind::Tcp { way, link } => {
                 let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
                 let credentials = way.credentials();

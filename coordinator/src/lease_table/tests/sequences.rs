@@ -212,9 +212,8 @@ impl Fleet {
         let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
         let invalid = table.status().total - wnids.len() as u64;
         let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
-        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL)
-            .expecting_bytes_within(TTL)
-            .granted_before(self.mark);
+        *table =
+            LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL).expecting_bytes_within(TTL).granted_before(self.mark);
         table.restore_drains(self.drains.clone());
         self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
         table.recover(workers, now);
