@@ -100,7 +100,7 @@ async fn carry_out(
     }
     Ok(match command {
         Command::Init(arguments) => trust::init(&arguments, &mut out).map(|()| Exit::Done)?,
-        Command::Status(arguments) => status::run(&arguments, shutdown, &mut out).await?,
+        Command::Status(arguments) => status::run(&arguments, screen, shutdown, &mut out).await?,
         Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
         Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
         Command::Resume(arguments) => interruptible(admin::resume(&arguments, &mut out), shutdown).await?,

@@ -2,6 +2,7 @@
 
 use std::{
     fs::Permissions,
+    net::TcpStream,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown},
     path::PathBuf,
     process::Command,
@@ -9,16 +10,31 @@ use std::{
 
 use serde_json::Value;
 use tests::{
+    archives::images,
     cluster::{Job, Table},
+    origin::Origin,
     programs::program,
     running::Running,
 };
 
-use super::{SLOW, command, origin_of};
+use super::{SLOW, command};
 
 const SOCKET: &str = ".imagenet_downloader.sock";
 /// A user without rights of its own.
 const USER: u32 = 65_534;
+
+/// Classes that take three seconds each while the origin is slow, and so many that the job does not end meanwhile.
+const CLASSES: u64 = 12;
+
+fn slow_origin() -> (Origin, Vec<String>) {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
+    for (wnid, seed) in wnids.iter().zip(1..) {
+        origin.class(wnid, images(wnid, 2, 6_000..8_000, seed));
+    }
+    origin.limit_rate(SLOW);
+    (origin, wnids)
+}
 
 fn told(job: &Job, words: &[&str]) -> Option<Value> {
     let told = command(job, ["status", "--json"].iter().chain(words).copied());
@@ -34,9 +50,8 @@ fn start(job: &Job) -> Running {
 
 #[test]
 fn a_job_on_one_host_is_asked_without_an_address_and_leaves_no_socket() {
-    let (origin, wnids) = origin_of(5);
-    origin.limit_rate(SLOW);
-    let missing = "n00000009";
+    let (origin, wnids) = slow_origin();
+    let missing = "n00000099";
     let listed = [missing].into_iter().chain(wnids.iter().map(String::as_str));
     let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar", "--workers", "2"]);
     let mut running = start(&job);
@@ -61,15 +76,43 @@ fn a_job_on_one_host_is_asked_without_an_address_and_leaves_no_socket() {
     let unknown = command(&job, ["drain", "nobody"]);
     job.assert_could_not_run(&unknown, &["failed to drain a worker: there is no worker nobody; these are there: "]);
     origin.limit_rate(0);
-    job.assert_ended(&running.wait(), 1, Table::of(5, 0, 1));
+    job.assert_ended(&running.wait(), 1, Table::of(CLASSES, 0, 1));
     assert!(socket.symlink_metadata().is_err(), "the socket is gone with the job");
+}
+
+#[test]
+fn after_a_kill_the_next_coordinator_replaces_the_socket_and_who_watches_goes_on() {
+    let (origin, wnids) = slow_origin();
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = job.args(["--delete-tar", "--workers", "2"]);
+    let killed = start(&job);
+    let mut watching = job.start_with(["status", "--watch"]);
+    watching.wait_until("it tells the first time", |it| it.stdout().starts_with("running\n").then_some(()));
+    killed.kill();
+    watching.wait_until("it says that nobody answers", |it| it.stderr().contains("no answer from").then_some(()));
+    let socket = job.target_path().join(SOCKET);
+    assert!(socket.symlink_metadata().is_ok());
+    if TcpStream::connect("127.0.0.1:50051").is_err() {
+        let words =
+            ["failed to reach the coordinator at http://127.0.0.1:50051: ", "no coordinator on this host answers"];
+        job.assert_could_not_run(&command(&job, ["status"]), &words);
+    } else {
+        eprintln!("skipped: a program listens at port 50051");
+    }
+    let running = start(&job);
+    watching.wait_until("it goes on", |it| it.stderr().contains("the coordinator answers again").then_some(()));
+    origin.limit_rate(0);
+    job.assert_ended(&running.wait(), 0, Table::of(CLASSES, 0, 0));
+    assert!(socket.symlink_metadata().is_err());
+    let ended = watching.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.contains("\ndone\n12 classes: 12 success, "), "{}", ended.stdout);
 }
 
 /// A path of more than 107 bytes is no address of a socket.
 #[test]
 fn a_target_with_a_long_path_has_a_socket_and_a_file_in_its_place_is_told() {
-    let (origin, wnids) = origin_of(3);
-    origin.limit_rate(SLOW);
+    let (origin, wnids) = slow_origin();
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
     let job = job.args(["--delete-tar", "--workers", "2"]);
     let target: PathBuf = job.folder().join("x".repeat(120)).join("target");
@@ -79,14 +122,14 @@ fn a_target_with_a_long_path_has_a_socket_and_a_file_in_its_place_is_told() {
     let address = target.to_str().expect("a plain path");
     assert!(told(&job, &["--target", address]).is_some());
     origin.limit_rate(0);
-    job.assert_ended(&running.wait(), 0, Table::of(3, 0, 0));
+    job.assert_ended(&running.wait(), 0, Table::of(CLASSES, 0, 0));
 
     let other = job.folder().join("other");
     std::fs::create_dir(&other).expect("the folder is ours");
     let job = job.target(&other);
     std::fs::write(other.join(SOCKET), "of another program").expect("the folder is ours");
     let ended = job.run();
-    job.assert_ended(&ended, 0, Table::of(3, 0, 0));
+    job.assert_ended(&ended, 0, Table::of(CLASSES, 0, 0));
     assert!(ended.stderr.contains("no socket .imagenet_downloader.sock in the target: another file has its name"));
     assert_eq!(std::fs::read_to_string(other.join(SOCKET)).expect("it stays"), "of another program");
 }
@@ -97,8 +140,7 @@ fn another_user_of_the_host_cannot_use_it_and_root_can() {
         eprintln!("skipped: only root can run programs as other users");
         return;
     }
-    let (origin, wnids) = origin_of(3);
-    origin.limit_rate(SLOW);
+    let (origin, wnids) = slow_origin();
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
     let images = job.folder().join("home/images");
     std::fs::create_dir_all(&images).expect("the folder is ours");
@@ -123,5 +165,5 @@ fn another_user_of_the_host_cannot_use_it_and_root_can() {
     assert_eq!(ask(&[]).code, Some(0), "root");
     assert_eq!(ask(&as_user(USER - 1)).code, Some(2));
     origin.limit_rate(0);
-    job.assert_ended(&running.wait(), 0, Table::of(3, 0, 0));
+    job.assert_ended(&running.wait(), 0, Table::of(CLASSES, 0, 0));
 }

@@ -1,7 +1,12 @@
 //! `coordinator status`: how far the job is and who works for it, as a table and as JSON.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use tests::cluster::{Coordinator, Job, Table};
+use tests::{
+    cluster::{Coordinator, Job, Table},
+    fleet::Fleet,
+};
 
 use super::{SLOW, ask, command, origin_of, status};
 
@@ -99,6 +104,31 @@ fn watching_ends_with_the_job() {
     let (_, last) = ended.stdout.split_once("\ndone\n").expect("just seen");
     let leased = last.lines().skip(3).filter_map(|row| row.split_whitespace().nth(3)).collect::<Vec<_>>();
     assert!(leased.iter().all(|leased| *leased == "0"), "{last}");
+}
+
+/// As workers do. Without a coordinator there the first look ends with a sentence.
+#[test]
+fn watching_goes_on_with_the_next_coordinator() {
+    let fleet = Fleet::new(12, 2, 6_000..8_000, &[]);
+    fleet.origin.limit_rate(SLOW);
+    let coordinator = fleet.start_coordinator();
+    let worker = fleet.start_worker("w1", 2);
+    fleet.wait_for_gets("n00000001", 1, Duration::from_secs(40));
+    let url = fleet.url();
+    let mut watching = fleet.job.start_with(["status", "--watch", "--json", "--connect", &url]);
+    watching.wait_until("it tells the first time", |it| it.stdout().contains("\"phase\":\"running\"").then_some(()));
+    coordinator.kill();
+    let away = format!("no answer from the coordinator at {url} (");
+    watching.wait_until("it says that none answers", |it| it.stderr().contains(&away).then_some(()));
+    let coordinator = fleet.start_coordinator();
+    watching.wait_until("it goes on", |it| it.stdout().contains("\"epoch\":2").then_some(()));
+    fleet.origin.limit_rate(0);
+    fleet.assert_done(coordinator, [worker], Table::of(12, 0, 0));
+    let ended = watching.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 2, "{}", ended.stderr);
+    let last: Value = serde_json::from_str(ended.stdout.lines().last().unwrap_or_default()).expect("one object a line");
+    assert_eq!((&last["done"], &last["success"]), (&json!(true), &json!(12)));
 }
 
 #[test]

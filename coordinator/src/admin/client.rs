@@ -112,7 +112,7 @@ impl Client {
     pub(crate) async fn classes(&mut self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, AdminError> {
         let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
         let request = proto::ListClassesRequest { state: proto::ListedState::from(state).into(), after };
-        Ok(within(&self.address, "list the classes", self.stub.list_classes(request)).await?.into())
+        Ok(within(&self.end, "list the classes", self.stub.list_classes(request)).await?.into())
     }
 
     /// The job's last counts, as soon as it is done; nothing if the coordinator goes away before.

@@ -1,34 +1,45 @@
 //! `coordinator status`: the job and its workers as a table for people, or as one JSON object for programs.
 
 use std::{
+    future::pending,
     io::{self, IsTerminal as _, Write},
-    pin::pin,
+    pin::{Pin, pin},
     time::Duration,
 };
 
 use serde::Serialize;
-use shared::{exit_code::Exit, job::JobStatus, job_line::clock, shutdown::Shutdown};
+use shared::{
+    backoff::Backoff,
+    exit_code::Exit,
+    job::JobStatus,
+    job_line::{Screen, clock},
+    shutdown::Shutdown,
+};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    CommandError, bytes, classes, json, tell,
+    AdminError, CommandError, bytes, classes, json, tell,
     workers_table::{self, word},
 };
 use crate::{
     admin::client::{Client, Overview},
     config::StatusArgs,
     fleet::{self, Fleet, Phase, WorkerView},
+    job::say,
     pace::PaceStatus,
     wire::milliseconds,
 };
 
 /// How often `--watch` looks.
 const GLANCE: Duration = Duration::from_secs(2);
+/// Between two questions to a coordinator that does not answer, as workers do.
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
 /// Takes the cursor home and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 /// Tells of the fleet once, or until the job is done.
 pub(super) async fn run(
     arguments: &StatusArgs,
+    screen: &Screen,
     shutdown: &Shutdown,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
@@ -40,13 +51,13 @@ pub(super) async fn run(
         let text = if arguments.json { json(&Status::from(overview)) } else { text(overview, columns) };
         tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
     };
-    let mut done = pin!(client.done());
-    let mut follows = arguments.watch;
+    let mut interrupted = pin!(shutdown.drain.cancelled());
+    let mut overview = tokio::select! {
+        overview = client.fleet() => overview?,
+        () = &mut interrupted => return Ok(Exit::Interrupted),
+    };
+    let mut watcher = Watcher { client, end: None };
     loop {
-        let overview = tokio::select! {
-            overview = client.fleet() => overview?,
-            () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
-        };
         show(&overview, out)?;
         if arguments.classes {
             tokio::select! {
@@ -57,18 +68,77 @@ pub(super) async fn run(
         if !arguments.watch || overview.fleet.phase == Phase::Done {
             return Ok(Exit::Done);
         }
+        overview = tokio::select! {
+            next = watcher.next(overview, screen) => next?,
+            () = &mut interrupted => return Ok(Exit::Interrupted),
+        };
+    }
+}
+
+/// Looks at a job until it is done.
+struct Watcher {
+    client: Client,
+    /// The job's end, as the coordinator that answered last tells it. A coordinator ends with its job, so it may not
+    /// answer again.
+    end: Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>,
+}
+
+impl Watcher {
+    /// The next look at a job that is not done: after a pause, or at its end. A coordinator that does not answer is asked
+    /// again until one does: it may have been stopped, and started again.
+    async fn next(&mut self, before: Overview, screen: &Screen) -> Result<Overview, CommandError> {
+        let Self { client, end } = self;
+        if end.is_none() {
+            *end = Some(Box::pin(client.done()));
+        }
         tokio::select! {
+            biased;
+            job = ended(end) => return Ok(last(client, before, job).await),
             () = sleep(GLANCE) => {}
-            last = &mut done, if follows => match last {
-                Some(job) => {
-                    let answer = timeout(GLANCE, client.fleet()).await.ok().and_then(Result::ok);
-                    return show(&at_end(overview, job, answer), out).map(|()| Exit::Done);
+        }
+        let mut attempts = 0;
+        loop {
+            let answer = tokio::select! {
+                biased;
+                job = ended(end) => return Ok(last(client, before, job).await),
+                answer = client.fleet() => answer,
+            };
+            match answer {
+                Ok(overview) => {
+                    if attempts > 0 {
+                        say(screen, "the coordinator answers again");
+                    }
+                    return Ok(overview);
                 }
-                None => follows = false,
-            },
-            () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
+                Err(AdminError::Unreachable { coordinator, why, .. }) => {
+                    if attempts == 0 {
+                        let line = format!("no answer from {coordinator} ({why}); trying again until there is one");
+                        say(screen, &line);
+                    }
+                    sleep(RECONNECT.delay(attempts, rand::random())).await;
+                    attempts = attempts.saturating_add(1);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
+}
+
+/// The job's end. A coordinator that goes away before it tells none.
+async fn ended(end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>) -> JobStatus {
+    if let Some(told) = end {
+        if let Some(job) = told.await {
+            return job;
+        }
+        *end = None;
+    }
+    pending().await
+}
+
+/// The last look at a job that is done.
+async fn last(client: &mut Client, before: Overview, job: JobStatus) -> Overview {
+    let answer = timeout(GLANCE, client.fleet()).await.ok().and_then(Result::ok);
+    at_end(before, job, answer)
 }
 
 /// The last word on a job that is done. The coordinator may be gone before anybody can ask it again; what its workers did

@@ -65,8 +65,8 @@ With --classes an object for each class follows, one a line:
 
 Exit codes:
     0  told, however the job stands
-    2  the coordinator does not answer, or does not let this
-       program in
+    2  the coordinator does not answer (with --watch: at the first
+       look), or does not let this program in
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
 const EXIT_CODES: &str = "\
@@ -162,7 +162,7 @@ pub struct StatusArgs {
     /// Also list the classes: what each worker is on, and what has failed and why
     #[arg(long, env = "IMAGENET_CLASSES", value_parser = yes_or_no, conflicts_with = "watch")]
     pub classes: bool,
-    /// Tell it again every two seconds until the job is done
+    /// Tell it again every two seconds until the job is done; if the coordinator is started again, wait for it and go on
     #[arg(long, env = "IMAGENET_WATCH", value_parser = yes_or_no)]
     pub watch: bool,
 }
