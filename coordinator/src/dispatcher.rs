@@ -56,6 +56,8 @@ pub struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     published: Published,
     stopped: watch::Sender<Option<WorkerStopped>>,
+    /// The worker in this process.
+    own_worker: Option<String>,
     /// The mark of the grants that the ledger has.
     mark: watch::Sender<usize>,
     marks: watch::Receiver<usize>,
@@ -84,7 +86,27 @@ impl Dispatcher {
         let time = RunningTime::starting_at(now);
         let time_left = TimeLeft::new(now);
         let (mark, marks) = watch::channel(0);
-        (Self { table, time, pacing, time_left, ledger, commands, published, stopped, mark, marks, tally }, handle)
+        let dispatcher = Self {
+            table,
+            time,
+            pacing,
+            time_left,
+            ledger,
+            commands,
+            published,
+            stopped,
+            own_worker: None,
+            mark,
+            marks,
+            tally,
+        };
+        (dispatcher, handle)
+    }
+
+    /// With a worker of this name in the process.
+    #[must_use]
+    pub fn beside(self, own_worker: Option<String>) -> Self {
+        Self { own_worker, ..self }
     }
 
     /// Answers commands until the last handle is gone.

@@ -219,7 +219,8 @@ impl Job {
             close,
             socket: None,
         };
-        job.dispatcher.spawn(owner.run());
+        let own_worker = plan.single_host.as_ref().map(|single_host| single_host.name.clone());
+        job.dispatcher.spawn(owner.beside(own_worker).run());
         let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
         say(screen, &http::announcement(http));
         job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
@@ -254,7 +255,7 @@ impl Job {
     }
 
     async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
-        let (mut status, mut stopped) = (self.handle.watch(), self.handle.watch_stopped());
+        let mut status = self.handle.watch();
         let mut frames = interval(FRAME);
         // The worker in this process draws the line itself, below its bars.
         let mut line = self.worker.is_empty().then(|| JobLine::new(screen));
@@ -269,11 +270,6 @@ impl Job {
                 Some(Ok(ended)) = self.writers.join_next() => if let Err(error) = ended { break Err(error.into()) },
                 Some(ended) = self.worker.join_next() => break Err(self.without_worker(ended)),
                 Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
-                Ok(()) = stopped.changed(), if self.worker.is_empty() => {
-                    if let Some(WorkerStopped { name, reason }) = &*stopped.borrow_and_update() {
-                        say(screen, &format!("worker {name} stopped: {reason}"));
-                    }
-                }
                 _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.handle.status()) },
             }
         };

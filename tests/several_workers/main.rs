@@ -9,4 +9,5 @@ mod lies;
 mod obeys;
 mod scripted;
 mod small_disks;
+mod stopped;
 mod stops;

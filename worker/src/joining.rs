@@ -18,6 +18,7 @@ use crate::{
     renewal::{self, Renewals},
     site::{Site, SiteError},
     slots::Slots,
+    stop_reason::for_the_coordinator,
     target::Target,
 };
 
@@ -75,7 +76,7 @@ pub(crate) async fn join(
     match opened {
         Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, gate, threads })),
         Err(error) => {
-            calls.leave(registration.session, &[], &error.to_string()).await;
+            calls.leave(registration.session, &[], &for_the_coordinator(&error)).await;
             Err(error)
         }
     }

@@ -13,6 +13,7 @@ mod renewal;
 mod room;
 mod session;
 mod slots;
+mod stop_reason;
 mod survey;
 mod unreported;
 

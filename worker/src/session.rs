@@ -21,6 +21,7 @@ use crate::{
     renewal::{Beat, Renewable, Renewals, Session},
     site::Site,
     slots::{Held, Lease, Slots},
+    stop_reason::for_the_coordinator,
     survey::Survey,
     target::TargetError,
     unfinished::Unfinished,
@@ -277,7 +278,7 @@ impl Worker {
         self.renewable.send_replace(Renewable::default());
         self.progress.tally().set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
-            let reason = self.fault.as_ref().map(ToString::to_string).unwrap_or_default();
+            let reason = self.fault.as_ref().map(for_the_coordinator).unwrap_or_default();
             self.calls.leave(id, &released, &reason).await;
         }
         self.fault.take().map_or(Ok(ended), Err)

@@ -86,9 +86,16 @@ impl Dispatcher {
         self.pacing.left(ended.session, Instant::now());
         self.time_left.ended(ended.session);
         if let Some(reason) = reason {
-            // A program that watches the job prints this. The worker in this process prints it
-            // itself.
-            tracing::info!("worker {} stopped: {reason}", ended.worker);
+            if self.own_worker.as_ref() == Some(&ended.worker) {
+                // The job ends with it, and with its own error.
+                tracing::info!("worker {} stopped: {reason}", ended.worker);
+            } else {
+                tracing::warn!(
+                    "worker {} stopped: {reason}. Then start that worker again; {} of its classes go to other workers",
+                    ended.worker,
+                    ended.returned
+                );
+            }
             self.stopped.send_replace(Some(WorkerStopped { name: ended.worker.clone(), reason }));
         } else {
             tracing::info!(returned = ended.returned, "worker {} left", ended.worker);
