@@ -163,7 +163,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("n00000001")).unwrap();
         let ended = async |out| {
-            let arguments = VerifyArgs { target: folder.path().to_owned(), strict: false, json: false };
+            let arguments = VerifyArgs { target: folder.path().to_owned(), strict: false, repair: false, json: false };
             run(Command::Verify(arguments), &Screen::Silent, &Shutdown::default(), out).await
         };
         assert_eq!(ended(Refusing(io::ErrorKind::BrokenPipe)).await.unwrap(), Exit::Done);

@@ -84,6 +84,41 @@ fn each_file_that_differs_is_named() {
     assert_eq!((&totals["classes"], &totals["right"], &totals["different"]), (&json!(5), &json!(1), &json!(4)));
 }
 
+/// Same size, other bytes: only `verify` sees that, and only `verify --repair` has it mended.
+#[test]
+fn what_is_marked_is_downloaded_by_the_next_job_and_until_then_stays_as_it_is() {
+    for args in [&["--delete-tar"][..], &[], &["--delete-tar", "--existing", "trust"]] {
+        let (origin, wnids) = origin_of(3);
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args.iter().copied());
+        job.assert_ended(&job.run(), 0, Table::of(3, 0, 0));
+        let (edited, good) = (image(&job, "n00000001", 2), fs::read(image(&job, "n00000001", 2)).unwrap());
+        let mut content = good.clone();
+        *content.last_mut().unwrap() ^= 1;
+        fs::write(&edited, &content).unwrap();
+        let manifest = job.class_folder("n00000002").join(MANIFEST);
+        fs::write(&manifest, "{").unwrap();
+        fs::write(job.class_folder("n00000002").join("mine.txt"), "of the user").unwrap();
+
+        let found = command(&job, ["verify", "--repair"]);
+        assert_eq!(found.code, Some(1), "{}", found.stderr);
+        let said = "2 classes are marked as different; run the same job again: it downloads them again\n";
+        assert_eq!(found.stderr, said);
+        assert_eq!(fs::read(&edited).unwrap(), content, "nothing is removed");
+        let again = command(&job, ["verify"]);
+        let marked = "was marked by `verify --repair`: the next job downloads the class again";
+        assert_eq!(again.code, Some(1));
+        assert_eq!(again.stdout.matches(marked).count(), 2, "{}", again.stdout);
+
+        origin.forget_requests();
+        job.assert_ended(&job.run(), 0, Table::of(2, 1, 0));
+        assert_eq!(origin.all_requests().len(), 2, "from the origin, also where tars are kept");
+        assert_eq!(fs::read(&edited).unwrap(), good);
+        let kept = job.folder().join(".target.set-aside/n00000002/mine.txt");
+        assert_eq!(fs::read_to_string(kept).unwrap(), "of the user");
+        assert_says(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
+    }
+}
+
 #[test]
 fn programs_read_the_name_itself_and_people_one_without_surprises() {
     let job = finished(1);

@@ -152,22 +152,6 @@ fn without_any_length_nothing_is_proved() {
 }
 
 #[test]
-fn the_tar_beside_an_adopted_or_trusted_folder_goes_with_delete_tar_only() {
-    for existing in ["adopt", "trust"] {
-        for (args, stays) in [(&["--delete-tar"][..], false), (&[], true)] {
-            let (_origin, tar, job) = setting();
-            unpack_by_hand(&tar, &job.class_folder(WNID));
-            let path = job.target_path().join("n00000001.tar");
-            fs::write(&path, &tar).unwrap();
-            let job = job.args(args.iter().copied().chain(["--existing", existing]));
-            job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
-            assert_class_is(&tar, &job.class_folder(WNID));
-            assert_eq!(path.exists(), stays, "{existing} {args:?}");
-        }
-    }
-}
-
-#[test]
 fn an_empty_folder_is_replaced() {
     let (_origin, tar, job) = setting();
     fs::create_dir(job.class_folder(WNID)).unwrap();
@@ -219,32 +203,4 @@ fn an_edited_or_cut_manifest_is_a_conflict() {
     }
     fs::write(&path, good).unwrap();
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
-}
-
-#[test]
-fn a_whole_tar_is_unpacked_and_not_downloaded() {
-    for (args, stays) in [(&["--delete-tar"][..], false), (&[], true)] {
-        let (origin, tar, job) = setting();
-        let job = job.args(args.iter().copied());
-        let path = job.target_path().join("n00000001.tar");
-        fs::write(&path, &tar).unwrap();
-        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
-        assert_class_is(&tar, &job.class_folder(WNID));
-        assert_eq!(origin.gets(WNID).len(), 0);
-        assert_eq!(fs::read(&path).ok(), stays.then_some(tar));
-    }
-}
-
-#[test]
-fn a_broken_tar_is_downloaded_again() {
-    for length in [0, 5000, 40_000] {
-        let (origin, tar, job) = setting();
-        let job = job.args([]);
-        let path = job.target_path().join("n00000001.tar");
-        fs::write(&path, &tar[..length]).unwrap();
-        job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
-        assert_class_is(&tar, &job.class_folder(WNID));
-        assert_eq!(origin.gets(WNID).len(), 1);
-        assert_eq!(fs::read(&path).unwrap(), tar);
-    }
 }

@@ -1,11 +1,13 @@
 //! A whole job as a user runs it: what arrives, what is told, and what the same command does the second time.
 
 mod broken_disk;
+mod damaged_folders;
 mod dry_run;
 mod existing_folders;
 mod few_resources;
 mod interrupted;
 mod library;
+mod local_tars;
 mod many_classes;
 mod neighbours;
 mod odd_classes;

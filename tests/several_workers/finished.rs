@@ -1,6 +1,10 @@
 //! A list that is finished already: nobody needs a lease to find that out.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tests::{
     archives::images,
@@ -17,7 +21,7 @@ const CLASSES: usize = 5000;
 fn a_finished_list_is_passed_over_in_seconds_by_three_workers_on_one_storage() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
-    origin.class(&wnids[0], images(&wnids[0], 20, 100..200, 1));
+    origin.class(&wnids[0], images(&wnids[0], 4, 100..200, 1));
     let job = Job::new().classes([wnids[0].as_str()]).origin(&origin).args(["--delete-tar"]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     complete(&job, &wnids[0], &wnids[1..]);
@@ -69,12 +73,18 @@ fn what_each_worker_has_on_its_own_disk_is_counted_wherever_it_is() {
     assert_eq!(asked, [missing.as_str()], "one class is on no disk");
 }
 
-/// Makes classes complete, after the model of one that is.
+/// Makes classes complete, after the model of one that is: with the same images, which are linked.
 pub(crate) fn complete(job: &Job, model: &str, wnids: &[String]) {
     let manifest = fs::read_to_string(job.class_folder(model).join(".manifest.json")).expect("it is complete");
+    let entries = fs::read_dir(job.class_folder(model)).expect("it is complete").flatten().map(|entry| entry.path());
+    let images: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "JPEG")).collect();
     for wnid in wnids {
         let folder = job.class_folder(wnid);
         fs::create_dir(&folder).expect("the folder is ours");
+        for image in &images {
+            let name = image.file_name().expect("an image has a name");
+            fs::hard_link(image, folder.join(name)).expect("the folder is ours");
+        }
         fs::write(folder.join(".manifest.json"), renamed(&manifest, model, wnid)).expect("the folder is ours");
     }
 }

@@ -97,8 +97,11 @@ impl SlotArgs {
     }
 }
 
-/// A name becomes part of a file name.
-fn parse_name(text: &str) -> Result<String, String> {
+/// A worker's name, which becomes part of a file name.
+///
+/// # Errors
+/// What a name is.
+pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits) {
         return Err(

@@ -2,11 +2,17 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use shared::{Wnid, listing::list, own_file::open_regular};
+use shared::{
+    Wnid,
+    job::{Existing, JobOptions},
+    listing::list,
+    own_file::open_regular,
+};
 
 use crate::{
     checkpoint::FileEntry,
-    manifest::{self, MANIFEST, Manifest, Provenance},
+    comparison::{Difference, FirstDifference, counts, first_difference},
+    manifest::{self, MANIFEST, MARKED, Manifest, Provenance},
     source::Source,
     staging::digest,
     target::Target,
@@ -17,8 +23,11 @@ use crate::{
 pub(crate) enum Found {
     /// Nothing, or an empty folder.
     Nothing,
-    /// A folder with a valid manifest.
+    /// A folder with a valid manifest; names, number and sizes of its files agree with it, unless
+    /// `--existing trust` has it taken as it is.
     Complete(Manifest),
+    /// A folder whose files differ from its manifest, or that `verify --repair` has marked.
+    Differs(FirstDifference),
     /// A folder that has to be proved.
     Unproved(Unproved),
     /// A folder whose manifest was cut or edited.
@@ -46,8 +55,8 @@ impl fmt::Display for Unproved {
 }
 
 /// Looks, and follows no link.
-pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Found> {
-    if keep_tar && target.tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_file()) {
+pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<Found> {
+    if !job.delete_tar && target.tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_file()) {
         return Ok(Found::InTheWay("a folder or a link stands under the tar's name"));
     }
     let folder = target.class_folder(wnid);
@@ -65,8 +74,15 @@ pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Fo
     let unproved = if target.is_of_another_user(&found)? {
         Unproved::OfAnotherUser
     } else {
-        if let Some(manifest) = manifest::read(&folder, wnid)? {
+        if job.existing == Existing::Trust
+            && let Some(manifest) = manifest::read(&folder, wnid)?
+        {
             return Ok(Found::Complete(manifest));
+        }
+        match compare(&folder, wnid)? {
+            Some(Compared::Agrees(manifest)) => return Ok(Found::Complete(manifest)),
+            Some(Compared::Differs(first)) => return Ok(Found::Differs(first)),
+            None => {}
         }
         if folder.join(MANIFEST).symlink_metadata().is_ok() {
             return Ok(Found::Damaged);
@@ -74,6 +90,29 @@ pub(crate) fn look(target: &Target, wnid: Wnid, keep_tar: bool) -> io::Result<Fo
         Unproved::WithoutManifest
     };
     Ok(if list(&folder)?.next().transpose()?.is_none() { Found::Nothing } else { Found::Unproved(unproved) })
+}
+
+/// What a folder with a manifest is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// Names, number and sizes of its files are those of the manifest.
+    Agrees(Manifest),
+    /// Something differs, or the folder is marked.
+    Differs(FirstDifference),
+}
+
+/// Compares a folder with its manifest by names, number and sizes; `None` where no valid manifest
+/// and no mark is in it.
+pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>> {
+    let path = folder.join(MANIFEST);
+    if let Some((manifest, files)) = manifest::open(&path, wnid)? {
+        let first = first_difference(folder, &path, wnid, files)?;
+        return Ok(Some(first.map_or(Compared::Agrees(manifest), Compared::Differs)));
+    }
+    // A manifest that was damaged after the mark is another finding.
+    let is_marked = path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
+    let marked = || FirstDifference { name: MARKED.to_owned(), difference: Difference::Marked };
+    Ok(is_marked.then(|| Compared::Differs(marked())))
 }
 
 /// The number of files of a folder that is the whole tar, by arithmetic, or why it is not.
@@ -108,10 +147,10 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
         let blake3 = digest(open_regular(&folder.join(&name))?)?;
         Ok(FileEntry { name, size: metadata.len(), blake3, next_header: 0 })
     });
-    manifest::write(folder, Provenance { wnid, run, source, adopted: true }, files)
+    manifest::write(folder, Provenance { wnid, run, source, adopted: true, kept_tar: None }, files)
 }
 
-/// The entries of a folder, without the dot files that tools and desktops leave behind.
+/// The entries of a folder, without the files that tools and desktops leave behind.
 fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
     let entries = list(folder)?.map(|entry| {
         let entry = entry?;
@@ -120,7 +159,7 @@ fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String,
         let name = entry.text().ok_or_else(unreadable)?.to_owned();
         Ok((name, entry.path().symlink_metadata()?))
     });
-    Ok(entries.filter(|entry| !entry.as_ref().is_ok_and(|(name, _)| name.starts_with('.'))))
+    Ok(entries.filter(|entry| entry.as_ref().map_or(true, |(name, _)| counts(name.as_bytes()))))
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::{
+    comparison::Difference,
     existing::Found,
-    local_tar::unpack_local_tar,
+    local_tar::{LocalTar, use_local_tar},
     origin::Origin,
     progress::ClassProgress,
-    publish::TarFate,
+    publish::{Replace, TarFate},
     receive::receive,
     site::Site,
     unfinished::{Unfinished, conflict},
@@ -33,9 +34,18 @@ pub(crate) async fn fetch_class(
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = site.look(wnid)?;
+    let (mut replace, mut is_marked) = (Replace::of(site.job.existing), false);
     let skipped = match (found, site.job.existing) {
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(what)),
+        (Found::Differs(first), existing) => {
+            tracing::warn!("{wnid}/{first}: the class is fetched again");
+            is_marked = first.difference == Difference::Marked;
+            if existing != Existing::Replace {
+                replace = Replace::Differing;
+            }
+            None
+        }
         (Found::Unproved(_) | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
         (Found::Unproved(why), Existing::Adopt) => {
@@ -48,15 +58,23 @@ pub(crate) async fn fetch_class(
         site.drop_tar(wnid)?;
         return Ok(outcome);
     }
-    let replace = site.job.existing == Existing::Replace;
-    let (unpacked, tar) = match (unpack_local_tar(site, wnid, stop)?, site.job.delete_tar) {
-        (Some(unpacked), false) => (unpacked, TarFate::Stay),
-        (Some(unpacked), true) => (unpacked, TarFate::Remove),
-        (None, delete_tar) => {
-            let unpacked =
-                receive(site, origin, wnid, retries, progress, stop).instrument(trace::step("receive")).await?;
-            (unpacked, if delete_tar { TarFate::Remove } else { TarFate::Move })
+    let own_tar = site.own_tar(wnid)?;
+    // Contents differ there, and the tar may have been damaged with them.
+    let local = if is_marked { LocalTar::Unused } else { use_local_tar(site, origin, wnid, retries, stop).await? };
+    let is_broken_off = matches!(local, LocalTar::BrokenOff);
+    let (unpacked, was_there) = match local {
+        LocalTar::Whole(unpacked) => (unpacked, true),
+        LocalTar::BrokenOff | LocalTar::Unused => {
+            let received = receive(site, origin, wnid, retries, progress, stop).instrument(trace::step("receive"));
+            (received.await?, false)
         }
     };
-    site.publish(wnid, unpacked, tar, replace).instrument(trace::step("publish")).await
+    let tar = match (site.job.delete_tar, own_tar.is_some()) {
+        (true, true) => TarFate::Remove,
+        (true, false) => TarFate::Stay,
+        (false, _) if was_there => TarFate::Stay,
+        (false, is_own) if is_own || is_broken_off => TarFate::MoveOver,
+        (false, _) => TarFate::Move,
+    };
+    site.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await
 }

@@ -17,8 +17,11 @@ mod stop_reason;
 mod survey;
 mod unreported;
 
+mod broken_off_tar;
+mod comparison;
 mod existing;
 mod fetch_class;
+mod kept_tar;
 mod local_tar;
 mod receive;
 mod site;
@@ -51,6 +54,7 @@ mod extract;
 mod file_tree;
 mod manifest;
 mod publish;
+mod set_aside;
 mod staged_tar;
 mod staging;
 mod staging_area;
@@ -148,7 +152,11 @@ pub async fn run(
     let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
     let progress = Progress::new(screen.clone(), Arc::clone(tally));
     loop {
-        match session::work(connector, &who, config, &progress, shutdown).await? {
+        let ended = session::work(connector, &who, config, &progress, shutdown).await;
+        if !matches!(ended, Ok(Ended::AnotherRun)) {
+            tally.tell_mended();
+        }
+        match ended? {
             Ended::JobDone | Ended::Dismissed => return Ok(Exit::Done),
             Ended::Drained => return Ok(Exit::Interrupted),
             Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),

@@ -1,12 +1,19 @@
-//! A `<wnid>.tar` that is already in the target is unpacked, not downloaded; one that is not whole is left for the download.
+//! A `<wnid>.tar` that is already in the target: a whole one is unpacked and not downloaded, the
+//! download goes on behind one that is broken off, and any other stays as it is.
 
-use std::{fs::File, io::Read};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use shared::{Wnid, own_file::open_regular};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    broken_off_tar::begin_from,
     extract::{Start, UnpackError, Unpacker},
+    origin::Origin,
     site::Site,
     source::Source,
     staging::{Staging, Unpacked},
@@ -14,67 +21,129 @@ use crate::{
 };
 
 const BLOCK: usize = 256 << 10;
+/// Beside a file that is not complete: the control files of aria2 and axel, whose files can have
+/// their full length from the beginning, with zeros where nothing has come.
+const CONTROL_FILES: [&str; 2] = ["aria2", "st"];
 
-/// Unpacks the class's tar from the target into a staging folder; `None` when there is none, or none that is whole.
-pub(crate) fn unpack_local_tar(
+/// What a tar in the target was good for.
+#[derive(Debug)]
+pub(crate) enum LocalTar {
+    /// It is unpacked.
+    Whole(Unpacked),
+    /// Its beginning is in the staging area, and the download goes on behind it.
+    BrokenOff,
+    /// Nothing; or there is none.
+    Unused,
+}
+
+/// Looks for the class's tar in the target, and uses it as far as it goes.
+pub(crate) async fn use_local_tar(
     site: &Site,
+    origin: &Origin,
     wnid: Wnid,
+    retries: u32,
     stop: &CancellationToken,
-) -> Result<Option<Unpacked>, Unfinished> {
+) -> Result<LocalTar, Unfinished> {
     let target = site.target();
+    let path = target.tar(wnid);
     // A link, a folder or a pipe of that name is no tar.
-    let Ok(tar) = open_regular(&target.tar(wnid)) else { return Ok(None) };
-    let Ok(found) = tar.metadata() else { return Ok(None) };
+    let Ok(tar) = open_regular(&path) else { return Ok(LocalTar::Unused) };
+    let Ok(found) = tar.metadata() else { return Ok(LocalTar::Unused) };
     let length = found.len();
     let look = |error| storage(target, "look at the folder", error);
     if target.is_of_another_user(&found).map_err(look)? {
         tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
-        return Ok(None);
+        return Ok(LocalTar::Unused);
+    }
+    if let Some(control) = control_file(&path) {
+        tracing::info!(%wnid, file = %control.display(), "the tar in the target is not complete, and not used");
+        return Ok(LocalTar::Unused);
     }
     // A sparse file can be longer than the disk: what the origin says of the class decides.
-    let Ok(Some(_space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(None) };
+    let Ok(Some(space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
     let url = crate::download_error::shown(&site.job.url.for_class(wnid));
     let source = Source { url, length: Some(length), ..Source::default() };
-    match unpack(tar, &staging, wnid, &source, stop) {
-        Ok(Ended::Whole(files)) => Ok(Some(Unpacked { staging, source, files })),
-        Ok(Ended::Stopped) => staging.remove().map_err(fault).and(Err(Unfinished::Stopped)),
+    // The origin's tar may be longer, so the length of the file is no limit for what is in it.
+    let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
+    match unpack(&tar, &staging, wnid, start, false, stop) {
+        Ok(Ended::Whole(files)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
+        Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Ok(Ended::BrokenOff) => {
+            site.drop_staging(&staging)?;
+            drop(space);
+            let begun = begin_from(site, origin, wnid, retries, &tar, stop).await?;
+            Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
+        }
         Err(error) => {
             tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
-            staging.remove().map_err(fault)?;
+            site.drop_staging(&staging)?;
             match error.into_failure() {
-                Ok(_) => Ok(None),
+                Ok(_) => Ok(LocalTar::Unused),
                 Err((action, error)) => Err(unfinished::staging(target, &action, error)),
             }
         }
     }
 }
 
-enum Ended {
+/// What says that another program has not completed a file.
+fn control_file(tar: &Path) -> Option<PathBuf> {
+    let beside = |extension: &&str| {
+        let mut name = tar.as_os_str().to_owned();
+        name.push(format!(".{extension}"));
+        PathBuf::from(name)
+    };
+    CONTROL_FILES.iter().map(beside).find(|path| path.symlink_metadata().is_ok())
+}
+
+/// How the unpacking of a file ended.
+pub(crate) enum Ended {
     /// With so many files.
     Whole(u64),
+    /// The file ends before the tar does. What there is of it is a checkpoint in the staging folder.
+    BrokenOff,
     Stopped,
 }
 
-fn unpack(
-    mut tar: File,
+/// Unpacks a file from its beginning.
+pub(crate) fn unpack(
+    tar: &File,
     staging: &Staging,
     wnid: Wnid,
-    source: &Source,
+    start: Start,
+    keep_tar: bool,
     stop: &CancellationToken,
 ) -> Result<Ended, UnpackError> {
-    let start = Start { source: source.clone(), ..Start::default() };
-    let mut unpacker = Unpacker::open(staging, wnid, start, false)?;
+    let mut reader = Positioned { file: tar, offset: 0 };
+    let mut unpacker = Unpacker::open(staging, wnid, start, keep_tar)?;
     let mut block = vec![0; BLOCK];
     loop {
         if stop.is_cancelled() {
             return Ok(Ended::Stopped);
         }
-        match tar.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
+        match reader.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
             0 => break,
             read => unpacker.push(&block[..read])?,
         }
     }
-    Ok(Ended::Whole(unpacker.finish()?))
+    unpacker.checkpoint()?;
+    match unpacker.finish() {
+        Err(error) if error.is_truncated() => Ok(Ended::BrokenOff),
+        finished => finished.map(Ended::Whole),
+    }
+}
+
+/// Reads a file from an offset of its own, so that it can be read again.
+struct Positioned<'file> {
+    file: &'file File,
+    offset: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }

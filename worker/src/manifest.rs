@@ -18,11 +18,15 @@ use shared::{
 use crate::{
     checkpoint::{FileEntry, JournaledFile, read_digest},
     file_tree::remove_if_there,
+    kept_tar::KeptTar,
     source::Source,
 };
 
 /// Name of the manifest in a class folder.
 pub(crate) const MANIFEST: &str = ".manifest.json";
+/// Name of a manifest whose folder was found to differ from it (`verify --repair`): the next job
+/// downloads the class again.
+pub(crate) const MARKED: &str = ".manifest.damaged.json";
 /// Version of the format that is written; older ones are read.
 const VERSION: u32 = 1;
 /// Written at a time: enough for the digest to be fast.
@@ -49,6 +53,9 @@ pub(crate) struct Manifest {
     source: Source,
     file_count: u64,
     file_bytes: u64,
+    /// The tar that was published beside the folder, where this program wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_tar: Option<KeptTar>,
 }
 
 impl Manifest {
@@ -65,6 +72,7 @@ pub(crate) struct Provenance<'class> {
     pub(crate) run: &'class str,
     pub(crate) source: &'class Source,
     pub(crate) adopted: bool,
+    pub(crate) kept_tar: Option<KeptTar>,
 }
 
 /// Writes the manifest of the files into a folder.
@@ -133,6 +141,7 @@ impl<'folder> Writer<'folder> {
             source: provenance.source.version(),
             file_count: self.file_count,
             file_bytes: self.file_bytes,
+            kept_tar: provenance.kept_tar,
         };
         let head = serde_json::to_string_pretty(&manifest)?;
         let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
@@ -159,22 +168,31 @@ pub(crate) struct Listed {
 /// # Errors
 /// When a manifest is there and cannot be read.
 pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
-    Ok(proved(folder, wnid)?.map(|(manifest, _)| manifest))
+    Ok(proved(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
 }
 
-/// The files that a manifest lists, one by one; `None` as for [`read`], which looks at all of it before the first file.
+/// A manifest and the files that it lists, one by one; `None` as for [`read`], which looks at all
+/// of it before the first file.
 ///
 /// # Errors
 /// When a manifest is there and cannot be read.
-pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<impl Iterator<Item = io::Result<Listed>>>> {
-    let Some((_, mut file)) = proved(folder, wnid)? else { return Ok(None) };
+pub(crate) fn open(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, Files)>> {
+    let Some((manifest, mut file)) = proved(path, wnid)? else { return Ok(None) };
     file.rewind()?;
-    Ok(Some(listed(BufReader::new(file))))
+    Ok(Some((manifest, Files { text: BufReader::new(file), line: Vec::new(), begun: false })))
+}
+
+/// The files that a manifest lists, one by one; `None` as for [`read`].
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<Files>> {
+    Ok(open(&folder.join(MANIFEST), wnid)?.map(|(_, files)| files))
 }
 
 /// A manifest that proves something, and its file.
-fn proved(folder: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
-    let file = match open_regular(&folder.join(MANIFEST)) {
+fn proved(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
+    let file = match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => return Ok(None),
         // A folder of that name is no manifest either.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
@@ -184,23 +202,36 @@ fn proved(folder: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
 }
 
 /// The lines between the two that enclose the files.
-fn listed(mut text: impl BufRead) -> impl Iterator<Item = io::Result<Listed>> {
-    let (mut line, mut begun) = (Vec::new(), false);
-    let mut next = move || -> io::Result<Option<Listed>> {
+#[derive(Debug)]
+pub(crate) struct Files<R = BufReader<File>> {
+    text: R,
+    line: Vec<u8>,
+    begun: bool,
+}
+
+impl<R: BufRead> Files<R> {
+    fn read(&mut self) -> io::Result<Option<Listed>> {
         loop {
-            line.clear();
-            text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
-            if line.last() != Some(&b'\n') || line == FILES_END.as_bytes() {
+            self.line.clear();
+            self.text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line)?;
+            if self.line.last() != Some(&b'\n') || self.line == FILES_END.as_bytes() {
                 return Ok(None);
             }
-            if begun {
-                let entry = line.trim_ascii();
+            if self.begun {
+                let entry = self.line.trim_ascii();
                 return Ok(Some(serde_json::from_slice(entry.strip_suffix(b",").unwrap_or(entry))?));
             }
-            begun = line == FILES_BEGIN.as_bytes();
+            self.begun = self.line == FILES_BEGIN.as_bytes();
         }
-    };
-    std::iter::from_fn(move || next().transpose())
+    }
+}
+
+impl<R: BufRead> Iterator for Files<R> {
+    type Item = io::Result<Listed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
 }
 
 fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
@@ -280,7 +311,7 @@ mod tests {
             last_modified: None,
             ..Source::default()
         };
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
         write(folder, provenance, [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].into_iter().map(Ok))
             .unwrap()
     }
@@ -312,7 +343,7 @@ mod tests {
         while let Some(file) = entries.next_finished() {
             manifest.copy(file).unwrap();
         }
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
         assert_eq!(manifest.finish(provenance).unwrap(), written);
         assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
     }
@@ -338,7 +369,8 @@ mod tests {
         let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
             .map(|FileEntry { name, size, blake3, .. }| Listed { name, size, blake3 });
         assert_eq!(files.map(Result::unwrap).collect::<Vec<_>>(), expected);
-        assert_eq!(listed(VERSION_1.as_bytes()).map(Result::unwrap).collect::<Vec<_>>(), expected);
+        let text = Files { text: VERSION_1.as_bytes(), line: Vec::new(), begun: false };
+        assert_eq!(text.map(Result::unwrap).collect::<Vec<_>>(), expected);
         assert!(super::files(folder.path(), "n00000001".parse().unwrap()).unwrap().is_none());
     }
 

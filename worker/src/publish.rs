@@ -5,6 +5,7 @@
 //! folder with something in it, so the first publisher wins without any lock.
 
 use std::{
+    error::Error,
     fs,
     io::{self, ErrorKind},
     path::Path,
@@ -15,7 +16,7 @@ use std::{
 use rustix::fs::{CWD, RenameFlags};
 use shared::{
     Wnid,
-    job::Durability,
+    job::{Durability, Existing},
     own_file::open_folder,
     threads::{self, NoThread},
 };
@@ -25,9 +26,11 @@ use tokio::{
 };
 
 use crate::{
+    existing::{Compared, compare},
     file_tree::{remove_if_there, remove_tree},
     lease_clock::LeaseClock,
-    manifest::{self, Manifest},
+    manifest::Manifest,
+    set_aside::{self, NoPlace},
     staging::Staging,
     target::Target,
 };
@@ -41,18 +44,43 @@ pub(crate) struct Staged {
     pub(crate) wnid: Wnid,
     pub(crate) staging: Staging,
     pub(crate) tar: TarFate,
-    /// Whether what stands under the final name may be put aside.
-    pub(crate) replace: bool,
+    /// What under the final name gives way.
+    pub(crate) replace: Replace,
+}
+
+/// What under a class's final name gives way to the class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// An empty folder only.
+    Nothing,
+    /// A folder that differs from its manifest. What the manifest does not list is kept elsewhere.
+    Differing,
+    /// Any folder (`--existing replace`).
+    Any,
+}
+
+impl Replace {
+    /// What `--existing` lets a class replace.
+    pub(crate) fn of(existing: Existing) -> Self {
+        match existing {
+            Existing::Replace => Self::Any,
+            Existing::Adopt | Existing::Trust => Self::Nothing,
+        }
+    }
 }
 
 /// What becomes of the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TarFate {
-    /// It was written to the staging folder and moves to its final name.
+    /// It was written to the staging folder and moves to its final name. A tar that stands there
+    /// gets another name.
     Move,
-    /// It is under its final name and stays there.
+    /// As `Move`, but a tar that stands there is the beginning of this one, or this program's, and
+    /// is replaced.
+    MoveOver,
+    /// What is under its final name stays there.
     Stay,
-    /// One that is under the final name goes.
+    /// The one under its final name is removed: this program wrote it.
     Remove,
 }
 
@@ -65,6 +93,8 @@ pub(crate) enum Publication {
     AlreadyThere(Manifest),
     /// Something else stands under the name.
     Occupied,
+    /// There are files that the manifest does not list, and no place to keep them; why.
+    CannotKeep(String),
     /// Something stands there that would have been replaced, but the lease may be another worker's by now. The staging folder
     /// stays as a checkpoint.
     Fenced,
@@ -162,14 +192,19 @@ fn sync_file_system(_: &Target) -> io::Result<()> {
 
 /// The tar first: where the folder is, everything is. Nothing that stands there is touched under a lease that may be gone.
 fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClock) -> io::Result<Publication> {
-    let replace = staged.replace && !clock.has_run_out();
-    if staged.replace && !replace && target.class_folder(staged.wnid).symlink_metadata().is_ok() {
+    let replace = if clock.has_run_out() { Replace::Nothing } else { staged.replace };
+    if staged.replace != replace && target.class_folder(staged.wnid).symlink_metadata().is_ok() {
         return Ok(Publication::Fenced);
     }
     if durable {
         open_folder(&staged.staging.class_folder())?.sync_all()?;
     }
-    if staged.tar == TarFate::Move {
+    if staged.tar == TarFate::Move
+        && let Some(kept) = set_aside::tar(target, staged.wnid)?
+    {
+        tracing::warn!("{}.tar was not written by this program and is kept as {}", staged.wnid, kept.display());
+    }
+    if matches!(staged.tar, TarFate::Move | TarFate::MoveOver) {
         fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;
     }
     let publication = rename_folder(target, staged, replace)?;
@@ -181,25 +216,41 @@ fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClo
 
 /// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
 /// link under the name as well, and never follows a link.
-fn rename_folder(target: &Target, staged: &Staged, replace: bool) -> io::Result<Publication> {
+fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Result<Publication> {
     let (from, to) = (staged.staging.class_folder(), target.class_folder(staged.wnid));
     let error = match fs::rename(&from, &to) {
         Ok(()) => return Ok(Publication::Done),
         Err(error) => error,
     };
     // Whatever went wrong, on a network disk also an answer that was lost: what stands there decides.
-    let is_believed = to.symlink_metadata().and_then(|found| target.is_of_another_user(&found)).is_ok_and(|is| !is);
-    if is_believed && let Ok(Some(manifest)) = manifest::read(&to, staged.wnid) {
+    let is_of_another_user = to.symlink_metadata().and_then(|found| target.is_of_another_user(&found));
+    let found = if is_of_another_user.is_ok_and(|is| !is) { compare(&to, staged.wnid) } else { Ok(None) };
+    if let Ok(Some(Compared::Agrees(manifest))) = found {
         return Ok(Publication::AlreadyThere(manifest));
     }
     if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory) {
         return Err(error);
     }
-    if !replace {
-        return Ok(Publication::Occupied);
+    match (replace, found) {
+        (Replace::Any, _) => {}
+        (Replace::Differing, Ok(Some(Compared::Differs(_)))) => {
+            if let Err(error) = keep_unlisted(target, staged.wnid, &to, &from) {
+                let no_place = error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<NoPlace>);
+                return if no_place { Ok(Publication::CannotKeep(error.to_string())) } else { Err(error) };
+            }
+        }
+        (Replace::Nothing | Replace::Differing, _) => return Ok(Publication::Occupied),
     }
     replace_folder(&from, &to, &staged.staging.replaced())?;
     Ok(Publication::Done)
+}
+
+fn keep_unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Result<()> {
+    if let Some((folder, count)) = set_aside::unlisted(target, wnid, old, new)? {
+        let entries = if count == 1 { "1 entry is" } else { &format!("{count} entries are") };
+        tracing::warn!("{wnid}: {entries} not in its manifest and kept in {}", folder.display());
+    }
+    Ok(())
 }
 
 /// Puts a complete folder in the place of another one: in one step where the file system can
@@ -255,7 +306,7 @@ mod tests {
         let wnid = "n00000001".parse().unwrap();
         let staging = Staging::create(target, wnid).unwrap();
         fs::write(staging.class_folder().join("new.JPEG"), "new").unwrap();
-        Staged { wnid, staging, tar: TarFate::Stay, replace: true }
+        Staged { wnid, staging, tar: TarFate::Stay, replace: Replace::Any }
     }
 
     #[test]

@@ -19,11 +19,12 @@ use crate::{
     download::describe,
     existing::{self, Found, Unproved},
     extract::UnpackError,
+    kept_tar::{self, KeptTar},
     lane::Lane,
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
     origin::{Origin, Question},
-    publish::{self, Publication, Publisher, Staged, TarFate, remove_tar},
+    publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     room::{TooFewDescriptors, make_room},
     source::Source,
@@ -114,16 +115,28 @@ impl Site {
 
     /// What stands under the class's name.
     pub(crate) fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
-        let found = existing::look(&self.target, wnid, !self.job.delete_tar);
+        let found = existing::look(&self.target, wnid, &self.job);
         found.map_err(|error| self.storage(wnid, "look at what is there", error))
     }
 
-    /// With `--delete-tar` no tar is left behind, also not by an earlier run.
+    /// The tar in the target, if this program wrote it.
+    pub(crate) fn own_tar(&self, wnid: Wnid) -> Result<Option<KeptTar>, Unfinished> {
+        let written = kept_tar::written_here(&self.target, wnid);
+        written.map_err(|error| self.storage(wnid, "look at the tar", error))
+    }
+
+    /// With `--delete-tar` no tar of this program is left behind, also not by an earlier run.
     pub(crate) fn drop_tar(&self, wnid: Wnid) -> Result<(), Unfinished> {
-        if !self.job.delete_tar {
+        if !self.job.delete_tar || self.own_tar(wnid)?.is_none() {
             return Ok(());
         }
         remove_tar(&self.target, wnid).map_err(|error| storage(&self.target, "remove the tar", error))
+    }
+
+    /// Removes a staging folder that is of no use.
+    pub(crate) fn drop_staging(&self, staging: &Staging) -> Result<(), Unfinished> {
+        let removed = staging.remove();
+        removed.map_err(|error| unfinished::staging(&self.target, "remove a staging folder", error))
     }
 
     /// A staging folder, with what an earlier attempt has left in it.
@@ -195,22 +208,32 @@ impl Site {
         wnid: Wnid,
         unpacked: Unpacked,
         tar: TarFate,
-        replace: bool,
+        replace: Replace,
+        own_tar: Option<KeptTar>,
     ) -> Result<Outcome, Unfinished> {
         let began = Instant::now();
-        let manifest = write_manifest(&unpacked, wnid, &self.job.run_id)
+        let manifest = kept(&unpacked.staging, tar, own_tar)
+            .and_then(|kept_tar| write_manifest(&unpacked, wnid, &self.job.run_id, kept_tar))
             .map_err(|error| unfinished::staging(&self.target, "write the manifest", error))?;
         let staged = Staged { wnid, staging: unpacked.staging, tar, replace };
         let published = self.publisher.publish(staged).await;
         self.tally.publishes.record(began.elapsed());
         match published {
-            Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
+            Ok(Publication::Done) => {
+                if replace == Replace::Differing {
+                    self.tally.mended.inc();
+                }
+                Ok(Outcome::Success(manifest.published()))
+            }
             Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
             Ok(Publication::Fenced) => {
                 tracing::info!(%wnid, "complete, but what is there is not replaced under a lease that may be gone");
                 Err(Unfinished::Stopped)
             }
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
+            Ok(Publication::CannotKeep(why)) => Err(conflict(&format!(
+                "its folder has files that its manifest does not list, and {why}: move them out of the folder and run                  the same command again"
+            ))),
             Err(error) => {
                 let error = self.explained(wnid, error);
                 Err(unfinished::staging(&self.target, "publish the class", error))
@@ -255,8 +278,18 @@ impl Site {
     }
 }
 
+/// What the manifest records of the tar: the one that is published with it, or one that stays and
+/// is this program's.
+fn kept(staging: &Staging, tar: TarFate, own: Option<KeptTar>) -> io::Result<Option<KeptTar>> {
+    match tar {
+        TarFate::Move | TarFate::MoveOver => KeptTar::of(&staging.tar()),
+        TarFate::Stay => Ok(own),
+        TarFate::Remove => Ok(None),
+    }
+}
+
 /// Writes the manifest from the journal, which must have every file that the tar had.
-fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str) -> io::Result<Manifest> {
+fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str, kept_tar: Option<KeptTar>) -> io::Result<Manifest> {
     let Unpacked { staging, source, files } = unpacked;
     let folder = staging.class_folder();
     let mut manifest = manifest::Writer::create(&folder)?;
@@ -264,7 +297,7 @@ fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str) -> io::Result<Mani
     while let Some(file) = entries.next_finished() {
         manifest.copy(file)?;
     }
-    let manifest = manifest.finish(Provenance { wnid, run, source, adopted: false })?;
+    let manifest = manifest.finish(Provenance { wnid, run, source, adopted: false, kept_tar })?;
     if manifest.published().files != *files {
         return Err(io::Error::other("the journal does not have every file of the tar"));
     }

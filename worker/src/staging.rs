@@ -20,6 +20,7 @@ use crate::{
     beginning::{Beginning, BegunFile},
     checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
     file_tree::{is_gone, move_folder, remove_if_there, remove_tree},
+    manifest::MANIFEST,
     source::Source,
     staged_tar::StagedTar,
     staging_area::{entries, wnid_of},
@@ -27,6 +28,8 @@ use crate::{
     target::Target,
 };
 
+/// In a staging folder: the future class folder.
+const CLASS: &str = "class";
 /// In a staging folder: what stood under the class's name.
 const REPLACED: &str = "replaced";
 
@@ -212,7 +215,7 @@ impl Staging {
 
     /// The future class folder.
     pub(crate) fn class_folder(&self) -> PathBuf {
-        self.path.join("class")
+        self.path.join(CLASS)
     }
 
     /// The future `<wnid>.tar`.
@@ -278,6 +281,17 @@ fn left_behind(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBu
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
     Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Whether an attempt at a class has left anything.
+pub(crate) fn is_begun(target: &Target, wnid: Wnid) -> io::Result<bool> {
+    Ok(!left_behind(target, wnid, Path::new(""))?.is_empty())
+}
+
+/// Where the manifests of classes are that were not renamed into the target after their tar was.
+pub(crate) fn manifests(target: &Target, wnid: Wnid) -> io::Result<Vec<PathBuf>> {
+    let left = left_behind(target, wnid, Path::new(""))?;
+    Ok(left.into_iter().map(|folder| folder.join(CLASS).join(MANIFEST)).collect())
 }
 
 /// Gives the folders that were to be replaced their names back, where a process was killed before

@@ -64,6 +64,12 @@ pub(crate) fn in_folder(folder: &Path, root: &Path) -> PathBuf {
     folder.join(area_name([OsStr::new("."), name, OsStr::new(&digest), OsStr::new(IN_TARGET)], path))
 }
 
+/// The folder for what is moved out of the way of a class: beside the area, named like it. `None`
+/// where the area is in the target.
+pub(crate) fn set_aside(area: &Path, root: &Path) -> Option<PathBuf> {
+    (area.parent() != Some(root)).then(|| area.with_extension("set-aside"))
+}
+
 /// The parts as one name, or a digest in place of a name that is too long.
 fn area_name<const PARTS: usize>(parts: [&OsStr; PARTS], identity: &[u8]) -> OsString {
     let name: OsString = parts.into_iter().collect();
@@ -111,6 +117,9 @@ mod tests {
             }
         }
         assert!(matches!(beside(Path::new("/")), Err(NotBeside::MountRoot)));
+        let target = root.join("images");
+        assert_eq!(set_aside(&beside(&target).unwrap(), &target), Some(root.join(".images.set-aside")));
+        assert_eq!(set_aside(&in_target(&target), &target), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     existing::{self, Found},
+    kept_tar,
     site::Site,
     slots::Lease,
     target::{Target, TargetError},
@@ -119,14 +120,15 @@ fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
     Ok(found)
 }
 
-/// The result of a class that needs no work. With `--delete-tar` a tar beside it is some: but whether the class is in this
-/// job at all only its lease says, so until then nothing is removed.
+/// The result of a class that needs no work. With `--delete-tar` a tar of this program beside it is
+/// some: but only its lease says whether the class is in this job at all, so until then nothing is
+/// removed.
 fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
-    let Found::Complete(manifest) = existing::look(site.target(), wnid, !site.job.delete_tar)? else { return Ok(None) };
-    if site.job.delete_tar && site.target().tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+    let Found::Complete(manifest) = existing::look(site.target(), wnid, &site.job)? else { return Ok(None) };
+    if site.job.delete_tar && kept_tar::written_here(site.target(), wnid)?.is_some() {
         return Ok(None);
     }
-    // Nobody leased it.
+    // No worker has leased it.
     let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
     Ok(Some(Finished { lease, outcome: site.found(&manifest) }))
 }

@@ -32,6 +32,8 @@ pub struct Tally {
     /// From the moment in which a class is complete in its staging folder.
     pub(crate) publishes: Durations,
     pub(crate) missed_renewals: Counter,
+    /// Folders that differed from their manifests and were replaced.
+    pub(crate) mended: Counter,
     success: Counter,
     skipped: Counter,
     failed: Counter,
@@ -62,6 +64,15 @@ impl Tally {
 }
 
 impl Tally {
+    /// Says how many folders differed from their manifests, if any did.
+    pub(crate) fn tell_mended(&self) {
+        match self.mended.get() {
+            0 => {}
+            1 => tracing::warn!("1 class folder differed from its manifest and was replaced"),
+            count => tracing::warn!("{count} class folders differed from their manifests and were replaced"),
+        }
+    }
+
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         for (name, help, gauge) in [
             ("connections", "Connections to the origin with a request on them.", &self.origin_open),

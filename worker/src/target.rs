@@ -179,6 +179,11 @@ impl Target {
         Ok(is_writable_by_all(&target) && !ownership.accepts(found))
     }
 
+    /// Where what is in the way of a class and not of this program is moved to.
+    pub(crate) fn set_aside(&self) -> Option<PathBuf> {
+        staging_place::set_aside(self.area.path(), &self.root)
+    }
+
     /// Final name of a class.
     pub(crate) fn class_folder(&self, wnid: Wnid) -> PathBuf {
         self.root.join(wnid.to_string())

@@ -1,13 +1,12 @@
 //! Checks class folders against their manifests, file by file, long after they were published.
 //!
-//! Only reads, and follows no link. Memory does not grow with the number or the size of the files.
+//! Only reads, and follows no link, but that with `--repair` the manifest of a folder that differs gets
+//! another name. Memory does not grow with the number or the size of the files.
 
 use std::{
-    collections::HashSet,
-    ffi::OsString,
-    fmt,
     fs::File,
     io::{self, Read as _},
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,71 +15,20 @@ use std::{
 };
 
 use rustix::{
-    fd::AsFd,
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, OFlags, renameat},
     io::Errno,
 };
 use shared::{Wnid, listing::list};
 
-use crate::manifest::{self, Listed, MANIFEST};
+pub use crate::comparison::Difference;
+use crate::{
+    comparison::{Comparison, open},
+    existing::{Compared, compare},
+    manifest::{self, Listed, MANIFEST, MARKED},
+};
 
 /// What is read at once; between two reads it can be stopped.
 const BUFFER: usize = 256 << 10;
-/// So many names of a folder are looked up in the manifest at once.
-const NAMES: usize = 16 << 10;
-
-/// How something in a class folder differs from what its manifest says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Difference {
-    /// The manifest itself is damaged, of another class, or of a later version.
-    Manifest,
-    /// A file that the manifest lists is not there.
-    Missing,
-    /// Something else than a file stands under the name of one.
-    NoFile,
-    /// It is longer or shorter.
-    Size {
-        /// In bytes, as the manifest says.
-        listed: u64,
-        /// In bytes.
-        found: u64,
-    },
-    /// It has the right size and other bytes.
-    Content,
-    /// It is there and the manifest does not list it.
-    NotListed,
-    /// It cannot be read; what the operating system said.
-    Unreadable(String),
-}
-
-impl Difference {
-    /// One word for programs.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Manifest => "manifest",
-            Self::Missing => "missing",
-            Self::NoFile => "no_file",
-            Self::Size { .. } => "size",
-            Self::Content => "content",
-            Self::NotListed => "not_listed",
-            Self::Unreadable(_) => "unreadable",
-        }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Manifest => formatter.write_str("is damaged, of another class or of a later version"),
-            Self::Missing => formatter.write_str("is missing"),
-            Self::NoFile => formatter.write_str("is no file"),
-            Self::Size { listed, found } => write!(formatter, "has {found} bytes, the manifest says {listed}"),
-            Self::Content => formatter.write_str("has other content than the manifest says"),
-            Self::NotListed => formatter.write_str("is not in the manifest"),
-            Self::Unreadable(why) => write!(formatter, "cannot be read: {why}"),
-        }
-    }
-}
 
 /// How a class stands to its manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,18 +69,30 @@ pub fn classes(target: &Path) -> io::Result<Vec<Wnid>> {
     Ok(classes)
 }
 
+/// Whether a class folder is complete: it agrees with its manifest in names, number and sizes of its
+/// files. `trusts`: any folder is (`--existing trust`). One that cannot be read is not.
+pub fn is_there(target: &Path, wnid: Wnid, trusts: bool) -> bool {
+    let folder = target.join(wnid.to_string());
+    if trusts {
+        return folder.symlink_metadata().is_ok_and(|found| found.is_dir());
+    }
+    matches!(compare(&folder, wnid), Ok(Some(Compared::Agrees(_))))
+}
+
 /// Checks classes, one after the other; several can work beside each other.
 #[derive(Debug)]
 pub struct Verifier {
     target: PathBuf,
     stop: Arc<AtomicBool>,
+    repair: bool,
     buffer: Vec<u8>,
 }
 
 impl Verifier {
-    /// For the classes of a target, until `stop` is set.
-    pub fn new(target: &Path, stop: Arc<AtomicBool>) -> Self {
-        Self { target: target.to_owned(), stop, buffer: vec![0; BUFFER] }
+    /// For the classes of a target, until `stop` is set. `repair`: marks those that differ, so that
+    /// the next job downloads them again.
+    pub fn new(target: &Path, stop: Arc<AtomicBool>, repair: bool) -> Self {
+        Self { target: target.to_owned(), stop, repair, buffer: vec![0; BUFFER] }
     }
 
     /// Compares a class with its manifest. `tell` hears of each difference, with the file's name, or without one where the
@@ -169,6 +129,11 @@ impl Verifier {
             Ok(Some(listed)) => listed,
             Ok(None) if path.join(MANIFEST).symlink_metadata().is_ok() => {
                 tell(Some(MANIFEST), Difference::Manifest);
+                self.mark(&folder)?;
+                return Ok(Verdict::Differs);
+            }
+            Ok(None) if path.join(MARKED).symlink_metadata().is_ok() => {
+                tell(Some(MARKED), Difference::Marked);
                 return Ok(Verdict::Differs);
             }
             Ok(None) => return Ok(Verdict::NotProved("it has no manifest")),
@@ -177,22 +142,37 @@ impl Verifier {
                 return Ok(Verdict::Differs);
             }
         };
-        let mut visible = 0;
-        for listed in listed {
-            let listed = listed?;
-            checked.files += 1;
-            match self.compare(&folder, &listed, checked) {
-                Err(Stopped) => return Ok(Verdict::Stopped),
-                Ok(difference) => {
-                    visible += u64::from(difference != Some(Difference::Missing) && !listed.name.starts_with('.'));
-                    if let Some(difference) = difference {
-                        tell(Some(&listed.name), difference);
-                    }
+        let comparison = Comparison { manifest: path.join(MANIFEST), folder: path, wnid };
+        let mut differs = false;
+        let ended = comparison.walk(
+            listed,
+            |listed| {
+                checked.files += 1;
+                match self.compare(&folder, listed, checked) {
+                    Ok(difference) => ControlFlow::Continue(difference),
+                    Err(Stopped) => ControlFlow::Break(Verdict::Stopped),
                 }
-            }
+            },
+            |name, difference| {
+                differs = true;
+                tell(Some(name), difference);
+                ControlFlow::Continue(())
+            },
+        )?;
+        if differs {
+            self.mark(&folder)?;
         }
-        tell_unlisted(&path, wnid, visible, tell)?;
-        Ok(Verdict::Right)
+        Ok(ended.break_value().unwrap_or(Verdict::Right))
+    }
+
+    /// With `--repair`: gives the manifest of a folder that differs from it another name, in one
+    /// step. Nothing is removed, and the next job downloads the class again.
+    fn mark(&self, folder: &File) -> io::Result<()> {
+        if self.repair {
+            renameat(folder, MANIFEST, folder, MARKED)?;
+            folder.sync_all()?;
+        }
+        Ok(())
     }
 
     fn compare(
@@ -202,7 +182,7 @@ impl Verifier {
         checked: &mut Checked,
     ) -> Result<Option<Difference>, Stopped> {
         let unreadable = |error: io::Error| Ok(Some(Difference::Unreadable(error.to_string())));
-        // No manifest of ours holds such a name, and it would lead out of the folder.
+        // No manifest of this program has such a name, and it would lead out of the folder.
         if listed.name.contains('/') {
             return Ok(Some(Difference::NoFile));
         }
@@ -244,46 +224,14 @@ type Tell<'caller> = dyn FnMut(Option<&str>, Difference) + 'caller;
 /// It was asked to stop.
 struct Stopped;
 
-fn open(folder: impl AsFd, name: &Path, more: OFlags) -> Result<File, Errno> {
-    // A pipe of that name must not make anybody wait, and a link must lead nowhere.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
-    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())
-}
-
-/// Tells what is there and not listed, if there is more than the `listed` files that were found. Dot files, which desktops and
-/// tools leave behind, do not count.
-fn tell_unlisted(folder: &Path, wnid: Wnid, listed: u64, tell: &mut Tell<'_>) -> io::Result<()> {
-    let is_visible = |name: &OsString| !name.as_encoded_bytes().starts_with(b".");
-    let mut names = list(folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
-    let visible = names.by_ref().filter(|name| name.as_ref().map_or(true, is_visible));
-    if visible.count() as u64 == listed {
-        return Ok(());
-    }
-    // The manifest is read once for so many names, so memory stays as it is however many there are.
-    let mut names = list(folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
-    loop {
-        let mut unlisted = names.by_ref().take(NAMES).collect::<io::Result<HashSet<OsString>>>()?;
-        if unlisted.is_empty() {
-            return Ok(());
-        }
-        unlisted.retain(is_visible);
-        for listed in manifest::files(folder, wnid)?.into_iter().flatten() {
-            unlisted.remove(&OsString::from(listed?.name));
-        }
-        let mut unlisted: Vec<OsString> = unlisted.into_iter().collect();
-        unlisted.sort_unstable();
-        for name in unlisted {
-            tell(Some(&name.to_string_lossy()), Difference::NotListed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use rustix::fs::Mode;
+
     use super::*;
-    use crate::{checkpoint::FileEntry, manifest::Provenance, source::Source};
+    use crate::{checkpoint::FileEntry, comparison::NAMES, manifest::Provenance, source::Source};
 
     const FILES: [(&str, &[u8]); 3] = [("a.JPEG", b"first"), ("b.JPEG", b"second"), (".c.JPEG", b"hidden")];
 
@@ -302,14 +250,14 @@ mod tests {
             let size = content.len() as u64;
             Ok(FileEntry { name: name.to_owned(), size, blake3: blake3::hash(content), next_header: 0 })
         });
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false };
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
         manifest::write(&folder, provenance, files.into_iter()).unwrap();
         (target, folder)
     }
 
     fn check(target: &tempfile::TempDir) -> (Verdict, Vec<String>) {
         let mut told = Vec::new();
-        let mut verifier = Verifier::new(target.path(), Arc::default());
+        let mut verifier = Verifier::new(target.path(), Arc::default(), false);
         let checked = verifier.check(wnid(), |name, difference| {
             told.push(format!("{} {difference}", name.unwrap_or("(folder)")));
         });
@@ -325,7 +273,8 @@ mod tests {
         let (target, folder) = target();
         fs::write(folder.join(".DS_Store"), "x").unwrap();
         assert_eq!(classes(target.path()).unwrap(), [wnid()]);
-        let checked = Verifier::new(target.path(), Arc::default()).check(wnid(), |_, _| panic!("nothing differs"));
+        let checked =
+            Verifier::new(target.path(), Arc::default(), false).check(wnid(), |_, _| panic!("nothing differs"));
         assert_eq!(checked, Checked { verdict: Verdict::Right, files: 3, bytes: 17 });
     }
 
@@ -384,7 +333,7 @@ mod tests {
     #[test]
     fn it_stops_when_it_is_told_to() {
         let (target, _) = target();
-        let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true))).check(wnid(), |_, _| {});
+        let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true)), false).check(wnid(), |_, _| {});
         assert_eq!(stopped.verdict, Verdict::Stopped);
     }
 

@@ -105,7 +105,7 @@ pub(super) async fn run(
     }
     let (count, stop) = (classes.len(), Arc::new(AtomicBool::new(false)));
     let mut threads = JoinSet::new();
-    let mut findings = start(classes, path, &stop, &mut threads)?;
+    let mut findings = start(classes, path, arguments.repair, &stop, &mut threads)?;
     let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
     let mut totals = Totals::default();
     let told = loop {
@@ -131,6 +131,9 @@ pub(super) async fn run(
     }
     let text = if arguments.json { json(&totals) } else { totals.text() };
     tell(out, &text)?;
+    if arguments.repair && totals.different > 0 {
+        say(screen, &totals.repaired());
+    }
     Ok(totals.exit(arguments.strict))
 }
 
@@ -138,13 +141,14 @@ pub(super) async fn run(
 fn start(
     classes: Vec<Wnid>,
     target: &std::path::Path,
+    repair: bool,
     stop: &Arc<AtomicBool>,
     set: &mut JoinSet<()>,
 ) -> Result<mpsc::Receiver<Found>, NoThread> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (classes, next) = (Arc::new(classes), Arc::new(AtomicUsize::new(0)));
     for _ in 0..available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
-        let mut verifier = Verifier::new(target, Arc::clone(stop));
+        let mut verifier = Verifier::new(target, Arc::clone(stop), repair);
         let (sender, classes, next, stop) = (sender.clone(), Arc::clone(&classes), Arc::clone(&next), Arc::clone(stop));
         let started = threads::start(set, "verify", move || {
             while !stop.load(Ordering::Relaxed)
@@ -210,6 +214,15 @@ impl Totals {
         let files = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
         let counts = format!("{classes}: {right} right, {different} different, {not_proved} not proved");
         format!("{counts}; {files}, {} compared", bytes(self.bytes))
+    }
+
+    /// What to do with the classes that differ.
+    fn repaired(&self) -> String {
+        let (classes, them) = match self.different {
+            1 => ("1 class is".to_owned(), "it"),
+            different => (format!("{different} classes are"), "them"),
+        };
+        format!("{classes} marked as different; run the same job again: it downloads {them} again")
     }
 
     fn exit(&self, strict: bool) -> Exit {

@@ -206,6 +206,9 @@ pub struct VerifyArgs {
     /// A folder without a manifest is a failure, too (made by hand or by another tool; a job gives it one once it is proved)
     #[arg(long, env = "IMAGENET_STRICT", value_parser = yes_or_no)]
     pub strict: bool,
+    /// Mark the classes that differ, so that the next job downloads them again. Until then their files stay as they are
+    #[arg(long, env = "IMAGENET_REPAIR", value_parser = yes_or_no)]
+    pub repair: bool,
     /// For programs: one JSON object a line
     #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
     pub json: bool,
