@@ -14,7 +14,7 @@ use shared::{
     http::parse_address,
     job::{Durability, Existing},
 };
-use worker::config::SlotArgs;
+use worker::config::{SlotArgs, parse_name};
 
 mod command;
 mod door;
@@ -106,7 +106,8 @@ pub struct OriginConfig {
     /// Upper limit for the bytes a second of all workers together, e.g. 10MiB/s
     #[arg(long, env = "IMAGENET_MAX_RATE", value_name = "BYTES/s", value_parser = rate::parse)]
     pub max_rate: Option<u64>,
-    /// Only retry the classes that failed in the last run
+    /// Only retry the classes that failed in the last run, and those that a worker that has joined
+    /// does not have any more
     #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
     pub retry_failed: bool,
     /// Say what the job would do, and do nothing: how many classes are complete, the bytes to
@@ -133,10 +134,12 @@ pub struct TargetConfig {
     /// target's file system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
     pub staging: Option<PathBuf>,
-    /// Leave no tar behind; with this none is ever written, only the class folders
+    /// Write no tars, only the class folders, and remove those that an earlier run of this program kept; other tars in the
+    /// target are used and stay
     #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = yes_or_no)]
     pub delete_tar: bool,
-    /// What becomes of a class folder that this program did not write
+    /// What becomes of a class folder that this program did not write. One that it wrote is fetched again if names, number
+    /// or sizes of its files differ from its manifest
     #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
     pub existing: ExistingArg,
     /// What a finished class survives
@@ -173,6 +176,11 @@ pub struct FleetConfig {
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
+    /// Wait up to 10 minutes for this worker before other workers download the classes that it has
+    /// from the last run; other classes are not held up. For workers with a folder each; give several
+    /// separated by commas, or repeat the flag
+    #[arg(long, env = "IMAGENET_EXPECT", value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
+    pub expect: Vec<String>,
     /// Keep running after the job is done; a restart with the same list does not start over. For
     /// systemd and Kubernetes
     #[arg(long, env = "IMAGENET_STAY", value_parser = yes_or_no)]
@@ -197,7 +205,7 @@ pub enum ExistingArg {
     Adopt,
     /// Download the class and put it in the folder's place
     Replace,
-    /// Believe that it is complete
+    /// Believe that it is complete; one that this program wrote, too
     Trust,
 }
 

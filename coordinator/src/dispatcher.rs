@@ -129,6 +129,7 @@ impl Dispatcher {
             if let Some(mark) = self.table.take_mark() {
                 entry = self.raising(entry, mark);
             }
+            entry.forgotten.extend(self.table.take_forgotten());
             if self.table.status().is_done() && !self.published.is_done() {
                 entry = self.finishing(entry);
             }
@@ -340,6 +341,7 @@ impl Dispatcher {
                 Notice::OriginAway(failure) => tracing::warn!(
                     "the origin fails everybody ({failure}); one class at a time finds out when it is back"
                 ),
+                Notice::Elsewhere(news) => tracing::warn!("{news}"),
                 Notice::OriginBack => tracing::warn!("the origin is back"),
                 Notice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"

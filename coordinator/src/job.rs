@@ -47,7 +47,7 @@ mod staying;
 
 use closing::{Closing, summed_up};
 use listening::{announce, listen};
-use restore::{log_invalid, restore, restore_workers};
+use restore::{log_invalid, restore, restore_elsewhere, restore_workers};
 pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
@@ -185,7 +185,7 @@ impl Job {
         let (seen, http) = Outside::open(plan.http, stopping, &mut outside)?;
         let mut ledger = retry_failed::open_ledger(&plan)?;
         let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
-        let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen)? else { return Ok(None) };
+        let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen).await? else { return Ok(None) };
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
         let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
@@ -195,6 +195,8 @@ impl Job {
             .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl));
         share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
         restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
+        let share = share.still_skipped(&table);
+        restore_elsewhere(&ledger, &run, &mut table, &plan.expect)?;
         log_invalid(&classes.invalid, &mut log);
         let table = restore_workers(&ledger, &run, table, listener.is_some(), screen)?;
         let mut writers = JoinSet::new();

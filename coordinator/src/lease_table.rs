@@ -25,6 +25,7 @@ mod breaker;
 mod class;
 mod copies;
 mod drains;
+mod elsewhere;
 mod grants;
 mod high_water;
 mod leases;
@@ -41,12 +42,16 @@ mod trouble;
 mod under_way;
 mod verdicts;
 
-pub use answers::{CopyNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict};
+pub use answers::{
+    CopyNews, ElsewhereNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict,
+};
 use breaker::Breaker;
 use class::{Class, State};
 use copies::Copies;
 pub use drains::Drain;
 use drains::Drains;
+use elsewhere::Elsewhere;
+pub use elsewhere::PATIENCE;
 use high_water::HighWater;
 pub use losses::MAX_LOSSES;
 use losses::{LOSS, Loss, Losses, RESTART};
@@ -92,6 +97,7 @@ pub struct LeaseTable {
     silent: Silent,
     recovery: Option<Recovery>,
     drains: Drains,
+    elsewhere: Elsewhere,
     /// Bytes received, for each process of a worker, also of the last ones whose session ended.
     received: Recent<Vec<u8>, u64>,
     first_token: LeaseToken,
@@ -133,6 +139,7 @@ impl LeaseTable {
             silent: Silent::default(),
             recovery: None,
             drains: Drains::default(),
+            elsewhere: Elsewhere::default(),
             received: Recent::of_at_most(MOST_SESSIONS + FORMER),
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
@@ -326,6 +333,7 @@ impl LeaseTable {
         for position in self.troubles.due(now) {
             self.queue(position);
         }
+        self.wait_for_absent(now);
         let surveys_over = self.sessions.expire_surveys(now);
         let quarantines_over = self.sessions.end_quarantines(now);
         if surveys_over || quarantines_over || self.breaker.is_probe_due(now) {

@@ -44,23 +44,27 @@ fn only_what_failed_is_asked_for_and_the_next_time_only_what_failed_again() {
     assert_eq!(job.failures().len(), 1, "{:?}", job.failures());
     assert!(job.failure_of(MISSING[1]).starts_with("HTTPError: 404"));
 
-    // Also without their folders: what the last run has left complete is not looked at.
+    // A class whose folder is gone is not there any more.
     fs::remove_dir_all(job.class_folder("n00000001")).unwrap();
     serve(&origin, MISSING[1]);
     origin.forget_requests();
-    job.assert_ended(&job.run(), 0, Table::of(1, 3, 0));
-    assert_eq!(origin.all_requests().len(), 1, "{:?}", origin.all_requests());
+    let finished = job.run();
+    job.assert_ended(&finished, 0, Table::of(2, 2, 0));
+    let said =
+        "1 class that the last run has left complete is not there any more or damaged, and is part of this job\n";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    assert_eq!(origin.all_requests().len(), 2, "{:?}", origin.all_requests());
     assert_eq!(job.failures(), Vec::<String>::new());
 
     let nothing = job.run();
     job.assert_ended(&nothing, 0, Table::of(0, 4, 0));
     let said = "nothing to try again: the last run has left every class of the list complete\n";
     assert!(nothing.stderr.contains(said), "{}", nothing.stderr);
-    assert_eq!(origin.all_requests().len(), 1);
+    assert_eq!(origin.all_requests().len(), 2);
 
     // The plain command is about the whole list again.
     let job = job.args(["--delete-tar"]);
-    job.assert_ended(&job.run(), 0, Table::of(1, 3, 0));
+    job.assert_ended(&job.run(), 0, Table::of(0, 4, 0));
 }
 
 #[test]

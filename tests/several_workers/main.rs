@@ -8,6 +8,7 @@ mod liar;
 mod lies;
 mod obeys;
 mod scripted;
+mod separate_folders;
 mod small_disks;
 mod stopped;
 mod stops;

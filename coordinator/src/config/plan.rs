@@ -51,6 +51,8 @@ pub struct Plan {
     pub http: http::Address,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
+    /// Workers that are waited for before others download what they have.
+    pub expect: Vec<String>,
     /// The end of the job is not that of the process, and a finished run is not done again.
     pub stay: bool,
     /// The worker in this process, in single-host mode.
@@ -181,6 +183,7 @@ impl Config {
                 or_any_port: dev && outside.http.is_none(),
             },
             lease_ttl: fleet.lease_ttl,
+            expect: fleet.expect,
             stay: fleet.stay,
             single_host: dev.then(|| SingleHost {
                 name: slots.name(),

@@ -97,6 +97,19 @@ fn named(workers: &[String]) -> String {
     }
 }
 
+/// What a run before this one has left complete, and on which worker; and the workers that are
+/// waited for.
+pub(super) fn restore_elsewhere(
+    ledger: &Ledger,
+    run: &Run,
+    table: &mut LeaseTable,
+    expected: &[String],
+) -> Result<(), LedgerError> {
+    ledger.complete_before(run, |wnid, worker| table.was_complete_on(wnid, worker, run.resumed))?;
+    table.expect(expected, Instant::now());
+    Ok(())
+}
+
 /// Notes the rows that hold no class id, which the table counts as failed from the start, and
 /// writes the log.
 pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {

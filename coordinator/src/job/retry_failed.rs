@@ -1,5 +1,5 @@
-//! `--retry-failed`: a job of what the last run has left failed. What that run has left complete counts as skipped, and no
-//! worker is asked about it.
+//! `--retry-failed`: a job of what the last run has left failed. What that run has left complete counts as skipped, unless
+//! the worker in this process, or one that joins, does not have it any more.
 //!
 //! Invariant: where nothing is to be tried again, no run begins, so that the last run stays the last one, with its log; except
 //! with `--stay`, which has to have a run to show.
@@ -9,7 +9,7 @@ use std::{borrow::Cow, path::PathBuf};
 use shared::{
     Wnid,
     class_list::{ClassList, InvalidRow},
-    job::JobStatus,
+    job::{Existing, JobStatus},
     job_line::Screen,
     outcome::Outcome,
 };
@@ -19,6 +19,7 @@ use crate::{
     CoordinatorError,
     config::Plan,
     failure_log::shown,
+    lease_table::LeaseTable,
     ledger::{Entry, LastRun, Ledger, NoLastRun, Record, Writer},
 };
 
@@ -70,7 +71,7 @@ pub(super) fn open_ledger(plan: &Plan) -> Result<Ledger, CoordinatorError> {
 impl<'list> Share<'list> {
     /// All of the list, or with `--retry-failed` a part of it, which is told; `None` if every class is there already, which
     /// is told, too. The digest is that of the job.
-    pub(super) fn of(
+    pub(super) async fn of(
         plan: &Plan,
         classes: &'list ClassList,
         ledger: &Ledger,
@@ -80,7 +81,9 @@ impl<'list> Share<'list> {
         if !plan.retry_failed {
             return Ok(Some(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() }));
         }
-        let share = Self::of_last_run(classes, &ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??);
+        let mut last = ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??;
+        let missing = if plan.single_host.is_some() { look(plan, &mut last).await } else { 0 };
+        let share = Self::of_last_run(classes, &last);
         let never = classes.wnids.len() - share.wnids.len();
         if share.wnids.is_empty() && never > 0 {
             return Err(NothingToRetry::OtherList { ledger: plan.ledger.clone() }.into());
@@ -97,7 +100,12 @@ impl<'list> Share<'list> {
                     return Ok(None);
                 }
             }
-            failed => trying_again(failed, never).for_each(|line| tell(&line)),
+            failed => {
+                trying_again(failed - missing.min(failed), never).for_each(|line| tell(&line));
+                if missing > 0 {
+                    tracing::warn!("{}", not_there(missing));
+                }
+            }
         }
         Ok(Some(share))
     }
@@ -108,9 +116,16 @@ impl<'list> Share<'list> {
         let wnids: Vec<Wnid> = classes.wnids.iter().filter(settled).copied().collect();
         let there = wnids.iter().filter_map(|wnid| {
             let published = last.there.get(wnid)?;
-            Some(Record { wnid: *wnid, outcome: Outcome::Skipped(*published), worker: None })
+            let worker = last.workers.get(wnid).cloned();
+            Some(Record { wnid: *wnid, outcome: Outcome::Skipped(*published), worker })
         });
         Self { there: there.collect(), wnids: wnids.into() }
+    }
+
+    /// Without what an earlier process of this run has settled in another way.
+    pub(super) fn still_skipped(self, table: &LeaseTable) -> Self {
+        let there = self.there.into_iter().filter(|record| table.is_skipped(record.wnid));
+        Self { there: there.collect(), wnids: self.wnids }
     }
 
     /// Keeps what is there for the next retry.
@@ -124,6 +139,29 @@ impl<'list> Share<'list> {
             writer.write(Entry { records, ..Entry::default() }).await;
         }
     }
+}
+
+/// Looks in the target of the worker in this process: what is missing there, or differs from its
+/// manifest, is part of the job. Gives its number.
+async fn look(plan: &Plan, last: &mut LastRun) -> usize {
+    let (target, trusts) = (plan.target.clone(), plan.job.existing == Existing::Trust);
+    let there: Vec<Wnid> = last.there.keys().copied().collect();
+    let look = move || {
+        let is_missing = |wnid: &Wnid| !worker::verify::is_there(&target, *wnid, trusts);
+        there.into_iter().filter(is_missing).collect::<Vec<Wnid>>()
+    };
+    // Without a thread for it the worker finds out.
+    let missing = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    for wnid in &missing {
+        last.there.remove(wnid);
+        last.failed.insert(*wnid);
+    }
+    missing.len()
+}
+
+fn not_there(missing: usize) -> String {
+    let (of, are) = (classes(missing), if missing == 1 { "is" } else { "are" });
+    format!("{of} that the last run has left complete {are} not there any more or damaged, and {are} part of this job")
 }
 
 /// What is tried again, and what is not part of the job.
@@ -176,12 +214,16 @@ mod tests {
         let last = LastRun {
             there: [1, 2, 9].map(|number| (wnid(number), published)).into(),
             failed: [3, 8].map(wnid).into(),
+            workers: [(wnid(2), "host".to_owned())].into(),
         };
         let classes = list(&[3, 4, 1, 5, 2]);
         let share = Share::of_last_run(&classes, &last);
         assert_eq!(*share.wnids, [3, 1, 2].map(wnid));
-        let there =
-            [1, 2].map(|number| Record { wnid: wnid(number), outcome: Outcome::Skipped(published), worker: None });
+        let there = [(1, None), (2, Some("host".to_owned()))].map(|(number, worker)| Record {
+            wnid: wnid(number),
+            outcome: Outcome::Skipped(published),
+            worker,
+        });
         assert_eq!(share.there, there);
         assert_eq!(
             trying_again(1, 2).collect::<Vec<_>>(),

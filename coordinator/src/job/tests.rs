@@ -43,6 +43,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         warnings: Vec::new(),
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
         lease_ttl: Duration::from_secs(30),
+        expect: Vec::new(),
         stay: false,
         single_host: Some(SingleHost { name: "host".to_owned(), workers: 2, staging: None }),
     }

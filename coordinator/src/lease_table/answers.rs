@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{drains::Drain, names::Renamed};
+use super::{PATIENCE, drains::Drain, names::Renamed};
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -141,6 +141,8 @@ pub enum Notice {
         /// What.
         news: CopyNews,
     },
+    /// Something about classes that are complete on a worker of the last run.
+    Elsewhere(ElsewhereNews),
     /// A worker fails what others can do, and gets nothing for a while.
     Quarantined {
         /// Its name.
@@ -148,6 +150,84 @@ pub enum Notice {
         /// What it failed of last.
         failure: Failure,
     },
+}
+
+/// Something about classes that are complete on a worker of the last run; `classes` is their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ElsewhereNews {
+    /// It has not joined, and others will download them again.
+    Absent {
+        /// Its name.
+        worker: String,
+        /// Their number.
+        classes: usize,
+    },
+    /// So have more workers than are named one by one.
+    MoreAbsent {
+        /// How many workers.
+        workers: usize,
+        /// Their number.
+        classes: usize,
+    },
+    /// It is waited for (`--expect`); 0 if the ledger knows of no such class.
+    Expected {
+        /// Its name.
+        worker: String,
+        /// Their number.
+        classes: usize,
+    },
+    /// It was expected and has not joined in time; others download them.
+    NotJoined {
+        /// Its name.
+        worker: String,
+        /// Their number.
+        classes: usize,
+    },
+    /// It has joined, and they are missing or damaged there.
+    NotThere {
+        /// Its name.
+        worker: String,
+        /// Their number.
+        classes: usize,
+    },
+}
+
+impl fmt::Display for ElsewhereNews {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Absent { classes, .. }
+        | Self::MoreAbsent { classes, .. }
+        | Self::Expected { classes, .. }
+        | Self::NotJoined { classes, .. }
+        | Self::NotThere { classes, .. }) = self;
+        let them = if *classes == 1 { "it" } else { "them" };
+        let they_are = if *classes == 1 { "1 class is" } else { &format!("{classes} classes are") };
+        match self {
+            Self::Absent { worker, .. } => write!(
+                formatter,
+                "{they_are} complete on {worker}, which has not joined: other workers download {them} again when nothing \
+                 else is left (start it now, or wait for it with --expect {worker})"
+            ),
+            Self::MoreAbsent { workers, .. } => {
+                write!(formatter, "{they_are} complete on {workers} more workers that have not joined")
+            }
+            Self::Expected { worker, classes: 0 } => {
+                write!(formatter, "the ledger knows no class that is complete on worker {worker}, so none waits for it")
+            }
+            Self::Expected { worker, .. } => write!(
+                formatter,
+                "{they_are} complete on worker {worker}, which is expected: other workers download {them} if it has not \
+                 joined in {}",
+                humantime::format_duration(PATIENCE)
+            ),
+            Self::NotJoined { worker, .. } => {
+                write!(formatter, "worker {worker} was expected and has not joined: {they_are} downloaded again")
+            }
+            Self::NotThere { worker, .. } => write!(
+                formatter,
+                "{they_are} missing or damaged on worker {worker}, where the ledger has {them} as complete: fetched again"
+            ),
+        }
+    }
 }
 
 /// What becomes of a second copy.

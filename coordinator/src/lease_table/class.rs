@@ -1,7 +1,7 @@
 //! One class in the table, and the states that it can be in.
 //!
-//! The four pending states exclude each other: a class that waits for a time or for word from the origin is in no queue and
-//! not before the cursor, so no way of granting finds it.
+//! The pending states exclude each other: a class that waits for a time, for word from the origin or for the worker that has
+//! it is in no queue and not found by the cursor, so no way of granting finds it.
 
 use shared::{Wnid, ids::LeaseToken, ids::SessionId, job::JobStatus, outcome::Outcome};
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ pub(super) enum State {
     Delayed(Instant),
     /// Pending; failed, and the breaker keeps the failure until it is clear whether the origin caused it.
     Doubted,
+    /// Pending; complete on a worker of the last run that has not said so in this one.
+    Elsewhere,
     Leased(SessionId),
     Success,
     Skipped,
@@ -35,7 +37,7 @@ impl State {
     /// The count that this state is part of.
     pub(super) fn counter(self, status: &mut JobStatus) -> &mut u64 {
         match self {
-            Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted => &mut status.pending,
+            Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted | Self::Elsewhere => &mut status.pending,
             Self::Leased(_) => &mut status.leased,
             Self::Success => &mut status.success,
             Self::Skipped => &mut status.skipped,

@@ -26,6 +26,7 @@ impl LeaseTable {
         if self.sessions.end_survey(id) {
             self.turn += 1;
         }
+        self.release_of_present(now);
         let drain = self.sessions.by_id[&id].draining;
         let (max, probe) = match self.gate(id, now) {
             Gate::Closed => (0, false),
@@ -37,7 +38,12 @@ impl LeaseTable {
         let max = max.min(room);
         let mut leases = Vec::new();
         while leases.len() < max {
-            let Some(position) = self.next_pending(id, now) else { break };
+            let Some(position) = self.next_pending(id, now) else {
+                if self.release_of_absent() {
+                    continue;
+                }
+                break;
+            };
             leases.push(self.grant(position, id, now));
         }
         while !probe && leases.len() < max {

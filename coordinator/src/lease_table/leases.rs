@@ -68,10 +68,10 @@ impl LeaseTable {
                     room -= 1;
                     Some(self.hold(position, id, Holding::granted(now, false)))
                 }
-                State::Fresh
+                State::Fresh | State::Elsewhere
                     if room > 0
                         && lease.token.is_of_an_epoch_before(self.first_token)
-                        && self.high_water.may_be_held(position) =>
+                        && self.may_be_held(position) =>
                 {
                     room -= 1;
                     self.classes[position].token = Some(lease.token);
@@ -170,7 +170,7 @@ impl LeaseTable {
                 }
                 self.slot_is_free(id);
             }
-            State::Fresh | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
+            State::Fresh | State::Elsewhere | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
         }
         match state {
             State::Queued(key) => drop(self.returned.insert(key, position)),

@@ -99,7 +99,13 @@ impl LeaseTable {
 
     /// Whether a worker that is expected back may hold the class.
     pub(super) fn is_held_back(&self, position: usize) -> bool {
-        self.recovery.is_some() && self.high_water.may_be_held(position)
+        self.recovery.is_some() && self.may_be_held(position)
+    }
+
+    /// Whether a worker may hold the class from a former epoch. Classes that another worker had
+    /// complete are granted without regard to the mark.
+    pub(super) fn may_be_held(&self, position: usize) -> bool {
+        self.high_water.may_be_held(position) || self.elsewhere.may_be_held(position)
     }
 
     /// A worker of the former coordinator is back.

@@ -6,6 +6,7 @@ use super::*;
 
 mod blame;
 mod copies;
+mod elsewhere;
 mod hostile;
 mod losses;
 mod recovery;
@@ -16,6 +17,10 @@ mod storage;
 const TTL: Duration = Duration::from_secs(30);
 /// Slots of a worker of which nothing else is said.
 const MANY: u32 = 100_000;
+
+fn wnid(number: u32) -> Wnid {
+    format!("n{number:08}").parse().unwrap()
+}
 
 fn wnids(count: u32) -> Vec<Wnid> {
     (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect()

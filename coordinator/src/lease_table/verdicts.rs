@@ -24,8 +24,11 @@ impl LeaseTable {
     /// uniformly from 0.0..=1.0.
     pub fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
         let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
-        let class = &self.classes[position];
         let settled = State::of(outcome);
+        if settled != State::Failed {
+            self.is_there(position);
+        }
+        let class = &self.classes[position];
         let holds = class.state == State::Leased(id) && class.token == Some(lease.token);
         let has_copy = self.copies.has(position, id, lease.token);
         let verdict = match (class.state, settled) {

@@ -20,6 +20,8 @@ pub struct LastRun {
     pub there: HashMap<Wnid, Published>,
     /// To be tried again.
     pub failed: HashSet<Wnid>,
+    /// Workers that have what is complete.
+    pub workers: HashMap<Wnid, String>,
 }
 
 /// Nothing has run yet.
@@ -62,11 +64,36 @@ impl Ledger {
         let Some(row) = found else { return Ok(Err(NoLastRun { path: self.path.clone() })) };
         let mut last = LastRun::default();
         let run = Run { row, run_id: String::new(), resumed: false };
-        self.settled(&run, |Record { wnid, outcome, .. }| match outcome {
-            Outcome::Success(published) | Outcome::Skipped(published) => drop(last.there.insert(wnid, published)),
+        self.settled(&run, |Record { wnid, outcome, worker }| match outcome {
+            Outcome::Success(published) | Outcome::Skipped(published) => {
+                last.there.insert(wnid, published);
+                last.workers.extend(worker.map(|worker| (wnid, worker)));
+            }
             Outcome::Failed(_) => drop(last.failed.insert(wnid)),
         })?;
         Ok(Ok(last))
+    }
+
+    /// Calls `each` with every class that a run before this one has left complete, and the worker
+    /// that has it. What `--existing trust` has taken unseen is not among them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn complete_before(&self, run: &Run, mut each: impl FnMut(Wnid, &str)) -> Result<(), LedgerError> {
+        let mut read = || -> rusqlite::Result<()> {
+            let select = "SELECT wnid, worker FROM result WHERE run < ?1 AND outcome <> 'failed' AND files > 0
+                          AND worker IS NOT NULL ORDER BY run DESC";
+            let mut statement = self.connection.prepare(select)?;
+            let mut rows = statement.query([run.row])?;
+            while let Some(row) = rows.next()? {
+                let worker = row.get_ref(1)?.as_str()?;
+                if let Ok(wnid) = row.get_ref(0)?.as_str()?.parse() {
+                    each(wnid, worker);
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 }
 
@@ -105,8 +132,11 @@ mod tests {
         let there = [(1, Outcome::Success(published)), (2, Outcome::Skipped(published))];
         let first = ledger.run("list", "url", false).unwrap();
         write(&mut ledger, &first, &[there[0].clone(), there[1].clone(), (3, failed()), (4, failed())], true);
-        let left =
-            LastRun { there: [1, 2].map(|number| (wnid(number), published)).into(), failed: [3, 4].map(wnid).into() };
+        let left = LastRun {
+            there: [1, 2].map(|number| (wnid(number), published)).into(),
+            failed: [3, 4].map(wnid).into(),
+            ..LastRun::default()
+        };
         assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left);
 
         let retry = ledger.run("retry", "url", false).unwrap();
@@ -115,7 +145,7 @@ mod tests {
         assert!(ledger.run("retry", "url", false).unwrap().resumed);
 
         write(&mut ledger, &retry, &[(4, failed())], true);
-        let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into() };
+        let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into(), ..LastRun::default() };
         assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "the next one is about this one");
     }
 

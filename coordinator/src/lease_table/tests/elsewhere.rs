@@ -1,0 +1,96 @@
+//! Classes that the ledger has as complete on a worker of the last run.
+
+use super::*;
+
+/// Four classes, of which "there" had the first two.
+fn setting(now: Instant, expected: &[&str]) -> LeaseTable {
+    let mut table = table(4);
+    for number in [1, 2] {
+        table.was_complete_on(wnid(number), "there", false);
+    }
+    let expected: Vec<String> = expected.iter().map(|name| (*name).to_owned()).collect();
+    table.expect(&expected, now);
+    check(&table);
+    table
+}
+
+fn absent(classes: usize) -> Notice {
+    Notice::Elsewhere(ElsewhereNews::Absent { worker: "there".to_owned(), classes })
+}
+
+#[test]
+fn what_an_absent_worker_has_comes_last_and_is_told_before() {
+    let now = Instant::now();
+    let mut table = setting(now, &[]);
+    let other = session(&mut table, "other", now);
+    assert_eq!(numbers(&acquire(&mut table, other, 4, now).unwrap()), ["3", "4"]);
+    assert_eq!(table.take_notices(), []);
+    let turn = table.turn();
+    let later = now + super::super::elsewhere::GRACE;
+    table.tick(later);
+    assert!(table.turn() > turn, "waiting workers are woken");
+    assert_eq!(table.take_notices(), [absent(2)]);
+    assert_eq!(numbers(&acquire(&mut table, other, 4, later).unwrap()), ["1", "2"]);
+    assert_eq!(table.take_notices(), []);
+    check(&table);
+}
+
+#[test]
+fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
+    let now = Instant::now();
+    let mut table = setting(now, &["there"]);
+    let there = session(&mut table, "there", now);
+    let skipped = Outcome::Skipped(Published::default());
+    let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
+    assert_eq!(table.report(there, unleased, &skipped, now, 1.0), Verdict::Settled);
+    table.take_notices();
+    // What it does not have is the first to be granted.
+    assert_eq!(numbers(&acquire(&mut table, there, 2, now).unwrap()), ["2", "3"]);
+    let not_there = Notice::Elsewhere(ElsewhereNews::NotThere { worker: "there".to_owned(), classes: 1 });
+    assert_eq!(table.take_notices(), [not_there]);
+    check(&table);
+}
+
+#[test]
+fn an_expected_worker_is_waited_for_and_not_for_ever() {
+    let now = Instant::now();
+    let mut table = setting(now, &["there", "unknown"]);
+    let expected =
+        |worker: &str, classes| Notice::Elsewhere(ElsewhereNews::Expected { worker: worker.to_owned(), classes });
+    assert_eq!(table.take_notices(), [expected("there", 2), expected("unknown", 0)]);
+    let other = session(&mut table, "other", now);
+    let held = acquire(&mut table, other, 4, now).unwrap();
+    assert_eq!(numbers(&held), ["3", "4"]);
+    let almost = now + PATIENCE - Duration::from_secs(1);
+    renew(&mut table, other, &held, 0, almost).unwrap();
+    table.tick(almost);
+    assert_eq!(acquire(&mut table, other, 4, almost).unwrap(), []);
+    assert_eq!(table.take_notices(), []);
+    table.tick(now + PATIENCE);
+    let not_joined = Notice::Elsewhere(ElsewhereNews::NotJoined { worker: "there".to_owned(), classes: 2 });
+    assert_eq!(table.take_notices(), [not_joined]);
+    assert_eq!(numbers(&acquire(&mut table, other, 4, now + PATIENCE).unwrap()), ["1", "2"]);
+    check(&table);
+}
+
+#[test]
+fn what_counts_as_skipped_is_pending_again_if_its_worker_does_not_have_it() {
+    let now = Instant::now();
+    for has_begun in [false, true] {
+        let mut table = table(3);
+        let skipped = Outcome::Skipped(Published::default());
+        for number in [1, 2] {
+            table.restore(wnid(number), &skipped);
+            table.was_complete_on(wnid(number), "there", has_begun);
+        }
+        let there = session(&mut table, "there", now);
+        let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
+        assert_eq!(table.report(there, unleased, &skipped, now, 1.0), Verdict::AlreadySettled);
+        let granted = numbers(&acquire(&mut table, there, 3, now).unwrap());
+        // What an earlier process of this run was told stays.
+        let (expected, forgotten) = if has_begun { (&["3"][..], vec![]) } else { (&["2", "3"][..], vec![wnid(2)]) };
+        assert_eq!(granted, expected);
+        assert_eq!(table.take_forgotten(), forgotten);
+        check(&table);
+    }
+}
