@@ -34,13 +34,14 @@ pub(crate) async fn fetch_class(
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = site.look(wnid)?;
-    let (mut replace, mut is_marked) = (Replace::of(site.job.existing), false);
+    let mut replace = Replace::of(site.job.existing);
+    let mut differs = None;
     let skipped = match (found, site.job.existing) {
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(what)),
         (Found::Differs(first), existing) => {
             tracing::warn!("{wnid}/{first}: the class is fetched again");
-            is_marked = first.difference == Difference::Marked;
+            differs = Some(first.difference);
             if existing != Existing::Replace {
                 replace = Replace::Differing;
             }
@@ -60,7 +61,10 @@ pub(crate) async fn fetch_class(
     }
     let own_tar = site.own_tar(wnid)?;
     // Contents differ there, and the tar may have been damaged with them.
-    let local = if is_marked { LocalTar::Unused } else { use_local_tar(site, origin, wnid, retries, stop).await? };
+    let local = match differs {
+        Some(Difference::Marked) => LocalTar::Unused,
+        _ => use_local_tar(site, origin, wnid, retries, stop).await?,
+    };
     let is_broken_off = matches!(local, LocalTar::BrokenOff);
     let (unpacked, was_there) = match local {
         LocalTar::Whole(unpacked) => (unpacked, true),
@@ -76,5 +80,9 @@ pub(crate) async fn fetch_class(
         (false, is_own) if is_own || is_broken_off => TarFate::MoveOver,
         (false, _) => TarFate::Move,
     };
-    site.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await
+    let outcome = site.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await?;
+    if differs.is_some() {
+        site.mended();
+    }
+    Ok(outcome)
 }

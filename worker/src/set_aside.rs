@@ -57,6 +57,9 @@ pub(crate) fn unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> i
     if let Some((folder, _)) = &moved {
         // Before the folder that they were in is removed.
         open_folder(folder)?.sync_all()?;
+        if let Some(parent) = folder.parent() {
+            open_folder(parent)?.sync_all()?;
+        }
     }
     Ok(moved)
 }

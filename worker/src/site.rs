@@ -219,12 +219,7 @@ impl Site {
         let published = self.publisher.publish(staged).await;
         self.tally.publishes.record(began.elapsed());
         match published {
-            Ok(Publication::Done) => {
-                if replace == Replace::Differing {
-                    self.tally.mended.inc();
-                }
-                Ok(Outcome::Success(manifest.published()))
-            }
+            Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
             Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
             Ok(Publication::Fenced) => {
                 tracing::info!(%wnid, "complete, but what is there is not replaced under a lease that may be gone");
@@ -239,6 +234,11 @@ impl Site {
                 Err(unfinished::staging(&self.target, "publish the class", error))
             }
         }
+    }
+
+    /// Counts a folder that differed from its manifest and was replaced.
+    pub(crate) fn mended(&self) {
+        self.tally.mended.inc();
     }
 
     /// As [`storage`], for work on what stands under a class's names.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use shared::Wnid;
+use shared::{Wnid, ids::SessionId};
 use tokio::time::Instant;
 
 use super::{ElsewhereNews, LeaseTable, Notice, State};
@@ -35,6 +35,8 @@ pub(super) struct Elsewhere {
     unsaid: HashSet<usize>,
     /// Pending classes that an earlier process of the run may have granted.
     begun: HashSet<usize>,
+    /// Classes in [`State::Elsewhere`].
+    pub(super) pending: usize,
     expected: BTreeSet<String>,
     until: Option<Instant>,
     /// When workers that have not joined count as absent; from the first worker that asks for a
@@ -112,15 +114,14 @@ impl LeaseTable {
         self.elsewhere.unsaid.remove(&position);
     }
 
-    /// Lets the classes be granted that workers with a session have not reported, once they have
+    /// Lets the classes be granted that a worker which asks for some has not reported, once all have
     /// reported what they have.
-    pub(super) fn release_of_present(&mut self, now: Instant) {
+    pub(super) fn release_of_present(&mut self, id: SessionId, now: Instant) {
         if self.elsewhere.by_worker.is_empty() || self.sessions.is_surveying(now) {
             return;
         }
-        let has_session = |worker: &&String| self.sessions.by_worker.contains_key(*worker);
-        let present: Vec<String> = self.elsewhere.by_worker.keys().filter(has_session).cloned().collect();
-        for worker in present {
+        let worker = self.sessions.by_id[&id].hello.worker.clone();
+        if self.elsewhere.by_worker.contains_key(&worker) {
             self.elsewhere.expected.remove(&worker);
             let classes = self.release(&worker);
             if classes > 0 {
@@ -172,7 +173,7 @@ impl LeaseTable {
     /// No other class is left: those of workers that have not joined and are not expected. Says
     /// whether there is one.
     pub(super) fn release_of_absent(&mut self) -> bool {
-        if !self.elsewhere.is_told {
+        if self.elsewhere.pending == 0 || !self.elsewhere.is_told {
             return false;
         }
         let elsewhere = &self.elsewhere;

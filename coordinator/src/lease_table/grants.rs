@@ -26,7 +26,7 @@ impl LeaseTable {
         if self.sessions.end_survey(id) {
             self.turn += 1;
         }
-        self.release_of_present(now);
+        self.release_of_present(id, now);
         let drain = self.sessions.by_id[&id].draining;
         let (max, probe) = match self.gate(id, now) {
             Gate::Closed => (0, false),

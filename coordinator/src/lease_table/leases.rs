@@ -164,18 +164,20 @@ impl LeaseTable {
             }
             State::Delayed(until) => self.troubles.end_delay(position, until),
             State::Doubted => self.breaker.end_doubt(position),
+            State::Elsewhere => self.elsewhere.pending -= 1,
             State::Leased(id) if state != before => {
                 if let Some(session) = self.sessions.by_id.get_mut(&id) {
                     session.leases.remove(&position);
                 }
                 self.slot_is_free(id);
             }
-            State::Fresh | State::Elsewhere | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
+            State::Fresh | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
         }
         match state {
             State::Queued(key) => drop(self.returned.insert(key, position)),
             State::Delayed(until) => self.troubles.delay(position, until),
             State::Success | State::Skipped | State::Failed => self.losses.forget(position),
+            State::Elsewhere => self.elsewhere.pending += 1,
             _ => {}
         }
     }

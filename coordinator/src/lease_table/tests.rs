@@ -129,6 +129,7 @@ fn check_pending(table: &LeaseTable) {
     assert_eq!(queued.len(), of(|state| matches!(state, State::Queued(_))).len());
     assert_eq!(table.troubles.delayed(), of(|state| matches!(state, State::Delayed(_))));
     assert_eq!(table.breaker.doubted(), of(|state| matches!(state, State::Doubted)));
+    assert_eq!(table.elsewhere.pending, of(|state| matches!(state, State::Elsewhere)).len());
     let passed = |position: &usize| *position < table.fresh && !table.is_held_back(*position);
     assert!(!of(|state| matches!(state, State::Fresh)).iter().any(passed));
     for class in table.classes.iter().filter(|class| matches!(class.state, State::Leased(_))) {
