@@ -37,8 +37,10 @@ use escaped::Escaped;
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 /// Which language the collector speaks; only one is spoken here.
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+/// Lines of these crates are for the screen; those of libraries are for the log alone.
+const OURS: [&str; 3] = ["coordinator", "worker", "shared"];
 /// Spans of these programs go to the collector; those of libraries do not.
-const TRACED: [&str; 4] = [trace::TARGET, "coordinator", "worker", "shared"];
+const TRACED: [&str; 4] = [trace::TARGET, OURS[0], OURS[1], OURS[2]];
 /// At the end a collector that is slow has this long to take the last spans.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -86,11 +88,8 @@ impl Telemetry {
             .log_internal_errors(false)
             .with_writer(Escaped(log.clone()))
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
-        // A collector that is away is told again and again, and nobody's download is the worse for it.
-        let for_people = filter_fn(|metadata| {
-            let target = metadata.target();
-            !target.starts_with("opentelemetry") && !target.starts_with("h2::")
-        });
+        // Libraries repeat themselves, in their own words: for each handshake, or while a collector is away.
+        let for_people = filter_fn(|metadata| OURS.contains(&root(metadata.target())));
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
