@@ -6,11 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{
-    Wnid,
-    ids::SessionId,
-    outcome::{Failure, Outcome},
-};
+use shared::{Wnid, ids::SessionId, outcome::Outcome};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
@@ -18,7 +14,7 @@ use tokio::{
 
 use crate::{
     fleet::Fleet,
-    lease_table::{LeaseTable, Notice, Verdict},
+    lease_table::{LeaseTable, OriginRefuses, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
     running_time::RunningTime,
@@ -31,11 +27,13 @@ mod handle;
 mod pacing;
 mod published;
 mod sessions;
+mod told;
 
 use handle::{Command, Reply};
 pub use handle::{DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Retried, WorkerStopped};
 use pacing::Pacing;
 use published::Published;
+use told::Told;
 
 /// Commands that may wait; more senders than that wait in turn.
 const QUEUE: usize = 256;
@@ -61,6 +59,8 @@ pub struct Dispatcher {
     /// The mark of the grants that the ledger has.
     mark: watch::Sender<usize>,
     marks: watch::Receiver<usize>,
+    refuses: watch::Sender<Option<OriginRefuses>>,
+    told: Told,
     tally: Arc<Tally>,
 }
 
@@ -70,6 +70,7 @@ impl Dispatcher {
         let (sender, commands) = mpsc::channel(QUEUE);
         let published = Published::of(&table);
         let (stopped, stopped_receiver) = watch::channel(None);
+        let (refuses, refuses_receiver) = watch::channel(None);
         let (pacing, budgets, pace) = Pacing::new(pace);
         let tally = Arc::<Tally>::default();
         let handle = DispatcherHandle {
@@ -78,6 +79,7 @@ impl Dispatcher {
             phase: published.watch_phase(),
             turn: published.watch_turn(),
             stopped: stopped_receiver,
+            refuses: refuses_receiver,
             budgets,
             pace,
             tally: Arc::clone(&tally),
@@ -98,6 +100,8 @@ impl Dispatcher {
             own_worker: None,
             mark,
             marks,
+            refuses,
+            told: Told::default(),
             tally,
         };
         (dispatcher, handle)
@@ -107,6 +111,14 @@ impl Dispatcher {
     #[must_use]
     pub fn beside(self, own_worker: Option<String>) -> Self {
         Self { own_worker, ..self }
+    }
+
+    /// Names the origin in messages. `tells_first_trouble`: why workers have had no answer of it
+    /// yet; a worker in this process says that itself.
+    #[must_use]
+    pub fn telling_of(self, origin: String, tells_first_trouble: bool) -> Self {
+        let pacing = self.pacing.telling_of(origin.clone());
+        Self { told: Told::of(origin, tells_first_trouble), pacing, ..self }
     }
 
     /// Answers commands until the last handle is gone.
@@ -131,6 +143,7 @@ impl Dispatcher {
             }
             entry.forgotten.extend(self.table.take_forgotten());
             if self.table.status().is_done() && !self.published.is_done() {
+                self.told.rest(Instant::now());
                 entry = self.finishing(entry);
             }
             self.tell();
@@ -165,6 +178,7 @@ impl Dispatcher {
             entry.records.extend(self.session_ended(&ended, "was silent for too long"));
             entry.closed.push(ended.worker);
         }
+        self.told.tick(now);
         self.pacing.tick(now);
         let left = self.time_left.tick(self.table.remaining_bytes(), now);
         self.table.set_time_left(left);
@@ -222,6 +236,11 @@ impl Dispatcher {
                 });
                 self.send(reply, budget);
             }
+            Command::FirstTrouble { session, trouble } => {
+                if let Some(worker) = self.table.worker(session) {
+                    self.told.first_trouble(worker, trouble, self.table.status().success > 0);
+                }
+            }
             Command::Budget { session, reply } => {
                 let budget = self.table.known(session).map(|()| self.pacing.budget(session, now));
                 self.send(reply, budget);
@@ -269,7 +288,7 @@ impl Dispatcher {
         }
         let worker = self.table.worker(session).map(str::to_owned);
         match (verdict, &outcome) {
-            (Verdict::Settled, Outcome::Failed(failure)) => tracing::warn!("{wnid} failed: {failure}"),
+            (Verdict::Settled, Outcome::Failed(failure)) => self.told.failed(wnid, failure),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {
                 tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} success");
             }
@@ -298,7 +317,7 @@ impl Dispatcher {
     /// Classes that have failed without a report of their own.
     fn take_given_up(&mut self) -> Vec<Record> {
         let given_up = self.table.take_given_up();
-        given_up.into_iter().map(|(wnid, failure)| given_up_record(wnid, failure)).collect()
+        given_up.into_iter().map(|(wnid, failure)| self.given_up_record(wnid, failure)).collect()
     }
 
     /// The job is done, which nobody hears before the ledger has it: a coordinator that is started again must not have work
@@ -321,49 +340,11 @@ impl Dispatcher {
         self.table.mark_is_durable(mark);
     }
 
-    /// Tells people what they should hear.
-    fn tell(&mut self) {
-        for notice in self.table.take_notices() {
-            match notice {
-                Notice::NotBack(worker) => {
-                    tracing::warn!("worker {worker} did not come back; its classes go to others");
-                }
-                Notice::Wedged { wnid, worker } => {
-                    tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
-                }
-                Notice::Silent { wnid, worker } => {
-                    tracing::info!("worker {worker} receives nothing of {wnid}, which goes to an idle one");
-                }
-                Notice::Copy { wnid, worker, news } => {
-                    self.tally.copies.note(&news);
-                    tracing::info!("worker {worker} {news}: {wnid}");
-                }
-                Notice::OriginAway(failure) => tracing::warn!(
-                    "the origin fails everybody ({failure}); one class at a time finds out when it is back"
-                ),
-                Notice::Elsewhere(news) => tracing::warn!("{news}"),
-                Notice::OriginBack => tracing::warn!("the origin is back"),
-                Notice::Quarantined { worker, failure } => tracing::warn!(
-                    "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
-                ),
-            }
-        }
-        if self.published.phase(&self.table) {
-            tracing::info!("now {:?}", self.table.phase());
-        }
-    }
-
     /// Publishes and answers, in this order; gives the answer back if nobody waits for it any more.
     fn send<T>(&mut self, reply: Reply<T>, answer: T) -> Option<T> {
         self.published.counts(&self.table);
         reply.send(answer).err()
     }
-}
-
-/// A class that has failed without a report of its own.
-fn given_up_record(wnid: Wnid, failure: Failure) -> Record {
-    tracing::warn!("{wnid} failed: {failure}");
-    Record { wnid, outcome: Outcome::Failed(failure), worker: None }
 }
 
 #[cfg(test)]

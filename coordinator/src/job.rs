@@ -30,8 +30,7 @@ use crate::{
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
     http::{AtWork, Outside},
-    lease_table::LeaseTable,
-    ledger::{Entry, LedgerError, Record, Writer, list_digest},
+    ledger::{Entry, LedgerError, Writer, list_digest},
     pace::Pace,
     running_time::RunningTime,
     service::{self, LeaseTerms, ServeError},
@@ -41,13 +40,15 @@ use crate::{
 
 mod closing;
 mod listening;
+mod origin_refuses;
 mod restore;
 mod retry_failed;
 mod staying;
 
 use closing::{Closing, summed_up};
 use listening::{announce, listen};
-use restore::{log_invalid, restore, restore_elsewhere, restore_workers};
+pub(crate) use origin_refuses::OriginRefusesAll;
+use restore::{restore_workers, restored_table};
 pub(crate) use retry_failed::NothingToRetry;
 use retry_failed::Share;
 
@@ -112,6 +113,10 @@ where
         Ok(End::Stayed) => Grace::Limited(NOTICE),
         Ok(End::Interrupted) if job.worker.is_empty() => Grace::Limited(NOTICE),
         Ok(End::Interrupted) => Grace::Limited(HAND_BACK),
+        Err(CoordinatorError::OriginRefuses(_)) => {
+            job.stopping.cancel();
+            Grace::Limited(NOTICE)
+        }
         Err(_) => Grace::Limited(Duration::ZERO),
     };
     let closing = if end.is_ok() { job.closing(classes).await } else { Closing::default() };
@@ -155,6 +160,10 @@ struct Job {
     lease_ttl: Duration,
     /// Where the logs are.
     target: PathBuf,
+    /// Scheme, host and port, for messages.
+    origin: String,
+    /// Tells workers that the job does not go on in this process.
+    stopping: CancellationToken,
     /// Ends the servers.
     close: CancellationToken,
     /// Where commands of this user find the job.
@@ -190,14 +199,8 @@ impl Job {
         let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::create(&plan.target)?;
-        let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
-            .expecting_progress_within(plan.job.longest_silence())
-            .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl));
-        share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
-        restore(&ledger, &run, &mut table, &mut log, plan.stay)?;
+        let table = restored_table(&plan, classes, &share, &ledger, &run, terms, &mut log)?;
         let share = share.still_skipped(&table);
-        restore_elsewhere(&ledger, &run, &mut table, &plan.expect)?;
-        log_invalid(&classes.invalid, &mut log);
         let table = restore_workers(&ledger, &run, table, listener.is_some(), screen)?;
         let mut writers = JoinSet::new();
         let writer = ledger.start_writer(run, terms.ttl, log, &mut writers)?;
@@ -208,6 +211,7 @@ impl Job {
         );
         let pace = Pace::new(plan.ceilings, Instant::now());
         let (owner, handle) = Dispatcher::new(table, pace, writer.clone());
+        let owner = owner.telling_of(plan.job.url.address(), plan.single_host.is_none());
         let mut job = Self {
             handle,
             writer,
@@ -218,12 +222,14 @@ impl Job {
             outside,
             lease_ttl: terms.ttl,
             target: plan.target.clone(),
+            origin: plan.job.url.address(),
+            stopping: shutdown.drain.child_token(),
             close,
             socket: None,
         };
         let own_worker = plan.single_host.as_ref().map(|single_host| single_host.name.clone());
         job.dispatcher.spawn(owner.beside(own_worker).run());
-        let stop = Shutdown { drain: shutdown.drain.clone(), abort: job.close.clone() };
+        let stop = Shutdown { drain: job.stopping.clone(), abort: job.close.clone() };
         say(screen, &http::announcement(http));
         job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
         let mut others = Vec::new();
@@ -239,7 +245,9 @@ impl Job {
             others.push(Arc::clone(&tally) as _);
             let (connect, incoming) = dev::in_process();
             job.serve(&plan.job, terms, Gate::open(), incoming, stop);
-            let (screen, shutdown, counts) = (screen.clone(), shutdown.clone(), job.handle.watch());
+            let shutdown = Shutdown { drain: job.stopping.clone(), abort: shutdown.abort.clone() };
+            let screen = screen.clone();
+            let counts = job.handle.watch();
             let target = plan.target;
             job.worker.spawn(worker(DevWorker { single_host, target, connect, screen, shutdown, tally, counts }));
         }
@@ -258,12 +266,17 @@ impl Job {
 
     async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
         let mut status = self.handle.watch();
+        let mut refuses = self.handle.watch_refuses();
         let mut frames = interval(FRAME);
         // The worker in this process draws the line itself, below its bars.
         let mut line = self.worker.is_empty().then(|| JobLine::new(screen));
         let end = loop {
             tokio::select! {
                 biased;
+                Ok(()) = refuses.changed() => if let Some(refuses) = refuses.borrow_and_update().clone() {
+                    let origin = self.origin.clone();
+                    break Err(CoordinatorError::OriginRefuses(OriginRefusesAll { origin, refuses }));
+                },
                 done = status.wait_for(JobStatus::is_done) => break match done {
                     Ok(_) => Ok(End::Finished),
                     Err(_) => Err(CoordinatorError::DispatcherDied),

@@ -26,6 +26,7 @@ mod class;
 mod copies;
 mod drains;
 mod elsewhere;
+mod first_answers;
 mod grants;
 mod high_water;
 mod leases;
@@ -46,12 +47,15 @@ pub use answers::{
     CopyNews, ElsewhereNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict,
 };
 use breaker::Breaker;
+pub use breaker::PROBE_EVERY;
 use class::{Class, State};
 use copies::Copies;
 pub use drains::Drain;
 use drains::Drains;
 use elsewhere::Elsewhere;
 pub use elsewhere::PATIENCE;
+use first_answers::FirstAnswers;
+pub use first_answers::OriginRefuses;
 use high_water::HighWater;
 pub use losses::MAX_LOSSES;
 use losses::{LOSS, Loss, Losses, RESTART};
@@ -93,6 +97,7 @@ pub struct LeaseTable {
     troubles: Troubles,
     losses: Losses,
     breaker: Breaker,
+    first_answers: FirstAnswers,
     copies: Copies,
     silent: Silent,
     recovery: Option<Recovery>,
@@ -135,6 +140,7 @@ impl LeaseTable {
             troubles: Troubles::default(),
             losses: Losses::default(),
             breaker: Breaker::default(),
+            first_answers: FirstAnswers::default(),
             copies: Copies::default(),
             silent: Silent::default(),
             recovery: None,
@@ -306,6 +312,7 @@ impl LeaseTable {
             self.origin_answered(now);
         }
         let drop = self.reconcile(id, held, now);
+        self.first_bytes(held.iter().map(|held| held.bytes).max().unwrap_or_default(), more > 0);
         self.take_back_idle(id, now);
         Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
     }
@@ -339,6 +346,7 @@ impl LeaseTable {
         if surveys_over || quarantines_over || self.breaker.is_probe_due(now) {
             self.turn += 1;
         }
+        self.check_sample(now);
         self.settle_lonely_doubts();
         ended
     }

@@ -158,7 +158,8 @@ impl Ledger {
         let begin = "INSERT INTO run (run_id, list_digest, url, granted) VALUES (?1, ?2, ?3, 0)";
         transaction.execute(begin, [&run_id, list_digest, url])?;
         let row = transaction.last_insert_rowid();
-        transaction.execute("DELETE FROM result WHERE run < (SELECT max(id) FROM run WHERE id < ?1)", [row])?;
+        // The last run that settled anything stays: one with a wrong URL settles nothing.
+        transaction.execute("DELETE FROM result WHERE run < (SELECT max(run) FROM result WHERE run < ?1)", [row])?;
         // Whoever worked for an earlier run begins anew.
         transaction.execute_batch("DELETE FROM session; DELETE FROM name;")?;
         transaction.commit()?;
@@ -382,12 +383,16 @@ mod tests {
         let second = ledger.run("other list", "url", false).unwrap();
         let third = ledger.run("other list", "other url", false).unwrap();
         assert!(!second.resumed && !third.resumed);
-        ledger.write(&third, TTL, &[entry(vec![], true)]).unwrap();
+        assert_eq!(settled(&ledger, &first), results(), "the second one has settled nothing");
+        ledger.write(&third, TTL, &[entry(results().into(), true)]).unwrap();
         let shown = ledger.run("other list", "other url", true).unwrap();
         assert_eq!((shown.resumed, &shown.run_id), (true, &third.run_id), "unless it was asked for");
         let fourth = ledger.run("other list", "other url", false).unwrap();
         assert!(!fourth.resumed && settled(&ledger, &fourth).is_empty());
-        assert!(settled(&ledger, &first).is_empty(), "results of runs before the last are removed");
+        assert!(
+            settled(&ledger, &first).is_empty(),
+            "results of runs before the last that settled anything are removed"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod target;
 
 pub mod dispatcher;
+mod failure_lines;
 pub mod failure_log;
 pub mod fleet;
 pub mod lease_table;
@@ -124,6 +125,9 @@ pub enum CoordinatorError {
     /// The worker in this process.
     #[error(transparent)]
     Worker(#[from] DevWorkerError),
+    /// A wrong URL, or a login that is missing.
+    #[error(transparent)]
+    OriginRefuses(job::OriginRefusesAll),
     /// A mistake of ours: the counts cannot be trusted any more.
     #[error(
         "go on: the task that keeps the counts has died, which is a bug; run the same command again to resume from what is in the ledger"

@@ -9,7 +9,7 @@ pub enum Exit {
     Done,
     /// The job finished and some classes failed; `failed_downloads.log` names them.
     SomeFailed,
-    /// It could not run, or not go on: arguments, CSV, target, an address in use.
+    /// It could not run, or not go on: arguments, CSV, target, an address in use, an origin that refuses every class alike.
     CouldNotRun,
     /// Stopped by SIGINT (Ctrl-C); the same command resumes.
     Interrupted,
@@ -41,6 +41,7 @@ pub const HELP: &str = "\
 Exit codes:
     0  every class is there (a worker: the job is done)
     1  finished, some classes failed: failed_downloads.log names them
-    2  could not run: arguments, CSV, target, address in use
+    2  could not run: arguments, CSV, target, address in use, or an
+       origin that refuses every class
   130  interrupted (SIGINT), 143 terminated (SIGTERM): run the same
        command again to resume";

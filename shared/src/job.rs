@@ -19,7 +19,7 @@ pub const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 const LEAST_SILENCE: Duration = Duration::from_hours(2);
 
 /// Options of a job. The worker's own flags say only where to and how many at once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobOptions {
     /// The same for all processes of one run; written into each manifest.
     pub run_id: String,

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::refusal::Refusal;
+
 /// How a class ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -37,6 +39,8 @@ pub struct Failure {
     /// The worker has no space for the class and has not begun it: one with a larger disk may do
     /// it.
     pub lacks_space: bool,
+    /// How the origin refused the class, if it is the origin that did.
+    pub refusal: Option<Refusal>,
 }
 
 /// Who is to blame for a failure; it decides who tries again.
@@ -55,13 +59,19 @@ impl Failure {
     /// terminal or log reader can be steered by them, and a long message is cut.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
         let message = printable_within(&message.to_string(), LONGEST_MESSAGE);
-        Self { kind, message, suspect: kind.usual_suspect(), lacks_space: false }
+        Self { kind, message, suspect: kind.usual_suspect(), lacks_space: false, refusal: None }
     }
 
     /// The same, when more is known than the kind says.
     #[must_use]
     pub fn suspecting(self, suspect: Suspect) -> Self {
         Self { suspect, ..self }
+    }
+
+    /// The same failure, of a class that the origin refused.
+    #[must_use]
+    pub fn refused(self, refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..self }
     }
 
     /// The same failure, of a class for which the worker has no space.
@@ -196,12 +206,17 @@ impl From<Outcome> for proto::Outcome {
         let kind = match outcome {
             Outcome::Success(published) => proto::outcome::Kind::Success(wire(published)),
             Outcome::Skipped(published) => proto::outcome::Kind::Skipped(wire(published)),
-            Outcome::Failed(failure) => proto::outcome::Kind::Failure(proto::Failure {
-                kind: proto::FailureKind::from(failure.kind).into(),
-                message: failure.message,
-                suspect: proto::Suspect::from(failure.suspect).into(),
-                lacks_space: failure.lacks_space,
-            }),
+            Outcome::Failed(failure) => {
+                let (refusal, refusal_status) = Refusal::to_wire(failure.refusal);
+                proto::outcome::Kind::Failure(proto::Failure {
+                    kind: proto::FailureKind::from(failure.kind).into(),
+                    message: failure.message,
+                    suspect: proto::Suspect::from(failure.suspect).into(),
+                    lacks_space: failure.lacks_space,
+                    refusal: refusal.into(),
+                    refusal_status,
+                })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -223,8 +238,9 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Failure(wire) => {
                 let suspect = wire.suspect().into();
                 let lacks_space = wire.lacks_space;
+                let refusal = Refusal::from_wire(wire.refusal(), wire.refusal_status);
                 let failure = Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
-                Self::Failed(Failure { lacks_space, ..failure })
+                Self::Failed(Failure { lacks_space, refusal, ..failure })
             }
         })
     }
@@ -295,7 +311,9 @@ mod tests {
     fn every_outcome_survives_the_wire() {
         let published = Published { files: 3, bytes: 10_240 };
         let failures = FailureKind::ALL.map(|kind| Outcome::Failed(Failure::new(kind, "why")));
-        for outcome in [Outcome::Success(published), Outcome::Skipped(published)].into_iter().chain(failures) {
+        let refused = Failure::new(FailureKind::HttpError, "why").refused(Refusal::Status(404));
+        let others = [Outcome::Success(published), Outcome::Skipped(published), Outcome::Failed(refused)];
+        for outcome in others.into_iter().chain(failures) {
             assert_eq!(Outcome::try_from(proto::Outcome::from(outcome.clone())), Ok(outcome));
         }
     }
@@ -325,10 +343,10 @@ mod tests {
                     kind: number,
                     message: "why".to_owned(),
                     suspect: proto::Suspect::from(suspect).into(),
-                    lacks_space: false,
+                    ..proto::Failure::default()
                 };
                 let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(wire)) };
-                let expected = Failure { kind, message: "why".to_owned(), suspect, lacks_space: false };
+                let expected = Failure::new(kind, "why").suspecting(suspect);
                 assert_eq!(Outcome::try_from(outcome), Ok(Outcome::Failed(expected)), "{number}");
             }
         }

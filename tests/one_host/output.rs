@@ -79,11 +79,14 @@ fn a_terminal_that_is_read_has_bars_and_the_lines_above_them() {
     assert!(said.contains("[00] n00000001: ") && said.contains("WARN n99999999 failed: HTTPError: 404"), "{said}");
 }
 
-/// More lines than a terminal buffers, each of a class that failed.
+/// More lines than a terminal buffers: bars, and each cause of which classes failed.
 #[test]
 fn a_terminal_that_takes_nothing_holds_nothing_up() {
     let origin = Origin::start();
     let missing: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
+    for (status, wnid) in (430..450).cycle().zip(&missing) {
+        origin.class(wnid, Vec::new()).forever(Answer::status(status));
+    }
     let job = Job::new().classes(missing.iter().map(String::as_str)).origin(&origin);
     let job = job.args(["--delete-tar", "--workers", "4"]).deadline(Duration::from_mins(1));
     let job = job.under(on_terminal("stopped").each_ref().map(String::as_str));

@@ -7,7 +7,9 @@ mod patience;
 mod proxies;
 mod public_hosts;
 mod redirects;
+mod refused_alike;
 mod tls;
+mod told;
 mod wrong_answers;
 
 use tests::{

@@ -100,7 +100,7 @@ impl Hostile {
             kind: proto::FailureKind::Timeout.into(),
             message: message.to_owned(),
             suspect: suspect.into(),
-            lacks_space: false,
+            ..proto::Failure::default()
         };
         let outcome = Some(proto::Outcome { kind: Some(Kind::Failure(failure)) });
         let result =

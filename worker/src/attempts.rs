@@ -7,7 +7,7 @@ use shared::backoff::Backoff;
 use url::Url;
 
 use crate::{
-    download_error::DownloadError,
+    download_error::{DownloadError, shown},
     retry::{Verdict, verdict},
 };
 
@@ -55,10 +55,10 @@ impl Attempts {
         // A refusal has shut the gate for its time, which may also end earlier.
         let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
         let wait = BACKOFF.delay(retry, rand::random()).max(at_least);
-        tracing::info!(url = %url.path(), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
+        tracing::info!(url = %shown(url), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
         if wait > LONG_WAIT {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);
-            tracing::warn!("{error}: the origin asks to wait with {} until {end}", url.path());
+            tracing::warn!("{error}: the origin asks to wait with {} until {end}", shown(url));
         }
         made.inc();
         tokio::time::sleep(wait).await;

@@ -14,12 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{Response, header};
+use shared::origin_address::origin_address;
 use tokio::{task::yield_now, time::Instant};
 use url::Url;
 
 use crate::{
     attempts::Attempts,
-    download_error::DownloadError,
+    download_error::{DownloadError, shown},
     origin::{Opened, Origin, Part, Question},
     pace::{Priority, Transfer},
     retry::refuses_the_rest_only,
@@ -230,7 +231,7 @@ impl<'origin> Download<'origin> {
                 Ok(None)
             }
             (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
-                why: "the origin sent a part of the tar when asked for all of it".to_owned(),
+                why: format!("{} sent a part of the tar when asked for all of it", origin_address(&self.url)),
             }),
         }
     }
@@ -245,7 +246,7 @@ impl<'origin> Download<'origin> {
         };
         if !goes_on && source.was_asked_in_vain_by_tag(&opened.source) {
             tracing::info!(
-                url = %self.url.path(),
+                url = %shown(&self.url),
                 "the origin did not send the rest by its ETag, although Last-Modified and length are the same: if this \
                  connection breaks too, the rest is asked for by Last-Modified"
             );
@@ -282,7 +283,7 @@ impl<'origin> Download<'origin> {
             // TLS that was not closed in an orderly way. Whether this was the end, the tar tells.
             Ok(Err(error)) if ends_with_connection(transfer.response()) && is_end_of_connection(&error) => Ok(None),
             Ok(Err(error)) => {
-                tracing::debug!(url = %self.url.path(), %error, "connection broke");
+                tracing::debug!(url = %shown(&self.url), %error, "connection broke");
                 Err(cut)
             }
             Ok(Ok(None)) if length.is_some() => Err(cut),

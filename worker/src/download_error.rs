@@ -1,10 +1,11 @@
 //! The ways in which a download can break, with their identity kept: nothing downstream has to guess from a text.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use shared::{
     outcome::{Failure, FailureKind, Suspect},
+    refusal::Refusal,
     url_secrets::without_credentials,
 };
 
@@ -44,16 +45,22 @@ pub(crate) enum DownloadError {
         /// How long the floor was missed.
         over: Duration,
     },
-    /// The connection could not be made, or broke.
+    /// The connection could not be made, or broke before an answer.
     #[error("{why}")]
     Connection {
-        /// The chain of causes.
+        /// A sentence that names host and port.
         why: String,
     },
     /// The origin's certificate does not prove who it is.
     #[error("certificate refused: {why}")]
     Certificate {
-        /// What is wrong with it.
+        /// Host and port, what is wrong with it, and what to do.
+        why: String,
+    },
+    /// The URL says `https`, and the origin answers without TLS.
+    #[error("{why}")]
+    Scheme {
+        /// A sentence that names host and port.
         why: String,
     },
     /// The body ended early.
@@ -79,34 +86,32 @@ pub(crate) enum DownloadError {
 }
 
 impl DownloadError {
-    /// Sorts an error of the HTTP client.
-    pub(crate) fn from_client(error: &reqwest::Error) -> Self {
-        let mut chain = Vec::new();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            if let Some(refused) = error.downcast_ref::<RefusedRedirect>() {
-                return Self::Redirect { why: refused.to_string() };
-            }
-            if let Some(refused) = certificate_error(error) {
-                return Self::Certificate { why: refused };
-            }
-            let text = error.to_string();
-            if chain.last().is_none_or(|last: &String| !last.contains(&text)) {
-                chain.push(text);
-            }
-            cause = error.source();
+    /// How the origin refused the class, if another attempt would be refused alike.
+    fn refusal(&self) -> Option<Refusal> {
+        if !matches!(verdict(self), Verdict::GiveUp) {
+            return None;
         }
-        if chain.is_empty() {
-            chain.push(error.to_string());
+        match self {
+            Self::Status { code, .. } => Some(Refusal::Status(*code)),
+            Self::Redirect { .. } => Some(Refusal::Redirect),
+            Self::Certificate { .. } => Some(Refusal::Certificate),
+            Self::Scheme { .. } => Some(Refusal::Scheme),
+            Self::NotATar { .. } => Some(Refusal::NotATar),
+            Self::Timeout { .. }
+            | Self::TooSlow { .. }
+            | Self::Connection { .. }
+            | Self::Cut { .. }
+            | Self::TooLong { .. } => None,
         }
-        Self::Connection { why: chain.join(": ") }
     }
 
     fn kind(&self) -> FailureKind {
         match self {
             Self::Status { .. } | Self::Redirect { .. } => FailureKind::HttpError,
             Self::Timeout { .. } | Self::TooSlow { .. } => FailureKind::Timeout,
-            Self::Connection { .. } | Self::Certificate { .. } | Self::Cut { .. } => FailureKind::ConnectionError,
+            Self::Connection { .. } | Self::Certificate { .. } | Self::Scheme { .. } | Self::Cut { .. } => {
+                FailureKind::ConnectionError
+            }
             Self::NotATar { .. } => FailureKind::NotATar,
             Self::TooLong { .. } => FailureKind::TarError,
         }
@@ -119,15 +124,6 @@ impl From<RefusedRedirect> for DownloadError {
     }
 }
 
-/// rustls hides behind one `std::io::Error` or two, whose `source` skips the error that it wraps.
-fn certificate_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-        return certificate_error(inner);
-    }
-    let tls = error.downcast_ref::<rustls::Error>()?;
-    matches!(tls, rustls::Error::InvalidCertificate(_)).then(|| tls.to_string())
-}
-
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Self {
         // What another attempt could have helped is a matter between us and the origin; the rest is what the class is.
@@ -135,7 +131,11 @@ impl From<DownloadError> for Failure {
             Verdict::Retry { .. } => Suspect::Origin,
             Verdict::GiveUp => Suspect::Class,
         };
-        Self::new(error.kind(), &error).suspecting(suspect)
+        let failure = Self::new(error.kind(), &error).suspecting(suspect);
+        match error.refusal() {
+            Some(refusal) => failure.refused(refusal),
+            None => failure,
+        }
     }
 }
 
@@ -178,10 +178,31 @@ mod tests {
             (DownloadError::Cut { received: 1, length: None }, Suspect::Origin),
             (DownloadError::Connection { why: why() }, Suspect::Origin),
             (DownloadError::Certificate { why: why() }, Suspect::Class),
+            (DownloadError::Scheme { why: why() }, Suspect::Class),
             (DownloadError::NotATar { why: why() }, Suspect::Class),
             (DownloadError::Redirect { why: why() }, Suspect::Class),
         ] {
             assert_eq!(Failure::from(error.clone()).suspect, suspect, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_kind_and_what_may_pass_is_none() {
+        let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
+        let why = String::new;
+        for (error, refusal) in [
+            (status(404), Some(Refusal::Status(404))),
+            (status(401), Some(Refusal::Status(401))),
+            (status(503), None),
+            (DownloadError::Redirect { why: why() }, Some(Refusal::Redirect)),
+            (DownloadError::NotATar { why: why() }, Some(Refusal::NotATar)),
+            (DownloadError::Certificate { why: why() }, Some(Refusal::Certificate)),
+            (DownloadError::Scheme { why: why() }, Some(Refusal::Scheme)),
+            (DownloadError::Connection { why: why() }, None),
+            (DownloadError::Timeout { after: Duration::ZERO }, None),
+            (DownloadError::TooLong { length: 1 }, None),
+        ] {
+            assert_eq!(Failure::from(error.clone()).refusal, refusal, "{error}");
         }
     }
 

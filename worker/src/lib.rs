@@ -32,6 +32,7 @@ mod allowed_addresses;
 mod attempts;
 mod authorities;
 mod client;
+mod client_error;
 mod download;
 mod download_error;
 mod lookup;

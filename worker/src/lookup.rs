@@ -9,6 +9,16 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::runtime::Handle;
 
+/// The system's resolver knows no address of a host, or does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the name {host} cannot be looked up ({why})")]
+pub(crate) struct LookupFailed {
+    /// The host's name.
+    pub(crate) host: String,
+    /// What the resolver said.
+    pub(crate) why: String,
+}
+
 /// Asks the system's resolver in the blocking pool of one runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
@@ -22,10 +32,14 @@ impl Lookup {
     }
 
     /// The addresses of a host, with port 0.
-    pub(crate) async fn addresses(&self, host: &str) -> io::Result<Vec<SocketAddr>> {
-        let host = host.to_owned();
-        let found = self.runtime.spawn_blocking(move || (host.as_str(), 0).to_socket_addrs());
-        Ok(found.await.map_err(io::Error::other)??.collect())
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<SocketAddr>, LookupFailed> {
+        let name = host.to_owned();
+        let found = self.runtime.spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
+        let found = found.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        match found {
+            Ok(found) => Ok(found.collect()),
+            Err(error) => Err(LookupFailed { host: host.to_owned(), why: error.to_string() }),
+        }
     }
 }
 

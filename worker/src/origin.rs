@@ -13,13 +13,14 @@ use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap, HeaderValue},
 };
-use shared::job::JobOptions;
+use shared::{job::JobOptions, origin_address::origin_address};
 use tokio::time::timeout;
 use url::Url;
 
 use crate::{
     allowed_addresses::PrivateOrigin,
     client::{Clients, Connections, OriginError},
+    client_error,
     download_error::{DownloadError, shown},
     pace::{Gate, Permit, Priority, Transfer},
     receive_window::ReceiveWindow,
@@ -106,6 +107,7 @@ impl Origin {
 
     /// What came of a request, or of a body on its way: told to the pace.
     pub(crate) fn failed(&self, error: &DownloadError) {
+        self.gate.tell_first_trouble(error, &origin_address(&self.clients.base));
         self.gate.failed(error);
     }
 
@@ -205,7 +207,15 @@ impl Origin {
             permit = self.gate.permit(Priority::GoingOn).await;
             sent = self.send_once(again, &permit).await;
         }
-        (sent.and_then(|sent| sent.map_err(|error| DownloadError::from_client(&error))), permit)
+        if matches!(sent, Ok(Ok(_))) {
+            self.gate.answered();
+        }
+        (sent.and_then(|sent| sent.map_err(|error| self.sorted(&error))), permit)
+    }
+
+    fn sorted(&self, error: &reqwest::Error) -> DownloadError {
+        let proxy = error.url().and_then(|url| self.clients.proxies.for_url(url).ok().flatten());
+        client_error::from_client(error, proxy.as_ref())
     }
 
     /// The outer error: no answer in time.

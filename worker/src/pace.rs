@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 mod bucket;
+mod first_trouble;
 mod gate;
 mod link;
 mod permits;
@@ -81,6 +82,7 @@ fn trouble(error: &DownloadError) -> Option<Trouble> {
         DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Certificate { .. }
+        | DownloadError::Scheme { .. }
         | DownloadError::NotATar { .. }
         | DownloadError::TooLong { .. } => None,
     }
@@ -105,6 +107,7 @@ mod tests {
             (DownloadError::Connection { why: text() }, Some(Trouble::Cut)),
             (DownloadError::Cut { received: 1, length: None }, Some(Trouble::Cut)),
             (DownloadError::Certificate { why: text() }, None),
+            (DownloadError::Scheme { why: text() }, None),
             (DownloadError::Redirect { why: text() }, None),
             (DownloadError::NotATar { why: text() }, None),
             (DownloadError::TooLong { length: 1 }, None),

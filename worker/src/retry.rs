@@ -30,10 +30,11 @@ pub(crate) fn verdict(error: &DownloadError) -> Verdict {
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
         | DownloadError::Cut { .. } => Verdict::Retry { at_least: None },
-        // A certificate, a page or a redirect does not change because one asks again at once.
+        // A certificate, a scheme, a page or a redirect does not change because one asks again at once.
         DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Certificate { .. }
+        | DownloadError::Scheme { .. }
         | DownloadError::NotATar { .. }
         | DownloadError::TooLong { .. } => Verdict::GiveUp,
     }
@@ -79,6 +80,7 @@ mod tests {
             (DownloadError::Connection { why: text() }, retry),
             (DownloadError::Cut { received: 1, length: Some(2) }, retry),
             (DownloadError::Certificate { why: text() }, Verdict::GiveUp),
+            (DownloadError::Scheme { why: text() }, Verdict::GiveUp),
             (DownloadError::Redirect { why: text() }, Verdict::GiveUp),
             (DownloadError::NotATar { why: text() }, Verdict::GiveUp),
             (DownloadError::TooLong { length: 1 }, Verdict::GiveUp),

@@ -183,7 +183,7 @@ fn in_words(phase: Phase) -> &'static str {
         Phase::Running => "running",
         Phase::Recovering => "started again: classes that were granted before the restart wait for their workers",
         Phase::WaitingForWorkers => "waiting for workers",
-        Phase::OriginPaused => "paused: the origin fails everybody; one class at a time finds out whether it is back",
+        Phase::OriginPaused => "paused: no class can be had from the origin; one class tries again every 30 s",
         Phase::Done => "done",
         Phase::Stopping => "stopping",
     }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     fleet::{ClassPage, Fleet, ListedState, Phase},
-    lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
+    lease_table::{Granted, Held, Hello, Lease, OriginRefuses, Refused, Registered, Renewed, UnknownSession},
     pace::{Budget, Observation, PaceStatus},
     tally::Tally,
 };
@@ -97,6 +97,7 @@ pub(super) enum Command {
     Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
+    FirstTrouble { session: SessionId, trouble: String },
     Budget { session: SessionId, reply: Reply<Result<Budget, UnknownSession>> },
     HeardOf { span: Duration, reply: Reply<usize> },
     Fleet { reply: Reply<Fleet> },
@@ -114,6 +115,7 @@ pub struct DispatcherHandle {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) turn: watch::Receiver<u64>,
     pub(super) stopped: watch::Receiver<Option<WorkerStopped>>,
+    pub(super) refuses: watch::Receiver<Option<OriginRefuses>>,
     pub(super) budgets: watch::Receiver<()>,
     pub(super) pace: watch::Receiver<PaceStatus>,
     pub(super) tally: Arc<Tally>,
@@ -169,6 +171,15 @@ impl DispatcherHandle {
     /// [`DispatchError`].
     pub async fn observe(&self, session: SessionId, observation: Observation) -> Result<Budget, DispatchError> {
         Ok(self.ask(|reply| Command::Observe { session, observation, reply }).await??)
+    }
+
+    /// Takes why a worker has had no answer of the origin yet, for the screen.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn first_trouble(&self, session: SessionId, trouble: String) -> Result<(), DispatchError> {
+        let told = self.commands.send(Command::FirstTrouble { session, trouble }).await;
+        told.map_err(|_| DispatchError::Stopped)
     }
 
     /// What a worker may do to the origin.
@@ -277,6 +288,11 @@ impl DispatcherHandle {
     /// The last worker that could not go on.
     pub fn watch_stopped(&self) -> watch::Receiver<Option<WorkerStopped>> {
         self.stopped.clone()
+    }
+
+    /// That the origin refuses every class alike, once it is known.
+    pub fn watch_refuses(&self) -> watch::Receiver<Option<OriginRefuses>> {
+        self.refuses.clone()
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {

@@ -19,6 +19,8 @@ pub(super) struct Pacing {
     turn: u64,
     budgets: watch::Sender<()>,
     status: watch::Sender<PaceStatus>,
+    /// Scheme, host and port, for messages.
+    origin: String,
 }
 
 impl Pacing {
@@ -26,7 +28,13 @@ impl Pacing {
     pub(super) fn new(pace: Pace) -> (Self, watch::Receiver<()>, watch::Receiver<PaceStatus>) {
         let (budgets, budgets_receiver) = watch::channel(());
         let (status, status_receiver) = watch::channel(pace.status(Instant::now()));
-        (Self { turn: pace.turn(), pace, budgets, status }, budgets_receiver, status_receiver)
+        let origin = "the origin".to_owned();
+        (Self { turn: pace.turn(), pace, budgets, status, origin }, budgets_receiver, status_receiver)
+    }
+
+    /// Names the origin in messages.
+    pub(super) fn telling_of(self, origin: String) -> Self {
+        Self { origin, ..self }
     }
 
     /// A worker has said what it does; gives what it may do.
@@ -71,9 +79,9 @@ impl Pacing {
             match notice {
                 Notice::Refused { rest } if rest > LONG_WAIT => {
                     let end = format_rfc3339_seconds(SystemTime::now() + rest);
-                    tracing::warn!("{notice}, until {end}");
+                    tracing::warn!("{notice} ({}), until {end}", self.origin);
                 }
-                notice => tracing::info!("{notice}"),
+                notice => tracing::info!("{notice} ({})", self.origin),
             }
         }
         let status = self.pace.status(now);

@@ -6,7 +6,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Dispatcher, Reply, WorkerStopped, given_up_record};
+use super::{Dispatcher, Reply, WorkerStopped};
 use crate::{
     lease_table::{Ended, Held, Hello, MAX_LOSSES, Refused, Registered},
     ledger::{Entry, Record},
@@ -76,7 +76,7 @@ impl Dispatcher {
         }
         let given_up = ended.given_up.iter().map(|wnid| {
             let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
-            given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
+            self.given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
         });
         given_up.collect()
     }

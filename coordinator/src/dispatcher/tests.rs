@@ -3,7 +3,7 @@
 use shared::{
     ids::LeaseToken,
     job::JobStatus,
-    outcome::{FailureKind, Published},
+    outcome::{Failure, FailureKind, Published},
 };
 use tokio::{sync::oneshot, task::JoinSet};
 

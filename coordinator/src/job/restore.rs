@@ -4,42 +4,68 @@ use std::time::SystemTime;
 
 use shared::{
     InvalidWnid,
-    class_list::InvalidRow,
+    class_list::{ClassList, InvalidRow},
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
 };
 use tokio::time::Instant;
 
-use super::say;
+use super::{retry_failed::Share, say};
 use crate::{
+    config::Plan,
+    failure_lines::FailureLines,
     failure_log::{self, FailureLog},
     lease_table::{Expected, LeaseTable},
     ledger::{Ledger, LedgerError, Record, Run},
+    service::LeaseTerms,
 };
 
 /// A line names at most so many workers.
 const MAX_NAMES: usize = 20;
 
+/// The table of a job, with what is known of its classes; the same in the failure log.
+pub(super) fn restored_table(
+    plan: &Plan,
+    classes: &ClassList,
+    share: &Share<'_>,
+    ledger: &Ledger,
+    run: &Run,
+    terms: LeaseTerms,
+    log: &mut FailureLog,
+) -> Result<LeaseTable, LedgerError> {
+    let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
+        .expecting_progress_within(plan.job.longest_silence())
+        .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl))
+        .checking_first_answers(ledger.failed_before(run, &plan.job.url.to_string())?);
+    share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
+    restore(ledger, run, &mut table, log, plan.stay)?;
+    restore_elsewhere(ledger, run, &mut table, &plan.expect)?;
+    log_invalid(&classes.invalid, log);
+    Ok(table)
+}
+
 /// What an earlier process of the run has settled stays so. Its failures are written to the new failure log; `aloud` (with
 /// `--stay`) to the screen as well, because the output of a former container is lost and its files are often hard to reach.
-pub(super) fn restore(
+fn restore(
     ledger: &Ledger,
     run: &Run,
     table: &mut LeaseTable,
     log: &mut FailureLog,
     aloud: bool,
 ) -> Result<(), LedgerError> {
+    let mut lines = FailureLines::default();
     ledger.settled(run, |Record { wnid, outcome, .. }| {
         table.restore(wnid, &outcome);
         if let Outcome::Failed(failure) = &outcome {
             if aloud {
-                tracing::warn!("{wnid} failed: {failure}");
+                lines.tell(&wnid.to_string(), failure, Instant::now());
             }
             if let Err(error) = log.note(wnid, failure) {
                 tracing::warn!("failed to {error}");
             }
         }
     })?;
+    lines.rest(Instant::now()).iter().for_each(|line| tracing::warn!("{line}"));
     if run.resumed {
         tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
     }
@@ -99,7 +125,7 @@ fn named(workers: &[String]) -> String {
 
 /// What a run before this one has left complete, and on which worker; and the workers that are
 /// waited for.
-pub(super) fn restore_elsewhere(
+fn restore_elsewhere(
     ledger: &Ledger,
     run: &Run,
     table: &mut LeaseTable,
@@ -112,14 +138,16 @@ pub(super) fn restore_elsewhere(
 
 /// Notes the rows that hold no class id, which the table counts as failed from the start, and
 /// writes the log.
-pub(super) fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
+fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
+    let mut lines = FailureLines::default();
     for row in rows {
         let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
-        tracing::warn!("{} failed: {failure}", failure_log::shown(row));
+        lines.tell(failure_log::shown(row), &failure, Instant::now());
         if let Err(error) = log.note_invalid(row, &failure) {
             tracing::warn!("failed to {error}");
         }
     }
+    lines.rest(Instant::now()).iter().for_each(|line| tracing::warn!("{line}"));
     if let Err(error) = log.catch_up() {
         tracing::warn!("failed to {error}");
     }

@@ -16,6 +16,7 @@ use crate::{
     config::{ClassSource, Exposure, SingleHost},
     dispatcher::Renewal,
     lease_table::Hello,
+    lease_table::LeaseTable,
     pace::Ceilings,
 };
 

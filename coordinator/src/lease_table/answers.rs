@@ -1,6 +1,6 @@
 //! What the lease table takes and answers: plain values.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{PATIENCE, drains::Drain, names::Renamed};
 use shared::{
@@ -128,8 +128,13 @@ pub enum Notice {
         /// The worker that had it.
         worker: String,
     },
-    /// The origin fails everybody; the last failure.
-    OriginAway(Failure),
+    /// The origin fails every worker, so the job waits for it.
+    OriginAway {
+        /// The last failure.
+        failure: Failure,
+        /// For how long; then classes fail.
+        waits: Duration,
+    },
     /// Somebody has heard from the origin again.
     OriginBack,
     /// Something about a second copy of a class.

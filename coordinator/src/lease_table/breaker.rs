@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// tried each of them several times.
 pub(super) const OPENS_AT: usize = 12;
 /// Between two classes that find out: thirty requests in a quarter of an hour.
-pub(super) const PROBE_EVERY: Duration = Duration::from_secs(30);
+pub const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// An origin that answered in this run is waited for so long; then its classes fail.
 pub(super) const PATIENCE: Duration = Duration::from_mins(30);
 /// One that has never answered is more likely to be a mistake in `--url`.
@@ -96,14 +96,18 @@ impl Breaker {
     /// workers.
     pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> Meaning {
         if let Some(open) = self.open {
-            let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
-            return if now - open.since < patience { Meaning::Origin } else { Meaning::Class };
+            return if now - open.since < self.patience() { Meaning::Origin } else { Meaning::Class };
         }
         if !is_common {
             return Meaning::Unclear;
         }
         self.open = Some(Open { since: now, next_probe: now + PROBE_EVERY });
         Meaning::Origin
+    }
+
+    /// How long the origin is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER }
     }
 
     /// Keeps a failure until it is clear who is to blame.
@@ -173,8 +177,8 @@ impl Breaker {
 
     /// One class was sent to find out.
     pub(super) fn probed(&mut self, now: Instant) {
+        let patience = self.patience();
         if let Some(open) = &mut self.open {
-            let patience = if self.has_answered { PATIENCE } else { PATIENCE_WITH_A_STRANGER };
             // Once it was waited for long enough, nothing is spared any more.
             open.next_probe = if now - open.since < patience { now + PROBE_EVERY } else { now };
         }

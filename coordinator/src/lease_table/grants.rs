@@ -35,7 +35,9 @@ impl LeaseTable {
         };
         let room = self.free_slots(id);
         self.sessions.by_id.get_mut(&id).expect("it is known").waits_for_slot = room < max;
+        // Only where something is granted: until then the list may still change.
         let max = max.min(room);
+        let max = if max > 0 { max.min(self.room_in_sample(id, now)) } else { 0 };
         let mut leases = Vec::new();
         while leases.len() < max {
             let Some(position) = self.next_pending(id, now) else {
@@ -130,6 +132,9 @@ impl LeaseTable {
         let best = candidates().find(begun_here).or_else(|| candidates().next());
         if best.is_some() {
             return best;
+        }
+        if let Some(position) = self.next_of_sample() {
+            return Some(position);
         }
         while self.classes.get(self.fresh).is_some_and(|class| class.state != State::Fresh) {
             self.fresh += 1;

@@ -1,12 +1,16 @@
 //! Each rule as a sentence; all of them at once under random sequences of operations in `sequences`.
 
-use shared::outcome::{Failure, FailureKind, Published, Suspect};
+use shared::{
+    outcome::{Failure, FailureKind, Published, Suspect},
+    refusal::Refusal,
+};
 
 use super::*;
 
 mod blame;
 mod copies;
 mod elsewhere;
+mod first_answers;
 mod hostile;
 mod losses;
 mod recovery;
@@ -39,6 +43,11 @@ fn good() -> Outcome {
 
 fn bad() -> Outcome {
     Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error"))
+}
+
+fn refused(status: u16) -> Outcome {
+    let failure = Failure::new(FailureKind::HttpError, format!("{status} Client Error"));
+    Outcome::Failed(failure.refused(Refusal::Status(status)))
 }
 
 fn blames(suspect: Suspect) -> Outcome {
@@ -128,7 +137,11 @@ fn check_pending(table: &LeaseTable) {
     assert!(table.returned.iter().all(by_key), "{:?}", table.returned);
     assert_eq!(queued.len(), of(|state| matches!(state, State::Queued(_))).len());
     assert_eq!(table.troubles.delayed(), of(|state| matches!(state, State::Delayed(_))));
-    assert_eq!(table.breaker.doubted(), of(|state| matches!(state, State::Doubted)));
+    let mut doubted = [table.breaker.doubted(), table.refused()].concat();
+    doubted.sort_unstable();
+    if table.origin_refuses().is_none() {
+        assert_eq!(doubted, of(|state| matches!(state, State::Doubted)));
+    }
     assert_eq!(table.elsewhere.pending, of(|state| matches!(state, State::Elsewhere)).len());
     let passed = |position: &usize| *position < table.fresh && !table.is_held_back(*position);
     assert!(!of(|state| matches!(state, State::Fresh)).iter().any(passed));

@@ -47,6 +47,7 @@ impl LeaseTable {
                 // Whatever it said: somebody is there. Only now, or a doubt about this very class would settle it, too.
                 self.origin_answered(now);
             }
+            self.check_sample(now);
             self.settle_lonely_doubts();
             return verdict;
         }
@@ -57,10 +58,12 @@ impl LeaseTable {
         // A success without a lease proves no answer of the origin.
         if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
+            self.end_first_answers();
             if self.breaker.is_answer(lease.token) {
                 self.origin_answered(now);
             }
         }
+        self.check_sample(now);
         self.settle_lonely_doubts();
         verdict
     }
@@ -132,7 +135,7 @@ impl LeaseTable {
         }
         let session = &self.sessions.by_id[&id];
         let key = match failure.suspect {
-            Suspect::Class => return Verdict::Settled,
+            Suspect::Class => return self.class_failed(id, position, failure),
             Suspect::Origin => session.name_key(),
             Suspect::Host => session.host_key(),
         };
@@ -152,7 +155,8 @@ impl LeaseTable {
         };
         if meaning == Meaning::Origin {
             if !was_away {
-                self.notices.push(Notice::OriginAway(failure.clone()));
+                let waits = self.breaker.patience();
+                self.notices.push(Notice::OriginAway { failure: failure.clone(), waits });
             }
             self.excuse(position);
             return Verdict::Excused;

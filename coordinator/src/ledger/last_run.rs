@@ -45,7 +45,23 @@ impl NoLastRun {
 }
 
 impl Ledger {
-    /// What is there to be tried again. An unfinished run of this list and origin (or one that is finished and only shown) is
+    /// Classes that the last run of a URL left failed, other than this one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Read`].
+    pub fn failed_before(&self, run: &Run, url: &str) -> Result<Vec<Wnid>, LedgerError> {
+        let read = || -> rusqlite::Result<Vec<Wnid>> {
+            let select = "SELECT wnid FROM result WHERE outcome = 'failed' AND run = (
+                              SELECT max(id) FROM run WHERE url = ?1 AND id <> ?2
+                              AND EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
+            let mut statement = self.connection.prepare(select)?;
+            let failed = statement.query_map(params![url, run.row], |row| row.get::<_, String>(0))?;
+            failed.filter_map(|wnid| wnid.map(|wnid| wnid.parse().ok()).transpose()).collect()
+        };
+        read().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+    }
+
+    /// What is there to be tried again. A run that settled nothing, e.g. because its URL was wrong, is passed over. An unfinished run of this list and origin (or one that is finished and only shown) is
     /// not the last one: it is itself the attempt that goes on, and the one before it says what it is about.
     ///
     /// # Errors
@@ -57,7 +73,8 @@ impl Ledger {
         or_finished: bool,
     ) -> Result<Result<LastRun, NoLastRun>, LedgerError> {
         let select = "SELECT max(id) FROM run WHERE NOT (id = (SELECT max(id) FROM run)
-                      AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2)";
+                      AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2)
+                      AND (finished_at IS NOT NULL OR EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
         let about = params![list_digest, url, or_finished];
         let found = self.connection.query_row(select, about, |row| row.get::<_, Option<i64>>(0));
         let found = found.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
@@ -119,6 +136,24 @@ mod tests {
 
     fn failed() -> Outcome {
         Outcome::Failed(Failure::new(FailureKind::Timeout, "why"))
+    }
+
+    #[test]
+    fn what_failed_before_is_of_the_last_run_of_the_url_that_settled_anything() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
+        let first = ledger.run("list", "url", false).unwrap();
+        assert_eq!(ledger.failed_before(&first, "url").unwrap(), []);
+        let published = Outcome::Success(Published::default());
+        write(&mut ledger, &first, &[(1, published), (2, failed()), (3, failed())], true);
+        assert_eq!(ledger.failed_before(&first, "url").unwrap(), [], "its own failures are not of an earlier run");
+        // The URL was wrong, so nothing was settled; it is no last run.
+        let wrong = ledger.run("list", "wrong", false).unwrap();
+        assert_eq!(ledger.failed_before(&wrong, "wrong").unwrap(), []);
+        let left = ledger.last_run("retry", "url", false).unwrap().unwrap();
+        assert_eq!(left.failed, [2, 3].map(wnid).into());
+        let next = ledger.run("another list", "url", false).unwrap();
+        assert_eq!(ledger.failed_before(&next, "url").unwrap(), [2, 3].map(wnid));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use shared::ids::SessionId;
+use shared::{ids::SessionId, outcome::printable_within};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
@@ -18,6 +18,9 @@ use crate::{
 const MOST_RECEIVED: u64 = 1 << 48;
 /// Workers honour no `Retry-After` for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+
+/// Bytes of a sentence on why the origin has not answered.
+const LONGEST_TROUBLE: usize = 500;
 
 /// See the module.
 pub(super) struct Pacing {
@@ -46,6 +49,9 @@ impl Pacing {
         // What changes from here on is seen below.
         let changes = dispatcher.watch_budgets();
         let budget = dispatcher.observe(session, observation(&first)).await.map_err(refused)?;
+        if let Some(trouble) = first_trouble(&first) {
+            dispatcher.first_trouble(session, trouble).await.map_err(refused)?;
+        }
         Ok(Self { dispatcher, session, observations, changes, sent: None, next: Some(budget) })
     }
 
@@ -78,6 +84,9 @@ impl Pacing {
                 if observed.session_id != self.session.0 {
                     return Err(Status::invalid_argument("a stream for the pace stays with one session"));
                 }
+                if let Some(trouble) = first_trouble(&observed) {
+                    self.dispatcher.first_trouble(self.session, trouble).await.map_err(refused)?;
+                }
                 self.dispatcher.observe(self.session, observation(&observed)).await
             }
             changed = self.changes.changed() => {
@@ -105,6 +114,11 @@ fn observation(wire: &proto::Observation) -> Observation {
         retry_after: (wire.retry_after_ms > 0)
             .then(|| Duration::from_millis(wire.retry_after_ms).min(LONGEST_RETRY_AFTER)),
     }
+}
+
+/// Why a worker has had no answer of the origin yet.
+fn first_trouble(wire: &proto::Observation) -> Option<String> {
+    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, LONGEST_TROUBLE))
 }
 
 fn message(budget: Budget) -> proto::Budget {
@@ -138,8 +152,10 @@ mod tests {
             requests: most,
             cuts: most,
             refusals: most,
+            first_trouble: "\u{1b}".repeat(1000),
         };
         let believed = observation(&wire);
+        assert!(first_trouble(&wire).is_some_and(|text| text.len() <= LONGEST_TROUBLE && !text.contains('\u{1b}')));
         assert_eq!([believed.open, believed.flowing, believed.wanted], [MAX_SLOTS; 3]);
         assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
         for counter in [believed.seen, believed.received, believed.requests, believed.cuts, believed.refusals] {

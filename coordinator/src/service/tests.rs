@@ -186,7 +186,8 @@ async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
     let mut running = Running::start(3).await;
     let session_id = running.register().await.session_id;
     let leases = running.acquire(session_id, 2).await.leases;
-    let newer = proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1, lacks_space: false };
+    let newer =
+        proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1, ..proto::Failure::default() };
     let result = |lease: &proto::Lease, outcome| proto::Result {
         wnid: lease.wnid.clone(),
         token: lease.token,

@@ -48,9 +48,10 @@ impl CoordinatorClient {
         &mut self,
         session: SessionId,
         first: &Observation,
+        first_trouble: String,
     ) -> Result<(Observations, Budgets), NoBudget> {
         let (sender, stream) = mpsc::channel(1);
-        sender.try_send(wire_observation(session, first)).expect("there is room for one");
+        sender.try_send(wire_observation(session, first, first_trouble)).expect("there is room for one");
         let budgets = self.stub.pace(ReceiverStream::new(stream)).await?.into_inner();
         Ok((Observations { sender, session }, Budgets(budgets)))
     }
@@ -65,8 +66,9 @@ impl Observations {
 }
 
 impl Room<'_> {
-    pub(crate) fn send(self, observation: &Observation) {
-        self.room.send(wire_observation(self.session, observation));
+    /// `first_trouble`: why the origin has not answered yet.
+    pub(crate) fn send(self, observation: &Observation, first_trouble: String) {
+        self.room.send(wire_observation(self.session, observation, first_trouble));
     }
 }
 
@@ -95,7 +97,7 @@ impl From<Status> for NoBudget {
     }
 }
 
-fn wire_observation(session: SessionId, observation: &Observation) -> proto::Observation {
+fn wire_observation(session: SessionId, observation: &Observation, first_trouble: String) -> proto::Observation {
     proto::Observation {
         session_id: session.0,
         seen_version: observation.seen,
@@ -107,5 +109,6 @@ fn wire_observation(session: SessionId, observation: &Observation) -> proto::Obs
         cuts: observation.cuts,
         refusals: observation.refusals,
         retry_after_ms: u64::try_from(observation.retry_after.as_millis()).unwrap_or(u64::MAX),
+        first_trouble,
     }
 }

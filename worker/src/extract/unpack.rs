@@ -16,6 +16,7 @@ use shared::{
     Wnid,
     outcome::{Failure, FailureKind},
     own_file::{self, Access},
+    refusal::Refusal,
 };
 
 use super::{
@@ -118,7 +119,9 @@ impl UnpackError {
                 return Err((action, source));
             }
         };
-        Ok(Failure::new(kind, self))
+        let is_a_tar = kind != FailureKind::NotATar;
+        let failure = Failure::new(kind, self);
+        Ok(if is_a_tar { failure } else { failure.refused(Refusal::NotATar) })
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Budget, Observation, Priority, Trouble,
     bucket::{Bucket, Place},
+    first_trouble::FirstTrouble,
     permits::{Permits, Ticket},
     trouble,
 };
@@ -46,6 +47,7 @@ pub(crate) struct Gate {
     /// Downloads that may run at once; each has connections of its own.
     slots: u32,
     tally: Arc<Tally>,
+    first_trouble: FirstTrouble,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl Gate {
             news: Notify::new(),
             slots,
             tally,
+            first_trouble: FirstTrouble::default(),
         };
         Arc::new(gate)
     }
@@ -152,6 +155,23 @@ impl Gate {
             }
         }
         self.change(|state| state.permits.trouble());
+    }
+
+    /// Tells why the origin has not answered yet.
+    pub(crate) fn tell_first_trouble(&self, error: &DownloadError, address: &str) {
+        if let Some(sentence) = self.first_trouble.note(error, address) {
+            tracing::warn!("{sentence}");
+        }
+    }
+
+    /// The origin has answered a request.
+    pub(crate) fn answered(&self) {
+        self.first_trouble.answered();
+    }
+
+    /// Why the origin has not answered yet; empty if it has, or was not asked.
+    pub(super) fn first_trouble(&self) -> String {
+        self.first_trouble.last()
     }
 
     /// Holds back every request of this process for a while, because the origin asked one of them to wait.

@@ -78,7 +78,7 @@ impl Link {
     async fn follow(&mut self) -> Ended {
         let told = self.gate.tell();
         let opened = async {
-            let (observations, mut budgets) = self.client.pace(self.session, &told).await?;
+            let (observations, mut budgets) = self.client.pace(self.session, &told, self.gate.first_trouble()).await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, first))
         };
@@ -117,7 +117,7 @@ impl Link {
                 }
                 room = observations.room(), if is_due => {
                     told = self.gate.tell();
-                    room?.send(&told);
+                    room?.send(&told, self.gate.first_trouble());
                     (last, is_due) = (Instant::now(), false);
                     even = even.max(last) + PAUSE;
                 }

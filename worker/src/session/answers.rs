@@ -30,7 +30,8 @@ impl Worker {
 
     pub(super) fn registered(&mut self, registration: &Registration) {
         self.registered_at = Some(Instant::now());
-        if registration.job.run_id != self.site.job.run_id {
+        // Also the same run with other options, e.g. a coordinator that was started again with a login for the origin.
+        if registration.job != self.site.job {
             // Results of the former run: a worker that leases these classes again finds them published.
             self.unreported.clear();
             self.other_run = Some(registration.session);

@@ -17,6 +17,7 @@ use url::Url;
 use super::part_file::PartWriter;
 use crate::{
     download::{Download, Piece, Until},
+    download_error::shown,
     origin::Origin,
     pace::Priority,
     progress::ClassProgress,
@@ -125,7 +126,7 @@ impl Tar {
                 Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => Ended::RefusedByTag,
                 Ok(Some(Piece::Begin(_)) | None) => Ended::Refused,
                 Err(error) => {
-                    tracing::info!(url = %self.url.path(), %error, "a part of the tar did not come");
+                    tracing::info!(url = %shown(&self.url), %error, "a part of the tar did not come");
                     Ended::Failed
                 }
             };

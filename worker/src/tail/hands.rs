@@ -123,7 +123,7 @@ async fn fetch(
     let Some((url, source)) = off_the_runtime(move || Ok(of_this_job(&here.job.url, &asking, &known))).await? else {
         return Ok(false);
     };
-    tracing::debug!(url = %url.path(), start = task.start, end = task.end, "fetching a part for another worker");
+    tracing::debug!(url = %shown(&url), start = task.start, end = task.end, "fetching a part for another worker");
     let (origin, _) = site.beside();
     let tar = Tar { origin: origin.clone(), url, retries: site.job.retries, progress: Arc::clone(progress) };
     let mut shared = Shared::new(task.start, task.end, Arc::default());

@@ -212,7 +212,7 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
     assert_eq!(verdicts[..OPENS_AT - 1], [Verdict::Doubted; OPENS_AT - 1]);
     assert_eq!(verdicts[OPENS_AT - 1], Verdict::Excused);
     assert_eq!(table.phase(), Phase::OriginPaused);
-    assert!(matches!(table.take_notices()[..], [Notice::OriginAway(_)]));
+    assert!(matches!(table.take_notices()[..], [Notice::OriginAway { waits: PATIENCE, .. }]));
     assert_eq!((table.status().failed, table.status().pending), (0, 98), "what was on its way still is");
     assert_eq!(table.report(one, first[1], &blames(Suspect::Origin), now, 1.0), Verdict::Excused);
     let mut probes = 0;

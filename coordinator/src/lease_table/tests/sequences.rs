@@ -57,7 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(worker, received, bytes)| Step::Renew { worker, received, bytes }),
         4 => (worker.clone(), 0..4_usize, any::<bool>())
             .prop_map(|(worker, max, forget)| Step::Acquire { worker, max, forget }),
-        8 => (any::<usize>(), worker.clone(), 0..4_usize)
+        8 => (any::<usize>(), worker.clone(), 0..5_usize)
             .prop_map(|(pick, by, outcome)| Step::Report { pick, by, outcome }),
         1 => Just(Step::RetryFailed),
         1 => worker.clone().prop_map(|worker| Step::Drain { worker }),
@@ -129,7 +129,8 @@ impl Fleet {
                 if self.granted.is_empty() {
                     return;
                 }
-                let outcome = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host)][outcome].clone();
+                let outcomes = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host), refused(404)];
+                let outcome = outcomes[outcome].clone();
                 let session = self.sessions[by].unwrap_or(SessionId(0));
                 // Half of them are about one of the last grants.
                 let among = if pick % 2 == 0 { self.granted.len() } else { self.granted.len().min(4) };
@@ -284,9 +285,13 @@ proptest! {
         steps in vec(step(), 1..300),
         count in 1..30_u32,
         is_tail in any::<bool>(),
+        checks_first_answers in any::<bool>(),
     ) {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL).granted_before(0);
+        if checks_first_answers && !is_tail {
+            table = table.checking_first_answers([]);
+        }
         let mut fleet = Fleet::default();
         if is_tail {
             fleet.come_to_the_tail(&mut table, count as usize, &mut now);
@@ -319,9 +324,13 @@ proptest! {
             fleet.marks(&mut table);
             fleet.note_given_up(&mut table);
             check(&table);
-            if table.status().is_done() {
+            if table.status().is_done() || table.origin_refuses().is_some() {
                 break;
             }
+        }
+        if let Some(refuses) = table.origin_refuses() {
+            prop_assert!(refuses.classes == 20 && table.status().pending >= 20);
+            return Ok(());
         }
         prop_assert!(table.status().is_done(), "{:?} {:?}", table.status(), table.phase());
         prop_assert_eq!(fleet.settled.len(), count as usize);

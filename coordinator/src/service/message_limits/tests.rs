@@ -24,7 +24,8 @@ fn held(count: usize) -> Vec<proto::Held> {
 }
 
 fn results(count: usize) -> proto::ReportRequest {
-    let failure = proto::Failure { kind: 4, message: "not a tar\u{1b}".repeat(20), suspect: 1, lacks_space: false };
+    let failure =
+        proto::Failure { kind: 4, message: "not a tar\u{1b}".repeat(20), suspect: 1, ..proto::Failure::default() };
     let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(failure)) };
     let result = proto::Result {
         wnid: "n12345678".to_owned(),

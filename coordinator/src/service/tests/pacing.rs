@@ -22,13 +22,13 @@ impl Worker {
         let hello = proto::RegisterRequest { worker_name: name.to_owned(), ..registration(1) };
         let session_id = running.client.register(hello).await.unwrap().into_inner().session_id;
         let says = proto::Observation { session_id, wanted, ..Default::default() };
-        let (observations, mut budgets) = open(running, says).await.unwrap();
+        let (observations, mut budgets) = open(running, says.clone()).await.unwrap();
         let budget = budgets.message().await.unwrap().unwrap();
         Self { says, observations, budgets, budget }
     }
 
     async fn observe(&mut self) {
-        self.observations.send(self.says).await.unwrap();
+        self.observations.send(self.says.clone()).await.unwrap();
     }
 
     /// The next budget, which must be a new one.

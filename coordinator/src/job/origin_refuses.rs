@@ -1,0 +1,43 @@
+//! Why a job ends early: the origin refuses every class alike, as with a wrong URL or without a login.
+
+use crate::lease_table::OriginRefuses;
+
+/// The origin refuses every class alike.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "get any class from {origin}: the first {} classes that were asked for, taken from all over the list, were refused \
+     in the same way ({}). {}No class is noted as failed", refuses.classes, refuses.failure, advice(refuses)
+)]
+pub struct OriginRefusesAll {
+    /// Scheme, host and port.
+    pub(super) origin: String,
+    /// What the lease table knows of it.
+    pub(super) refuses: OriginRefuses,
+}
+
+fn advice(refuses: &OriginRefuses) -> String {
+    refuses.refusal.advice().map_or_else(String::new, |advice| format!("{advice}. "))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{
+        outcome::{Failure, FailureKind},
+        refusal::Refusal,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_sentence_names_the_address_the_answer_and_the_flag() {
+        let message = "404 Client Error: Not Found for url: http://h:81/x/n00000001.tar";
+        let failure = Failure::new(FailureKind::HttpError, message).refused(Refusal::Status(404));
+        let refuses = OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20 };
+        assert_eq!(
+            OriginRefusesAll { origin: "http://h:81".to_owned(), refuses }.to_string(),
+            "get any class from http://h:81: the first 20 classes that were asked for, taken from all over the list, were \
+             refused in the same way (HTTPError: 404 Client Error: Not Found for url: http://h:81/x/n00000001.tar). There \
+             is nothing under these URLs: check the path in --url. No class is noted as failed"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! The first answers of the origin: whether it refuses every class alike, because of a wrong URL or
+//! a missing login. Pure.
+//!
+//! Before the origin has sent a tar, at most [`SAMPLE`] classes are asked for. They are spread over
+//! the whole list, so a list whose first rows are missing at the origin is not taken for one that
+//! is missing altogether. A class that the origin refuses meanwhile stays pending. If [`SAMPLE`]
+//! classes are refused alike, the job ends and none of them has failed. With the first tar, or the
+//! first answer of another kind, the refused classes have failed, and the check is over.
+//!
+//! Refusals of classes that the last run of this URL left failed say nothing: they are likely to be
+//! missing for good. So they are not in the sample, and not counted.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    mem,
+    time::Duration,
+};
+
+use shared::{Wnid, ids::SessionId, outcome::Failure, refusal::Refusal};
+use tokio::time::Instant;
+
+use super::{LeaseTable, State, Verdict};
+
+/// Different classes that the origin refuses alike before the job ends. In a shorter list each class
+/// fails by itself.
+pub(super) const SAMPLE: usize = 20;
+/// While several workers are there, each gets an equal part of the sample for this long: one worker
+/// that lies, or has no way to the origin, cannot speak for all.
+pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
+/// A worker that has so many bytes of a class is being sent a tar: pages and other contents are
+/// told apart by their first 512 bytes.
+const BYTES_OF_A_TAR: u64 = 64 << 10;
+/// Where so many times more classes are complete than are left, the rest may well be missing at the
+/// origin.
+const MOSTLY_THERE: usize = 9;
+
+/// The origin refuses every class alike: the job cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginRefuses {
+    /// How.
+    pub refusal: Refusal,
+    /// The failure of one of the classes.
+    pub failure: Failure,
+    /// How many classes were refused.
+    pub classes: usize,
+}
+
+/// Whether the check goes on.
+#[derive(Debug, Default)]
+pub(super) enum FirstAnswers {
+    /// Nothing was granted yet.
+    Waiting {
+        failed_before: HashSet<usize>,
+    },
+    Checking(Sample),
+    Refused(OriginRefuses),
+    /// The origin has sent a tar, or the list is too short.
+    #[default]
+    Over,
+}
+
+#[derive(Debug)]
+pub(super) struct Sample {
+    failed_before: HashSet<usize>,
+    /// Classes of the sample that were not granted yet.
+    rest: VecDeque<usize>,
+    /// Classes that were refused, by whom, and how.
+    refused: BTreeMap<usize, (SessionId, Failure)>,
+    /// When each worker may have the whole sample; `None` once that was told.
+    shared_until: Option<Instant>,
+}
+
+impl Sample {
+    /// Of these classes, in the order of the list.
+    fn of(candidates: &[usize], failed_before: HashSet<usize>, now: Instant) -> Self {
+        let last = candidates.len() - 1;
+        let rest = (0..SAMPLE).map(|number| candidates[number * last / (SAMPLE - 1)]).collect();
+        Self { failed_before, rest, refused: BTreeMap::new(), shared_until: Some(now + SHARED_FOR) }
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        self.refused.values().next().and_then(|(_, failure)| failure.refusal)
+    }
+}
+
+impl LeaseTable {
+    /// Ends the job when its first classes are all refused alike. `failed_before`: classes that the
+    /// last run of this URL left failed.
+    #[must_use]
+    pub fn checking_first_answers(self, failed_before: impl IntoIterator<Item = Wnid>) -> Self {
+        let failed_before = failed_before.into_iter().filter_map(|wnid| self.index.get(&wnid).copied());
+        let first_answers = FirstAnswers::Waiting { failed_before: failed_before.collect() };
+        Self { first_answers, ..self }
+    }
+
+    /// That the origin refuses every class alike, once it is known.
+    pub fn origin_refuses(&self) -> Option<&OriginRefuses> {
+        match &self.first_answers {
+            FirstAnswers::Refused(refuses) => Some(refuses),
+            _ => None,
+        }
+    }
+
+    /// How many classes a worker may be granted before the origin has answered well.
+    pub(super) fn room_in_sample(&mut self, id: SessionId, now: Instant) -> usize {
+        if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
+            let failed_before = mem::take(failed_before);
+            self.first_answers = self.first_check(failed_before, now);
+        }
+        let sample = match &self.first_answers {
+            FirstAnswers::Checking(sample) => sample,
+            FirstAnswers::Refused(_) => return 0,
+            FirstAnswers::Waiting { .. } | FirstAnswers::Over => return usize::MAX,
+        };
+        let leased = usize::try_from(self.status.leased).unwrap_or(usize::MAX);
+        let room = SAMPLE.saturating_sub(sample.refused.len().saturating_add(leased));
+        if sample.shared_until.is_none_or(|until| now >= until) {
+            return room;
+        }
+        let refused = sample.refused.values().filter(|(session, _)| *session == id).count();
+        let used = refused + self.sessions.by_id.get(&id).map_or(0, |session| session.leases.len());
+        room.min(SAMPLE.div_ceil(self.sessions.by_id.len().max(1)).saturating_sub(used))
+    }
+
+    fn first_check(&self, failed_before: HashSet<usize>, now: Instant) -> FirstAnswers {
+        let is_candidate = |position: &usize| {
+            matches!(self.classes[*position].state, State::Fresh | State::Queued(_))
+                && !failed_before.contains(position)
+        };
+        let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
+        let there = usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
+        if candidates.len() < SAMPLE || there / MOSTLY_THERE >= candidates.len() {
+            return FirstAnswers::Over;
+        }
+        FirstAnswers::Checking(Sample::of(&candidates, failed_before, now))
+    }
+
+    /// The next class of the sample.
+    pub(super) fn next_of_sample(&mut self) -> Option<usize> {
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return None };
+        while let Some(position) = sample.rest.pop_front() {
+            if self.classes[position].state == State::Fresh {
+                return Some(position);
+            }
+        }
+        None
+    }
+
+    /// A class has failed by itself. It stays pending while it may be that all are refused.
+    pub(super) fn class_failed(&mut self, id: SessionId, position: usize, failure: &Failure) -> Verdict {
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else {
+            // The job ends with what is known of its first classes.
+            let is_refused = self.origin_refuses().is_some() && failure.refusal.is_some();
+            return if is_refused { self.keep_pending(position) } else { Verdict::Settled };
+        };
+        let Some(refusal) = failure.refusal.filter(|refusal| sample.refusal().is_none_or(|first| first == *refusal))
+        else {
+            self.end_first_answers();
+            return Verdict::Settled;
+        };
+        if sample.failed_before.contains(&position) {
+            return Verdict::Settled;
+        }
+        sample.refused.insert(position, (id, failure.clone()));
+        let classes = sample.refused.len();
+        if classes >= SAMPLE {
+            let failure = failure.clone();
+            self.first_answers = FirstAnswers::Refused(OriginRefuses { refusal, failure, classes });
+        }
+        self.keep_pending(position)
+    }
+
+    fn keep_pending(&mut self, position: usize) -> Verdict {
+        self.classes[position].token = None;
+        self.set(position, State::Doubted);
+        Verdict::Doubted
+    }
+
+    /// The origin has sent a tar, or answers in different ways: what it refused has failed.
+    pub(super) fn end_first_answers(&mut self) {
+        if matches!(self.first_answers, FirstAnswers::Refused(_) | FirstAnswers::Over) {
+            return;
+        }
+        if let FirstAnswers::Checking(sample) = mem::take(&mut self.first_answers) {
+            for (position, (_, failure)) in sample.refused {
+                if self.classes[position].state == State::Doubted {
+                    self.give_up(position, failure);
+                }
+            }
+            self.turn += 1;
+        }
+    }
+
+    /// A worker names what it has: `most` bytes of a class, and whether it has received any since
+    /// it was heard of last. Where no class was refused, any bytes are those of tars.
+    pub(super) fn first_bytes(&mut self, most: u64, has_received: bool) {
+        let FirstAnswers::Checking(sample) = &self.first_answers else { return };
+        if most >= BYTES_OF_A_TAR || (has_received && sample.refused.is_empty()) {
+            self.end_first_answers();
+        }
+    }
+
+    /// When nothing else is left to be asked for, the refused classes have failed; and each worker
+    /// may have the whole sample after a time.
+    pub(super) fn check_sample(&mut self, now: Instant) {
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return };
+        if sample.shared_until.is_some_and(|until| now >= until) {
+            sample.shared_until = None;
+            self.turn += 1;
+        }
+        let undecided = sample.refused.len() as u64 + self.breaker.doubts();
+        if self.status.leased == 0 && self.status.pending <= undecided {
+            self.end_first_answers();
+        }
+    }
+
+    /// Classes that are pending because the origin refused them.
+    #[cfg(test)]
+    pub(super) fn refused(&self) -> Vec<usize> {
+        let FirstAnswers::Checking(sample) = &self.first_answers else { return Vec::new() };
+        let is_pending = |position: &usize| self.classes[*position].state == State::Doubted;
+        sample.refused.keys().copied().filter(is_pending).collect()
+    }
+}

@@ -1,0 +1,202 @@
+//! The first answers of the origin: when all are the same refusal, and how a list of which only some
+//! classes are missing is told apart.
+
+use super::*;
+use crate::lease_table::first_answers::{SAMPLE, SHARED_FOR};
+
+/// Grants and refuses until nothing more is granted or the check is over; gives the classes that
+/// were asked for.
+fn refuse_all(table: &mut LeaseTable, id: SessionId, slots: usize, status: u16, now: Instant) -> Vec<Wnid> {
+    let mut asked = Vec::new();
+    loop {
+        let leases = acquire(table, id, slots, now).unwrap();
+        if leases.is_empty() {
+            return asked;
+        }
+        for lease in leases {
+            asked.push(lease.wnid);
+            table.report(id, lease, &refused(status), now, 1.0);
+        }
+        check(table);
+    }
+}
+
+fn number(wnid: Wnid) -> usize {
+    wnid.to_string()[1..].parse().unwrap()
+}
+
+#[test]
+fn twenty_classes_from_all_over_the_list_that_are_refused_alike_end_the_job() {
+    for (count, slots) in [(20, 10), (5000, 10), (5000, 1), (5000, 1000), (100_000, 7)] {
+        let now = Instant::now();
+        let mut table = table(count).checking_first_answers([]);
+        let id = session(&mut table, "one", now);
+        let asked = refuse_all(&mut table, id, slots, 404, now);
+        assert_eq!(asked.len(), SAMPLE);
+        let mut positions: Vec<usize> = asked.into_iter().map(number).collect();
+        positions.sort_unstable();
+        assert_eq!((positions[0], positions[19]), (1, count as usize), "the first and the last row");
+        let widest = positions.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(widest <= (count as usize).div_ceil(SAMPLE - 1), "{widest} rows apart");
+        let refuses = table.origin_refuses().expect("all were refused");
+        assert_eq!((refuses.refusal, refuses.classes), (Refusal::Status(404), SAMPLE));
+        assert_eq!((table.status().failed, table.status().pending), (0, count.into()), "none of them has failed");
+        assert_eq!(table.take_given_up(), []);
+    }
+}
+
+#[test]
+fn a_tar_among_the_first_answers_makes_the_refused_classes_failed_and_opens_the_gate() {
+    let now = Instant::now();
+    let mut table = table(5000).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let leases = acquire(&mut table, id, 100, now).unwrap();
+    assert_eq!(leases.len(), SAMPLE, "no more are asked for before the first answer");
+    for lease in &leases[1..] {
+        assert_eq!(table.report(id, *lease, &refused(404), now, 1.0), Verdict::Doubted);
+        check(&table);
+    }
+    assert_eq!(table.status().failed, 0);
+    let turn = table.turn();
+    assert_eq!(table.report(id, leases[0], &good(), now, 1.0), Verdict::Settled);
+    check(&table);
+    assert_eq!((table.status().success, table.status().failed), (1, 19));
+    assert_eq!(table.take_given_up().len(), 19);
+    assert!(table.turn() > turn, "questions that wait are answered");
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 100);
+    assert_eq!(table.origin_refuses(), None);
+}
+
+/// The first rows are missing at the origin, and the rest is there.
+#[test]
+fn a_list_whose_first_twenty_are_missing_is_finished() {
+    for count in [21, 40, 5000] {
+        let now = Instant::now();
+        let mut table = table(count).checking_first_answers([]);
+        let id = session(&mut table, "one", now);
+        loop {
+            let leases = acquire(&mut table, id, 10, now).unwrap();
+            if leases.is_empty() {
+                break;
+            }
+            for lease in leases {
+                let outcome = if number(lease.wnid) <= 20 { refused(404) } else { good() };
+                table.report(id, lease, &outcome, now, 1.0);
+            }
+        }
+        assert!(table.status().is_done(), "{:?}", table.status());
+        assert_eq!((table.status().failed, table.status().success), (20, u64::from(count) - 20));
+    }
+}
+
+#[test]
+fn a_short_list_a_nearly_complete_one_and_what_failed_before_are_no_evidence() {
+    let now = Instant::now();
+    let mut short = table(19).checking_first_answers([]);
+    let id = session(&mut short, "one", now);
+    assert_eq!(refuse_all(&mut short, id, 10, 404, now).len(), 19);
+    assert_eq!((short.status().failed, short.origin_refuses()), (19, None));
+
+    let mut complete = table(250).checking_first_answers([]);
+    for wnid in wnids(225) {
+        complete.restore(wnid, &Outcome::Skipped(Published::default()));
+    }
+    let id = session(&mut complete, "one", now);
+    assert_eq!(refuse_all(&mut complete, id, 10, 404, now).len(), 25);
+    assert_eq!((complete.status().failed, complete.origin_refuses()), (25, None));
+
+    let mut again = table(60).checking_first_answers(wnids(50));
+    let id = session(&mut again, "one", now);
+    assert_eq!(refuse_all(&mut again, id, 10, 404, now).len(), 60, "ten of them are new");
+    assert_eq!((again.status().failed, again.origin_refuses()), (60, None));
+}
+
+#[test]
+fn answers_that_differ_are_the_classes_own() {
+    for other in [refused(403), bad()] {
+        let now = Instant::now();
+        let mut table = table(100).checking_first_answers([]);
+        let id = session(&mut table, "one", now);
+        let leases = acquire(&mut table, id, 100, now).unwrap();
+        for lease in &leases[1..] {
+            table.report(id, *lease, &refused(404), now, 1.0);
+        }
+        assert_eq!(table.report(id, leases[0], &other, now, 1.0), Verdict::Settled);
+        assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
+        check(&table);
+    }
+}
+
+#[test]
+fn bytes_of_a_tar_are_an_answer_too() {
+    let now = Instant::now();
+    let mut table = table(100).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let leases = acquire(&mut table, id, 100, now).unwrap();
+    table.report(id, leases[0], &refused(404), now, 1.0);
+    let leases = &leases[1..];
+    let named = |bytes| leases.iter().map(move |lease| Held { lease: *lease, bytes, length: 0 }).collect::<Vec<_>>();
+    table.renew(id, &named(1000), 20_000, now).unwrap();
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "a page may have so many");
+    table.renew(id, &named(100_000), 2_000_000, now).unwrap();
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
+
+    // Where nothing was refused, the first bytes that a worker receives are enough.
+    let mut table = super::table(100).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let leases = acquire(&mut table, id, 100, now).unwrap();
+    table.renew(id, &held(&leases), 2048, now).unwrap();
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
+}
+
+/// Also when some of the sample had another end, and when the origin is away in between.
+#[test]
+fn a_sample_that_cannot_be_filled_ends_with_the_list() {
+    let mut now = Instant::now();
+    let mut table = table(24).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let mut reported = 0;
+    while !table.status().is_done() {
+        let leases = acquire(&mut table, id, 10, now).unwrap();
+        for lease in &leases {
+            reported += 1;
+            let outcome = match reported % 4 {
+                0 => Outcome::Skipped(Published::default()),
+                1 => blames(Suspect::Origin),
+                _ => refused(404),
+            };
+            table.report(id, *lease, &outcome, now, 1.0);
+            check(&table);
+        }
+        now += Duration::from_secs(1);
+        table.renew(id, &[], 0, now).unwrap();
+        table.tick(now);
+        assert!(reported < 100, "{:?}", table.status());
+    }
+    assert_eq!(table.origin_refuses(), None);
+}
+
+/// One worker that lies, or whose own proxy answers with a page, does not end the job of all others.
+#[test]
+fn one_of_several_workers_cannot_speak_for_all() {
+    let mut now = Instant::now();
+    let mut table = table(5000).checking_first_answers([]);
+    let (hostile, honest) = (session(&mut table, "hostile", now), session(&mut table, "honest", now));
+    assert_eq!(refuse_all(&mut table, hostile, 1000, 404, now).len(), SAMPLE / 2);
+    assert_eq!(table.origin_refuses(), None);
+    let leases = acquire(&mut table, honest, 1, now).unwrap();
+    table.report(honest, leases[0], &good(), now, 1.0);
+    assert_eq!(table.status().success, 1);
+    check(&table);
+
+    // One that does not ask holds the others up for a moment only.
+    let mut table = super::table(5000).checking_first_answers([]);
+    let (one, _) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    assert_eq!(refuse_all(&mut table, one, 10, 404, now).len(), SAMPLE / 2);
+    let turn = table.turn();
+    now += SHARED_FOR;
+    table.tick(now);
+    assert!(table.turn() > turn);
+    assert_eq!(refuse_all(&mut table, one, 10, 404, now).len(), SAMPLE / 2);
+    assert!(table.origin_refuses().is_some());
+}

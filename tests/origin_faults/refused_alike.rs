@@ -1,0 +1,160 @@
+//! An origin that refuses every class alike, because of a wrong path or a missing login: the job ends
+//! within seconds, asks little, and notes nothing as failed. A list of which only some classes are
+//! missing is finished.
+
+use std::time::Duration;
+
+use tests::{
+    answer::Answer,
+    archives::images,
+    cluster::{Job, Table},
+    fleet::lasting_address,
+    origin::Origin,
+    tls_front::{Certificate, TlsFront},
+};
+use tokio::time::Instant;
+
+use super::told::RawServer;
+
+fn wnids(count: u64) -> Vec<String> {
+    (1..=count).map(|number| format!("n{number:08}")).collect()
+}
+
+/// Classes of one small image each.
+fn tars(count: u64) -> Vec<(String, Vec<u8>)> {
+    (1..).zip(wnids(count)).map(|(seed, wnid)| (wnid.clone(), images(&wnid, 1, 500..900, seed))).collect()
+}
+
+/// How an origin refuses, and what the sentence must hold.
+fn refusals() -> [(Option<Answer>, &'static [&'static str]); 5] {
+    [
+        (None, &["404 Client Error: Not Found for url: http", "check the path in --url"]),
+        (Some(Answer::status(403)), &["403 Client Error", "--header-file", "--url"]),
+        (Some(Answer::status(401)), &["401 Client Error", "--header-file", "Authorization:"]),
+        (Some(Answer::html()), &["looks like an HTML page", "--header-file"]),
+        (Some(Answer::redirect("ftp://login.test/")), &["redirect to a URL of the scheme ftp", "--header-file"]),
+    ]
+}
+
+#[test]
+fn a_list_of_five_thousand_that_is_refused_alike_ends_within_five_seconds_and_25_requests() {
+    let wnids = wnids(5000);
+    for (answer, words) in refusals() {
+        let origin = Origin::start();
+        if let Some(answer) = answer {
+            for wnid in &wnids {
+                origin.class(wnid, Vec::new()).forever(answer.clone());
+            }
+        }
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+        let started = Instant::now();
+        let finished = job.run();
+        let took = started.elapsed();
+        let address = format!("http://{}", origin.address());
+        job.assert_could_not_run(&finished, &[words, &[address.as_str(), "from all over the list"]].concat());
+        let requests = origin.all_requests().len();
+        assert!((20..=25).contains(&requests), "{requests} requests");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(job.failures(), [] as [String; 0], "none of them has failed");
+        let lines = finished.stderr.lines().filter(|line| line.contains("WARN") || line.contains("error: ")).count();
+        assert_eq!(lines, 1, "one line, not one for each class: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_verify_and_a_wrong_scheme_end_the_job_too() {
+    let origin = Origin::start();
+    let front = TlsFront::start(origin.address(), Certificate::Valid);
+    let wnids = wnids(200);
+    let server = RawServer::start(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    let plain = format!("https://{}", server.address);
+    for (url, words) in [
+        (front.url(), ["no authority that is trusted here has signed it", "--cacert"]),
+        (plain, ["answers without TLS", "check http:// or https://"]),
+    ] {
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).url(&url).args(["--delete-tar"]);
+        let finished = job.run();
+        job.assert_could_not_run(&finished, &[&words[..], &[url.as_str()]].concat());
+        for jargon in ["UnknownIssuer", "InvalidContentType", "OtherError", "invalid peer certificate"] {
+            assert!(!finished.stderr.contains(jargon), "{}", finished.stderr);
+        }
+    }
+    assert_eq!(origin.all_requests().len(), 0);
+}
+
+#[test]
+fn a_list_whose_first_twenty_are_missing_is_finished() {
+    let origin = Origin::start();
+    let tars = tars(60);
+    for (wnid, tar) in &tars[20..] {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(["--delete-tar"]);
+    let finished = job.run();
+    job.assert_ended(&finished, 1, Table::of(40, 0, 20));
+    assert_eq!(job.failures().len(), 20);
+    assert_eq!(origin.all_requests().len(), 60, "one question a class");
+    // One line for the cause, and one with the count.
+    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("404 Client Error")).collect();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[1].contains("19 more classes failed: HTTPError: 404 Client Error"), "{told:#?}");
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log");
+    let logged = log.lines().filter(|line| line.contains(" failed: HTTPError: 404 Client Error")).count();
+    assert!(logged >= 20, "the log has a line for each class: {log}");
+
+    // The next run asks for the same ones again, which says nothing of the origin.
+    for (wnid, _) in &tars[30..] {
+        std::fs::remove_dir_all(job.class_folder(wnid)).expect("the class is there");
+        origin.class(wnid, Vec::new()).forever(Answer::status(404));
+    }
+    std::fs::remove_file(job.target_path().join(".imagenet_downloader.ledger")).expect("there is a ledger");
+    job.assert_could_not_run(&job.run(), &["check the path in --url"]);
+}
+
+#[test]
+fn classes_that_were_missing_before_do_not_end_the_next_run() {
+    let origin = Origin::start();
+    let tars = tars(50);
+    origin.class(&tars[49].0, tars[49].1.clone());
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 1, Table::of(1, 0, 49));
+    job.assert_ended(&job.run(), 1, Table::of(0, 1, 49));
+    assert_eq!(job.failures().len(), 49);
+}
+
+/// Workers wait for the coordinator's next start, and then use the login that it brings.
+#[test]
+fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {
+    let origin = Origin::start();
+    let tars = tars(60);
+    for (wnid, _) in &tars {
+        origin.class(wnid, Vec::new()).forever(Answer::status(403));
+    }
+    let address = lasting_address();
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(["--delete-tar"]);
+    let coordinator = job.start_coordinator_at(address);
+    let target = job.target_path().to_str().expect("a plain path").to_owned();
+    let url = format!("http://{address}");
+    let workers = ["w1", "w2"]
+        .map(|name| job.start_worker_with(["--connect", &url, "--name", name, "--workers", "4", "--target", &target]));
+    job.assert_could_not_run(&coordinator.wait(), &["403 Client Error", "--header-file"]);
+    let requests = origin.all_requests().len();
+    assert!((20..=25).contains(&requests), "{requests} requests of both workers");
+
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    origin.forget_requests();
+    let login = job.folder().join("login");
+    std::fs::write(&login, "Cookie: session=fresh\n").expect("the folder is ours");
+    let login = login.to_str().expect("a plain path").to_owned();
+    let job = job.args(["--delete-tar", "--header-file", &login, "--insecure"]);
+    let coordinator = job.start_coordinator_at(address);
+    for worker in workers {
+        let finished = worker.wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    }
+    job.assert_ended(&coordinator.wait(), 0, Table::of(60, 0, 0));
+    let with_login = |request: &tests::origin::Request| request.header("cookie") == Some("session=fresh");
+    assert!(origin.all_requests().iter().all(with_login), "{:#?}", origin.all_requests());
+}
