@@ -184,10 +184,7 @@ impl Job {
         F: Future<Output = Result<(), DevWorkerError>> + Send + 'static,
     {
         // The address first: what cannot run must not empty the failure log of the last run.
-        let listener = match plan.listen {
-            Some(address) => Some(listen(address).await?),
-            None => None,
-        };
+        let listener = listen(plan.listen).await?;
         let close = CancellationToken::new();
         let mut outside = JoinSet::new();
         let stopping = [shutdown.drain.clone(), close.clone()];

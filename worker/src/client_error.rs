@@ -5,7 +5,7 @@
 use std::{error::Error, io, iter};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime};
-use shared::{job::without_credentials, origin_address::origin_address, outcome::printable_within};
+use shared::{origin_address::origin_address, outcome::printable_within, url_secrets::without_credentials};
 use url::Url;
 
 use crate::{

@@ -12,6 +12,7 @@ use shared::{Wnid, job::JobOptions, outcome::Failure};
 use tokio::task::JoinSet;
 
 use crate::{
+    allowed_addresses::PrivateOrigin,
     client::OriginError,
     download_error::DownloadError,
     manifest,
@@ -104,7 +105,8 @@ pub async fn sample(
 ) -> Result<Sample, OriginError> {
     let at_once = connections.map_or(CONNECTIONS, |limit| CONNECTIONS.min(limit as usize));
     let tally = Arc::new(Tally::default());
-    let origin = Origin::new(job, true, Gate::open(at_once, Arc::clone(&tally)), tally.retries.clone())?;
+    let origin =
+        Origin::new(job, PrivateOrigin::Allowed, Gate::open(at_once, Arc::clone(&tally)), tally.retries.clone())?;
     origin.check_address().await?;
     let count = most.min(wnids.len());
     let mut chosen = (0..count).map(|number| wnids[number * wnids.len() / count]);

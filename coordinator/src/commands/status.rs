@@ -36,6 +36,7 @@ const GLANCE: Duration = Duration::from_secs(2);
 const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
 /// Takes the cursor home and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
 /// Tells of the fleet once, or until the job is done.
 pub(super) async fn run(
     arguments: &StatusArgs,
@@ -61,7 +62,7 @@ pub(super) async fn run(
         show(&overview, out)?;
         if arguments.classes {
             tokio::select! {
-                listed = classes::list(&mut client, &overview.fleet.job, arguments.json, out) => listed?,
+                listed = classes::list(&mut watcher.client, &overview.fleet.job, arguments.json, out) => listed?,
                 () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
             }
         }

@@ -39,12 +39,13 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
     }
 }
 
-/// Takes an address; gives the one that it became.
-pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), CoordinatorError> {
+/// Takes an address, if there is one to take; returns the one that it became.
+pub(super) async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, CoordinatorError> {
+    let Some(address) = address else { return Ok(None) };
     let bound = async {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok((listener, address))
+        Ok(Some((listener, address)))
     };
     bound.await.map_err(|source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
