@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     fleet::Fleet,
-    lease_table::{LeaseTable, OriginRefuses, Verdict},
+    lease_table::{LeaseTable, Mark, OriginRefuses, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
     running_time::RunningTime,
@@ -57,8 +57,8 @@ pub struct Dispatcher {
     /// The worker in this process.
     own_worker: Option<String>,
     /// The mark of the grants that the ledger has.
-    mark: watch::Sender<usize>,
-    marks: watch::Receiver<usize>,
+    mark: watch::Sender<Mark>,
+    marks: watch::Receiver<Mark>,
     refuses: watch::Sender<Option<OriginRefuses>>,
     told: Told,
     tally: Arc<Tally>,
@@ -87,7 +87,7 @@ impl Dispatcher {
         let now = Instant::now();
         let time = RunningTime::starting_at(now);
         let time_left = TimeLeft::new(now);
-        let (mark, marks) = watch::channel(0);
+        let (mark, marks) = watch::channel(Mark::default());
         let dispatcher = Self {
             table,
             time,
@@ -327,16 +327,17 @@ impl Dispatcher {
     }
 
     /// Classes before the mark may be granted when the ledger has it.
-    fn raising(&self, entry: Entry, mark: usize) -> Entry {
+    fn raising(&self, entry: Entry, mark: Mark) -> Entry {
         let durable = self.mark.clone();
+        let granted = Some(mark.clone());
         let entry = entry.confirming_first(move || {
             durable.send_replace(mark);
         });
-        Entry { granted: Some(mark), ..entry }
+        Entry { granted, ..entry }
     }
 
     fn hear_of_the_mark(&mut self) {
-        let mark = *self.marks.borrow_and_update();
+        let mark = self.marks.borrow_and_update().clone();
         self.table.mark_is_durable(mark);
     }
 

@@ -57,6 +57,7 @@ pub use elsewhere::PATIENCE;
 use first_answers::FirstAnswers;
 pub use first_answers::OriginRefuses;
 use high_water::HighWater;
+pub use high_water::Mark;
 pub use losses::MAX_LOSSES;
 use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
@@ -133,7 +134,7 @@ impl LeaseTable {
             begun_on: HashMap::new(),
             lost_by: HashMap::new(),
             fresh: 0,
-            high_water: HighWater::at(wnids.len()),
+            high_water: HighWater::at(Mark::from(wnids.len())),
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             names: Names::default(),

@@ -219,7 +219,7 @@ impl Ledger {
                 transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
             }
         }
-        if let Some(mark) = entries.iter().filter_map(|entry| entry.granted).max() {
+        if let Some(mark) = entries.iter().filter_map(|entry| entry.granted.as_ref()).max() {
             continuation::write_mark(&transaction, run.row, mark)?;
         }
         if entries.iter().any(|entry| entry.finished) {

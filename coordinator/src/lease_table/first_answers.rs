@@ -59,6 +59,16 @@ pub(super) enum FirstAnswers {
     Over,
 }
 
+/// What a worker may be granted of the sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextOfSample {
+    /// This position of the list.
+    Class(usize),
+    /// Nothing before the ledger has the sample.
+    NotYet,
+    NoMore,
+}
+
 #[derive(Debug)]
 pub(super) struct Sample {
     failed_before: HashSet<usize>,
@@ -106,6 +116,9 @@ impl LeaseTable {
         if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
             let failed_before = mem::take(failed_before);
             self.first_answers = self.first_check(failed_before, now);
+            if let FirstAnswers::Checking(sample) = &self.first_answers {
+                self.high_water.sample(sample.rest.iter().copied());
+            }
         }
         let sample = match &self.first_answers {
             FirstAnswers::Checking(sample) => sample,
@@ -126,6 +139,7 @@ impl LeaseTable {
         let is_candidate = |position: &usize| {
             matches!(self.classes[*position].state, State::Fresh | State::Queued(_))
                 && !failed_before.contains(position)
+                && !self.is_held_back(*position)
         };
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
         let there = usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
@@ -136,14 +150,19 @@ impl LeaseTable {
     }
 
     /// The next class of the sample.
-    pub(super) fn next_of_sample(&mut self) -> Option<usize> {
-        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return None };
-        while let Some(position) = sample.rest.pop_front() {
-            if self.classes[position].state == State::Fresh {
-                return Some(position);
+    pub(super) fn next_of_sample(&mut self) -> NextOfSample {
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return NextOfSample::NoMore };
+        while let Some(position) = sample.rest.front().copied() {
+            let is_fresh = self.classes[position].state == State::Fresh;
+            if is_fresh && !self.high_water.permits(position) {
+                return NextOfSample::NotYet;
+            }
+            sample.rest.pop_front();
+            if is_fresh {
+                return NextOfSample::Class(position);
             }
         }
-        None
+        NextOfSample::NoMore
     }
 
     /// A class has failed by itself. It stays pending while it may be that all are refused.

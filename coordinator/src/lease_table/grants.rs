@@ -3,7 +3,9 @@
 use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
-use super::{Granted, Lease, LeaseTable, State, UnknownSession, leases::Holding, sessions::Session};
+use super::{
+    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample, leases::Holding, sessions::Session,
+};
 
 /// So many returned classes are looked at for one that fits the worker best.
 const LOOK: usize = 64;
@@ -133,8 +135,10 @@ impl LeaseTable {
         if best.is_some() {
             return best;
         }
-        if let Some(position) = self.next_of_sample() {
-            return Some(position);
+        match self.next_of_sample() {
+            NextOfSample::Class(position) => return Some(position),
+            NextOfSample::NotYet => return None,
+            NextOfSample::NoMore => {}
         }
         while self.classes.get(self.fresh).is_some_and(|class| class.state != State::Fresh) {
             self.fresh += 1;

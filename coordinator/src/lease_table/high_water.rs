@@ -11,35 +11,66 @@
 /// back although no worker has them.
 const SHORTEST_STEP: usize = 4;
 
+/// The positions of the list that may have been granted in the run, by any epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// All before this one.
+    pub position: usize,
+    /// And these: samples of the list, see [`super::first_answers`]. A later mark has those of the
+    /// earlier ones.
+    pub beyond: Vec<usize>,
+}
+
+impl From<usize> for Mark {
+    fn from(position: usize) -> Self {
+        Self { position, beyond: Vec::new() }
+    }
+}
+
+impl Mark {
+    /// Whether the position may have been granted.
+    pub fn has(&self, position: usize) -> bool {
+        position < self.position || self.beyond.contains(&position)
+    }
+}
+
 /// The mark, as it was at the start, as it was requested, and as the ledger has it.
 #[derive(Debug)]
 pub(super) struct HighWater {
     /// Of former epochs.
-    former: usize,
-    durable: usize,
-    requested: usize,
+    former: Mark,
+    durable: Mark,
+    requested: Mark,
+    /// A sample that was not requested yet.
+    sample: Vec<usize>,
     step: usize,
 }
 
 impl HighWater {
     /// The ledger has this mark.
-    pub(super) fn at(mark: usize) -> Self {
-        Self { former: mark, durable: mark, requested: mark, step: SHORTEST_STEP }
+    pub(super) fn at(mark: Mark) -> Self {
+        Self { former: mark.clone(), durable: mark.clone(), requested: mark, sample: Vec::new(), step: SHORTEST_STEP }
     }
 
     /// Whether a worker may hold this position from a former epoch.
     pub(super) fn may_be_held(&self, position: usize) -> bool {
-        position < self.former
+        self.former.has(position)
     }
 
-    /// The mark of former epochs.
+    /// The mark of former epochs, without samples.
     pub(super) fn former(&self) -> usize {
-        self.former
+        self.former.position
     }
 
     /// Whether this position may be granted: a coordinator that is started again will know of it.
     pub(super) fn permits(&self, position: usize) -> bool {
-        position < self.durable
+        self.durable.has(position)
+    }
+
+    /// These positions are to be granted, wherever in the list they are.
+    pub(super) fn sample(&mut self, positions: impl IntoIterator<Item = usize>) {
+        let positions = positions.into_iter().filter(|position| !self.requested.beyond.contains(position));
+        self.sample = positions.collect();
     }
 
     /// All workers together have so many slots.
@@ -47,20 +78,26 @@ impl HighWater {
         self.step = usize::try_from(slots).unwrap_or(usize::MAX).max(SHORTEST_STEP);
     }
 
-    /// The mark that the ledger is to have, if the grants have come near the last one: `cursor` is
-    /// the next position of the list, which has `classes`.
-    pub(super) fn request(&mut self, cursor: usize, classes: usize) -> Option<usize> {
-        if self.requested >= classes.min(cursor.saturating_add(self.step / 2)) {
+    /// The mark that the ledger is to have, if the grants have come near the last one, or there is a
+    /// sample: `cursor` is the next position of the list, which has `classes`.
+    pub(super) fn request(&mut self, cursor: usize, classes: usize) -> Option<Mark> {
+        let is_near = self.requested.position < classes.min(cursor.saturating_add(self.step / 2));
+        if !is_near && self.sample.is_empty() {
             return None;
         }
-        self.requested = classes.min(cursor.saturating_add(self.step));
-        Some(self.requested)
+        if is_near {
+            self.requested.position = classes.min(cursor.saturating_add(self.step));
+        }
+        self.requested.beyond.append(&mut self.sample);
+        Some(self.requested.clone())
     }
 
     /// The ledger has this mark; whether it is a new one.
-    pub(super) fn is_durable(&mut self, mark: usize) -> bool {
+    pub(super) fn is_durable(&mut self, mark: Mark) -> bool {
         let is_new = mark > self.durable;
-        self.durable = self.durable.max(mark);
+        if is_new {
+            self.durable = mark;
+        }
         is_new
     }
 }
@@ -71,13 +108,13 @@ mod tests {
 
     #[test]
     fn the_mark_is_raised_before_the_grants_reach_it_and_once_for_many_of_them() {
-        let (mut mark, mut raised) = (HighWater::at(0), Vec::new());
+        let (mut mark, mut raised) = (HighWater::at(Mark::from(0)), Vec::new());
         mark.follow(100);
         for cursor in 0..1000 {
             if let Some(next) = mark.request(cursor, 1000) {
                 assert!(cursor == 0 || mark.permits(cursor), "grants do not wait for the ledger");
-                raised.push(next);
-                assert!(mark.is_durable(next) && !mark.is_durable(next));
+                raised.push(next.position);
+                assert!(mark.is_durable(next.clone()) && !mark.is_durable(next));
             }
             assert!(mark.permits(cursor));
         }
@@ -89,11 +126,28 @@ mod tests {
     #[test]
     fn the_step_follows_the_fleet() {
         for (slots, mark) in [(0, 11), (1, 11), (10, 17), (100_000, 10_000)] {
-            let mut high_water = HighWater::at(7);
+            let mut high_water = HighWater::at(Mark::from(7));
             high_water.follow(slots);
-            assert_eq!(high_water.request(7, 10_000), Some(mark), "{slots}");
+            assert_eq!(high_water.request(7, 10_000), Some(Mark::from(mark)), "{slots}");
             assert_eq!(high_water.request(7, 10_000), None, "it was requested");
             assert!(high_water.may_be_held(6) && !high_water.may_be_held(7));
         }
+    }
+
+    #[test]
+    fn a_sample_is_durable_before_it_is_granted_and_does_not_raise_the_mark() {
+        let mut mark = HighWater::at(Mark::from(0));
+        mark.sample([0, 500, 999]);
+        let first = mark.request(0, 1000).unwrap();
+        assert_eq!(first, Mark { position: 4, beyond: vec![0, 500, 999] });
+        assert!(!mark.permits(500));
+        assert!(mark.is_durable(first) && mark.permits(500) && !mark.permits(501));
+        let next = mark.request(3, 1000).unwrap();
+        assert_eq!((next.position, next.beyond.len()), (7, 3), "a later mark has the sample too");
+        let mut again = HighWater::at(next);
+        assert!([0, 6, 500, 999].iter().all(|position| again.may_be_held(*position)));
+        assert!(!again.may_be_held(7) && !again.may_be_held(501));
+        again.sample([500, 600]);
+        assert_eq!(again.request(4, 1000).unwrap().beyond, [0, 500, 999, 600]);
     }
 }

@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, LeaseTable, Notice, high_water::HighWater};
+use super::{
+    EXPIRY_MARGIN, LeaseTable, Notice,
+    high_water::{HighWater, Mark},
+};
 
 /// Workers that are expected back, and how long.
 #[derive(Debug)]
@@ -66,8 +69,9 @@ impl LeaseTable {
     /// No class at or behind this position was granted in a former epoch of the run. Without it
     /// each class may have been.
     #[must_use]
-    pub fn granted_before(self, mark: usize) -> Self {
-        Self { high_water: HighWater::at(mark.min(self.classes.len())), ..self }
+    pub fn granted_before(self, mark: Mark) -> Self {
+        let position = mark.position.min(self.classes.len());
+        Self { high_water: HighWater::at(Mark { position, ..mark }), ..self }
     }
 
     /// A class that may have been granted before is not granted until these workers, which an earlier coordinator of the
@@ -86,12 +90,12 @@ impl LeaseTable {
     }
 
     /// The mark that is to be durable before grants go on, if it is another one than was asked for.
-    pub fn take_mark(&mut self) -> Option<usize> {
+    pub fn take_mark(&mut self) -> Option<Mark> {
         self.high_water.request(self.fresh, self.classes.len())
     }
 
     /// The ledger has this mark.
-    pub fn mark_is_durable(&mut self, mark: usize) {
+    pub fn mark_is_durable(&mut self, mark: Mark) {
         if self.high_water.is_durable(mark) {
             self.turn += 1;
         }

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Row, Transaction, params};
 use shared::ids::CredentialId;
 
 use super::{Ledger, LedgerError, Run};
-use crate::lease_table::Drain;
+use crate::lease_table::{Drain, Mark};
 
 impl Ledger {
     /// Workers that had a session when the last coordinator of the run ended, and the time to live that their leases had.
@@ -52,18 +52,27 @@ impl Ledger {
         drains().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// No position of the list at or behind this one was granted in the run; `None` where that is
-    /// not known, because an earlier version began the run.
+    /// The positions of the list that may have been granted in the run; `None` where that is not
+    /// known, because an earlier version began the run.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
-    pub fn granted(&self, run: &Run) -> Result<Option<usize>, LedgerError> {
-        let select = "SELECT granted FROM run WHERE id = ?1";
-        let granted = self.connection.query_row(select, [run.row], |row| row.get::<_, Option<i64>>(0));
-        let granted = granted.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+    pub fn granted(&self, run: &Run) -> Result<Option<Mark>, LedgerError> {
+        let select = "SELECT granted, beyond FROM run WHERE id = ?1";
+        let columns = |row: &Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, String>(1)?));
+        let (granted, beyond) = self
+            .connection
+            .query_row(select, [run.row], columns)
+            .map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
         // What makes no sense is as good as not known.
-        Ok(granted.and_then(|granted| granted.try_into().ok()))
+        let position = granted.and_then(|granted| granted.try_into().ok());
+        Ok(position.zip(positions(&beyond)).map(|(position, beyond)| Mark { position, beyond }))
     }
+}
+
+/// Positions that are separated by commas.
+fn positions(text: &str) -> Option<Vec<usize>> {
+    text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
 }
 
 pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
@@ -79,10 +88,11 @@ pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusql
     Ok(())
 }
 
-pub(super) fn write_mark(transaction: &Transaction<'_>, run: i64, mark: usize) -> rusqlite::Result<()> {
-    let mark = i64::try_from(mark).unwrap_or(i64::MAX);
-    let raise = "UPDATE run SET granted = ?2 WHERE id = ?1 AND granted < ?2";
-    transaction.prepare_cached(raise)?.execute([run, mark])?;
+pub(super) fn write_mark(transaction: &Transaction<'_>, run: i64, mark: &Mark) -> rusqlite::Result<()> {
+    let position = i64::try_from(mark.position).unwrap_or(i64::MAX);
+    let beyond: Vec<String> = mark.beyond.iter().map(usize::to_string).collect();
+    let raise = "UPDATE run SET granted = max(granted, ?2), beyond = ?3 WHERE id = ?1";
+    transaction.prepare_cached(raise)?.execute(params![run, position, beyond.join(",")])?;
     Ok(())
 }
 
@@ -105,19 +115,19 @@ mod tests {
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
-        assert_eq!(ledger.granted(&run).unwrap(), Some(0));
+        assert_eq!(ledger.granted(&run).unwrap(), Some(Mark::from(0)));
+        let sample = |position| Mark { position, beyond: vec![300, 999] };
         let drains = vec![told("one", b"1"), told("other", b"2"), Drain::Over { worker: "one".to_owned() }];
-        let entries =
-            [Entry { drains, granted: Some(256), ..Entry::default() }, Entry { granted: Some(40), ..Entry::default() }];
+        let entries = [256, 40].map(|position| Entry { granted: Some(sample(position)), ..Entry::default() });
         ledger.write(&run, TTL, &entries).unwrap();
-        ledger.write(&run, TTL, &[Entry { granted: Some(41), ..Entry::default() }]).unwrap();
+        ledger.write(&run, TTL, &[Entry { drains, granted: Some(sample(41)), ..Entry::default() }]).unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         let again = ledger.run("list", "url", false).unwrap();
         assert!(again.resumed);
-        assert_eq!(ledger.granted(&again).unwrap(), Some(256));
+        assert_eq!(ledger.granted(&again).unwrap(), Some(sample(256)));
         let next = ledger.run("another list", "url", false).unwrap();
-        assert_eq!(ledger.granted(&next).unwrap(), Some(0), "a mark is of its run");
+        assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)), "a mark is of its run");
         assert_eq!(ledger.drains().unwrap(), [("other".to_owned(), b"2".to_vec())]);
     }
 
@@ -129,17 +139,17 @@ mod tests {
         let run = ledger.run("list", "url", false).unwrap();
         drop(ledger);
         let before = Connection::open(&path).unwrap();
-        let as_4 = "ALTER TABLE run DROP COLUMN granted; DROP TABLE drain; PRAGMA user_version = 4;";
+        let as_4 = "ALTER TABLE run DROP COLUMN granted; ALTER TABLE run DROP COLUMN beyond; DROP TABLE drain; PRAGMA user_version = 4;";
         before.execute_batch(as_4).unwrap();
         drop(before);
         let mut ledger = Ledger::open(&path).unwrap();
         let again = ledger.run("list", "url", false).unwrap();
         assert!(again.resumed && schema::backup_of(&path, 4).exists());
-        let entry = Entry { granted: Some(7), drains: vec![told("one", b"1")], ..Entry::default() };
+        let entry = Entry { granted: Some(Mark::from(7)), drains: vec![told("one", b"1")], ..Entry::default() };
         ledger.write(&run, TTL, &[entry]).unwrap();
         assert_eq!(ledger.granted(&again).unwrap(), None, "grants of before are not in it");
         assert_eq!(ledger.drains().unwrap().len(), 1);
         let next = ledger.run("another list", "url", false).unwrap();
-        assert_eq!(ledger.granted(&next).unwrap(), Some(0));
+        assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)));
     }
 }

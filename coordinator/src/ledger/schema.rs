@@ -25,7 +25,8 @@ CREATE TABLE run (
     url TEXT NOT NULL,
     started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     finished_at TEXT,
-    granted INTEGER
+    granted INTEGER,
+    beyond TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE result (
     run INTEGER NOT NULL REFERENCES run (id),
@@ -72,10 +73,12 @@ PRAGMA user_version = 4;
 COMMIT;";
 
 /// Version 5 has the processes that were told to end, and the positions of the list that may have
-/// been granted. For a run of an earlier version the latter is not known (NULL): any may have been.
+/// been granted: those before `granted`, and those in `beyond`, separated by commas. For a run of an
+/// earlier version `granted` is not known (NULL): any may have been.
 const FROM_4: &str = "
 BEGIN;
 ALTER TABLE run ADD COLUMN granted INTEGER;
+ALTER TABLE run ADD COLUMN beyond TEXT NOT NULL DEFAULT '';
 CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = 5;
 COMMIT;";

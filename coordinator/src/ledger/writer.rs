@@ -18,7 +18,7 @@ use tokio::{
 use super::{Ledger, LedgerError, Record, Run};
 use crate::{
     failure_log::{FailureLog, FailureLogError},
-    lease_table::{Drain, Renamed},
+    lease_table::{Drain, Mark, Renamed},
 };
 
 /// Entries that may wait; more senders wait in turn.
@@ -46,8 +46,8 @@ pub struct Entry {
     pub renamed: Vec<Renamed>,
     /// Processes of workers that are to end, or have ended.
     pub drains: Vec<Drain>,
-    /// Positions of the list before this one may be granted.
-    pub granted: Option<usize>,
+    /// Positions of the list that may be granted.
+    pub granted: Option<Mark>,
     /// The run is at its end.
     pub finished: bool,
     /// Called with the ledger after the commit; not at all when it fails.

@@ -186,7 +186,7 @@ fn a_late_renewal_does_not_take_up_again_what_its_worker_has_failed() {
 fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_wait_is_over() {
     let mut now = Instant::now();
     let (mut table, leases) = restarted(6, &[], now);
-    table = table.granted_before(3);
+    table = table.granted_before(Mark::from(3));
     table.recover([("one".to_owned(), TTL), ("dead".to_owned(), TTL)], now);
     assert_eq!(table.expected().unwrap().workers, ["dead", "one"]);
     // A worker cannot hold a class that no former epoch granted.

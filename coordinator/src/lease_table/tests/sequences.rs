@@ -82,10 +82,10 @@ struct Fleet {
     last_token: HashMap<Wnid, LeaseToken>,
     settled: HashMap<Wnid, Outcome>,
     /// What the ledger has: the mark of the grants, and the processes that were told to end.
-    mark: usize,
+    mark: Mark,
     drains: HashMap<String, Vec<u8>>,
     /// Written, and not yet confirmed.
-    late_mark: Option<usize>,
+    late_mark: Option<Mark>,
 }
 
 impl Fleet {
@@ -183,7 +183,7 @@ impl Fleet {
         for lease in leases {
             assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
             assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
-            assert!(table.index[&lease.wnid] < self.mark, "granted before the mark was durable");
+            assert!(self.mark.has(table.index[&lease.wnid]), "granted before the mark was durable");
             self.granted.push(lease);
             if !forget {
                 self.held[worker].retain(|held| held.wnid != lease.wnid);
@@ -195,7 +195,7 @@ impl Fleet {
     /// The ledger has the mark that the table asked for, or is slow and has it later.
     fn marks(&mut self, table: &mut LeaseTable) {
         if let Some(mark) = self.late_mark.take() {
-            self.mark = mark;
+            self.mark = mark.clone();
             table.mark_is_durable(mark);
         }
         self.late_mark = table.take_mark();
@@ -209,12 +209,15 @@ impl Fleet {
     fn restart(&mut self, table: &mut LeaseTable, now: Instant) {
         self.epoch += 1;
         // A commit that nobody was told of.
-        self.mark = self.late_mark.take().unwrap_or(self.mark);
+        if let Some(mark) = self.late_mark.take() {
+            self.mark = mark;
+        }
         let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
         let invalid = table.status().total - wnids.len() as u64;
         let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
-        *table =
-            LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL).expecting_bytes_within(TTL).granted_before(self.mark);
+        *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL)
+            .expecting_bytes_within(TTL)
+            .granted_before(self.mark.clone());
         table.restore_drains(self.drains.clone());
         self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
         table.recover(workers, now);
@@ -288,7 +291,7 @@ proptest! {
         checks_first_answers in any::<bool>(),
     ) {
         let mut now = Instant::now();
-        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL).granted_before(0);
+        let mut table = LeaseTable::new(&wnids(count), 2, 1, TTL).expecting_bytes_within(TTL).granted_before(Mark::default());
         if checks_first_answers && !is_tail {
             table = table.checking_first_answers([]);
         }
