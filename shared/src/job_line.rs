@@ -171,14 +171,15 @@ impl JobLine {
     }
 }
 
-/// The job's line, e.g. `12/100 classes, 3 skipped, 1 failed, 1.20GB, 25.3MB/s, 02:10 left`.
+/// The job's line, e.g. `8 done, 3 skipped, 1 failed, of 100 classes, 1.20GB, 25.3MB/s, 02:10 left`.
 fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -> String {
-    let mut parts = vec![format!("{}/{} classes", status.settled(), status.total)];
+    let mut parts = vec![format!("{} done", status.success)];
     for (count, word) in [(status.skipped, "skipped"), (status.failed, "failed")] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
         }
     }
+    parts.push(format!("of {} classes", status.total));
     parts.push(format!("{}B", short(approximate(status.received_bytes))));
     parts.push(format!("{}B/s", short(bytes_per_second)));
     parts.push(format!("{} left", left.map_or_else(|| "--:--".to_owned(), clock)));
@@ -270,9 +271,9 @@ mod tests {
         };
         assert_eq!(
             describe(&status, 25.3e6, Some(Duration::from_secs(90))),
-            "55/100 classes, 30 skipped, 5 failed, 1.20GB, 25.3MB/s, 01:30 left"
+            "20 done, 30 skipped, 5 failed, of 100 classes, 1.20GB, 25.3MB/s, 01:30 left"
         );
         let fresh = JobStatus { total: 2, pending: 2, ..JobStatus::default() };
-        assert_eq!(describe(&fresh, 0.0, None), "0/2 classes, 0B, 0B/s, --:-- left");
+        assert_eq!(describe(&fresh, 0.0, None), "0 done, of 2 classes, 0B, 0B/s, --:-- left");
     }
 }

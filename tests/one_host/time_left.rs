@@ -30,7 +30,7 @@ fn a_time_is_told_while_bytes_come_and_none_while_the_origin_stands_still() {
     });
     running.wait_until("three classes are there, and no time is told", |running| {
         let said = running.stderr();
-        (said.contains("3/4 classes") && last_told(&said) == Some("--:--")).then_some(())
+        (said.contains("3 done, of 4 classes") && last_told(&said) == Some("--:--")).then_some(())
     });
     origin.limit_total_rate(0);
     origin.end_stalls();

@@ -12,8 +12,9 @@ use std::{collections::BTreeMap, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-/// The instants that two messages give for the end of one wait differ by less.
-pub(super) const JITTER: Duration = Duration::from_millis(20);
+/// The instants that two messages give for the end of one wait differ by less: a message gives the
+/// time that is left, and may come late. `Retry-After` has whole seconds.
+pub(super) const JITTER: Duration = Duration::from_millis(500);
 /// For so long one session alone holds the others back without a trial.
 pub(super) const ALONE: Duration = Duration::from_mins(1);
 /// After so many times as long without it, it may hold them back for as long again.
