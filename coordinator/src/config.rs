@@ -38,8 +38,8 @@ const EXAMPLES: &str = "\
 Examples:
   See it work, without ImageNet and without a list:
       coordinator --demo
-  One machine, 5 downloads at a time:
-      coordinator --dev --fname data.csv --target /data/imagenet --workers 5 --delete-tar
+  One machine, 5 downloads at a time, into the current directory:
+      coordinator --dev --fname data.csv --workers 5 --delete-tar
   Several workers on this machine, 5 connections in total:
       coordinator --fname data.csv --max-connections 5 --delete-tar
       worker --connect http://127.0.0.1:50051 --target /data/imagenet

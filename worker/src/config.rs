@@ -8,7 +8,7 @@ use shared::{connect::ConnectArgs, exit_code, flag::yes_or_no, manual::Manual};
 const EXAMPLES: &str = "\
 Examples:
   worker --connect http://127.0.0.1:50051 --target /data/imagenet
-  worker --connect http://127.0.0.1:50051 --target /disk2/imagenet --workers 5 --name disk2";
+  worker --connect http://127.0.0.1:50051 --workers 5 --name disk2";
 
 /// Downloads and unpacks the classes that a coordinator leases to it.
 ///
