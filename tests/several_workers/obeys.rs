@@ -193,7 +193,7 @@ fn a_target_that_vanishes_is_said_and_not_made_again() {
     let told = coordinator.told();
     assert!(told.reports.is_empty(), "the class is not at fault: {told:#?}");
     assert_eq!(told.farewells[0].released.iter().map(|held| held.token).collect::<Vec<_>>(), [5]);
-    assert!(told.farewells[0].reason.contains("is it still mounted?"), "{told:#?}");
+    assert!(told.farewells[0].reason.contains("; mount that folder again"), "{told:#?}");
 }
 
 #[test]
