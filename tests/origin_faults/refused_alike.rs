@@ -94,9 +94,9 @@ fn a_list_whose_first_twenty_are_missing_is_finished() {
     job.assert_ended(&finished, 1, Table::of(40, 0, 20));
     assert_eq!(job.failures().len(), 20);
     assert_eq!(origin.all_requests().len(), 60, "one question a class");
-    // One line for the cause, and one with the count.
+    // One line for the cause, one with the count, and the summary.
     let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("404 Client Error")).collect();
-    assert_eq!(told.len(), 2, "{told:#?}");
+    assert_eq!(told.len(), 3, "{told:#?}");
     assert!(told[1].contains("19 more classes failed: HTTPError: 404 Client Error"), "{told:#?}");
     let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log");
     let logged = log.lines().filter(|line| line.contains(" failed: HTTPError: 404 Client Error")).count();
