@@ -17,6 +17,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether two refusals may have one cause: a wrong path or a missing login is answered with
+    /// different statuses, pages and redirects, even by one server.
+    pub fn may_have_the_cause_of(self, other: Self) -> bool {
+        let is_answer = |refusal| matches!(refusal, Self::Status(_) | Self::NotATar | Self::Redirect);
+        self == other || (is_answer(self) && is_answer(other))
+    }
+
+    /// Whether the origin says that there is no such class.
+    pub fn is_missing(self) -> bool {
+        matches!(self, Self::Status(404 | 410))
+    }
+
     /// What the user can do about it when every class is refused like this. `None` where the
     /// failure says it itself.
     pub fn advice(self) -> Option<&'static str> {

@@ -5,14 +5,21 @@ use crate::lease_table::OriginRefuses;
 /// The origin refuses every class alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "get any class from {origin}: the first {} classes that were asked for, taken from all over the list, were refused \
-     in the same way ({}). {}No class is noted as failed", refuses.classes, refuses.failure, advice(refuses)
+    "get any class from {origin}: the first {} classes that were asked for, taken from all over the list, were refused{} \
+     ({}). {}No class is noted as failed", refuses.classes, how_many(refuses), refuses.failure, advice(refuses)
 )]
 pub struct OriginRefusesAll {
     /// Scheme, host and port.
     pub(super) origin: String,
     /// What the lease table knows of it.
     pub(super) refuses: OriginRefuses,
+}
+
+fn how_many(refuses: &OriginRefuses) -> String {
+    match refuses.otherwise {
+        0 => " in the same way".to_owned(),
+        otherwise => format!(", {} of them like this", refuses.classes - otherwise),
+    }
 }
 
 fn advice(refuses: &OriginRefuses) -> String {
@@ -32,9 +39,12 @@ mod tests {
     fn the_sentence_names_the_address_the_answer_and_the_flag() {
         let message = "404 Client Error: Not Found for url: http://h:81/x/n00000001.tar";
         let failure = Failure::new(FailureKind::HttpError, message).refused(Refusal::Status(404));
-        let refuses = OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20 };
+        let refuses = OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20, otherwise: 0 };
+        let mixed = OriginRefuses { otherwise: 7, ..refuses.clone() };
+        let told = |refuses| OriginRefusesAll { origin: "http://h:81".to_owned(), refuses }.to_string();
+        assert!(told(mixed).contains("the list, were refused, 13 of them like this (HTTPError: 404"));
         assert_eq!(
-            OriginRefusesAll { origin: "http://h:81".to_owned(), refuses }.to_string(),
+            told(refuses),
             "get any class from http://h:81: the first 20 classes that were asked for, taken from all over the list, were \
              refused in the same way (HTTPError: 404 Client Error: Not Found for url: http://h:81/x/n00000001.tar). There \
              is nothing under these URLs: check the path in --url. No class is noted as failed"

@@ -37,12 +37,14 @@ const MOSTLY_THERE: usize = 9;
 /// The origin refuses every class alike: the job cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginRefuses {
-    /// How.
+    /// How most of the classes were refused.
     pub refusal: Refusal,
-    /// The failure of one of the classes.
+    /// The failure of one of these.
     pub failure: Failure,
     /// How many classes were refused.
     pub classes: usize,
+    /// How many of them were refused in another way.
+    pub otherwise: usize,
 }
 
 /// Whether the check goes on.
@@ -72,6 +74,9 @@ pub(super) enum NextOfSample {
 #[derive(Debug)]
 pub(super) struct Sample {
     failed_before: HashSet<usize>,
+    /// Classes that were left to ask for, and that were complete, at the begin of the check.
+    left: usize,
+    there: usize,
     /// Classes of the sample that were not granted yet.
     rest: VecDeque<usize>,
     /// Classes that were refused, by whom, and how.
@@ -82,10 +87,32 @@ pub(super) struct Sample {
 
 impl Sample {
     /// Of these classes, in the order of the list.
-    fn of(candidates: &[usize], failed_before: HashSet<usize>, now: Instant) -> Self {
-        let last = candidates.len() - 1;
-        let rest = (0..SAMPLE).map(|number| candidates[number * last / (SAMPLE - 1)]).collect();
-        Self { failed_before, rest, refused: BTreeMap::new(), shared_until: Some(now + SHARED_FOR) }
+    fn of(candidates: &[usize], there: usize, failed_before: HashSet<usize>, now: Instant) -> Self {
+        let left = candidates.len();
+        let rest = (0..SAMPLE).map(|number| candidates[number * (left - 1) / (SAMPLE - 1)]).collect();
+        let shared_until = Some(now + SHARED_FOR);
+        Self { failed_before, left, there, rest, refused: BTreeMap::new(), shared_until }
+    }
+
+    /// Whether this refusal may have the cause of the earlier ones, and that may be one of the job
+    /// and not of the class. Where at least half of the list is complete, a class that the origin
+    /// says it does not have is missing.
+    fn counts(&self, refusal: Refusal) -> bool {
+        let is_alike = self.refusal().is_none_or(|first| first.may_have_the_cause_of(refusal));
+        is_alike && !(refusal.is_missing() && self.there >= self.left)
+    }
+
+    /// The sample is refused.
+    fn refuses(&self) -> Option<OriginRefuses> {
+        let mut failures: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
+        for (_, failure) in self.refused.values() {
+            let refusal = failure.refusal?;
+            let entry = failures.entry(format!("{refusal:?}")).or_insert((0, refusal, failure));
+            entry.0 += 1;
+        }
+        let (count, refusal, failure) = failures.into_values().max_by_key(|(count, ..)| *count)?;
+        let classes = self.refused.len();
+        Some(OriginRefuses { refusal, failure: failure.clone(), classes, otherwise: classes - count })
     }
 
     fn refusal(&self) -> Option<Refusal> {
@@ -146,7 +173,7 @@ impl LeaseTable {
         if candidates.len() < SAMPLE || there / MOSTLY_THERE >= candidates.len() {
             return FirstAnswers::Over;
         }
-        FirstAnswers::Checking(Sample::of(&candidates, failed_before, now))
+        FirstAnswers::Checking(Sample::of(&candidates, there, failed_before, now))
     }
 
     /// The next class of the sample.
@@ -172,19 +199,18 @@ impl LeaseTable {
             let is_refused = self.origin_refuses().is_some() && failure.refusal.is_some();
             return if is_refused { self.keep_pending(position) } else { Verdict::Settled };
         };
-        let Some(refusal) = failure.refusal.filter(|refusal| sample.refusal().is_none_or(|first| first == *refusal))
-        else {
+        if !failure.refusal.is_some_and(|refusal| sample.counts(refusal)) {
             self.end_first_answers();
             return Verdict::Settled;
-        };
+        }
         if sample.failed_before.contains(&position) {
             return Verdict::Settled;
         }
         sample.refused.insert(position, (id, failure.clone()));
-        let classes = sample.refused.len();
-        if classes >= SAMPLE {
-            let failure = failure.clone();
-            self.first_answers = FirstAnswers::Refused(OriginRefuses { refusal, failure, classes });
+        if sample.refused.len() >= SAMPLE
+            && let Some(refuses) = sample.refuses()
+        {
+            self.first_answers = FirstAnswers::Refused(refuses);
         }
         self.keep_pending(position)
     }

@@ -113,17 +113,44 @@ fn a_short_list_a_nearly_complete_one_and_what_failed_before_are_no_evidence() {
 
 #[test]
 fn answers_that_differ_are_the_classes_own() {
-    for other in [refused(403), bad()] {
+    let now = Instant::now();
+    let mut table = table(100).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let leases = acquire(&mut table, id, 100, now).unwrap();
+    for lease in &leases[1..] {
+        table.report(id, *lease, &refused(404), now, 1.0);
+    }
+    assert_eq!(table.report(id, leases[0], &bad(), now, 1.0), Verdict::Settled);
+    assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
+    check(&table);
+}
+
+/// One wrong path can be a 403 for some classes, a 404 for others and a page for the rest.
+#[test]
+fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
+    let now = Instant::now();
+    let mut table = table(5000).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    for (number, lease) in acquire(&mut table, id, 100, now).unwrap().into_iter().enumerate() {
+        let status = if number % 4 == 0 { 404 } else { 403 };
+        assert_eq!(table.report(id, lease, &refused(status), now, 1.0), Verdict::Doubted);
+    }
+    let refuses = table.origin_refuses().expect("all were refused");
+    assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), SAMPLE, 5));
+    assert_eq!(table.status().failed, 0);
+}
+
+#[test]
+fn where_half_of_the_list_is_complete_what_the_origin_does_not_have_is_missing() {
+    for (there, status, is_refused) in [(20, 404, false), (19, 404, true), (20, 403, true)] {
         let now = Instant::now();
-        let mut table = table(100).checking_first_answers([]);
-        let id = session(&mut table, "one", now);
-        let leases = acquire(&mut table, id, 100, now).unwrap();
-        for lease in &leases[1..] {
-            table.report(id, *lease, &refused(404), now, 1.0);
+        let mut table = table(40).checking_first_answers([]);
+        for wnid in wnids(there) {
+            table.restore(wnid, &Outcome::Skipped(Published::default()));
         }
-        assert_eq!(table.report(id, leases[0], &other, now, 1.0), Verdict::Settled);
-        assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
-        check(&table);
+        let id = session(&mut table, "one", now);
+        refuse_all(&mut table, id, 10, status, now);
+        assert_eq!(table.origin_refuses().is_some(), is_refused, "{there} {status}");
     }
 }
 
