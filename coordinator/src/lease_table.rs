@@ -32,6 +32,7 @@ mod high_water;
 mod leases;
 mod losses;
 mod names;
+mod pauses;
 mod recent;
 mod recovery;
 mod remaining;
@@ -62,6 +63,7 @@ pub use losses::MAX_LOSSES;
 use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
 pub use names::Renamed;
+use pauses::Pauses;
 use recent::Recent;
 pub use recovery::Expected;
 use recovery::Recovery;
@@ -100,6 +102,7 @@ pub struct LeaseTable {
     breaker: Breaker,
     first_answers: FirstAnswers,
     copies: Copies,
+    pauses: Pauses,
     silent: Silent,
     recovery: Option<Recovery>,
     drains: Drains,
@@ -143,6 +146,7 @@ impl LeaseTable {
             breaker: Breaker::default(),
             first_answers: FirstAnswers::default(),
             copies: Copies::default(),
+            pauses: Pauses::default(),
             silent: Silent::default(),
             recovery: None,
             drains: Drains::default(),
@@ -306,7 +310,8 @@ impl LeaseTable {
         self.status.received_bytes = self.status.received_bytes.saturating_add(more);
         *before = received_bytes.max(*before);
         if more > 0 {
-            self.sessions.by_id.get_mut(&id).expect("it was renewed just now").last_received = now;
+            let session = self.sessions.by_id.get_mut(&id).expect("it was renewed just now");
+            (session.last_received, session.last_progress) = (now, now);
         }
         // Bytes that came after the origin was given up for away: it is back.
         if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {

@@ -45,8 +45,10 @@ fn lease(named: &str, token: u64) -> Result<Lease, Status> {
 
 /// What a worker says it holds.
 pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
-    let known =
-        |held: proto::Held| Ok(Held { lease: lease(&held.wnid, held.token)?, bytes: held.bytes, length: held.length });
+    let known = |held: proto::Held| {
+        let lease = lease(&held.wnid, held.token)?;
+        Ok(Held { lease, bytes: held.bytes, length: held.length, is_local: held.is_local })
+    };
     at_most(held)?.into_iter().map(known).collect()
 }
 

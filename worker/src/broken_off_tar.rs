@@ -23,6 +23,7 @@ use crate::{
     extract::Start,
     local_tar::{Ended, unpack},
     origin::Origin,
+    progress::ClassProgress,
     site::Site,
     source::Source,
     staging::{self, Staging},
@@ -41,6 +42,7 @@ pub(crate) async fn begin_from(
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
+    progress: &ClassProgress,
     tar: &File,
     stop: &CancellationToken,
 ) -> Result<bool, Unfinished> {
@@ -63,7 +65,10 @@ pub(crate) async fn begin_from(
             );
             Ok(false)
         }
-        Some(Ok(source)) => keep(site, wnid, source, tar, found.len(), stop),
+        Some(Ok(source)) => {
+            let _local = progress.locally();
+            keep(site, wnid, source, tar, found.len(), stop)
+        }
     }
 }
 

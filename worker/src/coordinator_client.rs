@@ -257,7 +257,7 @@ impl CoordinatorClient {
         released: &[Lease],
         reason: &str,
     ) -> Result<(), CallError> {
-        let released = released.iter().map(|lease| wire_lease(*lease, 0, 0)).collect();
+        let released = released.iter().map(|lease| wire_lease(*lease)).collect();
         let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
         self.call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", request, async |mut stub, request| {
             stub.leave(request).await
@@ -322,11 +322,17 @@ fn directive(wire: proto::Directive) -> Directive {
 }
 
 fn wire_held(held: &[Held]) -> Vec<proto::Held> {
-    held.iter().map(|held| wire_lease(held.lease, held.position(), held.length())).collect()
+    let wire = |held: &Held| proto::Held {
+        bytes: held.position(),
+        length: held.length(),
+        is_local: held.is_local(),
+        ..wire_lease(held.lease)
+    };
+    held.iter().map(wire).collect()
 }
 
-fn wire_lease(lease: Lease, bytes: u64, length: u64) -> proto::Held {
-    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, bytes, length }
+fn wire_lease(lease: Lease) -> proto::Held {
+    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, ..proto::Held::default() }
 }
 
 fn is_done(status: Option<&proto::JobStatus>) -> bool {

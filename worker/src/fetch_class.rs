@@ -33,7 +33,10 @@ pub(crate) async fn fetch_class(
     progress: &Arc<ClassProgress>,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
-    let found = site.look(wnid)?;
+    let found = {
+        let _local = progress.locally();
+        site.look(wnid)?
+    };
     let mut replace = Replace::of(site.job.existing);
     let mut differs = None;
     let skipped = match (found, site.job.existing) {
@@ -50,7 +53,7 @@ pub(crate) async fn fetch_class(
         (Found::Unproved(_) | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
         (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
         (Found::Unproved(why), Existing::Adopt) => {
-            let proved = stop.run_until_cancelled(site.prove(origin, wnid, retries, why)).await;
+            let proved = stop.run_until_cancelled(site.prove(origin, wnid, retries, progress, why)).await;
             Some(proved.unwrap_or(Err(Unfinished::Stopped))?)
         }
         (Found::Unproved(_) | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
@@ -63,7 +66,7 @@ pub(crate) async fn fetch_class(
     // Contents differ there, and the tar may have been damaged with them.
     let local = match differs {
         Some(Difference::Marked) => LocalTar::Unused,
-        _ => use_local_tar(site, origin, wnid, retries, stop).await?,
+        _ => use_local_tar(site, origin, wnid, retries, progress, stop).await?,
     };
     let is_broken_off = matches!(local, LocalTar::BrokenOff);
     let (unpacked, was_there) = match local {
@@ -80,6 +83,7 @@ pub(crate) async fn fetch_class(
         (false, is_own) if is_own || is_broken_off => TarFate::MoveOver,
         (false, _) => TarFate::Move,
     };
+    let _local = progress.locally();
     let outcome = site.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await?;
     if differs.is_some() {
         site.mended();

@@ -14,6 +14,7 @@ use crate::{
     broken_off_tar::begin_from,
     extract::{Start, UnpackError, Unpacker},
     origin::Origin,
+    progress::ClassProgress,
     site::Site,
     source::Source,
     staging::{Staging, Unpacked},
@@ -42,6 +43,7 @@ pub(crate) async fn use_local_tar(
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
+    progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<LocalTar, Unfinished> {
     let target = site.target();
@@ -67,13 +69,16 @@ pub(crate) async fn use_local_tar(
     let source = Source { url, length: Some(length), ..Source::default() };
     // The origin's tar may be longer, so the length of the file is no limit for what is in it.
     let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
-    match unpack(&tar, &staging, wnid, start, false, stop) {
+    let local = progress.locally();
+    let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
+    drop(local);
+    match unpacked {
         Ok(Ended::Whole(files)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
         Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
         Ok(Ended::BrokenOff) => {
             site.drop_staging(&staging)?;
             drop(space);
-            let begun = begin_from(site, origin, wnid, retries, &tar, stop).await?;
+            let begun = begin_from(site, origin, wnid, retries, progress, &tar, stop).await?;
             Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
         }
         Err(error) => {

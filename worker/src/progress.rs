@@ -4,7 +4,7 @@ use std::{
     fmt::Write,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct ClassProgress {
     here: AtomicU64,
     /// Of the whole tar; 0 while it is not known.
     length: AtomicU64,
+    /// The class needs no origin now; see [`ClassProgress::locally`].
+    local: AtomicBool,
     spare: Spare,
     tally: Arc<Tally>,
 }
@@ -81,8 +83,8 @@ impl Progress {
     }
 
     fn with(&self, bar: Option<ProgressBar>) -> ClassProgress {
-        let (here, length, spare) = (AtomicU64::new(0), AtomicU64::new(0), Spare::default());
-        ClassProgress { bar, here, length, spare, tally: Arc::clone(&self.tally) }
+        let (here, length, local) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        ClassProgress { bar, here, length, local, spare: Spare::default(), tally: Arc::clone(&self.tally) }
     }
 }
 
@@ -115,6 +117,18 @@ impl ClassProgress {
         }
     }
 
+    /// Until the guard is dropped the class is worked on without the origin, so its coordinator
+    /// does not expect bytes of it.
+    pub(crate) fn locally(&self) -> LocalWork<'_> {
+        self.local.store(true, Ordering::Relaxed);
+        LocalWork(self)
+    }
+
+    /// Whether the class is worked on without the origin.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local.load(Ordering::Relaxed)
+    }
+
     /// Connections of free slots that it may use.
     pub(crate) fn spare(&self) -> &Spare {
         &self.spare
@@ -128,6 +142,17 @@ impl ClassProgress {
     /// Length of the tar; 0 while it is not known.
     pub(crate) fn length(&self) -> u64 {
         self.length.load(Ordering::Relaxed)
+    }
+}
+
+/// Work on a class that needs no origin.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct LocalWork<'class>(&'class ClassProgress);
+
+impl Drop for LocalWork<'_> {
+    fn drop(&mut self) {
+        self.0.local.store(false, Ordering::Relaxed);
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
     origin::{Origin, Question},
+    progress::ClassProgress,
     publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
     retry::{Verdict, verdict},
     room::{TooFewDescriptors, make_room},
@@ -153,13 +154,18 @@ impl Site {
         origin: &Origin,
         wnid: Wnid,
         retries: u32,
+        progress: &ClassProgress,
         unproved: Unproved,
     ) -> Result<Outcome, Unfinished> {
+        let adopt_if_whole = |source: &Source| {
+            let _local = progress.locally();
+            self.adopt_if_whole(wnid, source, unproved)
+        };
         let url = self.job.url.for_class(wnid);
         // Many origins answer a HEAD with another length than a GET, with none, or not at all: it can prove the folder, but
         // what does not fit it proves nothing.
         if let Ok(source) = origin.describe(&url, Question::Head).await
-            && let Ok(outcome) = self.adopt_if_whole(wnid, &source, unproved)?
+            && let Ok(outcome) = adopt_if_whole(&source)?
         {
             return Ok(outcome);
         }
@@ -168,7 +174,7 @@ impl Site {
             Verdict::Retry { .. } => Unfinished::Failed(error.into()),
             Verdict::GiveUp => conflict(&format!("{unproved}, and cannot be proved: {error}")),
         })?;
-        self.adopt_if_whole(wnid, &source, unproved)?.map_err(|why| {
+        adopt_if_whole(&source)?.map_err(|why| {
             conflict(&format!(
                 "{unproved}, and {why} \
                  (--existing replace downloads it anew, --existing trust takes it as it is)"

@@ -52,6 +52,11 @@ impl Held {
         self.progress.as_ref().map_or(0, |progress| progress.position())
     }
 
+    /// Whether it needs no origin now; so does one that has a result.
+    pub(crate) fn is_local(&self) -> bool {
+        self.progress.as_ref().is_none_or(|progress| progress.is_local())
+    }
+
     /// Length of the tar; 0 while it is not known, and when there is a result.
     pub(crate) fn length(&self) -> u64 {
         self.progress.as_ref().map_or(0, |progress| progress.length())

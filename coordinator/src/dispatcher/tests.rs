@@ -59,7 +59,7 @@ impl Running {
 }
 
 fn held(leases: &[Lease]) -> Vec<Held> {
-    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0 }).collect()
+    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
 }
 
 fn renewal(session: SessionId, held: Vec<Held>, received: u64) -> Renewal {

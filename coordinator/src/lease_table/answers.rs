@@ -27,6 +27,8 @@ pub struct Held {
     pub bytes: u64,
     /// Length of the tar; 0 where it is not known.
     pub length: u64,
+    /// The worker does what needs no origin: it reads a local tar, proves a folder, or publishes.
+    pub is_local: bool,
 }
 
 /// Answer to a renewal.

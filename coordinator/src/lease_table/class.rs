@@ -55,10 +55,12 @@ pub(super) struct Class {
     pub(super) token: Option<LeaseToken>,
     /// How often it was taken from a worker that received nothing of it.
     pub(super) taken: u8,
+    /// Its last grant took it from a worker that received nothing of it.
+    pub(super) is_taken: bool,
 }
 
 impl Class {
     pub(super) fn fresh(wnid: Wnid) -> Self {
-        Self { wnid, state: State::Fresh, token: None, taken: 0 }
+        Self { wnid, state: State::Fresh, token: None, taken: 0, is_taken: false }
     }
 }

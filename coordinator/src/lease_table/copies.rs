@@ -40,8 +40,6 @@ pub(super) struct Copies {
     /// Classes whose copy failed or was lost: not copied again.
     came_to_nothing: HashSet<usize>,
     pub(super) speeds: Speeds,
-    /// Since when the origin lets everybody ask.
-    pub(super) awake: Option<Instant>,
     /// Bytes of the classes that have come, and of the copies that were begun.
     came: u64,
     copied: u64,
@@ -72,6 +70,11 @@ impl Copies {
     /// Whether a worker has the copy of a class.
     pub(super) fn is_copied_by(&self, class: usize, id: SessionId) -> bool {
         self.of.get(&class).is_some_and(|copy| copy.session == id)
+    }
+
+    /// How all copies get on.
+    pub(super) fn holdings(&mut self) -> impl Iterator<Item = &mut Holding> {
+        self.of.values_mut().map(|copy| &mut copy.holding)
     }
 
     /// All of them, with their classes.
@@ -107,9 +110,7 @@ impl LeaseTable {
     /// Looks which classes hold up the end of the job, and calls those who wait if there are new ones. `quiet`: nobody may ask
     /// the origin for anything now, so nobody is slow.
     pub fn look_for_stragglers(&mut self, quiet: bool, now: Instant) {
-        if quiet {
-            self.copies.awake = Some(now);
-        }
+        self.note_pause(quiet, now);
         let due = if quiet || !self.has_time_for_copies() { Vec::new() } else { self.stragglers(now) };
         if due.iter().any(|class| !self.copies.due.contains(class)) {
             self.turn += 1;
@@ -135,15 +136,10 @@ impl LeaseTable {
         let median = self.copies.speeds.median();
         let mut found: Vec<(Duration, usize)> = leases
             .filter(|(class, held)| self.may_be_copied(**class, held.length))
-            .filter_map(|(class, held)| Some((self.time_left(held, median, now)?, *class)))
+            .filter_map(|(class, held)| Some((time_left(held, median, self.ttl, now)?, *class)))
             .collect();
         found.sort_unstable_by(|one, other| other.cmp(one));
         found.into_iter().map(|(_, class)| class).collect()
-    }
-
-    fn time_left(&self, held: &Holding, median: Option<f64>, now: Instant) -> Option<Duration> {
-        let since = held.since.max(self.copies.awake.unwrap_or(held.since));
-        time_left(&Holding { since, ..*held }, median, self.ttl, now)
     }
 
     fn may_be_copied(&self, class: usize, length: u64) -> bool {
@@ -174,7 +170,7 @@ impl LeaseTable {
             && are_apart(session, other)
             && self.may_be_copied(class, held.length)
             && !self.troubles.has_failed(class, now, || session.keys())
-            && self.time_left(held, self.copies.speeds.median(), now).is_some()
+            && time_left(held, self.copies.speeds.median(), self.ttl, now).is_some()
     }
 
     /// The holder has lost or failed a class: it is now its copy's, if there is one.

@@ -54,9 +54,12 @@ impl LeaseTable {
             let Some(lease) = self.grant_copy(id, now) else { break };
             leases.push(lease);
         }
-        while !probe && leases.len() < max {
+        let mut silent = if probe { 0 } else { self.room_for_silent(id) };
+        while silent > 0 && leases.len() < max {
             let Some(position) = self.take_silent(id, now) else { break };
             leases.push(self.grant(position, id, now));
+            self.classes[position].is_taken = true;
+            silent -= 1;
         }
         if probe && !leases.is_empty() {
             self.breaker.probed(now);
@@ -67,6 +70,7 @@ impl LeaseTable {
     fn grant(&mut self, position: usize, id: SessionId, now: Instant) -> Lease {
         self.last_token = self.last_token.next();
         self.classes[position].token = Some(self.last_token);
+        self.classes[position].is_taken = false;
         let anew = self.begun_on.remove(&position).is_none();
         self.hold(position, id, Holding::granted(now, anew));
         Lease { wnid: self.classes[position].wnid, token: self.last_token }

@@ -1,6 +1,6 @@
 //! Who holds a class, from the grant to the end of the lease: what a worker says it has, and what goes back.
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use shared::{
     ids::SessionId,
@@ -8,20 +8,25 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Held, Lease, LeaseTable, Notice, State, trouble::TRIES};
+use super::{Held, Lease, LeaseTable, Notice, State, pauses::later, trouble::TRIES};
 
 /// A class in a session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holding {
     /// When the worker was granted it, or last named it.
     pub(super) named: Instant,
-    /// Where it was in the tar, and since when.
+    /// Where it was in the tar, and since when; pauses are not counted.
     pub(super) bytes: u64,
     pub(super) since: Instant,
+    /// Its worker does what needs no origin: it reads a local tar, proves a folder, or publishes.
+    pub(super) is_local: bool,
     /// Length of the tar; 0 where it is not known.
     pub(super) length: u64,
-    /// When and where it was first seen since it began with this length, went back, or was kept waiting.
+    /// Time and offset of the first renewal that named it with this length. Reset when the offset
+    /// decreases. Pauses in which no bytes came are not counted.
     pub(super) first: Option<(Instant, u64)>,
+    /// Pauses since it was last named.
+    paused: Duration,
     /// When it was granted, if all of the tar has come since then.
     pub(super) granted: Option<Instant>,
 }
@@ -29,20 +34,46 @@ pub(super) struct Holding {
 impl Holding {
     /// `anew`: nothing of the class is there yet, as far as anybody knows.
     pub(super) fn granted(now: Instant, anew: bool) -> Self {
-        Self { named: now, bytes: 0, since: now, length: 0, first: None, granted: anew.then_some(now) }
+        Self {
+            named: now,
+            bytes: 0,
+            since: now,
+            is_local: false,
+            length: 0,
+            first: None,
+            paused: Duration::ZERO,
+            granted: anew.then_some(now),
+        }
     }
 
-    /// Its worker says where it is. `awake`: since when nobody keeps it waiting.
-    pub(super) fn name(&mut self, bytes: u64, length: u64, awake: Option<Instant>, now: Instant) {
+    /// Its worker says where it is.
+    pub(super) fn name(&mut self, bytes: u64, length: u64, now: Instant) {
         self.named = now;
+        let paused = mem::take(&mut self.paused);
         if bytes != self.bytes {
             self.since = now;
+        } else if let Some((at, _)) = &mut self.first {
+            *at = later(*at, paused, now);
         }
-        let went_on = |(at, position): &(Instant, u64)| *position <= bytes && Some(*at) >= awake;
+        let went_on = |(_, position): &(Instant, u64)| *position <= bytes;
         if length != self.length || !self.first.as_ref().is_some_and(went_on) {
             self.first = (length > 0).then_some((now, bytes));
         }
         (self.bytes, self.length) = (bytes, length);
+    }
+
+    /// For so long no worker could ask the origin.
+    pub(super) fn pause(&mut self, time: Duration, now: Instant) {
+        self.since = later(self.since, time, now);
+        self.paused += time;
+    }
+
+    /// How long nothing has come of it. Where there are fewer connections than slots a class may
+    /// wait for its turn for hours, while others of its worker have theirs: so before its first
+    /// byte the progress of the session counts as well.
+    pub(super) fn stalled(&self, session_progress: Instant, now: Instant) -> Duration {
+        let since = if self.bytes == 0 { self.since.max(session_progress) } else { self.since };
+        now.saturating_duration_since(since)
     }
 }
 
@@ -51,9 +82,9 @@ impl LeaseTable {
     /// names, or what it had from an earlier coordinator, whose grants are not in the ledger; both
     /// within its slots.
     pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
-        let (mut drop, awake) = (Vec::new(), self.copies.awake);
+        let mut drop = Vec::new();
         let mut room = self.free_slots(id);
-        for Held { lease, bytes, length } in held {
+        for Held { lease, bytes, length, is_local } in held {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
                 drop.push(*lease);
                 continue;
@@ -80,7 +111,10 @@ impl LeaseTable {
                 _ => self.copies.get_mut(position, id, lease.token),
             };
             match holding {
-                Some(holding) => holding.name(*bytes, *length, awake, now),
+                Some(holding) => {
+                    holding.name(*bytes, *length, now);
+                    holding.is_local = *is_local;
+                }
                 None => drop.push(*lease),
             }
         }
@@ -96,17 +130,9 @@ impl LeaseTable {
 
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.by_id.get(&id) else { return };
-        let (ttl, stuck_after, awake) = (self.ttl, self.stuck_after, self.copies.awake);
+        let (ttl, stuck_after, last_progress) = (self.ttl, self.stuck_after, session.last_progress);
         let forgotten = |held: &Holding| now - held.named >= ttl;
-        // Where there are fewer connections than slots a class may wait for its turn for hours, while others of its worker
-        // have theirs.
-        let received = session.last_received;
-        let stuck_since = |held: &Holding| {
-            let since = if held.bytes == 0 { held.since.max(received) } else { held.since };
-            // While the origin is left alone, no class can get on.
-            awake.map_or(since, |awake| since.max(awake))
-        };
-        let wedged = |held: &Holding| now - stuck_since(held) >= stuck_after;
+        let wedged = |held: &Holding| held.stalled(last_progress, now) >= stuck_after;
         let idle: Vec<_> = session
             .leases
             .iter()

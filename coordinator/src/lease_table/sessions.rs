@@ -99,6 +99,8 @@ pub(super) struct Session {
     pub(super) last_success: Option<Instant>,
     /// When it last said that more bytes have come, of whatever class.
     pub(super) last_received: Instant,
+    /// The same, but pauses since then are not counted.
+    pub(super) last_progress: Instant,
     /// What it has settled: success, skipped, failed.
     pub(super) settled: [u64; 3],
 }
@@ -233,6 +235,7 @@ impl Sessions {
             in_a_row_since: now,
             last_success: None,
             last_received: now,
+            last_progress: now,
             settled: [0; 3],
         };
         self.by_id.insert(id, session);

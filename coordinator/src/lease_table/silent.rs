@@ -5,6 +5,10 @@
 //! with each time that it was taken. So some worker waits long enough for an origin that answers
 //! slowly. What the former holder had received counts as a copy ([`Copies`]).
 //!
+//! A class before its first byte is not silent while its holder receives bytes of other classes: it
+//! waits for a connection. A worker takes few classes until it has done some, and a class that it
+//! took has not failed on its word alone ([`LeaseTable::may_be_wrong`]).
+//!
 //! [`Copies`]: super::copies::Copies
 
 use std::{collections::BTreeSet, time::Duration};
@@ -12,7 +16,7 @@ use std::{collections::BTreeSet, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{LeaseTable, Notice, State, leases::Holding};
+use super::{LeaseTable, Notice, State, leases::Holding, sessions::Session};
 
 /// The time to wait is doubled at most this often.
 const DOUBLINGS: u32 = 10;
@@ -51,17 +55,39 @@ impl LeaseTable {
     }
 
     fn silent_leases(&self, now: Instant) -> BTreeSet<usize> {
-        let leases = self.sessions.by_id.values().flat_map(|session| &session.leases);
-        leases.filter(|(class, held)| self.is_silent(**class, held, now)).map(|(class, _)| *class).collect()
+        let of = |session: &Session| {
+            let silent = session.leases.iter().filter(|(class, held)| self.is_silent(**class, session, held, now));
+            silent.map(|(class, _)| *class).collect::<Vec<_>>()
+        };
+        self.sessions.by_id.values().flat_map(of).collect()
     }
 
-    fn is_silent(&self, class: usize, held: &Holding, now: Instant) -> bool {
+    fn is_silent(&self, class: usize, session: &Session, held: &Holding, now: Instant) -> bool {
         let doublings = u32::from(self.classes[class].taken).min(DOUBLINGS);
         let patience = self.silent.after.saturating_mul(1 << doublings);
-        let since = self.copies.awake.map_or(held.since, |awake| held.since.max(awake));
         // What has come as a whole is being published.
         let is_whole = held.length > 0 && held.bytes >= held.length;
-        now - since >= patience && !is_whole && self.copies.affords(held.bytes)
+        held.stalled(session.last_progress, now) >= patience
+            && !is_whole
+            && !held.is_local
+            && self.copies.affords(held.bytes)
+    }
+
+    /// How many silent classes a worker may take now. It may have one of which it has received
+    /// nothing itself, and one more for each class that it has done in its session.
+    pub(super) fn room_for_silent(&self, id: SessionId) -> usize {
+        let session = &self.sessions.by_id[&id];
+        let is_waiting = |(class, held): &(&usize, &Holding)| self.classes[**class].is_taken && held.bytes == 0;
+        let waiting = session.leases.iter().filter(is_waiting).count();
+        let done = usize::try_from(session.settled[0]).unwrap_or(usize::MAX);
+        done.saturating_add(1).saturating_sub(waiting)
+    }
+
+    /// Whether a failure of this class says nothing of the class yet, because the worker that
+    /// reports it took the class from another one that lives: another worker tries it once more.
+    pub(super) fn may_be_wrong(&self, class: usize, id: SessionId, now: Instant) -> bool {
+        let has_not_failed = |other: &Session| !self.troubles.has_failed(class, now, || other.keys());
+        self.classes[class].is_taken && self.sessions.is_there_another(id, now, has_not_failed)
     }
 
     /// Makes a silent class pending for this worker, which is granted it next.
@@ -89,9 +115,10 @@ impl LeaseTable {
 
     fn may_take(&self, class: usize, id: SessionId, now: Instant) -> bool {
         let State::Leased(holder) = self.classes[class].state else { return false };
+        let session = &self.sessions.by_id[&holder];
         holder != id
             && !self.copies.is_copied_by(class, id)
-            && self.is_silent(class, &self.sessions.by_id[&holder].leases[&class], now)
+            && self.is_silent(class, session, &session.leases[&class], now)
             && self.may_try(class, id, &self.sessions.by_id[&id], now)
     }
 }

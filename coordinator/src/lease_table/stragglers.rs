@@ -85,7 +85,7 @@ mod tests {
         let mut now = start;
         for bytes in positions {
             now += TTL / 3;
-            held.name(*bytes, length, None, now);
+            held.name(*bytes, length, now);
         }
         (held, now)
     }

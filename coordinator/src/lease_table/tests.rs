@@ -59,7 +59,7 @@ fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
 }
 
 fn held(leases: &[Lease]) -> Vec<Held> {
-    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0 }).collect()
+    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
 }
 
 fn register(

@@ -53,7 +53,7 @@ mod tests {
         let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 4, ..Hello::default() };
         let session = table.register(&hello, &[], now).unwrap().session;
         let leases = table.acquire(session, 4, now).unwrap().leases;
-        table.renew(session, &[Held { lease: leases[2], bytes: 5, length: 9 }], 5, now).unwrap();
+        table.renew(session, &[Held { lease: leases[2], bytes: 5, length: 9, is_local: false }], 5, now).unwrap();
         let listed = |page: &ClassPage| page.classes.iter().map(|class| class.wnid).collect::<Vec<_>>();
         let first = table.under_way(None, 3);
         assert_eq!((listed(&first), first.more), (vec![wnids[2], wnids[1], wnids[3]], true));

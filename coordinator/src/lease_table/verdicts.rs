@@ -135,8 +135,8 @@ impl LeaseTable {
         }
         let session = &self.sessions.by_id[&id];
         let key = match failure.suspect {
-            Suspect::Class => return self.class_failed(id, position, failure),
-            Suspect::Origin => session.name_key(),
+            Suspect::Class if !self.may_be_wrong(position, id, now) => return self.class_failed(id, position, failure),
+            Suspect::Class | Suspect::Origin => session.name_key(),
             Suspect::Host => session.host_key(),
         };
         let tried = self.troubles.note(position, key, failure.lacks_space, now);

@@ -168,7 +168,7 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let refused = running.client.register(registration(2)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("version 2") && refused.message().contains("version 1"), "{refused}");
-    let held = vec![proto::Held { wnid: "../etc".to_owned(), token: 1, bytes: 0, length: 0 }];
+    let held = vec![proto::Held { wnid: "../etc".to_owned(), token: 1, bytes: 0, length: 0, is_local: false }];
     let request = proto::RegisterRequest { held, ..registration(1) };
     assert_eq!(running.client.register(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     assert_eq!(running.handle.tally().calls.by_method_and_code().count(), 2, "by their codes");

@@ -58,6 +58,7 @@ impl Program {
             lease: *lease,
             bytes: job.positions.get(&lease.wnid).copied().unwrap_or_default(),
             length: job.lengths[&lease.wnid],
+            is_local: false,
         };
         let held: Vec<Held> = self.leases.iter().map(place).collect();
         self.table.renew(self.session, &held, self.received, now).unwrap();
@@ -249,7 +250,7 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 1, now).unwrap().leases;
     assert_eq!(table.remaining_bytes(), Some(4000));
-    table.renew(session, &[Held { lease: leases[0], bytes: 500, length: 3000 }], 500, now).unwrap();
+    table.renew(session, &[Held { lease: leases[0], bytes: 500, length: 3000, is_local: false }], 500, now).unwrap();
     assert_eq!(table.remaining_bytes(), Some(2500 + 3 * 2000));
     assert_eq!(table.position_in_tar(session, wnid(2)), 500);
     table.restore(wnid(3), &Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error")));

@@ -137,7 +137,7 @@ impl Worker {
         }
         for lease in reply.leases {
             self.grants.granted(&lease.wnid)?;
-            self.held.push(Held { wnid: lease.wnid, token: lease.token, bytes: 0, length: 0 });
+            self.held.push(Held { wnid: lease.wnid, token: lease.token, bytes: 0, length: 0, is_local: false });
         }
         Ok(reply.status.unwrap_or_default())
     }
@@ -150,7 +150,8 @@ impl Worker {
 
     /// Reports classes as there before, without a lease, as a survey of the storage does.
     pub(crate) async fn survey(&mut self, wnids: Vec<String>) -> Result<u64, Trouble> {
-        self.held = wnids.into_iter().map(|wnid| Held { wnid, token: 0, bytes: 0, length: 0 }).collect();
+        self.held =
+            wnids.into_iter().map(|wnid| Held { wnid, token: 0, bytes: 0, length: 0, is_local: false }).collect();
         let skipped = Outcome { kind: Some(Kind::Skipped(Published { files: 500, bytes: 55_000_000 })) };
         self.deliver(&skipped).await
     }

@@ -19,6 +19,7 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
                     lease: Lease { wnid: class.wnid, token: class.token.unwrap() },
                     bytes: 0,
                     length: 0,
+                    is_local: false,
                 })
                 .collect();
             table.renew(*id, &held, 0, *now).unwrap();
@@ -289,7 +290,10 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     let leases = acquire(&mut table, one, 2, now).unwrap();
     for bytes in 1..242 {
         now += TTL;
-        let held = [Held { lease: leases[0], bytes, length: 0 }, Held { lease: leases[1], bytes: 7, length: 0 }];
+        let held = [
+            Held { lease: leases[0], bytes, length: 0, is_local: false },
+            Held { lease: leases[1], bytes: 7, length: 0, is_local: false },
+        ];
         table.renew(one, &held, 0, now).unwrap();
         table.renew(other, &[], 0, now).unwrap();
     }
@@ -300,8 +304,8 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     assert_eq!(lease.wnid, leases[1].wnid);
     for bytes in 242..=484 {
         now += TTL;
-        table.renew(one, &[Held { lease: leases[0], bytes, length: 0 }], 0, now).unwrap();
-        table.renew(other, &[Held { lease, bytes: 7, length: 0 }], 0, now).unwrap();
+        table.renew(one, &[Held { lease: leases[0], bytes, length: 0, is_local: false }], 0, now).unwrap();
+        table.renew(other, &[Held { lease, bytes: 7, length: 0, is_local: false }], 0, now).unwrap();
     }
     let given_up = table.take_given_up();
     assert!(given_up.len() == 1 && given_up[0].0 == lease.wnid, "{given_up:?}");
@@ -321,12 +325,35 @@ fn a_class_that_waits_no_longer_than_the_job_allows_is_not_taken_from_its_worker
             now += TTL;
             table.tick(now);
             table.look_for_stragglers(quiet, now);
-            let held = Held { lease: leases[0], bytes: 7, length: 100_000 };
+            let held = Held { lease: leases[0], bytes: 7, length: 100_000, is_local: false };
             assert_eq!(table.renew(one, &[held], 0, now).unwrap().drop, []);
         }
         assert_eq!(table.take_notices(), []);
         assert_eq!(table.status().leased, 1);
     }
+}
+
+/// One session lets the origin be left alone for a moment, again and again.
+#[test]
+fn short_pauses_delay_the_end_of_a_lease_that_does_not_get_on_by_their_length_only() {
+    let mut now = Instant::now();
+    let mut table = table(1);
+    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let leases = acquire(&mut table, one, 1, now).unwrap();
+    let held = Held { lease: leases[0], bytes: 7, length: 0, is_local: false };
+    let mut waited = Duration::ZERO;
+    while table.status().leased == 1 {
+        for is_paused in [false, true] {
+            let time = Duration::from_secs(if is_paused { 2 } else { 28 });
+            now += time;
+            waited += time;
+            table.look_for_stragglers(is_paused, now);
+        }
+        table.renew(one, &[held], 0, now).unwrap();
+        table.renew(other, &[], 0, now).unwrap();
+        assert!(waited < 2 * STUCK, "it is never taken");
+    }
+    assert!(waited >= STUCK && waited <= STUCK * 11 / 10, "{waited:?}");
 }
 
 #[test]
@@ -337,7 +364,12 @@ fn a_class_that_waits_for_its_turn_at_the_origin_is_not_wedged_while_its_worker_
     let leases = acquire(&mut table, one, 2, now).unwrap();
     let mut renew = |bytes: u64, received: u64| {
         now += TTL;
-        let held = [(leases[0], bytes), (leases[1], 0)].map(|(lease, bytes)| Held { lease, bytes, length: 0 });
+        let held = [(leases[0], bytes), (leases[1], 0)].map(|(lease, bytes)| Held {
+            lease,
+            bytes,
+            length: 0,
+            is_local: false,
+        });
         table.renew(one, &held, received, now).unwrap();
         table.take_notices()
     };

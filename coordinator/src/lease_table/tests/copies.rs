@@ -14,6 +14,8 @@ struct Tail {
     slow: SessionId,
     quick: SessionId,
     lease: Lease,
+    /// No worker may ask the origin.
+    is_paused: bool,
 }
 
 impl Tail {
@@ -35,7 +37,7 @@ impl Tail {
             let outcome = Outcome::Success(Published { files: 1, bytes: LENGTH });
             assert_eq!(table.report(quick, lease, &outcome, now, 0.5), Verdict::Settled);
         }
-        let mut tail = Self { table, now, slow, quick, lease };
+        let mut tail = Self { table, now, slow, quick, lease, is_paused: false };
         tail.pass(&[0]);
         tail
     }
@@ -45,7 +47,7 @@ impl Tail {
         let copy = self.copy();
         for bytes in positions {
             self.now += TTL / 3;
-            let held = Held { lease: self.lease, bytes: *bytes, length: LENGTH };
+            let held = Held { lease: self.lease, bytes: *bytes, length: LENGTH, is_local: false };
             assert_eq!(self.table.renew(self.slow, &[held], 0, self.now).unwrap().drop, []);
             assert_eq!(renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now), Ok(vec![]));
             self.look();
@@ -54,7 +56,7 @@ impl Tail {
 
     fn look(&mut self) {
         assert_eq!(self.table.tick(self.now), []);
-        self.table.look_for_stragglers(false, self.now);
+        self.table.look_for_stragglers(self.is_paused, self.now);
         check(&self.table);
     }
 
@@ -174,11 +176,40 @@ fn what_stands_still_is_copied_unless_the_origin_lets_nobody_ask() {
     assert_eq!(tail.ask(tail.quick).len(), 1);
     let mut quiet = Tail::on(["", ""]);
     quiet.pass(&[600_000, 600_000, 600_000]);
-    quiet.table.look_for_stragglers(true, quiet.now);
-    quiet.pass(&[600_000, 600_000]);
-    assert_eq!(quiet.ask(quiet.quick), [], "it may go on since twenty seconds");
+    quiet.is_paused = true;
+    quiet.pass(&[600_000; 90]);
+    quiet.is_paused = false;
+    quiet.look();
+    assert_eq!(quiet.ask(quiet.quick), [], "it could have gone on for twenty seconds");
     quiet.pass(&[600_000]);
     assert_eq!(quiet.ask(quiet.quick).len(), 1);
+}
+
+/// One session lets the origin be left alone for a moment, again and again.
+#[test]
+fn short_pauses_delay_a_copy_by_their_length_only() {
+    let mut tail = Tail::on(["", ""]);
+    tail.pass(&[600_000]);
+    for _ in 0..2 {
+        tail.pass(&[600_000]);
+        tail.now += Duration::from_secs(2);
+        tail.is_paused = true;
+        tail.look();
+        tail.is_paused = false;
+    }
+    tail.pass(&[600_000]);
+    assert_eq!(tail.ask(tail.quick).len(), 1, "it stands still for thirty seconds and two pauses");
+}
+
+/// What flows although no worker may ask is as fast as it is.
+#[test]
+fn a_pause_does_not_make_a_slow_transfer_fast() {
+    let mut tail = Tail::on(["", ""]);
+    tail.is_paused = true;
+    tail.pass(&[10_000, 20_000, 30_000]);
+    tail.is_paused = false;
+    tail.look();
+    assert_eq!(tail.ask(tail.quick).len(), 1);
 }
 
 #[test]
@@ -193,7 +224,8 @@ fn all_copies_together_are_at_most_three_hundredths_of_what_has_come() {
         table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: LENGTH }), now, 0.5);
     }
     let held = |leases: &[Lease]| -> Vec<Held> {
-        let held = |lease: &Lease| Held { lease: *lease, bytes: 5, length: LENGTH + lease.token.0 % 2 };
+        let held =
+            |lease: &Lease| Held { lease: *lease, bytes: 5, length: LENGTH + lease.token.0 % 2, is_local: false };
         leases.iter().map(held).collect()
     };
     for _ in 0..4 {
@@ -271,7 +303,7 @@ fn a_class_that_is_wedged_for_the_last_time_is_its_copys_and_has_not_failed() {
         tail.now += TTL / 3;
         let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];
         for (id, lease, bytes) in held {
-            tail.table.renew(id, &[Held { lease, bytes, length: LENGTH }], 0, tail.now).unwrap();
+            tail.table.renew(id, &[Held { lease, bytes, length: LENGTH, is_local: false }], 0, tail.now).unwrap();
         }
         assert_eq!(tail.copy().is_none(), bytes == 2 * 360, "{bytes}");
     }
@@ -310,7 +342,7 @@ fn a_copy_whose_worker_is_lost_or_that_nobody_names_is_over_and_the_holder_goes_
     for bytes in [30_000, 40_000, 50_000] {
         assert_eq!(tail.copy(), Some(copy));
         tail.now += TTL / 3;
-        let held = Held { lease: tail.lease, bytes, length: LENGTH };
+        let held = Held { lease: tail.lease, bytes, length: LENGTH, is_local: false };
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }

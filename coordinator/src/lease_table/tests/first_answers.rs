@@ -162,7 +162,9 @@ fn bytes_of_a_tar_are_an_answer_too() {
     let leases = acquire(&mut table, id, 100, now).unwrap();
     table.report(id, leases[0], &refused(404), now, 1.0);
     let leases = &leases[1..];
-    let named = |bytes| leases.iter().map(move |lease| Held { lease: *lease, bytes, length: 0 }).collect::<Vec<_>>();
+    let named = |bytes| {
+        leases.iter().map(move |lease| Held { lease: *lease, bytes, length: 0, is_local: false }).collect::<Vec<_>>()
+    };
     table.renew(id, &named(1000), 20_000, now).unwrap();
     assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "a page may have so many");
     table.renew(id, &named(100_000), 2_000_000, now).unwrap();

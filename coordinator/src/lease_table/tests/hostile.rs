@@ -86,7 +86,14 @@ fn tokens_of_no_former_epoch_take_nothing_up_and_those_of_one_no_more_than_the_s
     let named = |before: u64| {
         let token = |number| LeaseToken(if before == 0 { 1 } else { before + number });
         let leases = wnids(4096).into_iter().zip(1..);
-        leases.map(|(wnid, number)| Held { lease: Lease { wnid, token: token(number) }, bytes: 0, length: 0 }).collect()
+        leases
+            .map(|(wnid, number)| Held {
+                lease: Lease { wnid, token: token(number) },
+                bytes: 0,
+                length: 0,
+                is_local: false,
+            })
+            .collect()
     };
     let claims = [(0, 0), (2 << 32, 0), (3 << 32, 0), (u64::MAX - 5000, 0), (1 << 32, 10)];
     for (before, taken) in claims {
@@ -281,7 +288,7 @@ proptest! {
                 (Act::Name { token }, id) => {
                     let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
                         let lease = Lease { wnid, token: LeaseToken(token) };
-                        Held { lease, bytes: 0, length: 0 }
+                        Held { lease, bytes: 0, length: 0, is_local: false }
                     });
                     let named: Vec<Held> = named.collect();
                     if let Some(id) = id {

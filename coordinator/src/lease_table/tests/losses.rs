@@ -101,8 +101,10 @@ fn a_class_that_comes_further_with_each_worker_is_not_given_up() {
         for round in 1..=20_u64 {
             let id = newcomer(&mut table, &format!("host {round}"), now);
             let leases = acquire(&mut table, id, 1, now).unwrap();
-            let held: Vec<Held> =
-                leases.iter().map(|lease| Held { lease: *lease, bytes: round * step, length: 4 << 20 }).collect();
+            let held: Vec<Held> = leases
+                .iter()
+                .map(|lease| Held { lease: *lease, bytes: round * step, length: 4 << 20, is_local: false })
+                .collect();
             table.renew(id, &held, 0, now).unwrap();
             pass(&mut table, &[], &mut now);
         }

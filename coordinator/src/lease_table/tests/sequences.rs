@@ -111,7 +111,12 @@ impl Fleet {
                 // Most stand still; a copy of some of them is affordable soon, of others late.
                 let length = |lease: &Lease| lease.token.0 % 1000 + 10;
                 self.named[worker] = self.held[worker].clone();
-                let held = self.held[worker].iter().map(|lease| Held { lease: *lease, bytes, length: length(lease) });
+                let held = self.held[worker].iter().map(|lease| Held {
+                    lease: *lease,
+                    bytes,
+                    length: length(lease),
+                    is_local: false,
+                });
                 match table.renew(session, &held.collect::<Vec<_>>(), received, *now) {
                     Ok(renewed) => self.give_up(worker, &renewed.drop),
                     Err(UnknownSession) => self.sessions[worker] = None,

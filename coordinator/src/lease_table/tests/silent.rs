@@ -18,6 +18,7 @@ impl Silence {
     fn new<const COUNT: usize>(classes: u32, workers: [(&str, u32); COUNT]) -> (Self, [SessionId; COUNT]) {
         let now = Instant::now();
         let mut table = table(classes).expecting_bytes_within(PATIENCE);
+        table.look_for_stragglers(false, now);
         let ids = workers.map(|(name, slots)| {
             let storage = "shared".to_owned();
             let hello = Hello { worker: name.to_owned(), instance: name.into(), slots, storage, ..Hello::default() };
@@ -31,8 +32,13 @@ impl Silence {
         let leases = acquire(&mut self.table, id, max, self.now).unwrap();
         check(&self.table);
         let (_, named) = self.named.iter_mut().find(|(worker, _)| *worker == id).unwrap();
-        named.extend(leases.iter().map(|lease| Held { lease: *lease, bytes, length }));
+        named.extend(leases.iter().map(|lease| Held { lease: *lease, bytes, length, is_local: false }));
         leases
+    }
+
+    /// The worker has done a class of another kind: it may take more than one class at once.
+    fn is_proven(&mut self, id: SessionId) {
+        self.table.sessions.by_id.get_mut(&id).unwrap().settled[0] = 1000;
     }
 
     /// Seconds pass, in which all workers renew; `quiet`: the origin is left alone.
@@ -42,7 +48,8 @@ impl Silence {
             self.seconds += 1;
             if self.seconds.is_multiple_of(10) {
                 for (id, named) in &mut self.named {
-                    let dropped = self.table.renew(*id, named, 0, self.now).unwrap().drop;
+                    let received = named.iter().map(|held| held.bytes).sum();
+                    let dropped = self.table.renew(*id, named, received, self.now).unwrap().drop;
                     named.retain(|held| !dropped.contains(&held.lease));
                 }
             }
@@ -73,7 +80,7 @@ fn all_classes_of_a_worker_that_receives_nothing_go_to_one_that_is_idle() {
     assert_eq!(silence.ask(honest, 10, 0, 0), []);
     let turn = silence.table.turn();
     let (waited, mut leases) = silence.waits(honest, 10);
-    assert_eq!((waited, leases.len()), (PATIENCE, 10));
+    assert_eq!((waited, leases.len()), (PATIENCE, 1), "one, for it has done none yet");
     assert!(silence.table.turn() > turn, "a question that waits is answered");
     let is_silent = |notice: &Notice| matches!(notice, Notice::Silent { worker, .. } if worker == "hostile");
     assert!(silence.table.take_notices().iter().all(is_silent));
@@ -111,6 +118,7 @@ fn a_worker_keeps_what_it_has_while_no_other_one_is_idle_or_the_origin_is_left_a
     silence.ask(one, 10, 0, 0);
     silence.pass(1000, true);
     silence.pass(149, false);
+    silence.is_proven(other);
     assert_eq!(silence.ask(other, 10, 0, 0), [], "nothing could come for a thousand seconds");
     silence.pass(1, false);
     assert_eq!(silence.ask(other, 10, 0, 0).len(), 10);
@@ -154,4 +162,94 @@ fn two_workers_that_receive_nothing_keep_nothing_from_a_third() {
     assert_eq!(waited, PATIENCE);
     let (waited, taken) = silence.waits(honest, 1);
     assert_eq!((waited, taken[0].wnid), (PATIENCE * 2, lease.wnid));
+}
+
+/// With one connection for all, a class may wait much longer than a worker may be silent.
+#[test]
+fn a_class_that_waits_for_a_connection_is_not_taken_while_its_worker_receives_others() {
+    let (mut silence, [one, other]) = Silence::new(10, [("one", 10), ("other", 10)]);
+    silence.ask(one, 10, 0, 0);
+    for _ in 0..100 {
+        silence.named[0].1[0].bytes += 1000;
+        silence.pass(140, false);
+        assert_eq!(silence.ask(other, 10, 0, 0), []);
+    }
+    silence.pass(160, false);
+    assert_eq!(silence.ask(other, 10, 0, 0).len(), 1, "its connection is gone, and it has others' classes");
+}
+
+#[test]
+fn a_worker_takes_one_class_at_once_until_it_has_done_some() {
+    let (mut silence, [hostile, idle]) = Silence::new(10, [("hostile", 10), ("idle", 10)]);
+    silence.ask(hostile, 10, 0, 0);
+    let (_, leases) = silence.waits(idle, 10);
+    assert_eq!((leases.len(), silence.ask(idle, 10, 0, 0)), (1, vec![]));
+    silence.named[1].1[0].bytes = 1;
+    silence.pass(10, false);
+    assert_eq!(silence.ask(idle, 10, 0, 0).len(), 1, "bytes of the first one have come");
+    silence.table.report(idle, leases[0], &good(), silence.now, 1.0);
+    silence.named[1].1.remove(0);
+    assert_eq!((silence.ask(idle, 10, 0, 0).len(), silence.ask(idle, 10, 0, 0).len()), (1, 0));
+}
+
+#[test]
+fn a_class_has_not_failed_because_the_worker_that_took_it_says_so() {
+    for is_missing in [false, true] {
+        let (mut silence, [holder, taker]) = Silence::new(1, [("holder", 1), ("taker", 1)]);
+        silence.ask(holder, 1, 0, 0);
+        let (_, leases) = silence.waits(taker, 1);
+        silence.pass(10, false);
+        let verdict = silence.table.report(taker, leases[0], &bad(), silence.now, 1.0);
+        silence.named[1].1.clear();
+        assert_eq!((verdict, silence.table.status().failed), (Verdict::Retried, 0));
+        silence.pass(10, false);
+        assert_eq!(silence.ask(taker, 1, 0, 0), [], "another worker tries it");
+        let lease = silence.ask(holder, 1, 0, 0)[0];
+        let outcome = if is_missing { bad() } else { good() };
+        assert_eq!(silence.table.report(holder, lease, &outcome, silence.now, 1.0), Verdict::Settled);
+        assert_eq!(silence.table.status().failed, u64::from(is_missing));
+    }
+}
+
+/// A taken class that no other worker may try has failed with the report of the one that has it.
+#[test]
+fn a_class_fails_with_the_report_of_the_last_worker() {
+    let (mut silence, [holder, taker]) = Silence::new(1, [("holder", 1), ("taker", 1)]);
+    silence.ask(holder, 1, 0, 0);
+    let (_, leases) = silence.waits(taker, 1);
+    silence.table.leave(holder).unwrap();
+    assert_eq!(silence.table.report(taker, leases[0], &bad(), silence.now, 1.0), Verdict::Settled);
+}
+
+/// One session lets the origin be left alone for a moment, again and again.
+#[test]
+fn short_pauses_delay_the_end_of_a_silent_lease_by_their_length_only() {
+    let (mut silence, [hostile, honest]) = Silence::new(10, [("hostile", 10), ("honest", 10)]);
+    silence.ask(hostile, 10, 0, 0);
+    silence.pass(138, false);
+    silence.pass(2, true);
+    silence.pass(11, false);
+    assert_eq!(silence.ask(honest, 10, 0, 0), []);
+    silence.pass(1, false);
+    assert_eq!(silence.ask(honest, 10, 0, 0).len(), 1, "150 seconds, and two of a pause");
+}
+
+/// It reads a local tar, proves a folder, or publishes a tar whose length is not known.
+#[test]
+fn a_class_that_needs_no_origin_is_not_taken() {
+    for (bytes, length) in [(0, 0), (7, 0), (7, 9)] {
+        let (mut silence, [one, other]) = Silence::new(2, [("one", 1), ("other", 1)]);
+        silence.ask(one, 1, bytes, length);
+        for lease in silence.ask(other, 1, 0, 0) {
+            let outcome = Outcome::Success(Published { files: 1, bytes: 1000 });
+            silence.table.report(other, lease, &outcome, silence.now, 1.0);
+        }
+        silence.named[1].1.clear();
+        silence.named[0].1[0].is_local = true;
+        silence.pass(1000, false);
+        assert_eq!(silence.ask(other, 1, 0, 0), [], "{bytes} of {length} bytes");
+        silence.named[0].1[0].is_local = false;
+        silence.pass(10, false);
+        assert_eq!(silence.ask(other, 1, 0, 0).len(), 1);
+    }
 }

@@ -20,7 +20,10 @@ fn take(path: &str, bytes: &[u8], size: usize) -> Result<(), Status> {
 
 /// The largest numbers everywhere.
 fn held(count: usize) -> Vec<proto::Held> {
-    vec![proto::Held { wnid: "n12345678".to_owned(), token: u64::MAX, bytes: u64::MAX, length: u64::MAX }; count]
+    vec![
+        proto::Held { wnid: "n12345678".to_owned(), token: u64::MAX, bytes: u64::MAX, length: u64::MAX, is_local: true };
+        count
+    ]
 }
 
 fn results(count: usize) -> proto::ReportRequest {

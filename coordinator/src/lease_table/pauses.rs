@@ -1,0 +1,39 @@
+//! Pauses: times in which no worker may send a request to the origin. Pure.
+//!
+//! Invariants: a pause is subtracted from the time that a class or a session has made no progress.
+//! It never restarts that time, so pauses that come again and again delay a decision only by their
+//! total length.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::LeaseTable;
+
+/// When the table last heard whether there is a pause.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    looked: Option<Instant>,
+}
+
+impl LeaseTable {
+    /// Called once a second; `is_paused`: no worker may ask the origin for anything now. The time
+    /// since the last call counts as a pause then.
+    pub(super) fn note_pause(&mut self, is_paused: bool, now: Instant) {
+        let looked = self.pauses.looked.replace(now).unwrap_or(now);
+        if !is_paused {
+            return;
+        }
+        let time = now.saturating_duration_since(looked);
+        for session in self.sessions.by_id.values_mut() {
+            session.last_progress = later(session.last_progress, time, now);
+            session.leases.values_mut().for_each(|held| held.pause(time, now));
+        }
+        self.copies.holdings().for_each(|held| held.pause(time, now));
+    }
+}
+
+/// An instant moved by the length of a pause, but not into the future.
+pub(super) fn later(instant: Instant, pause: Duration, now: Instant) -> Instant {
+    (instant + pause).min(now.max(instant))
+}
