@@ -29,7 +29,7 @@ pub use notice::Notice;
 use refusals::Refusals;
 use shares::{Share, divide};
 use speed::Speed;
-use trial::Trial;
+use trial::Trials;
 use trouble::{Meaning, Seen, Trouble};
 use waits::{JITTER, Waits};
 
@@ -133,7 +133,7 @@ pub struct Pace {
     began: Instant,
     divided_at: Instant,
     waits: Waits,
-    trial: Option<Trial>,
+    trials: Trials,
     /// The end of the rest after the last overload.
     rest_until: Instant,
     /// The later one of `rest_until` and the end of the waits.
@@ -185,7 +185,7 @@ impl Pace {
             began: now,
             divided_at: now,
             waits: Waits::default(),
-            trial: None,
+            trials: Trials::default(),
             rest_until: now,
             quiet_until: now,
             resumed: 0,

@@ -3,9 +3,9 @@
 //!
 //! Invariants: a reported wait counts until its time has passed, its session ends, or an admin lifts
 //! it. A wait that another session reports as well goes on. One session alone holds the others for
-//! [`ALONE`] and a tenth of the time; then a [`Trial`] shows whether the origin means all of them.
+//! [`ALONE`] and a tenth of the time; then a [`Trials`] shows whether the origin means all of them.
 //!
-//! [`Trial`]: super::trial::Trial
+//! [`Trials`]: super::trial::Trials
 
 use std::{collections::BTreeMap, time::Duration};
 

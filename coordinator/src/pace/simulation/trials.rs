@@ -14,12 +14,26 @@ struct Simulated {
     start: Instant,
     now: Instant,
     said: BTreeMap<SessionId, Observation>,
-    /// Until then the origin refuses every request of the honest workers.
+    /// Until then the origin answers every request of the honest workers in this way.
     refuses_until: Instant,
+    answer: Refuses,
     /// Seconds in which the workers but the witness of a trial were held back.
     held: u64,
     /// Requests that were refused.
     refused: u64,
+}
+
+/// How the origin does not serve a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Refuses {
+    /// With `Retry-After`.
+    WithWait,
+    /// 503 without it.
+    WithoutWait,
+    /// It closes the connection.
+    Cut,
+    /// It never answers.
+    Hang,
 }
 
 impl Simulated {
@@ -28,7 +42,8 @@ impl Simulated {
         let ceilings = Ceilings { connections: Some(9), bytes_per_second: None };
         let said = HONEST.map(|id| (id, Observation { wanted: 5, ..Observation::default() })).into();
         let pace = Pace::new(ceilings, now);
-        let mut held = Self { pace, start: now, now, said, refuses_until: now, held: 0, refused: 0 };
+        let mut held =
+            Self { pace, start: now, now, said, refuses_until: now, answer: Refuses::WithWait, held: 0, refused: 0 };
         held.second();
         held.second();
         held
@@ -48,15 +63,25 @@ impl Simulated {
         self.held += u64::from(held.iter().filter(|is_held| **is_held).count() > 1);
         for id in HONEST {
             let budget = self.pace.budget(id, self.now);
-            let may_ask = budget.quiet.is_zero() && budget.connections > 0;
+            let may_ask = budget.quiet.is_zero() && budget.connections > self.said[&id].open;
             let is_refused = may_ask && self.now < self.refuses_until;
             let said = self.said.get_mut(&id).unwrap();
             said.seen = budget.version;
             said.requests += u64::from(may_ask);
             said.received += if may_ask && !is_refused { 1000 } else { 0 };
-            let said = *said;
             if is_refused {
                 self.refused += 1;
+                match self.answer {
+                    Refuses::WithWait => {}
+                    Refuses::WithoutWait => said.refusals += 1,
+                    Refuses::Cut => said.cuts += 1,
+                    Refuses::Hang => said.open += 1,
+                }
+            } else if self.now >= self.refuses_until {
+                said.open = 0;
+            }
+            let said = *said;
+            if is_refused && self.answer == Refuses::WithWait {
                 self.refused(id, (self.refuses_until - self.now).as_secs());
             } else {
                 self.pace.observed(id, &said, self.now);
@@ -140,9 +165,40 @@ fn the_only_worker_keeps_its_wait() {
     }
 }
 
-/// Nothing comes of the request of a witness, and another one leaves.
+/// The origin says how long to wait to one worker only, and serves no other either.
 #[test]
-fn a_wait_that_no_other_worker_confirms_within_half_a_minute_is_over() {
+fn a_wait_stays_while_no_other_worker_is_served() {
+    for answer in [Refuses::WithoutWait, Refuses::Cut, Refuses::Hang] {
+        let mut held = Simulated::new();
+        held.answer = answer;
+        held.refuses_until = held.now + Duration::from_mins(15);
+        held.refused(REPORTER, 900);
+        held.pass(890);
+        assert_eq!(held.held, 890, "{answer:?}");
+        assert!(held.refused <= 15, "{answer:?}: at most one request a minute, not {}", held.refused);
+        assert_eq!(held.pace.take_notices().iter().filter(|notice| **notice == Notice::Own).count(), 0);
+        held.pass(15);
+        assert_eq!(held.quiet(), [false; 3]);
+    }
+}
+
+/// A witness that was not served by chance does not keep the wait of a hostile worker.
+#[test]
+fn a_wait_is_tried_again_by_another_worker_after_a_minute() {
+    for answer in [Refuses::WithoutWait, Refuses::Cut, Refuses::Hang] {
+        let mut held = Simulated::new();
+        held.answer = answer;
+        held.refuses_until = held.now + Duration::from_secs(70);
+        held.refused(REPORTER, 900);
+        held.pass(170);
+        assert_eq!((held.refused, held.quiet()), (1, [false; 3]), "{answer:?}");
+        assert!(held.held <= 160, "{answer:?}: {}", held.held);
+    }
+}
+
+/// A witness that sends nothing, and another one that leaves.
+#[test]
+fn each_worker_is_the_witness_in_its_turn() {
     let mut held = Simulated::new();
     held.refused(REPORTER, 900);
     let deaf = |held: &mut Simulated, seconds: u64| {
@@ -152,15 +208,16 @@ fn a_wait_that_no_other_worker_confirms_within_half_a_minute_is_over() {
         }
     };
     deaf(&mut held, 65);
-    let witness = HONEST.into_iter().find(|id| !held.is_quiet(*id)).expect("one may ask");
-    assert_eq!(held.pace.budget(witness, held.now).connections, 1);
-    held.pace.left(witness, held.now);
-    deaf(&mut held, 1);
-    let others: Vec<SessionId> = HONEST.into_iter().filter(|id| *id != witness).collect();
-    let asking = others.iter().filter(|id| !held.is_quiet(**id)).count();
-    assert_eq!(asking, 1, "another one may");
+    let witnesses = |held: &Simulated| HONEST.into_iter().filter(|id| !held.is_quiet(*id)).collect::<Vec<_>>();
+    assert_eq!(witnesses(&held), [HONEST[0]]);
+    assert_eq!(held.pace.budget(HONEST[0], held.now).connections, 1);
     deaf(&mut held, 30);
-    assert!(others.iter().all(|id| !held.is_quiet(*id)));
+    assert_eq!(witnesses(&held), [HONEST[1]]);
+    held.pace.left(HONEST[1], held.now);
+    deaf(&mut held, 1);
+    assert_eq!(witnesses(&held), [HONEST[2]]);
+    deaf(&mut held, 31);
+    assert_eq!(witnesses(&held), [HONEST[0]], "and so on, until one is served");
 }
 
 proptest! {
