@@ -3,8 +3,8 @@
 //! Invariant: what is opened here is a regular file, is not reached through a symbolic link, and
 //! opening it never waits. [`open`] and [`open_or_create`] also refuse a file of another user, by
 //! the rule of [`Ownership::within`]: the owner is this process's user, root, or the owner of the
-//! folder, who can replace all that is in it anyway. In a folder that a group shares (set-group-ID
-//! and writable by the group) the files of the group are accepted as well.
+//! folder, who can replace all that is in it anyway. In a folder that a group shares (set-group-ID,
+//! writable by the group and not by all) the files of the group are accepted as well.
 //! Where a file system shows another owner for what this process makes, as NFS with `root_squash`
 //! does, that owner stands for this process's user: a file that is made for a moment tells it.
 //!
@@ -483,6 +483,9 @@ mod tests {
             (0, attacker, 0o2775, 7, true),
             (0, attacker, 0o2775, 8, false),
             (0, attacker, 0o2755, 7, false),
+            (0, attacker, 0o2777, 7, false),
+            (0, attacker, 0o3777, 7, false),
+            (0, attacker, 0o3775, 7, true),
             (0, attacker, 0o775, 7, false),
         ] {
             fs::write(&path, "").unwrap();

@@ -18,7 +18,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
 /// In a folder with it, users can rename and remove only what is theirs.
 const STICKY: u32 = 0o1000;
-/// A folder with both bits is shared by its group.
+/// A folder with both bits is shared by its group, if not every user can write to it.
 const SHARED: u32 = 0o2020;
 
 /// Why a file or a folder is not used.
@@ -118,9 +118,11 @@ impl Ownership {
     }
 }
 
-/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it.
+/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it, but
+/// not every user. Where every user can write, the bit gives the folder's group to what any of them
+/// makes, so the group of a file says nothing about who made it.
 pub fn is_shared(folder: &Metadata) -> bool {
-    folder.mode() & SHARED == SHARED
+    folder.mode() & SHARED == SHARED && !is_writable_by_all(folder)
 }
 
 /// Whether users other than the owner, or the group of a folder that is shared, can write.

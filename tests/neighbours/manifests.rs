@@ -8,7 +8,7 @@ use tests::{
     folders::snapshot,
 };
 
-use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, give, set_mode, victims};
+use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, set_mode, victims};
 
 /// The group that shares a target.
 const GROUP: u32 = 54_412;
@@ -47,8 +47,11 @@ fn set_up(victim: u32, case: &Case, tar: Vec<u8>) -> Scene {
 #[test]
 fn a_manifest_of_another_user_proves_nothing_in_a_target_of_all_users() {
     for victim in victims() {
-        for mode in [0o1777, 0o777, 0o3777] {
-            let case = Case { class: ATTACKER, group: ATTACKER, target: 0, mode };
+        // In a folder of all users the set-group-ID bit gives the group to what any of them makes.
+        for (mode, group) in
+            [(0o1777, ATTACKER), (0o777, ATTACKER), (0o3777, ATTACKER), (0o3777, GROUP), (0o2777, GROUP)]
+        {
+            let case = Case { class: ATTACKER, group, target: 0, mode };
             let scene = set_up(victim, &case, images(WNID, 3, 10_000..20_000, OTHER_SEED));
             let class = scene.job.class_folder(WNID);
             let before = snapshot(&class);
@@ -77,8 +80,7 @@ fn a_manifest_is_believed_where_other_users_could_not_put_it() {
             Case { class: victim, group: victim, target: 0, mode: 0o1777 },
             Case { class: 0, group: 0, target: victim, mode: 0o1777 },
             Case { class: ATTACKER, group: ATTACKER, target: ATTACKER, mode: 0o1777 },
-            // The group shares the target, and every user can write to it as well.
-            Case { class: ATTACKER, group: GROUP, target: 0, mode: 0o3777 },
+            Case { class: ATTACKER, group: GROUP, target: victim, mode: 0o3775 },
             Case { class: ATTACKER, group: GROUP, target: victim, mode: 0o2775 },
             Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o2775 },
             Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o755 },
@@ -94,10 +96,13 @@ fn a_manifest_is_believed_where_other_users_could_not_put_it() {
 #[test]
 fn a_tar_of_another_user_is_not_unpacked_in_a_target_of_all_users() {
     for victim in victims() {
-        for mode in [0o1777, 0o777] {
+        for (mode, group) in [(0o1777, ATTACKER), (0o777, ATTACKER), (0o3777, GROUP)] {
             let scene = Scene::new(victim, 0o755, mode);
-            give(scene.target(), 0, mode);
-            attackers_file(&scene.target().join("n00000001.tar"), &images(WNID, 3, 10_000..20_000, OTHER_SEED));
+            chown(scene.target(), Some(0), Some(GROUP)).expect("root may");
+            set_mode(scene.target(), mode);
+            let tar = scene.target().join("n00000001.tar");
+            attackers_file(&tar, &images(WNID, 3, 10_000..20_000, OTHER_SEED));
+            chown(&tar, None, Some(group)).expect("root may");
             scene.run(&format!("a tar of the attacker in {mode:o}"), Ending::DoneOrFailed);
             let class = scene.job.class_folder(WNID);
             assert!(!class.exists() || difference(&scene.tar, &class).is_none(), "the attacker's images are there");

@@ -1,6 +1,7 @@
 //! Who can write to a staging area: this process's user alone, or the group that shares the target.
 //!
-//! A target is shared by its group if it has the set-group-ID bit and its group can write to it.
+//! A target is shared by its group if it has the set-group-ID bit, and its group can write to it but
+//! not every user.
 //! Then the area gets the same rights. An administrator can also make the area beforehand, as root
 //! or as the user of this process, with these two bits. Any other area has mode 0700, whatever the
 //! umask.
@@ -139,7 +140,16 @@ mod tests {
     fn an_area_is_ours_alone_unless_a_group_shares_the_target() {
         let folder = tempfile::tempdir().unwrap();
         let area = folder.path().join("area");
-        for (target, expected) in [(0o755, 0o700), (0o777, 0o700), (0o2755, 0o700), (0o775, 0o700), (0o2775, 0o2770)] {
+        for (target, expected) in [
+            (0o755, 0o700),
+            (0o777, 0o700),
+            (0o2755, 0o700),
+            (0o775, 0o700),
+            (0o2775, 0o2770),
+            (0o2777, 0o700),
+            (0o3777, 0o700),
+            (0o3775, 0o2770),
+        ] {
             fs::set_permissions(folder.path(), Permissions::from_mode(target)).unwrap();
             let group = Group::of(&folder.path().metadata().unwrap());
             for _ in 0..2 {
@@ -175,6 +185,7 @@ mod tests {
             (attacker, 0o700, false),
             (attacker, 0o2770, true),
             (attacker, 0o2777, false),
+            (attacker, 0o3777, false),
             (0, 0o700, true),
             (0, 0o777, false),
             (0, 0o2770, true),
