@@ -3,8 +3,9 @@
 //!
 //! Invariant: a class whose length is not known, or that outgrows it, never fills the disk for the
 //! others. It takes at most half of the space that is free for it. One class of unknown length may go
-//! beyond that half as long as no other class waits for space, and leaves a reserve. As soon as
-//! another class waits, it fails, and its space is free again. The same half holds for the number of
+//! beyond that half as long as no other class waits for space, no other process works in the target
+//! or writes to the file system, and leaves a reserve. As soon as another class waits, or another
+//! process writes, it fails, and its space is free again. The same half holds for the number of
 //! files, of which no origin says how many there are: a class with more files than any of
 //! ImageNet's takes no more than half of those that the file system can hold.
 
@@ -15,10 +16,13 @@ use std::{
 };
 
 use rustix::fs::statvfs;
-use shared::outcome::{Failure, FailureKind};
 use tokio::sync::Notify;
 
 use crate::target::Target;
+
+mod lacks_space;
+
+pub(crate) use lacks_space::LacksSpace;
 
 /// A class that takes more than was announced is compared with the disk again each time that it has
 /// grown by so many bytes.
@@ -30,6 +34,10 @@ const REFUSALS_OF_A_FULL_DISK: u32 = 3;
 /// A class of unknown length that goes beyond half of the free space leaves this part of what was
 /// free when it began, and no less than an ordinary class needs.
 const RESERVE: u64 = 16;
+
+/// Beside what is counted, the file system uses at most one byte for so many: its own structures,
+/// the journal and the manifest.
+const OVERHEAD: u64 = 32;
 
 /// A class with more files is compared with the disk each time that it has grown by [`FILE_STEP`]; the
 /// largest one of ImageNet's has about 3,000 images.
@@ -64,6 +72,16 @@ struct Claims {
     beyond_half: Option<(u64, u64)>,
     /// Classes that wait for space.
     waiting: u32,
+    /// Bytes that the classes of this process have written, since it started.
+    written: u64,
+}
+
+/// What a class of unknown length is compared with when it goes beyond half of the free space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Beyond {
+    /// Free bytes when the class began, and what this process had written by then.
+    free_before: u64,
+    written_before: u64,
 }
 
 /// The result of the comparison before a class begins.
@@ -95,9 +113,9 @@ pub(crate) struct Claim {
     files_compared_at: u64,
     /// Files that the file system could still hold when it began, where the number is limited.
     files_free: Option<u64>,
-    /// Bytes that it leaves if it goes beyond half of the free space; `None` where its length was
-    /// announced.
-    reserve: Option<u64>,
+    /// `None` where its length was announced, or the free space is not known: then it may not go
+    /// beyond half.
+    beyond: Option<Beyond>,
 }
 
 /// A class that waits for space, until this is dropped.
@@ -113,55 +131,6 @@ impl<'space> Waiting<'space> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.claims().waiting -= 1;
-    }
-}
-
-/// The disk has not enough space for one class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LacksSpace {
-    /// Not begun.
-    #[error(
-        "not enough space for this class: it needs {needed} bytes, and {free} are free for it; free some space, or start a \
-         worker with a larger disk"
-    )]
-    Announced {
-        /// Bytes on the disk.
-        needed: u64,
-        /// Bytes that no other class will take.
-        free: u64,
-    },
-    /// It was begun, and takes more than was announced.
-    #[error(
-        "not enough space for this class: the origin {}, and after {used} bytes the disk has no room for more",
-        length.map_or_else(
-            || "does not say how long it is".to_owned(),
-            |length| format!("says that it has {length} bytes, which take more on the disk")
-        )
-    )]
-    Outgrown {
-        /// Bytes of the tar, if they were announced.
-        length: Option<u64>,
-        /// Bytes on the disk.
-        used: u64,
-    },
-    /// It has more files than the file system can hold beside those of others.
-    #[error(
-        "not enough room for the files of this class: after {files} of them the disk cannot hold as many again, whatever \
-         their length; start a worker with a disk that can hold more files"
-    )]
-    Files {
-        /// Files of the class.
-        files: u64,
-    },
-}
-
-impl From<LacksSpace> for Failure {
-    fn from(lacks: LacksSpace) -> Self {
-        let failure = Self::new(FailureKind::StorageError, lacks);
-        match lacks {
-            LacksSpace::Announced { .. } => failure.lacking_space(),
-            LacksSpace::Outgrown { .. } | LacksSpace::Files { .. } => failure,
-        }
     }
 }
 
@@ -189,9 +158,9 @@ impl Claims {
         self.begun_bytes.checked_div(self.begun)
     }
 
-    /// Whether a class that has taken more than was announced may go on. `reserve`: what it has to
-    /// leave if it goes beyond half; `None` if it may not.
-    fn may_go_on(&mut self, id: u64, used: u64, free: u64, reserve: Option<u64>) -> bool {
+    /// Whether a class that has taken more than was announced may go on. `beyond`: `None` if it may
+    /// not go beyond half.
+    fn may_go_on(&mut self, id: u64, used: u64, free: u64, beyond: Option<Beyond>) -> bool {
         let left = self.left_of(free);
         if used <= left {
             return true;
@@ -200,7 +169,10 @@ impl Claims {
         let claimed = free - left;
         let for_it = left.saturating_sub(claimed / 4);
         let is_the_only_one = self.beyond_half.is_none_or(|(other, _)| other == id);
-        let fits = reserve.is_some_and(|reserve| for_it >= reserve.max(self.ordinary().unwrap_or_default()));
+        let ordinary = self.ordinary().unwrap_or_default();
+        let fits = beyond.is_some_and(|beyond| {
+            for_it >= (beyond.free_before / RESERVE).max(ordinary) && !self.do_others_write(beyond, free)
+        });
         let may = is_the_only_one && self.waiting == 0 && fits;
         if may {
             self.beyond_half = Some((id, used));
@@ -208,9 +180,21 @@ impl Claims {
         may
     }
 
+    /// Whether the free space has shrunk by more than this process can have written. Of what the
+    /// classes under way have announced any part may be on the disk, as parts of their tars.
+    fn do_others_write(&self, beyond: Beyond, free: u64) -> bool {
+        let written = self.written.saturating_sub(beyond.written_before).saturating_add(self.unwritten());
+        let shrunk = beyond.free_before.saturating_sub(free);
+        shrunk > written.saturating_add(written / OVERHEAD).saturating_add(STEP)
+    }
+
+    fn unwritten(&self) -> u64 {
+        self.unwritten.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
     /// What of the free bytes no class under way will take.
     fn left_of(&self, free: u64) -> u64 {
-        free.saturating_sub(self.unwritten.values().fold(0, |sum, bytes| sum.saturating_add(*bytes)))
+        free.saturating_sub(self.unwritten())
     }
 
     fn add(&mut self, length: Option<u64>, needed: u64) -> u64 {
@@ -262,20 +246,10 @@ impl DiskSpace {
             }
         }
         let id = claims.add(length, needed);
+        let beyond = beyond(length, free, &claims);
         let files_free = self.files_free();
-        let reserve = reserve(length, free);
         let space = Arc::clone(self);
-        Ok(Some(Claim {
-            space,
-            id,
-            length,
-            needed,
-            compared_at: 0,
-            used: 0,
-            files_compared_at: 0,
-            files_free,
-            reserve,
-        }))
+        Ok(Some(Claim { space, id, length, needed, compared_at: 0, used: 0, files_compared_at: 0, files_free, beyond }))
     }
 
     /// Claims space for the rest of a class of which so many bytes of the tar are here. It had
@@ -283,10 +257,13 @@ impl DiskSpace {
     pub(crate) fn claim_rest(self: &Arc<Self>, length: Option<u64>, copies: u64, position: u64) -> Claim {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
-        let id = self.claims().add(length, needed.saturating_sub(used));
-        let reserve = reserve(length, self.free());
+        let free = self.free();
+        let mut claims = self.claims();
+        let id = claims.add(length, needed.saturating_sub(used));
+        let beyond = beyond(length, free, &claims);
+        drop(claims);
         let space = Arc::clone(self);
-        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None, reserve }
+        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None, beyond }
     }
 
     /// Files that this user may still make; `None` where their number is not limited.
@@ -306,18 +283,21 @@ impl DiskSpace {
     }
 }
 
-/// What a class leaves if it goes beyond half of the free space.
-fn reserve(length: Option<u64>, free: Option<u64>) -> Option<u64> {
-    free.filter(|_| length.is_none()).map(|free| free / RESERVE)
+/// How a class may go beyond half of the free space, if at all.
+fn beyond(length: Option<u64>, free: Option<u64>, claims: &Claims) -> Option<Beyond> {
+    let free_before = free.filter(|_| length.is_none())?;
+    Some(Beyond { free_before, written_before: claims.written })
 }
 
 impl Claim {
     /// Notes how many bytes of the disk the class takes by now, and how many files it has.
     pub(crate) fn takes(&mut self, used: u64, files: u64) -> Result<(), LacksSpace> {
         self.takes_files(files)?;
+        let more = used.saturating_sub(self.used);
         self.used = used;
         let is_awaited = {
             let mut claims = self.space.claims();
+            claims.written = claims.written.saturating_add(more);
             if let Some(unwritten) = claims.unwritten.get_mut(&self.id) {
                 *unwritten = self.needed.saturating_sub(used);
             }
@@ -327,8 +307,10 @@ impl Claim {
             return Ok(());
         }
         self.compared_at = used;
+        // Other processes in the target have no part in the claims of this one.
+        let beyond = self.beyond.filter(|_| !self.space.target.has_neighbours());
         match self.space.free() {
-            Some(free) if !self.space.claims().may_go_on(self.id, used, free, self.reserve) => Err(self.outgrown()),
+            Some(free) if !self.space.claims().may_go_on(self.id, used, free, beyond) => Err(self.outgrown()),
             _ => Ok(()),
         }
     }
@@ -367,7 +349,9 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut claims = self.space.claims();
-        claims.unwritten.remove(&self.id);
+        // The unpacking of a local tar does not say what it has written.
+        let unwritten = claims.unwritten.remove(&self.id).unwrap_or_default();
+        claims.written = claims.written.saturating_add(unwritten);
         claims.beyond_half = claims.beyond_half.filter(|(id, _)| *id != self.id);
         drop(claims);
         self.space.freed.notify_waiters();
@@ -379,6 +363,16 @@ mod tests {
     use super::*;
 
     const MB: u64 = 1_000_000;
+
+    /// A class that has to leave so much if it goes beyond half, on a disk that no other uses.
+    fn leaving(reserve: u64) -> Beyond {
+        Beyond { free_before: reserve * RESERVE, written_before: 0 }
+    }
+
+    /// Claims of a process that has written so much.
+    fn written(bytes: u64) -> Claims {
+        Claims { written: bytes, ..Claims::default() }
+    }
 
     #[test]
     fn what_others_have_announced_and_not_written_counts() {
@@ -415,9 +409,9 @@ mod tests {
 
     #[test]
     fn one_class_of_unknown_length_goes_beyond_half_and_leaves_a_reserve() {
-        let mut claims = Claims::default();
+        let mut claims = written(100 * MB);
         let [first, second] = [(); 2].map(|()| claims.add(None, 0));
-        let reserve = Some(6 * MB);
+        let reserve = Some(leaving(6 * MB));
         assert!(claims.may_go_on(first, 50 * MB, 50 * MB, reserve), "half");
         assert_eq!(claims.beyond_half, None);
         assert!(claims.may_go_on(first, 94 * MB, 6 * MB, reserve));
@@ -429,25 +423,66 @@ mod tests {
 
     #[test]
     fn what_others_claim_and_an_ordinary_class_are_left_by_one_beyond_half() {
-        let mut claims = Claims::default();
+        let mut claims = written(100 * MB);
         let unknown = claims.add(None, 0);
         let other = claims.add(Some(20 * MB), 20 * MB);
-        assert!(!claims.may_go_on(unknown, 60 * MB, 44 * MB, Some(MB)), "24 MB less 5 are left, and 20 are ordinary");
-        assert!(claims.may_go_on(unknown, 59 * MB, 45 * MB, Some(MB)));
+        assert!(
+            !claims.may_go_on(unknown, 60 * MB, 44 * MB, Some(leaving(MB))),
+            "24 MB less 5 are left, and 20 are ordinary"
+        );
+        assert!(claims.may_go_on(unknown, 59 * MB, 45 * MB, Some(leaving(MB))));
         claims.unwritten.remove(&other);
-        assert!(claims.may_go_on(unknown, 84 * MB, 20 * MB, Some(MB)));
-        assert!(!claims.may_go_on(unknown, 85 * MB, 19 * MB, Some(MB)));
+        assert!(claims.may_go_on(unknown, 84 * MB, 20 * MB, Some(leaving(MB))));
+        assert!(!claims.may_go_on(unknown, 85 * MB, 19 * MB, Some(leaving(MB))));
     }
 
     #[test]
     fn a_class_beyond_half_fails_when_another_one_waits_for_space() {
-        let mut claims = Claims::default();
+        let mut claims = written(100 * MB);
         let unknown = claims.add(None, 0);
-        assert!(claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(6 * MB)));
+        assert!(claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(leaving(6 * MB))));
         assert_eq!(claims.judge(30 * MB, 20 * MB), Fit::Later);
         assert_eq!(claims.judge(101 * MB, 20 * MB), Fit::TooLong);
         claims.waiting = 1;
-        assert!(!claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(6 * MB)));
+        assert!(!claims.may_go_on(unknown, 80 * MB, 20 * MB, Some(leaving(6 * MB))));
+    }
+
+    #[test]
+    fn no_class_goes_beyond_half_while_other_processes_write_to_the_disk() {
+        for (others, may) in [(0, true), (2 * MB, true), (3 * MB, false), (20 * MB, false)] {
+            let mut claims = Claims::default();
+            let beyond = beyond(None, Some(100 * MB), &claims);
+            let unknown = claims.add(None, 0);
+            claims.written = 60 * MB;
+            let free = 40 * MB - others;
+            assert_eq!(claims.may_go_on(unknown, 60 * MB, free, beyond), may || 60 * MB <= free, "{others}");
+            // What is announced and under way may be on the disk.
+            claims.add(Some(others), others);
+            assert!(!claims.do_others_write(beyond.unwrap(), free), "{others}");
+        }
+    }
+
+    #[test]
+    fn what_a_class_has_announced_counts_as_written_when_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = DiskSpace::new(Arc::new(Target::open(folder.path(), None).unwrap()));
+        drop(space.claim_now(Some(MB), 2).unwrap().unwrap());
+        let mut claim = space.claim_now(None, 1).unwrap().unwrap();
+        claim.takes(3 * MB, 1).unwrap();
+        assert_eq!((space.claims().written, claim.beyond.unwrap().written_before), (5 * MB, 2 * MB));
+    }
+
+    #[test]
+    fn no_class_goes_beyond_half_while_another_process_works_in_the_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Target::open(folder.path(), None).unwrap();
+        let space = DiskSpace::new(Arc::new(open()));
+        let mut claim = space.claim_now(None, 1).unwrap().unwrap();
+        let beyond_half = space.free().expect("the disk says it") + 100 * MB;
+        assert_eq!(claim.takes(beyond_half, 1), Ok(()), "it is alone");
+        let neighbour = open();
+        assert_eq!(claim.takes(beyond_half + 2 * MB, 1), Err(claim.outgrown()));
+        drop(neighbour);
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! The failure of a class for which the disk has not enough space.
+
+use shared::outcome::{Failure, FailureKind};
+
+/// The disk has not enough space for one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LacksSpace {
+    /// Not begun.
+    #[error(
+        "not enough space for this class: it needs {needed} bytes, and {free} are free for it; free some space, or start a \
+         worker with a larger disk"
+    )]
+    Announced {
+        /// Bytes on the disk.
+        needed: u64,
+        /// Bytes that no other class will take.
+        free: u64,
+    },
+    /// It was begun, and takes more than was announced.
+    #[error(
+        "not enough space for this class: the origin {}, and after {used} bytes the disk has no room for more",
+        length.map_or_else(
+            || "does not say how long it is".to_owned(),
+            |length| format!("says that it has {length} bytes, which take more on the disk")
+        )
+    )]
+    Outgrown {
+        /// Bytes of the tar, if they were announced.
+        length: Option<u64>,
+        /// Bytes on the disk.
+        used: u64,
+    },
+    /// It has more files than the file system can hold beside those of others.
+    #[error(
+        "not enough room for the files of this class: after {files} of them the disk cannot hold as many again, whatever \
+         their length; start a worker with a disk that can hold more files"
+    )]
+    Files {
+        /// Files of the class.
+        files: u64,
+    },
+}
+
+impl From<LacksSpace> for Failure {
+    fn from(lacks: LacksSpace) -> Self {
+        let failure = Self::new(FailureKind::StorageError, lacks);
+        match lacks {
+            LacksSpace::Announced { .. } => failure.lacking_space(),
+            LacksSpace::Outgrown { .. } | LacksSpace::Files { .. } => failure,
+        }
+    }
+}
