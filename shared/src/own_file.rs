@@ -153,13 +153,19 @@ pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
 
 /// An error unless only this process's user, root, or a group that was given the right to, can
 /// change what is in a folder. Of a folder that is missing, the one in which it would be made: that
-/// may let every user write to it if it has the sticky bit, as `/tmp` has.
+/// may let every user write to it if it has the sticky bit, as `/tmp` has. Another user can make the
+/// folder in between, so it is checked again once it is made. A link of another user is refused.
 ///
 /// # Errors
-/// [`NotOurs::FolderOfAnother`] or [`NotOurs::OpenFolder`], or as the file system says.
+/// [`NotOurs`], or as the file system says.
 pub fn check_private_folder(path: &Path) -> io::Result<()> {
     let absolute = std::path::absolute(path)?;
     let existing = absolute.ancestors().find(|folder| folder.symlink_metadata().is_ok()).ok_or(ErrorKind::NotFound)?;
+    let ownership = Ownership::strict();
+    let named = existing.symlink_metadata()?;
+    if named.is_symlink() && !ownership.accepts(&named) {
+        return Err(NotOurs::FolderOfAnother { owner: named.uid(), user: ownership.user }.into());
+    }
     let found = existing.metadata()?;
     if !found.is_dir() {
         return Err(ErrorKind::NotADirectory.into());
@@ -168,7 +174,6 @@ pub fn check_private_folder(path: &Path) -> io::Result<()> {
     if is_writable_by_all(&found) && is_replaceable {
         return Err(NotOurs::OpenFolder.into());
     }
-    let ownership = Ownership::strict();
     let shown = || Place::of(&existing.join(PROBE)).and_then(|place| place.user_here());
     if ownership.accepts(&found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(&found)) {
         return Ok(());
@@ -540,6 +545,17 @@ mod tests {
                 assert_eq!(refused, (!is_accepted).then_some(true), "{}, {owner}, {mode:o}", path.display());
             }
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        }
+        // What another user's link leads to is what that user says, also where it is ours.
+        chown(&folder, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        let link = host.path().join("link");
+        for (owner, is_accepted) in [(0, true), (attacker, false)] {
+            fs::remove_file(&link).unwrap_or_default();
+            symlink("folder", &link).unwrap();
+            std::os::unix::fs::lchown(&link, Some(owner), None).unwrap();
+            let refused = check_private_folder(&link).err();
+            assert_eq!(refused.as_ref().map(is_refused), (!is_accepted).then_some(true), "{owner}: {refused:?}");
         }
     }
 

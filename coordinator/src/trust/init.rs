@@ -174,10 +174,21 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
     if !has_tokens {
         tokens(&authority, &mut files);
     }
+    make_folder(folder, "--dir")?;
+    if let Some(file) = &arguments.worker_token_file {
+        make_folder(file.parent().unwrap_or(file), "--worker-token-file")?;
+    }
     for (name, content, is_public) in &files {
         write(&arguments.file(name), content, *is_public)?;
     }
     out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
+}
+
+/// Makes a folder if it is missing, and checks it again: another user may have made it in between.
+fn make_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    created.map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
+    check_folder(folder, flag)
 }
 
 /// Refuses a folder in which other users could replace the files, or have put some already.
@@ -297,10 +308,6 @@ fn valid_now(certificate: &mut CertificateParams) {
 
 fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     let mode = if is_public { 0o644 } else { 0o600 };
-    if let Some(folder) = path.parent() {
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        created.map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
-    }
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(content.as_bytes())).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => InitError::Exists { path: path.to_owned() },
@@ -434,6 +441,27 @@ mod tests {
                 std::fs::write(dir.join(name), content).unwrap();
             }
         }
+    }
+
+    /// Between the first check and the moment at which the folder would be made.
+    #[test]
+    fn a_folder_that_another_user_makes_in_between_gets_no_secrets() {
+        use std::{
+            fs,
+            os::unix::fs::{PermissionsExt as _, chown},
+        };
+
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root, to make folders of other users");
+            return;
+        }
+        let host = tempfile::tempdir().unwrap();
+        let folder = host.path().join("trust");
+        make_folder(&folder, "--dir").unwrap();
+        chown(&folder, Some(54_421), None).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = make_folder(&folder, "--dir").unwrap_err();
+        assert!(matches!(refused, InitError::OpenFolder { .. }), "{refused:?}");
     }
 
     #[test]
