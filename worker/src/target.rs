@@ -12,7 +12,7 @@ use rustix::fs::Access;
 
 use shared::{
     Wnid, limits,
-    own_file::is_refused,
+    own_file::{PROBE, is_refused},
     owner::explained,
     ownership::{Ownership, is_writable_by_all},
 };
@@ -25,9 +25,6 @@ use crate::{
     staging_place::{self, NotBeside},
     storage_id,
 };
-
-/// A file that is renamed into the target to find out whether that is possible.
-const PROBE: &str = ".imagenet_downloader.probe";
 
 /// An open target folder.
 #[derive(Debug)]
@@ -355,7 +352,8 @@ fn parent_refuses(area: &Path, error: &io::Error) -> bool {
 /// What staging and publishing do, on something small. It makes no folder in the target, not even
 /// for an instant.
 fn try_out(area: &Path, root: &Path) -> io::Result<()> {
-    // Names of its own: what a process that was killed has left of a probe must not be in the way.
+    // Names of its own: what a process that was killed has left of a probe, or another user has
+    // made, must not be in the way.
     let nonce = rand::random::<u64>();
     let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
     fs::create_dir(&probe)?;
@@ -363,7 +361,7 @@ fn try_out(area: &Path, root: &Path) -> io::Result<()> {
         File::create_new(probe.join("file"))?.write_all(b"probe")?;
         fs::rename(&probe, &renamed)?;
         rustix::fs::access(root, Access::WRITE_OK)?;
-        let published = root.join(PROBE);
+        let published = root.join(format!("{PROBE}{nonce:016x}"));
         fs::rename(renamed.join("file"), &published).map_err(|error| explained(error, [&published]))?;
         remove_if_there(fs::remove_file(&published))
     })();
