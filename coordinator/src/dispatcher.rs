@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{Wnid, ids::SessionId, outcome::Outcome};
+use shared::{Wnid, outcome::Outcome};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
@@ -30,7 +30,9 @@ mod sessions;
 mod told;
 
 use handle::{Command, Reply};
-pub use handle::{DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Retried, WorkerStopped};
+pub use handle::{
+    DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped,
+};
 use pacing::Pacing;
 use published::Published;
 use told::Told;
@@ -208,7 +210,8 @@ impl Dispatcher {
                     self.table.take_back(session, &granted.leases);
                 }
             }
-            Command::Report { session, results, reply } => {
+            Command::Report { reporter, results, reply } => {
+                let session = reporter.session;
                 let is_known = self.table.known(session).is_ok();
                 let mut receipt = Receipt { acked: Vec::new(), is_known };
                 let mut entry = Entry::default();
@@ -216,7 +219,7 @@ impl Dispatcher {
                     let wnid = reported.lease.wnid;
                     // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
                     // registered with the lease that it still holds.
-                    if self.settle(session, reported, running, &mut entry) != Verdict::Stale || is_known {
+                    if self.settle(&reporter, reported, running, &mut entry) != Verdict::Stale || is_known {
                         receipt.acked.push(wnid);
                     }
                 }
@@ -275,18 +278,19 @@ impl Dispatcher {
     /// Settles a class, and whatever that settles with it; what is news goes to the entry, in the order in which it is.
     fn settle(
         &mut self,
-        session: SessionId,
+        reporter: &Reporter,
         Reported { lease, outcome, .. }: Reported,
         running: Instant,
         entry: &mut Entry,
     ) -> Verdict {
-        let wnid = lease.wnid;
+        let (wnid, session) = (lease.wnid, reporter.session);
         let position = self.table.position_in_tar(session, wnid);
         let verdict = self.table.report(session, lease, &outcome, running, rand::random());
         if let (Verdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
             self.time_left.completed(session, published.bytes.saturating_sub(position));
         }
-        let worker = self.table.worker(session).map(str::to_owned);
+        // After a restart a result may come before its worker has registered again.
+        let worker = self.table.worker(session).or(reporter.name.as_deref()).map(str::to_owned);
         match (verdict, &outcome) {
             (Verdict::Settled, Outcome::Failed(failure)) => self.told.failed(wnid, failure),
             (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     admin::AdminDoor,
-    dispatcher::{DispatchError, DispatcherHandle, Renewal},
+    dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
     fleet::Phase,
     lease_table::{Granted, Hello, Refused},
     trust::{Caller, Gate, MAX_STREAMS},
@@ -292,13 +292,17 @@ impl Coordinator for Door {
     }
 
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let request = request.into_inner();
+        let name = Some(shown(&request.worker_name)).filter(|name| !name.is_empty());
+        let name = name.filter(|name| caller.may_be_named(name).is_ok());
+        let reporter = Reporter { session: SessionId(request.session_id), name };
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in &results {
             self.dispatcher.tally().reported(&reported.outcome);
         }
-        let receipt = self.dispatcher.report(SessionId(request.session_id), results).await.map_err(refused)?;
+        let receipt = self.dispatcher.report(reporter, results).await.map_err(refused)?;
         let directive = if receipt.is_known { self.directive() } else { proto::Directive::Reregister };
         Ok(Response::new(proto::ReportReply {
             acked: receipt.acked.iter().map(Wnid::to_string).collect(),

@@ -38,6 +38,30 @@ fn workers_finish_while_it_is_away_and_deliver_when_it_is_back() {
     assert_done_without_a_trace(&fleet, coordinator, workers);
 }
 
+/// The leases are so long that the workers report under their former sessions before they register again.
+#[test]
+fn the_ledger_names_the_worker_of_what_was_finished_while_it_was_away() {
+    let mut fleet = Fleet::new(3, 25, 15_000..25_000, &["--lease-ttl", "90s"]);
+    fleet.origin.limit_rate(200_000);
+    let coordinator = fleet.start_coordinator();
+    let worker = fleet.start_worker("gone", 3);
+    for class in [1, 2, 3].map(wnid) {
+        fleet.wait_for_gets(&class, 1, LONG);
+    }
+    coordinator.kill();
+    for class in [1, 2, 3].map(wnid) {
+        wait_for_class(&fleet, &class);
+    }
+    let coordinator = fleet.start_coordinator();
+    fleet.assert_done(coordinator, [worker], Table::of(3, 0, 0));
+    fleet.job = fleet.job.args(["--delete-tar", "--expect", "gone"]);
+    let mut later = fleet.start_coordinator();
+    later.wait_until("it knows what the worker has", |it| {
+        it.stderr().contains("3 classes are complete on worker gone, which is expected").then_some(())
+    });
+    later.kill();
+}
+
 /// It died after the result was durable and before anybody was told so, or before that.
 #[test]
 fn a_result_that_was_not_acknowledged_is_delivered_again_and_counted_once() {

@@ -105,7 +105,7 @@ impl Hostile {
         let outcome = Some(proto::Outcome { kind: Some(Kind::Failure(failure)) });
         let result =
             |(wnid, token)| proto::Result { wnid, token, outcome: outcome.clone(), traceparent: String::new() };
-        let request = proto::ReportRequest { session_id, results: leases.map(result).collect() };
+        let request = proto::ReportRequest { session_id, results: leases.map(result).collect(), ..Default::default() };
         self.client.report(request).await.map(drop)
     }
 
@@ -405,7 +405,8 @@ async fn corrections(address: SocketAddr) -> Result<(Duration, Duration), Status
     let results = failed.iter().take(CORRECTED).map(result).collect();
     let begun = Instant::now();
     let mut reporting = client.clone();
-    let mut report = std::pin::pin!(reporting.report(proto::ReportRequest { session_id: session, results }));
+    let mut report =
+        std::pin::pin!(reporting.report(proto::ReportRequest { session_id: session, results, ..Default::default() }));
     let mut renewing = client;
     let mut slowest = Duration::ZERO;
     loop {

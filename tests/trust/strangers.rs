@@ -145,6 +145,7 @@ fn a_message_of_100_mib_is_refused_by_its_length() {
     let long = |length: usize| proto::ReportRequest {
         session_id: 1,
         results: vec![proto::Result { wnid: "n".repeat(length), ..Default::default() }],
+        ..Default::default()
     };
     let valid = Client::new(coordinator.address, Some(&secret));
     // What is small enough is looked at, and found to be no result.

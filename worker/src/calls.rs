@@ -114,13 +114,13 @@ impl Calls {
     }
 
     /// Delivers the oldest results.
-    pub(crate) fn report(&mut self, session: SessionId, unreported: &mut Unreported) {
+    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, unreported: &mut Unreported) {
         if self.in_flight.contains(&Kind::Report) {
             return;
         }
-        let results = unreported.batch().to_vec();
+        let (who, results) = (who.clone(), unreported.batch().to_vec());
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
-            client.report(session, &results).await.map(|answer| Answer::Reported(session, answer))
+            client.report(&who, session, &results).await.map(|answer| Answer::Reported(session, answer))
         });
     }
 

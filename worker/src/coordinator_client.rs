@@ -230,14 +230,20 @@ impl CoordinatorClient {
         })
     }
 
-    pub(crate) async fn report(&mut self, session: SessionId, results: &[Finished]) -> Result<Reported, CallError> {
+    pub(crate) async fn report(
+        &mut self,
+        who: &Identity,
+        session: SessionId,
+        results: &[Finished],
+    ) -> Result<Reported, CallError> {
         let results = results.iter().map(|finished| proto::Result {
             wnid: finished.lease.wnid.to_string(),
             token: finished.lease.token.0,
             outcome: Some(finished.outcome.clone().into()),
             traceparent: finished.lease.trace.to_string(),
         });
-        let request = proto::ReportRequest { session_id: session.0, results: results.collect() };
+        let request =
+            proto::ReportRequest { session_id: session.0, results: results.collect(), worker_name: who.name.clone() };
         let reply = self
             .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", request, async |mut stub, request| {
                 stub.report(request).await

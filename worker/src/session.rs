@@ -200,7 +200,7 @@ impl Worker {
             return self.calls.register(&self.who, storage_id, self.held(), draining, pause);
         };
         if !self.unreported.is_empty() {
-            self.calls.report(id, &mut self.unreported);
+            self.calls.report(&self.who, id, &mut self.unreported);
         } else if self.survey.as_ref().is_some_and(Survey::is_over) {
             self.survey = None;
         }

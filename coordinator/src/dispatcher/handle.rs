@@ -66,6 +66,15 @@ pub struct Reported {
     pub outcome: Outcome,
 }
 
+/// The worker that reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporter {
+    /// Its session, which may have ended.
+    pub session: SessionId,
+    /// Its name as it says; counts where the session is not known.
+    pub name: Option<String>,
+}
+
 /// Answer to a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
@@ -94,7 +103,7 @@ pub(super) enum Command {
     Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, Refused>> },
     Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
     Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
-    Report { session: SessionId, results: Vec<Reported>, reply: Reply<Receipt> },
+    Report { reporter: Reporter, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
     FirstTrouble { session: SessionId, trouble: String },
@@ -153,8 +162,13 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
-    pub async fn report(&self, session: SessionId, results: Vec<Reported>) -> Result<Receipt, DispatchError> {
-        self.ask(|reply| Command::Report { session, results, reply }).await
+    pub async fn report(
+        &self,
+        reporter: impl Into<Reporter>,
+        results: Vec<Reported>,
+    ) -> Result<Receipt, DispatchError> {
+        let reporter = reporter.into();
+        self.ask(|reply| Command::Report { reporter, results, reply }).await
     }
 
     /// Ends a session; what it had is pending again. A reason says that the worker could not go on.

@@ -1,7 +1,7 @@
 //! The dispatcher with a table of its own and a ledger that keeps nothing, or all in memory.
 
 use shared::{
-    ids::LeaseToken,
+    ids::{LeaseToken, SessionId},
     job::JobStatus,
     outcome::{Failure, FailureKind, Published},
 };
@@ -16,6 +16,12 @@ use crate::{
 };
 
 const TTL: Duration = Duration::from_secs(30);
+
+impl From<SessionId> for Reporter {
+    fn from(session: SessionId) -> Self {
+        Self { session, name: None }
+    }
+}
 
 struct Running {
     handle: DispatcherHandle,
@@ -168,6 +174,31 @@ async fn bad_news_of_a_session_that_is_not_known_is_not_acknowledged_and_good_ne
         [1, 2].map(|number| Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) });
     let receipt = running.handle.report(SessionId(99), vec![failed(one), success(other)]).await.unwrap();
     assert_eq!(receipt, Receipt { acked: vec![other.wnid], is_known: false });
+}
+
+/// The coordinator was restarted, and the result comes before the registration.
+#[tokio::test(start_paused = true)]
+async fn a_result_of_a_session_that_is_not_known_is_the_named_workers() {
+    let (running, mut kept) = Running::start_keeping(2);
+    let kept = async {
+        let mut workers = Vec::new();
+        while let Some(entry) = kept.recv().await {
+            workers.extend(entry.records.into_iter().map(|record| (record.wnid.to_string(), record.worker)));
+            entry.durable.into_iter().for_each(|durable| durable());
+        }
+        workers
+    };
+    let story = async move {
+        let known = running.session("host").await;
+        for (number, session) in [(1, SessionId(99)), (2, known)] {
+            let lease = Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) };
+            let reporter = Reporter { session, name: Some("said".to_owned()) };
+            running.handle.report(reporter, vec![success(lease)]).await.unwrap();
+        }
+    };
+    let (workers, ()) = tokio::join!(kept, story);
+    let expected = [("n00000001", "said"), ("n00000002", "host")];
+    assert_eq!(workers, expected.map(|(wnid, worker)| (wnid.to_owned(), Some(worker.to_owned()))));
 }
 
 #[tokio::test(start_paused = true)]

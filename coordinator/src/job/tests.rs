@@ -102,7 +102,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
                 traceparent: lease.traceparent,
             }
         });
-        let report = proto::ReportRequest { session_id, results: results.collect() };
+        let report = proto::ReportRequest { session_id, results: results.collect(), ..Default::default() };
         client.report(report).await.unwrap();
         if worker.shutdown.drain.is_cancelled() {
             break;

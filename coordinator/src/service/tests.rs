@@ -96,7 +96,12 @@ impl Running {
             outcome,
             traceparent: lease.traceparent.clone(),
         }];
-        self.client.clone().report(proto::ReportRequest { session_id, results }).await.unwrap().into_inner()
+        self.client
+            .clone()
+            .report(proto::ReportRequest { session_id, results, ..Default::default() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 }
 
@@ -196,7 +201,12 @@ async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
     };
     let newer = result(&leases[1], proto::outcome::Kind::Failure(newer));
     let results = vec![result(&leases[0], success()), newer];
-    let reply = running.client.report(proto::ReportRequest { session_id, results }).await.unwrap().into_inner();
+    let reply = running
+        .client
+        .report(proto::ReportRequest { session_id, results, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.acked, [leases[0].wnid.clone(), leases[1].wnid.clone()]);
     let status = running.handle.status();
     assert_eq!((status.success, status.failed), (1, 1));

@@ -163,7 +163,11 @@ impl Worker {
             outcome: Some(outcome.clone()),
             traceparent: String::new(),
         };
-        let request = ReportRequest { session_id: self.session, results: self.held.iter().map(result).collect() };
+        let request = ReportRequest {
+            session_id: self.session,
+            results: self.held.iter().map(result).collect(),
+            ..Default::default()
+        };
         let reply = answered("Report", self.client.report(request)).await?;
         if reply.acked.len() != self.held.len() {
             let message = format!("of {:?} only {:?} were acknowledged", self.held, reply.acked);
