@@ -210,22 +210,7 @@ impl Dispatcher {
                     self.table.take_back(session, &granted.leases);
                 }
             }
-            Command::Report { reporter, results, reply } => {
-                let session = reporter.session;
-                let is_known = self.table.known(session).is_ok();
-                let mut receipt = Receipt { acked: Vec::new(), is_known };
-                let mut entry = Entry::default();
-                for reported in results {
-                    let wnid = reported.lease.wnid;
-                    // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
-                    // registered with the lease that it still holds.
-                    if self.settle(&reporter, reported, running, &mut entry) != Verdict::Stale || is_known {
-                        receipt.acked.push(wnid);
-                    }
-                }
-                // A worker that is gone by then will hear it when it asks again.
-                return entry.confirming(move || drop(reply.send(receipt)));
-            }
+            Command::Report { reporter, results, reply } => return self.reported(&reporter, results, reply, running),
             Command::Leave { session, reason, reply } => {
                 let left = self.left(session, reason);
                 self.send(reply, ());
@@ -262,6 +247,33 @@ impl Dispatcher {
             Command::DrainWorker { name, reply } => return self.drain(&name, reply),
         }
         Entry::default()
+    }
+
+    fn reported(
+        &mut self,
+        reporter: &Reporter,
+        results: Vec<Reported>,
+        reply: Reply<Receipt>,
+        running: Instant,
+    ) -> Entry {
+        let session = reporter.session;
+        let is_known = self.table.known(session).is_ok();
+        let mut receipt = Receipt { acked: Vec::new(), is_known };
+        let mut entry = Entry::default();
+        for reported in results {
+            let wnid = reported.lease.wnid;
+            let is_acked = if reported.needs_lease {
+                // Of a session that is not known it comes again after the registration.
+                self.table.needs_lease(session, wnid).is_ok()
+            } else {
+                // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
+                // registered with the lease that it still holds.
+                self.settle(reporter, reported, running, &mut entry) != Verdict::Stale || is_known
+            };
+            receipt.acked.extend(is_acked.then_some(wnid));
+        }
+        // A worker that is gone by then will hear it when it asks again.
+        entry.confirming(move || drop(reply.send(receipt)))
     }
 
     fn retry_failed(&mut self, wnids: &[Wnid], reply: Reply<Result<Retried, NotInList>>) -> Entry {

@@ -299,7 +299,7 @@ impl Coordinator for Door {
         let reporter = Reporter { session: SessionId(request.session_id), name };
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
-        for reported in &results {
+        for reported in results.iter().filter(|reported| !reported.needs_lease) {
             self.dispatcher.tally().reported(&reported.outcome);
         }
         let receipt = self.dispatcher.report(reporter, results).await.map_err(refused)?;

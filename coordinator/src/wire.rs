@@ -69,7 +69,7 @@ pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status
     let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let lease = lease(&result.wnid, result.token)?;
     let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
-    Ok((Reported { lease, outcome }, span))
+    Ok((Reported { lease, outcome, needs_lease: result.needs_lease }, span))
 }
 
 /// The classes of leases, as a message names them.

@@ -157,6 +157,20 @@ fn trust_takes_a_folder_with_a_manifest_as_it_is() {
     assert_eq!(origin.all_requests().len(), 0);
 }
 
+/// The ledger of the run before knows that this worker has them.
+#[test]
+fn classes_whose_kept_tars_are_to_be_removed_do_not_count_as_missing() {
+    let (origin, job) = finished(&[]);
+    let job = job.args(["--delete-tar"]);
+    let ended = job.run();
+    job.assert_ended(&ended, 0, Table::of(0, 6, 0));
+    assert!(!ended.stderr.contains("missing or damaged"), "{}", ended.stderr);
+    for wnid in CLASSES {
+        assert!(!job.target_path().join(format!("{wnid}.tar")).exists(), "{wnid}");
+    }
+    assert!(origin.all_requests().is_empty());
+}
+
 #[test]
 fn a_kept_tar_mends_its_class_without_the_origin() {
     let (origin, job) = finished(&[]);

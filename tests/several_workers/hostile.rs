@@ -103,8 +103,13 @@ impl Hostile {
             ..proto::Failure::default()
         };
         let outcome = Some(proto::Outcome { kind: Some(Kind::Failure(failure)) });
-        let result =
-            |(wnid, token)| proto::Result { wnid, token, outcome: outcome.clone(), traceparent: String::new() };
+        let result = |(wnid, token)| proto::Result {
+            wnid,
+            token,
+            outcome: outcome.clone(),
+            traceparent: String::new(),
+            needs_lease: false,
+        };
         let request = proto::ReportRequest { session_id, results: leases.map(result).collect(), ..Default::default() };
         self.client.report(request).await.map(drop)
     }

@@ -13,6 +13,7 @@ pub fn largest_report() -> ReportRequest {
         token: u64::MAX,
         outcome: Some(outcome.clone()),
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
+        needs_lease: false,
     };
     ReportRequest { session_id: 1, results: (1..=4096).map(result).collect(), ..Default::default() }
 }

@@ -241,6 +241,7 @@ impl CoordinatorClient {
             token: finished.lease.token.0,
             outcome: Some(finished.outcome.clone().into()),
             traceparent: finished.lease.trace.to_string(),
+            needs_lease: finished.needs_lease,
         });
         let request =
             proto::ReportRequest { session_id: session.0, results: results.collect(), worker_name: who.name.clone() };

@@ -221,9 +221,10 @@ impl Worker {
 
     fn finished(&mut self, lease: Lease, result: Result<Outcome, Unfinished>) {
         match result {
-            Ok(outcome) => self.unreported.add([Finished { lease, outcome }]),
+            Ok(outcome) => self.unreported.add([Finished { lease, outcome, needs_lease: false }]),
             Err(Unfinished::Failed(failure)) => {
-                self.unreported.add([Finished { lease, outcome: Outcome::Failed(failure) }]);
+                let outcome = Outcome::Failed(failure);
+                self.unreported.add([Finished { lease, outcome, needs_lease: false }]);
             }
             Err(Unfinished::Stopped) => self.release(lease),
             Err(Unfinished::Target(fault)) => {

@@ -120,15 +120,12 @@ fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
     Ok(found)
 }
 
-/// The result of a class that needs no work. With `--delete-tar` a tar of this program beside it is
-/// some: but only its lease says whether the class is in this job at all, so until then nothing is
-/// removed.
+/// The result of a class that is complete. With `--delete-tar` a tar of this program beside it is to
+/// be removed; but only a lease says whether the class is in this job at all, so it needs one.
 fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
     let Found::Complete(manifest) = existing::look(site.target(), wnid, &site.job)? else { return Ok(None) };
-    if site.job.delete_tar && kept_tar::written_here(site.target(), wnid)?.is_some() {
-        return Ok(None);
-    }
+    let needs_lease = site.job.delete_tar && kept_tar::written_here(site.target(), wnid)?.is_some();
     // No worker has leased it.
     let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
-    Ok(Some(Finished { lease, outcome: site.found(&manifest) }))
+    Ok(Some(Finished { lease, outcome: site.found(&manifest), needs_lease }))
 }

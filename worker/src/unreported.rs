@@ -20,6 +20,8 @@ const RESULT: usize = 128;
 pub(crate) struct Finished {
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
+    /// The class is complete, but a lease of it still has work to do.
+    pub(crate) needs_lease: bool,
 }
 
 impl Finished {
@@ -113,6 +115,7 @@ mod tests {
         Finished {
             lease: Lease { wnid: wnid(number), token: LeaseToken(token), probe: false, trace: TraceParent::default() },
             outcome,
+            needs_lease: false,
         }
     }
 

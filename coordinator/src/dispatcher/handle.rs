@@ -64,6 +64,8 @@ pub struct Reported {
     pub lease: Lease,
     /// How it ended.
     pub outcome: Outcome,
+    /// The class is complete, but a lease of it still has work to do: nothing is settled yet.
+    pub needs_lease: bool,
 }
 
 /// The worker that reports.

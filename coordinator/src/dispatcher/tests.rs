@@ -73,11 +73,13 @@ fn renewal(session: SessionId, held: Vec<Held>, received: u64) -> Renewal {
 }
 
 fn failed(lease: Lease) -> Reported {
-    Reported { lease, outcome: Outcome::Failed(Failure::new(FailureKind::Timeout, "Request timeout after 120s")) }
+    let outcome = Outcome::Failed(Failure::new(FailureKind::Timeout, "Request timeout after 120s"));
+    Reported { lease, outcome, needs_lease: false }
 }
 
 fn success(lease: Lease) -> Reported {
-    Reported { lease, outcome: Outcome::Success(Published { files: 2, bytes: 10_240 }) }
+    let outcome = Outcome::Success(Published { files: 2, bytes: 10_240 });
+    Reported { lease, outcome, needs_lease: false }
 }
 
 #[tokio::test(start_paused = true)]

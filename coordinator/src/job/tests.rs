@@ -100,6 +100,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
                 token: lease.token,
                 outcome: Some(proto::Outcome { kind: Some(kind) }),
                 traceparent: lease.traceparent,
+                needs_lease: false,
             }
         });
         let report = proto::ReportRequest { session_id, results: results.collect(), ..Default::default() };

@@ -16,7 +16,7 @@ use std::{
 use shared::{Wnid, ids::SessionId};
 use tokio::time::Instant;
 
-use super::{ElsewhereNews, LeaseTable, Notice, State};
+use super::{ElsewhereNews, LeaseTable, Notice, State, UnknownSession};
 
 /// An expected worker has this long to join, from the start of the coordinator.
 pub const PATIENCE: Duration = Duration::from_mins(10);
@@ -114,6 +114,24 @@ impl LeaseTable {
         self.elsewhere.unsaid.remove(&position);
     }
 
+    /// A worker has said that a class is there, and that its lease still has work to do: the class is granted, to
+    /// a worker of the same storage first. Only what is known from an earlier run changes; the others are granted
+    /// anyway.
+    ///
+    /// # Errors
+    /// [`UnknownSession`].
+    pub fn needs_lease(&mut self, id: SessionId, wnid: Wnid) -> Result<(), UnknownSession> {
+        let storage = self.sessions.by_id.get(&id).ok_or(UnknownSession)?.hello.storage.clone();
+        if let Some(position) = self.index.get(&wnid).copied()
+            && self.elsewhere.unsaid.remove(&position)
+        {
+            self.begun_on.insert(position, storage);
+            self.forget_skipped(&[position]);
+            self.queue_all(&[position]);
+        }
+        Ok(())
+    }
+
     /// Lets the classes be granted that a worker which asks for some has not reported, once all have
     /// reported what they have.
     pub(super) fn release_of_present(&mut self, id: SessionId, now: Instant) {
@@ -206,12 +224,16 @@ impl LeaseTable {
     /// Lets all unsaid classes of a worker be granted, those that count as skipped too.
     fn release(&mut self, worker: &str) -> usize {
         let positions = self.elsewhere.take(worker);
-        for position in &positions {
+        self.forget_skipped(&positions);
+        self.queue_all(&positions)
+    }
+
+    fn forget_skipped(&mut self, positions: &[usize]) {
+        for position in positions {
             if self.classes[*position].state == State::Skipped {
                 self.elsewhere.forgotten.push(self.classes[*position].wnid);
             }
         }
-        self.queue_all(&positions)
     }
 
     /// Lets the pending ones be granted; what counts as skipped stays so.

@@ -95,6 +95,7 @@ impl Running {
             token: lease.token,
             outcome,
             traceparent: lease.traceparent.clone(),
+            needs_lease: false,
         }];
         self.client
             .clone()
@@ -198,6 +199,7 @@ async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
         token: lease.token,
         outcome: Some(proto::Outcome { kind: Some(outcome) }),
         traceparent: String::new(),
+        needs_lease: false,
     };
     let newer = result(&leases[1], proto::outcome::Kind::Failure(newer));
     let results = vec![result(&leases[0], success()), newer];

@@ -162,6 +162,7 @@ impl Worker {
             token: held.token,
             outcome: Some(outcome.clone()),
             traceparent: String::new(),
+            needs_lease: false,
         };
         let request = ReportRequest {
             session_id: self.session,

@@ -94,3 +94,39 @@ fn what_counts_as_skipped_is_pending_again_if_its_worker_does_not_have_it() {
         check(&table);
     }
 }
+
+#[test]
+fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_as_missing() {
+    let now = Instant::now();
+    for counts_as_skipped in [false, true] {
+        let mut table = table(4);
+        for number in [1, 2] {
+            if counts_as_skipped {
+                table.restore(wnid(number), &Outcome::Skipped(Published::default()));
+            }
+            table.was_complete_on(wnid(number), "there", false);
+        }
+        assert_eq!(table.needs_lease(SessionId(99), wnid(2)), Err(UnknownSession));
+        let hello = |worker: &str| Hello {
+            worker: worker.to_owned(),
+            instance: worker.into(),
+            slots: 1,
+            storage: format!("storage of {worker}"),
+            ..Hello::default()
+        };
+        let [there, other] = ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
+        acquire(&mut table, other, 0, now).unwrap();
+        table.needs_lease(there, wnid(2)).unwrap();
+        // One that no earlier run had, and one that is in no list.
+        table.needs_lease(there, wnid(3)).unwrap();
+        table.needs_lease(there, wnid(9)).unwrap();
+        table.take_notices();
+        assert_eq!(numbers(&acquire(&mut table, there, 1, now).unwrap()), ["2"]);
+        let not_there = Notice::Elsewhere(ElsewhereNews::NotThere { worker: "there".to_owned(), classes: 1 });
+        assert_eq!(table.take_notices(), [not_there], "the other one");
+        assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
+        let forgotten = if counts_as_skipped { vec![wnid(2), wnid(1)] } else { vec![] };
+        assert_eq!(table.take_forgotten(), forgotten);
+        check(&table);
+    }
+}

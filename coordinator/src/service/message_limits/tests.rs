@@ -35,6 +35,7 @@ fn results(count: usize) -> proto::ReportRequest {
         token: u64::MAX,
         outcome: Some(outcome),
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
+        needs_lease: true,
     };
     proto::ReportRequest { session_id: u64::MAX, results: vec![result; count], ..Default::default() }
 }
