@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::Write, path::Path};
 use shared::{
     class_list::ClassList,
     exit_code::Exit,
+    job::JobOptions,
     job_line::short,
     outcome::Failure,
     threads::{self, NoThread},
@@ -57,7 +58,7 @@ pub enum DryRunError {
 /// # Errors
 /// [`DryRunError`]; also when all classes that were asked for have failed.
 pub(crate) async fn run(plan: &Plan, classes: &ClassList, mut out: impl Write) -> Result<Exit, DryRunError> {
-    let forecast = look(&plan.target, classes).await?;
+    let forecast = look(&plan.target, classes, &plan.job).await?;
     let to_ask: Vec<_> = forecast.missing.iter().chain(&forecast.unproved).copied().collect();
     let sample = forecast::sample(&plan.job, &to_ask, SAMPLE, plan.ceilings.connections).await?;
     let text = in_words(&plan.target, classes, &forecast, &sample);
@@ -71,9 +72,10 @@ pub(crate) async fn run(plan: &Plan, classes: &ClassList, mut out: impl Write) -
 }
 
 /// On a thread of its own: that is file work.
-async fn look(target: &Path, classes: &ClassList) -> Result<Forecast, DryRunError> {
-    let (path, wnids, mut looking) = (target.to_owned(), classes.wnids.clone(), JoinSet::new());
-    threads::start(&mut looking, "look", move || forecast::look(&path, &wnids))?;
+async fn look(target: &Path, classes: &ClassList, job: &JobOptions) -> Result<Forecast, DryRunError> {
+    let (path, wnids, job) = (target.to_owned(), classes.wnids.clone(), job.clone());
+    let mut looking = JoinSet::new();
+    threads::start(&mut looking, "look", move || forecast::look(&path, &wnids, &job))?;
     let looked = looking.join_next().await.expect("it was started").expect("it does not panic");
     looked.map_err(|source| DryRunError::Target { path: target.display().to_string(), source })
 }
@@ -91,6 +93,12 @@ fn in_words(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
     if !forecast.unproved.is_empty() {
         let folders = counted(forecast.unproved.len() as u64, "folder", "folders");
         lines.push(format!("{folders} without a manifest in {target}: compared with the tar (see --existing)"));
+    }
+    if !forecast.conflicts.is_empty() {
+        let classes = counted(forecast.conflicts.len() as u64, "class", "classes");
+        lines.push(format!(
+            "{classes} to fail with Conflict: something that is not a complete class stands under the name in {target}"
+        ));
     }
     lines.push(to_download(forecast, sample));
     let mut causes: BTreeMap<String, u64> = BTreeMap::new();

@@ -1,7 +1,10 @@
 //! `--dry-run`: says what a job would do, gently, and changes nothing.
 
+use std::fs;
+
 use tests::{
-    archives::images,
+    answer::Answer,
+    archives::{MANIFEST, images},
     cluster::{Job, Table},
     origin::Origin,
 };
@@ -48,4 +51,43 @@ fn a_dry_run_against_a_wrong_url_asks_for_a_few_classes_and_fails() {
     assert!(told.stderr.contains(said), "{}", told.stderr);
     assert!(origin.all_requests().len() <= 9, "{}", origin.all_requests().len());
     assert!(!target.exists());
+}
+
+#[test]
+fn a_dry_run_compares_folders_as_the_job_does() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=5).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids {
+        origin.class(wnid, images(wnid, 3, 10_000..20_000, 1));
+    }
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
+    // One is gone, one lacks an image, one is marked, and one has a manifest that was cut.
+    fs::remove_dir_all(job.class_folder(&wnids[0])).unwrap();
+    fs::remove_file(job.class_folder(&wnids[1]).join(format!("{}_1.JPEG", wnids[1]))).unwrap();
+    let marked = job.class_folder(&wnids[2]);
+    fs::rename(marked.join(MANIFEST), marked.join(".manifest.damaged.json")).unwrap();
+    fs::write(job.class_folder(&wnids[3]).join(MANIFEST), "{").unwrap();
+    for (existing, complete, to_fail, to_download) in [("adopt", 1, true, 3), ("replace", 1, false, 4)] {
+        let job = Job::new().target(job.target_path()).classes(wnids.iter().map(String::as_str)).origin(&origin);
+        let told = job.args(["--dry-run", "--delete-tar", "--existing", existing]).run();
+        assert_eq!(told.code, Some(0), "{}", told.stderr);
+        let starts = |line: &str| told.stdout.lines().any(|told| told.starts_with(line));
+        assert!(starts(&format!("{complete} complete in ")), "{}", told.stdout);
+        assert!(starts(&format!("{to_download} to download, about ")), "{}", told.stdout);
+        assert_eq!(starts("1 class to fail with Conflict: "), to_fail, "{}", told.stdout);
+    }
+}
+
+#[test]
+fn a_page_instead_of_tars_fails_a_dry_run() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=30).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids {
+        origin.class(wnid, Vec::new()).forever(Answer::html());
+    }
+    let told = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--dry-run"]).run();
+    assert_eq!(told.code, Some(2), "{}", told.stdout);
+    let said = "not a tar: the answer to HEAD is text/html, e.g. a login page; look at --url and --header-file";
+    assert!(told.stderr.contains(said), "{}", told.stderr);
 }

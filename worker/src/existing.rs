@@ -15,7 +15,7 @@ use crate::{
     manifest::{self, MANIFEST, MARKED, Manifest, Provenance},
     source::Source,
     staging::digest,
-    target::Target,
+    target::{self, Target},
 };
 
 /// What stands under a class's name.
@@ -56,10 +56,22 @@ impl fmt::Display for Unproved {
 
 /// Looks, and follows no link.
 pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<Found> {
-    if !job.delete_tar && target.tar(wnid).symlink_metadata().is_ok_and(|found| !found.is_file()) {
+    look_in(target.root(), wnid, job, |found| target.is_of_another_user(found))
+}
+
+/// As [`look`], in a target that is not opened for work. `is_of_another_user`: see
+/// [`Target::is_of_another_user`].
+pub(crate) fn look_in(
+    root: &Path,
+    wnid: Wnid,
+    job: &JobOptions,
+    is_of_another_user: impl Fn(&fs::Metadata) -> io::Result<bool>,
+) -> io::Result<Found> {
+    let tar = target::tar(root, wnid);
+    if !job.delete_tar && tar.symlink_metadata().is_ok_and(|found| !found.is_file()) {
         return Ok(Found::InTheWay("a folder or a link stands under the tar's name"));
     }
-    let folder = target.class_folder(wnid);
+    let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         found => found?,
@@ -71,7 +83,7 @@ pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<
     if !kind.is_dir() {
         return Ok(Found::InTheWay("a file stands under the class's name"));
     }
-    let unproved = if target.is_of_another_user(&found)? {
+    let unproved = if is_of_another_user(&found)? {
         Unproved::OfAnotherUser
     } else {
         if job.existing == Existing::Trust

@@ -2,20 +2,26 @@
 //! classes. Nothing is written and nothing is downloaded.
 
 use std::{
+    fs::Metadata,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::fs::statvfs;
-use shared::{Wnid, job::JobOptions, outcome::Failure};
+use shared::{
+    Wnid,
+    job::{Existing, JobOptions},
+    outcome::Failure,
+    ownership::{Ownership, is_writable_by_all},
+};
 use tokio::task::JoinSet;
 
 use crate::{
     allowed_addresses::PrivateOrigin,
     client::OriginError,
     download_error::DownloadError,
-    manifest,
+    existing::{self, Found},
     origin::{Origin, Question},
     pace::Gate,
     tally::Tally,
@@ -29,11 +35,14 @@ const REFUSED: usize = 5;
 /// What a job would do.
 #[derive(Debug, Default)]
 pub struct Forecast {
-    /// Classes whose folder has a manifest.
+    /// Classes that would be skipped.
     pub complete: Vec<Wnid>,
-    /// Classes whose folder has none: they would be compared with the origin's tar.
+    /// Classes whose folder would be compared with the origin's tar.
     pub unproved: Vec<Wnid>,
-    /// The other classes.
+    /// Classes that would fail, because of what stands under their names.
+    pub conflicts: Vec<Wnid>,
+    /// Classes that would be downloaded: those that are missing, differ from their manifests, or are
+    /// marked.
     pub missing: Vec<Wnid>,
     /// Bytes that this user may still write; `None` where the file system does not say.
     pub free: Option<u64>,
@@ -64,24 +73,32 @@ impl Sample {
     }
 }
 
-/// Looks at what a target has of these classes. It may be missing. Reads files: not for an
-/// asynchronous task.
+/// Looks at what a target has of these classes, as a job does. It may be missing. Reads files: not
+/// for an asynchronous task.
 ///
 /// # Errors
 /// As the file system says.
-pub fn look(target: &Path, wnids: &[Wnid]) -> io::Result<Forecast> {
+pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
     let mut forecast = Forecast { free: free(target), ..Forecast::default() };
     for wnid in wnids {
-        let folder = target.join(wnid.to_string());
-        let is_folder = folder.symlink_metadata().is_ok_and(|found| found.is_dir());
-        let place = match is_folder.then(|| manifest::read(&folder, *wnid)).transpose()? {
-            None => &mut forecast.missing,
-            Some(None) => &mut forecast.unproved,
-            Some(Some(_)) => &mut forecast.complete,
+        let found = existing::look_in(target, *wnid, job, |found| is_of_another_user(target, found))?;
+        let place = match (found, job.existing) {
+            (Found::Complete(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Trust) => &mut forecast.complete,
+            (Found::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
+            (Found::InTheWay(_), _) | (Found::Damaged, Existing::Adopt) => &mut forecast.conflicts,
+            (Found::Nothing | Found::Differs(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Replace) => {
+                &mut forecast.missing
+            }
         };
         place.push(*wnid);
     }
     Ok(forecast)
+}
+
+/// As a target that is opened says it, where the file system shows owners as they are.
+fn is_of_another_user(target: &Path, found: &Metadata) -> io::Result<bool> {
+    let target = target.metadata()?;
+    Ok(is_writable_by_all(&target) && !Ownership::within(&target).accepts(found))
 }
 
 /// Of the target, or of the first folder above it that is there.

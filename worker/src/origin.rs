@@ -153,6 +153,9 @@ impl Origin {
             }
         };
         let answer = self.send(&method, url, headers, Priority::New).await?;
+        if question == Question::Head {
+            refuse_page(answer.response().headers())?;
+        }
         let source = Source::of_answer(url, answer.response(), 0);
         // The length of a part is not the tar's.
         let is_part = part(answer.response().status(), answer.response().headers()) != Part::Whole;
@@ -246,6 +249,18 @@ fn plausible(response: Response) -> Result<Response, DownloadError> {
 /// The connection was there and broke before an answer began.
 fn may_be_stale(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout() && !error.is_redirect()
+}
+
+/// The length of a page, e.g. of a login, is not the tar's. A body is judged by its bytes, not by this header.
+fn refuse_page(headers: &HeaderMap) -> Result<(), DownloadError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if ["text/html", "application/xhtml+xml"].iter().any(|page| page.eq_ignore_ascii_case(kind)) {
+        return Err(DownloadError::NotATar {
+            why: format!("not a tar: the answer to HEAD is {kind}, e.g. a login page"),
+        });
+    }
+    Ok(())
 }
 
 /// Encodings that leave the body as it is: `aws-chunked` is what an upload to S3 had, the others are written by servers that

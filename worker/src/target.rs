@@ -102,6 +102,16 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// Final name of a class below a target.
+pub(crate) fn class_folder(root: &Path, wnid: Wnid) -> PathBuf {
+    root.join(wnid.to_string())
+}
+
+/// Final name of its tar.
+pub(crate) fn tar(root: &Path, wnid: Wnid) -> PathBuf {
+    root.join(format!("{wnid}.tar"))
+}
+
 impl Target {
     /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and
     /// renamed in it. `staging`: the folder in which classes are to be put together, if it was
@@ -183,12 +193,12 @@ impl Target {
 
     /// Final name of a class.
     pub(crate) fn class_folder(&self, wnid: Wnid) -> PathBuf {
-        self.root.join(wnid.to_string())
+        class_folder(&self.root, wnid)
     }
 
     /// Final name of its tar.
     pub(crate) fn tar(&self, wnid: Wnid) -> PathBuf {
-        self.root.join(format!("{wnid}.tar"))
+        tar(&self.root, wnid)
     }
 
     /// Says that the target, and not a class, is at fault.
