@@ -16,7 +16,7 @@ const SHORTEST_STEP: usize = 4;
 pub struct Mark {
     /// All before this one.
     pub position: usize,
-    /// And these: samples of the list, by which the origin's first answers are judged. A later mark has those of the
+    /// And these: samples of the list, see `lease_table::first_answers`. A later mark has those of the
     /// earlier ones.
     pub beyond: Vec<usize>,
 }
