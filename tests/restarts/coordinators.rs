@@ -145,7 +145,7 @@ fn classes_that_were_never_granted_do_not_wait_for_a_worker_that_died_meanwhile(
         let waits = it.stderr().contains("classes that were granted before the restart wait for ");
         (waits && it.stderr().contains("dead")).then_some(())
     });
-    // A worker of this name is back: nobody else is waited for.
+    // A worker of this name is back: no other one is waited for.
     workers.push(fleet.start_worker("dead", 1));
     fleet.assert_done(coordinator, workers, Table::of(19, 0, 0));
 }

@@ -15,7 +15,7 @@ pub struct JobStatus {
     pub failed: u64,
     /// With a worker now.
     pub leased: u64,
-    /// With nobody yet.
+    /// Not leased.
     pub pending: u64,
     /// Workers with a session.
     pub workers: u32,

@@ -213,7 +213,7 @@ impl Fleet {
     /// The workers hear of it with their next call. What they held they hold still.
     fn restart(&mut self, table: &mut LeaseTable, now: Instant) {
         self.epoch += 1;
-        // A commit that nobody was told of.
+        // A commit that no caller was told of.
         if let Some(mark) = self.late_mark.take() {
             self.mark = mark;
         }
