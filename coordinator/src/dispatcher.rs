@@ -220,6 +220,7 @@ impl Dispatcher {
                 let known = self.table.known(session);
                 let budget = known.map(|()| {
                     self.time_left.received(session, observation.received);
+                    self.table.has_received(session, observation.received);
                     self.pacing.observed(session, &observation, now)
                 });
                 self.send(reply, budget);

@@ -30,6 +30,9 @@ pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
 /// A worker that has so many bytes of a class is being sent a tar: pages and other contents are
 /// told apart by their first 512 bytes.
 const BYTES_OF_A_TAR: u64 = 64 << 10;
+/// A worker that has received so much for each class that it asked for is being sent tars: pages are
+/// shorter.
+const LONGEST_PAGE: u64 = 1 << 20;
 /// Where so many times more classes are complete than are left, the rest may well be missing at the
 /// origin.
 const MOSTLY_THERE: usize = 9;
@@ -79,6 +82,8 @@ pub(super) struct Sample {
     there: usize,
     /// Classes of the sample that were not granted yet.
     rest: VecDeque<usize>,
+    /// Bytes that each worker's process had received when it told of them first.
+    received: BTreeMap<SessionId, u64>,
     /// Classes that were refused, by whom, and how.
     refused: BTreeMap<usize, (SessionId, Failure)>,
     /// When each worker may have the whole sample; `None` once that was told.
@@ -91,7 +96,8 @@ impl Sample {
         let left = candidates.len();
         let rest = (0..SAMPLE).map(|number| candidates[number * (left - 1) / (SAMPLE - 1)]).collect();
         let shared_until = Some(now + SHARED_FOR);
-        Self { failed_before, left, there, rest, refused: BTreeMap::new(), shared_until }
+        let received = BTreeMap::new();
+        Self { failed_before, left, there, rest, received, refused: BTreeMap::new(), shared_until }
     }
 
     /// Whether this refusal may have the cause of the earlier ones, and that may be one of the job
@@ -241,6 +247,18 @@ impl LeaseTable {
     pub(super) fn first_bytes(&mut self, most: u64, has_received: bool) {
         let FirstAnswers::Checking(sample) = &self.first_answers else { return };
         if most >= BYTES_OF_A_TAR || (has_received && sample.refused.is_empty()) {
+            self.end_first_answers();
+        }
+    }
+
+    /// A worker's process has received so many bytes. It tells this several times a second, and of
+    /// its classes only when it renews.
+    pub fn has_received(&mut self, id: SessionId, bytes: u64) {
+        let leased = self.sessions.by_id.get(&id).map_or(0, |session| session.leases.len());
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return };
+        let refused = sample.refused.values().filter(|(session, _)| *session == id).count();
+        let before = *sample.received.entry(id).or_insert(bytes);
+        if bytes.saturating_sub(before) >= LONGEST_PAGE * (leased + refused).max(1) as u64 {
             self.end_first_answers();
         }
     }

@@ -56,6 +56,12 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
     let connections = if options.tls { options.workers } else { options.connections };
+    // Until the first class is there, the coordinator grants a sample of the list only.
+    let mut first = Worker::sharing(1, "first", 1, dial, &load.grants);
+    first[0].register().await?;
+    first[0].acquire(1).await?;
+    first[0].report().await?;
+    worker::leave(first).await?;
     let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
     let before = Instant::now();
     let memory = load.coordinator.memory()?.now;

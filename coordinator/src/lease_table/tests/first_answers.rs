@@ -178,6 +178,22 @@ fn bytes_of_a_tar_are_an_answer_too() {
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
 }
 
+/// A fleet does not wait for the next renewal.
+#[test]
+fn bytes_that_a_process_has_received_end_the_check_unless_they_may_be_pages() {
+    let now = Instant::now();
+    let mut table = table(100).checking_first_answers([]);
+    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    assert_eq!(acquire(&mut table, one, 10, now).unwrap().len(), 10);
+    table.has_received(one, 900 << 20);
+    assert_eq!(acquire(&mut table, other, 100, now).unwrap().len(), 10, "its process had them before");
+    table.has_received(one, (910 << 20) - 1);
+    assert_eq!(acquire(&mut table, other, 100, now).unwrap(), []);
+    table.has_received(one, 910 << 20);
+    assert_eq!(acquire(&mut table, other, 80, now).unwrap().len(), 80);
+    check(&table);
+}
+
 /// Also when some of the sample had another end, and when the origin is away in between.
 #[test]
 fn a_sample_that_cannot_be_filled_ends_with_the_list() {
