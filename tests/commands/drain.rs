@@ -22,8 +22,8 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     let mut leaves = start("leaves");
     leaves.wait_until("it has two classes", |_| (status(&job, &coordinator)["leased"] == 2).then_some(()));
 
-    let unknown = ask(&job, &coordinator, &["drain", "nobody"]);
-    let words = ["failed to drain a worker: there is no worker nobody; these are there: leaves"];
+    let unknown = ask(&job, &coordinator, &["drain", "absent"]);
+    let words = ["failed to drain a worker: there is no worker absent; these are there: leaves"];
     job.assert_could_not_run(&unknown, &words);
     let nameless = ask(&job, &coordinator, &["drain", ""]);
     job.assert_could_not_run(&nameless, &["a value is required for '<NAME>'"]);

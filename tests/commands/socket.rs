@@ -73,8 +73,8 @@ fn a_job_on_one_host_is_asked_without_an_address_and_leaves_no_socket() {
     let retried = command(&job, ["retry", missing]);
     assert_eq!(retried.stdout, "1 failed class is tried again\n", "{}", retried.stderr);
     assert_eq!(command(&job, ["resume"]).code, Some(0));
-    let unknown = command(&job, ["drain", "nobody"]);
-    job.assert_could_not_run(&unknown, &["failed to drain a worker: there is no worker nobody; these are there: "]);
+    let unknown = command(&job, ["drain", "absent"]);
+    job.assert_could_not_run(&unknown, &["failed to drain a worker: there is no worker absent; these are there: "]);
     origin.limit_rate(0);
     job.assert_ended(&running.wait(), 1, Table::of(CLASSES, 0, 1));
     assert!(socket.symlink_metadata().is_err(), "the socket is gone with the job");
@@ -89,7 +89,7 @@ fn after_a_kill_the_next_coordinator_replaces_the_socket_and_who_watches_goes_on
     let mut watching = job.start_with(["status", "--watch"]);
     watching.wait_until("it tells the first time", |it| it.stdout().starts_with("running\n").then_some(()));
     killed.kill();
-    watching.wait_until("it says that nobody answers", |it| it.stderr().contains("no answer from").then_some(()));
+    watching.wait_until("it says that there is no answer", |it| it.stderr().contains("no answer from").then_some(()));
     let socket = job.target_path().join(SOCKET);
     assert!(socket.symlink_metadata().is_ok());
     if TcpStream::connect("127.0.0.1:50051").is_err() {

@@ -89,7 +89,7 @@ fn a_coordinator_that_takes_connections_and_says_nothing_is_given_up_and_found_a
     line.proxy.partition(true);
     let started = Instant::now();
     let mut worker = line.worker("far", 1);
-    worker.wait_until("it says that nobody answers", |worker| worker.stderr().contains("no answer").then_some(()));
+    worker.wait_until("it says that there is no answer", |worker| worker.stderr().contains("no answer").then_some(()));
     println!("the first call was given up after {:.1?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     line.proxy.partition(false);

@@ -15,7 +15,7 @@ fn a_coordinator_whose_name_is_unknown_and_then_moves_is_found() {
     let running = cluster.start_coordinator(&first);
     worker.know("");
     let mut working = cluster.start_worker_that_knows("coordinator.test", &worker, "1");
-    working.wait_until("it says that nobody answers", |worker| worker.stderr().contains("no answer").then_some(()));
+    working.wait_until("it says that there is no answer", |worker| worker.stderr().contains("no answer").then_some(()));
     worker.know(&format!("{} coordinator.test\n", first.address));
     let class = cluster.tars[0].0.clone();
     working.wait_until("its class is under way", |_| (!cluster.origin.gets(&class).is_empty()).then_some(()));
