@@ -22,6 +22,8 @@ use axum::{
 use tokio::{net::TcpListener, time::timeout};
 use tower::ServiceExt as _;
 
+pub use connections::MAX_CONNECTIONS;
+
 use crate::metrics::{self, Metrics};
 
 /// What does not answer for this long does not live; those who ask give up earlier or about then.

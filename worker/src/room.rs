@@ -1,7 +1,7 @@
 //! Room for all slots, in open files and in memory: looked at before anything begins, never in the
 //! middle of a job.
 
-use shared::limits;
+use shared::{http::MAX_CONNECTIONS, limits};
 
 /// A slot has a connection, the class folder, an image, the journal and the tar; one is being
 /// published; and its runtime has four.
@@ -29,11 +29,11 @@ pub struct TooFewDescriptors {
     limit: u64,
 }
 
-/// Raises the soft limit on open files as far as it must be, and says so if the hard limit does not
-/// allow it.
+/// Raises the soft limit on open files as far as it must be, for all connections of the HTTP port
+/// too, and says so if the hard limit is too low for the downloads.
 pub(crate) fn make_room(slots: usize) -> Result<(), TooFewDescriptors> {
     let needed = needed(slots);
-    match limits::raise_open_files(Some(needed)) {
+    match limits::raise_open_files(Some(needed + MAX_CONNECTIONS as u64)) {
         Some(limit) if limit < needed => Err(TooFewDescriptors { slots, needed, limit }),
         _ => Ok(()),
     }
