@@ -19,6 +19,7 @@ pub mod output;
 pub mod own_file;
 pub mod owner;
 pub mod ownership;
+mod path_owners;
 pub mod private_file;
 pub mod program;
 pub mod refusal;

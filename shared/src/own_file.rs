@@ -28,7 +28,10 @@ use rustix::{
     process::geteuid,
 };
 
-use crate::ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others};
+use crate::{
+    ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others},
+    path_owners,
+};
 
 /// Mode of a new log, of which the process's umask takes away.
 const LOG_MODE: RawMode = 0o644;
@@ -154,18 +157,22 @@ pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
 /// An error unless only this process's user, root, or a group that was given the right to, can
 /// change what is in a folder. Of a folder that is missing, the one in which it would be made: that
 /// may let every user write to it if it has the sticky bit, as `/tmp` has. Another user can make the
-/// folder in between, so it is checked again once it is made. A link of another user is refused.
+/// folder in between, so it is checked again once it is made. The path may lead only through folders
+/// and links of this process's user or of root.
 ///
 /// # Errors
 /// [`NotOurs`], or as the file system says.
 pub fn check_private_folder(path: &Path) -> io::Result<()> {
     let absolute = std::path::absolute(path)?;
     let existing = absolute.ancestors().find(|folder| folder.symlink_metadata().is_ok()).ok_or(ErrorKind::NotFound)?;
-    let ownership = Ownership::strict();
-    let named = existing.symlink_metadata()?;
-    if named.is_symlink() && !ownership.accepts(&named) {
-        return Err(NotOurs::FolderOfAnother { owner: named.uid(), user: ownership.user }.into());
-    }
+    // Where user namespaces are used, the owner of the root folder can be shown as another user. That
+    // user can replace everything anyway.
+    let ownership = Ownership { folder: Some(Path::new("/").metadata()?.uid()), ..Ownership::strict() };
+    let shown = || Place::of(&existing.join(PROBE)).and_then(|place| place.user_here());
+    let accepts = |found: &Metadata| {
+        ownership.accepts(found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(found))
+    };
+    path_owners::check(&absolute, accepts)?;
     let found = existing.metadata()?;
     if !found.is_dir() {
         return Err(ErrorKind::NotADirectory.into());
@@ -174,8 +181,7 @@ pub fn check_private_folder(path: &Path) -> io::Result<()> {
     if is_writable_by_all(&found) && is_replaceable {
         return Err(NotOurs::OpenFolder.into());
     }
-    let shown = || Place::of(&existing.join(PROBE)).and_then(|place| place.user_here());
-    if ownership.accepts(&found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(&found)) {
+    if accepts(&found) {
         return Ok(());
     }
     Err(NotOurs::FolderOfAnother { owner: found.uid(), user: ownership.user }.into())

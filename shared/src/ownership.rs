@@ -62,6 +62,18 @@ pub enum NotOurs {
         /// Who runs this process.
         user: u32,
     },
+    /// A link or a folder on the way to a folder for secrets, made by another user.
+    #[error(
+        "its path leads through a folder or link of {}, who can replace what is in it, and this program runs as {}; give \
+         a folder whose parents are all yours or root's",
+        owner::name(*owner), owner::name(*user)
+    )]
+    PathOfAnother {
+        /// Whose it is.
+        owner: u32,
+        /// Who runs this process.
+        user: u32,
+    },
     /// A folder for secrets, in which all users can make files.
     #[error("every user of this host can write to it: give a folder to which only you can write")]
     OpenFolder,

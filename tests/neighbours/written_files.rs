@@ -86,3 +86,45 @@ fn init_writes_no_secrets_where_other_users_could_replace_them() {
         }
     }
 }
+
+/// Wherever in the path it is, what another user's link leads to is what that user says.
+#[test]
+fn init_follows_no_link_and_enters_no_folder_of_another_user() {
+    for victim in victims() {
+        let host = tempfile::tempdir().unwrap();
+        set_mode(host.path(), 0o755);
+        let path = |name: &str| host.path().join(name);
+        for folder in ["own", "own/deep", "theirs", "theirs/own"] {
+            fs::create_dir(path(folder)).unwrap();
+            give(&path(folder), victim, 0o755);
+        }
+        attackers(&path("theirs"));
+        for (link, leads, of_attacker) in [("link", "own", true), ("own link", "link", false), ("good", "own", false)] {
+            symlink(leads, path(link)).unwrap();
+            if of_attacker {
+                attackers(&path(link));
+            } else {
+                std::os::unix::fs::lchown(path(link), Some(victim), None).unwrap();
+            }
+        }
+        for dir in ["link/deep", "link/deep/new", "link/deep/new/trust", "own link/deep", "theirs/own/trust"] {
+            let dir = path(dir);
+            let token = dir.join("worker.token");
+            let own = path("own/deep");
+            for words in [
+                &["init", "--dir", text(&dir)][..],
+                &["init", "--dir", text(&own), "--worker-token-file", text(&token)],
+            ] {
+                let (code, error) = run_as(victim, "coordinator", words);
+                assert_eq!(code, Some(2), "{words:?} {error}");
+                let said = "its path leads through a folder or link of user 54411, who can replace what is in it";
+                assert!(error.contains(said), "{words:?} {error}");
+                assert_eq!(error.lines().count(), 1, "{error}");
+                assert_eq!(fs::read_dir(path("own/deep")).unwrap().count(), 0, "{words:?}");
+            }
+        }
+        let (code, error) = run_as(victim, "coordinator", &["init", "--dir", text(&path("good/deep/new"))]);
+        assert_eq!(code, Some(0), "{error}");
+        assert_eq!(fs::read_dir(path("own/deep/new")).unwrap().count(), 8);
+    }
+}
