@@ -161,7 +161,7 @@ fn keep(
             tracing::info!(%wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
             Ok(true)
         }
-        Ok(Ended::Whole(_)) => site.drop_staging(&staging).map(|()| false),
+        Ok(Ended::Whole { .. }) => site.drop_staging(&staging).map(|()| false),
         Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
         Err(error) => Err(site.broken(&staging, error)),
     }

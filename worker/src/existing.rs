@@ -18,6 +18,10 @@ use crate::{
     target::{self, Target},
 };
 
+/// Length of the end marker of a tar, and of its records, in bytes.
+const END_MARKER: u64 = 1024;
+const RECORD: u64 = 10_240;
+
 /// What stands under a class's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -127,10 +131,22 @@ pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>>
     Ok(is_marked.then(|| Compared::Differs(marked())))
 }
 
+/// Whether a tar whose entries have this length can have that length in all: two blocks follow as
+/// end marker and, as most programs write it, zeros up to a record of 10,240 bytes.
+pub(crate) fn can_be_whole(entries: u64, tar_bytes: u64) -> bool {
+    let length = entries + END_MARKER;
+    tar_bytes == length || tar_bytes == length.next_multiple_of(RECORD)
+}
+
+/// The length of a tar with these entries, as most programs write it.
+pub(crate) fn whole_length(entries: u64) -> u64 {
+    (entries + END_MARKER).next_multiple_of(RECORD)
+}
+
 /// The number of files of a folder that is the whole tar, by arithmetic, or why it is not.
 ///
-/// A tar of plain files is a header block and the contents in 512-byte blocks for each, two blocks as end marker, and
-/// (GNU tar) zeros up to a record of 10,240 bytes; some hold an entry for the folder itself.
+/// A tar of plain files is a header block and the contents in 512-byte blocks for each; some hold an
+/// entry for the folder itself.
 pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, String>> {
     let (mut files, mut blocks) = (0_u64, 0_u64);
     for entry in visible(folder)? {
@@ -141,15 +157,13 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
         files += 1;
         blocks += 512 + metadata.len().next_multiple_of(512);
     }
-    let lengths = [0, 512].map(|folder_entry| blocks + folder_entry + 1024);
-    let fits = lengths.iter().any(|length| tar_bytes == *length || tar_bytes == length.next_multiple_of(10_240));
+    let fits = [0, 512].iter().any(|folder_entry| can_be_whole(blocks + folder_entry, tar_bytes));
     if files > 0 && fits {
         return Ok(Ok(files));
     }
-    Ok(Err(format!(
-        "its {files} files make a tar of {} bytes, the origin's has {tar_bytes}",
-        lengths[0].next_multiple_of(10_240)
-    )))
+    let files_make = if files == 1 { "file makes" } else { "files make" };
+    let length = whole_length(blocks);
+    Ok(Err(format!("its {files} {files_make} a tar of {length} bytes and the origin's has {tar_bytes}")))
 }
 
 /// Gives a folder that was proved its manifest.
@@ -195,6 +209,16 @@ mod tests {
         }
         for length in [0, exact - 512, exact + 1024, 20_480, 40_960] {
             assert!(matches(folder.path(), length).unwrap().is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn one_file_is_told_in_the_singular() {
+        for (sizes, said) in
+            [(&[100][..], "its 1 file makes a tar of 10240 bytes"), (&[1, 2], "its 2 files make a tar of ")]
+        {
+            let why = matches(folder_of(sizes).path(), 20_480).unwrap().unwrap_err();
+            assert!(why.starts_with(said), "{why}");
         }
     }
 

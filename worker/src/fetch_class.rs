@@ -66,7 +66,7 @@ pub(crate) async fn fetch_class(
     // Contents differ there, and the tar may have been damaged with them.
     let local = match differs {
         Some(Difference::Marked) => LocalTar::Unused,
-        _ => use_local_tar(site, origin, wnid, retries, progress, stop).await?,
+        _ => use_local_tar(site, origin, wnid, retries, own_tar.is_some(), progress, stop).await?,
     };
     let is_broken_off = matches!(local, LocalTar::BrokenOff);
     let (unpacked, was_there) = match local {

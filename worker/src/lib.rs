@@ -37,6 +37,7 @@ mod download;
 mod download_error;
 mod lookup;
 mod origin;
+mod origin_proof;
 mod pace;
 mod proxies;
 mod receive_window;

@@ -1,5 +1,9 @@
 //! A `<wnid>.tar` that is already in the target: a whole one is unpacked and not downloaded, the
 //! download goes on behind one that is broken off, and any other stays as it is.
+//!
+//! A tar that this program did not write is whole if it has its end marker and what is before that
+//! fits the length of the origin's tar, as a folder without a manifest is proved (`origin_proof`).
+//! `--existing trust` uses it without asking. Its bytes are not compared.
 
 use std::{
     fs::File,
@@ -7,13 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{Wnid, own_file::open_regular};
+use shared::{Wnid, job::Existing, own_file::open_regular};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broken_off_tar::begin_from,
+    existing::{can_be_whole, whole_length},
     extract::{Start, UnpackError, Unpacker},
     origin::Origin,
+    origin_proof::{self, NotProved},
     progress::ClassProgress,
     site::Site,
     source::Source,
@@ -37,12 +43,14 @@ pub(crate) enum LocalTar {
     Unused,
 }
 
-/// Looks for the class's tar in the target, and uses it as far as it goes.
+/// Looks for the class's tar in the target, and uses it as far as it goes. `is_own`: this program
+/// wrote it.
 pub(crate) async fn use_local_tar(
     site: &Site,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
+    is_own: bool,
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<LocalTar, Unfinished> {
@@ -73,7 +81,17 @@ pub(crate) async fn use_local_tar(
     let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
     drop(local);
     match unpacked {
-        Ok(Ended::Whole(files)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
+        Ok(Ended::Whole { files, .. }) if is_own || site.job.existing == Existing::Trust => {
+            Ok(LocalTar::Whole(Unpacked { staging, source, files }))
+        }
+        Ok(Ended::Whole { files, entries }) => {
+            let proved = stop.run_until_cancelled(prove(site, origin, wnid, retries, entries)).await;
+            match proved.unwrap_or(Err(Unfinished::Stopped)) {
+                Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
+                Ok(None) => site.drop_staging(&staging).map(|()| LocalTar::Unused),
+                Err(unfinished) => site.drop_staging(&staging).and(Err(unfinished)),
+            }
+        }
         Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
         Ok(Ended::BrokenOff) => {
             site.drop_staging(&staging)?;
@@ -82,7 +100,7 @@ pub(crate) async fn use_local_tar(
             Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
         }
         Err(error) => {
-            tracing::info!(%wnid, %error, "the tar in the target is not whole, so it is downloaded");
+            tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
             site.drop_staging(&staging)?;
             match error.into_failure() {
                 Ok(_) => Ok(LocalTar::Unused),
@@ -90,6 +108,37 @@ pub(crate) async fn use_local_tar(
             }
         }
     }
+}
+
+/// The origin's tar, if it can be the one in the target, whose entries have this length in bytes.
+/// What is not proved is said, and not used.
+async fn prove(
+    site: &Site,
+    origin: &Origin,
+    wnid: Wnid,
+    retries: u32,
+    entries: u64,
+) -> Result<Option<Source>, Unfinished> {
+    let judge = |source: &Source| {
+        Ok(match source.length {
+            Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
+            Some(length) => {
+                Err(format!("its files make a tar of {} bytes and the origin's has {length}", whole_length(entries)))
+            }
+            None => Err("the origin does not say how long its tar is".to_owned()),
+        })
+    };
+    let url = site.job.url.for_class(wnid);
+    let why = match origin_proof::prove(origin, &url, retries, judge).await? {
+        Ok(source) => return Ok(Some(source)),
+        Err(NotProved::Differs(why)) => why,
+        Err(NotProved::Refused(error)) => format!("the origin refuses to say how long its tar is, {error}"),
+    };
+    tracing::warn!(
+        "{wnid}: the tar in the target is not used, because {why}; the class is downloaded \
+         (--existing trust uses the tar as it is)"
+    );
+    Ok(None)
 }
 
 /// What says that another program has not completed a file.
@@ -104,8 +153,12 @@ fn control_file(tar: &Path) -> Option<PathBuf> {
 
 /// How the unpacking of a file ended.
 pub(crate) enum Ended {
-    /// With so many files.
-    Whole(u64),
+    /// The end marker came.
+    Whole {
+        files: u64,
+        /// Length of all entries, in bytes.
+        entries: u64,
+    },
     /// The file ends before the tar does. What there is of it is a checkpoint in the staging folder.
     BrokenOff,
     Stopped,
@@ -132,10 +185,10 @@ pub(crate) fn unpack(
             read => unpacker.push(&block[..read])?,
         }
     }
-    unpacker.checkpoint()?;
+    let entries = unpacker.checkpoint()?;
     match unpacker.finish() {
         Err(error) if error.is_truncated() => Ok(Ended::BrokenOff),
-        finished => finished.map(Ended::Whole),
+        finished => finished.map(|files| Ended::Whole { files, entries }),
     }
 }
 

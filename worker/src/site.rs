@@ -16,17 +16,16 @@ use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use crate::{
     client::OriginError,
     disk_space::DiskSpace,
-    download::describe,
     existing::{self, Found, Unproved},
     extract::UnpackError,
     kept_tar::{self, KeptTar},
     lane::Lane,
     lease_clock::LeaseClock,
     manifest::{self, Manifest, Provenance},
-    origin::{Origin, Question},
+    origin::Origin,
+    origin_proof::{self, NotProved},
     progress::ClassProgress,
     publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
-    retry::{Verdict, verdict},
     room::{TooFewDescriptors, make_room},
     source::Source,
     staging::{Checkpoint, Staging, Unpacked},
@@ -162,23 +161,13 @@ impl Site {
             self.adopt_if_whole(wnid, source, unproved)
         };
         let url = self.job.url.for_class(wnid);
-        // Many origins answer a HEAD with another length than a GET, with none, or not at all: it can prove the folder, but
-        // what does not fit it proves nothing.
-        if let Ok(source) = origin.describe(&url, Question::Head).await
-            && let Ok(outcome) = adopt_if_whole(&source)?
-        {
-            return Ok(outcome);
-        }
-        let source = describe(origin, &url, retries).await.map_err(|error| match verdict(&error) {
-            // Tried to the end: the origin's fault, and no word about the folder.
-            Verdict::Retry { .. } => Unfinished::Failed(error.into()),
-            Verdict::GiveUp => conflict(&format!("{unproved}, and cannot be proved: {error}")),
-        })?;
-        adopt_if_whole(&source)?.map_err(|why| {
-            conflict(&format!(
+        let proved = origin_proof::prove(origin, &url, retries, adopt_if_whole).await?;
+        proved.map_err(|why| match why {
+            NotProved::Differs(why) => conflict(&format!(
                 "{unproved}, and {why} \
                  (--existing replace downloads it anew, --existing trust takes it as it is)"
-            ))
+            )),
+            NotProved::Refused(error) => conflict(&format!("{unproved}, and cannot be proved ({error})")),
         })
     }
 
@@ -196,7 +185,7 @@ impl Site {
         let proved = existing::matches(&folder, length);
         let files = match proved.map_err(|error| self.storage(wnid, "read the folder", error))? {
             Ok(files) => files,
-            Err(why) => return Ok(Err(format!("is not the origin's tar: {why}"))),
+            Err(why) => return Ok(Err(format!("is not the origin's tar, because {why}"))),
         };
         if unproved == Unproved::OfAnotherUser {
             tracing::info!(%wnid, "the folder is another user's, and is as long as the whole tar");

@@ -3,6 +3,8 @@
 //! Invariant: of an extension no byte is kept before its size is within the limit, and what two readers could take for
 //! two different things (a key twice, two names, a line break inside a value) is refused.
 
+use shared::Wnid;
+
 use super::{
     framing_error::FramingError,
     header::{Kind, shown},
@@ -167,6 +169,9 @@ pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path s
     // On a file system that ignores case another spelling is the same file.
     if name.as_bytes().get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED)) {
         return Err(FramingError::ReservedName { path: shown(path) });
+    }
+    if name.strip_suffix(".tar").is_some_and(|stem| stem.parse::<Wnid>().is_ok()) {
+        return Err(FramingError::TarOfClass { path: shown(path) });
     }
     Ok(name)
 }
@@ -333,6 +338,16 @@ pub(super) mod tests {
             assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::ReservedName { .. })), "{path}");
         }
         assert!(flat_name(b".manifest.jso", WNID).is_ok());
+    }
+
+    #[test]
+    fn an_archive_of_the_tars_of_classes_is_no_class() {
+        for path in ["n01440764.tar", "./n01440765.tar", "n01440764/n01440764.tar"] {
+            assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::TarOfClass { .. })), "{path}");
+        }
+        for path in ["n01440764.tar.JPEG", "n01440764_1.tar", "a.tar"] {
+            assert!(flat_name(path.as_bytes(), WNID).is_ok(), "{path}");
+        }
     }
 
     #[test]

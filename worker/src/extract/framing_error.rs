@@ -30,6 +30,9 @@ pub(crate) enum FramingError {
     /// The name is taken by the manifest.
     #[error("reserved name \"{path}\": the manifest's")]
     ReservedName { path: String },
+    /// The tar of a class: the archive is one of such tars, e.g. ILSVRC2012's outer one.
+    #[error("\"{path}\" is the tar of a class, so this is an archive of several classes")]
+    TarOfClass { path: String },
     /// A symbolic or a hard link.
     #[error("link entry \"{path}\"")]
     LinkEntry { path: String },
