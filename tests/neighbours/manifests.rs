@@ -8,7 +8,7 @@ use tests::{
     folders::snapshot,
 };
 
-use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, set_mode, victims};
+use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, attackers_folder, give, set_mode, victims};
 
 /// The group that shares a target.
 const GROUP: u32 = 54_412;
@@ -106,6 +106,45 @@ fn a_tar_of_another_user_is_not_unpacked_in_a_target_of_all_users() {
             scene.run(&format!("a tar of the attacker in {mode:o}"), Ending::DoneOrFailed);
             let class = scene.job.class_folder(WNID);
             assert!(!class.exists() || difference(&scene.tar, &class).is_none(), "the attacker's images are there");
+        }
+    }
+}
+
+/// With the sticky bit only its owner may move an entry, or the owner of the target.
+#[test]
+fn what_cannot_be_moved_out_of_the_way_is_a_conflict_before_anything_is_downloaded() {
+    for victim in victims() {
+        for (what, args, said) in [
+            ("an empty folder", &["--delete-tar"][..], "Conflict: the folder under the class's name is another user's"),
+            ("an empty folder", &[], "Conflict: the folder under the class's name is another user's"),
+            ("a folder", &["--existing", "replace"], "Conflict: the folder under the class's name is another user's"),
+            ("a tar", &[], "Conflict: the file under the tar's name is another user's and cannot be renamed"),
+        ] {
+            let mut scene = Scene::new(victim, 0o755, 0o755);
+            let [class, tar] = [WNID, "n00000001.tar"].map(|name| scene.target().join(name));
+            match what {
+                "a tar" => attackers_file(&tar, &scene.tar),
+                _ => attackers_folder(&class),
+            }
+            if what == "a folder" {
+                attackers_file(&class.join("other.JPEG"), b"of the attacker");
+            }
+            give(scene.target(), 0, 0o1777);
+            let args = ["--workers", "1", "--durability", "process"].iter().chain(args).copied();
+            scene.job = scene.job.args(args);
+            let before = snapshot(scene.target());
+            let finished = scene.job.run();
+            if victim == 0 {
+                // Root may move it.
+                assert_eq!(finished.code, Some(0), "{what}: {}", finished.stderr);
+                continue;
+            }
+            assert_eq!(finished.code, Some(1), "{what}: {}", finished.stderr);
+            let failure = scene.job.failure_of(WNID);
+            assert!(failure.starts_with(said), "{what}: {failure}");
+            assert!(scene.origin.all_requests().is_empty(), "{what}: {:?}", scene.origin.all_requests());
+            let after = snapshot(scene.target());
+            assert!(before.iter().all(|(path, thing)| after.get(path) == Some(thing)), "{what}: it was changed");
         }
     }
 }

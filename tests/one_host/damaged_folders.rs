@@ -119,6 +119,29 @@ fn an_image_more_is_noticed_and_nothing_of_the_user_is_lost() {
     assert_eq!(origin.gets("n00000001").len(), 2);
 }
 
+/// What is under the tar's name matters only where a tar is to be written.
+#[test]
+fn a_complete_class_is_skipped_whatever_is_under_the_name_of_its_tar() {
+    let (origin, job) = finished(&["--delete-tar"]);
+    let keeping = job.args([]);
+    let names = CLASSES.map(|wnid| keeping.target_path().join(format!("{wnid}.tar")));
+    std::os::unix::fs::symlink("elsewhere", &names[0]).unwrap();
+    fs::create_dir_all(names[1].join("folder")).unwrap();
+    keeping.assert_ended(&keeping.run(), 0, Table::of(0, 6, 0));
+    assert!(origin.all_requests().is_empty());
+
+    for wnid in &CLASSES[..2] {
+        fs::remove_file(image(&keeping, wnid, 1)).unwrap();
+    }
+    keeping.assert_ended(&keeping.run(), 1, Table::of(0, 4, 2));
+    for wnid in &CLASSES[..2] {
+        let said = "Conflict: a folder or a link stands under the tar's name";
+        assert_eq!(keeping.failure_of(wnid), said);
+    }
+    assert!(origin.all_requests().is_empty(), "it is told before anything is downloaded");
+    assert!(names[0].is_symlink() && names[1].join("folder").is_dir());
+}
+
 /// Where staging is in the target there is no folder beside it.
 #[test]
 fn where_nothing_can_be_kept_the_class_is_a_conflict_and_stays() {

@@ -2,11 +2,13 @@
 
 use std::{fmt, fs, io, path::Path};
 
+use rustix::fs::{Access, access};
 use shared::{
     Wnid,
     job::{Existing, JobOptions},
     listing::list,
     own_file::open_regular,
+    owner::explained,
 };
 
 use crate::{
@@ -16,8 +18,11 @@ use crate::{
     source::Source,
     staging::digest,
     target::{self, Target},
+    target_users::TargetUsers,
 };
 
+/// A tar that cannot be moved out of the way of the class's.
+pub(crate) const TAR_OF_ANOTHER: &str = "the file under the tar's name is another user's and cannot be renamed";
 /// Length of the end marker of a tar, and of its records, in bytes.
 const END_MARKER: u64 = 1024;
 const RECORD: u64 = 10_240;
@@ -37,7 +42,7 @@ pub(crate) enum Found {
     /// A folder whose manifest was cut or edited.
     Damaged,
     /// Something that is never touched, and why.
-    InTheWay(&'static str),
+    InTheWay(String),
 }
 
 /// Why the manifest of a folder proves nothing.
@@ -60,21 +65,69 @@ impl fmt::Display for Unproved {
 
 /// Looks, and follows no link.
 pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<Found> {
-    look_in(target.root(), wnid, job, |found| target.is_of_another_user(found))
+    look_in(target.root(), wnid, job, || target.users())
 }
 
-/// As [`look`], in a target that is not opened for work. `is_of_another_user`: see
-/// [`Target::is_of_another_user`].
+/// As [`look`], in a target that is not opened for work. `users`: the rights in it.
+///
+/// What keeps the class from being published is told here, before anything is downloaded; a class
+/// that is complete needs none of it.
 pub(crate) fn look_in(
     root: &Path,
     wnid: Wnid,
     job: &JobOptions,
-    is_of_another_user: impl Fn(&fs::Metadata) -> io::Result<bool>,
+    users: impl Fn() -> io::Result<TargetUsers>,
 ) -> io::Result<Found> {
-    let tar = target::tar(root, wnid);
-    if !job.delete_tar && tar.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-        return Ok(Found::InTheWay("a folder or a link stands under the tar's name"));
+    let found = look_at_folder(root, wnid, job, &users)?;
+    let is_published = match &found {
+        Found::Nothing | Found::Differs(_) => true,
+        Found::Unproved(_) | Found::Damaged => job.existing == Existing::Replace,
+        Found::Complete(_) | Found::InTheWay(_) => false,
+    };
+    if is_published && let Some(why) = in_the_way(root, wnid, job, &users)? {
+        return Ok(Found::InTheWay(why));
     }
+    Ok(found)
+}
+
+/// What under the names of a class this process can neither replace nor rename.
+fn in_the_way(
+    root: &Path,
+    wnid: Wnid,
+    job: &JobOptions,
+    users: &impl Fn() -> io::Result<TargetUsers>,
+) -> io::Result<Option<String>> {
+    let folder = target::class_folder(root, wnid);
+    if let Ok(found) = folder.symlink_metadata() {
+        if !users()?.can_replace(&found) {
+            return Ok(Some("the folder under the class's name is another user's and cannot be replaced".to_owned()));
+        }
+        // A folder with something in it is renamed, which changes its entry `..`.
+        if list(&folder)?.next().is_some()
+            && let Err(error) = access(&folder, Access::WRITE_OK)
+        {
+            let error = explained(error.into(), [&folder]);
+            return Ok(Some(format!("the folder under the class's name cannot be replaced ({error})")));
+        }
+    }
+    if job.delete_tar {
+        return Ok(None);
+    }
+    let Ok(found) = target::tar(root, wnid).symlink_metadata() else { return Ok(None) };
+    if !found.is_file() {
+        return Ok(Some("a folder or a link stands under the tar's name".to_owned()));
+    }
+    let users = users()?;
+    let is_stuck = users.is_of_another(&found) && !users.can_replace(&found);
+    Ok(is_stuck.then(|| TAR_OF_ANOTHER.to_owned()))
+}
+
+fn look_at_folder(
+    root: &Path,
+    wnid: Wnid,
+    job: &JobOptions,
+    users: &impl Fn() -> io::Result<TargetUsers>,
+) -> io::Result<Found> {
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
@@ -82,12 +135,12 @@ pub(crate) fn look_in(
     };
     let kind = found.file_type();
     if kind.is_symlink() {
-        return Ok(Found::InTheWay("a symbolic link stands under the class's name"));
+        return Ok(Found::InTheWay("a symbolic link stands under the class's name".to_owned()));
     }
     if !kind.is_dir() {
-        return Ok(Found::InTheWay("a file stands under the class's name"));
+        return Ok(Found::InTheWay("a file stands under the class's name".to_owned()));
     }
-    let unproved = if is_of_another_user(&found)? {
+    let unproved = if users()?.is_of_another(&found) {
         Unproved::OfAnotherUser
     } else {
         if job.existing == Existing::Trust

@@ -41,7 +41,7 @@ pub(crate) async fn fetch_class(
     let mut differs = None;
     let skipped = match (found, site.job.existing) {
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
-        (Found::InTheWay(what), _) => return Err(conflict(what)),
+        (Found::InTheWay(what), _) => return Err(conflict(&what)),
         (Found::Differs(first), existing) => {
             tracing::warn!("{wnid}/{first}: the class is fetched again");
             differs = Some(first.difference);
@@ -72,6 +72,7 @@ pub(crate) async fn fetch_class(
     let (unpacked, was_there) = match local {
         LocalTar::Whole(unpacked) => (unpacked, true),
         LocalTar::BrokenOff | LocalTar::Unused => {
+            site.check_tar_name(wnid)?;
             let received = receive(site, origin, wnid, retries, progress, stop).instrument(trace::step("receive"));
             (received.await?, false)
         }

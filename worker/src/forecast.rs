@@ -2,18 +2,16 @@
 //! classes. Nothing is written and nothing is downloaded.
 
 use std::{
-    fs::Metadata,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::statvfs;
+use rustix::{fs::statvfs, process::geteuid};
 use shared::{
     Wnid,
     job::{Existing, JobOptions},
     outcome::Failure,
-    ownership::{Ownership, is_writable_by_all},
 };
 use tokio::task::JoinSet;
 
@@ -25,6 +23,7 @@ use crate::{
     origin::{Origin, Question},
     pace::Gate,
     tally::Tally,
+    target_users::TargetUsers,
 };
 
 /// Requests at once, or fewer where the job allows fewer connections.
@@ -81,7 +80,8 @@ impl Sample {
 pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
     let mut forecast = Forecast { free: free(target), ..Forecast::default() };
     for wnid in wnids {
-        let found = existing::look_in(target, *wnid, job, |found| is_of_another_user(target, found))?;
+        let users = || Ok(TargetUsers::new(target.metadata()?, geteuid().as_raw()));
+        let found = existing::look_in(target, *wnid, job, users)?;
         let place = match (found, job.existing) {
             (Found::Complete(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Trust) => &mut forecast.complete,
             (Found::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
@@ -93,12 +93,6 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
         place.push(*wnid);
     }
     Ok(forecast)
-}
-
-/// As a target that is opened says it, where the file system shows owners as they are.
-fn is_of_another_user(target: &Path, found: &Metadata) -> io::Result<bool> {
-    let target = target.metadata()?;
-    Ok(is_writable_by_all(&target) && !Ownership::within(&target).accepts(found))
 }
 
 /// Of the target, or of the first folder above it that is there.

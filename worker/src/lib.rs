@@ -63,6 +63,7 @@ mod staging_area;
 mod staging_place;
 mod storage_id;
 mod target;
+mod target_users;
 
 pub mod forecast;
 pub mod http;

@@ -61,7 +61,7 @@ pub(crate) async fn use_local_tar(
     let Ok(found) = tar.metadata() else { return Ok(LocalTar::Unused) };
     let length = found.len();
     let look = |error| storage(target, "look at the folder", error);
-    if target.is_of_another_user(&found).map_err(look)? {
+    if target.users().map_err(look)?.is_of_another(&found) {
         tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
         return Ok(LocalTar::Unused);
     }

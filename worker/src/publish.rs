@@ -223,8 +223,8 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
         Err(error) => error,
     };
     // Whatever went wrong, on a network disk also an answer that was lost: what stands there decides.
-    let is_of_another_user = to.symlink_metadata().and_then(|found| target.is_of_another_user(&found));
-    let found = if is_of_another_user.is_ok_and(|is| !is) { compare(&to, staged.wnid) } else { Ok(None) };
+    let is_of_another = to.symlink_metadata().and_then(|found| Ok(target.users()?.is_of_another(&found)));
+    let found = if is_of_another.is_ok_and(|is| !is) { compare(&to, staged.wnid) } else { Ok(None) };
     if let Ok(Some(Compared::Agrees(manifest))) = found {
         return Ok(Publication::AlreadyThere(manifest));
     }

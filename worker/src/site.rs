@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use crate::{
     client::OriginError,
     disk_space::DiskSpace,
-    existing::{self, Found, Unproved},
+    existing::{self, Found, TAR_OF_ANOTHER, Unproved},
     extract::UnpackError,
     kept_tar::{self, KeptTar},
     lane::Lane,
@@ -229,6 +229,16 @@ impl Site {
                 Err(unfinished::staging(&self.target, "publish the class", error))
             }
         }
+    }
+
+    /// A conflict if another user's file stands under the tar's name and cannot be renamed.
+    pub(crate) fn check_tar_name(&self, wnid: Wnid) -> Result<(), Unfinished> {
+        if self.job.delete_tar {
+            return Ok(());
+        }
+        let Ok(found) = self.target.tar(wnid).symlink_metadata() else { return Ok(()) };
+        let users = self.target.users().map_err(|error| self.storage(wnid, "look at the target", error))?;
+        if users.can_replace(&found) { Ok(()) } else { Err(conflict(TAR_OF_ANOTHER)) }
     }
 
     /// Counts a folder that differed from its manifest and was replaced.

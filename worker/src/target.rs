@@ -1,7 +1,7 @@
 //! The target folder, and the staging area that belongs to it.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -14,7 +14,6 @@ use shared::{
     Wnid, limits,
     own_file::{PROBE, is_refused},
     owner::explained,
-    ownership::{Ownership, is_writable_by_all},
 };
 
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
     staging_area::{self, StagingArea},
     staging_place::{self, NotBeside},
     storage_id,
+    target_users::TargetUsers,
 };
 
 /// An open target folder.
@@ -177,13 +177,9 @@ impl Target {
         self.area.path()
     }
 
-    /// Whether something in the target was put there by another user of this host: every user can
-    /// write to the target, and the owner counts neither as this user nor as one that can replace
-    /// all that is in it.
-    pub(crate) fn is_of_another_user(&self, found: &Metadata) -> io::Result<bool> {
-        let target = self.folder.metadata()?;
-        let ownership = Ownership::within(&target).shown_as(self.area.user());
-        Ok(is_writable_by_all(&target) && !ownership.accepts(found))
+    /// Whose entries in the target are believed, and whose can be replaced.
+    pub(crate) fn users(&self) -> io::Result<TargetUsers> {
+        Ok(TargetUsers::new(self.folder.metadata()?, self.area.user()))
     }
 
     /// Where what is in the way of a class and not of this program is moved to.
