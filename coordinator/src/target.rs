@@ -9,9 +9,9 @@ use std::{
 };
 
 use shared::{
-    listing::list,
     own_file::{self, PROBE},
     owner::explained,
+    probe_files,
 };
 
 /// The detailed log, which is also what is locked.
@@ -92,7 +92,7 @@ impl Target {
             Err(TryLockError::Error(error)) => Some(error),
         };
         // A folder that cannot be listed keeps them: nothing depends on it.
-        remove_former_probes(path).unwrap_or_default();
+        probe_files::remove_left(path).unwrap_or_default();
         Ok(Self { log, unlocked })
     }
 
@@ -110,22 +110,6 @@ impl Target {
             tracing::warn!("the target cannot be locked ({error}): make sure that no other coordinator uses it");
         }
     }
-}
-
-/// Removes what coordinators that were killed in the middle of [`Target::prepare`] have left.
-fn remove_former_probes(target: &Path) -> io::Result<()> {
-    for entry in list(target)? {
-        let entry = entry?;
-        let nonce = entry.text().and_then(|name| name.strip_prefix(PROBE));
-        let is_probe =
-            nonce.is_some_and(|nonce| nonce.len() == 16 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        // A file of another user in a folder with the sticky bit stays, and is in the way of
-        // nothing.
-        if is_probe {
-            remove_probe(entry.path()).unwrap_or_default();
-        }
-    }
-    Ok(())
 }
 
 /// Another coordinator that starts meanwhile may have removed it.

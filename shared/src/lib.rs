@@ -21,6 +21,7 @@ pub mod owner;
 pub mod ownership;
 mod path_owners;
 pub mod private_file;
+pub mod probe_files;
 pub mod program;
 pub mod refusal;
 pub mod shutdown;

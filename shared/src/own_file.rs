@@ -36,7 +36,7 @@ use crate::{
 /// Mode of a new log, of which the process's umask takes away.
 const LOG_MODE: RawMode = 0o644;
 /// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow.
-/// The coordinator removes those that a kill has left.
+/// [`crate::probe_files`] removes those that a kill has left.
 pub const PROBE: &str = ".probe-";
 /// Rights of the group to read and write.
 const GROUP: u32 = 0o060;
@@ -288,8 +288,11 @@ impl<'path> Place<'path> {
     fn user_here(&self) -> io::Result<u32> {
         let (name, probe) = self.create_temporary(0o600)?;
         let found = probe.metadata();
-        unlinkat(&self.folder, &*name, AtFlags::empty())?;
-        Ok(found?.uid())
+        match unlinkat(&self.folder, &*name, AtFlags::empty()) {
+            // Another process has removed it, which took it for one that a kill has left.
+            Ok(()) | Err(Errno::NOENT) => Ok(found?.uid()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A new file in the folder under a name that nothing else has.

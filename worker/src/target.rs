@@ -14,6 +14,7 @@ use shared::{
     Wnid, limits,
     own_file::{PROBE, is_refused},
     owner::explained,
+    probe_files,
 };
 
 use crate::{
@@ -143,6 +144,8 @@ impl Target {
         let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
         let storage_id = storage_id::settle(&root, area.path(), &storage_id::new())
             .map_err(|error| refused("write")(explained(error, [root.join(storage_id::FILE)])))?;
+        // A folder that cannot be listed keeps them: nothing depends on it.
+        probe_files::remove_left(&root).unwrap_or_default();
         let target = Self { root, folder, area, other_areas, storage_id: Mutex::new(storage_id) };
         target.take_over_what_is_left().map_err(|cause| in_area(target.staging(), cause))?;
         Ok(target)

@@ -220,3 +220,18 @@ fn a_target_that_cannot_be_opened_is_left_without_a_trace() {
     assert!(!place.area().exists());
     assert!(!place.root.join(".partial").exists());
 }
+
+#[test]
+fn a_probe_that_a_killed_process_has_left_in_the_target_is_removed() {
+    let place = Place::new();
+    fs::create_dir(&place.root).unwrap();
+    let mine = place.root.join(".probe-mine");
+    fs::write(&mine, "of the user").unwrap();
+    fs::write(place.root.join(".probe-0123456789abcdef"), "probe").unwrap();
+    let target = place.open();
+    assert!(!place.root.join(".probe-0123456789abcdef").exists());
+    assert!(mine.exists());
+    fs::remove_file(mine).unwrap();
+    target.remove_staging();
+    place.assert_nothing_left();
+}
