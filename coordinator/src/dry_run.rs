@@ -101,6 +101,7 @@ fn in_words(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
         ));
     }
     lines.push(to_download(forecast, sample));
+    lines.extend(differing(forecast));
     let mut causes: BTreeMap<String, u64> = BTreeMap::new();
     for failure in &sample.failures {
         *causes.entry(cause(failure)).or_default() += 1;
@@ -111,6 +112,24 @@ fn in_words(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Which of the classes to download have a folder, and why it is not taken as complete.
+fn differing(forecast: &Forecast) -> Vec<String> {
+    let Forecast { differing, differences, .. } = forecast;
+    if *differing == 0 {
+        return Vec::new();
+    }
+    let (folders, manifests) = match differing {
+        1 => ("1 class folder differs".to_owned(), "its manifest"),
+        count => (format!("{count} class folders differ"), "their manifests"),
+    };
+    let said = format!(
+        "  {folders} from {manifests} and will be replaced; files that are not in {manifests} will be kept beside the target"
+    );
+    let untold = differing - differences.len() as u64;
+    let untold = (untold > 0).then(|| format!("    and {untold} more"));
+    [said].into_iter().chain(differences.iter().map(|line| format!("    {line}"))).chain(untold).collect()
 }
 
 fn to_download(forecast: &Forecast, sample: &Sample) -> String {

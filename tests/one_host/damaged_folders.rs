@@ -101,7 +101,14 @@ fn an_image_more_is_noticed_and_nothing_of_the_user_is_lost() {
 
     let ended = job.run();
     job.assert_ended(&ended, 0, Table::of(1, 5, 0));
-    assert_says(&ended, "n00000001/more is not in the manifest: the class is fetched again");
+    assert_says(
+        &ended,
+        &format!(
+            "n00000001/more is not in the manifest: the class is fetched again, and files that are not in the manifest are \
+             moved to {}",
+            set_aside(&job).display()
+        ),
+    );
     assert_says(&ended, "n00000001: 3 entries are not in its manifest and kept in ");
     assert_class_is(&tar("n00000001"), &folder);
     let kept = set_aside(&job).join("n00000001");
@@ -117,6 +124,16 @@ fn an_image_more_is_noticed_and_nothing_of_the_user_is_lost() {
     assert_eq!(fs::read_to_string(again).unwrap(), "again");
     assert_eq!(fs::read_to_string(kept.join("n00000001_99.JPEG")).unwrap(), "of the user");
     assert_eq!(origin.gets("n00000001").len(), 2);
+}
+
+/// The folder had a manifest, so `--existing replace` is not about it.
+#[test]
+fn replace_loses_nothing_that_was_added_to_a_class() {
+    let (_origin, job) = finished(&["--delete-tar", "--existing", "replace"]);
+    fs::write(job.class_folder("n00000001").join("notes.txt"), "of the user").unwrap();
+    job.assert_ended(&job.run(), 0, Table::of(1, 5, 0));
+    assert_class_is(&tar("n00000001"), &job.class_folder("n00000001"));
+    assert_eq!(fs::read_to_string(set_aside(&job).join("n00000001/notes.txt")).unwrap(), "of the user");
 }
 
 /// What is under the tar's name matters only where a tar is to be written.
@@ -145,16 +162,22 @@ fn a_complete_class_is_skipped_whatever_is_under_the_name_of_its_tar() {
 /// Where staging is in the target there is no folder beside it.
 #[test]
 fn where_nothing_can_be_kept_the_class_is_a_conflict_and_stays() {
-    let (_origin, job) = finished(&["--delete-tar"]);
-    let folder = job.class_folder("n00000001");
-    fs::write(folder.join("mine.JPEG"), "of the user").unwrap();
-    fs::write(set_aside(&job), "in the way").unwrap();
-    let before = snapshot(&folder);
-    job.assert_ended(&job.run(), 1, Table::of(0, 5, 1));
-    let failure = job.failure_of("n00000001");
-    assert!(failure.starts_with("Conflict: its folder has files that its manifest does not list"), "{failure}");
-    assert!(failure.contains("move them out of the folder"), "{failure}");
-    assert_eq!(snapshot(&folder), before);
+    for lacks_an_image in [false, true] {
+        let (origin, job) = finished(&["--delete-tar"]);
+        let folder = job.class_folder("n00000001");
+        fs::write(folder.join("mine.JPEG"), "of the user").unwrap();
+        if lacks_an_image {
+            fs::remove_file(image(&job, "n00000001", 1)).unwrap();
+        }
+        fs::write(set_aside(&job), "in the way").unwrap();
+        let before = snapshot(&folder);
+        job.assert_ended(&job.run(), 1, Table::of(0, 5, 1));
+        let failure = job.failure_of("n00000001");
+        assert!(failure.starts_with("Conflict: its folder has files that its manifest does not list"), "{failure}");
+        assert!(failure.ends_with("; move them out of the folder and run the same command again"), "{failure}");
+        assert_eq!(snapshot(&folder), before);
+        assert!(origin.all_requests().is_empty(), "it is told before anything is downloaded");
+    }
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn a_dry_run_compares_folders_as_the_job_does() {
     let marked = job.class_folder(&wnids[2]);
     fs::rename(marked.join(MANIFEST), marked.join(".manifest.damaged.json")).unwrap();
     fs::write(job.class_folder(&wnids[3]).join(MANIFEST), "{").unwrap();
+    fs::write(marked.join("notes.txt"), "of the user").unwrap();
     for (existing, complete, to_fail, to_download) in [("adopt", 1, true, 3), ("replace", 1, false, 4)] {
         let job = Job::new().target(job.target_path()).classes(wnids.iter().map(String::as_str)).origin(&origin);
         let told = job.args(["--dry-run", "--delete-tar", "--existing", existing]).run();
@@ -76,6 +77,9 @@ fn a_dry_run_compares_folders_as_the_job_does() {
         assert!(starts(&format!("{complete} complete in ")), "{}", told.stdout);
         assert!(starts(&format!("{to_download} to download, about ")), "{}", told.stdout);
         assert_eq!(starts("1 class to fail with Conflict: "), to_fail, "{}", told.stdout);
+        assert!(starts("  2 class folders differ from their manifests and will be replaced; "), "{}", told.stdout);
+        assert!(starts("    n00000002/n00000002_1.JPEG is missing"), "{}", told.stdout);
+        assert!(starts("    n00000003/.manifest.damaged.json was marked by `verify --repair`"), "{}", told.stdout);
     }
 }
 
@@ -90,4 +94,34 @@ fn a_page_instead_of_tars_fails_a_dry_run() {
     assert_eq!(told.code, Some(2), "{}", told.stdout);
     let said = "not a tar: the answer to HEAD is text/html, e.g. a login page; look at --url and --header-file";
     assert!(told.stderr.contains(said), "{}", told.stderr);
+}
+
+#[test]
+fn a_dry_run_says_that_a_class_with_a_file_of_the_user_is_fetched_again() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=25).map(|number| format!("n{number:08}")).collect();
+    for wnid in &wnids {
+        origin.class(wnid, images(wnid, 1, 100..200, 1));
+    }
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 0, Table::of(25, 0, 0));
+    for (number, said) in [
+        (
+            1,
+            "  1 class folder differs from its manifest and will be replaced; files that are not in its manifest will be kept",
+        ),
+        (25, "    and 5 more"),
+    ] {
+        for wnid in &wnids[..number] {
+            fs::write(job.class_folder(wnid).join("notes.txt"), "of the user").unwrap();
+        }
+        let told = Job::new().target(job.target_path()).classes(wnids.iter().map(String::as_str)).origin(&origin);
+        let told = told.args(["--dry-run", "--delete-tar"]).run();
+        assert_eq!(told.code, Some(0), "{}", told.stderr);
+        for said in [said, "    n00000001/notes.txt is not in the manifest"] {
+            assert!(told.stdout.lines().any(|line| line.starts_with(said)), "{said}: {}", told.stdout);
+        }
+        assert_eq!(told.stdout.matches("/notes.txt ").count(), number.min(20));
+    }
+    assert!(job.class_folder(&wnids[0]).join("notes.txt").exists());
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::{
-    comparison::Difference,
+    comparison::{Difference, FirstDifference},
     existing::Found,
     local_tar::{LocalTar, use_local_tar},
     origin::Origin,
@@ -43,7 +43,7 @@ pub(crate) async fn fetch_class(
         (Found::Complete(manifest), _) => Some(site.found(&manifest)),
         (Found::InTheWay(what), _) => return Err(conflict(&what)),
         (Found::Differs(first), existing) => {
-            tracing::warn!("{wnid}/{first}: the class is fetched again");
+            say_difference(site, wnid, &first)?;
             differs = Some(first.difference);
             if existing != Existing::Replace {
                 replace = Replace::Differing;
@@ -90,4 +90,19 @@ pub(crate) async fn fetch_class(
         site.mended();
     }
     Ok(outcome)
+}
+
+/// Says why a class is fetched again, and where files go that its manifest does not list.
+///
+/// # Errors
+/// A conflict where there are such files and no place for them.
+fn say_difference(site: &Site, wnid: Wnid, first: &FirstDifference) -> Result<(), Unfinished> {
+    match site.place_of_unlisted(wnid)? {
+        None => tracing::warn!("{wnid}/{first}: the class is fetched again"),
+        Some(place) => tracing::warn!(
+            "{wnid}/{first}: the class is fetched again, and files that are not in the manifest are moved to {}",
+            place.display()
+        ),
+    }
+    Ok(())
 }

@@ -28,6 +28,8 @@ use crate::{
 
 /// Requests at once, or fewer where the job allows fewer connections.
 const CONNECTIONS: usize = 4;
+/// Folders whose first difference is told.
+const DIFFERENCES: usize = 20;
 /// When so many first requests were refused, no more are made.
 const REFUSED: usize = 5;
 
@@ -43,6 +45,10 @@ pub struct Forecast {
     /// Classes that would be downloaded: those that are missing, differ from their manifests, or are
     /// marked.
     pub missing: Vec<Wnid>,
+    /// How many of `missing` have a folder that differs from its manifest.
+    pub differing: u64,
+    /// The first difference of each of these folders, as sentences; of the first few folders.
+    pub differences: Vec<String>,
     /// Bytes that this user may still write; `None` where the file system does not say.
     pub free: Option<u64>,
 }
@@ -86,9 +92,14 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
             (Found::Complete(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Trust) => &mut forecast.complete,
             (Found::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
             (Found::InTheWay(_), _) | (Found::Damaged, Existing::Adopt) => &mut forecast.conflicts,
-            (Found::Nothing | Found::Differs(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Replace) => {
+            (Found::Differs(first), _) => {
+                if forecast.differences.len() < DIFFERENCES {
+                    forecast.differences.push(format!("{wnid}/{first}"));
+                }
+                forecast.differing += 1;
                 &mut forecast.missing
             }
+            (Found::Nothing, _) | (Found::Unproved(_) | Found::Damaged, Existing::Replace) => &mut forecast.missing,
         };
         place.push(*wnid);
     }

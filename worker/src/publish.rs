@@ -55,7 +55,7 @@ pub(crate) enum Replace {
     Nothing,
     /// A folder that differs from its manifest. What the manifest does not list is kept elsewhere.
     Differing,
-    /// Any folder (`--existing replace`).
+    /// Any folder (`--existing replace`). What a valid manifest does not list is kept elsewhere.
     Any,
 }
 
@@ -232,13 +232,13 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
         return Err(error);
     }
     match (replace, found) {
-        (Replace::Any, _) => {}
-        (Replace::Differing, Ok(Some(Compared::Differs(_)))) => {
+        (Replace::Any | Replace::Differing, Ok(Some(Compared::Differs(_)))) => {
             if let Err(error) = keep_unlisted(target, staged.wnid, &to, &from) {
                 let no_place = error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<NoPlace>);
                 return if no_place { Ok(Publication::CannotKeep(error.to_string())) } else { Err(error) };
             }
         }
+        (Replace::Any, _) => {}
         (Replace::Nothing | Replace::Differing, _) => return Ok(Publication::Occupied),
     }
     replace_folder(&from, &to, &staged.staging.replaced())?;

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Access, access};
 use shared::{
     Wnid,
     own_file::{check_folder, open_folder},
@@ -99,17 +100,45 @@ fn is_of_the_user(name: &OsString) -> bool {
     if is_hidden { !of_tools } else { counts(bytes) }
 }
 
-fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
-    let no_place = |why: String| io::Error::other(NoPlace { why });
-    let Some(parent) = target.set_aside() else {
-        return Err(no_place("staging is in the target, so there is no folder beside it for them".to_owned()));
+/// The folder beside the target in which they are kept. It need not be there yet.
+pub(crate) fn place(target: &Target) -> Result<PathBuf, NoPlace> {
+    let Some(place) = target.set_aside() else {
+        return Err(NoPlace { why: "staging is in the target, so there is no folder beside it for them".to_owned() });
     };
+    match check_folder(&place) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(NoPlace { why: format!("{} cannot be used ({error})", place.display()) })
+        }
+        Err(_) if place.parent().is_some_and(|parent| access(parent, Access::WRITE_OK).is_err()) => {
+            Err(NoPlace { why: format!("{} cannot be made, because its parent is not writable", place.display()) })
+        }
+        _ => Ok(place),
+    }
+}
+
+/// Whether a class folder has entries of users that its valid manifest does not list.
+pub(crate) fn has_unlisted(folder: &Path, wnid: Wnid) -> io::Result<bool> {
+    let manifest = folder.join(MANIFEST);
+    if manifest::open(&manifest, wnid)?.is_none() {
+        return Ok(false);
+    }
+    let comparison = Comparison { folder: folder.to_owned(), manifest, wnid };
+    Ok(comparison.not_listed(is_of_the_user, |_| ControlFlow::Break(()))?.is_break())
+}
+
+fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
     let make = |path: &Path| fs::DirBuilder::new().mode(MODE).create(path);
+    let parent = place(target).map_err(io::Error::other)?;
     match make(&parent) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        created => created.map_err(|error| no_place(format!("{} cannot be made: {error}", parent.display())))?,
+        Err(error) => {
+            let why = format!("{} cannot be made ({error})", parent.display());
+            return Err(io::Error::other(NoPlace { why }));
+        }
+        Ok(()) => {}
     }
-    check_folder(&parent).map_err(|error| no_place(format!("{} cannot be used: {error}", parent.display())))?;
+    // Another user may have made it in between.
+    place(target).map_err(io::Error::other)?;
     for number in 0..NAMES {
         let name = if number == 0 { wnid.to_string() } else { format!("{wnid}.{number}") };
         match make(&parent.join(&name)) {

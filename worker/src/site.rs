@@ -2,7 +2,7 @@
 //!
 //! A class has a thread to itself, so its file work may block.
 
-use std::{io, sync::Arc};
+use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
 use shared::{
     Wnid,
@@ -27,6 +27,7 @@ use crate::{
     progress::ClassProgress,
     publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
     room::{TooFewDescriptors, make_room},
+    set_aside,
     source::Source,
     staging::{Checkpoint, Staging, Unpacked},
     tally::Tally,
@@ -221,14 +222,25 @@ impl Site {
                 Err(Unfinished::Stopped)
             }
             Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
-            Ok(Publication::CannotKeep(why)) => Err(conflict(&format!(
-                "its folder has files that its manifest does not list, and {why}: move them out of the folder and run                  the same command again"
-            ))),
+            Ok(Publication::CannotKeep(why)) => Err(cannot_keep(&why)),
             Err(error) => {
                 let error = self.explained(wnid, error);
                 Err(unfinished::staging(&self.target, "publish the class", error))
             }
         }
+    }
+
+    /// The folder for files of users that the manifest of a class does not list; `None` where the
+    /// class folder has none.
+    ///
+    /// # Errors
+    /// A conflict where it has some, and no folder can keep them.
+    pub(crate) fn place_of_unlisted(&self, wnid: Wnid) -> Result<Option<PathBuf>, Unfinished> {
+        let found = set_aside::has_unlisted(&self.target.class_folder(wnid), wnid);
+        if !found.map_err(|error| self.storage(wnid, "read the folder", error))? {
+            return Ok(None);
+        }
+        set_aside::place(&self.target).map(Some).map_err(|why| cannot_keep(&why))
     }
 
     /// A conflict if another user's file stands under the tar's name and cannot be renamed.
@@ -281,6 +293,14 @@ impl Site {
         let published = manifest.published();
         if manifest.run == self.job.run_id { Outcome::Success(published) } else { Outcome::Skipped(published) }
     }
+}
+
+/// There are files that the manifest of a class does not list, and no place to keep them.
+fn cannot_keep(why: &impl Display) -> Unfinished {
+    conflict(&format!(
+        "its folder has files that its manifest does not list, and {why}; move them out of the folder and run the \
+         same command again"
+    ))
 }
 
 /// What the manifest records of the tar: the one that is published with it, or one that stays and
