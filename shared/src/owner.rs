@@ -28,10 +28,10 @@ pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item
         return error;
     };
     let said = if owner == user {
-        format!("{error}: {} is not writable: change its mode (chmod u+rwX)", path.display())
+        format!("{error}, because {} is not writable; change its mode (chmod u+rwX)", path.display())
     } else {
         format!(
-            "{error}: {} belongs to {}, and this program runs as {}: run it as {}, or change the owner (chown -R)",
+            "{error}, because {} belongs to {}, and this program runs as {}; run it as {}, or change the owner (chown -R)",
             path.display(),
             name(owner),
             name(user),

@@ -105,7 +105,7 @@ fn what_is_marked_is_downloaded_by_the_next_job_and_until_then_stays_as_it_is() 
         assert_eq!(found.stderr, said);
         assert_eq!(fs::read(&edited).unwrap(), content, "nothing is removed");
         let again = command(&job, ["verify"]);
-        let marked = "was marked by `verify --repair`: the next job downloads the class again";
+        let marked = "was marked by `verify --repair`, so the next job downloads the class again";
         assert_eq!(again.code, Some(1));
         assert_eq!(again.stdout.matches(marked).count(), 2, "{}", again.stdout);
 

@@ -105,7 +105,7 @@ fn a_class_that_is_longer_than_every_disk_fails_alone_and_is_not_begun() {
     // Two gibibytes.
     setting.origin.class(HOSTILE, streamed_images(HOSTILE, 1024, 2 << 20, 9));
     let line = setting.run(2);
-    assert!(line.starts_with("StorageError: not enough space for this class: it needs 21"), "{line}");
+    assert!(line.starts_with("StorageError: not enough space for this class; it needs 21"), "{line}");
     assert!(line.contains("free some space, or start a worker with a larger disk"), "{line}");
     let sent: u64 = setting.origin.gets(HOSTILE).iter().map(|get| get.sent).sum();
     assert!(sent < 16 << 20, "it was not begun, but {sent} bytes were sent");
@@ -118,7 +118,7 @@ fn a_body_without_a_length_and_without_an_end_fails_alone_and_leaves_no_bytes_be
         let scripted = setting.origin.class(HOSTILE, streamed_images(HOSTILE, 4096, 1 << 20, 9));
         scripted.forever(answer.without_validators());
         let line = setting.run(2);
-        assert!(line.starts_with("StorageError: not enough space for this class: the origin does not say"), "{line}");
+        assert!(line.starts_with("StorageError: not enough space for this class; the origin does not say"), "{line}");
     }
 }
 
@@ -154,7 +154,7 @@ fn a_class_of_more_files_than_a_disk_can_hold_fails_alone() {
         let setting = Setting { job, ..setting };
         setting.origin.class(HOSTILE, streamed_images(HOSTILE, 10_000, 1, 9));
         let line = setting.run(2);
-        assert!(line.starts_with("StorageError: not enough room for the files of this class: after "), "{line}");
+        assert!(line.starts_with("StorageError: not enough room for the files of this class; after "), "{line}");
     }
 }
 

@@ -79,9 +79,9 @@ impl fmt::Display for Difference {
             Self::Content => formatter.write_str("has other content than the manifest says"),
             Self::NotListed => formatter.write_str("is not in the manifest"),
             Self::Marked => {
-                formatter.write_str("was marked by `verify --repair`: the next job downloads the class again")
+                formatter.write_str("was marked by `verify --repair`, so the next job downloads the class again")
             }
-            Self::Unreadable(why) => write!(formatter, "cannot be read: {why}"),
+            Self::Unreadable(why) => write!(formatter, "cannot be read ({why})"),
         }
     }
 }
@@ -96,7 +96,12 @@ pub(crate) struct FirstDifference {
 
 impl fmt::Display for FirstDifference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", printable(&self.name), self.difference)
+        let name = printable(&self.name);
+        match self.difference {
+            // A job says itself what it does.
+            Difference::Marked => write!(formatter, "{name} was marked by `verify --repair`"),
+            ref difference => write!(formatter, "{name} {difference}"),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum RefusedRedirect {
         host: String,
     },
     /// Neither http nor https.
-    #[error("redirect to a URL of the scheme {scheme}: refused; only http and https are followed")]
+    #[error("redirect to a URL of the scheme {scheme} refused; only http and https are followed")]
     Scheme {
         /// The URL's scheme.
         scheme: String,
@@ -37,7 +37,7 @@ pub(crate) enum RefusedRedirect {
         host: String,
     },
     /// Only through a proxy that cannot be used.
-    #[error("redirect to {host} cannot be followed: {why}")]
+    #[error("redirect to {host} cannot be followed ({why})")]
     Proxy {
         /// Where it led.
         host: String,

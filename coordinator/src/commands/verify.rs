@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(
             text,
             "n02124075/a\\n.JPEG has 9 bytes, the manifest says 7\n\
-             n02124075 cannot be read: no\n\
+             n02124075 cannot be read (no)\n\
              n02124075 is not proved: it has no manifest\n"
         );
         assert_eq!(totals.text(), "3 classes: 1 right, 1 different, 1 not proved; 30 files, 4.50MB compared");
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(
             text,
             r#"{"class":"n02124075","file":"a\n.JPEG","difference":"size","text":"has 9 bytes, the manifest says 7"}
-{"class":"n02124075","file":null,"difference":"unreadable","text":"cannot be read: no"}
+{"class":"n02124075","file":null,"difference":"unreadable","text":"cannot be read (no)"}
 {"class":"n02124075","file":null,"difference":"not_proved","text":"it has no manifest"}
 "#
         );

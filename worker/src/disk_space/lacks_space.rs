@@ -7,7 +7,7 @@ use shared::outcome::{Failure, FailureKind};
 pub(crate) enum LacksSpace {
     /// Not begun.
     #[error(
-        "not enough space for this class: it needs {needed} bytes, and {free} are free for it; free some space, or start a \
+        "not enough space for this class; it needs {needed} bytes, and {free} are free for it; free some space, or start a \
          worker with a larger disk"
     )]
     Announced {
@@ -18,7 +18,7 @@ pub(crate) enum LacksSpace {
     },
     /// It was begun, and takes more than was announced.
     #[error(
-        "not enough space for this class: the origin {}, and after {used} bytes the disk has no room for more",
+        "not enough space for this class; the origin {}, and after {used} bytes the disk has no room for more",
         length.map_or_else(
             || "does not say how long it is".to_owned(),
             |length| format!("says that it has {length} bytes, which take more on the disk")
@@ -32,7 +32,7 @@ pub(crate) enum LacksSpace {
     },
     /// It has more files than the file system can hold beside those of others.
     #[error(
-        "not enough room for the files of this class: after {files} of them the disk cannot hold as many again, whatever \
+        "not enough room for the files of this class; after {files} of them the disk cannot hold as many again, whatever \
          their length; start a worker with a disk that can hold more files"
     )]
     Files {
