@@ -1,9 +1,10 @@
 //! Which parts of a URL are secrets. One rule decides both whether a job has secrets and what of a
 //! URL is shown. Pure.
 //!
-//! User and password are secrets, and so is a value of the query whose name looks like that of a
-//! credential, or that looks random itself. When in doubt it is a secret: that costs a token for the
-//! coordinator and a value in the log, and the opposite would publish a password.
+//! User and password are secrets, and so is a value of the query whose name has the word of a
+//! credential in it, or that looks random itself. When in doubt it is a secret: that costs a token
+//! for the coordinator and a value in the log, and the opposite would publish a password. Secrets in
+//! the path are not known: hashes and ids in a path are common, and mostly public.
 
 use url::{Position, Url, form_urlencoded};
 
@@ -14,19 +15,78 @@ pub(crate) const PLACEHOLDER: &str = "{wnid}";
 /// What is not shown.
 pub(crate) const HIDDEN: &str = "…";
 
-/// A name with one of these in it, without regard to case and signs, is that of a credential.
-const CREDENTIAL: [&str; 20] = [
-    "token", "key", "sig", "auth", "pass", "pwd", "secret", "cred", "session", "cookie", "jwt", "hmac", "hash",
-    "ticket", "policy", "login", "user", "account", "xamz", "xgoog",
+/// A name with one of these words in it is that of a credential. Words end at signs, digits and
+/// capitals: `access_token`, `apiKey2`.
+const CREDENTIAL_WORDS: [&str; 33] = [
+    "token",
+    "key",
+    "apikey",
+    "sig",
+    "sign",
+    "signed",
+    "signature",
+    "auth",
+    "authorization",
+    "oauth",
+    "bearer",
+    "pass",
+    "passwd",
+    "password",
+    "passphrase",
+    "passcode",
+    "pwd",
+    "secret",
+    "cred",
+    "creds",
+    "credential",
+    "credentials",
+    "session",
+    "sess",
+    "cookie",
+    "jwt",
+    "hmac",
+    "hash",
+    "ticket",
+    "policy",
+    "login",
+    "user",
+    "account",
 ];
+/// The same where no sign or capital stands before it: `clientsecret`, `JSESSIONID`.
+const CREDENTIAL_ENDINGS: [&str; 13] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "signature",
+    "credential",
+    "sessid",
+    "sessionid",
+    "apikey",
+    "accesskey",
+    "authkey",
+    "username",
+    "userid",
+];
+/// The first words of names in URLs that are signed for Amazon's and Google's storage.
+const SIGNED_URLS: [&str; 2] = ["x-amz-", "x-goog-"];
 /// Short names of credentials, as a whole.
-const SHORT_CREDENTIALS: [&str; 10] = ["k", "p", "s", "t", "pw", "sk", "st", "pin", "sid", "code"];
+const SHORT_CREDENTIALS: [&str; 11] = ["k", "p", "s", "t", "pw", "sk", "st", "pin", "otp", "sid", "code"];
 /// Characters of a value that is shown, at the most.
 const LONGEST_VALUE: usize = 32;
 /// Letters and digits in a row, at the most: a longer row may be an id that cannot be guessed.
 const LONGEST_WORD: usize = 11;
+/// Words of data sets that are longer.
+const LONG_WORDS: [&str; 6] =
+    ["classification", "classifications", "localization", "localisation", "segmentation", "representation"];
 /// A row of letters and digits of this length is no word where it changes between both twice.
 const SHORTEST_MIX: usize = 6;
+/// The same where it has capitals and small letters too.
+const SHORTEST_CASED_MIX: usize = 5;
+/// What may follow the number in a name like `imagenet21k`, whose first part is a word of this
+/// length at least.
+const UNITS: [&str; 8] = ["k", "m", "g", "x", "p", "px", "mb", "gb"];
+const SHORTEST_NAME: usize = 4;
 
 /// Whether a URL, or a template of one, has a user, a password or a secret in its query.
 pub(crate) fn has_secrets(url: &str) -> bool {
@@ -67,75 +127,158 @@ fn is_secret(parameter: &str) -> bool {
     let value = if parameter.contains('=') { value } else { name.clone() };
     let value = value.replace(PLACEHOLDER, "");
     let is_class = value.is_empty() || value.parse::<Wnid>().is_ok();
-    !is_class && (names_credential(&name) || names_credential(&value) || looks_random(&value))
+    !is_class && (names_credential(&name) || has_credential_word(&value) || looks_random(&value))
 }
 
 fn names_credential(name: &str) -> bool {
-    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    CREDENTIAL.iter().any(|word| name.contains(word)) || SHORT_CREDENTIALS.contains(&name.as_str())
+    let lowercase = name.to_ascii_lowercase();
+    SIGNED_URLS.iter().any(|start| lowercase.replace('_', "-").starts_with(start))
+        || SHORT_CREDENTIALS.contains(&lowercase.as_str())
+        || has_credential_word(name)
+}
+
+fn has_credential_word(text: &str) -> bool {
+    let is_credential = |word: &String| {
+        CREDENTIAL_WORDS.contains(&word.as_str()) || CREDENTIAL_ENDINGS.iter().any(|ending| word.ends_with(ending))
+    };
+    // Capitals can be anywhere: `PassWord`.
+    let letters = text.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
+    words_of(text).iter().any(is_credential) || CREDENTIAL_WORDS.contains(&letters.as_str())
+}
+
+/// The words of a name in small letters: `accessKey`, `AWSAccessKeyId` and `access_key2` have `key`.
+fn words_of(name: &str) -> Vec<String> {
+    let letters: Vec<char> = name.chars().collect();
+    let mut words = vec![String::new()];
+    for (at, letter) in letters.iter().enumerate() {
+        let before = at.checked_sub(1).map(|before| letters[before]);
+        let after = letters.get(at + 1);
+        let begins = letter.is_ascii_uppercase()
+            && (before.is_some_and(|before| before.is_ascii_lowercase())
+                || (before.is_some_and(|before| before.is_ascii_uppercase())
+                    && after.is_some_and(char::is_ascii_lowercase)));
+        if begins || !letter.is_ascii_alphabetic() {
+            words.push(String::new());
+        }
+        if let (true, Some(word)) = (letter.is_ascii_alphabetic(), words.last_mut()) {
+            word.push(letter.to_ascii_lowercase());
+        }
+    }
+    words
 }
 
 /// Whether it is anything but a few words and numbers.
 fn looks_random(value: &str) -> bool {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.,/+~ ".contains(character);
-    let is_word = |word: &str| {
-        let kinds = word.as_bytes().windows(2).filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit());
-        word.len() <= LONGEST_WORD && (word.len() < SHORTEST_MIX || kinds.count() < 2)
-    };
     let mut words = value.split(|character: char| !character.is_ascii_alphanumeric());
     value.len() > LONGEST_VALUE || !value.chars().all(is_plain) || !words.all(is_word)
+}
+
+/// Whether letters and digits in a row are a word, a number, or the name of a version.
+fn is_word(word: &str) -> bool {
+    if LONG_WORDS.contains(&word.to_ascii_lowercase().as_str()) || is_sized_name(word) {
+        return true;
+    }
+    let pairs = || word.as_bytes().windows(2);
+    let changes = pairs().filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit()).count();
+    let capitals = pairs().filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase()).count();
+    let is_cased = word.bytes().any(|byte| byte.is_ascii_lowercase())
+        && word.bytes().skip(1).any(|byte| byte.is_ascii_uppercase());
+    let is_mix = match changes {
+        0 => false,
+        1 => is_cased && word.len() >= SHORTEST_CASED_MIX,
+        _ => word.len() >= if is_cased { SHORTEST_CASED_MIX } else { SHORTEST_MIX },
+    };
+    word.len() <= LONGEST_WORD && !is_mix && capitals < 3
+}
+
+/// A word, a number and a unit, like `imagenet21k`.
+fn is_sized_name(word: &str) -> bool {
+    let Some(number) = word.find(|character: char| character.is_ascii_digit()) else { return false };
+    let (name, rest) = word.split_at(number);
+    let unit = rest.trim_start_matches(|character: char| character.is_ascii_digit());
+    let is_short = word.len() <= LONGEST_WORD + 2 && rest.len() - unit.len() <= 4;
+    let is_one_case = name.bytes().skip(1).all(|byte| byte.is_ascii_lowercase());
+    name.len() >= SHORTEST_NAME && is_one_case && is_short && UNITS.contains(&unit.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Queries, and whether they have a secret.
+    const QUERIES: &[(&str, bool)] = &[
+        // Names of versions, formats and classes.
+        ("v=1", false),
+        ("version=2021-10-14", false),
+        ("format=tar&download=1", false),
+        ("set=winter21_whole", false),
+        ("dl", false),
+        ("id={wnid}", false),
+        ("{wnid}", false),
+        ("file={wnid}.tar&empty=", false),
+        ("id=n02124075", false),
+        ("a=b&&c=", false),
+        ("set=imagenet21k", false),
+        ("set=ImageNet", false),
+        ("subset=imagenet1k&size=224px", false),
+        ("task=classification", false),
+        ("design=flat", false),
+        ("monkey=1", false),
+        ("author=smith&keyword=cat&tokenizer=bpe", false),
+        ("assigned=1&passage=2&hashtag=cat&userland=1", false),
+        ("set=Winter2021", false),
+        // Of these nothing is known, and they look like words.
+        ("x=hunter2", false),
+        // Names of credentials, however they are spelled.
+        ("token=a", true),
+        ("access_token=a", true),
+        ("api-key=1", true),
+        ("%6Bey=1", true),
+        ("v=1&KEY=1", true),
+        ("sig=a", true),
+        ("sv=2022&se=2023&sr=b&sp=r&sig=a%2Fb", true),
+        ("X-Amz-Date=1", true),
+        ("X-Amz-Signature=a", true),
+        ("X-Goog-Credential=a", true),
+        ("Policy=a", true),
+        ("auth=a", true),
+        ("PassWord=a", true),
+        ("client_secret=a", true),
+        ("JSESSIONID=a", true),
+        ("pw=a", true),
+        ("key=1{wnid}", true),
+        ("accessKey=1", true),
+        ("AWSAccessKeyId=1", true),
+        ("GoogleAccessId=x&Signature=1", true),
+        ("x_amz_security=1", true),
+        ("account_key2=1", true),
+        ("clientsecret=a", true),
+        ("userId=7", true),
+        ("st=a&e=1", true),
+        ("otp=123456", true),
+        ("AuthUser=a", true),
+        // Values that nothing else explains.
+        ("x=9f86d081884c7d65", true),
+        ("x=c7Gh29xK", true),
+        ("x=aB3xY", true),
+        ("x=QwErTyUi", true),
+        ("x=abc12de", true),
+        ("c7Gh29xKq0Zp", true),
+        ("=c7Gh29xKq0Zp", true),
+        ("x=550e8400-e29b-41d4-a716-446655440000", true),
+        ("x=abcdefghijkl", true),
+        ("x=aGk=", true),
+        ("x=1;y", true),
+        ("x=a:b@c", true),
+        ("x=p%C3%A4ss", true),
+        ("x=one-two-three-four-five-six-seven", true),
+        ("id={wnid}c7Gh29xK", true),
+    ];
+
     #[test]
     fn a_query_has_a_secret_if_a_name_or_a_value_looks_like_one() {
-        for (query, is_secret) in [
-            // Names of versions, formats and classes.
-            ("v=1", false),
-            ("version=2021-10-14", false),
-            ("format=tar&download=1", false),
-            ("set=winter21_whole", false),
-            ("dl", false),
-            ("id={wnid}", false),
-            ("{wnid}", false),
-            ("file={wnid}.tar&empty=", false),
-            ("id=n02124075", false),
-            ("a=b&&c=", false),
-            // Names of credentials, however they are spelled.
-            ("token=a", true),
-            ("access_token=a", true),
-            ("api-key=1", true),
-            ("%6Bey=1", true),
-            ("v=1&KEY=1", true),
-            ("sig=a", true),
-            ("sv=2022&se=2023&sr=b&sp=r&sig=a%2Fb", true),
-            ("X-Amz-Date=1", true),
-            ("X-Amz-Signature=a", true),
-            ("X-Goog-Credential=a", true),
-            ("Policy=a", true),
-            ("auth=a", true),
-            ("PassWord=a", true),
-            ("client_secret=a", true),
-            ("JSESSIONID=a", true),
-            ("pw=a", true),
-            ("key=1{wnid}", true),
-            // Values that nothing else explains.
-            ("x=9f86d081884c7d65", true),
-            ("x=c7Gh29xK", true),
-            ("c7Gh29xKq0Zp", true),
-            ("=c7Gh29xKq0Zp", true),
-            ("x=550e8400-e29b-41d4-a716-446655440000", true),
-            ("x=abcdefghijkl", true),
-            ("x=aGk=", true),
-            ("x=1;y", true),
-            ("x=a:b@c", true),
-            ("x=p%C3%A4ss", true),
-            ("x=one-two-three-four-five-six-seven", true),
-            ("id={wnid}c7Gh29xK", true),
-        ] {
+        for (query, is_secret) in QUERIES.iter().copied() {
             let url = format!("https://h/{{wnid}}.tar?{query}");
             assert_eq!(has_secrets(&url), is_secret, "{query}");
             let shown = without_credentials(&url);
