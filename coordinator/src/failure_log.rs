@@ -5,6 +5,9 @@
 //! the name at that moment, so that the log can be moved or removed meanwhile. The ledger is the
 //! source, the log a view of it. What could not be written waits in memory, at most a line for
 //! each class, and is written with the next commit or when the log is dropped.
+//!
+//! The lines of the run before stay until this run has an outcome ([`FailureLog::begin`]): a run
+//! that ends before, because the origin refuses every class, does not remove them.
 
 use std::{
     collections::HashSet,
@@ -31,6 +34,10 @@ const MUCH: usize = 1 << 20;
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
+    /// The run has an outcome: the file is its own.
+    is_begun: bool,
+    /// The lines of the run before are removed.
+    is_cleared: bool,
     /// Lines that are not in the file, or may be in it in part.
     missing: Vec<String>,
     /// Bytes of the lines that were noted since the last attempt to write.
@@ -50,16 +57,29 @@ pub struct FailureLogError {
 }
 
 impl FailureLog {
-    /// Makes an empty log; what an earlier run wrote is gone.
+    /// Opens the log, or makes it. What it holds of an earlier run stays until [`FailureLog::begin`].
     ///
     /// # Errors
     /// As the file system says.
-    pub fn create(target: &Path) -> Result<Self, FailureLogError> {
+    pub fn open(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
-        match open_log(&path).and_then(|file| clear(&file)) {
-            Ok(()) => Ok(Self { path, missing: Vec::new(), noted: 0, withdrawn: HashSet::new(), is_behind: false }),
+        match open_log(&path) {
+            Ok(_) => Ok(Self {
+                path,
+                is_begun: false,
+                is_cleared: false,
+                missing: Vec::new(),
+                noted: 0,
+                withdrawn: HashSet::new(),
+                is_behind: false,
+            }),
             Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
         }
+    }
+
+    /// The run has an outcome: from now on the log is written, without the lines of an earlier run.
+    pub fn begin(&mut self) {
+        self.is_begun = true;
     }
 
     /// Notes a class. Noted lines are written at once beyond 1 MiB.
@@ -86,13 +106,22 @@ impl FailureLog {
         self.missing.retain(|line| !withdrawn.contains(class_of(line)));
     }
 
-    /// Writes what is missing, if anything is.
+    /// Writes what is missing, if anything is and the run has an outcome.
     ///
     /// # Errors
     /// As [`FailureLog::note`].
     pub fn catch_up(&mut self) -> Result<(), FailureLogError> {
         self.noted = 0;
-        let written = if self.is_behind || !self.withdrawn.is_empty() { self.rewrite() } else { self.append() };
+        if !self.is_begun {
+            return Ok(());
+        }
+        let written = if !self.is_cleared {
+            self.overwrite()
+        } else if self.is_behind || !self.withdrawn.is_empty() {
+            self.rewrite()
+        } else {
+            self.append()
+        };
         let was_behind = std::mem::replace(&mut self.is_behind, written.is_err());
         match written {
             Ok(()) => {
@@ -113,6 +142,13 @@ impl FailureLog {
         self.noted += line.len();
         self.missing.push(line);
         if self.noted > MUCH { self.catch_up() } else { Ok(()) }
+    }
+
+    fn overwrite(&mut self) -> io::Result<()> {
+        let mut file = open_log(&self.path)?;
+        clear(&file)?;
+        self.is_cleared = true;
+        file.write_all(self.missing.concat().as_bytes())
     }
 
     fn append(&mut self) -> io::Result<()> {
@@ -181,6 +217,7 @@ mod tests {
     use super::*;
 
     fn written(log: &mut FailureLog, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
+        log.begin();
         log.note(wnid, failure)?;
         log.catch_up()
     }
@@ -190,7 +227,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let read = || std::fs::read_to_string(folder.path().join(NAME)).unwrap();
         std::fs::write(folder.path().join(NAME), "n00000001 - of the last run\n").unwrap();
-        let mut log = FailureLog::create(folder.path()).unwrap();
+        let mut log = FailureLog::open(folder.path()).unwrap();
+        log.catch_up().unwrap();
+        assert_eq!(read(), "n00000001 - of the last run\n", "this one has no outcome yet");
+        log.begin();
+        log.catch_up().unwrap();
         assert_eq!(read(), "");
         let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         written(&mut log, "n02124075".parse().unwrap(), &missing).unwrap();
@@ -214,7 +255,7 @@ mod tests {
     fn what_is_moved_or_removed_meanwhile_is_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
-        let mut log = FailureLog::create(folder.path()).unwrap();
+        let mut log = FailureLog::open(folder.path()).unwrap();
         let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         written(&mut log, "n00000001".parse().unwrap(), &missing).unwrap();
         std::fs::rename(&path, folder.path().join("rotated")).unwrap();
@@ -242,7 +283,7 @@ mod tests {
     fn a_log_that_cannot_be_written_is_told_once_and_made_up_for_with_the_next_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
-        let mut log = FailureLog::create(folder.path()).unwrap();
+        let mut log = FailureLog::open(folder.path()).unwrap();
         written(&mut log, wnid(1), &missing()).unwrap();
         // A folder in its place refuses the lines, also from root.
         std::fs::rename(&path, folder.path().join("aside")).unwrap();
@@ -266,7 +307,7 @@ mod tests {
     fn what_is_missing_at_the_end_is_written_then() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
-        let mut log = FailureLog::create(folder.path()).unwrap();
+        let mut log = FailureLog::open(folder.path()).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         written(&mut log, wnid(1), &missing()).unwrap_err();

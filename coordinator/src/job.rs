@@ -195,7 +195,7 @@ impl Job {
         let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
         let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
-        let mut log = FailureLog::create(&plan.target)?;
+        let mut log = FailureLog::open(&plan.target)?;
         let table = restored_table(&plan, classes, &share, &ledger, &run, terms, &mut log)?;
         let share = share.still_skipped(&table);
         let table = restore_workers(&ledger, &run, table, listener.is_some(), screen)?;

@@ -601,7 +601,7 @@ mod tests {
         let durable = || panic!("confirmed what was not kept");
         let mut threads = JoinSet::new();
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let log = FailureLog::create(folder.path()).unwrap();
+            let log = FailureLog::open(folder.path()).unwrap();
             let writer = ledger.start_writer(run, TTL, log, &mut threads).unwrap();
             writer.write(Entry { records: many, ..Entry::confirmed(durable) }).await;
             threads.join_next().await.unwrap().unwrap()

@@ -122,6 +122,36 @@ fn classes_that_were_missing_before_do_not_end_the_next_run() {
     assert_eq!(job.failures().len(), 49);
 }
 
+/// A run that is refused at once says nothing of the classes that the run before has left failed.
+#[test]
+fn a_refused_run_keeps_the_failure_log_of_the_run_before() {
+    let origin = Origin::start();
+    let tars = tars(40);
+    for (wnid, tar) in &tars[2..] {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(["--delete-tar"]);
+    job.assert_ended(&job.run(), 1, Table::of(38, 0, 2));
+    let failures = job.failures();
+    assert_eq!(failures.len(), 2);
+
+    let elsewhere = Origin::start();
+    let job = job.url(&elsewhere.url());
+    for (wnid, _) in &tars {
+        std::fs::remove_dir_all(job.class_folder(wnid)).unwrap_or_default();
+    }
+    for _ in 0..2 {
+        job.assert_could_not_run(&job.run(), &["check the path in --url"]);
+        assert_eq!(job.failures(), failures);
+    }
+    for (wnid, tar) in &tars[1..] {
+        elsewhere.class(wnid, tar.clone());
+    }
+    job.assert_ended(&job.run(), 1, Table::of(39, 0, 1));
+    let failures = job.failures();
+    assert!(failures.len() == 1 && failures[0].starts_with(&tars[0].0), "{failures:?}");
+}
+
 /// Workers wait for the coordinator's next start, and then use the login that it brings.
 #[test]
 fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {

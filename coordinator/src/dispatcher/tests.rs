@@ -32,7 +32,7 @@ struct Running {
 impl Running {
     fn start(count: u32) -> Self {
         let (folder, mut task) = (tempfile::tempdir().unwrap(), JoinSet::new());
-        let ledger = Writer::to_log(FailureLog::create(folder.path()).unwrap(), &mut task);
+        let ledger = Writer::to_log(FailureLog::open(folder.path()).unwrap(), &mut task);
         Self::with(count, ledger, folder, task)
     }
 

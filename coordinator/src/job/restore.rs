@@ -56,6 +56,7 @@ fn restore(
     let mut lines = FailureLines::default();
     ledger.settled(run, |Record { wnid, outcome, .. }| {
         table.restore(wnid, &outcome);
+        log.begin();
         if let Outcome::Failed(failure) = &outcome {
             if aloud {
                 lines.tell(&wnid.to_string(), failure, Instant::now());

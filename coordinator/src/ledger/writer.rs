@@ -124,6 +124,9 @@ fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     for entry in entries {
         entry.log_failures(log);
     }
+    if entries.iter().any(|entry| entry.finished || !entry.records.is_empty()) {
+        log.begin();
+    }
     complain(log.catch_up());
 }
 
@@ -298,7 +301,7 @@ mod tests {
     fn the_failure_log_is_written_once_for_each_commit_however_many_classes_are_there_after_all() {
         for entries in [vec![there_after_all(0..4096)], (0..1000).map(|one| there_after_all(one..one + 1)).collect()] {
             let folder = tempfile::tempdir().unwrap();
-            let mut log = FailureLog::create(folder.path()).unwrap();
+            let mut log = FailureLog::open(folder.path()).unwrap();
             let mut writes = Writes::of(folder.path());
             log_failures(&[failed(0..20_400)], &mut log);
             assert_eq!(writes.count(), 1);
@@ -314,7 +317,7 @@ mod tests {
     #[test]
     fn of_a_class_that_fails_is_there_and_fails_again_in_one_commit_the_last_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = FailureLog::create(folder.path()).unwrap();
+        let mut log = FailureLog::open(folder.path()).unwrap();
         let mut writes = Writes::of(folder.path());
         let forgotten = Entry { forgotten: vec![wnid(1)], ..Entry::default() };
         log_failures(&[failed(1..4), there_after_all(2..3), forgotten, failed(1..2)], &mut log);
