@@ -26,6 +26,7 @@ mod classes;
 mod handle;
 mod pacing;
 mod published;
+mod refusals;
 mod sessions;
 mod told;
 
@@ -240,6 +241,11 @@ impl Dispatcher {
                 self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
             Command::Classes { state, after, reply } => return self.list(state, after, reply),
+            Command::Advice { reply } => {
+                let status = self.table.status();
+                let rows = status.total - self.table.invalid_rows();
+                self.send(reply, self.told.advice(&status, rows));
+            }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
             Command::Resume { reply } => {
                 let left = self.pacing.resume(now);

@@ -29,6 +29,7 @@ mod elsewhere;
 mod first_answers;
 mod grants;
 mod high_water;
+mod later_answers;
 mod leases;
 mod losses;
 mod names;
@@ -319,6 +320,7 @@ impl LeaseTable {
         }
         let drop = self.reconcile(id, held, now);
         self.first_bytes(held.iter().map(|held| held.bytes).max().unwrap_or_default(), more > 0);
+        self.later_bytes(id);
         self.take_back_idle(id, now);
         Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
     }

@@ -30,14 +30,16 @@ pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Re
     out.flush()
 }
 
-/// The causes of the failures, the most frequent first, and where each failed class is named.
-pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path) -> Option<String> {
+/// The causes of the failures, the most frequent first, where each failed class is named, and what
+/// the user can do.
+pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path, advice: Option<&str>) -> Option<String> {
     causes.sort_by(|one, other| other.classes.cmp(&one.classes).then_with(|| one.text.cmp(&other.text)));
     let named = causes.iter().take(NAMED_CAUSES).map(|cause| format!("{} {}", cause.classes, cause.text));
     let others: u64 = causes.iter().skip(NAMED_CAUSES).map(|cause| cause.classes).sum();
     let others = (others > 0).then(|| format!("{others} for other causes"));
     let named = named.chain(others).collect::<Vec<_>>().join(", ");
-    (!causes.is_empty()).then(|| format!("failed: {named}; each is named in {}", log.display()))
+    let advice = advice.map_or_else(String::new, |advice| format!(". {advice}"));
+    (!causes.is_empty()).then(|| format!("failed: {named}; each is named in {}{advice}", log.display()))
 }
 
 /// The exit of a finished job.
@@ -69,13 +71,14 @@ mod tests {
     fn causes_are_counted_and_the_log_is_named() {
         let cause = |classes, text: &str| Cause { classes, text: text.to_owned() };
         let log = Path::new("/t/failed_downloads.log");
-        assert_eq!(failures_in_words(vec![], log), None);
+        assert_eq!(failures_in_words(vec![], log, None), None);
         let two = vec![cause(1, "InvalidWnid"), cause(12, "HTTPError: 404 Client Error: Not Found")];
         assert_eq!(
-            failures_in_words(two, log).unwrap(),
-            "failed: 12 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid; each is named in /t/failed_downloads.log"
+            failures_in_words(two, log, Some("Check --url")).unwrap(),
+            "failed: 12 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid; each is named in /t/failed_downloads.log. Check --url"
         );
-        let many = failures_in_words((0..9).map(|number| cause(5, &format!("K{number}"))).collect(), log).unwrap();
+        let many =
+            failures_in_words((0..9).map(|number| cause(5, &format!("K{number}"))).collect(), log, None).unwrap();
         assert_eq!(
             many,
             "failed: 5 K0, 5 K1, 5 K2, 5 K3, 5 K4, 5 K5, 15 for other causes; each is named in /t/failed_downloads.log"

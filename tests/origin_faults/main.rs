@@ -2,6 +2,7 @@
 
 mod away;
 mod changed_versions;
+mod login_expires;
 mod lost_connections;
 mod patience;
 mod proxies;

@@ -122,6 +122,40 @@ fn classes_that_were_missing_before_do_not_end_the_next_run() {
     assert_eq!(job.failures().len(), 49);
 }
 
+/// A list that is too short for an early end: the closing summary says what to look at.
+#[test]
+fn a_short_list_that_is_refused_alike_is_told_what_to_look_at() {
+    for (answer, words) in refusals() {
+        let origin = Origin::start();
+        let wnids = wnids(7);
+        if let Some(answer) = answer {
+            for wnid in &wnids {
+                origin.class(wnid, Vec::new()).forever(answer.clone());
+            }
+        }
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+        let finished = job.run();
+        job.assert_ended(&finished, 1, Table::of(0, 0, 7));
+        let summary = finished.stderr.lines().find(|line| line.starts_with("failed: 7 ")).expect("a summary");
+        let (_, advice) = summary.split_once("failed_downloads.log. ").expect("advice");
+        for flag in words.iter().filter(|word| word.starts_with("--") || word.contains(" --")) {
+            assert!(advice.contains(flag), "{summary}");
+        }
+    }
+}
+
+/// One class that was served is enough to show that URL and login are right.
+#[test]
+fn a_short_list_of_which_some_classes_are_missing_gets_no_advice() {
+    let origin = Origin::start();
+    let tars = tars(7);
+    origin.class(&tars[3].0, tars[3].1.clone());
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(["--delete-tar"]);
+    let finished = job.run();
+    job.assert_ended(&finished, 1, Table::of(1, 0, 6));
+    assert!(!finished.stderr.contains("--url"), "{}", finished.stderr);
+}
+
 /// A run that is refused at once says nothing of the classes that the run before has left failed.
 #[test]
 fn a_refused_run_keeps_the_failure_log_of_the_run_before() {

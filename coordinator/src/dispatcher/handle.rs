@@ -114,6 +114,7 @@ pub(super) enum Command {
     Fleet { reply: Reply<Fleet> },
     Classes { state: ListedState, after: Option<Wnid>, reply: Reply<ClassPage> },
     RetryFailed { wnids: Vec<Wnid>, reply: Reply<Result<Retried, NotInList>> },
+    Advice { reply: Reply<Option<&'static str>> },
     DrainWorker { name: String, reply: Reply<bool> },
     Resume { reply: Reply<Duration> },
 }
@@ -304,6 +305,14 @@ impl DispatcherHandle {
     /// The last worker that could not go on.
     pub fn watch_stopped(&self) -> watch::Receiver<Option<WorkerStopped>> {
         self.stopped.clone()
+    }
+
+    /// What the user can do about it where all classes have failed and were refused alike.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn advice(&self) -> Result<Option<&'static str>, DispatchError> {
+        self.ask(|reply| Command::Advice { reply }).await
     }
 
     /// That the origin refuses every class alike, once it is known.

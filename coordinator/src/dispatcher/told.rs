@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use humantime::format_rfc3339_seconds;
 use shared::{
     Wnid,
+    job::JobStatus,
     outcome::{Failure, Outcome, Suspect},
 };
 use tokio::time::Instant;
 
-use super::Dispatcher;
+use super::{Dispatcher, refusals::Refusals};
 use crate::{
     failure_lines::FailureLines,
     lease_table::{Notice, PROBE_EVERY},
@@ -26,6 +27,7 @@ pub(super) struct Told {
     /// Scheme, host and port.
     origin: String,
     failures: FailureLines,
+    refusals: Refusals,
     tells_first_trouble: bool,
     troubles: Vec<String>,
 }
@@ -38,11 +40,18 @@ impl Default for Told {
 
 impl Told {
     pub(super) fn of(origin: String, tells_first_trouble: bool) -> Self {
-        Self { origin, failures: FailureLines::default(), tells_first_trouble, troubles: Vec::new() }
+        Self {
+            origin,
+            failures: FailureLines::default(),
+            refusals: Refusals::default(),
+            tells_first_trouble,
+            troubles: Vec::new(),
+        }
     }
 
     /// A class has failed.
     pub(super) fn failed(&mut self, wnid: Wnid, failure: &Failure) {
+        self.refusals.note(failure.refusal);
         let named = self.naming_origin(failure);
         self.failures.tell(&wnid.to_string(), &named, Instant::now());
     }
@@ -55,6 +64,12 @@ impl Told {
             tracing::warn!("worker {worker}: {trouble}");
             self.troubles.push(trouble);
         }
+    }
+
+    /// What the user can do about it where all classes were refused alike. `rows`: of the list that
+    /// are class ids.
+    pub(super) fn advice(&self, status: &JobStatus, rows: u64) -> Option<&'static str> {
+        self.refusals.advice(status, rows)
     }
 
     /// What is due.

@@ -24,19 +24,22 @@ pub(super) struct Closing {
     pub(super) causes: Vec<Cause>,
     /// The failure log.
     pub(super) log: PathBuf,
+    /// What the user can do.
+    pub(super) advice: Option<&'static str>,
 }
 
 impl Job {
     /// Collects what the end of the job tells, while the ledger can be asked.
     pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
         let log = self.target.join(failure_log::NAME);
-        let mut closing = Closing { duplicates: classes.duplicates, causes: Vec::new(), log };
+        let mut closing = Closing { duplicates: classes.duplicates, log, ..Closing::default() };
         let status = self.handle.status();
         if status.is_done() && status.failed > 0 {
             let causes = timeout(READ_LIMIT, self.writer.read(Ledger::causes)).await;
             closing.causes = causes.ok().flatten().unwrap_or_default();
             let invalid = classes.invalid.len() as u64;
             let rows = Cause { classes: invalid, text: FailureKind::InvalidWnid.to_string() };
+            closing.advice = self.handle.advice().await.ok().flatten();
             closing.causes.extend((invalid > 0).then_some(rows));
         }
         closing
@@ -48,7 +51,7 @@ impl Job {
 pub(super) fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus, closing: Closing) -> Exit {
     let JobStatus { total, success, skipped, failed, .. } = *status;
     let duplicates = closing.duplicates;
-    if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log) {
+    if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log, closing.advice) {
         tracing::info!("{failures}");
         say(screen, &failures);
     }

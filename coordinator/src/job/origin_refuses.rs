@@ -1,18 +1,33 @@
-//! Why a job ends early: the origin refuses every class alike, as with a wrong URL or without a login.
+//! Why a job ends early: the origin refuses every class alike, as with a wrong URL, without a login or
+//! when the login has expired.
 
 use crate::lease_table::OriginRefuses;
 
 /// The origin refuses every class alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "get any class from {origin}: the first {} classes that were asked for, taken from all over the list, were refused{} \
-     ({}). {}No class is noted as failed", refuses.classes, how_many(refuses), refuses.failure, advice(refuses)
+    "get any {} from {origin}: {}, were refused{} ({}). {}{}",
+    if refuses.midway { "more classes" } else { "class" }, which(refuses), how_many(refuses), refuses.failure, advice(refuses),
+    what_now(refuses)
 )]
 pub struct OriginRefusesAll {
     /// Scheme, host and port.
     pub(super) origin: String,
     /// What the lease table knows of it.
     pub(super) refuses: OriginRefuses,
+}
+
+fn which(refuses: &OriginRefuses) -> String {
+    let (when, place) = if refuses.midway { ("last", "rest of the list") } else { ("first", "list") };
+    format!("the {when} {} classes that were asked for, taken from all over the {place}", refuses.classes)
+}
+
+fn what_now(refuses: &OriginRefuses) -> &'static str {
+    if refuses.midway {
+        "These classes are not noted as failed: the same command goes on with them"
+    } else {
+        "No class is noted as failed"
+    }
 }
 
 fn how_many(refuses: &OriginRefuses) -> String {
@@ -39,10 +54,19 @@ mod tests {
     fn the_sentence_names_the_address_the_answer_and_the_flag() {
         let message = "404 Client Error: Not Found for url: http://h:81/x/n00000001.tar";
         let failure = Failure::new(FailureKind::HttpError, message).refused(Refusal::Status(404));
-        let refuses = OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20, otherwise: 0 };
+        let refuses =
+            OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20, otherwise: 0, midway: false };
+        let midway = OriginRefuses { midway: true, classes: 25, ..refuses.clone() };
         let mixed = OriginRefuses { otherwise: 7, ..refuses.clone() };
         let told = |refuses| OriginRefusesAll { origin: "http://h:81".to_owned(), refuses }.to_string();
         assert!(told(mixed).contains("the list, were refused, 13 of them like this (HTTPError: 404"));
+        let said = told(midway);
+        assert!(
+            said.starts_with(
+                "get any more classes from http://h:81: the last 25 classes that were asked for, taken from all over the rest"
+            ) && said.ends_with(". These classes are not noted as failed: the same command goes on with them"),
+            "{said}"
+        );
         assert_eq!(
             told(refuses),
             "get any class from http://h:81: the first 20 classes that were asked for, taken from all over the list, were \

@@ -7,6 +7,8 @@
 //! classes are refused alike, the job ends and none of them has failed. With the first tar, or the
 //! first answer of another kind, the refused classes have failed, and the check is over.
 //!
+//! After the check, `later_answers` looks for refusals in a row.
+//!
 //! Refusals of classes that the last run of this URL left failed say nothing: they are likely to be
 //! missing for good. So they are not in the sample, and not counted.
 
@@ -19,7 +21,7 @@ use std::{
 use shared::{Wnid, ids::SessionId, outcome::Failure, refusal::Refusal};
 use tokio::time::Instant;
 
-use super::{LeaseTable, State, Verdict};
+use super::{LeaseTable, State, Verdict, later_answers::LaterAnswers};
 
 /// Different classes that the origin refuses alike before the job ends. In a shorter list each class
 /// fails by itself.
@@ -35,7 +37,7 @@ const BYTES_OF_A_TAR: u64 = 64 << 10;
 const LONGEST_PAGE: u64 = 1 << 20;
 /// Where so many times more classes are complete than are left, the rest may well be missing at the
 /// origin.
-const MOSTLY_THERE: usize = 9;
+pub(super) const MOSTLY_THERE: usize = 9;
 
 /// The origin refuses every class alike: the job cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,33 @@ pub struct OriginRefuses {
     pub classes: usize,
     /// How many of them were refused in another way.
     pub otherwise: usize,
+    /// It has sent tars before.
+    pub midway: bool,
+}
+
+impl OriginRefuses {
+    /// What these failures of refused classes have in common; `None` if there are none.
+    pub(super) fn of<'a>(refused: impl Iterator<Item = &'a Failure>, midway: bool) -> Option<Self> {
+        let mut failures: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
+        for failure in refused {
+            let refusal = failure.refusal?;
+            let entry = failures.entry(format!("{refusal:?}")).or_insert((0, refusal, failure));
+            entry.0 += 1;
+        }
+        let classes = failures.values().map(|(count, ..)| count).sum();
+        let (count, refusal, failure) = failures.into_values().max_by_key(|(count, ..)| *count)?;
+        Some(Self { refusal, failure: failure.clone(), classes, otherwise: classes - count, midway })
+    }
+}
+
+/// Positions from all over a list of candidates, which has [`SAMPLE`] at least.
+pub(super) fn spread(candidates: &[usize]) -> impl Iterator<Item = usize> {
+    let last = candidates.len() - 1;
+    (0..SAMPLE).map(move |number| candidates[number * last / (SAMPLE - 1)])
 }
 
 /// Whether the check goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) enum FirstAnswers {
     /// Nothing was granted yet.
     Waiting {
@@ -60,8 +85,13 @@ pub(super) enum FirstAnswers {
     Checking(Sample),
     Refused(OriginRefuses),
     /// The origin has sent a tar, or the list is too short.
-    #[default]
-    Over,
+    Over(LaterAnswers),
+}
+
+impl Default for FirstAnswers {
+    fn default() -> Self {
+        Self::Over(LaterAnswers::default())
+    }
 }
 
 /// What a worker may be granted of the sample.
@@ -93,11 +123,15 @@ pub(super) struct Sample {
 impl Sample {
     /// Of these classes, in the order of the list.
     fn of(candidates: &[usize], there: usize, failed_before: HashSet<usize>, now: Instant) -> Self {
-        let left = candidates.len();
-        let rest = (0..SAMPLE).map(|number| candidates[number * (left - 1) / (SAMPLE - 1)]).collect();
-        let shared_until = Some(now + SHARED_FOR);
-        let received = BTreeMap::new();
-        Self { failed_before, left, there, rest, received, refused: BTreeMap::new(), shared_until }
+        Self {
+            failed_before,
+            left: candidates.len(),
+            there,
+            rest: spread(candidates).collect(),
+            received: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            shared_until: Some(now + SHARED_FOR),
+        }
     }
 
     /// Whether this refusal may have the cause of the earlier ones, and that may be one of the job
@@ -110,15 +144,7 @@ impl Sample {
 
     /// The sample is refused.
     fn refuses(&self) -> Option<OriginRefuses> {
-        let mut failures: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
-        for (_, failure) in self.refused.values() {
-            let refusal = failure.refusal?;
-            let entry = failures.entry(format!("{refusal:?}")).or_insert((0, refusal, failure));
-            entry.0 += 1;
-        }
-        let (count, refusal, failure) = failures.into_values().max_by_key(|(count, ..)| *count)?;
-        let classes = self.refused.len();
-        Some(OriginRefuses { refusal, failure: failure.clone(), classes, otherwise: classes - count })
+        OriginRefuses::of(self.refused.values().map(|(_, failure)| failure), false)
     }
 
     fn refusal(&self) -> Option<Refusal> {
@@ -156,7 +182,8 @@ impl LeaseTable {
         let sample = match &self.first_answers {
             FirstAnswers::Checking(sample) => sample,
             FirstAnswers::Refused(_) => return 0,
-            FirstAnswers::Waiting { .. } | FirstAnswers::Over => return usize::MAX,
+            FirstAnswers::Over(later) => return self.room_in_later_sample(later, id),
+            FirstAnswers::Waiting { .. } => return usize::MAX,
         };
         let leased = usize::try_from(self.status.leased).unwrap_or(usize::MAX);
         let room = SAMPLE.saturating_sub(sample.refused.len().saturating_add(leased));
@@ -177,7 +204,7 @@ impl LeaseTable {
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
         let there = usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
         if candidates.len() < SAMPLE || there / MOSTLY_THERE >= candidates.len() {
-            return FirstAnswers::Over;
+            return FirstAnswers::Over(LaterAnswers::without(failed_before));
         }
         FirstAnswers::Checking(Sample::of(&candidates, there, failed_before, now))
     }
@@ -199,11 +226,17 @@ impl LeaseTable {
     }
 
     /// A class has failed by itself. It stays pending while it may be that all are refused.
-    pub(super) fn class_failed(&mut self, id: SessionId, position: usize, failure: &Failure) -> Verdict {
+    pub(super) fn class_failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant) -> Verdict {
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
-            // The job ends with what is known of its first classes.
-            let is_refused = self.origin_refuses().is_some() && failure.refusal.is_some();
-            return if is_refused { self.keep_pending(position) } else { Verdict::Settled };
+            return match (failure.refusal, &self.first_answers) {
+                (Some(refusal), FirstAnswers::Over(_)) => self.later_refusal(id, position, (refusal, failure), now),
+                // The job ends with what is known of its first classes.
+                (Some(_), FirstAnswers::Refused(_)) => self.keep_pending(position),
+                _ => {
+                    self.later_answer(self.classes[position].token);
+                    Verdict::Settled
+                }
+            };
         };
         if !failure.refusal.is_some_and(|refusal| sample.counts(refusal)) {
             self.end_first_answers();
@@ -221,7 +254,7 @@ impl LeaseTable {
         self.keep_pending(position)
     }
 
-    fn keep_pending(&mut self, position: usize) -> Verdict {
+    pub(super) fn keep_pending(&mut self, position: usize) -> Verdict {
         self.classes[position].token = None;
         self.set(position, State::Doubted);
         Verdict::Doubted
@@ -229,10 +262,15 @@ impl LeaseTable {
 
     /// The origin has sent a tar, or answers in different ways: what it refused has failed.
     pub(super) fn end_first_answers(&mut self) {
-        if matches!(self.first_answers, FirstAnswers::Refused(_) | FirstAnswers::Over) {
+        if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
+            let later = LaterAnswers::without(mem::take(failed_before));
+            self.first_answers = FirstAnswers::Over(later);
+        }
+        if !matches!(self.first_answers, FirstAnswers::Checking(_)) {
             return;
         }
         if let FirstAnswers::Checking(sample) = mem::take(&mut self.first_answers) {
+            self.first_answers = FirstAnswers::Over(LaterAnswers::without(sample.failed_before));
             for (position, (_, failure)) in sample.refused {
                 if self.classes[position].state == State::Doubted {
                     self.give_up(position, failure);
@@ -266,22 +304,32 @@ impl LeaseTable {
     /// When nothing else is left to be asked for, the refused classes have failed; and each worker
     /// may have the whole sample after a time.
     pub(super) fn check_sample(&mut self, now: Instant) {
-        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return };
-        if sample.shared_until.is_some_and(|until| now >= until) {
-            sample.shared_until = None;
-            self.turn += 1;
-        }
-        let undecided = sample.refused.len() as u64 + self.breaker.doubts();
-        if self.status.leased == 0 && self.status.pending <= undecided {
+        let refused = match &mut self.first_answers {
+            FirstAnswers::Checking(sample) => {
+                if sample.shared_until.is_some_and(|until| now >= until) {
+                    sample.shared_until = None;
+                    self.turn += 1;
+                }
+                sample.refused.len() as u64
+            }
+            FirstAnswers::Over(later) => later.undecided(),
+            FirstAnswers::Waiting { .. } | FirstAnswers::Refused(_) => return,
+        };
+        self.check_later_sample(now);
+        if self.status.leased == 0 && self.status.pending <= refused + self.breaker.doubts() {
             self.end_first_answers();
+            self.end_row();
         }
     }
 
     /// Classes that are pending because the origin refused them.
     #[cfg(test)]
     pub(super) fn refused(&self) -> Vec<usize> {
-        let FirstAnswers::Checking(sample) = &self.first_answers else { return Vec::new() };
-        let is_pending = |position: &usize| self.classes[*position].state == State::Doubted;
-        sample.refused.keys().copied().filter(is_pending).collect()
+        let refused: Vec<usize> = match &self.first_answers {
+            FirstAnswers::Checking(sample) => sample.refused.keys().copied().collect(),
+            FirstAnswers::Over(later) => later.refused(),
+            FirstAnswers::Waiting { .. } | FirstAnswers::Refused(_) => Vec::new(),
+        };
+        refused.into_iter().filter(|position| self.classes[*position].state == State::Doubted).collect()
     }
 }

@@ -128,6 +128,11 @@ impl LeaseTable {
 
     /// The best of the returned classes for this worker, or the next one that nobody has had.
     fn next_pending(&mut self, id: SessionId, now: Instant) -> Option<usize> {
+        match self.next_of_later_sample() {
+            NextOfSample::Class(position) => return Some(position),
+            NextOfSample::NotYet => return None,
+            NextOfSample::NoMore => {}
+        }
         let session = &self.sessions.by_id[&id];
         let begun_here = |position: &usize| {
             !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)

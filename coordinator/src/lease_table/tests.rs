@@ -12,6 +12,7 @@ mod copies;
 mod elsewhere;
 mod first_answers;
 mod hostile;
+mod later_answers;
 mod losses;
 mod recovery;
 mod sequences;

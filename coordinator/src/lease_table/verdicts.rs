@@ -59,6 +59,7 @@ impl LeaseTable {
         if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
             self.end_first_answers();
+            self.later_answer(Some(lease.token));
             if self.breaker.is_answer(lease.token) {
                 self.origin_answered(now);
             }
@@ -135,7 +136,9 @@ impl LeaseTable {
         }
         let session = &self.sessions.by_id[&id];
         let key = match failure.suspect {
-            Suspect::Class if !self.may_be_wrong(position, id, now) => return self.class_failed(id, position, failure),
+            Suspect::Class if !self.may_be_wrong(position, id, now) => {
+                return self.class_failed(id, position, failure, now);
+            }
             Suspect::Class | Suspect::Origin => session.name_key(),
             Suspect::Host => session.host_key(),
         };
