@@ -86,6 +86,7 @@ impl Dispatcher {
             budgets,
             pace,
             tally: Arc::clone(&tally),
+            stop_reason: Arc::default(),
         };
         let now = Instant::now();
         let time = RunningTime::starting_at(now);

@@ -73,6 +73,8 @@ enum End {
     /// Finished, told, and then told to stop.
     Stayed,
     Interrupted,
+    /// The worker in this process was drained, and no other can join.
+    Drained,
 }
 
 /// How long to wait for workers that stop.
@@ -110,14 +112,13 @@ where
     }
     let grace = match &end {
         Ok(End::Finished) => Grace::Finished,
-        Ok(End::Stayed) => Grace::Limited(NOTICE),
+        Ok(End::Stayed | End::Drained) => Grace::Limited(NOTICE),
         Ok(End::Interrupted) if job.worker.is_empty() => Grace::Limited(NOTICE),
         Ok(End::Interrupted) => Grace::Limited(HAND_BACK),
-        Err(CoordinatorError::OriginRefuses(_)) => {
-            job.stopping.cancel();
-            Grace::Limited(NOTICE)
+        Err(error) => {
+            job.stop_because(error);
+            Grace::Limited(if job.worker.is_empty() { NOTICE } else { HAND_BACK })
         }
-        Err(_) => Grace::Limited(Duration::ZERO),
     };
     let closing = if end.is_ok() { job.closing(classes).await } else { Closing::default() };
     let stopped = job.stop(grace, &shutdown.abort).await;
@@ -127,15 +128,10 @@ where
         End::Stayed => Ok(summary::exit(&status)),
         // Also when the signal came while the last class was reported.
         _ if status.is_done() => Ok(summed_up(&mut out, screen, &status, closing)),
-        End::Finished | End::Interrupted => {
-            let there = status.success + status.skipped;
-            say(
-                screen,
-                &format!(
-                    "interrupted: {there} of {} classes are there; run the same command again to resume",
-                    status.total
-                ),
-            );
+        End::Finished | End::Interrupted | End::Drained => {
+            let why = if matches!(end, End::Drained) { "its worker was drained" } else { "interrupted" };
+            let (there, total) = (status.success + status.skipped, status.total);
+            say(screen, &format!("{why}: {there} of {total} classes are there; run the same command again to resume"));
             Ok(Exit::Interrupted)
         }
     }
@@ -168,6 +164,10 @@ struct Job {
     close: CancellationToken,
     /// Where commands of this user find the job.
     socket: Option<SocketFile>,
+    /// The name of the worker in this process.
+    own_worker: Option<String>,
+    /// Workers of other processes can join.
+    is_open: bool,
 }
 
 impl Job {
@@ -223,9 +223,10 @@ impl Job {
             stopping: shutdown.drain.child_token(),
             close,
             socket: None,
+            own_worker: plan.single_host.as_ref().map(|single_host| single_host.name.clone()),
+            is_open: listener.is_some(),
         };
-        let own_worker = plan.single_host.as_ref().map(|single_host| single_host.name.clone());
-        job.dispatcher.spawn(owner.beside(own_worker).run());
+        job.dispatcher.spawn(owner.beside(job.own_worker.clone()).run());
         let stop = Shutdown { drain: job.stopping.clone(), abort: job.close.clone() };
         say(screen, &http::announcement(http));
         job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
@@ -280,7 +281,14 @@ impl Job {
                 },
                 () = shutdown.drain.cancelled() => break Ok(End::Interrupted),
                 Some(Ok(ended)) = self.writers.join_next() => if let Err(error) = ended { break Err(error.into()) },
-                Some(ended) = self.worker.join_next() => break Err(self.without_worker(ended)),
+                Some(ended) = self.worker.join_next() => match self.without_worker(ended) {
+                    Err(error) => break Err(error),
+                    Ok(()) if self.is_open => {
+                        say(screen, "the worker in this process was drained; the job goes on with other workers");
+                        line = Some(JobLine::new(screen));
+                    }
+                    Ok(()) => break Ok(End::Drained),
+                },
                 Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
                 _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.handle.status()) },
             }
@@ -291,19 +299,22 @@ impl Job {
         end
     }
 
-    /// Why the job cannot go on once the worker in this process has ended.
-    fn without_worker(&self, ended: Result<Result<(), DevWorkerError>, tokio::task::JoinError>) -> CoordinatorError {
-        match ended {
-            Ok(Err(error)) => error.into(),
-            Err(error) => DevWorkerError(format!("run the worker: {error}")).into(),
-            Ok(Ok(())) => {
-                let stopped = self.handle.watch_stopped().borrow().clone();
-                let WorkerStopped { name, reason } = stopped.unwrap_or_else(|| WorkerStopped {
-                    name: "in this process".to_owned(),
-                    reason: "it left before the job was done".to_owned(),
-                });
-                CoordinatorError::WorkerStopped { name, reason }
-            }
+    /// Tells the workers to stop, and why.
+    fn stop_because(&self, error: &CoordinatorError) {
+        self.handle.stops_because(format!("failed to {error}"));
+        self.stopping.cancel();
+    }
+
+    /// Why the job cannot go on once the worker in this process has ended, unless it was drained.
+    fn without_worker(
+        &self,
+        ended: Result<Result<(), DevWorkerError>, tokio::task::JoinError>,
+    ) -> Result<(), CoordinatorError> {
+        ended.map_err(|error| DevWorkerError(format!("run the worker: {error}")))??;
+        let stopped = self.handle.watch_stopped().borrow().clone();
+        match stopped.filter(|stopped| Some(&stopped.name) == self.own_worker.as_ref()) {
+            Some(WorkerStopped { name, reason }) => Err(CoordinatorError::WorkerStopped { name, reason }),
+            None => Ok(()),
         }
     }
 

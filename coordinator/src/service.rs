@@ -150,6 +150,12 @@ impl Door {
         self.dispatcher.status().into()
     }
 
+    /// Goes with [`proto::Directive::Stop`].
+    fn stop_reason(&self, directive: proto::Directive) -> String {
+        let reason = self.dispatcher.stop_reason().filter(|_| directive == proto::Directive::Stop);
+        reason.map_or_else(String::new, sentence)
+    }
+
     /// As [`Self::directive`], where one worker may be told to end.
     fn directive_for(&self, drain: bool) -> proto::Directive {
         match self.directive() {
@@ -172,6 +178,7 @@ impl Door {
             directive: directive.into(),
             job_done: self.dispatcher.status().is_done(),
             status: Some(self.status()),
+            stop_reason: self.stop_reason(directive),
         })
     }
 
@@ -308,6 +315,7 @@ impl Coordinator for Door {
             acked: receipt.acked.iter().map(Wnid::to_string).collect(),
             directive: directive.into(),
             status: Some(self.status()),
+            stop_reason: self.stop_reason(directive),
         }))
     }
 

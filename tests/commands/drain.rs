@@ -2,12 +2,14 @@
 
 use serde_json::json;
 use tests::{
+    archives::images,
     cluster::{Job, Table},
     fleet::Fleet,
+    origin::Origin,
     running::Running,
 };
 
-use super::{SLOW, ask, origin_of, status};
+use super::{SLOW, ask, command, origin_of, status};
 
 #[test]
 fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest() {
@@ -98,6 +100,67 @@ fn a_worker_that_was_told_to_end_does_not_work_for_the_next_run_either() {
     let other = fleet.start_worker_in(job.target_path(), &fleet.url(), "other", 2);
     assert_eq!(other.wait().code, Some(0));
     job.assert_ended(&coordinator.wait(), 0, Table::of(2, 0, 0));
+}
+
+/// A job on one host; its classes take three seconds each while the origin is slow.
+fn job_on_one_host(args: &[&str]) -> (Origin, Vec<String>, Job) {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=6).map(|number| format!("n{number:08}")).collect();
+    for (wnid, seed) in wnids.iter().zip(1..) {
+        origin.class(wnid, images(wnid, 2, 6_000..8_000, seed));
+    }
+    origin.limit_rate(SLOW);
+    let common = ["--delete-tar", "--workers", "2", "--name", "only"];
+    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    (origin, wnids, job.args(common.iter().chain(args).copied()))
+}
+
+fn wait_for_two_classes(job: &Job, running: &mut Running) {
+    running.wait_until("two classes are under way", |_| {
+        let told = command(job, ["status", "--json"]);
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).ok()?;
+        (told["leased"] == 2).then_some(())
+    });
+}
+
+/// On one host the job ends with its only worker, as after an interruption.
+#[test]
+fn a_drain_of_the_only_worker_ends_the_job_and_the_same_command_goes_on() {
+    let (origin, wnids, job) = job_on_one_host(&[]);
+    let mut running = job.start();
+    wait_for_two_classes(&job, &mut running);
+    let told = command(&job, ["drain", "only"]);
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    origin.limit_rate(0);
+    let finished = running.wait();
+    assert_eq!(finished.code, Some(130), "{}", finished.stderr);
+    let sentence = "its worker was drained: 2 of 6 classes are there; run the same command again to resume";
+    assert!(finished.stderr.contains(sentence), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("error: "), "{}", finished.stderr);
+    job.assert_ended(&job.run(), 0, Table::of(6, 0, 0));
+    for wnid in &wnids {
+        assert_eq!(origin.gets(wnid).len(), 1, "{wnid} was downloaded once");
+    }
+}
+
+/// With `--listen` other workers can join, so the job goes on without its own.
+#[test]
+fn a_drain_of_the_worker_in_the_process_leaves_the_job_to_others_where_they_can_join() {
+    let (origin, _, job) = job_on_one_host(&["--listen", "127.0.0.1:0"]);
+    let mut running = job.start();
+    let http = running.wait_for_http();
+    let address = running.wait_for_address(&[origin.address(), http]);
+    wait_for_two_classes(&job, &mut running);
+    assert_eq!(command(&job, ["drain", "only"]).code, Some(0));
+    origin.limit_rate(0);
+    running.wait_until("the worker has left", |running| {
+        running.stderr().contains("was drained; the job goes on with other workers").then_some(())
+    });
+    let connect = format!("http://{address}");
+    let target = job.target_path().to_str().expect("a plain path").to_owned();
+    let other = job.start_worker_with(["--connect", &connect, "--name", "other", "--target", &target]);
+    assert_eq!(other.wait().code, Some(0));
+    job.assert_ended(&running.wait(), 0, Table::of(6, 0, 0));
 }
 
 /// What `status --json` says, if the coordinator answers.

@@ -217,6 +217,15 @@ fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {
     for worker in workers {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        let told = |line: &&str| line.contains("has ended: failed to get any class from http://");
+        let told: Vec<&str> = finished.stderr.lines().filter(told).collect();
+        assert!(
+            told.len() == 1 && told[0].contains("WARN") && told[0].contains("403 Client Error"),
+            "it says once why the coordinator ended: {}",
+            finished.stderr
+        );
+        assert!(told[0].contains("--header-file") && told[0].contains("waits for the next"), "{told:?}");
+        assert!(finished.stderr.contains(", trying again until 20"), "{}", finished.stderr);
     }
     job.assert_ended(&coordinator.wait(), 0, Table::of(60, 0, 0));
     let with_login = |request: &tests::origin::Request| request.header("cookie") == Some("session=fresh");

@@ -284,6 +284,7 @@ impl Coordinator for Served {
             directive: directive.into(),
             job_done: answers.job_done,
             status: Some(Self::status()),
+            ..proto::AcquireReply::default()
         };
         Ok(Response::new(Lies::told(answers.lies.acquire.as_ref(), reply)))
     }
@@ -305,7 +306,8 @@ impl Coordinator for Served {
         let acked = request.results.iter().filter(|_| settles).map(|result| result.wnid.clone()).collect();
         let acquires = told.acquires;
         told.reports.push((acquires, request));
-        let reply = proto::ReportReply { acked, directive: proto::Directive::Continue.into(), status: Some(status) };
+        let directive = proto::Directive::Continue.into();
+        let reply = proto::ReportReply { acked, directive, status: Some(status), ..proto::ReportReply::default() };
         Ok(Response::new(Lies::told(answers.lies.report.as_ref(), reply)))
     }
 

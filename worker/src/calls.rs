@@ -1,6 +1,9 @@
 //! Calls in flight to the coordinator: of each kind at most one, and after a lost one a growing pause before the next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use shared::{backoff::Backoff, ids::SessionId};
 use tokio::{
@@ -168,7 +171,9 @@ impl Calls {
             }
             Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
                 if self.lost.is_empty() {
-                    tracing::warn!("no answer from {}, trying again: {why}", self.client.end());
+                    let end = SystemTime::now() + ORPHANED.saturating_sub(self.last_answer.elapsed());
+                    let end = humantime::format_rfc3339_seconds(end);
+                    tracing::warn!("no answer from {}, trying again until {end}: {why}", self.client.end());
                 }
                 self.disregard(kind);
                 Ok(Answer::Lost)

@@ -11,6 +11,7 @@ use shared::{
     connect::{self, Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
+    outcome::{LONGEST_MESSAGE, printable_within},
     telemetry::trace::{self, WithContext},
 };
 use tokio::time::timeout;
@@ -104,6 +105,8 @@ pub(crate) struct Acquired {
     pub(crate) directive: Directive,
     pub(crate) job_done: bool,
     pub(crate) status: JobStatus,
+    /// With [`Directive::Stop`]: why the job cannot go on; empty where that was not said.
+    pub(crate) stop_reason: String,
 }
 
 /// Answer to `Report`.
@@ -113,6 +116,8 @@ pub(crate) struct Reported {
     pub(crate) directive: Directive,
     pub(crate) job_done: bool,
     pub(crate) status: JobStatus,
+    /// As in [`Acquired`].
+    pub(crate) stop_reason: String,
 }
 
 /// Answer to `Renew`.
@@ -227,6 +232,7 @@ impl CoordinatorClient {
             directive: directive(reply.directive()),
             job_done: reply.job_done,
             status: reply.status.map(JobStatus::from).unwrap_or_default(),
+            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
         })
     }
 
@@ -255,6 +261,7 @@ impl CoordinatorClient {
             acked: wnids(&reply.acked),
             job_done: is_done(reply.status.as_ref()),
             status: reply.status.map(JobStatus::from).unwrap_or_default(),
+            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
         })
     }
 

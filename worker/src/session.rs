@@ -74,6 +74,8 @@ struct Worker {
     status: JobStatus,
     /// How long not to ask for leases.
     pause: Duration,
+    /// Why the coordinator ended, as it was said last.
+    stop_reason: String,
     ending: Option<Ended>,
     fault: Option<WorkerError>,
 }
@@ -134,6 +136,7 @@ impl Worker {
             other_run: None,
             status: JobStatus::default(),
             pause: Duration::ZERO,
+            stop_reason: String::new(),
             ending: None,
             fault: None,
         }

@@ -1,6 +1,9 @@
 //! The way to the dispatcher: commands over a bounded queue, each with a reply channel.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use shared::{
     Wnid,
@@ -131,6 +134,8 @@ pub struct DispatcherHandle {
     pub(super) budgets: watch::Receiver<()>,
     pub(super) pace: watch::Receiver<PaceStatus>,
     pub(super) tally: Arc<Tally>,
+    /// See [`DispatcherHandle::stops_because`].
+    pub(super) stop_reason: Arc<OnceLock<String>>,
 }
 
 impl DispatcherHandle {
@@ -313,6 +318,19 @@ impl DispatcherHandle {
     /// [`DispatchError::Stopped`].
     pub async fn advice(&self) -> Result<Option<&'static str>, DispatchError> {
         self.ask(|reply| Command::Advice { reply }).await
+    }
+
+    /// Sets why the job cannot go on in this process: one sentence, which workers elsewhere are told
+    /// when they are told to stop. The first reason counts.
+    pub fn stops_because(&self, reason: String) {
+        if self.stop_reason.set(reason).is_err() {
+            tracing::debug!("another reason to stop was set before");
+        }
+    }
+
+    /// Why the job cannot go on; `None` as long as it can, and after a signal.
+    pub fn stop_reason(&self) -> Option<&str> {
+        self.stop_reason.get().map(String::as_str)
     }
 
     /// That the origin refuses every class alike, once it is known.

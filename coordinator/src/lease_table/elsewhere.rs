@@ -89,7 +89,7 @@ impl LeaseTable {
 
     /// Workers that are waited for before classes that they have are granted to others.
     pub fn expect(&mut self, workers: &[String], now: Instant) {
-        for worker in workers {
+        for worker in BTreeSet::from_iter(workers) {
             let classes = self.elsewhere.count(worker);
             self.notices.push(Notice::Elsewhere(ElsewhereNews::Expected { worker: worker.clone(), classes }));
             if classes > 0 {

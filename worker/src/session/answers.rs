@@ -81,6 +81,7 @@ impl Worker {
         // Leases whose classes are here already begin nothing, so they count as none.
         self.pause = if self.slots.free() < free { Duration::ZERO } else { BREATH };
         self.hear_whether_it_is_done(acquired.job_done && acquired.directive != Directive::Reregister);
+        self.tell_stop_reason(acquired.stop_reason);
         self.obey(acquired.directive);
     }
 
@@ -93,6 +94,7 @@ impl Worker {
         if self.is_current(session) {
             self.status = reported.status;
             self.hear_whether_it_is_done(reported.job_done && reported.directive != Directive::Reregister);
+            self.tell_stop_reason(reported.stop_reason.clone());
             self.obey(reported.directive);
         }
     }
@@ -137,6 +139,16 @@ impl Worker {
         if job_done && self.ending.is_none() {
             self.end(Ended::JobDone);
         }
+    }
+
+    /// Says why the coordinator ends although the job is not done, once for each reason. A
+    /// coordinator in the same process says it itself.
+    fn tell_stop_reason(&mut self, reason: String) {
+        if reason.is_empty() || reason == self.stop_reason || self.counts.is_some() {
+            return;
+        }
+        tracing::warn!("the coordinator has ended: {reason}. This worker waits for the next coordinator");
+        self.stop_reason = reason;
     }
 
     fn obey(&mut self, directive: Directive) {

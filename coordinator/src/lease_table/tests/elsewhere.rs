@@ -54,7 +54,7 @@ fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
 #[test]
 fn an_expected_worker_is_waited_for_and_not_for_ever() {
     let now = Instant::now();
-    let mut table = setting(now, &["there", "unknown"]);
+    let mut table = setting(now, &["there", "unknown", "there"]);
     let expected =
         |worker: &str, classes| Notice::Elsewhere(ElsewhereNews::Expected { worker: worker.to_owned(), classes });
     assert_eq!(table.take_notices(), [expected("there", 2), expected("unknown", 0)]);
