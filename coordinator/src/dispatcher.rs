@@ -266,6 +266,7 @@ impl Dispatcher {
     ) -> Entry {
         let session = reporter.session;
         let is_known = self.table.known(session).is_ok();
+        self.table.has_asked(session, reporter.requests);
         let mut receipt = Receipt { acked: Vec::new(), is_known };
         let mut entry = Entry::default();
         for reported in results {

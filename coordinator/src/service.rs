@@ -303,7 +303,7 @@ impl Coordinator for Door {
         let request = request.into_inner();
         let name = Some(shown(&request.worker_name)).filter(|name| !name.is_empty());
         let name = name.filter(|name| caller.may_be_named(name).is_ok());
-        let reporter = Reporter { session: SessionId(request.session_id), name };
+        let reporter = Reporter { session: SessionId(request.session_id), name, requests: request.requests };
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in results.iter().filter(|reported| !reported.needs_lease) {

@@ -61,6 +61,26 @@ fn a_list_of_five_thousand_that_is_refused_alike_ends_within_five_seconds_and_25
     }
 }
 
+/// A login page behind a redirect takes two requests for each class; a loop is known by its first step.
+#[test]
+fn redirects_count_as_requests() {
+    let wnids = wnids(5000);
+    for (location, words) in [("/login", ["404 Client Error", "--url"]), ("", ["redirect loop", "--header-file"])] {
+        let origin = Origin::start();
+        for wnid in &wnids {
+            let location = if location.is_empty() { format!("/{wnid}.tar") } else { format!("{location}?next={wnid}") };
+            origin.class(wnid, Vec::new()).forever(Answer::redirect(&location));
+        }
+        let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+        let started = Instant::now();
+        job.assert_could_not_run(&job.run(), &words);
+        let requests = origin.all_requests().len();
+        assert!((20..=25).contains(&requests), "{requests} requests");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(job.failures(), [] as [String; 0], "none of them has failed");
+    }
+}
+
 #[test]
 fn a_certificate_that_does_not_verify_and_a_wrong_scheme_end_the_job_too() {
     let origin = Origin::start();

@@ -116,14 +116,14 @@ impl Calls {
         });
     }
 
-    /// Delivers the oldest results.
-    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, unreported: &mut Unreported) {
+    /// Delivers the oldest results; `requests`: to the origin, in this session.
+    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, unreported: &mut Unreported, requests: u64) {
         if self.in_flight.contains(&Kind::Report) {
             return;
         }
         let (who, results) = (who.clone(), unreported.batch().to_vec());
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
-            client.report(&who, session, &results).await.map(|answer| Answer::Reported(session, answer))
+            client.report(&who, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
         });
     }
 

@@ -241,6 +241,7 @@ impl CoordinatorClient {
         who: &Identity,
         session: SessionId,
         results: &[Finished],
+        requests: u64,
     ) -> Result<Reported, CallError> {
         let results = results.iter().map(|finished| proto::Result {
             wnid: finished.lease.wnid.to_string(),
@@ -249,8 +250,12 @@ impl CoordinatorClient {
             traceparent: finished.lease.trace.to_string(),
             needs_lease: finished.needs_lease,
         });
-        let request =
-            proto::ReportRequest { session_id: session.0, results: results.collect(), worker_name: who.name.clone() };
+        let request = proto::ReportRequest {
+            session_id: session.0,
+            results: results.collect(),
+            worker_name: who.name.clone(),
+            requests,
+        };
         let reply = self
             .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", request, async |mut stub, request| {
                 stub.report(request).await

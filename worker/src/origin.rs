@@ -182,7 +182,7 @@ impl Origin {
             (sent, permit) = self.send_hop(request, permit).await;
             let Ok(response) = sent else { break sent };
             match route.follow(&response).await {
-                Ok(true) => {}
+                Ok(true) => self.gate.redirected(),
                 Ok(false) => break plausible(response),
                 Err(refused) => break Err(refused.into()),
             }

@@ -15,6 +15,12 @@ pub(crate) enum RefusedRedirect {
     /// A loop, or a long chain.
     #[error("too many redirects (more than {MOST_HOPS})")]
     TooMany,
+    /// Back to a URL that has redirected already, without a cookie that could change its answer.
+    #[error("redirect loop: {url} was asked before")]
+    Loop {
+        /// The URL, without credentials.
+        url: String,
+    },
     /// `Location` is no URL.
     #[error("redirect refused: its Location is no URL ({0})")]
     Unreadable(url::ParseError),

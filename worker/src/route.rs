@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::{
     client::{Clients, Connections},
+    download_error::shown,
     redirect::{self, RefusedRedirect},
 };
 
@@ -22,7 +23,8 @@ pub(crate) struct Route<'origin> {
     connections: &'origin Connections,
     /// The URL that is asked next.
     url: Url,
-    hops: usize,
+    /// The URLs that have redirected.
+    asked: Vec<Url>,
     /// Those of the redirects so far.
     cookies: CookieStore,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Route<'origin> {
 impl<'origin> Route<'origin> {
     /// Begins at a URL of the origin.
     pub(crate) fn new(clients: &'origin Clients, connections: &'origin Connections, url: Url) -> Self {
-        Self { clients, connections, url, hops: 0, cookies: CookieStore::default() }
+        Self { clients, connections, url, asked: Vec::new(), cookies: CookieStore::default() }
     }
 
     /// The request to be sent next; `headers`: what it asks for.
@@ -65,18 +67,22 @@ impl<'origin> Route<'origin> {
     pub(crate) async fn follow(&mut self, response: &Response) -> Result<bool, RefusedRedirect> {
         let Some(location) = redirect::location(&self.url, response) else { return Ok(false) };
         let mut to = location?;
-        self.hops += 1;
-        redirect::judge(&self.url, &to, self.hops)?;
+        self.asked.push(self.url.clone());
+        redirect::judge(&self.url, &to, self.asked.len())?;
         let base = &self.clients.base;
         let checked = self.clients.addresses.check(&to).await;
         checked.map_err(|_| RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })?;
         let set = response.headers().get_all(header::SET_COOKIE).into_iter();
         let set = set.filter_map(|value| RawCookie::parse(value.to_str().ok()?.to_owned()).ok());
         self.cookies.store_response_cookies(set, &self.url);
+        let has_cookies = self.cookies.iter_any().next().is_some();
         if redirect::shares_secrets(base, &to) && to.username().is_empty() && to.password().is_none() {
             // An absolute Location leaves them out.
             let failed = to.set_username(base.username()).and_then(|()| to.set_password(base.password()));
             failed.expect("an http URL has a host");
+        }
+        if self.asked.contains(&to) && !has_cookies {
+            return Err(RefusedRedirect::Loop { url: shown(&to) });
         }
         self.url = to;
         Ok(true)

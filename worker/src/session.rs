@@ -55,6 +55,8 @@ struct Worker {
     calls: Calls,
     session: Option<Session>,
     registered_at: Option<Instant>,
+    /// Requests to the origin before the session.
+    requests_before: u64,
     /// Renewals in a row that had no answer.
     missed: u32,
     /// The leases have run out, which was said.
@@ -125,6 +127,7 @@ impl Worker {
             calls,
             session: None,
             registered_at: None,
+            requests_before: 0,
             missed: 0,
             is_fenced: false,
             progress: progress.clone(),
@@ -203,7 +206,8 @@ impl Worker {
             return self.calls.register(&self.who, storage_id, self.held(), draining, pause);
         };
         if !self.unreported.is_empty() {
-            self.calls.report(&self.who, id, &mut self.unreported);
+            let requests = self.progress.tally().requests_with_redirects() - self.requests_before;
+            self.calls.report(&self.who, id, &mut self.unreported, requests);
         } else if self.survey.as_ref().is_some_and(Survey::is_over) {
             self.survey = None;
         }

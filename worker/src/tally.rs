@@ -25,6 +25,8 @@ pub struct Tally {
     pub(crate) origin_waiting: Gauge,
     pub(crate) origin_limit: Gauge,
     pub(crate) origin_requests: Counter,
+    /// Further requests, to where the origin has redirected.
+    pub(crate) origin_redirects: Counter,
     /// Requests that broke.
     pub(crate) origin_cuts: Counter,
     /// 429 and 503.
@@ -73,6 +75,11 @@ impl Tally {
         }
     }
 
+    /// Requests to the origin, with those that followed redirects.
+    pub(crate) fn requests_with_redirects(&self) -> u64 {
+        self.origin_requests.get().saturating_add(self.origin_redirects.get())
+    }
+
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         for (name, help, gauge) in [
             ("connections", "Connections to the origin with a request on them.", &self.origin_open),
@@ -83,6 +90,7 @@ impl Tally {
         }
         for (name, help, counter) in [
             ("requests", "Requests to the origin.", &self.origin_requests),
+            ("redirects", "Redirects that were followed.", &self.origin_redirects),
             ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", &self.origin_cuts),
             ("refusals", "Answers 429 and 503 of the origin.", &self.origin_refusals),
         ] {

@@ -78,6 +78,8 @@ pub struct Reporter {
     pub session: SessionId,
     /// Its name as it says; counts where the session is not known.
     pub name: Option<String>,
+    /// Requests that it has sent to the origin in its session, with those that followed redirects.
+    pub requests: u64,
 }
 
 /// Answer to a report.

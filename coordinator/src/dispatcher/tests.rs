@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(30);
 
 impl From<SessionId> for Reporter {
     fn from(session: SessionId) -> Self {
-        Self { session, name: None }
+        Self { session, name: None, requests: 0 }
     }
 }
 
@@ -194,7 +194,7 @@ async fn a_result_of_a_session_that_is_not_known_is_the_named_workers() {
         let known = running.session("host").await;
         for (number, session) in [(1, SessionId(99)), (2, known)] {
             let lease = Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) };
-            let reporter = Reporter { session, name: Some("said".to_owned()) };
+            let reporter = Reporter { session, name: Some("said".to_owned()), requests: 0 };
             running.handle.report(reporter, vec![success(lease)]).await.unwrap();
         }
     };

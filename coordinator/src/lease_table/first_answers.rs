@@ -26,6 +26,9 @@ use super::{LeaseTable, State, Verdict, later_answers::LaterAnswers};
 /// Different classes that the origin refuses alike before the job ends. In a shorter list each class
 /// fails by itself.
 pub(super) const SAMPLE: usize = 20;
+/// Where refusals take several requests each, because the origin redirects, so many classes are
+/// enough once [`SAMPLE`] requests were sent.
+pub(super) const SMALLEST_SAMPLE: usize = 10;
 /// While several workers are there, each gets an equal part of the sample for this long: one worker
 /// that lies, or has no way to the origin, cannot speak for all.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
@@ -116,6 +119,8 @@ pub(super) struct Sample {
     received: BTreeMap<SessionId, u64>,
     /// Classes that were refused, by whom, and how.
     refused: BTreeMap<usize, (SessionId, Failure)>,
+    /// Requests that the only worker has sent to the origin; 0 where there are several.
+    requests: usize,
     /// When each worker may have the whole sample; `None` once that was told.
     shared_until: Option<Instant>,
 }
@@ -130,6 +135,7 @@ impl Sample {
             rest: spread(candidates).collect(),
             received: BTreeMap::new(),
             refused: BTreeMap::new(),
+            requests: 0,
             shared_until: Some(now + SHARED_FOR),
         }
     }
@@ -145,6 +151,11 @@ impl Sample {
     /// The sample is refused.
     fn refuses(&self) -> Option<OriginRefuses> {
         OriginRefuses::of(self.refused.values().map(|(_, failure)| failure), false)
+    }
+
+    /// Whether so many classes were refused as are asked for.
+    fn is_full(&self) -> bool {
+        self.refused.len() >= SAMPLE || (self.refused.len() >= SMALLEST_SAMPLE && self.requests >= SAMPLE)
     }
 
     fn refusal(&self) -> Option<Refusal> {
@@ -186,7 +197,9 @@ impl LeaseTable {
             FirstAnswers::Waiting { .. } => return usize::MAX,
         };
         let leased = usize::try_from(self.status.leased).unwrap_or(usize::MAX);
-        let room = SAMPLE.saturating_sub(sample.refused.len().saturating_add(leased));
+        let refused = sample.refused.len();
+        let by_requests = SAMPLE.saturating_sub(refused.max(sample.requests).saturating_add(leased));
+        let room = by_requests.max(SMALLEST_SAMPLE.saturating_sub(refused.saturating_add(leased)));
         if sample.shared_until.is_none_or(|until| now >= until) {
             return room;
         }
@@ -246,7 +259,7 @@ impl LeaseTable {
             return Verdict::Settled;
         }
         sample.refused.insert(position, (id, failure.clone()));
-        if sample.refused.len() >= SAMPLE
+        if sample.is_full()
             && let Some(refuses) = sample.refuses()
         {
             self.first_answers = FirstAnswers::Refused(refuses);
@@ -298,6 +311,15 @@ impl LeaseTable {
         let before = *sample.received.entry(id).or_insert(bytes);
         if bytes.saturating_sub(before) >= LONGEST_PAGE * (leased + refused).max(1) as u64 {
             self.end_first_answers();
+        }
+    }
+
+    /// A worker has sent so many requests to the origin in its session, those that followed redirects
+    /// included. It counts while there is one worker: one of several could name any number.
+    pub fn has_asked(&mut self, id: SessionId, requests: u64) {
+        let is_alone = self.sessions.by_id.len() == 1 && self.sessions.by_id.contains_key(&id);
+        if let FirstAnswers::Checking(sample) = &mut self.first_answers {
+            sample.requests = if is_alone { usize::try_from(requests).unwrap_or(usize::MAX) } else { 0 };
         }
     }
 

@@ -163,6 +163,11 @@ impl Gate {
         }
     }
 
+    /// A redirect is followed, under the permit of its request.
+    pub(crate) fn redirected(&self) {
+        self.tally.origin_redirects.inc();
+    }
+
     /// The origin has answered a request.
     pub(crate) fn answered(&self) {
         self.first_trouble.answered();

@@ -49,6 +49,7 @@ impl Worker {
         let Registration { session: id, ttl, renew, .. } = *registration;
         tracing::info!(session = id.0, "registered with the coordinator");
         self.session = Some(Session { id, ttl, renew });
+        self.requests_before = self.progress.tally().requests_with_redirects();
         self.give_up(&registration.drop);
         self.hear_whether_it_is_done(registration.job_done);
         if registration.survey && self.survey.is_none() && self.ending.is_none() {

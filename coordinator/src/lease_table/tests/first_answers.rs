@@ -221,6 +221,40 @@ fn a_sample_that_cannot_be_filled_ends_with_the_list() {
     assert_eq!(table.origin_refuses(), None);
 }
 
+/// Behind a redirect a refusal takes two requests or more.
+#[test]
+fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
+    for slots in [1, 10] {
+        let now = Instant::now();
+        let mut table = table(5000).checking_first_answers([]);
+        let id = session(&mut table, "one", now);
+        let mut asked = 0;
+        while table.origin_refuses().is_none() {
+            let leases = acquire(&mut table, id, slots, now).unwrap();
+            assert!(!leases.is_empty(), "{asked} were asked for");
+            for lease in leases {
+                asked += 1;
+                table.has_asked(id, 2 * asked);
+                table.report(id, lease, &refused(403), now, 1.0);
+                check(&table);
+            }
+        }
+        assert_eq!(asked, 10, "with {slots} slots");
+    }
+
+    // Another number of requests holds nothing up, and one of several workers cannot name one.
+    let now = Instant::now();
+    let mut table = table(5000).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let first = acquire(&mut table, id, 1, now).unwrap();
+    table.has_asked(id, u64::MAX);
+    table.report(id, first[0], &refused(403), now, 1.0);
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 9);
+    session(&mut table, "other", now);
+    table.has_asked(id, u64::MAX);
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "it has its half");
+}
+
 /// One worker that lies, or whose own proxy answers with a page, does not end the job of all others.
 #[test]
 fn one_of_several_workers_cannot_speak_for_all() {
