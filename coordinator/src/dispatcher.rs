@@ -206,7 +206,8 @@ impl Dispatcher {
                 self.send(reply, renewed);
                 return Entry { renamed: renamed.into_iter().collect(), ..Entry::default() };
             }
-            Command::Acquire { session, max, reply } => {
+            Command::Acquire { session, max, held, reply } => {
+                self.table.learn_lengths(session, &held);
                 let granted = self.table.acquire(session, max, running);
                 if let Some(Ok(granted)) = self.send(reply, granted) {
                     self.table.take_back(session, &granted.leases);

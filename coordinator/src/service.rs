@@ -4,6 +4,7 @@
 //! from the drain on every answer tells the worker to stop.
 
 use std::{
+    mem,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -274,6 +275,8 @@ impl Coordinator for Door {
         let request = request.into_inner();
         let session = SessionId(request.session_id);
         let max = usize::try_from(request.max).unwrap_or(MAX_BATCH).min(MAX_BATCH);
+        // While the call waits, what it names grows old: it counts once.
+        let mut named = held(request.held)?;
         let mut turn = self.dispatcher.watch_turn();
         loop {
             if self.directive() == proto::Directive::Stop {
@@ -281,7 +284,7 @@ impl Coordinator for Door {
             }
             // What changes from here on is seen below.
             turn.mark_unchanged();
-            match self.dispatcher.acquire(session, max).await {
+            match self.dispatcher.acquire(session, max, mem::take(&mut named)).await {
                 Ok(granted) if granted.leases.is_empty() && !granted.drain && !self.dispatcher.status().is_done() => {}
                 Ok(granted) => {
                     let directive = self.directive_for(granted.drain);

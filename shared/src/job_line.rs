@@ -208,9 +208,9 @@ pub fn short(number: f64) -> String {
     format!("{number:.1}P")
 }
 
-/// `mm:ss`, and `h:mm:ss` from an hour on.
+/// `mm:ss`, and `h:mm:ss` from an hour on, to the nearest second.
 pub fn clock(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let seconds = duration.saturating_add(Duration::from_millis(500)).as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
 }
@@ -257,6 +257,8 @@ mod tests {
         }
         assert_eq!(clock(Duration::from_secs(23)), "00:23");
         assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
+        assert_eq!([4400, 4500, 59_700].map(|ms| clock(Duration::from_millis(ms))), ["00:04", "00:05", "01:00"]);
+        assert_eq!(clock(Duration::MAX), "5124095576030431:00:15");
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) enum Command {
     Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, Refused>> },
     Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
-    Acquire { session: SessionId, max: usize, reply: Reply<Result<Granted, UnknownSession>> },
+    Acquire { session: SessionId, max: usize, held: Vec<Held>, reply: Reply<Result<Granted, UnknownSession>> },
     Report { reporter: Reporter, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
@@ -159,12 +159,12 @@ impl DispatcherHandle {
     }
 
     /// Leases up to `max` classes; does not wait for any to turn up. If the caller goes away before it has the answer, the
-    /// leases go back at once.
+    /// leases go back at once. `held`: what the worker holds, as it says in the same call.
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn acquire(&self, session: SessionId, max: usize) -> Result<Granted, DispatchError> {
-        Ok(self.ask(|reply| Command::Acquire { session, max, reply }).await??)
+    pub async fn acquire(&self, session: SessionId, max: usize, held: Vec<Held>) -> Result<Granted, DispatchError> {
+        Ok(self.ask(|reply| Command::Acquire { session, max, held, reply }).await??)
     }
 
     /// Settles classes. What is settled is durable when this returns, also for a session that is not known: good news is

@@ -56,7 +56,7 @@ impl Running {
     }
 
     async fn leases(&self, session: SessionId, max: usize) -> Vec<Lease> {
-        self.handle.acquire(session, max).await.unwrap().leases
+        self.handle.acquire(session, max, Vec::new()).await.unwrap().leases
     }
 
     fn log(&self) -> String {
@@ -117,7 +117,7 @@ async fn leases_whose_receiver_went_away_are_pending_at_once() {
     let session = running.session("host").await;
     let (reply, answer) = oneshot::channel();
     drop(answer);
-    running.handle.commands.send(Command::Acquire { session, max: 1, reply }).await.unwrap();
+    running.handle.commands.send(Command::Acquire { session, max: 1, held: Vec::new(), reply }).await.unwrap();
     running.handle.leave(SessionId(0), None).await.unwrap();
     assert_eq!((running.handle.status().leased, running.handle.status().pending), (0, 1));
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use shared::{Wnid, ids::SessionId, outcome::Outcome};
 
-use super::LeaseTable;
+use super::{Held, LeaseTable};
+
+/// Added before a time is cut to whole seconds.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
 /// The lengths of the settled classes.
 #[derive(Debug)]
@@ -54,26 +57,43 @@ impl Sum {
 }
 
 impl LeaseTable {
-    /// Bytes that are still to come, as of the last word of each worker. `None` while there are
-    /// classes left and no length is known.
+    /// Bytes that are still to come, as of the last word of each worker. `None` while the lengths of
+    /// most leased classes are not known: of classes that were begun at the same time the short ones
+    /// end first, so the mean of the ended ones alone is too small.
     pub fn remaining_bytes(&self) -> Option<u64> {
         let mut lengths = self.lengths.sum;
-        let mut unknown = self.status.pending;
+        let mut leased_unknown = 0;
         let mut missing: u64 = 0;
         for held in self.sessions.by_id.values().flat_map(|session| session.leases.values()) {
             if held.length == 0 {
-                unknown += 1;
+                leased_unknown += 1;
             } else {
                 lengths.add(held.length);
                 missing = missing.saturating_add(held.length.saturating_sub(held.bytes));
             }
         }
-        if unknown > 0 && lengths.bytes == 0 {
-            return None;
-        }
+        let unknown = self.status.pending + leased_unknown;
         // As many of the rest fail as of those that have ended, and bring no bytes.
         lengths.classes += self.status.failed.saturating_sub(self.lengths.invalid);
+        if (unknown > 0 && lengths.bytes == 0) || leased_unknown > lengths.classes {
+            return None;
+        }
         Some(missing.saturating_add(lengths.of_as_many(unknown)))
+    }
+
+    /// A worker that asks for leases names what it holds. Lengths that none of its renewals has
+    /// named yet count from now on; positions and leases change with renewals only.
+    pub fn learn_lengths(&mut self, id: SessionId, held: &[Held]) {
+        let Some(session) = self.sessions.by_id.get_mut(&id) else { return };
+        for Held { lease, length, .. } in held {
+            let Some(position) = self.index.get(&lease.wnid) else { continue };
+            if self.classes[*position].token == Some(lease.token)
+                && let Some(holding) = session.leases.get_mut(position)
+                && holding.length == 0
+            {
+                holding.length = *length;
+            }
+        }
     }
 
     /// Rows of the list that hold no class id.
@@ -94,9 +114,9 @@ impl LeaseTable {
         held.map_or(0, |held| held.bytes)
     }
 
-    /// The estimate that the counts tell, in whole seconds; none once the job is done.
+    /// The estimate that the counts tell, to the nearest second; none once the job is done.
     pub fn set_time_left(&mut self, left: Option<Duration>) {
         let left = left.filter(|_| !self.status.is_done());
-        self.status.time_left = left.map(|left| Duration::from_secs(left.as_secs()));
+        self.status.time_left = left.map(|left| Duration::from_secs(left.saturating_add(HALF_A_SECOND).as_secs()));
     }
 }

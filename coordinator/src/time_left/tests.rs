@@ -53,15 +53,22 @@ impl Program {
         Self { table, time_left: TimeLeft::new(now), session, received: 0, leases: Vec::new() }
     }
 
-    fn renew(&mut self, job: &Job, now: Instant) {
-        let place = |lease: &Lease| Held {
-            lease: *lease,
-            bytes: job.positions.get(&lease.wnid).copied().unwrap_or_default(),
-            length: job.lengths[&lease.wnid],
-            is_local: false,
+    /// What the worker names. The origin has told the length of each class of which bytes have come.
+    fn held(&self, job: &Job) -> Vec<Held> {
+        let named = |lease: &Lease| {
+            let position = job.positions.get(&lease.wnid).copied();
+            Held {
+                lease: *lease,
+                bytes: position.unwrap_or_default(),
+                length: position.map_or(0, |_| job.lengths[&lease.wnid]),
+                is_local: false,
+            }
         };
-        let held: Vec<Held> = self.leases.iter().map(place).collect();
-        self.table.renew(self.session, &held, self.received, now).unwrap();
+        self.leases.iter().map(named).collect()
+    }
+
+    fn renew(&mut self, job: &Job, now: Instant) {
+        self.table.renew(self.session, &self.held(job), self.received, now).unwrap();
         self.time_left.renewed(self.session, self.received);
     }
 
@@ -93,6 +100,17 @@ impl Job {
         Self { lengths, invalid, positions: BTreeMap::new(), settled: BTreeMap::new() }
     }
 
+    /// Tars of 0.5 to 8 MB, most of them short; every tenth is missing.
+    fn skewed(classes: u64, seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let mut length = |number| {
+            let part = dice.below(1000);
+            if number % 10 == 7 { 0 } else { 500_000 + 7_500 * part * part / 1000 }
+        };
+        let lengths = (1..=classes).map(|number| (wnid(number), length(number))).collect();
+        Self { lengths, invalid: 0, positions: BTreeMap::new(), settled: BTreeMap::new() }
+    }
+
     fn bytes(&self) -> u64 {
         self.lengths.values().sum()
     }
@@ -101,6 +119,7 @@ impl Job {
     fn step(&mut self, program: &mut Program, bytes: u64, now: Instant) {
         let free = SLOTS - program.leases.len();
         if free > 0 {
+            program.table.learn_lengths(program.session, &program.held(self));
             program.leases.extend(program.table.acquire(program.session, free, now).unwrap().leases);
         }
         let leases = program.leases.clone();
@@ -153,20 +172,61 @@ fn simulate(mut job: Job, rate: u64) -> (Vec<(Duration, Option<Duration>)>, Dura
     unreachable!("a job ends")
 }
 
+/// How many of the estimates after the first tenth of a job are within 25 % of the truth, and how
+/// many there are.
+fn right_of_all(job: Job, rate: u64) -> (usize, usize) {
+    let (told, took) = simulate(job, rate);
+    let counted = told.iter().filter(|(at, _)| *at > took / 10 && *at < took);
+    let is_right = |(at, left): &&(Duration, Option<Duration>)| {
+        let truth = took.saturating_sub(*at);
+        left.is_some_and(|left| left.abs_diff(truth) <= truth / 4)
+    };
+    (counted.clone().filter(is_right).count(), counted.count())
+}
+
 /// What issue 15 asks for: within 25 % for 80 % of the time after the first tenth.
 #[test]
 fn the_estimate_is_near_the_truth_over_a_kill_and_a_stall() {
     for (classes, rate) in [(60, 2_000_000), (100, 3_000_000), (300, 5_000_000)] {
-        let (told, took) = simulate(Job::of(classes, classes / 3), rate);
-        let counted = told.iter().filter(|(at, _)| *at > took / 10 && *at < took);
-        let is_right = |(at, left): &&(Duration, Option<Duration>)| {
-            let truth = took.saturating_sub(*at);
-            left.is_some_and(|left| left.abs_diff(truth) <= truth / 4)
-        };
-        let right = counted.clone().filter(is_right).count();
-        let all = counted.count();
-        assert!(right * 100 >= all * 80, "{classes} classes in {took:?}: {right} of {all}: {told:?}");
+        let (right, all) = right_of_all(Job::of(classes, classes / 3), rate);
+        assert!(right * 100 >= all * 80, "{classes} classes: {right} of {all}");
     }
+}
+
+/// With few classes of very different lengths a single job may miss it, because the lengths of the
+/// classes that nothing has come of are not known; so this is about many jobs together.
+#[test]
+fn the_estimate_is_near_the_truth_where_most_classes_are_short() {
+    for (classes, rate, percent) in [(90, 2_000_000, 80), (300, 6_000_000, 88)] {
+        let jobs = (1..=60).map(|seed| right_of_all(Job::skewed(classes, seed), rate));
+        let (right, all) = jobs.fold((0, 0), |sum, job| (sum.0 + job.0, sum.1 + job.1));
+        assert!(right * 100 >= all * percent, "{classes} classes: {right} of {all}, {} %", right * 100 / all);
+    }
+}
+
+#[test]
+fn no_time_is_told_while_most_lengths_are_not_known_and_lengths_are_learnt_from_calls_for_leases() {
+    let now = Instant::now();
+    let wnids: Vec<Wnid> = (1..=20).map(wnid).collect();
+    let mut table = LeaseTable::new(&wnids, 0, 1, TTL);
+    let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 8, ..Hello::default() };
+    let session = table.register(&hello, &[], now).unwrap().session;
+    let leases = table.acquire(session, 8, now).unwrap().leases;
+    table.report(session, leases[0], &Outcome::Success(Published { files: 1, bytes: 1000 }), now, 0.5);
+    assert_eq!(table.remaining_bytes(), None, "the first one to end is the shortest one");
+    let held = |lease: &Lease, length| Held { lease: *lease, bytes: 900, length, is_local: false };
+    let of_another_lease = Lease { token: leases[0].token, ..leases[1] };
+    table.learn_lengths(session, &[held(&of_another_lease, 7)]);
+    table.learn_lengths(SessionId(99), &[held(&leases[1], 7)]);
+    assert_eq!(table.remaining_bytes(), None);
+    // Of one class no byte has come.
+    let named: Vec<Held> = leases[1..7].iter().map(|lease| held(lease, 8000)).chain([held(&leases[7], 0)]).collect();
+    table.learn_lengths(session, &named);
+    assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
+    assert_eq!(table.position_in_tar(session, wnid(2)), 0, "positions change with renewals");
+    // What a renewal has said stays.
+    table.learn_lengths(session, &[held(&leases[1], 1)]);
+    assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
 }
 
 #[test]
