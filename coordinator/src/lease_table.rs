@@ -287,8 +287,8 @@ impl LeaseTable {
         };
         self.count_workers();
         let drain_over = self.drain_again(&hello.worker);
-        let survey = held.is_empty() && self.sessions.survey(session, now);
         let drop = self.reconcile(session, held, now);
+        let survey = self.has_to_survey(session, held, now);
         self.is_back(&hello.worker);
         let renamed = hello.credential.map(|credential| self.names.bind(&hello.worker, credential));
         Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default(), drain_over })

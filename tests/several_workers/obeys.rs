@@ -103,6 +103,37 @@ fn what_the_target_has_is_reported_before_the_first_lease() {
     assert_no_partial(job.target_path());
 }
 
+/// As after a restart of the coordinator. The worker has published a class and has no receipt for it.
+#[test]
+fn a_worker_with_leases_that_is_asked_what_it_has_reports_what_it_has_leased_under_its_lease_only() {
+    let (origin, _, job, coordinator) = setting();
+    let (stalled, there) = ("n00000002", "n00000003");
+    origin.class(stalled, images(stalled, 20, 10_000..20_000, 2)).forever(Answer::stall_at(100_000));
+    coordinator.answers().ttl = Duration::from_millis(900);
+    coordinator.answers().unsettled_reports = u32::MAX;
+    coordinator.answers().leases = vec![lease(stalled, 6), lease(WNID, 5)];
+    let worker = start(&job, &coordinator, job.target_path());
+    coordinator.wait_for("a class is reported", |told| told.results().iter().any(|result| result.token == 5));
+    complete(&job, WNID, &[there.to_owned()]);
+    coordinator.answers().survey = true;
+    coordinator.answers().session = 8;
+    coordinator.answers().directive = proto::Directive::Reregister;
+    coordinator.wait_for("it says what it has", |told| told.results().iter().any(|result| result.wnid == there));
+    coordinator.answers().directive = proto::Directive::Continue;
+    coordinator.answers().unsettled_reports = 0;
+    let reports = coordinator.told().reports.len();
+    coordinator.wait_for("all that it has is settled", |told| told.reports.len() > reports);
+    let told = coordinator.told();
+    let held: Vec<u64> = told.registrations[1].held.iter().map(|held| held.token).collect();
+    assert!(held.contains(&5) && held.contains(&6), "{held:?}");
+    let result_of =
+        |wnid: &str, token| told.results().iter().any(|result| result.wnid == wnid && result.token == token);
+    assert!(result_of(there, 0) && !result_of(WNID, 0), "{:#?}", told.results());
+    origin.end_stalls();
+    coordinator.answers().job_done = true;
+    assert_eq!(worker.wait().code, Some(0));
+}
+
 #[test]
 fn a_result_is_kept_until_it_is_settled() {
     let (_origin, _, job, coordinator) = setting();

@@ -1,9 +1,9 @@
 //! A worker's life with a coordinator: register, acquire, report, leave. One loop owns everything: select, event, handle.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use shared::{
-    connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
+    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -219,7 +219,11 @@ impl Worker {
 
     fn found(&mut self, found: Option<Result<Vec<Finished>, TargetError>>) {
         match found {
-            Some(Ok(found)) => self.unreported.add(found),
+            Some(Ok(found)) => {
+                // A class under a lease has its result with that lease, also if it is complete by now.
+                let leased: HashSet<Wnid> = self.held().iter().map(|held| held.lease.wnid).collect();
+                self.unreported.add(found.into_iter().filter(|found| !leased.contains(&found.lease.wnid)));
+            }
             Some(Err(fault)) => self.cannot_go_on(fault.into()),
             // Leases may be asked for.
             None => {}

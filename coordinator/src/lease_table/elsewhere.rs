@@ -6,6 +6,8 @@
 //! first lease: what it does not report is missing or damaged there, and is granted. The classes of
 //! a worker that has not joined are granted when no other class is left and the others had
 //! [`GRACE`] to join, or, if it is expected (`--expect`), when it has not joined in [`PATIENCE`].
+//! After a restart of the coordinator a worker that comes back with leases is asked again, if there
+//! are classes of it that no result in the ledger settles.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -16,7 +18,7 @@ use std::{
 use shared::{Wnid, ids::SessionId};
 use tokio::time::Instant;
 
-use super::{ElsewhereNews, LeaseTable, Notice, State, UnknownSession};
+use super::{ElsewhereNews, Held, LeaseTable, Notice, State, UnknownSession};
 
 /// An expected worker has this long to join, from the start of the coordinator.
 pub const PATIENCE: Duration = Duration::from_mins(10);
@@ -130,6 +132,16 @@ impl LeaseTable {
             self.queue_all(&[position]);
         }
         Ok(())
+    }
+
+    /// Whether a worker that registers has to say what its storage has. One that comes back with
+    /// leases after a restart of the coordinator said it before: it is asked again only if the ledger
+    /// has a class of it that is not settled in this run, and no other worker waits for its answer.
+    pub(super) fn has_to_survey(&mut self, id: SessionId, held: &[Held], now: Instant) -> bool {
+        if held.is_empty() {
+            return self.sessions.survey(id, now);
+        }
+        self.pending_on(&self.sessions.by_id[&id].hello.worker) > 0
     }
 
     /// Lets the classes be granted that a worker which asks for some has not reported, once all have

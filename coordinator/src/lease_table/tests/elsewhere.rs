@@ -52,6 +52,30 @@ fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
 }
 
 #[test]
+fn after_a_restart_a_worker_that_comes_back_with_leases_is_asked_what_it_has_and_holds_up_no_other_one() {
+    let now = Instant::now();
+    let mut table = LeaseTable::new(&wnids(6), 0, 2, TTL);
+    for (number, worker) in [(1, "there"), (2, "there"), (3, "other")] {
+        table.was_complete_on(wnid(number), worker, true);
+    }
+    let former = |number| [Lease { wnid: wnid(number), token: LeaseToken::first(1).next() }];
+    let other = register(&mut table, "other", b"other", &former(3), now).unwrap();
+    assert!(!other.survey, "it holds the only class that the ledger has of it");
+    let there = register(&mut table, "there", b"there", &former(4), now).unwrap();
+    assert!(there.survey && there.drop.is_empty());
+    assert_eq!(numbers(&acquire(&mut table, other.session, 9, now).unwrap()), ["5", "6"]);
+    // One class is there, the other one needs a lease.
+    let skipped = Outcome::Skipped(Published::default());
+    let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
+    assert_eq!(table.report(there.session, unleased, &skipped, now, 1.0), Verdict::Settled);
+    table.needs_lease(there.session, wnid(2)).unwrap();
+    assert!(!register(&mut table, "there", b"there", &former(4), now).unwrap().survey, "all is said");
+    assert_eq!(numbers(&acquire(&mut table, there.session, 9, now).unwrap()), ["2"]);
+    assert_eq!(table.take_notices(), [], "no class of it is told as missing");
+    check(&table);
+}
+
+#[test]
 fn an_expected_worker_is_waited_for_and_not_for_ever() {
     let now = Instant::now();
     let mut table = setting(now, &["there", "unknown", "there"]);
