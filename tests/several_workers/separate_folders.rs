@@ -154,6 +154,9 @@ fn what_a_worker_that_joins_does_not_have_any_more_is_fetched_again() {
         if retry {
             let nothing = setting.job.start_coordinator_at(lasting_address()).wait();
             setting.job.assert_ended(&nothing, 0, Table::of(0, 9, 0));
+            // It waits for no worker, and says so.
+            let said = "the same command without --retry-failed has each worker look";
+            assert!(nothing.stderr.contains(said), "{}", nothing.stderr);
         }
     }
 }

@@ -95,7 +95,7 @@ impl<'list> Share<'list> {
         match share.wnids.len() - share.there.len() {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),
             0 => {
-                all_there(&classes.invalid).for_each(|line| tell(&line));
+                all_there(&classes.invalid, plan.single_host.is_some()).for_each(|line| tell(&line));
                 if !plan.stay {
                     return Ok(None);
                 }
@@ -176,8 +176,13 @@ fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
 }
 
 /// That there is nothing to do; rows that hold no class id count as failed all the same.
-fn all_there(invalid: &[InvalidRow]) -> impl Iterator<Item = String> {
+/// `has_looked`: whether the folders were compared with their manifests. Only workers can do that
+/// with folders of their own, and none is waited for here.
+fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = String> {
     let nothing = "nothing to try again: the last run has left every class of the list complete".to_owned();
+    let unseen = "whether the folders are still complete was not checked; the same command without --retry-failed \
+                  has each worker look";
+    let unseen = (!has_looked).then(|| unseen.to_owned());
     let rows = invalid.first().map(|first| {
         let (line, value) = (first.line, shown(first));
         match invalid.len() {
@@ -185,7 +190,7 @@ fn all_there(invalid: &[InvalidRow]) -> impl Iterator<Item = String> {
             rows => format!("{rows} rows of the list hold no class id; the first is line {line}: {value}"),
         }
     });
-    std::iter::once(nothing).chain(rows)
+    std::iter::once(nothing).chain(unseen).chain(rows)
 }
 
 /// The counts of a job that has nothing to do.
@@ -239,8 +244,10 @@ mod tests {
     fn rows_without_a_class_id_are_told_also_when_there_is_nothing_to_do() {
         let row = |line| InvalidRow { line, value: String::new(), after: 0 };
         let nothing = "nothing to try again: the last run has left every class of the list complete";
-        assert_eq!(all_there(&[]).collect::<Vec<_>>(), [nothing]);
-        let said: Vec<String> = all_there(&[row(3), row(5)]).collect();
+        assert_eq!(all_there(&[], true).collect::<Vec<_>>(), [nothing]);
+        let unseen: Vec<String> = all_there(&[], false).collect();
+        assert!(unseen.len() == 2 && unseen[1].contains("without --retry-failed has each worker look"), "{unseen:?}");
+        let said: Vec<String> = all_there(&[row(3), row(5)], true).collect();
         assert_eq!(said, [nothing, "2 rows of the list hold no class id; the first is line 3: (empty)"]);
         let classes = ClassList { invalid: vec![row(3)], ..list(&[1, 2]) };
         let counts = JobStatus { total: 3, skipped: 2, failed: 1, ..JobStatus::default() };
