@@ -6,6 +6,7 @@ mod finished;
 mod hostile;
 mod liar;
 mod lies;
+mod local_tars;
 mod obeys;
 mod scripted;
 mod separate_folders;
