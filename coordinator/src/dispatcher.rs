@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shared::{Wnid, outcome::Outcome};
+use shared::{Wnid, outcome::Outcome, refused_sample::OriginRefuses};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior},
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     fleet::Fleet,
-    lease_table::{LeaseTable, Mark, OriginRefuses, Verdict},
+    lease_table::{LeaseTable, Mark, Verdict},
     ledger::{Entry, Record, Writer},
     pace::Pace,
     running_time::RunningTime,

@@ -57,7 +57,6 @@ use drains::Drains;
 use elsewhere::Elsewhere;
 pub use elsewhere::PATIENCE;
 use first_answers::FirstAnswers;
-pub use first_answers::OriginRefuses;
 use high_water::HighWater;
 pub use high_water::Mark;
 pub use losses::MAX_LOSSES;

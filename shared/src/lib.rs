@@ -24,6 +24,7 @@ pub mod private_file;
 pub mod probe_files;
 pub mod program;
 pub mod refusal;
+pub mod refused_sample;
 pub mod shutdown;
 pub mod telemetry;
 mod terminal;

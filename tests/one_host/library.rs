@@ -69,6 +69,33 @@ fn a_cancelled_batch_stops_at_checkpoints_and_the_next_call_continues_there_with
 }
 
 #[test]
+fn an_origin_that_refuses_every_class_ends_the_batch_after_a_sample_and_no_class_has_failed() {
+    let origin = Origin::start();
+    let wnids: Vec<String> = (1..=500).map(|number| format!("n{number:08}")).collect();
+    let job = Job::new().classes(wnids.iter().map(String::as_str));
+    let finished = start(&job, &origin, "4", "1000000").wait();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    for words in [&format!("cannot get any class from http://{}", origin.address()), "404 Client Error", "Options::url"]
+    {
+        assert!(finished.stderr.contains(words), "no {words:?} in {}", finished.stderr);
+    }
+    let requests = origin.all_requests().len();
+    assert!((20..=25).contains(&requests), "{requests} requests");
+
+    // With one class of the sample that the origin has, the others have failed.
+    let last = images(&wnids[499], 2, 1000..2000, 1);
+    origin.class(&wnids[499], last.clone());
+    for _ in 0..2 {
+        origin.forget_requests();
+        let finished = start(&job, &origin, "4", "1000000").wait();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(finished.stdout.contains("499 failed"), "{}", finished.stdout);
+        assert!(origin.all_requests().len() >= 499, "each was asked for");
+        assert_class_is(&last, &job.class_folder(&wnids[499]));
+    }
+}
+
+#[test]
 fn a_list_that_is_missing_is_told_in_a_sentence_of_its_own() {
     let origin = Origin::start();
     let finished = start(&Job::new(), &origin, "1", "1000000").wait();

@@ -1,7 +1,7 @@
 //! The library for one program on one machine: a list of classes, a folder, and the counts at the
 //! end.
 
-use std::{panic::resume_unwind, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::resume_unwind, path::Path, sync::Arc, time::Duration};
 
 use shared::{
     Wnid,
@@ -9,6 +9,7 @@ use shared::{
     ids::LeaseToken,
     job::JobOptions,
     job_line::Screen,
+    listing,
     outcome::{Failure, FailureKind, Outcome},
     telemetry::trace::TraceParent,
     threads,
@@ -19,12 +20,15 @@ use tokio::{
 };
 
 mod errors;
+mod first_answers;
 mod options;
 mod stats;
 
 pub use errors::{BatchError, ReadError};
 pub use options::{BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback};
 pub use stats::Stats;
+
+use first_answers::FirstAnswers;
 
 use crate::{
     allowed_addresses::PrivateOrigin,
@@ -57,9 +61,13 @@ pub fn load_part_ids_from_csv(path: impl AsRef<Path>) -> Result<Vec<String>, Rea
 /// to `tracing`. One class that fails does not stop the rest. After an error, a cancellation or the
 /// drop of the future, the next call continues at the checkpoints of this one.
 ///
+/// A list of 20 classes or more is begun with 20 that are spread over it. If the origin refuses all
+/// of these alike, as with a wrong URL or without a login, nothing more is asked for. Where some
+/// class of the list is there already, classes that the origin does not have (404, 410) have failed.
+///
 /// # Errors
-/// [`BatchError`] when the options make no sense, the target cannot be used, or
-/// [`Options::cancellation`] was cancelled.
+/// [`BatchError`] when the options make no sense, the target cannot be used, the origin refuses every
+/// class, or [`Options::cancellation`] was cancelled.
 pub async fn download_batch<Id: AsRef<str>>(
     part_ids: impl IntoIterator<Item = Id>,
     target_path: impl AsRef<Path>,
@@ -67,12 +75,16 @@ pub async fn download_batch<Id: AsRef<str>>(
 ) -> Result<Stats, BatchError> {
     options.check()?;
     let mut stats = Stats::default();
-    let waiting = stats.sort(part_ids);
-    let (mut slots, threads) = open(options, target_path.as_ref()).await?;
+    let mut waiting = stats.sort(part_ids);
+    let listed = waiting.iter().copied().collect();
+    let Opened { mut slots, threads, some_are_there } = open(options, target_path.as_ref(), listed).await?;
+    let first_answers = FirstAnswers::of(&mut waiting, some_are_there);
     let mut batch = Batch {
         options,
         total: waiting.len() as u64 + stats.failed,
         waiting: waiting.into_iter(),
+        begun: 0,
+        first_answers,
         stats,
         fault: None,
         is_cancelled: false,
@@ -97,9 +109,13 @@ struct Batch<'options> {
     total: u64,
     /// Not begun.
     waiting: std::vec::IntoIter<Wnid>,
+    begun: usize,
+    /// Until the origin has sent a tar.
+    first_answers: Option<FirstAnswers>,
     stats: Stats,
-    /// The target failed: what is under way is stopped, and nothing more is begun.
-    fault: Option<TargetError>,
+    /// The target failed, or the origin refuses every class: what is under way is stopped, and
+    /// nothing more is begun.
+    fault: Option<BatchError>,
     is_cancelled: bool,
 }
 
@@ -123,8 +139,18 @@ impl Batch<'_> {
                         self.tell(slots);
                     }
                 },
-                _ = ticks.tick(), if self.options.on_progress.is_some() => self.tell(slots),
+                _ = ticks.tick(), if self.options.on_progress.is_some() || self.first_answers.is_some() => {
+                    let are_tars = |check: &FirstAnswers| check.are_tars(slots.received_bytes(), self.begun);
+                    if self.first_answers.as_ref().is_some_and(are_tars) {
+                        self.end_first_answers();
+                    }
+                    self.tell(slots);
+                }
             }
+        }
+        if !self.is_stopping() && self.first_answers.is_some() {
+            self.end_first_answers();
+            self.tell(slots);
         }
     }
 
@@ -135,8 +161,10 @@ impl Batch<'_> {
     fn begin_classes(&mut self, slots: &mut Slots) {
         while !self.is_stopping()
             && slots.free() > 0
+            && self.first_answers.as_ref().is_none_or(|check| check.room(slots.held().len()) > 0)
             && let Some(wnid) = self.waiting.next()
         {
+            self.begun += 1;
             // These classes are leased to no other process: the token is of no account.
             let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
             slots.start(lease).expect("a slot is free");
@@ -145,8 +173,13 @@ impl Batch<'_> {
 
     fn end(&mut self, wnid: Wnid, result: Result<Outcome, Unfinished>, slots: &mut Slots) {
         match result {
-            Ok(outcome) => self.stats.count(&wnid.to_string(), outcome),
-            Err(Unfinished::Failed(failure)) => self.stats.count(&wnid.to_string(), Outcome::Failed(failure)),
+            Ok(Outcome::Failed(failure)) | Err(Unfinished::Failed(failure)) => self.failed(wnid, failure, slots),
+            Ok(outcome) => {
+                if matches!(outcome, Outcome::Success(_)) {
+                    self.end_first_answers();
+                }
+                self.stats.count(&wnid.to_string(), outcome);
+            }
             Err(Unfinished::Stopped) if self.is_stopping() => {}
             Err(Unfinished::Stopped) => {
                 let taken = Failure::new(FailureKind::LeaseLost, "another process took the class over");
@@ -154,8 +187,31 @@ impl Batch<'_> {
             }
             Err(Unfinished::Target(error)) => {
                 slots.stop_all();
-                self.fault.get_or_insert(error);
+                self.fault.get_or_insert(error.into());
             }
+        }
+    }
+
+    fn failed(&mut self, wnid: Wnid, failure: Failure, slots: &mut Slots) {
+        let noted = match &mut self.first_answers {
+            Some(check) => check.note(wnid, failure),
+            None => Err(failure),
+        };
+        if let Err(failure) = noted {
+            self.end_first_answers();
+            return self.stats.count(&wnid.to_string(), Outcome::Failed(failure));
+        }
+        if let Some(refuses) = self.first_answers.as_ref().and_then(FirstAnswers::refuses) {
+            slots.stop_all();
+            let origin = slots.site().job.url.address();
+            self.fault.get_or_insert(BatchError::OriginRefuses { origin, refuses: Box::new(refuses) });
+        }
+    }
+
+    /// What was refused has failed.
+    fn end_first_answers(&mut self) {
+        for (wnid, failure) in self.first_answers.take().into_iter().flat_map(FirstAnswers::into_failed) {
+            self.stats.count(&wnid.to_string(), Outcome::Failed(failure));
         }
     }
 
@@ -176,7 +232,7 @@ impl Batch<'_> {
 
     fn ended(self) -> Result<Stats, BatchError> {
         match self.fault {
-            Some(fault) => Err(fault.into()),
+            Some(fault) => Err(fault),
             None if self.is_cancelled && self.stats.total() < self.total => {
                 Err(BatchError::Cancelled { stats: self.stats })
             }
@@ -185,8 +241,16 @@ impl Batch<'_> {
     }
 }
 
+/// What a batch works with.
+struct Opened {
+    slots: Slots,
+    threads: JoinSet<()>,
+    /// The target has a folder of a listed class.
+    some_are_there: bool,
+}
+
 /// Opens the target and the slots, on a thread of its own: that is file work.
-async fn open(options: &Options, target: &Path) -> Result<(Slots, JoinSet<()>), BatchError> {
+async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result<Opened, BatchError> {
     let job: JobOptions = options.job()?;
     let target = target.to_owned();
     let staging = options.staging.clone();
@@ -197,13 +261,14 @@ async fn open(options: &Options, target: &Path) -> Result<(Slots, JoinSet<()>), 
     let tally = Arc::clone(progress.tally());
     let open = move || {
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
+        let some_are_there = is_any_there(&target, &listed)?;
         let clock = Arc::new(LeaseClock::of_this_host());
         let gate = Gate::shut(slots, Arc::clone(&tally));
         gate.keep_to(&budget);
         let origin = Origin::new(&job, PrivateOrigin::Allowed, gate, tally.retries.clone())?;
         let site = Arc::new(Site::open(job, origin, target, clock, slots, tally, &mut threads)?);
         let slots = Slots::open(site, progress, slots, &mut threads)?;
-        Ok::<_, SiteError>((slots, threads))
+        Ok::<_, SiteError>(Opened { slots, threads, some_are_there })
     };
     let mut opening = JoinSet::new();
     threads::start(&mut opening, "open", open).map_err(SiteError::from)?;
@@ -213,4 +278,18 @@ async fn open(options: &Options, target: &Path) -> Result<(Slots, JoinSet<()>), 
         // The runtime is at its end, and this call with it.
         Err(Err(_)) => std::future::pending().await,
     }
+}
+
+/// Whether the target has a folder of a listed class.
+fn is_any_there(target: &Target, listed: &HashSet<Wnid>) -> Result<bool, TargetError> {
+    let is_any_there = || {
+        for entry in listing::list(target.root())? {
+            let wnid = entry?.text().and_then(|name| name.parse().ok());
+            if wnid.is_some_and(|wnid| listed.contains(&wnid)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    is_any_there().map_err(|error| target.error("list the folders", error))
 }

@@ -10,12 +10,13 @@ use shared::{
     ids::{CredentialId, SessionId},
     job::JobStatus,
     outcome::Outcome,
+    refused_sample::OriginRefuses,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     fleet::{ClassPage, Fleet, ListedState, Phase},
-    lease_table::{Granted, Held, Hello, Lease, OriginRefuses, Refused, Registered, Renewed, UnknownSession},
+    lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
     pace::{Budget, Observation, PaceStatus},
     tally::Tally,
 };

@@ -1,14 +1,13 @@
 //! Why a job ends early: the origin refuses every class alike, as with a wrong URL, without a login or
 //! when the login has expired.
 
-use crate::lease_table::OriginRefuses;
+use shared::refused_sample::OriginRefuses;
 
 /// The origin refuses every class alike.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "get any {} from {origin}: {}, were refused{} ({}). {}{}",
-    if refuses.midway { "more classes" } else { "class" }, which(refuses), how_many(refuses), refuses.failure, advice(refuses),
-    what_now(refuses)
+    "get any {} from {origin}: {refuses}. {}{}",
+    if refuses.midway { "more classes" } else { "class" }, advice(refuses), what_now(refuses)
 )]
 pub struct OriginRefusesAll {
     /// Scheme, host and port.
@@ -17,23 +16,11 @@ pub struct OriginRefusesAll {
     pub(super) refuses: OriginRefuses,
 }
 
-fn which(refuses: &OriginRefuses) -> String {
-    let (when, place) = if refuses.midway { ("last", "rest of the list") } else { ("first", "list") };
-    format!("the {when} {} classes that were asked for, taken from all over the {place}", refuses.classes)
-}
-
 fn what_now(refuses: &OriginRefuses) -> &'static str {
     if refuses.midway {
         "These classes are not noted as failed: the same command goes on with them"
     } else {
         "No class is noted as failed"
-    }
-}
-
-fn how_many(refuses: &OriginRefuses) -> String {
-    match refuses.otherwise {
-        0 => " in the same way".to_owned(),
-        otherwise => format!(", {} of them like this", refuses.classes - otherwise),
     }
 }
 

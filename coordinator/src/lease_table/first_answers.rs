@@ -18,65 +18,26 @@ use std::{
     time::Duration,
 };
 
-use shared::{Wnid, ids::SessionId, outcome::Failure, refusal::Refusal};
+use shared::{
+    Wnid,
+    ids::SessionId,
+    outcome::Failure,
+    refusal::Refusal,
+    refused_sample::{BYTES_OF_A_TAR, LONGEST_PAGE, OriginRefuses, SAMPLE, spread},
+};
 use tokio::time::Instant;
 
 use super::{LeaseTable, State, Verdict, later_answers::LaterAnswers};
 
-/// Different classes that the origin refuses alike before the job ends. In a shorter list each class
-/// fails by itself.
-pub(super) const SAMPLE: usize = 20;
 /// Where refusals take several requests each, because the origin redirects, so many classes are
 /// enough once [`SAMPLE`] requests were sent.
 pub(super) const SMALLEST_SAMPLE: usize = 10;
 /// While several workers are there, each gets an equal part of the sample for this long: one worker
 /// that lies, or has no way to the origin, cannot speak for all.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
-/// A worker that has so many bytes of a class is being sent a tar: pages and other contents are
-/// told apart by their first 512 bytes.
-const BYTES_OF_A_TAR: u64 = 64 << 10;
-/// A worker that has received so much for each class that it asked for is being sent tars: pages are
-/// shorter.
-const LONGEST_PAGE: u64 = 1 << 20;
 /// Where so many times more classes are complete than are left, the rest may well be missing at the
 /// origin.
 pub(super) const MOSTLY_THERE: usize = 9;
-
-/// The origin refuses every class alike: the job cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginRefuses {
-    /// How most of the classes were refused.
-    pub refusal: Refusal,
-    /// The failure of one of these.
-    pub failure: Failure,
-    /// How many classes were refused.
-    pub classes: usize,
-    /// How many of them were refused in another way.
-    pub otherwise: usize,
-    /// It has sent tars before.
-    pub midway: bool,
-}
-
-impl OriginRefuses {
-    /// What these failures of refused classes have in common; `None` if there are none.
-    pub(super) fn of<'a>(refused: impl Iterator<Item = &'a Failure>, midway: bool) -> Option<Self> {
-        let mut failures: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
-        for failure in refused {
-            let refusal = failure.refusal?;
-            let entry = failures.entry(format!("{refusal:?}")).or_insert((0, refusal, failure));
-            entry.0 += 1;
-        }
-        let classes = failures.values().map(|(count, ..)| count).sum();
-        let (count, refusal, failure) = failures.into_values().max_by_key(|(count, ..)| *count)?;
-        Some(Self { refusal, failure: failure.clone(), classes, otherwise: classes - count, midway })
-    }
-}
-
-/// Positions from all over a list of candidates, which has [`SAMPLE`] at least.
-pub(super) fn spread(candidates: &[usize]) -> impl Iterator<Item = usize> {
-    let last = candidates.len() - 1;
-    (0..SAMPLE).map(move |number| candidates[number * last / (SAMPLE - 1)])
-}
 
 /// Whether the check goes on.
 #[derive(Debug)]
@@ -128,16 +89,11 @@ pub(super) struct Sample {
 impl Sample {
     /// Of these classes, in the order of the list.
     fn of(candidates: &[usize], there: usize, failed_before: HashSet<usize>, now: Instant) -> Self {
-        Self {
-            failed_before,
-            left: candidates.len(),
-            there,
-            rest: spread(candidates).collect(),
-            received: BTreeMap::new(),
-            refused: BTreeMap::new(),
-            requests: 0,
-            shared_until: Some(now + SHARED_FOR),
-        }
+        let left = candidates.len();
+        let rest = spread(left).map(|position| candidates[position]).collect();
+        let shared_until = Some(now + SHARED_FOR);
+        let received = BTreeMap::new();
+        Self { failed_before, left, there, rest, received, refused: BTreeMap::new(), requests: 0, shared_until }
     }
 
     /// Whether this refusal may have the cause of the earlier ones, and that may be one of the job

@@ -22,12 +22,13 @@ use shared::{
     ids::{LeaseToken, SessionId},
     outcome::Failure,
     refusal::Refusal,
+    refused_sample::{OriginRefuses, SAMPLE, spread},
 };
 use tokio::time::Instant;
 
 use super::{
     LeaseTable, State, Verdict,
-    first_answers::{FirstAnswers, MOSTLY_THERE, NextOfSample, OriginRefuses, SAMPLE, spread},
+    first_answers::{FirstAnswers, MOSTLY_THERE, NextOfSample},
     sessions::Session,
 };
 
@@ -167,7 +168,7 @@ impl LeaseTable {
         }
         let able = self.sessions.by_id.keys().filter(|id| self.may_speak(**id)).count();
         let witnesses = (able / 2 + 1).min(MOST_WITNESSES);
-        let rest: VecDeque<usize> = spread(&candidates).collect();
+        let rest: VecDeque<usize> = spread(candidates.len()).map(|position| candidates[position]).collect();
         self.high_water.sample(rest.iter().copied());
         let sample = Sample {
             begun_after: self.last_token,

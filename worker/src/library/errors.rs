@@ -1,6 +1,6 @@
 //! Why the functions of the library fail. Each message is a sentence of its own.
 
-use shared::{class_list::ClassListError, job::InvalidUrl};
+use shared::{class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses};
 
 use super::Stats;
 use crate::{site::SiteError, target::TargetError};
@@ -44,6 +44,14 @@ pub enum BatchError {
     /// The target failed during the batch, e.g. because it is full.
     #[error("cannot {0}")]
     Target(#[from] TargetError),
+    /// The origin refuses every class alike, as with a wrong URL or without a login.
+    #[error("cannot get any class from {origin}: {refuses}. {}No class is counted as failed", advice(.refuses.refusal))]
+    OriginRefuses {
+        /// Scheme, host and port.
+        origin: String,
+        /// How it refused a sample of the list.
+        refuses: Box<OriginRefuses>,
+    },
     /// [`Options::cancellation`](super::Options::cancellation) was cancelled before every class had
     /// ended.
     #[error("cancelled after {} classes", .stats.total())]
@@ -51,6 +59,18 @@ pub enum BatchError {
         /// What became of the classes that had ended.
         stats: Stats,
     },
+}
+
+/// The fields of [`Options`](super::Options) to look at. Nothing where the failure names them.
+fn advice(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Status(407) => "The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY. ",
+        Refusal::Status(404 | 410) => "There is nothing under these URLs: check the path in Options::url. ",
+        Refusal::Status(_) | Refusal::Redirect | Refusal::NotATar => {
+            "Check Options::url, and give a login in Options::headers if the origin needs one. "
+        }
+        Refusal::Certificate | Refusal::Scheme => "",
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The first answers of the origin: when all are the same refusal, and how a list of which only some
 //! classes are missing is told apart.
 
+use shared::refused_sample::SAMPLE;
+
 use super::*;
-use crate::lease_table::first_answers::{SAMPLE, SHARED_FOR};
+use crate::lease_table::first_answers::SHARED_FOR;
 
 /// Grants and refuses until nothing more is granted or the check is over; gives the classes that
 /// were asked for.

@@ -1,10 +1,9 @@
 //! Refusals after the first answers: when a login has expired, and how missing classes are told apart.
 
+use shared::refused_sample::SAMPLE;
+
 use super::*;
-use crate::lease_table::{
-    first_answers::SAMPLE,
-    later_answers::{LONGEST_SAMPLE, ROW},
-};
+use crate::lease_table::later_answers::{LONGEST_SAMPLE, ROW};
 
 fn number(wnid: Wnid) -> u32 {
     wnid.to_string()[1..].parse().unwrap()

@@ -1,0 +1,96 @@
+//! What tells an origin that refuses every class, because of a wrong URL or a missing login, from
+//! one that does not have some classes: a sample of the list of which each class is refused alike.
+//! Pure.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{outcome::Failure, refusal::Refusal};
+
+/// Different classes that the origin refuses alike before a job ends. In a shorter list each class
+/// fails by itself.
+pub const SAMPLE: usize = 20;
+/// Bytes of one class after which it is a tar that comes: pages and other contents are told apart by
+/// their first 512 bytes.
+pub const BYTES_OF_A_TAR: u64 = 64 << 10;
+/// Bytes for each class that was asked for after which tars come: pages are shorter.
+pub const LONGEST_PAGE: u64 = 1 << 20;
+
+/// Positions of [`SAMPLE`] classes that are spread evenly over a list of at least so many, the first
+/// and the last one included.
+pub fn spread(classes: usize) -> impl Iterator<Item = usize> {
+    (0..SAMPLE).map(move |number| number * classes.saturating_sub(1) / (SAMPLE - 1))
+}
+
+/// The origin refuses every class alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginRefuses {
+    /// How most of the classes were refused.
+    pub refusal: Refusal,
+    /// The failure of one of these.
+    pub failure: Failure,
+    /// How many classes were refused.
+    pub classes: usize,
+    /// How many of them were refused in another way.
+    pub otherwise: usize,
+    /// The origin has sent tars before.
+    pub midway: bool,
+}
+
+impl OriginRefuses {
+    /// What the failures of all refused classes have in common; `None` without one, or if one is no
+    /// refusal.
+    pub fn of<'failure>(failures: impl IntoIterator<Item = &'failure Failure>, midway: bool) -> Option<Self> {
+        let mut ways: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
+        let mut classes = 0;
+        for failure in failures {
+            let refusal = failure.refusal?;
+            ways.entry(format!("{refusal:?}")).or_insert((0, refusal, failure)).0 += 1;
+            classes += 1;
+        }
+        let (count, refusal, failure) = ways.into_values().max_by_key(|(count, ..)| *count)?;
+        Some(Self { refusal, failure: failure.clone(), classes, otherwise: classes - count, midway })
+    }
+}
+
+/// Fit to follow the address of the origin and a colon.
+impl fmt::Display for OriginRefuses {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failure, classes, otherwise, midway, .. } = self;
+        let which = if *midway { "last" } else { "first" };
+        let place = if *midway { "rest of the list" } else { "list" };
+        write!(
+            formatter,
+            "the {which} {classes} classes that were asked for, taken from all over the {place}, were refused"
+        )?;
+        match otherwise {
+            0 => write!(formatter, " in the same way ({failure})"),
+            otherwise => write!(formatter, ", {} of them like this ({failure})", classes - otherwise),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::FailureKind;
+
+    #[test]
+    fn a_sample_is_spread_over_the_whole_list() {
+        assert!(spread(SAMPLE).eq(0..SAMPLE));
+        let positions: Vec<usize> = spread(1000).collect();
+        assert_eq!((positions.len(), positions[0], positions[19]), (SAMPLE, 0, 999));
+        assert!(positions.is_sorted_by(|one, next| one < next && next - one <= 53));
+    }
+
+    #[test]
+    fn the_most_frequent_refusal_is_told() {
+        let failure = Failure::new(FailureKind::HttpError, "no");
+        let with_status = |status| failure.clone().refused(Refusal::Status(status));
+        let failures = [with_status(404), with_status(403), with_status(403)];
+        let refuses = OriginRefuses::of(&failures, false).unwrap();
+        assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), 3, 1));
+        assert!(refuses.to_string().ends_with("were refused, 2 of them like this (HTTPError: no)"), "{refuses}");
+        assert_eq!(OriginRefuses::of(&[], false), None);
+        assert_eq!(OriginRefuses::of(&[failure], false), None, "no answer of the origin");
+    }
+}
