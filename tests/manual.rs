@@ -99,8 +99,42 @@ fn bash_offers(words: &[&str]) -> Vec<String> {
     found.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
+/// What zsh offers for the argument of `drain`: the function that clap's script calls for it.
+fn zsh_offers(words: &[&str]) -> Vec<String> {
+    let script = "source <(\"$1\" completions zsh); LBUFFER=\"${*:2}\"; _coordinator_worker_names";
+    let coordinator = program("coordinator");
+    let mut zsh = Command::new("zsh");
+    zsh.args(["-f", "-c", &format!("compdef() {{ :; }}; compadd() {{ print -l -- $names; }}; {script}"), "zsh"]);
+    let [found, errors] = said(zsh.arg(&coordinator).arg(&coordinator).args(words));
+    assert_eq!(errors, "", "{words:?}");
+    let [script, _] = said(Command::new(&coordinator).args(["completions", "zsh"]));
+    let calls = script.matches(":_coordinator_worker_names'").count();
+    assert_eq!(calls, 1, "clap's script calls it for one argument");
+    let begun = words.last().copied().unwrap_or_default();
+    found.lines().filter(|line| !line.is_empty() && line.starts_with(begun)).map(str::to_owned).collect()
+}
+
+/// What fish offers for a command line.
+fn fish_offers(words: &[&str]) -> Vec<String> {
+    let coordinator = program("coordinator");
+    let line = format!("{} {}", coordinator.display(), words.join(" "));
+    let script = "$argv[1] completions fish | source; complete -C $argv[2]";
+    let mut fish = Command::new("fish");
+    let [found, errors] = said(fish.args(["--no-config", "-c", script]).arg(&coordinator).arg(line));
+    assert_eq!(errors, "", "{words:?}");
+    found.lines().map(str::to_owned).collect()
+}
+
+type Offers = fn(&[&str]) -> Vec<String>;
+
 #[test]
-fn bash_completes_the_names_of_workers_and_is_silent_and_quick_without_a_coordinator() {
+fn shells_complete_the_names_of_workers_and_are_silent_and_quick_without_a_coordinator() {
+    let shells: [(&str, Offers); 3] = [("bash", bash_offers), ("zsh", zsh_offers), ("fish", fish_offers)];
+    let is_there = |shell: &str| Command::new(shell).arg("--version").output().is_ok();
+    let (there, missing): (Vec<_>, Vec<_>) = shells.into_iter().partition(|(shell, _)| is_there(shell));
+    for (shell, _) in missing {
+        println!("skipped: the completion of {shell} is tried where there is {shell}");
+    }
     let origin = Origin::start();
     origin.class("n00000001", images("n00000001", 2, 10_000..20_000, 1));
     // Holds the job open.
@@ -112,17 +146,24 @@ fn bash_completes_the_names_of_workers_and_is_silent_and_quick_without_a_coordin
     coordinator.running.wait_until("both are there", |_| {
         (bash_offers(&["drain", "--connect", &connect, ""]) == ["left", "lower"]).then_some(())
     });
-    assert_eq!(bash_offers(&["drain", "--connect", &connect, "lo"]), ["lower"]);
+    let target = job.target_path().to_str().expect("a plain path");
+    for (shell, offers) in &there {
+        assert_eq!(offers(&["drain", "--connect", &connect, ""]), ["left", "lower"], "{shell}");
+        assert_eq!(offers(&["drain", "--connect", &connect, "lo"]), ["lower"], "{shell}");
+        assert_eq!(offers(&["drain", "--target", target, ""]), ["left", "lower"], "{shell}");
+    }
     assert_eq!(bash_offers(&["status", "--js"]), ["--json"]);
     origin.end_stalls();
     for worker in workers {
         assert_eq!(worker.wait().code, Some(0));
     }
     assert_eq!(coordinator.running.wait().code, Some(0));
-    let begun = Instant::now();
-    assert_eq!(bash_offers(&["drain", "--connect", &connect, ""]), Vec::<String>::new());
-    // Twice what it may take.
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    for (shell, offers) in there {
+        let begun = Instant::now();
+        assert_eq!(offers(&["drain", "--connect", &connect, ""]), Vec::<String>::new(), "{shell}");
+        // Twice what it may take.
+        assert!(begun.elapsed() < Duration::from_secs(4), "{shell}: {:?}", begun.elapsed());
+    }
 }
 
 /// In a manual page lines that begin with a space are a table: on a terminal of 80 columns they stand

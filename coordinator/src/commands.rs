@@ -6,7 +6,7 @@ use serde::Serialize;
 use shared::{
     exit_code::Exit,
     job_line::{Screen, short},
-    manual::ManualError,
+    manual::{Manual, ManualError},
     shutdown::Shutdown,
 };
 
@@ -107,11 +107,18 @@ async fn carry_out(
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
         Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
         Command::Manual(manual) => {
-            manual.write(Config::manual(), &mut out)?;
-            completions::of_workers(&manual, &mut out).map_err(CommandError::Say)?;
+            write_manual(&manual, &mut out)?;
             Exit::Done
         }
     })
+}
+
+fn write_manual(manual: &Manual, out: &mut impl Write) -> Result<(), CommandError> {
+    let Manual::Completions { shell } = manual else { return Ok(manual.write(Config::manual(), out)?) };
+    let mut script = Vec::new();
+    manual.write(Config::manual(), &mut script)?;
+    let script = completions::with_workers(&shell.to_string(), &String::from_utf8_lossy(&script));
+    out.write_all(script.as_bytes()).and_then(|()| out.flush()).map_err(CommandError::Say)
 }
 
 async fn interruptible(

@@ -1,22 +1,21 @@
-//! The completion of `coordinator drain` in bash: the names of the workers, as the coordinator tells
-//! them. It is silent, and takes two seconds at the most, when there is no coordinator.
+//! The completion of `coordinator drain`: the names of the workers, as the coordinator tells them. It
+//! is silent, and takes two seconds at the most, when there is no coordinator.
+//!
+//! clap completes positional arguments with files. The scripts here are added to its own; each takes
+//! the flags that lead to a coordinator from the command line, and variables of the environment
+//! count as always. clap can ask the program itself for completions, but that interface is unstable.
 
-use std::io::{self, Write};
-
-use shared::manual::Manual;
-
-/// Follows what clap generates, whose function it calls first. The flags that lead to a coordinator
-/// are taken from the command line; variables of the environment count as always.
+/// Follows what clap generates, whose function it calls first.
 const BASH: &str = r#"
 _coordinator_worker_names() {
     local words flags=() i
     read -ra words <<< "${COMP_LINE:-${COMP_WORDS[*]}}"
     for ((i = 1; i < ${#words[@]}; i++)); do
         case ${words[i]} in
-            --connect | --connect-file | --tls-ca | --tls-cert | --tls-key | --token-file)
+            --connect | --connect-file | --tls-ca | --tls-cert | --tls-key | --token-file | --target)
                 flags+=("${words[i]}" "${words[i + 1]}")
                 ;;
-            --connect=* | --connect-file=* | --tls-ca=* | --tls-cert=* | --tls-key=* | --token-file=* | --insecure)
+            --connect=* | --connect-file=* | --tls-ca=* | --tls-cert=* | --tls-key=* | --token-file=* | --target=* | --insecure)
                 flags+=("${words[i]}")
                 ;;
         esac
@@ -39,13 +38,64 @@ _coordinator_with_workers() {
 complete -F _coordinator_with_workers -o bashdefault -o default coordinator
 "#;
 
-/// Adds it to the script for bash; writes nothing for other shells.
-pub(super) fn of_workers(manual: &Manual, out: &mut impl Write) -> io::Result<()> {
-    match manual {
-        Manual::Completions { shell } if shell.to_string() == "bash" => {
-            out.write_all(BASH.as_bytes())?;
-            out.flush()
-        }
-        Manual::Completions { .. } | Manual::Man { .. } => Ok(()),
+/// Follows what clap generates.
+const FISH: &str = r#"
+function __coordinator_worker_names
+    set -l words (commandline -opc)
+    set -l flags
+    for i in (seq 2 (count $words))
+        switch $words[$i]
+            case --connect --connect-file --tls-ca --tls-cert --tls-key --token-file --target
+                set -a flags $words[$i] $words[(math $i + 1)]
+            case '--connect=*' '--connect-file=*' '--tls-*=*' '--token-file=*' '--target=*' --insecure
+                set -a flags $words[$i]
+        end
+    end
+    timeout 2 $words[1] status --json $flags </dev/null 2>/dev/null |
+        grep -o '"name":"[A-Za-z0-9._-]*"' | cut -d '"' -f 4
+end
+
+complete -c coordinator -n "__fish_coordinator_using_subcommand drain" -f -a "(__coordinator_worker_names)"
+"#;
+
+/// Stands before what clap's script does when it is loaded.
+const ZSH: &str = r#"
+_coordinator_worker_names() {
+    local -a line=(${(Q)${(z)LBUFFER}}) flags names
+    local i program=${${(M)line:#*coordinator}[1]:-coordinator}
+    for ((i = 2; i <= $#line; i++)); do
+        case $line[i] in
+            (--connect|--connect-file|--tls-ca|--tls-cert|--tls-key|--token-file|--target)
+                flags+=("$line[i]" "$line[i+1]") ;;
+            (--connect=*|--connect-file=*|--tls-*=*|--token-file=*|--target=*|--insecure)
+                flags+=("$line[i]") ;;
+        esac
+    done
+    names=(${(f)"$(timeout 2 $program status --json $flags < /dev/null 2> /dev/null |
+        grep -o '"name":"[A-Za-z0-9._-]*"' | cut -d '"' -f 4)"})
+    compadd -a names
+}
+"#;
+/// Where that is in clap's script.
+const ZSH_LOADED: &str = "\nif [ \"$funcstack[1]\" = ";
+/// Where clap's script describes the argument of `drain`, and how it completes that.
+const ZSH_WORKER: &str = "':name -- Which worker;";
+const ZSH_FILES: &str = ":_default'";
+
+/// Adds it to the script that clap has generated for a shell.
+pub(super) fn with_workers(shell: &str, script: &str) -> String {
+    match shell {
+        "bash" => format!("{script}{BASH}"),
+        "fish" => format!("{script}{FISH}"),
+        "zsh" => for_zsh(script).unwrap_or_else(|| script.to_owned()),
+        _ => script.to_owned(),
     }
+}
+
+/// `None` where clap's script does not look as expected: it completes all but the names.
+fn for_zsh(script: &str) -> Option<String> {
+    let (before, argument) = script.split_once(ZSH_WORKER)?;
+    let (description, after) = argument.split_once(ZSH_FILES)?;
+    let (after, loaded) = after.split_once(ZSH_LOADED)?;
+    Some(format!("{before}{ZSH_WORKER}{description}:_coordinator_worker_names'{after}{ZSH}{ZSH_LOADED}{loaded}"))
 }
