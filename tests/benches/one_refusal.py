@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from pace import BUILD, make_tars  # noqa: E402
+from pace import make_tars  # noqa: E402
+from programs import BUILD, are_built, job, origin  # noqa: E402
 
 CLASSES = 25
 SLOTS = 8
@@ -47,17 +48,11 @@ def run(options: argparse.Namespace, tars: Path, script: str) -> float:
     """Seconds of one job; every class must be there."""
     work = Path(tempfile.mkdtemp(dir=tars.parent))
     (work / "script").write_text(script)
-    command = [options.bin / "origin", "--dir", tars, "--rate", RATE, "--script", work / "script"]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as origin:
-        try:
-            job = [options.bin / "coordinator", "--dev", "--workers", SLOTS, "--fname", tars / "data.csv"]
-            job += ["--url", origin.stdout.readline().strip(), "--target", work / "target"]
-            job += ["--delete-tar", "--durability", "process", "--http", "127.0.0.1:0"]
-            begin = time.monotonic()
-            ended = subprocess.run(list(map(str, job)), capture_output=True, text=True, timeout=DEADLINE, check=False)
-            seconds = time.monotonic() - begin
-        finally:
-            origin.kill()
+    with origin(options.bin, tars, "--rate", RATE, "--script", work / "script") as (_, url):
+        command = job(options.bin / "coordinator", tars, url, work / "target", SLOTS)
+        begin = time.monotonic()
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        seconds = time.monotonic() - begin
     found = len(list((work / "target").glob("n*/.manifest*")))
     shutil.rmtree(work)
     if ended.returncode or found != CLASSES:
@@ -67,9 +62,7 @@ def run(options: argparse.Namespace, tars: Path, script: str) -> float:
 
 def main() -> int:
     options = arguments()
-    missing = [name for name in ("coordinator", "origin") if not (options.bin / name).is_file()]
-    if missing:
-        print(f"{', '.join(missing)} not in {options.bin}: build first, see --help", file=sys.stderr)
+    if not are_built(options.bin, "coordinator", "origin"):
         return 2
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="refusal-") as folder:
         tars = Path(folder) / "tars"
@@ -77,12 +70,12 @@ def main() -> int:
         with ThreadPoolExecutor(options.at_once) as pool:
             healthy = [pool.submit(run, options, tars, "") for _ in range(options.healthy)]
             refused = [(each, pool.submit(run, options, tars, f"{wnids[each - 1]} {REFUSAL}\n")) for each in options.classes]
-            base = statistics.median(job.result() for job in healthy)
+            base = statistics.median(measured.result() for measured in healthy)
             limit = base * FACTOR + SECONDS
             print(f"without a refusal {base:.1f} s; a job may take {limit:.1f} s")
             missed = 0
-            for each, job in refused:
-                seconds = job.result()
+            for each, measured in refused:
+                seconds = measured.result()
                 missed += seconds > limit
                 print(f"class {each:2}: {seconds:5.1f} s, {seconds / base:.2f} of it", "" if seconds <= limit else "MISSED")
     return 1 if missed else 0

@@ -21,7 +21,6 @@ Exit code: 0, 1 if a target was missed or a class, 2 if it could not run.
 import argparse
 import io
 import json
-import os
 import random
 import shutil
 import statistics
@@ -34,8 +33,9 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from programs import BUILD, are_built  # noqa: E402
+
 KINDS = ("total", "workers", "steep", "each")
 SLOTS = 20
 WORKERS = 4
@@ -257,9 +257,7 @@ def each_its_own(options: argparse.Namespace, folder: Path) -> bool:
 
 def main() -> int:
     options = arguments()
-    missing = [name for name in ("coordinator", "worker", "origin") if not (options.bin / name).is_file()]
-    if missing:
-        print(f"{', '.join(missing)} not in {options.bin}: build first, see --help", file=sys.stderr)
+    if not are_built(options.bin, "coordinator", "worker", "origin"):
         return 2
     met = []
     for kind in options.kinds:

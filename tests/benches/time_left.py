@@ -25,7 +25,6 @@ import re
 import select
 import signal
 import struct
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -33,7 +32,9 @@ import termios
 import time
 from pathlib import Path
 
-BUILD = Path(__file__).resolve().parents[2] / "target"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from programs import BUILD, are_built, job, origin  # noqa: E402
+
 LEFT = re.compile(rb"((?:\d+:)?\d\d:\d\d|--:--) left")
 TOLERANCE, SHARE, IGNORED = 0.25, 0.80, 0.10
 INTERVAL = 0.1
@@ -122,44 +123,34 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[list, float]:
     """Samples (time, what was shown), and the time of the whole job."""
     tars = folder / "tars"
     expected = make_list(tars, options) / options.rate
-    origin_command = [options.bin / "origin", "--dir", tars, "--total-rate", options.rate]
-    with subprocess.Popen(list(map(str, origin_command)), stdout=subprocess.PIPE, text=True) as origin:
-        try:
-            url = origin.stdout.readline().strip()
-            command = [options.coordinator or options.bin / "coordinator", "--dev", "--workers", options.workers]
-            command += ["--fname", tars / "data.csv", "--url", url, "--target", folder / "target", "--delete-tar"]
-            command += ["--durability", "process", "--http", "127.0.0.1:0"]
-            command = list(map(str, command))
-            samples, begin = [], time.monotonic()
-            job, killed, stopped, went_on = Job(command), False, None, False
-            while job.read(INTERVAL):
-                now = time.monotonic() - begin
-                samples.append((now, job.shown))
-                if not killed and now > expected / 4:
-                    os.kill(job.pid, signal.SIGKILL)
-                    job.end()
-                    job, killed = Job(command), True
-                if stopped is None and now > expected / 2:
-                    origin.send_signal(signal.SIGSTOP)
-                    stopped = now
-                if stopped is not None and not went_on and now > stopped + options.stall:
-                    origin.send_signal(signal.SIGCONT)
-                    went_on = True
-            took = time.monotonic() - begin
-            code = job.end()
-            if code != 1:
-                raise SystemExit(f"exit code {code}, and 1 was expected\n{job.text.decode(errors='replace')[-3000:]}")
-            return samples, took
-        finally:
-            origin.send_signal(signal.SIGCONT)
-            origin.kill()
+    with origin(options.bin, tars, "--total-rate", options.rate) as (process, url):
+        coordinator = options.coordinator or options.bin / "coordinator"
+        command = job(coordinator, tars, url, folder / "target", options.workers)
+        samples, begin = [], time.monotonic()
+        running, killed, stopped, went_on = Job(command), False, None, False
+        while running.read(INTERVAL):
+            now = time.monotonic() - begin
+            samples.append((now, running.shown))
+            if not killed and now > expected / 4:
+                os.kill(running.pid, signal.SIGKILL)
+                running.end()
+                running, killed = Job(command), True
+            if stopped is None and now > expected / 2:
+                process.send_signal(signal.SIGSTOP)
+                stopped = now
+            if stopped is not None and not went_on and now > stopped + options.stall:
+                process.send_signal(signal.SIGCONT)
+                went_on = True
+        took = time.monotonic() - begin
+        code = running.end()
+        if code != 1:
+            raise SystemExit(f"exit code {code}, and 1 was expected\n{running.text.decode(errors='replace')[-3000:]}")
+        return samples, took
 
 
 def main() -> int:
     options = arguments()
-    missing = [name for name in ("coordinator", "origin") if not (options.bin / name).is_file()]
-    if missing:
-        print(f"{', '.join(missing)} not in {options.bin}: build first, see --help", file=sys.stderr)
+    if not are_built(options.bin, "coordinator", "origin"):
         return 2
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="time-left-") as folder:
         samples, took = run(options, Path(folder))
