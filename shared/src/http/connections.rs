@@ -218,7 +218,7 @@ mod tests {
     /// More than both ends of a connection keep in the system.
     const LARGE: usize = 64 << 20;
 
-    async fn start(body_length: usize) -> (SocketAddr, JoinSet<()>) {
+    fn start(body_length: usize) -> (SocketAddr, JoinSet<()>) {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn when_all_places_are_taken_the_oldest_connection_goes() {
-        let (address, _task) = start(1).await;
+        let (address, _task) = start(1);
         let mut silent = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
             silent.push(open(address, b"").await);
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_are_closed_already_take_no_place() {
-        let (address, _task) = start(1).await;
+        let (address, _task) = start(1);
         let mut silent = open(address, b"").await;
         assert!(is_waiting(&mut silent).await);
         for _ in 0..MAX_CONNECTIONS * 2 {
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_has_few_answers_and_the_last_says_so() {
-        let (address, _task) = start(1).await;
+        let (address, _task) = start(1);
         let mut connection = open(address, &GET.repeat(MAX_REQUESTS * 2)).await;
         let mut answers = Vec::new();
         // What was sent beyond the last request makes it a reset.
@@ -318,7 +318,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_read_is_reset() {
-        let (address, _task) = start(LARGE).await;
+        let (address, _task) = start(LARGE);
         let mut connection = open(address, GET).await;
         connection.read_exact(&mut [0; 12]).await.unwrap();
         sleep(ANSWER_TIMEOUT + Duration::from_millis(100)).await;
@@ -329,7 +329,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_has_the_whole_time_for_its_answer_also_late_on_a_connection() {
-        let (address, _task) = start(1).await;
+        let (address, _task) = start(1);
         let mut connection = open(address, GET).await;
         for _ in 0..4 {
             sleep(HEADER_TIMEOUT.mul_f64(0.9)).await;
@@ -342,7 +342,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_has_a_limit_of_time_and_of_bytes() {
-        let (address, _task) = start(1).await;
+        let (address, _task) = start(1);
         let begun = Instant::now();
         let mut slow = open(address, b"GET / HTTP/1.1\r\nx-slow: ").await;
         let ended = loop {
