@@ -201,16 +201,19 @@ fn a_class_waits_for_space_that_another_one_has_claimed_and_not_taken() {
     setting.origin.class(HOSTILE, images(HOSTILE, 10, 45_000..55_000, 9));
     let waits = large(WAITS, 12);
     setting.origin.class(WAITS, waits.clone());
-    // One connection stands still, and the classes come over the other one in the order of the list.
+    // One slot and one connection stand still, and the other ones take the classes in the order of
+    // the list.
     let job = setting.job.args(["--delete-tar", "--timeout", "5s", "--max-connections", "2"]);
     let coordinator = job.start_coordinator();
     let target = setting.disks[0].path().join("images");
     std::fs::create_dir_all(&target).expect("the disk is ours");
-    let finished = job.start_worker("w1", &coordinator, &target).wait();
+    let connect = format!("http://{}", coordinator.address);
+    let target = target.to_str().expect("a plain path");
+    let finished = job.start_worker_with(["--connect", &connect, "--target", target, "--workers", "2"]).wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(8, 0, 1));
     assert!(job.failure_of(CLAIMS).contains("404"), "{:#?}", job.failures());
-    assert_eq!(difference(&waits, &target.join(WAITS)), None);
+    assert_eq!(difference(&waits, &std::path::Path::new(target).join(WAITS)), None);
 }
 
 /// The time in which the honest classes come, whatever else is in the list.

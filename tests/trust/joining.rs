@@ -114,8 +114,11 @@ fn a_join_token_is_never_sent_in_plaintext_and_another_is_with_a_warning() {
     assert!(status.stderr.contains(warning), "{}", status.stderr);
     let mut worker = cluster.job.start_worker_with(["--connect", &connect, "--token-file", &word]);
     worker.wait_until("it warns", |worker| worker.stderr().contains(warning).then_some(()));
-    let away = format!("no answer from the coordinator at {connect}, trying again: Connection refused");
-    worker.wait_until("it says who is away", |worker| worker.stderr().contains(&away).then_some(()));
+    let away = format!("no answer from the coordinator at {connect}, trying again until 20");
+    worker.wait_until("it says who is away", |worker| {
+        let said = worker.stderr();
+        (said.contains(&away) && said.contains("Z: Connection refused")).then_some(())
+    });
     worker.kill();
 }
 

@@ -109,9 +109,13 @@ impl Sample {
         OriginRefuses::of(self.refused.values().map(|(_, failure)| failure), false)
     }
 
-    /// Whether so many classes were refused as are asked for.
-    fn is_full(&self) -> bool {
-        self.refused.len() >= SAMPLE || (self.refused.len() >= SMALLEST_SAMPLE && self.requests >= SAMPLE)
+    /// Whether so many classes were refused as are asked for. `under_way`: classes of which the
+    /// answer is still to come. Requests decide only where they are more than one for each class, as
+    /// behind redirects; otherwise those of the classes under way would count as refused.
+    fn is_full(&self, under_way: usize) -> bool {
+        let refused = self.refused.len();
+        let is_redirected = self.requests >= SAMPLE && refused + under_way < SAMPLE;
+        refused >= SAMPLE || (refused >= SMALLEST_SAMPLE && is_redirected)
     }
 
     fn refusal(&self) -> Option<Refusal> {
@@ -215,7 +219,9 @@ impl LeaseTable {
             return Verdict::Settled;
         }
         sample.refused.insert(position, (id, failure.clone()));
-        if sample.is_full()
+        let is_leased = matches!(self.classes[position].state, State::Leased { .. });
+        let under_way = self.status.leased - u64::from(is_leased);
+        if sample.is_full(usize::try_from(under_way).unwrap_or(usize::MAX))
             && let Some(refuses) = sample.refuses()
         {
             self.first_answers = FirstAnswers::Refused(refuses);

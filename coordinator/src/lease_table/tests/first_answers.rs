@@ -257,6 +257,24 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
     assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "it has its half");
 }
 
+#[test]
+fn a_request_under_way_is_no_redirect() {
+    let now = Instant::now();
+    let mut table = table(5000).checking_first_answers([]);
+    let id = session(&mut table, "one", now);
+    let leases = acquire(&mut table, id, 1000, now).unwrap();
+    assert_eq!(leases.len(), SAMPLE);
+    table.has_asked(id, SAMPLE as u64);
+    let (last, refused_ones) = leases.split_last().unwrap();
+    for lease in refused_ones {
+        table.report(id, *lease, &refused(404), now, 1.0);
+    }
+    assert_eq!(table.origin_refuses(), None, "the last class may be served");
+    table.report(id, *last, &good(), now, 1.0);
+    assert_eq!(table.status().failed, SAMPLE as u64 - 1);
+    check(&table);
+}
+
 /// One worker that lies, or whose own proxy answers with a page, does not end the job of all others.
 #[test]
 fn one_of_several_workers_cannot_speak_for_all() {
