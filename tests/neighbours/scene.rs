@@ -104,7 +104,7 @@ impl Scene {
         fs::create_dir_all(&images).expect("the folder is ours");
         set_mode(&host, place);
         give(&images, victim, target);
-        for name in ["", "storage", "idle", "probe", "n00000001.private"] {
+        for name in ["", "storage", "probe", "n00000001.private"] {
             fs::create_dir_all(home.join(name)).expect("the folder is ours");
             fs::write(home.join(name).join("file"), SECRET.repeat(4000)).expect("the folder is ours");
             give(&home.join(name).join("file"), victim, 0o600);

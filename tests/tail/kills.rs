@@ -5,9 +5,11 @@ use std::time::Duration;
 use tests::{
     archives::assert_class_is,
     cluster::{Job, Table},
+    fleet::Fleet,
     folders::staging,
     origin::{Origin, Request},
     running::Signal,
+    wait::wait_for,
 };
 
 use super::{LARGE, extra, large, skewed};
@@ -97,4 +99,23 @@ fn of_slow_parts_a_kill_costs_no_more_than_the_bytes_of_a_moment() {
     let again = extra(&origin.gets(LARGE), &tar);
     println!("{again} bytes came again");
     assert!(again < 150_000, "{again} bytes came again");
+}
+
+/// The worker that gets the class next goes on from the parts, too.
+#[test]
+fn a_worker_that_is_killed_leaves_its_parts_to_another_on_the_same_storage() {
+    let tar = large(1);
+    let fleet = Fleet::of(vec![(LARGE.to_owned(), tar.clone())], &["--lease-ttl", "3s"]);
+    fleet.origin.limit_rate(1_500_000);
+    let coordinator = fleet.start_coordinator();
+    let holder = fleet.start_worker("holder", 4);
+    wait_for("parts come", Duration::from_secs(30), || {
+        let gets = fleet.origin.gets(LARGE);
+        gets.len() >= 4 && gets.iter().map(|get| get.sent).sum::<u64>() > 12_000_000
+    });
+    holder.kill();
+    let next = fleet.start_worker("next", 4);
+    fleet.assert_done(coordinator, [next], Table::of(1, 0, 0));
+    let gets = fleet.origin.gets(LARGE);
+    assert!(extra(&gets, &tar) <= 8 << 20, "{} bytes came twice: {gets:#?}", extra(&gets, &tar));
 }

@@ -1,7 +1,6 @@
 //! The tail of a job: free slots fetch parts of the largest transfers, and whatever happens to them, the class is one version
 //! of the tar and hardly a byte comes twice.
 
-mod across;
 mod kills;
 mod odd_origins;
 mod split;

@@ -20,17 +20,19 @@ use crate::{
     publish::{Replace, TarFate},
     receive::receive,
     site::Site,
+    tail::Spare,
     unfinished::{Unfinished, conflict},
 };
 
 /// Brings one class to its end, or to a checkpoint when `stop` is cancelled. `retries`: attempts without progress, after the
-/// first.
+/// first; `spare`: connections of free slots for its transfer.
 pub(crate) async fn fetch_class(
     site: &Site,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
+    spare: &Arc<Spare>,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = {
@@ -73,7 +75,8 @@ pub(crate) async fn fetch_class(
         LocalTar::Whole(unpacked) => (unpacked, true),
         LocalTar::BrokenOff | LocalTar::Unused => {
             site.check_tar_name(wnid)?;
-            let received = receive(site, origin, wnid, retries, progress, stop).instrument(trace::step("receive"));
+            let received =
+                receive(site, origin, wnid, retries, progress, spare, stop).instrument(trace::step("receive"));
             (received.await?, false)
         }
     };

@@ -39,6 +39,7 @@ mod lookup;
 mod origin;
 mod origin_proof;
 mod pace;
+mod part_file;
 mod proxies;
 mod receive_window;
 mod redirect;

@@ -14,7 +14,7 @@ use shared::{
     job_line::{Screen, clock, short},
 };
 
-use crate::{tail::Spare, tally::Tally};
+use crate::tally::Tally;
 
 /// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
@@ -39,7 +39,6 @@ pub(crate) struct ClassProgress {
     length: AtomicU64,
     /// The class needs no origin now; see [`ClassProgress::locally`].
     local: AtomicBool,
-    spare: Spare,
     tally: Arc<Tally>,
 }
 
@@ -61,11 +60,6 @@ impl Progress {
         &self.tally
     }
 
-    /// For what is fetched beside the classes of this process: counted, but not shown.
-    pub(crate) fn beside(&self) -> ClassProgress {
-        self.with(None)
-    }
-
     /// Opens the bar of a slot.
     pub(crate) fn class(&self, slot: usize, wnid: Wnid) -> ClassProgress {
         let bar = match &self.screen {
@@ -79,12 +73,8 @@ impl Progress {
             }
             Screen::Plain(_) | Screen::Silent => None,
         };
-        self.with(bar)
-    }
-
-    fn with(&self, bar: Option<ProgressBar>) -> ClassProgress {
         let (here, length, local) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        ClassProgress { bar, here, length, local, spare: Spare::default(), tally: Arc::clone(&self.tally) }
+        ClassProgress { bar, here, length, local, tally: Arc::clone(&self.tally) }
     }
 }
 
@@ -106,11 +96,6 @@ impl ClassProgress {
     /// So many bytes more have come from the origin.
     pub(crate) fn received(&self, bytes: u64) {
         self.tally.received.inc_by(bytes);
-        self.came_elsewhere(bytes);
-    }
-
-    /// So many bytes more are here, which another process has received.
-    pub(crate) fn came_elsewhere(&self, bytes: u64) {
         self.here.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(bytes);
@@ -127,11 +112,6 @@ impl ClassProgress {
     /// Whether the class is worked on without the origin.
     pub(crate) fn is_local(&self) -> bool {
         self.local.load(Ordering::Relaxed)
-    }
-
-    /// Connections of free slots that it may use.
-    pub(crate) fn spare(&self) -> &Spare {
-        &self.spare
     }
 
     /// Bytes of the tar that are here.

@@ -14,7 +14,7 @@ use crate::{
     site::Site,
     source::Source,
     staging::{Checkpoint, Staging, Unpacked},
-    tail::{Assembly, Left, Tar},
+    tail::{Assembly, Left, Spare, Tar},
     unfinished::Unfinished,
 };
 
@@ -25,6 +25,7 @@ pub(crate) async fn receive(
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
+    spare: &Arc<Spare>,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
     let (staging, checkpoint) = site.take_over(wnid)?;
@@ -38,7 +39,7 @@ pub(crate) async fn receive(
     }
     let (beside, runtime) = site.beside();
     let url = site.job.url.for_class(wnid);
-    let tar = Tar { origin: beside.clone(), url, retries, progress: Arc::clone(progress) };
+    let tar = Tar { origin: beside.clone(), url, retries, progress: Arc::clone(progress), spare: Arc::clone(spare) };
     let mut assembly = Assembly::new(origin, tar, intake.staging.parts(), runtime.clone(), left);
     loop {
         let piece = tokio::select! {

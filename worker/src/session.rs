@@ -156,7 +156,6 @@ impl Worker {
                 break ended;
             }
             self.call();
-            self.slots.help_others(self.session.is_some() && self.ending.is_none());
             let more_to_report = !self.unreported.is_full();
             tokio::select! {
                 Some((lease, result)) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
@@ -284,7 +283,6 @@ impl Worker {
     }
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
-        self.slots.help_nobody().await;
         let mut released = std::mem::take(&mut self.released);
         released.extend(self.held().iter().map(|held| held.lease));
         self.renewable.send_replace(Renewable::default());

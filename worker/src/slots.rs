@@ -1,6 +1,6 @@
 //! The slots of one worker: so many classes at once, each under its lease, each ended by an outcome or a checkpoint.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use shared::{
     Wnid,
@@ -8,7 +8,10 @@ use shared::{
     outcome::{Failure, FailureKind, Outcome, Suspect},
     telemetry::trace::TraceParent,
 };
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -19,10 +22,17 @@ use crate::{
     progress::{ClassProgress, Progress},
     room::slots_in_memory,
     site::{Site, SiteError},
-    tail::{Appetite, Hands, Lending, shares},
+    tail::{Appetite, Spare, shares},
     unfinished::Unfinished,
 };
 
+/// How often free slots are assigned anew to transfers that are under way.
+const ASSIGN_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a slot is free before a transfer may use it, where nothing is left to lease. A class that
+/// was granted before needs the slot.
+const NOTHING_TO_LEASE: Duration = Duration::from_millis(50);
+/// The same where classes were left to lease at the coordinator's last answer.
+const WAIT_FOR_LEASES: Duration = Duration::from_millis(500);
 /// Threads that a session starts when its slots are open: one lists the target, one looks up a
 /// name.
 const SPARE_THREADS: usize = 2;
@@ -72,16 +82,16 @@ pub(crate) struct Slots {
     busy: Vec<Option<Busy>>,
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
-    lending: Lending,
-    /// Free slots that classes of this process use.
-    lent: usize,
-    /// Those that other workers on the same storage may use.
-    hands: Hands,
+    /// When the last slot was taken, or the first one became free.
+    free_since: Instant,
+    assign: Interval,
 }
 
 #[derive(Debug)]
 struct Busy {
     held: Held,
+    /// Free slots that its transfer may use.
+    spare: Arc<Spare>,
     stop: CancellationToken,
     /// Granted again after the stop: it starts anew when it has stopped.
     again: bool,
@@ -100,8 +110,18 @@ impl Slots {
         let count = lanes.len();
         progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
-        let (tasks, slot_of, lending, hands) = (JoinSet::new(), BTreeMap::new(), Lending::new(), Hands::default());
-        Ok(Self { site, progress, lanes, busy, tasks, slot_of, lending, lent: 0, hands })
+        let mut assign = interval(ASSIGN_INTERVAL);
+        assign.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            site,
+            progress,
+            lanes,
+            busy,
+            tasks: JoinSet::new(),
+            slot_of: BTreeMap::new(),
+            free_since: Instant::now(),
+            assign,
+        })
     }
 
     /// Where the work is done.
@@ -139,12 +159,16 @@ impl Slots {
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
         let progress = Arc::new(self.progress.class(slot, lease.wnid));
+        let spare = Arc::<Spare>::default();
         let stop = CancellationToken::new();
         let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
+        let granted = Arc::clone(&spare);
         let retries = if lease.probe { 0 } else { site.job.retries };
-        let story =
-            async move |origin: &Origin| fetch_class(&site, origin, lease.wnid, retries, &class, &stopped).await;
-        self.occupy(slot, Busy { held: Held { lease, progress: Some(progress) }, stop, again: false }, story);
+        let story = async move |origin: &Origin| {
+            fetch_class(&site, origin, lease.wnid, retries, &class, &granted, &stopped).await
+        };
+        let held = Held { lease, progress: Some(progress) };
+        self.occupy(slot, Busy { held, spare, stop, again: false }, story);
         Ok(())
     }
 
@@ -165,34 +189,25 @@ impl Slots {
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.tally().busy.inc();
-        // It has its slot at once, whoever the slot was helping.
-        self.lending.put_off();
-        self.deal_out();
+        // A transfer that used the slot gives it back at once.
+        self.put_off_assignment();
+        self.assign_free(WAIT_FOR_LEASES);
     }
 
-    /// Lets each class use the free slots that are its share, which is none while they may be wanted.
-    fn deal_out(&mut self) {
-        let free = if self.lending.is_due() { self.free() } else { 0 };
-        let classes: Vec<_> = self.busy.iter().flatten().filter_map(|busy| busy.held.progress.as_ref()).collect();
-        let appetites: Vec<Appetite> = classes.iter().map(|class| class.spare().appetite()).collect();
-        let shares = shares(free, &appetites);
-        for (class, share) in classes.iter().zip(&shares) {
-            class.spare().grant(*share);
+    /// A class that is granted next may need the slots.
+    fn put_off_assignment(&mut self) {
+        self.free_since = Instant::now();
+        self.assign.reset_after(NOTHING_TO_LEASE);
+    }
+
+    /// Assigns the free slots to the transfers under way, once slots have been free for long enough.
+    fn assign_free(&self, wait: Duration) {
+        let free = if self.free_since.elapsed() >= wait { self.free() } else { 0 };
+        let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.spare).collect();
+        let appetites: Vec<Appetite> = transfers.iter().map(|spare| spare.appetite()).collect();
+        for (spare, share) in transfers.iter().zip(shares(free, &appetites)) {
+            spare.grant(share);
         }
-        self.lent = shares.iter().sum();
-    }
-
-    /// Lets others on the same storage use the free slots that nothing here can use, once there is nothing to lease for them;
-    /// `may`: if this worker is to begin anything at all.
-    pub(crate) fn help_others(&mut self, may: bool) {
-        let free = if may { self.free().saturating_sub(self.lent) } else { 0 };
-        let count = if self.lending.is_due() { free } else { free.min(self.hands.count()) };
-        self.hands.lend(count, &self.site, &self.progress);
-    }
-
-    /// Takes all of that back, and waits for its end.
-    pub(crate) async fn help_nobody(&mut self) {
-        self.hands.withdraw().await;
     }
 
     /// Stops what is held under this very lease at a checkpoint; it ends as [`Unfinished::Stopped`]. A class that was granted
@@ -208,15 +223,16 @@ impl Slots {
         self.busy.iter_mut().flatten().for_each(Busy::stop);
     }
 
-    /// The next class that ends; `None` when no slot is busy. `left_to_lease`: whether there are classes for the free slots, as
-    /// far as anybody knows; otherwise they soon help those under way. Cancel safe.
+    /// The next class that ends; `None` when no slot is busy. `left_to_lease`: whether there were
+    /// classes for the free slots at the coordinator's last answer. If not, the slots are soon
+    /// assigned to the transfers under way. Cancel safe.
     pub(crate) async fn next(&mut self, left_to_lease: bool) -> Option<(Lease, Result<Outcome, Unfinished>)> {
-        self.lending.left_to_lease(left_to_lease);
+        let wait = if left_to_lease { WAIT_FOR_LEASES } else { NOTHING_TO_LEASE };
         loop {
             let joined = tokio::select! {
                 joined = self.tasks.join_next_with_id() => joined?,
-                () = self.lending.tick() => {
-                    self.deal_out();
+                _ = self.assign.tick() => {
+                    self.assign_free(wait);
                     continue;
                 }
             };
@@ -227,7 +243,7 @@ impl Slots {
             let slot = self.slot_of.remove(&task).expect("every task has a slot");
             let Busy { held, again, .. } = self.busy[slot].take().expect("a slot is busy until its task ends");
             if self.free() == 1 {
-                self.lending.put_off();
+                self.put_off_assignment();
             }
             self.progress.tally().busy.dec();
             self.progress.tally().ended(&result);
@@ -344,7 +360,7 @@ mod tests {
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
-            Busy { held, stop: CancellationToken::new(), again: false }
+            Busy { held, spare: Arc::default(), stop: CancellationToken::new(), again: false }
         };
         slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
         slots.occupy(1, busy(1, good), async |_: &Origin| Ok(Outcome::Success(Published::default())));
@@ -359,6 +375,44 @@ mod tests {
         let (_, again) = slots.next(true).await.unwrap();
         assert!(again.is_ok(), "its lane is as good as before: {again:?}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_assigned_to_a_transfer_when_it_was_free_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let progress = Progress::new(Screen::Silent, Arc::default());
+        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
+        let mut ends = Vec::new();
+        let mut occupy = |slots: &mut Slots, slot: usize| {
+            let wnid = format!("n0000000{slot}").parse().unwrap();
+            let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
+            let spare = Arc::<Spare>::default();
+            let stop = CancellationToken::new();
+            let (end, ended) = oneshot::channel::<()>();
+            slots.occupy(slot, Busy { held, spare: Arc::clone(&spare), stop, again: false }, async |_: &Origin| {
+                ended.await.ok();
+                Err(Unfinished::Stopped)
+            });
+            ends.push(end);
+            spare.want(Appetite { left: 100, least: 10, at_work: 0 });
+            spare.granted()
+        };
+        let passes = async |slots: &mut Slots, left_to_lease: bool, wait: Duration| {
+            assert!(tokio::time::timeout(wait, slots.next(left_to_lease)).await.is_err(), "it goes on");
+        };
+        let first = occupy(&mut slots, 0);
+        passes(&mut slots, true, WAIT_FOR_LEASES.mul_f64(0.9)).await;
+        assert_eq!(*first.borrow(), 0, "classes are left to lease, so one may come for the slot");
+        passes(&mut slots, true, ASSIGN_INTERVAL * 2).await;
+        assert_eq!(*first.borrow(), 1);
+        let second = occupy(&mut slots, 1);
+        assert_eq!(*first.borrow(), 0, "the class has the slot at once");
+        drop(ends.pop());
+        let (_, ended) = slots.next(false).await.unwrap();
+        assert!(ended.is_err());
+        passes(&mut slots, false, ASSIGN_INTERVAL * 3).await;
+        assert_eq!((*first.borrow(), *second.borrow()), (1, 0), "nothing is left to lease");
+    }
+
     #[tokio::test]
     async fn what_runs_is_stopped_when_nobody_waits_for_it_any_more() {
         let folder = tempfile::tempdir().unwrap();
@@ -368,7 +422,7 @@ mod tests {
         let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
         let stop = CancellationToken::new();
         let (stopped, (begins, begun), (ends, ended)) = (stop.clone(), oneshot::channel(), oneshot::channel());
-        slots.occupy(0, Busy { held, stop, again: false }, async move |_: &Origin| {
+        slots.occupy(0, Busy { held, spare: Arc::default(), stop, again: false }, async move |_: &Origin| {
             begins.send(()).unwrap();
             stopped.cancelled().await;
             ends.send(()).unwrap();

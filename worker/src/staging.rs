@@ -21,10 +21,10 @@ use crate::{
     checkpoint::{self, Entries, FileEntry, Journal, Line, is_plain_file},
     file_tree::{is_gone, move_folder, remove_if_there, remove_tree},
     manifest::MANIFEST,
+    part_file::{self, Found},
     source::Source,
     staged_tar::StagedTar,
     staging_area::{entries, wnid_of},
-    tail::{self, Found},
     target::Target,
 };
 
@@ -106,7 +106,7 @@ impl Staging {
         }
         for left in former {
             if let Some(Checkpoint { source, parts, .. }) = &mut checkpoint {
-                parts.extend(tail::adopt(&left.parts(), &staging.parts(), source)?);
+                parts.extend(part_file::adopt(&left.parts(), &staging.parts(), source)?);
             }
             // A folder that another process was replacing waits there until the new one is in its place.
             if is_folder(&left.replaced()) && !is_folder(&staging.replaced()) {

@@ -32,7 +32,7 @@ use crate::{
 const LOCK: &str = "in-use.";
 
 /// Names, up to the first dot, of what a process makes for a moment, and of the folders of former versions.
-const TRIALS: [&str; 4] = ["probe", "renamed", "storage", "idle"];
+const TRIALS: [&str; 3] = ["probe", "renamed", "storage"];
 
 /// An area that this process uses.
 #[derive(Debug)]

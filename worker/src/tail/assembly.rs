@@ -9,7 +9,6 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     fetch_part::Tar,
-    part_file::Found,
     plan::{Part, State},
     split::Split,
 };
@@ -18,6 +17,7 @@ use crate::{
     download_error::DownloadError,
     file_tree::remove_tree,
     origin::Origin,
+    part_file::Found,
     source::Source,
 };
 

@@ -14,12 +14,13 @@ use tokio::{sync::Notify, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::part_file::PartWriter;
+use super::spare::Spare;
 use crate::{
     download::{Download, Piece, Until},
     download_error::shown,
     origin::Origin,
     pace::Priority,
+    part_file::PartWriter,
     progress::ClassProgress,
     source::Source,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Tar {
     /// Attempts without progress, after the first.
     pub(crate) retries: u32,
     pub(crate) progress: Arc<ClassProgress>,
+    /// Connections of free slots that it may use.
+    pub(crate) spare: Arc<Spare>,
 }
 
 /// What the class and the one who fetches for it tell one another.
@@ -71,7 +74,7 @@ impl Shared {
         if self.is_first.load(Ordering::Relaxed) { Priority::GoingOn } else { Priority::Part }
     }
 
-    pub(super) fn has_grown(&self, to: u64) {
+    fn has_grown(&self, to: u64) {
         self.reached.store(to, Ordering::Release);
         self.grown.notify_one();
     }

@@ -42,12 +42,6 @@ impl Speed {
         let per_second = (self.bytes as f64 / self.waited.as_secs_f64().max(1e-6)) as u64;
         Some(per_second)
     }
-
-    /// How long so many bytes have taken on average; nothing where none have come.
-    #[expect(clippy::cast_precision_loss, reason = "rough")]
-    pub(crate) fn time_of(&self, bytes: usize) -> Duration {
-        self.waited.mul_f64(bytes as f64 / self.bytes.max(1) as f64)
-    }
 }
 
 #[cfg(test)]
@@ -75,6 +69,5 @@ mod tests {
         assert_eq!(speed.of_origin(), None, "it is this end by now");
         speed.received(10_000_000, 2 * SECOND);
         assert_eq!(speed.of_origin(), Some(8_000_000));
-        assert_eq!(speed.time_of(16_000_000), 2 * SECOND);
     }
 }

@@ -1,11 +1,10 @@
 //! A transfer that may be cut: its plan, the files of its parts, and those who fetch them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
+    collections::BTreeMap,
     fs, io,
     panic::resume_unwind,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,32 +14,23 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
 };
 
 use super::{
-    board::{Board, Hand, Task},
     fetch_part::{Ended, Shared, Tar},
-    lent::Lent,
-    part_file::{BLOCK, Found, PartReader, PartWriter, Version, name},
     plan::{Cut, FileId, Part, Plan, State},
     spare::Appetite,
     speed::Speed,
 };
-use crate::source::Source;
+use crate::{
+    part_file::{Found, PartReader, PartWriter, Version, name},
+    source::Source,
+};
 
 /// A request for less than this, or than a fifth of a second brings, is not worth it.
 const LEAST: u64 = 4 << 20;
 /// Nobody is given more than this part of what is left, because more connections may come.
 const SHARES: u64 = 10;
-/// How often it is looked whether idle workers would fetch parts.
-const LOOK: Duration = Duration::from_millis(500);
-/// A worker that fetches a part and brings nothing for so long, and for the time of some blocks, is not waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// So many in a row who brought nothing at all, and no other is asked.
-const IDLERS: usize = 3;
-/// No more of them are given a part at each look, so that other classes find some too.
-const GIVEN: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -65,12 +55,6 @@ pub(crate) struct Split {
     /// Parts were refused by the `ETag`, and none has come by the date yet: one connection finds out.
     is_probing: bool,
     speed: Speed,
-    /// Where workers on the same storage say that they are idle, and when to look there again.
-    board: Board,
-    look: Instant,
-    /// Parts that they fetch, and how many of the last brought nothing.
-    lent: BTreeSet<FileId>,
-    idlers: usize,
 }
 
 impl Split {
@@ -85,8 +69,7 @@ impl Split {
     ) -> Option<Self> {
         let length = source.length.filter(|_| source.validator().is_some())?;
         let ranges: Vec<_> = found.iter().map(|found| (found.start, found.reached)).collect();
-        let granted = tar.progress.spare().granted();
-        let board = Board::of(folder.parent().and_then(Path::parent)?);
+        let granted = tar.spare.granted();
         Some(Self {
             tar,
             version: Version::of(source),
@@ -104,10 +87,6 @@ impl Split {
             refused: false,
             is_probing: false,
             speed: Speed::default(),
-            board,
-            look: Instant::now(),
-            lent: BTreeSet::new(),
-            idlers: 0,
         })
     }
 
@@ -157,7 +136,7 @@ impl Split {
         let granted = if self.refused { 0 } else { self.granted.borrow_and_update().saturating_sub(self.failed) };
         let granted = if self.is_probing { granted.min(1) } else { granted };
         let appetite = self.appetite();
-        let splits = (granted > 0 || !self.lent.is_empty()) && appetite.left > 0;
+        let splits = granted > 0 && appetite.left > 0;
         // A main connection that is not open leaves its place, and whatever comes next, to the others.
         let main = self.first().is_some_and(|first| first.state == State::Missing) && (main || !splits);
         let others = if main { granted } else { granted + 1 };
@@ -172,60 +151,17 @@ impl Split {
                 self.begin(file, part);
             }
         }
-        if self.may_lend() && self.look <= Instant::now() {
-            self.lend(cut);
-        }
         let at_work = self.at_work().len();
         // One of them has the main connection's place.
         let at_work = at_work.saturating_sub(usize::from(!main));
-        self.tar.progress.spare().want(Appetite { at_work, ..appetite });
+        self.tar.spare.want(Appetite { at_work, ..appetite });
         self.tell_and_sweep();
         main || self.growing.is_empty()
     }
 
-    /// Those here who fetch, and are not told to stop.
+    /// Files whose connections are not told to stop.
     fn at_work(&self) -> Vec<FileId> {
-        let here = self.growing.iter().filter(|(file, _)| !self.lent.contains(file));
-        here.filter(|(_, shared)| !shared.stop.is_cancelled()).map(|(file, _)| *file).collect()
-    }
-
-    /// Whether workers that are idle could fetch parts.
-    fn may_lend(&self) -> bool {
-        self.idlers < IDLERS && self.appetite().left > 0
-    }
-
-    /// Gives parts to those who wait for some.
-    fn lend(&mut self, cut: Cut) {
-        self.look = Instant::now() + LOOK;
-        let waiting = self.board.waiting().unwrap_or_else(|error| {
-            tracing::debug!(%error, "nobody can tell which workers are idle");
-            Vec::new()
-        });
-        for hand in waiting.into_iter().take(GIVEN) {
-            let Some((file, part)) = self.plan.take(cut) else { break };
-            if let Err(error) = self.begin_elsewhere(hand, file, part) {
-                tracing::debug!(%error, "another was first to give a worker a part");
-                self.plan.stopped(file);
-            }
-        }
-    }
-
-    fn begin_elsewhere(&mut self, hand: Hand, file: FileId, Part { start, end, .. }: Part) -> io::Result<()> {
-        self.make_folder()?;
-        let staging = self.folder.parent().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
-        let task = Task { hand, start, end, staging: staging.to_owned() };
-        self.board.give(&task)?;
-        tracing::debug!(start, end, "another worker fetches a part of the tar");
-        let path = self.folder.join(task.file());
-        let shared = Arc::new(Shared::new(start, end, Arc::clone(&self.grown)));
-        let patience = PATIENCE + self.speed.time_of(4 * BLOCK);
-        let lent = Lent { board: self.board.clone(), task, path: path.clone(), patience };
-        let follow = lent.follow(Arc::clone(&self.tar.progress), Arc::clone(&shared));
-        self.tasks.spawn_on(async move { (file, follow.await) }, &self.runtime);
-        self.growing.insert(file, shared);
-        self.lent.insert(file);
-        self.files.insert(file, Found { path, start, reached: start });
-        Ok(())
+        self.growing.iter().filter(|(_, shared)| !shared.stop.is_cancelled()).map(|(file, _)| *file).collect()
     }
 
     /// What more connections could do.
@@ -278,10 +214,6 @@ impl Split {
             self.is_probing &= !has_come;
         }
         self.plan.stopped(file);
-        if self.lent.remove(&file) {
-            self.idlers = if ended == Ended::Failed { self.idlers + 1 } else { 0 };
-            return;
-        }
         match ended {
             Ended::Failed => self.failed += 1,
             Ended::Refused if !self.refused => {
@@ -323,7 +255,6 @@ impl Split {
             Some(ended) = self.tasks.join_next() => self.ended(ended),
             Ok(()) = self.granted.changed() => {}
             () = self.grown.notified(), if following => {}
-            () = sleep_until(self.look), if self.may_lend() => {}
             else => std::future::pending().await,
         }
     }
@@ -382,7 +313,7 @@ impl Split {
         while let Some(ended) = self.tasks.join_next().await {
             self.ended(ended);
         }
-        self.tar.progress.spare().want(Appetite::default());
+        self.tar.spare.want(Appetite::default());
         self.files.keys().any(|file| self.plan.needs(*file))
     }
 }

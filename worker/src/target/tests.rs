@@ -115,7 +115,7 @@ fn a_process_without_work_leaves_only_what_others_need() {
     assert!(place.area().join("n00000001.1").exists(), "a checkpoint");
     let next = place.open();
     fs::remove_dir_all(next.staging().join("n00000001.1")).unwrap();
-    fs::create_dir(next.staging().join("idle")).unwrap();
+    fs::create_dir(next.staging().join("storage")).unwrap();
     drop(next);
     place.assert_nothing_left();
 }

@@ -5,8 +5,8 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::{
+    part_file::{PartWriter, Version, name},
     staging::Checkpoint,
-    tail::{PartWriter, Version, name},
     target::Target,
 };
 

@@ -21,7 +21,7 @@ use shared::{
 use crate::{checkpoint_timer::CheckpointTimer, source::Source};
 
 /// Bytes of the tar in a block; the last one of a file may have fewer.
-pub(crate) const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 256 << 10;
 /// Length (4 bytes, little endian) and digest stand before the bytes.
 const HEAD: usize = 4 + blake3::OUT_LEN;
 
@@ -93,8 +93,8 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Writes what there is of the block; what comes then belongs to it too. A reader that follows the file while it grows
-    /// does not count such a block.
+    /// Writes what there is of the block; what comes then belongs to it too. Such a block
+    /// does not count as reached.
     pub(crate) fn note(&mut self) -> io::Result<()> {
         self.timer.restart();
         let bytes = &self.block[HEAD..];
@@ -164,15 +164,6 @@ impl PartReader {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Bytes of the tar that a file of this length seems to have, at most `wanted`. The last block of a part is shorter than
-/// others, so it counts only with what makes it the last: the end of the part, or of the writer.
-pub(crate) fn bytes_in(length: u64, wanted: u64, ended: bool) -> u64 {
-    let block = (HEAD + BLOCK) as u64;
-    let full = length / block * BLOCK as u64;
-    let all = full + (length % block).saturating_sub(HEAD as u64);
-    if ended || all >= wanted { all.min(wanted) } else { full }
 }
 
 /// A part that an earlier attempt has left, and how much of it is proved.
@@ -294,24 +285,6 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_a_file_tells_how_much_it_may_have() {
-        let (block, head, piece) = ((HEAD + BLOCK) as u64, HEAD as u64, BLOCK as u64);
-        for (length, ended, bytes) in [
-            (0, true, 0),
-            (head, true, 0),
-            (head + 10, false, 0),
-            (head + 10, true, 10),
-            (block, false, piece),
-            (block + head + 10, false, piece),
-            (block + head + 10, true, piece + 10),
-            (block + head + 500, false, piece + 500),
-            (3 * block, false, piece + 500),
-        ] {
-            assert_eq!(bytes_in(length, piece + 500, ended), bytes, "{length}");
-        }
-    }
-
-    #[test]
     fn a_reader_follows_a_file_that_grows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
@@ -328,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_of_a_block_survives_a_kill_and_is_no_growth_for_those_who_follow() {
+    fn what_is_noted_of_a_block_survives_a_kill_and_does_not_count_as_reached() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
         let bytes = bytes(BLOCK + 3000);
@@ -339,12 +312,11 @@ mod tests {
             assert_eq!(writer.fill(&bytes[begin..end]), end - begin);
             writer.note().unwrap();
             assert_eq!(read(&path, version("a"), 700), bytes[..end], "a new reader finds it");
-            assert_eq!(bytes_in(length(), 1 << 20, false), 0);
             assert_eq!(writer.reached(), 700);
         }
         writer.fill(&bytes[BLOCK - 1..BLOCK]);
         writer.write().unwrap();
-        assert_eq!((writer.reached(), bytes_in(length(), 1 << 20, false)), (700 + BLOCK as u64, BLOCK as u64));
+        assert_eq!(writer.reached(), 700 + BLOCK as u64);
         writer.note().unwrap();
         assert_eq!(length(), (HEAD + BLOCK) as u64, "there is nothing of the next block");
         writer.fill(&bytes[BLOCK..BLOCK + 2000]);
