@@ -5,7 +5,6 @@ mod extension;
 mod framing;
 mod framing_error;
 mod header;
-mod small_files;
 mod unpack;
 
 pub(crate) use digest::Digest;

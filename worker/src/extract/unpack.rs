@@ -23,7 +23,6 @@ use super::{
     digest::Digest,
     framing::{Event, Framing, Limits},
     framing_error::FramingError,
-    small_files::{SmallFiles, is_small},
 };
 use crate::{
     beginning::{Beginning, BegunFile},
@@ -159,11 +158,7 @@ impl Unpacker {
             write_all(tar, bytes).map_err(UnpackError::storage("write the tar"))?;
             self.disk_bytes += bytes.len() as u64;
         }
-        let mut small = SmallFiles::default();
-        let unpacked = self.unpack(bytes, &mut small);
-        // What was finished before an error stays finished.
-        let noted = self.note(&mut small);
-        unpacked.and(noted)?;
+        self.unpack(bytes)?;
         if self.timer.received() { self.note_progress() } else { Ok(()) }
     }
 
@@ -194,9 +189,7 @@ impl Unpacker {
         noted.map_err(UnpackError::storage("write the checkpoint"))
     }
 
-    fn unpack<'piece>(&mut self, mut bytes: &'piece [u8], small: &mut SmallFiles<'piece>) -> Result<(), UnpackError> {
-        // The content of a small file, from its only event to its end, which follows at once.
-        let mut whole = None;
+    fn unpack(&mut self, mut bytes: &[u8]) -> Result<(), UnpackError> {
         while let Some(event) = self.framing.next(&mut bytes)? {
             match event {
                 Event::File { name, size } => {
@@ -209,15 +202,9 @@ impl Unpacker {
                     let current = self.current.as_mut().expect("data comes after its header");
                     current.write(data).map_err(UnpackError::storage("write an image"))?;
                     self.disk_bytes += data.len() as u64;
-                    if is_small(data.len()) && data.len() as u64 == current.begun.size {
-                        whole = Some(data);
-                    } else {
-                        current.hash(data);
-                    }
-                    if whole.is_none() && self.journal.wants_beginning_at(current.position) {
-                        let beginning = current.beginning();
-                        self.note(small)?;
-                        let noted = self.journal.note_beginning(&beginning);
+                    current.hash(data);
+                    if self.journal.wants_beginning_at(current.position) {
+                        let noted = self.journal.note_beginning(&current.beginning());
                         noted.map_err(UnpackError::storage("write the checkpoint"))?;
                     }
                 }
@@ -225,27 +212,12 @@ impl Unpacker {
                     let current = self.current.take().expect("an end comes after its header");
                     let Current { begun: BegunFile { name, size, digest, .. }, file, .. } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
-                    if let Some(content) = whole.take() {
-                        small.push(name, content, next_header);
-                    } else {
-                        self.note(small)?;
-                        let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
-                        self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
-                    }
+                    let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
+                    self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// Notes small files as done; after an error the others all the same, so that nothing behind them is noted without them.
-    fn note(&mut self, small: &mut SmallFiles<'_>) -> Result<(), UnpackError> {
-        let mut noted = Ok(());
-        for entry in small.drain() {
-            let appended = self.journal.append(&entry);
-            noted = noted.and(appended);
-        }
-        noted.map_err(UnpackError::storage("write the checkpoint"))
     }
 
     /// Makes what is done findable for a later attempt; gives how far into the tar that is.

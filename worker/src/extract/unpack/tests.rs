@@ -285,7 +285,7 @@ fn what_stands_in_front_of_a_begun_file_is_noted_before_it() {
     assert_eq!(case.finish(), 10_000_000);
 }
 
-/// Of sizes around those at which digests are made in another way.
+/// Of sizes around whole chunks of BLAKE3.
 fn small_files() -> impl Iterator<Item = (String, usize)> {
     let sizes = (0..20).flat_map(|chunks| [1024 * chunks, 1024 * chunks + 1, 1024 * chunks + 700]);
     sizes.enumerate().map(|(number, size)| (format!("{number}.JPEG"), size))
