@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 use shared::{
     exit_code,
     flag::yes_or_no,
@@ -141,10 +141,10 @@ pub struct TargetConfig {
     /// What becomes of a class folder that this program did not write. One that it wrote is fetched again if names, number
     /// or sizes of its files differ from its manifest
     #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
-    pub existing: ExistingArg,
+    pub existing: Existing,
     /// What a finished class survives
     #[arg(long, env = "IMAGENET_DURABILITY", value_name = "WHAT", value_enum, default_value_t)]
-    pub durability: DurabilityArg,
+    pub durability: Durability,
 }
 
 /// Who downloads, on this machine.
@@ -197,28 +197,6 @@ pub struct OutsideConfig {
     pub http: Option<SocketAddr>,
 }
 
-/// As [`Existing`], on the command line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ExistingArg {
-    /// Prove it against the origin; a folder that does not match stays untouched and the class fails
-    #[default]
-    Adopt,
-    /// Download the class and put it in the folder's place
-    Replace,
-    /// Believe that it is complete; one that this program wrote, too
-    Trust,
-}
-
-/// As [`Durability`], on the command line.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum DurabilityArg {
-    /// A power cut
-    #[default]
-    Power,
-    /// The end of the process, also by SIGKILL; faster on slow disks
-    Process,
-}
-
 impl Config {
     /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`; clap knows which.
     ///
@@ -256,23 +234,4 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
         return Err("the shortest is 3s: leases are renewed every third of it, over the network".to_owned());
     }
     Ok(duration)
-}
-
-impl From<ExistingArg> for Existing {
-    fn from(argument: ExistingArg) -> Self {
-        match argument {
-            ExistingArg::Adopt => Self::Adopt,
-            ExistingArg::Replace => Self::Replace,
-            ExistingArg::Trust => Self::Trust,
-        }
-    }
-}
-
-impl From<DurabilityArg> for Durability {
-    fn from(argument: DurabilityArg) -> Self {
-        match argument {
-            DurabilityArg::Power => Self::Power,
-            DurabilityArg::Process => Self::Process,
-        }
-    }
 }

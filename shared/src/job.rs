@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use clap::ValueEnum;
 use url::{Position, Url};
 
 use crate::{
@@ -56,24 +57,28 @@ impl JobOptions {
 }
 
 /// What becomes of a class folder that has no manifest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+///
+/// The comments on the values are the help text of `--existing`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Existing {
-    /// Prove it by the sizes of its files and give it a manifest; else the class fails and the folder stays untouched.
+    /// Prove it against the origin; a folder that does not match stays untouched and the class fails
     #[default]
     Adopt,
-    /// Download the class and put it in the folder's place.
+    /// Download the class and put it in the folder's place
     Replace,
-    /// Believe that it is complete.
+    /// Believe that it is complete; one that this program wrote, too
     Trust,
 }
 
 /// What a published class survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+///
+/// The comments on the values are the help text of `--durability`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
-    /// A power cut.
+    /// A power cut
     #[default]
     Power,
-    /// The end of the process, also by SIGKILL.
+    /// The end of the process, also by SIGKILL; faster on slow disks
     Process,
 }
 

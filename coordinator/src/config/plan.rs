@@ -157,8 +157,8 @@ impl Config {
             delete_tar: target.delete_tar,
             retries: origin.retries,
             timeout: origin.timeout,
-            existing: target.existing.into(),
-            durability: target.durability.into(),
+            existing: target.existing,
+            durability: target.durability,
             ca_pem: origin.cacert.as_deref().map(certificates).transpose()?.unwrap_or_default(),
             headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
         };
