@@ -16,7 +16,7 @@ use crate::{
     fleet::Phase,
     lease_table::{Granted, Hello, Refused},
     trust::{Caller, Gate, MAX_STREAMS},
-    wire::{MAX_BATCH, at_most, held, leases, milliseconds, names, reported, sentence, shown},
+    wire::{MAX_BATCH, at_most, held, leases, milliseconds, reported, sentence, shown},
 };
 use futures_util::{Stream, StreamExt as _};
 use proto::{
@@ -239,7 +239,6 @@ impl Coordinator for Door {
             ttl_ms: milliseconds(self.terms.ttl),
             renew_ms: milliseconds(self.terms.ttl / 3),
             job: Some(self.job.clone().into()),
-            drop: names(&registered.drop),
             drop_leases: leases(&registered.drop),
             survey: registered.survey,
             status: Some(self.status()),
@@ -263,10 +262,9 @@ impl Coordinator for Door {
         };
         Ok(Response::new(proto::RenewReply {
             epoch: self.terms.epoch,
-            drop: names(&drop),
             drop_leases: leases(&drop),
             directive: directive.into(),
-            status: Some(self.status()),
+            job_done: self.dispatcher.status().is_done(),
         }))
     }
 

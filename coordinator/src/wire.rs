@@ -72,11 +72,6 @@ pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status
     Ok((Reported { lease, outcome, needs_lease: result.needs_lease }, span))
 }
 
-/// The classes of leases, as a message names them.
-pub(crate) fn names(leases: &[Lease]) -> Vec<String> {
-    leases.iter().map(|lease| lease.wnid.to_string()).collect()
-}
-
 /// Leases, as a message names them.
 pub(crate) fn leases(leases: &[Lease]) -> Vec<proto::Held> {
     let named =

@@ -108,7 +108,7 @@ class Worker:
         return reply.status
 
     def leave(self) -> None:
-        self.stub.Leave(self.pb.LeaveRequest(session_id=self.session, released=self.holds()), timeout=SECONDS)
+        self.stub.Leave(self.pb.LeaveRequest(session_id=self.session), timeout=SECONDS)
         self.held.clear()
 
 
@@ -137,11 +137,11 @@ def run(worker: Worker, stub, pb) -> None:
     assert len(worker.held) == 3 and not acquired.job_done, acquired
     say(holds=sorted(worker.held))
     renewed = worker.renew()
-    assert renewed.directive == directives.DIRECTIVE_CONTINUE and not renewed.drop and renewed.epoch == first.epoch, renewed
+    assert renewed.directive == directives.DIRECTIVE_CONTINUE and not renewed.drop_leases and renewed.epoch == first.epoch, renewed
 
     # The rest of the job is the other worker's.
     watch(stub, pb, lambda status: status.pending == 0 and status.leased == 3 and status.workers == 2)
-    assert not worker.renew().drop, "a lease was lost although it was renewed"
+    assert not worker.renew().drop_leases, "a lease was lost although it was renewed"
 
     published, failed, released = sorted(worker.held)
     tokens = dict(worker.held)

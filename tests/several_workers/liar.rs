@@ -146,9 +146,7 @@ fn lies_in_answers() -> Vec<(&'static str, Lies, Expected)> {
     };
     let reregister = proto::Directive::Reregister;
     vec![
-        ("drop 60,000 classes", Lies::in_renewals(|reply| reply.drop = wnids(60_000)), Lives),
         ("drop 80,000 leases", Lies::in_renewals(|reply| reply.drop_leases = held(80_000)), Lives),
-        ("counts of renewals", Lies::in_renewals(|reply| reply.status = Some(status())), Lives),
         ("always register again", Lies::in_renewals(move |reply| reply.directive = reregister.into()), Lives),
         ("ask again and again", Lies::in_grants(move |reply| reply.directive = reregister.into()), Lives),
         ("a directive of the future", Lies::in_renewals(|reply| reply.directive = 99), Lives),

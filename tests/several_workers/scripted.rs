@@ -242,7 +242,6 @@ impl Coordinator for Served {
             ttl_ms: ttl,
             renew_ms: ttl / 3,
             job: Some(proto::JobOptions { run_id: format!("{:032x}", answers.run), ..self.0.job.clone() }),
-            drop: Vec::new(),
             survey: answers.survey,
             status: Some(self.counts()),
             ..proto::RegisterReply::default()
@@ -255,9 +254,7 @@ impl Coordinator for Served {
         let answers = lock(&self.0.answers).clone();
         let reply = proto::RenewReply {
             epoch: answers.renewals_epoch.unwrap_or(answers.epoch),
-            drop: Vec::new(),
             directive: answers.directive.into(),
-            status: Some(Self::status()),
             ..proto::RenewReply::default()
         };
         Ok(Response::new(Lies::told(answers.lies.renew.as_ref(), reply)))

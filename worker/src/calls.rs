@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     coordinator_client::{Acquired, CallError, CoordinatorClient, Identity, Registration, Reported},
-    slots::{Held, Lease},
+    slots::Held,
     unreported::Unreported,
 };
 
@@ -182,9 +182,9 @@ impl Calls {
     }
 
     /// Ends the session and hands back what was not finished; does not wait for long.
-    pub(crate) async fn leave(&mut self, session: SessionId, released: &[Lease], reason: &str) {
+    pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) {
         self.tasks.shutdown().await;
-        if !matches!(timeout(FAREWELL, self.client.leave(session, released, reason)).await, Ok(Ok(()))) {
+        if !matches!(timeout(FAREWELL, self.client.leave(session, reason)).await, Ok(Ok(()))) {
             tracing::info!("could not say goodbye to the coordinator; the leases run out by themselves");
         }
     }

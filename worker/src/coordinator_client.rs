@@ -3,7 +3,7 @@
 //! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
 //! may be repeated: they are all idempotent.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
@@ -185,7 +185,7 @@ impl CoordinatorClient {
             ttl,
             renew,
             job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
-            drop: dropped(&reply.drop, &reply.drop_leases, held),
+            drop: tokens(&reply.drop_leases),
             job_done: is_done(reply.status.as_ref()),
             survey: reply.survey,
             sent,
@@ -206,16 +206,11 @@ impl CoordinatorClient {
             .call(limit, "imagenet.v1.Coordinator/Renew", request, async |mut stub, request| stub.renew(request).await)
             .await?;
         let directive = directive(reply.directive());
-        let drop = dropped(&reply.drop, &reply.drop_leases, held);
-        Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: is_done(reply.status.as_ref()), sent })
+        let drop = tokens(&reply.drop_leases);
+        Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: reply.job_done, sent })
     }
 
-    pub(crate) async fn acquire(
-        &mut self,
-        session: SessionId,
-        max: usize,
-        held: &[Held],
-    ) -> Result<Acquired, CallError> {
+    pub(crate) async fn acquire(&mut self, session: SessionId, max: usize, held: &[Held]) -> Result<Acquired, CallError> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
         let reply = self
@@ -270,14 +265,8 @@ impl CoordinatorClient {
         })
     }
 
-    pub(crate) async fn leave(
-        &mut self,
-        session: SessionId,
-        released: &[Lease],
-        reason: &str,
-    ) -> Result<(), CallError> {
-        let released = released.iter().map(|lease| wire_lease(*lease)).collect();
-        let request = proto::LeaveRequest { session_id: session.0, released, reason: reason.to_owned() };
+    pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) -> Result<(), CallError> {
+        let request = proto::LeaveRequest { session_id: session.0, reason: reason.to_owned() };
         self.call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", request, async |mut stub, request| {
             stub.leave(request).await
         })
@@ -345,38 +334,27 @@ fn wire_held(held: &[Held]) -> Vec<proto::Held> {
         bytes: held.position(),
         length: held.length(),
         is_local: held.is_local(),
-        ..wire_lease(held.lease)
+        wnid: held.lease.wnid.to_string(),
+        token: held.lease.token.0,
     };
     held.iter().map(wire).collect()
-}
-
-fn wire_lease(lease: Lease) -> proto::Held {
-    proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, ..proto::Held::default() }
 }
 
 fn is_done(status: Option<&proto::JobStatus>) -> bool {
     status.is_some_and(|status| status.done)
 }
 
-/// The leases to give up. A coordinator that names only their classes is older and means the tokens that were sent.
-fn dropped(wnids: &[String], leases: &[proto::Held], held: &[Held]) -> Vec<LeaseToken> {
-    if !leases.is_empty() {
-        return leases.iter().map(|lease| LeaseToken(lease.token)).collect();
-    }
-    let wnids: HashSet<&str> = wnids.iter().map(String::as_str).collect();
-    let named = |held: &&Held| wnids.contains(held.lease.wnid.to_string().as_str());
-    held.iter().filter(named).map(|held| held.lease.token).collect()
+fn tokens(leases: &[proto::Held]) -> Vec<LeaseToken> {
+    leases.iter().map(|lease| LeaseToken(lease.token)).collect()
 }
 
-/// What is no id was never ours to drop or to have acknowledged.
+/// What is no id was never acknowledged.
 fn wnids(texts: &[String]) -> Vec<Wnid> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use shared::telemetry::trace::TraceParent;
-
     use super::*;
 
     #[test]
@@ -396,20 +374,5 @@ mod tests {
             let refused = terms(ttl, 0).unwrap_err().to_string();
             assert_eq!(refused, format!("its leases live for {ttl} ms, and a worker needs at least 500 to renew them"));
         }
-    }
-
-    #[test]
-    fn what_is_to_be_dropped_is_a_lease_also_where_only_its_class_is_named() {
-        let held = |number: u64| {
-            let wnid = format!("n{number:08}").parse().unwrap();
-            let lease = Lease { wnid, token: LeaseToken(number), probe: false, trace: TraceParent::default() };
-            Held { lease, progress: None }
-        };
-        let sent = [held(1), held(2), held(3)];
-        let names = ["n00000002".to_owned(), "n00000009".to_owned()];
-        let lease = proto::Held { wnid: names[0].clone(), token: 7, ..proto::Held::default() };
-        assert_eq!(dropped(&names, &[lease], &sent), [LeaseToken(7)], "under whichever token it was meant");
-        assert_eq!(dropped(&names, &[], &sent), [LeaseToken(2)]);
-        assert_eq!(dropped(&[], &[], &sent), []);
     }
 }

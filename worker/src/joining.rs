@@ -76,7 +76,7 @@ pub(crate) async fn join(
     match opened {
         Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, gate, threads })),
         Err(error) => {
-            calls.leave(registration.session, &[], &for_the_coordinator(&error)).await;
+            calls.leave(registration.session, &for_the_coordinator(&error)).await;
             Err(error)
         }
     }

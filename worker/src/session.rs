@@ -69,8 +69,6 @@ struct Worker {
     /// Until all that the target has is reported.
     survey: Option<Survey>,
     unreported: Unreported,
-    /// What is handed back at the end.
-    released: Vec<Lease>,
     /// The session of another run, which has taken over what is held.
     other_run: Option<SessionId>,
     status: JobStatus,
@@ -135,7 +133,6 @@ impl Worker {
             renewable,
             survey: None,
             unreported: Unreported::default(),
-            released: Vec::new(),
             other_run: None,
             status: JobStatus::default(),
             pause: Duration::ZERO,
@@ -236,18 +233,9 @@ impl Worker {
                 let outcome = Outcome::Failed(failure);
                 self.unreported.add([Finished { lease, outcome, needs_lease: false }]);
             }
-            Err(Unfinished::Stopped) => self.release(lease),
-            Err(Unfinished::Target(fault)) => {
-                self.cannot_go_on(fault.into());
-                self.release(lease);
-            }
-        }
-    }
-
-    /// Until the end it is enough not to name it any more; to keep it for longer would keep all that was ever dropped.
-    fn release(&mut self, lease: Lease) {
-        if self.ending.is_some() {
-            self.released.push(lease);
+            // What is not named any more in renewals goes back.
+            Err(Unfinished::Stopped) => {}
+            Err(Unfinished::Target(fault)) => self.cannot_go_on(fault.into()),
         }
     }
 
@@ -283,13 +271,11 @@ impl Worker {
     }
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
-        let mut released = std::mem::take(&mut self.released);
-        released.extend(self.held().iter().map(|held| held.lease));
         self.renewable.send_replace(Renewable::default());
         self.progress.tally().set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
             let reason = self.fault.as_ref().map(for_the_coordinator).unwrap_or_default();
-            self.calls.leave(id, &released, &reason).await;
+            self.calls.leave(id, &reason).await;
         }
         self.fault.take().map_or(Ok(ended), Err)
     }

@@ -109,7 +109,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
             break;
         }
     }
-    let leave = proto::LeaveRequest { session_id, reason: reason.to_owned(), ..proto::LeaveRequest::default() };
+    let leave = proto::LeaveRequest { session_id, reason: reason.to_owned() };
     client.leave(leave).await.unwrap();
     Ok(())
 }

@@ -32,6 +32,8 @@ const MAX_MESSAGE: usize = 4 << 20;
 const MAX_HELD: usize = 256 << 10;
 /// 4,096 classes have 11 bytes each.
 const MAX_NAMES: usize = 64 << 10;
+/// One sentence, which the worker does not limit.
+const MAX_SENTENCE: usize = 64 << 10;
 /// Messages of a few numbers or one name.
 const MAX_SHORT: usize = 4 << 10;
 /// From the first byte of a message to its last. The longest one takes that at 1.1 Mbit/s.
@@ -52,8 +54,9 @@ impl Limit {
         let (bytes, repeated) = match path.strip_prefix("/imagenet.v1.") {
             Some("Coordinator/Report") => (MAX_MESSAGE, Some(2)),
             Some("Coordinator/Register") => (MAX_HELD, Some(6)),
-            Some("Coordinator/Renew" | "Coordinator/Leave") => (MAX_HELD, Some(2)),
+            Some("Coordinator/Renew") => (MAX_HELD, Some(2)),
             Some("Coordinator/Acquire") => (MAX_HELD, Some(3)),
+            Some("Coordinator/Leave") => (MAX_SENTENCE, None),
             Some("Admin/RetryFailed") => (MAX_NAMES, Some(1)),
             _ => (MAX_SHORT, None),
         };

@@ -227,7 +227,8 @@ async fn of_two_living_workers_of_one_name_one_is_refused_and_told_why() {
     assert_eq!(refused.message(), "two workers are called host; give each its own --name");
     let renew = proto::RenewRequest { session_id: newer, ..Default::default() };
     let renewed = running.client.renew(renew).await.unwrap().into_inner();
-    assert_eq!((renewed.directive(), renewed.status.unwrap().leased), (proto::Directive::Continue, 1));
+    assert_eq!((renewed.directive(), renewed.job_done), (proto::Directive::Continue, false));
+    assert_eq!(running.handle.status().leased, 1);
     let endless = proto::RegisterRequest { instance_nonce: vec![0; 65], ..registration(1) };
     assert_eq!(running.client.register(endless).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }

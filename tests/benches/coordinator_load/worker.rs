@@ -117,14 +117,14 @@ impl Worker {
         let reply = answered("Register", self.client.register(request)).await?;
         self.session = reply.session_id;
         self.renew_every = Duration::from_millis(reply.renew_ms);
-        self.give_up(&reply.drop)
+        self.give_up(&reply.drop_leases)
     }
 
     /// Whether the session goes on; if not, the worker must register.
     pub(crate) async fn renew(&mut self) -> Result<bool, Trouble> {
         let request = RenewRequest { session_id: self.session, held: self.held.clone(), received_bytes: 0 };
         let reply = answered("Renew", self.client.renew(request)).await?;
-        self.give_up(&reply.drop)?;
+        self.give_up(&reply.drop_leases)?;
         Ok(reply.directive() != Directive::Reregister)
     }
 
@@ -191,16 +191,15 @@ impl Worker {
 
     /// Gives everything back and ends the session.
     async fn leave(&mut self) -> Result<(), Trouble> {
-        let released = self.held.clone();
         // Before the answer: it may be granted to another meanwhile.
         self.give_all_up()?;
-        let request = LeaveRequest { session_id: self.session, released, reason: String::new() };
+        let request = LeaveRequest { session_id: self.session, reason: String::new() };
         answered("Leave", self.client.leave(request)).await.map(|_| ())
     }
 
-    fn give_up(&mut self, drop: &[String]) -> Result<(), Trouble> {
-        self.held.retain(|held| !drop.contains(&held.wnid));
-        drop.iter().try_for_each(|wnid| self.grants.given_back(wnid))
+    fn give_up(&mut self, drop: &[Held]) -> Result<(), Trouble> {
+        self.held.retain(|held| drop.iter().all(|lease| lease.wnid != held.wnid));
+        drop.iter().try_for_each(|lease| self.grants.given_back(&lease.wnid))
     }
 }
 

@@ -73,10 +73,9 @@ impl Worker {
         let free = self.slots.free();
         // What comes too late or is too much goes back: the next list of what is held does not name it.
         let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
-        for lease in acquired.leases {
-            let given_back = if too_late { Some(lease) } else { self.slots.start(lease).err() };
-            if let Some(lease) = given_back {
-                self.release(lease);
+        if !too_late {
+            for lease in acquired.leases {
+                self.slots.start(lease).ok();
             }
         }
         // Leases whose classes are here already begin nothing, so they count as none.

@@ -41,7 +41,7 @@ fn results(count: usize) -> proto::ReportRequest {
 }
 
 /// Each method that names classes, with so many of them.
-fn messages(count: usize) -> [(&'static str, Vec<u8>); 6] {
+fn messages(count: usize) -> [(&'static str, Vec<u8>); 5] {
     let session_id = u64::MAX;
     let register = proto::RegisterRequest {
         protocol_version: 1,
@@ -52,7 +52,6 @@ fn messages(count: usize) -> [(&'static str, Vec<u8>); 6] {
         ..Default::default()
     };
     let retry = proto::RetryFailedRequest { wnids: vec!["n12345678".to_owned(); count] };
-    let leave = proto::LeaveRequest { session_id, released: held(count), reason: "r".repeat(4096) };
     [
         (REPORT, results(count).encode_to_vec()),
         ("/imagenet.v1.Coordinator/Register", register.encode_to_vec()),
@@ -64,7 +63,6 @@ fn messages(count: usize) -> [(&'static str, Vec<u8>); 6] {
             "/imagenet.v1.Coordinator/Acquire",
             proto::AcquireRequest { session_id, max: u32::MAX, held: held(count) }.encode_to_vec(),
         ),
-        ("/imagenet.v1.Coordinator/Leave", leave.encode_to_vec()),
         ("/imagenet.v1.Admin/RetryFailed", retry.encode_to_vec()),
     ]
 }
