@@ -4,8 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Buf as _, BufMut as _};
 use proto::{admin_client::AdminClient, coordinator_client::CoordinatorClient};
-use tests::{cluster::Table, wait::wait_until};
-use tokio::{runtime::Runtime, time::Instant};
+use tests::{
+    cluster::Table,
+    wait::{wait_for, wait_until},
+};
+use tokio::runtime::Runtime;
 use tonic::{
     Code, Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -238,24 +241,29 @@ fn a_probe_needs_no_token_and_other_services_do() {
     coordinator.running.kill();
 }
 
+/// A crowd of wrong tokens is told a few times and counted, and keeps no valid one out.
 #[test]
-fn wrong_tokens_of_one_address_are_answered_slowly_and_valid_ones_at_once() {
+fn wrong_tokens_do_not_fill_the_log_and_valid_ones_pass() {
     let cluster = Cluster::of(1);
     let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let (wrong, valid) =
         (Client::new(coordinator.address, Some("0123456789abcdef")), Client::new(coordinator.address, Some(&secret)));
-    let begun = Instant::now();
-    for _ in 0..9 {
+    for _ in 0..50 {
         assert_eq!(wrong.renew(1).expect_err("it is wrong").code(), Code::Unauthenticated);
     }
-    let taken = begun.elapsed();
-    assert!(taken >= Duration::from_secs(3), "nine wrong tokens in {taken:?}");
-    let begun = Instant::now();
     assert!(valid.renew(1).is_ok());
-    assert!(begun.elapsed() < Duration::from_secs(3), "a valid token waited for {:?}", begun.elapsed());
+    let path = job.target_path().join("imagenet_downloader.log");
+    let lines = || {
+        let log = std::fs::read_to_string(&path).unwrap_or_default();
+        log.lines().filter(|line| line.contains("a call was refused")).count()
+    };
+    wait_for("a refusal is in the log", Duration::from_secs(20), || lines() > 0);
     coordinator.running.kill();
+    let lines = lines();
+    // Five a minute; a minute may end meanwhile.
+    assert!((1..=10).contains(&lines), "{lines} lines");
 }
 
 #[test]

@@ -11,17 +11,13 @@ use std::{
 
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use shared::{ids::CredentialId, tls::Watched};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    Door, Peer, Role,
-    call::until_revoked,
-    connection::TooManyCalls,
-    role::is_for_everybody,
-    throttle::{Answer, Throttle},
+    Door, Peer, Role, call::until_revoked, connection::TooManyCalls, role::is_for_everybody, sparing::Sparing,
     tokens::Grant,
 };
 
@@ -76,7 +72,7 @@ enum Rules {
     Operator,
     Locked {
         door: Arc<Door>,
-        throttle: Mutex<Throttle>,
+        told: Mutex<Sparing>,
     },
 }
 
@@ -96,7 +92,6 @@ const BUSY: &str = "this connection has too many calls at the same time; wait fo
 const NO_TOKEN: &str = "a token is needed here: give the file with one of this cluster's with --token-file";
 const WRONG_TOKEN: &str =
     "the token is not one of this cluster's: give the file with one that is valid with --token-file";
-const TOO_MANY: &str = "too many wrong tokens came from this address; try again later, with a valid one";
 
 impl Gate {
     /// For connections within the process.
@@ -114,7 +109,7 @@ impl Gate {
         if !door.is_locked() {
             return Self::open();
         }
-        Self(Arc::new(Rules::Locked { door, throttle: Mutex::default() }))
+        Self(Arc::new(Rules::Locked { door, told: Mutex::default() }))
     }
 }
 
@@ -163,17 +158,7 @@ impl Rules {
         if role.includes(needed) { Ok((caller, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
     }
 
-    /// When this address is told that its credential is of no use.
-    fn failed(&self, address: Option<IpAddr>) -> Answer {
-        match (self, address) {
-            (Self::Locked { throttle, .. }, Some(address)) => {
-                throttle.lock().unwrap_or_else(PoisonError::into_inner).failed(address, Instant::now())
-            }
-            _ => Answer::Now,
-        }
-    }
-
-    async fn refuse(self: Arc<Self>, refusal: Refusal, address: Option<IpAddr>) -> Status {
+    fn refuse(&self, refusal: &Refusal, address: Option<IpAddr>) -> Status {
         let what = match refusal {
             Refusal::Forbidden { role, needed } => {
                 return Status::permission_denied(format!(
@@ -183,12 +168,12 @@ impl Rules {
             Refusal::Busy => return Status::resource_exhausted(BUSY),
             Refusal::Unknown(what) => what,
         };
-        match self.failed(address) {
-            Answer::Now => tracing::info!(?address, "a call was refused: {what}"),
-            Answer::At(when) => sleep_until(when).await,
-            Answer::Refuse => return Status::resource_exhausted(TOO_MANY),
+        if let Self::Locked { told, .. } = self
+            && let Some(untold) = told.lock().unwrap_or_else(PoisonError::into_inner).may_tell(Instant::now())
+        {
+            tracing::info!(?address, untold, "a call was refused: {what}");
         }
-        Status::unauthenticated(what)
+        Status::unauthenticated(*what)
     }
 }
 
@@ -237,8 +222,8 @@ where
                 Box::pin(until_revoked(self.inner.call(request), revoked, call))
             }
             Err(refusal) => {
-                let refused = Arc::clone(&self.rules).refuse(refusal, peer.map(|peer| peer.address()));
-                Box::pin(async move { Ok(refused.await.into_http()) })
+                let refused = self.rules.refuse(&refusal, peer.map(|peer| peer.address()));
+                Box::pin(std::future::ready(Ok(refused.into_http())))
             }
         }
     }

@@ -19,7 +19,6 @@ mod local;
 mod role;
 mod server_tls;
 mod sparing;
-mod throttle;
 mod tokens;
 
 pub use connection::{Connection, Peer};
