@@ -1,8 +1,11 @@
 //! What has happened since this process started, counted without a lock where it happens. What stands now is the dispatcher's
 //! to tell; this is only for those who look from outside.
 
-use prometheus_client::metrics::counter::Counter;
-use shared::{metrics::Durations, outcome::Outcome};
+use prometheus_client::metrics::{counter::Counter, family::Family};
+use shared::{
+    metrics::{Durations, Label},
+    outcome::Outcome,
+};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -68,7 +71,7 @@ impl CopyTally {
 }
 
 /// The calls that exist. Whatever else somebody asks for is counted as one.
-const METHODS: [(&str, &str, &str); 15] = [
+const METHODS: [(&str, &str, &str); 14] = [
     ("/imagenet.v1.Coordinator/Register", "Coordinator", "Register"),
     ("/imagenet.v1.Coordinator/Renew", "Coordinator", "Renew"),
     ("/imagenet.v1.Coordinator/Acquire", "Coordinator", "Acquire"),
@@ -83,7 +86,6 @@ const METHODS: [(&str, &str, &str); 15] = [
     ("/imagenet.v1.Admin/Resume", "Admin", "Resume"),
     ("/grpc.health.v1.Health/Check", "Health", "Check"),
     ("/grpc.health.v1.Health/Watch", "Health", "Watch"),
-    ("", "other", "other"),
 ];
 /// By number, as gRPC has them.
 const CODES: [&str; 17] = [
@@ -108,18 +110,19 @@ const CODES: [&str; 17] = [
 
 /// A call's name as gRPC writes it, or `other`.
 pub(crate) fn known_call(path: &str) -> &'static str {
-    let known = METHODS.iter().find(|(known, ..)| !known.is_empty() && path == *known);
+    let known = METHODS.iter().find(|(known, ..)| path == *known);
     known.map_or("other", |(path, ..)| path.trim_start_matches('/'))
 }
 
-/// How long calls took, by method and code: a table of all there can be, so that nobody waits for a lock.
+/// How long calls took, by service, method and code.
 #[derive(Debug, Default)]
-pub struct Calls([[Durations; CODES.len()]; METHODS.len()]);
+pub struct Calls(pub(crate) Family<[Label; 3], Durations>);
 
 /// A call that is being answered; counted when it is dropped, as cancelled unless it was answered.
 #[derive(Debug)]
 pub(crate) struct Call {
-    method: usize,
+    service: &'static str,
+    method: &'static str,
     began: Instant,
     code: Code,
 }
@@ -127,8 +130,9 @@ pub(crate) struct Call {
 impl Call {
     /// A call has come, for this path.
     pub(crate) fn begin(path: &str) -> Self {
-        let method = METHODS.iter().position(|(known, ..)| path == *known).unwrap_or(METHODS.len() - 1);
-        Self { method, began: Instant::now(), code: Code::Cancelled }
+        let known = METHODS.iter().find(|(known, ..)| path == *known);
+        let (_, service, method) = *known.unwrap_or(&("", "other", "other"));
+        Self { service, method, began: Instant::now(), code: Code::Cancelled }
     }
 
     /// It was answered.
@@ -141,17 +145,13 @@ impl Calls {
     /// Counts a call that has ended.
     pub(crate) fn ended(&self, call: &Call) {
         let code = usize::try_from(i32::from(call.code)).unwrap_or_default();
-        self.0[call.method][code.min(CODES.len() - 1)].record(call.began.elapsed());
+        let labels = labels(call.service, call.method, CODES[code.min(CODES.len() - 1)]);
+        self.0.get_or_create(&labels).record(call.began.elapsed());
     }
+}
 
-    /// All that have happened: labels and durations.
-    pub fn by_method_and_code(&self) -> impl Iterator<Item = ([(&'static str, &'static str); 3], &Durations)> {
-        self.0.iter().zip(METHODS).flat_map(|(durations, (_, service, method))| {
-            let by_code = durations.iter().zip(CODES).filter(|(durations, _)| !durations.is_empty());
-            by_code
-                .map(move |(durations, code)| ([("service", service), ("method", method), ("code", code)], durations))
-        })
-    }
+pub(crate) fn labels(service: &'static str, method: &'static str, code: &'static str) -> [Label; 3] {
+    [("service", service), ("method", method), ("code", code)]
 }
 
 #[cfg(test)]
@@ -174,17 +174,14 @@ mod tests {
             }
             calls.ended(&call);
         }
-        let labels: Vec<[&str; 3]> =
-            calls.by_method_and_code().map(|(labels, _)| labels.map(|(_, value)| value)).collect();
-        assert_eq!(
-            labels,
-            [
-                ["Coordinator", "Renew", "OK"],
-                ["Coordinator", "Acquire", "CANCELLED"],
-                ["Health", "Check", "UNAUTHENTICATED"],
-                ["other", "other", "UNIMPLEMENTED"]
-            ]
-        );
+        for (service, method, code) in [
+            ("Coordinator", "Renew", "OK"),
+            ("Coordinator", "Acquire", "CANCELLED"),
+            ("Health", "Check", "UNAUTHENTICATED"),
+            ("other", "other", "UNIMPLEMENTED"),
+        ] {
+            assert!(calls.0.get(&labels(service, method, code)).is_some(), "{service} {method} {code}");
+        }
         assert_eq!(known_call("/imagenet.v1.Coordinator/Renew"), "imagenet.v1.Coordinator/Renew");
         assert_eq!((known_call(""), known_call("/n02124075")), ("other", "other"));
     }

@@ -262,7 +262,10 @@ mod tests {
         let page = ask(address, "GET /").await;
         assert!(page.contains("/metrics") && page.contains("content-type: text/plain"), "{page}");
         let metrics = ask(address, "GET /metrics").await;
-        assert!(metrics.contains("content-type: text/plain; version=0.0.4") && metrics.contains("imagenet_one 1\n"));
+        assert!(
+            metrics.contains("content-type: application/openmetrics-text; version=1.0.0")
+                && metrics.contains("imagenet_one 1\n")
+        );
         assert!(ask(address, "HEAD /metrics").await.starts_with("HTTP/1.1 200 "));
         assert!(ask(address, "GET /secret").await.starts_with("HTTP/1.1 404 "));
         assert!(ask(address, "POST /metrics").await.starts_with("HTTP/1.1 405 "));

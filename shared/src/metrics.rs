@@ -1,59 +1,56 @@
 //! Metrics of both programs: counted in atomics, because they stand on hot paths, and put into words only when somebody asks.
 //!
-//! Invariant: every metric has its help and its type, under the name that its samples have.
+//! Invariant: every metric has its help and its type. The text is `OpenMetrics` 1.0, as the library writes it: a counter is
+//! described under its name without the `_total` that its samples have. Prometheus takes the parser by the content type of
+//! the answer, whatever it asked for, and stores the names of samples.
 
 use std::{
     fmt::{self, Debug},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, TypedMetric, histogram::Histogram},
     registry::Registry,
 };
 
 /// What the text form is, as HTTP names it.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds in seconds: from a commit on a fast disk to a long poll.
 const BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// A histogram of durations, recorded without a lock.
-#[derive(Debug, Default)]
-pub struct Durations {
-    /// One for each bound, and one for what is longer.
-    counts: [AtomicU64; BOUNDS.len() + 1],
-    nanoseconds: AtomicU64,
+/// A histogram of durations in seconds.
+#[derive(Debug, Clone)]
+pub struct Durations(Histogram);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histogram::new(BOUNDS))
+    }
 }
 
 impl Durations {
     /// Counts one more.
     pub fn record(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.0.observe(duration.as_secs_f64());
+    }
+}
+
+impl TypedMetric for Durations {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
     }
 
-    /// Whether there was none yet.
-    pub fn is_empty(&self) -> bool {
-        self.counts.iter().all(|count| count.load(Ordering::Relaxed) == 0)
-    }
-
-    fn encode(&self, mut metric: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
-        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let sum = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
     }
 }
 
@@ -99,23 +96,9 @@ impl Page<'_> {
         })
     }
 
-    /// One histogram of durations.
-    pub fn durations(&mut self, name: &str, help: &str, durations: &Durations) -> fmt::Result {
-        durations.encode(self.0.encode_descriptor(name, help, None, MetricType::Histogram)?)
-    }
-
-    /// Histograms of durations, told apart by labels.
-    pub fn durations_by<'times, Labels: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        durations: impl Iterator<Item = (Labels, &'times Durations)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, durations) in durations {
-            durations.encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
+    /// A metric, or a family of metrics told apart by labels.
+    pub fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 }
 
@@ -150,43 +133,28 @@ impl Metrics {
         Self(registry)
     }
 
-    /// The text form, version 0.0.4, which everything that scrapes understands.
+    /// The text form of `OpenMetrics`.
     ///
     /// # Errors
     /// When a source fails.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        text::encode_registry(&mut text, &self.0)?;
-        Ok(classic(&text))
+        text::encode(&mut text, &self.0)?;
+        Ok(text)
     }
-}
-
-/// The library speaks `OpenMetrics`, where a counter is described without the `_total` that its samples have. In the older and
-/// wider spread form they have one name; else the samples would have neither help nor type.
-fn classic(open_metrics: &str) -> String {
-    let mut lines = open_metrics.lines().peekable();
-    let mut text = String::with_capacity(open_metrics.len());
-    while let Some(line) = lines.next() {
-        let named = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
-        let counter = named.and_then(|(name, help)| {
-            let described = format!("# TYPE {name} counter");
-            lines.next_if(|next| **next == described)?;
-            Some(format!("# HELP {name}_total {help}\n# TYPE {name}_total counter\n"))
-        });
-        match counter {
-            Some(counter) => text.push_str(&counter),
-            None => text.extend([line, "\n"]),
-        }
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::family::Family;
+
     use super::*;
 
     #[derive(Debug, Default)]
-    struct Everything(Durations);
+    struct Everything {
+        commits: Durations,
+        calls: Family<[Label; 1], Durations>,
+    }
 
     impl Source for Everything {
         fn write(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -194,17 +162,17 @@ mod tests {
             page.gauges("classes", "Classes by state.", &[(("state", "failed"), 1), (("state", "pending"), 2)])?;
             page.counter("received_bytes", "Bytes from the origin.", 10)?;
             page.counters("reports", "Results.", &[(("outcome", "success"), u64::MAX)])?;
-            page.durations("commit_seconds", "Commits.", &self.0)?;
-            page.durations_by("rpc_seconds", "Calls.", [([("code", "Ok")], &self.0)].into_iter())
+            page.metric("commit_seconds", "Commits.", &self.commits)?;
+            page.metric("rpc_seconds", "Calls.", &self.calls)
         }
     }
 
     #[test]
-    fn every_sample_has_help_and_type_under_its_own_name() {
+    fn every_metric_has_help_and_type() {
         let everything = Everything::default();
-        assert!(everything.0.is_empty());
         for seconds in [0.0004, 0.001, 0.2, 100.0] {
-            everything.0.record(Duration::from_secs_f64(seconds));
+            everything.commits.record(Duration::from_secs_f64(seconds));
+            everything.calls.get_or_create(&[("code", "Ok")]).record(Duration::from_secs_f64(seconds));
         }
         let text = Metrics::new("worker", "1.2 (3f2a)", Arc::new(everything)).text().unwrap();
         for lines in [
@@ -214,10 +182,10 @@ mod tests {
             "# HELP imagenet_slots Downloads at once.\n# TYPE imagenet_slots gauge\nimagenet_slots 3\n".to_owned(),
             "# TYPE imagenet_classes gauge\nimagenet_classes{state=\"failed\"} 1\nimagenet_classes{state=\"pending\"} 2\n"
                 .to_owned(),
-            "# HELP imagenet_received_bytes_total Bytes from the origin.\n# TYPE imagenet_received_bytes_total counter\n\
+            "# HELP imagenet_received_bytes Bytes from the origin.\n# TYPE imagenet_received_bytes counter\n\
              imagenet_received_bytes_total 10\n"
                 .to_owned(),
-            "# TYPE imagenet_reports_total counter\nimagenet_reports_total{outcome=\"success\"} 18446744073709551615\n"
+            "# TYPE imagenet_reports counter\nimagenet_reports_total{outcome=\"success\"} 18446744073709551615\n"
                 .to_owned(),
             "# TYPE imagenet_commit_seconds histogram\nimagenet_commit_seconds_sum 100.2014\n\
              imagenet_commit_seconds_count 4\nimagenet_commit_seconds_bucket{le=\"0.001\"} 2\n"
@@ -228,6 +196,6 @@ mod tests {
         ] {
             assert!(text.contains(&lines), "no\n{lines}in\n{text}");
         }
-        assert!(!text.contains("# EOF") && text.ends_with('\n'));
+        assert!(text.ends_with("\n# EOF\n"));
     }
 }

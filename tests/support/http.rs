@@ -22,7 +22,8 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-/// A scrape that was looked at closely: every sample belongs to a metric whose help and type were told before.
+/// A scrape that was looked at closely: every sample belongs to a metric whose help and type were told before, as
+/// `OpenMetrics` has them.
 #[derive(Debug, Clone)]
 pub struct Scrape {
     /// The text as it came.
@@ -42,20 +43,24 @@ impl Scrape {
     #[track_caller]
     fn read(text: String) -> Self {
         let (mut helped, mut typed, mut samples) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        for line in text.lines() {
+        let metrics = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("no end: {text}"));
+        for line in metrics.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
                 assert!(!help.is_empty() && !helped.contains(&name), "{line}");
                 helped.push(name);
             } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
                 assert!(helped.last() == Some(&name) && typed.insert(name, kind).is_none(), "{line}");
-                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                assert!(!name.ends_with("_total"), "{line}");
             } else {
                 let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
                 let name = sample.split('{').next().expect("there is a first part");
-                let family = ["_sum", "_count", "_bucket"].iter().find_map(|end| name.strip_suffix(end));
-                let described = typed.contains_key(name)
-                    || family.is_some_and(|family| typed.get(family).is_some_and(|kind| *kind == "histogram"));
+                let ends =
+                    [("_total", "counter"), ("_sum", "histogram"), ("_count", "histogram"), ("_bucket", "histogram")];
+                let described = typed.get(name).is_some_and(|kind| *kind == "gauge")
+                    || ends
+                        .iter()
+                        .any(|(end, kind)| name.strip_suffix(end).and_then(|name| typed.get(name)) == Some(kind));
                 assert!(described && name.starts_with("imagenet_"), "neither help nor type: {line}\n{text}");
                 let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
                 assert!(samples.insert(sample.to_owned(), value).is_none(), "twice: {line}");

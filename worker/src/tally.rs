@@ -125,7 +125,7 @@ impl Source for Tally {
         page.counter("worker_retries", retries, self.retries.get())?;
         self.origin(page)?;
         let publish = "How long a complete class waits until it is on the disk under its final name.";
-        page.durations("worker_publish_seconds", publish, &self.publishes)?;
+        page.metric("worker_publish_seconds", publish, &self.publishes)?;
         let missed = "Renewals of the leases that had no answer.";
         page.counter("worker_renewal_failures", missed, self.missed_renewals.get())
     }

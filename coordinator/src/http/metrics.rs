@@ -71,10 +71,10 @@ impl AtWork {
         page.counter("coordinator_copies_granted_bytes", bytes, tally.copies.granted_bytes.get())?;
         let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
         page.counter("expired_sessions", expired, tally.expired_sessions.get())?;
-        page.durations("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
+        page.metric("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
         self.origin(page)?;
         let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
-        page.durations_by("rpc_seconds", calls, tally.calls.by_method_and_code())?;
+        page.metric("rpc_seconds", calls, &tally.calls.0)?;
         self.others.iter().try_for_each(|other| other.write(page))
     }
 

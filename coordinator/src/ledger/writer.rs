@@ -1,7 +1,7 @@
 //! The ledger's only writer: a thread behind a bounded queue, with group commit. It keeps the failure log too, which is a view
 //! of the same entries: no file is touched by the task that answers workers.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use shared::{
     Wnid,
@@ -131,7 +131,7 @@ fn log_failures(entries: &[Entry], log: &mut FailureLog) {
 }
 
 /// How long commits take.
-pub type Commits = Arc<Durations>;
+pub type Commits = Durations;
 
 /// The way to the writer.
 #[derive(Debug, Clone)]
@@ -211,7 +211,7 @@ impl Writer {
 
     /// How long commits take.
     pub(crate) fn commits(&self) -> Commits {
-        Arc::clone(&self.commits)
+        self.commits.clone()
     }
 
     /// Reads the ledger, behind everything that was queued before. `None` if its thread has ended, or
