@@ -210,7 +210,12 @@ impl CoordinatorClient {
         Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: reply.job_done, sent })
     }
 
-    pub(crate) async fn acquire(&mut self, session: SessionId, max: usize, held: &[Held]) -> Result<Acquired, CallError> {
+    pub(crate) async fn acquire(
+        &mut self,
+        session: SessionId,
+        max: usize,
+        held: &[Held],
+    ) -> Result<Acquired, CallError> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
         let reply = self
