@@ -1,6 +1,8 @@
 //! The worker's command line. Every flag has an environment variable; the doc comments are the manual.
 
+use shared::job::JobStatus;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use tokio::sync::watch;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as _};
 use shared::{connect::ConnectArgs, exit_code, flag::yes_or_no, manual::Manual};
@@ -9,6 +11,24 @@ const EXAMPLES: &str = "\
 Examples:
   worker --connect http://127.0.0.1:50051 --target /data/imagenet
   worker --connect http://127.0.0.1:50051 --workers 5 --name disk2";
+
+/// What a worker is told by its own command line; the rest comes from the coordinator.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Stable name, e.g. the host's.
+    pub name: String,
+    /// Parallel downloads, at least 1.
+    pub slots: usize,
+    /// Folder that gets the class folders.
+    pub target: PathBuf,
+    /// Folder in which classes are put together; beside the target where it is not given.
+    pub staging: Option<PathBuf>,
+    /// The coordinator may send it to an origin at a private or loopback address.
+    pub allow_private_origin: bool,
+    /// The job's counts as they are now, where the coordinator is in the same process. Without them
+    /// the job's line shows those of the coordinator's last answer.
+    pub counts: Option<watch::Receiver<JobStatus>>,
+}
 
 /// Downloads and unpacks the classes that a coordinator leases to it.
 ///
@@ -19,7 +39,7 @@ Examples:
 /// lost. It finishes the classes that it has, keeps their results, and tries to connect again every
 /// few seconds. It ends when the job is done.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "worker", version = crate::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
+#[command(name = "worker", version = crate::version::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]

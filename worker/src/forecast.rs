@@ -16,14 +16,15 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
-    allowed_addresses::PrivateOrigin,
-    client::OriginError,
-    download_error::DownloadError,
-    existing::{self, Found},
-    origin::{Origin, Question},
-    pace::Gate,
-    tally::Tally,
-    target_users::TargetUsers,
+    observe::counters::Tally,
+    origin::{
+        Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError, download_error::DownloadError,
+        limiter::Gate,
+    },
+    storage::{
+        existing::{self, Found},
+        target_users::TargetUsers,
+    },
 };
 
 /// Requests at once, or fewer where the job allows fewer connections.

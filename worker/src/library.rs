@@ -31,15 +31,15 @@ pub use stats::Stats;
 use first_answers::FirstAnswers;
 
 use crate::{
-    allowed_addresses::PrivateOrigin,
+    fetch::{
+        context::{Site, SiteError},
+        unfinished::Unfinished,
+    },
     lease_clock::LeaseClock,
-    origin::Origin,
-    pace::Gate,
-    progress::Progress,
-    site::{Site, SiteError},
+    observe::progress::Progress,
+    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::Gate},
     slots::{Lease, Slots},
-    target::{Target, TargetError},
-    unfinished::Unfinished,
+    storage::target::{Target, TargetError},
 };
 
 /// How often the progress is told while no class ends.

@@ -17,16 +17,34 @@ use shared::{job::JobOptions, origin_address::origin_address};
 use tokio::time::timeout;
 use url::Url;
 
+use crate::source::shown;
 use crate::{
-    allowed_addresses::PrivateOrigin,
-    client::{Clients, Connections, OriginError},
-    client_error,
-    download_error::{DownloadError, shown},
-    pace::{Gate, Permit, Priority, Transfer},
-    receive_window::ReceiveWindow,
-    route::Route,
+    origin::{
+        allowed_addresses::PrivateOrigin,
+        client::{Clients, Connections, OriginError},
+        download_error::DownloadError,
+        limiter::{Gate, Permit, Priority, Transfer},
+        receive_window::ReceiveWindow,
+        route::Route,
+    },
     source::{ContentRange, Source},
 };
+
+mod address_range;
+pub(crate) mod allowed_addresses;
+mod attempts;
+mod authorities;
+pub(crate) mod client;
+mod client_error;
+pub(crate) mod download;
+pub(crate) mod download_error;
+pub(crate) mod limiter;
+mod lookup;
+mod proxies;
+mod receive_window;
+mod redirect;
+pub(crate) mod retry;
+mod route;
 
 /// No class is longer; twice what the whole of a large one takes with every image in full size.
 const LONGEST_TAR: u64 = 64 << 30;

@@ -12,23 +12,34 @@ use tokio::{
 };
 
 use crate::{
-    WorkerConfig, WorkerError,
-    calls::Calls,
-    coordinator_client::Identity,
-    joining::{Joined, join},
-    pace::keep_told,
-    progress::Progress,
-    renewal::{Beat, Renewable, Renewals, Session},
-    site::Site,
+    config::WorkerConfig,
+    fetch::{context::Site, unfinished::Unfinished},
+    observe::progress::Progress,
+    session::{
+        budget_stream::keep_told,
+        calls::Calls,
+        coordinator_client::Identity,
+        error::WorkerError,
+        heartbeat::{Beat, Renewable, Renewals, Session},
+        inventory::Survey,
+        outbox::{Finished, Unreported},
+        registration::{Joined, join},
+        stop_reason::for_the_coordinator,
+    },
     slots::{Held, Lease, Slots},
-    stop_reason::for_the_coordinator,
-    survey::Survey,
-    target::TargetError,
-    unfinished::Unfinished,
-    unreported::{Finished, Unreported},
+    storage::target::TargetError,
 };
 
 mod answers;
+pub(crate) mod budget_stream;
+mod calls;
+pub(crate) mod coordinator_client;
+pub(crate) mod error;
+pub(crate) mod heartbeat;
+mod inventory;
+mod outbox;
+mod registration;
+mod stop_reason;
 
 /// Between two questions for leases while the coordinator is stopping, and at least between two registrations.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -16,15 +16,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::{
-    fetch_class::fetch_class,
-    lane::Lane,
+    fetch::{
+        context::{Site, SiteError},
+        fetch_class::fetch_class,
+        unfinished::{Unfinished, class_end},
+    },
+    observe::progress::{ClassProgress, Progress},
     origin::Origin,
-    progress::{ClassProgress, Progress},
-    room::slots_in_memory,
-    site::{Site, SiteError},
-    tail::{Appetite, Spare, shares},
-    unfinished::Unfinished,
+    parts::{Appetite, Spare, shares},
+    process_limits::slots_in_memory,
+    slots::runtime::Lane,
 };
+
+mod runtime;
 
 /// How often free slots are assigned anew to transfers that are under way.
 const ASSIGN_INTERVAL: Duration = Duration::from_millis(100);
@@ -246,7 +250,7 @@ impl Slots {
                 self.put_off_assignment();
             }
             self.progress.tally().busy.dec();
-            self.progress.tally().ended(&result);
+            self.progress.tally().ended(class_end(&result));
             if again && matches!(result, Err(Unfinished::Stopped)) {
                 self.start(held.lease).expect("its slot is free");
                 continue;
@@ -275,7 +279,7 @@ impl Busy {
 fn open_lanes(site: &Site, count: usize, set: &mut JoinSet<()>) -> Result<Vec<Arc<Lane>>, SiteError> {
     let mut lanes = Vec::with_capacity(count);
     while lanes.len() < count {
-        match site.open_lane(set) {
+        match Lane::open(site.origin(), set) {
             Ok(lane) => lanes.push(Arc::new(lane)),
             Err(SiteError::Thread(error)) if !lanes.is_empty() => {
                 lanes.truncate(lanes.len().saturating_sub(SPARE_THREADS).max(1));
@@ -303,8 +307,8 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::allowed_addresses::PrivateOrigin;
-    use crate::{fixture, lease_clock::LeaseClock, pace::Gate, target::Target};
+    use crate::origin::allowed_addresses::PrivateOrigin;
+    use crate::{fixture, lease_clock::LeaseClock, origin::limiter::Gate, storage::target::Target};
 
     fn job() -> JobOptions {
         JobOptions { timeout: Duration::from_secs(1), ..fixture::job() }

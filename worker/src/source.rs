@@ -9,7 +9,7 @@ use reqwest::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::download_error::shown;
+use shared::url_secrets::without_credentials;
 
 /// A `Date` later than `Last-Modified` by this much makes it a strong validator (RFC 9110 §8.8.2.2): the tar cannot have
 /// changed again within the second that `Last-Modified` names.
@@ -148,6 +148,11 @@ impl ContentRange {
     pub(crate) fn is_whole(self) -> bool {
         self.first == 0 && self.total == Some(self.last + 1)
     }
+}
+
+/// A URL as it may stand in a log.
+pub(crate) fn shown(url: &Url) -> String {
+    without_credentials(url.as_str())
 }
 
 #[cfg(test)]

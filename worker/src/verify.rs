@@ -20,8 +20,8 @@ use rustix::{
 };
 use shared::{Wnid, listing::list};
 
-pub use crate::comparison::Difference;
-use crate::{
+pub use crate::storage::comparison::Difference;
+use crate::storage::{
     comparison::{Comparison, open},
     existing::{Compared, compare},
     manifest::{self, Listed, MANIFEST, MARKED},
@@ -231,7 +231,10 @@ mod tests {
     use rustix::fs::Mode;
 
     use super::*;
-    use crate::{checkpoint::FileEntry, comparison::NAMES, manifest::Provenance, source::Source};
+    use crate::{
+        source::Source,
+        storage::{comparison::NAMES, journal::FileEntry, manifest::Provenance},
+    };
 
     const FILES: [(&str, &[u8]); 3] = [("a.JPEG", b"first"), ("b.JPEG", b"second"), (".c.JPEG", b"hidden")];
 

@@ -20,16 +20,18 @@ use shared::{
 };
 
 use super::{
-    digest::Digest,
     framing::{Event, Framing, Limits},
     framing_error::FramingError,
 };
+use crate::storage::digest::Digest;
 use crate::{
-    beginning::{Beginning, BegunFile},
-    checkpoint::{FileEntry, Journal},
-    checkpoint_timer::CheckpointTimer,
     source::Source,
-    staging::Staging,
+    storage::{
+        checkpoint_timer::CheckpointTimer,
+        journal::{FileEntry, Journal},
+        partial_file::{Beginning, BegunFile},
+        staging::Staging,
+    },
 };
 
 /// A file takes up to so many bytes of the disk beside its content; what most file systems have for

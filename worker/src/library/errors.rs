@@ -3,7 +3,7 @@
 use shared::{class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses};
 
 use super::Stats;
-use crate::{site::SiteError, target::TargetError};
+use crate::{fetch::context::SiteError, storage::target::TargetError};
 
 /// Why there are no ids.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use shared::job::{Durability, Existing, InvalidUrl, JobOptions, SecretHeader, Ur
 use tokio_util::sync::CancellationToken;
 
 use super::{BatchError, Stats};
-use crate::pace::Budget;
+use crate::origin::limiter::Budget;
 
 /// Where ImageNet's tars are.
 pub const DEFAULT_URL: &str = "https://image-net.org/data/winter21_whole";

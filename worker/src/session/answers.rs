@@ -9,12 +9,12 @@ use shared::ids::{LeaseToken, SessionId};
 use tokio::time::Instant;
 
 use super::{BREATH, Ended, PAUSE, Worker};
-use crate::{
-    WorkerError,
+use crate::session::{
     calls::{Answer, Kind, Refused},
     coordinator_client::{Acquired, Directive, Registration, Reported},
-    renewal::{self, Beat, Session},
-    survey::Survey,
+    error::WorkerError,
+    heartbeat::{self, Beat, Session},
+    inventory::Survey,
 };
 
 impl Worker {
@@ -106,7 +106,7 @@ impl Worker {
         match renewed {
             Err(why) => {
                 self.missed = self.missed.saturating_add(1);
-                if self.missed >= renewal::TRIES {
+                if self.missed >= heartbeat::TRIES {
                     // A coordinator that was started again waits for its workers, so a registration is tried sooner than
                     // the next renewal.
                     self.session = None;

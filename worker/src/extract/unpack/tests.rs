@@ -5,9 +5,11 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::{
-    part_file::{PartWriter, Version, name},
-    staging::Checkpoint,
-    target::Target,
+    fetch::resume::{Checkpoint, take_over},
+    storage::{
+        part_file::{PartWriter, Version, name},
+        target::Target,
+    },
 };
 
 const URL: &str = "http://origin/n00000001.tar";
@@ -73,7 +75,7 @@ impl Case {
     }
 
     fn take_over(&self) -> (Staging, Option<Checkpoint>) {
-        Staging::take_over(&self.target, self.wnid, URL, self.keep_tar).unwrap()
+        take_over(&self.target, self.wnid, URL, self.keep_tar).unwrap()
     }
 
     /// Takes over, and says where it would go on.

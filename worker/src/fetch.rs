@@ -1,0 +1,11 @@
+//! One class from its lease to its outcome. [`fetch_class`] decides; the other files do what it
+//! asks for.
+
+mod broken_off_tar;
+pub(crate) mod context;
+pub(crate) mod fetch_class;
+mod local_tar;
+mod origin_proof;
+mod receive;
+pub(crate) mod resume;
+pub(crate) mod unfinished;

@@ -1,0 +1,211 @@
+//! A `<wnid>.tar` that is already in the target: a whole one is unpacked and not downloaded, the
+//! download goes on behind one that is broken off, and any other stays as it is.
+//!
+//! A tar that this program did not write is whole if it has its end marker and what is before that
+//! fits the length of the origin's tar, as a folder without a manifest is proved (`origin_proof`).
+//! `--existing trust` uses it without asking. Its bytes are not compared.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use shared::{Wnid, job::Existing, own_file::open_regular};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    extract::{Start, UnpackError, Unpacker},
+    fetch::{
+        broken_off_tar::begin_from,
+        context::Site,
+        origin_proof::{self, NotProved},
+        unfinished::{self, Unfinished, storage},
+    },
+    observe::progress::ClassProgress,
+    origin::Origin,
+    source::Source,
+    storage::{
+        existing::{can_be_whole, whole_length},
+        staging::{Staging, Unpacked},
+    },
+};
+
+const BLOCK: usize = 256 << 10;
+/// Beside a file that is not complete: the control files of aria2 and axel, whose files can have
+/// their full length from the beginning, with zeros where nothing has come.
+const CONTROL_FILES: [&str; 2] = ["aria2", "st"];
+
+/// What a tar in the target was good for.
+#[derive(Debug)]
+pub(crate) enum LocalTar {
+    /// It is unpacked.
+    Whole(Unpacked),
+    /// Its beginning is in the staging area, and the download goes on behind it.
+    BrokenOff,
+    /// Nothing; or there is none.
+    Unused,
+}
+
+/// Looks for the class's tar in the target, and uses it as far as it goes. `is_own`: this program
+/// wrote it.
+pub(crate) async fn use_local_tar(
+    site: &Site,
+    origin: &Origin,
+    wnid: Wnid,
+    retries: u32,
+    is_own: bool,
+    progress: &ClassProgress,
+    stop: &CancellationToken,
+) -> Result<LocalTar, Unfinished> {
+    let target = site.target();
+    let path = target.tar(wnid);
+    // A link, a folder or a pipe of that name is no tar.
+    let Ok(tar) = open_regular(&path) else { return Ok(LocalTar::Unused) };
+    let Ok(found) = tar.metadata() else { return Ok(LocalTar::Unused) };
+    let length = found.len();
+    let look = |error| storage(target, "look at the folder", error);
+    if target.users().map_err(look)?.is_of_another(&found) {
+        tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
+        return Ok(LocalTar::Unused);
+    }
+    if let Some(control) = control_file(&path) {
+        tracing::info!(%wnid, file = %control.display(), "the tar in the target is not complete, and not used");
+        return Ok(LocalTar::Unused);
+    }
+    // A sparse file can be longer than the disk: what the origin says of the class decides.
+    let Ok(Some(space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
+    let fault = |error| unfinished::staging(target, "make a staging folder", error);
+    let staging = Staging::create(target, wnid).map_err(fault)?;
+    let url = crate::source::shown(&site.job.url.for_class(wnid));
+    let source = Source { url, length: Some(length), ..Source::default() };
+    // The origin's tar may be longer, so the length of the file is no limit for what is in it.
+    let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
+    let local = progress.locally();
+    let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
+    drop(local);
+    match unpacked {
+        Ok(Ended::Whole { files, .. }) if is_own || site.job.existing == Existing::Trust => {
+            Ok(LocalTar::Whole(Unpacked { staging, source, files }))
+        }
+        Ok(Ended::Whole { files, entries }) => {
+            let proved = stop.run_until_cancelled(prove(site, origin, wnid, retries, entries)).await;
+            match proved.unwrap_or(Err(Unfinished::Stopped)) {
+                Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
+                Ok(None) => site.drop_staging(&staging).map(|()| LocalTar::Unused),
+                Err(unfinished) => site.drop_staging(&staging).and(Err(unfinished)),
+            }
+        }
+        Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Ok(Ended::BrokenOff) => {
+            site.drop_staging(&staging)?;
+            drop(space);
+            let begun = begin_from(site, origin, wnid, retries, progress, &tar, stop).await?;
+            Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
+        }
+        Err(error) => {
+            tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
+            site.drop_staging(&staging)?;
+            match error.into_failure() {
+                Ok(_) => Ok(LocalTar::Unused),
+                Err((action, error)) => Err(unfinished::staging(target, &action, error)),
+            }
+        }
+    }
+}
+
+/// The origin's tar, if it can be the one in the target, whose entries have this length in bytes.
+/// What is not proved is said, and not used.
+async fn prove(
+    site: &Site,
+    origin: &Origin,
+    wnid: Wnid,
+    retries: u32,
+    entries: u64,
+) -> Result<Option<Source>, Unfinished> {
+    let judge = |source: &Source| {
+        Ok(match source.length {
+            Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
+            Some(length) => {
+                Err(format!("its files make a tar of {} bytes and the origin's has {length}", whole_length(entries)))
+            }
+            None => Err("the origin does not say how long its tar is".to_owned()),
+        })
+    };
+    let url = site.job.url.for_class(wnid);
+    let why = match origin_proof::prove(origin, &url, retries, judge).await? {
+        Ok(source) => return Ok(Some(source)),
+        Err(NotProved::Differs(why)) => why,
+        Err(NotProved::Refused(error)) => format!("the origin refuses to say how long its tar is, {error}"),
+    };
+    tracing::warn!(
+        "{wnid}: the tar in the target is not used, because {why}; the class is downloaded \
+         (--existing trust uses the tar as it is)"
+    );
+    Ok(None)
+}
+
+/// What says that another program has not completed a file.
+fn control_file(tar: &Path) -> Option<PathBuf> {
+    let beside = |extension: &&str| {
+        let mut name = tar.as_os_str().to_owned();
+        name.push(format!(".{extension}"));
+        PathBuf::from(name)
+    };
+    CONTROL_FILES.iter().map(beside).find(|path| path.symlink_metadata().is_ok())
+}
+
+/// How the unpacking of a file ended.
+pub(crate) enum Ended {
+    /// The end marker came.
+    Whole {
+        files: u64,
+        /// Length of all entries, in bytes.
+        entries: u64,
+    },
+    /// The file ends before the tar does. What there is of it is a checkpoint in the staging folder.
+    BrokenOff,
+    Stopped,
+}
+
+/// Unpacks a file from its beginning.
+pub(crate) fn unpack(
+    tar: &File,
+    staging: &Staging,
+    wnid: Wnid,
+    start: Start,
+    keep_tar: bool,
+    stop: &CancellationToken,
+) -> Result<Ended, UnpackError> {
+    let mut reader = Positioned { file: tar, offset: 0 };
+    let mut unpacker = Unpacker::open(staging, wnid, start, keep_tar)?;
+    let mut block = vec![0; BLOCK];
+    loop {
+        if stop.is_cancelled() {
+            return Ok(Ended::Stopped);
+        }
+        match reader.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
+            0 => break,
+            read => unpacker.push(&block[..read])?,
+        }
+    }
+    let entries = unpacker.checkpoint()?;
+    match unpacker.finish() {
+        Err(error) if error.is_truncated() => Ok(Ended::BrokenOff),
+        finished => finished.map(|files| Ended::Whole { files, entries }),
+    }
+}
+
+/// Reads a file from an offset of its own, so that it can be read again.
+struct Positioned<'file> {
+    file: &'file File,
+    offset: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,162 @@
+//! What this worker has done and is doing, counted in atomics where it happens; for those who look from outside.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use shared::metrics::{Durations, Page, Source};
+
+/// See the module. Of one process, whatever sessions and runs it lives through.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub(crate) slots: Gauge,
+    pub(crate) busy: Gauge,
+    pub(crate) received: Counter,
+    pub(crate) retries: Counter,
+    /// What the gate to the origin lets through, holds back and may let through.
+    pub(crate) origin_open: Gauge,
+    pub(crate) origin_waiting: Gauge,
+    pub(crate) origin_limit: Gauge,
+    pub(crate) origin_requests: Counter,
+    /// Further requests, to where the origin has redirected.
+    pub(crate) origin_redirects: Counter,
+    /// Requests that broke.
+    pub(crate) origin_cuts: Counter,
+    /// 429 and 503.
+    pub(crate) origin_refusals: Counter,
+    /// From the moment in which a class is complete in its staging folder.
+    pub(crate) publishes: Durations,
+    pub(crate) missed_renewals: Counter,
+    /// Folders that differed from their manifests and were replaced.
+    pub(crate) mended: Counter,
+    success: Counter,
+    skipped: Counter,
+    failed: Counter,
+    handed_back: Counter,
+    registered: AtomicBool,
+}
+
+impl Tally {
+    /// Whether the coordinator knows this worker and was heard of lately.
+    pub fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_registered(&self, registered: bool) {
+        self.registered.store(registered, Ordering::Relaxed);
+    }
+
+    /// Counts a class that has left its slot.
+    pub(crate) fn ended(&self, end: ClassEnd) {
+        let counter = match end {
+            ClassEnd::Success => &self.success,
+            ClassEnd::Skipped => &self.skipped,
+            ClassEnd::Failed => &self.failed,
+            ClassEnd::HandedBack => &self.handed_back,
+        };
+        counter.inc();
+    }
+}
+
+/// How a class left its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClassEnd {
+    Success,
+    Skipped,
+    Failed,
+    /// Not finished; another lease of the class goes on where this one ended.
+    HandedBack,
+}
+
+impl Tally {
+    /// Says how many folders differed from their manifests, if any did.
+    pub(crate) fn tell_mended(&self) {
+        match self.mended.get() {
+            0 => {}
+            1 => tracing::warn!("1 class folder differed from its manifest and was replaced"),
+            count => tracing::warn!("{count} class folders differed from their manifests and were replaced"),
+        }
+    }
+
+    /// Requests to the origin, with those that followed redirects.
+    pub(crate) fn requests_with_redirects(&self) -> u64 {
+        self.origin_requests.get().saturating_add(self.origin_redirects.get())
+    }
+
+    fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
+        for (name, help, gauge) in [
+            ("connections", "Connections to the origin with a request on them.", &self.origin_open),
+            ("waiting", "Requests to the origin that wait for a connection.", &self.origin_waiting),
+            ("budget", "Connections to the origin that this worker may have.", &self.origin_limit),
+        ] {
+            page.gauge(&format!("worker_origin_{name}"), help, count(gauge))?;
+        }
+        for (name, help, counter) in [
+            ("requests", "Requests to the origin.", &self.origin_requests),
+            ("redirects", "Redirects that were followed.", &self.origin_redirects),
+            ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", &self.origin_cuts),
+            ("refusals", "Answers 429 and 503 of the origin.", &self.origin_refusals),
+        ] {
+            page.counter(&format!("worker_origin_{name}"), help, counter.get())?;
+        }
+        Ok(())
+    }
+}
+
+fn count(gauge: &Gauge) -> u64 {
+    u64::try_from(gauge.get()).unwrap_or_default()
+}
+
+impl Source for Tally {
+    fn write(&self, page: &mut Page<'_>) -> fmt::Result {
+        let registered = u64::from(self.is_registered());
+        page.gauge("worker_registered", "1 while the coordinator knows the worker and answers.", registered)?;
+        page.gauge("worker_slots", "Downloads that may run at once.", count(&self.slots))?;
+        page.gauge("worker_busy_slots", "Downloads that run.", count(&self.busy))?;
+        page.counters(
+            "worker_classes",
+            "Classes that left a slot, by outcome; those handed back are checkpointed and go on elsewhere.",
+            &[
+                (("outcome", "success"), self.success.get()),
+                (("outcome", "skipped"), self.skipped.get()),
+                (("outcome", "failed"), self.failed.get()),
+                (("outcome", "handed_back"), self.handed_back.get()),
+            ],
+        )?;
+        page.counter("worker_received_bytes", "Bytes received from the origin.", self.received.get())?;
+        let retries = "Requests to the origin that are made again, after an error or in the middle of a tar.";
+        page.counter("worker_retries", retries, self.retries.get())?;
+        self.origin(page)?;
+        let publish = "How long a complete class waits until it is on the disk under its final name.";
+        page.metric("worker_publish_seconds", publish, &self.publishes)?;
+        let missed = "Renewals of the leases that had no answer.";
+        page.counter("worker_renewal_failures", missed, self.missed_renewals.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shared::metrics::Metrics;
+
+    use super::*;
+
+    #[test]
+    fn a_class_is_counted_by_how_it_left_its_slot() {
+        let tally = Arc::new(Tally::default());
+        tally.slots.set(3);
+        use ClassEnd::{Failed, HandedBack, Skipped, Success};
+        for end in [Success, Success, Skipped, Failed, Failed, HandedBack] {
+            tally.ended(end);
+        }
+        let text = Metrics::new("worker", crate::version::VERSION, tally).text().unwrap();
+        for (outcome, count) in [("success", 2), ("skipped", 1), ("failed", 2), ("handed_back", 1)] {
+            let sample = format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&sample), "no {sample} in {text}");
+        }
+        assert!(text.contains("\nimagenet_worker_slots 3\n") && text.contains("\nimagenet_worker_registered 0\n"));
+    }
+}

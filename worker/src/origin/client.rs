@@ -1,0 +1,166 @@
+//! The HTTP clients of a job: each has connections of its own, all go by the same rules and trust the same authorities.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{
+    Client, ClientBuilder, Proxy,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect::Policy,
+};
+use rustls::ClientConfig;
+use shared::{
+    job::JobOptions,
+    outcome::printable_within,
+    tls::{InvalidBundle, bundle, provider},
+    url_secrets::without_credentials,
+};
+use url::Url;
+
+use crate::origin::{
+    allowed_addresses::{AllowedAddresses, ChosenResolver, GuardedResolver, PrivateOrigin, RefusedAddress},
+    authorities::Authorities,
+    lookup::Lookup,
+    proxies::{Proxies, UnusableProxy},
+};
+
+/// The real server drops idle connections within seconds, so they are not kept for longer.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Header lines of an answer. Their total length is limited to some 400 KB by hyper's read buffer.
+const MOST_HEADERS: usize = 1000;
+
+/// Bytes of a header's name that are shown.
+const LONGEST_NAME: usize = 100;
+
+/// Why no client for the origin could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// A header of `--header-file` that HTTP does not allow.
+    #[error("use the request header \"{name}\": its name or value has characters that HTTP forbids")]
+    Header {
+        /// The header's name; the value is secret.
+        name: String,
+    },
+    /// The extra certificate authority.
+    #[error("use the certificates of --cacert: {0}")]
+    Certificate(#[from] InvalidBundle),
+    /// The authorities, e.g. because the system has none.
+    #[error("start the HTTP client (on a system without CA certificates give --cacert): {0}")]
+    Authorities(#[from] rustls::Error),
+    /// What the environment says of proxies.
+    #[error(transparent)]
+    Proxy(#[from] UnusableProxy),
+    /// Where the origin is.
+    #[error("ask the origin: {0}")]
+    Address(#[from] RefusedAddress),
+    /// The client itself.
+    #[error("start the HTTP client: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// What the clients of a job are made from, and what holds for all their requests.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Where the tars are: that host is the user's choice.
+    pub(crate) base: Url,
+    /// For the origin alone.
+    pub(crate) secrets: HeaderMap,
+    pub(crate) proxies: Arc<Proxies>,
+    connect_timeout: Duration,
+    /// Sessions are resumed whichever client has begun them.
+    tls: ClientConfig,
+    /// Where requests may go.
+    pub(crate) addresses: AllowedAddresses,
+}
+
+/// The connections of one slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Connections {
+    /// To the configured host, and to proxies.
+    pub(crate) chosen: Client,
+    /// To hosts that a redirect has named, never through a proxy.
+    pub(crate) guarded: Client,
+}
+
+impl Clients {
+    /// Reads what all of them share; on the runtime that looks up names for all of them. `private`:
+    /// the origin may be at a private address.
+    pub(crate) fn for_job(job: &JobOptions, private: PrivateOrigin) -> Result<Self, OriginError> {
+        let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
+        let tls = tls(&job.ca_pem, base.scheme() == "https")?;
+        let proxies = Arc::new(Proxies::of_environment());
+        if let Some(proxy) = proxies.for_url(&base)? {
+            let proxy = without_credentials(proxy.as_str());
+            tracing::info!(proxy = proxy.trim_end_matches('/'), "the origin is asked through a proxy");
+        }
+        let addresses = AllowedAddresses::new(base.clone(), private, Lookup::on_current_runtime());
+        Ok(Self {
+            base,
+            secrets: secrets(job)?,
+            proxies,
+            connect_timeout: CONNECT_TIMEOUT.min(job.timeout),
+            tls,
+            addresses,
+        })
+    }
+
+    /// Makes clients, which open their connections on the runtime that they are used on.
+    pub(crate) fn make(&self) -> Result<Connections, OriginError> {
+        let proxies = Arc::clone(&self.proxies);
+        // A proxy that cannot be used is an error before a request that needs it is sent.
+        let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
+        let chosen = ChosenResolver(self.addresses.clone());
+        let guarded = GuardedResolver(self.addresses.clone());
+        Ok(Connections {
+            chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
+            guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
+        })
+    }
+
+    /// Refuses an origin at an address that may not be asked.
+    pub(crate) async fn check_origin(&self) -> Result<(), OriginError> {
+        let is_proxied = self.proxies.for_url(&self.base)?.is_some();
+        Ok(self.addresses.check_origin(is_proxied).await?)
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
+            .http1_only() // one connection a transfer: HTTP/2 would put all of them on one
+            .http1_max_headers(MOST_HEADERS)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .tls_backend_preconfigured(self.tls.clone())
+            .user_agent(concat!("imagenet-downloader/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none()) // hop by hop in `route`: which headers and addresses are right differs
+            .referer(false)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+    }
+}
+
+/// The headers of `--header-file`.
+fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
+    let mut headers = HeaderMap::new();
+    for secret in &job.headers {
+        let invalid = || OriginError::Header { name: printable_within(&secret.name, LONGEST_NAME) };
+        let name: HeaderName = secret.name.parse().map_err(|_| invalid())?;
+        let mut value = HeaderValue::from_bytes(&secret.value).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// What is believed. `now`: it is read before the first connection, so that what is missing is told at the start.
+fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
+    let named = if ca_pem.is_empty() { Vec::new() } else { bundle::read(ca_pem)? };
+    let authorities = Authorities::new(named);
+    if now {
+        authorities.check()?;
+    }
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(authorities)).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}

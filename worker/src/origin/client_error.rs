@@ -1,0 +1,362 @@
+//! Why the HTTP client has no answer, as a sentence that names host and port.
+//!
+//! The cause is found by downcasting along the error's chain of sources, never by matching text.
+
+use std::{error::Error, io, iter};
+
+use rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime};
+use shared::{origin_address::origin_address, outcome::printable_within, url_secrets::without_credentials};
+use url::Url;
+
+use crate::origin::{
+    allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed, redirect::RefusedRedirect,
+};
+
+/// Bytes of what a library says, where no sentence of ours is known.
+const LONGEST_DETAIL: usize = 300;
+/// Names of a certificate that are shown.
+const MOST_NAMES: usize = 3;
+const CHECK_SCHEME: &str = "check http:// or https:// and the port in --url";
+const GIVE_AUTHORITY: &str = "if it is the right one, give its authority (or the certificate itself) with --cacert";
+
+/// A request that had no answer.
+struct Attempt<'request> {
+    /// Scheme, host and port, and the proxy in between.
+    address: String,
+    is_https: bool,
+    url: Option<&'request Url>,
+    /// It broke before there was a connection.
+    is_connect: bool,
+    is_timeout: bool,
+}
+
+/// Sorts an error of the HTTP client. `proxy`: through which the request went.
+pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> DownloadError {
+    let mut address = error.url().map_or_else(|| "the origin".to_owned(), origin_address);
+    if let Some(proxy) = proxy {
+        let proxy = without_credentials(proxy.as_str());
+        address = format!("{address} through the proxy {}", proxy.trim_end_matches('/'));
+    }
+    let attempt = Attempt {
+        address,
+        is_https: error.url().is_some_and(|url| url.scheme() == "https"),
+        url: error.url(),
+        is_connect: error.is_connect(),
+        is_timeout: error.is_timeout(),
+    };
+    sorted(error, &attempt)
+}
+
+fn sorted(error: &(dyn Error + 'static), attempt: &Attempt<'_>) -> DownloadError {
+    let Attempt { address, is_https, is_connect, is_timeout, .. } = attempt;
+    for cause in causes(error) {
+        if let Some(refused) = cause.downcast_ref::<RefusedRedirect>() {
+            return DownloadError::Redirect { why: refused.to_string() };
+        }
+        if let Some(tls) = cause.downcast_ref::<TlsError>() {
+            return tls_error(tls, attempt);
+        }
+    }
+    let why = match broken(error) {
+        Some(Broken::Address(why)) => format!("no connection to {address}: {why}"),
+        Some(Broken::NoHttp) if *is_https => format!("the answer of {address} is no HTTP"),
+        Some(Broken::NoHttp) => format!("the answer of {address} is no HTTP (does it speak TLS?)"),
+        Some(Broken::Closed) if *is_connect && *is_https => {
+            format!("no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)")
+        }
+        Some(Broken::Closed) if !is_connect => format!("{address} closed the connection before it answered"),
+        Some(Broken::Io(kind)) if *is_connect => format!("no connection to {address}: {}", in_words(kind)),
+        Some(Broken::Io(kind)) => format!("connection to {address} broke before an answer: {}", in_words(kind)),
+        _ if *is_timeout && *is_connect => format!("no connection to {address}: no answer in time"),
+        _ if *is_connect => format!("no connection to {address}: {}", detail(error)),
+        _ => format!("no answer of {address}: {}", detail(error)),
+    };
+    DownloadError::Connection { why }
+}
+
+/// An error and its sources, outermost first. The `source` of an `io::Error` skips the error that
+/// it wraps, so that is asked for itself.
+fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
+    iter::successors(Some(error), |error| {
+        let error: &'error (dyn Error + 'static) = *error;
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+/// What broke, where it is not TLS.
+enum Broken {
+    /// The host has no address that may be asked.
+    Address(String),
+    NoHttp,
+    Closed,
+    Io(io::ErrorKind),
+}
+
+fn broken(error: &(dyn Error + 'static)) -> Option<Broken> {
+    causes(error).find_map(|cause| {
+        if let Some(failed) = cause.downcast_ref::<LookupFailed>() {
+            return Some(Broken::Address(failed.to_string()));
+        }
+        if let Some(refused) = cause.downcast_ref::<RefusedAddress>() {
+            return Some(Broken::Address(refused.to_string()));
+        }
+        if let Some(http) = cause.downcast_ref::<hyper::Error>() {
+            return match () {
+                () if http.is_parse() => Some(Broken::NoHttp),
+                () if http.is_incomplete_message() => Some(Broken::Closed),
+                () => None,
+            };
+        }
+        // One that wraps another error says less than that.
+        let io = cause.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some() || is_eof(error))?;
+        Some(if is_eof(io) { Broken::Closed } else { Broken::Io(io.kind()) })
+    })
+}
+
+fn is_eof(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
+fn in_words(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            "reset by the other side".to_owned()
+        }
+        io::ErrorKind::HostUnreachable => "the host cannot be reached".to_owned(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => "its network cannot be reached".to_owned(),
+        io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this host has no address or port left for it".to_owned(),
+        io::ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What the innermost cause says.
+fn detail(error: &(dyn Error + 'static)) -> String {
+    let innermost = causes(error).last().unwrap_or(error);
+    printable_within(&innermost.to_string(), LONGEST_DETAIL)
+}
+
+fn tls_error(error: &TlsError, attempt: &Attempt<'_>) -> DownloadError {
+    let address = &attempt.address;
+    let why = match error {
+        TlsError::InvalidCertificate(certificate) => {
+            let host = attempt.url.and_then(Url::host_str).unwrap_or_default();
+            return DownloadError::Certificate { why: format!("{address}: {}", of_certificate(certificate, host)) };
+        }
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            return DownloadError::Scheme { why: format!("{address} answers without TLS; {CHECK_SCHEME}") };
+        }
+        TlsError::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion)
+        | TlsError::PeerIncompatible(_) => {
+            format!("no TLS connection to {address}: it has no protocol version or cipher in common with this program")
+        }
+        TlsError::AlertReceived(AlertDescription::UnrecognisedName) => {
+            format!("no TLS connection to {address}: it does not serve that name; check the host in --url")
+        }
+        TlsError::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => {
+            format!("no TLS connection to {address}: it asks for a client certificate, which this program cannot give")
+        }
+        TlsError::AlertReceived(alert) => {
+            format!("no TLS connection to {address}: it refused with the alert {alert:?}")
+        }
+        other => {
+            let detail = printable_within(&other.to_string(), LONGEST_DETAIL);
+            format!("no TLS connection to {address}: {detail}")
+        }
+    };
+    DownloadError::Connection { why }
+}
+
+/// What is wrong with a certificate, and what to do. The cases that are not named are bugs of the
+/// server's certificate, which only its operator can mend.
+fn of_certificate(error: &CertificateError, host: &str) -> String {
+    match error {
+        CertificateError::UnknownIssuer => format!("no authority that is trusted here has signed it; {GIVE_AUTHORITY}"),
+        CertificateError::Other(other) if is_of_an_authority(other) => {
+            format!("it is self-signed, or an authority's own and not a server's; {GIVE_AUTHORITY}")
+        }
+        CertificateError::Expired => "it has expired (or this host's clock is wrong)".to_owned(),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("it expired at {} (or this host's clock is wrong)", timestamp(*not_after))
+        }
+        CertificateError::NotValidYet => "it is not valid yet (or this host's clock is wrong)".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("it is not valid before {} (or this host's clock is wrong)", timestamp(*not_before))
+        }
+        CertificateError::NotValidForName => format!("it is not for {host}; check the host in --url"),
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            format!("it is not for {host}{}; check the host in --url", names(presented))
+        }
+        CertificateError::Revoked => "its authority has revoked it".to_owned(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not meant for a server (extended key usage)".to_owned()
+        }
+        CertificateError::BadSignature => "its signature does not verify".to_owned(),
+        CertificateError::BadEncoding => "it cannot be read".to_owned(),
+        CertificateError::Other(other) => {
+            format!("it cannot be used ({})", printable_within(&other.0.to_string(), LONGEST_DETAIL))
+        }
+        unnamed => format!("it cannot be used ({})", printable_within(&unnamed.to_string(), LONGEST_DETAIL)),
+    }
+}
+
+/// Whether a server shows the certificate of an authority, as a self-signed one that openssl makes.
+fn is_of_an_authority(error: &rustls::OtherError) -> bool {
+    matches!(error.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+/// The names that a certificate is for.
+fn names(presented: &[String]) -> String {
+    if presented.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> =
+        presented.iter().take(MOST_NAMES).map(|name| printable_within(&plain(name), LONGEST_DETAIL)).collect();
+    let more = if presented.len() > MOST_NAMES { ", …" } else { "" };
+    format!(" but for {}{more}", shown.join(", "))
+}
+
+/// webpki writes names as `DnsName("host")` and `IpAddress(127.0.0.1)`.
+fn plain(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"').to_owned()
+}
+
+fn timestamp(time: UnixTime) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(time.as_secs());
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use rustls::{OtherError, pki_types::ServerName};
+
+    use super::*;
+
+    /// What becomes of an error that the client has wrapped twice, as its connectors do.
+    fn sort(cause: impl Into<Box<dyn Error + Send + Sync>>, url: &str, is_connect: bool) -> DownloadError {
+        let url: Url = url.parse().unwrap();
+        let attempt = Attempt {
+            address: origin_address(&url),
+            is_https: url.scheme() == "https",
+            url: Some(&url),
+            is_connect,
+            is_timeout: false,
+        };
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, cause));
+        sorted(&wrapped, &attempt)
+    }
+
+    fn os(errno: nix::errno::Errno) -> io::Error {
+        io::Error::from_raw_os_error(errno as i32)
+    }
+
+    #[test]
+    fn what_has_no_connection_names_host_and_port_and_the_cause() {
+        use nix::errno::Errno;
+        let lookup = LookupFailed { host: "h".to_owned(), why: "Name or service not known".to_owned() };
+        let causes: [(Box<dyn Error + Send + Sync>, &str); 7] = [
+            (os(Errno::ECONNREFUSED).into(), "refused"),
+            (os(Errno::EHOSTUNREACH).into(), "the host cannot be reached"),
+            (os(Errno::ENETUNREACH).into(), "its network cannot be reached"),
+            (os(Errno::ETIMEDOUT).into(), "no answer in time"),
+            (os(Errno::ECONNRESET).into(), "reset by the other side"),
+            (lookup.into(), "the name h cannot be looked up (Name or service not known)"),
+            ("something new".into(), "something new"),
+        ];
+        for (cause, said) in causes {
+            let why = format!("no connection to http://h:99: {said}");
+            assert_eq!(sort(cause, "http://h:99/n1.tar", true), DownloadError::Connection { why });
+        }
+    }
+
+    #[test]
+    fn what_breaks_over_a_connection_is_no_lack_of_one() {
+        let why = "connection to http://h:80 broke before an answer: reset by the other side".to_owned();
+        assert_eq!(sort(os(nix::errno::Errno::ECONNRESET), "http://h/", false), DownloadError::Connection { why });
+        let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let why = "http://h:80 closed the connection before it answered".to_owned();
+        assert_eq!(sort(eof(), "http://h/", false), DownloadError::Connection { why });
+        let why = "no connection to https://h:443: closed in the TLS handshake (does it speak plain HTTP?)".to_owned();
+        assert_eq!(sort(eof(), "https://h/", true), DownloadError::Connection { why });
+    }
+
+    #[test]
+    fn each_fault_of_a_certificate_is_a_sentence_that_says_what_to_do() {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
+        let presented = vec!["DnsName(\"a.test\")".to_owned(), "IpAddress(10.0.0.1)".to_owned()];
+        let expected = ServerName::try_from("h").unwrap();
+        for (error, said) in [
+            (
+                CertificateError::UnknownIssuer,
+                "no authority that is trusted here has signed it; if it is the right one, give its authority (or the \
+                 certificate itself) with --cacert",
+            ),
+            (
+                CertificateError::Other(OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity))),
+                "it is self-signed, or an authority's own and not a server's; if it is the right one, give its \
+                 authority (or the certificate itself) with --cacert",
+            ),
+            (
+                CertificateError::Other(OtherError(Arc::new(webpki::Error::NameConstraintViolation))),
+                "it cannot be used (NameConstraintViolation)",
+            ),
+            (CertificateError::Expired, "it has expired (or this host's clock is wrong)"),
+            (
+                CertificateError::ExpiredContext { time, not_after: time },
+                "it expired at 2023-11-14T22:13:20Z (or this host's clock is wrong)",
+            ),
+            (
+                CertificateError::NotValidYetContext { time, not_before: time },
+                "it is not valid before 2023-11-14T22:13:20Z (or this host's clock is wrong)",
+            ),
+            (CertificateError::NotValidForName, "it is not for h; check the host in --url"),
+            (
+                CertificateError::NotValidForNameContext { expected, presented },
+                "it is not for h but for a.test, 10.0.0.1; check the host in --url",
+            ),
+            (CertificateError::Revoked, "its authority has revoked it"),
+            (CertificateError::InvalidPurpose, "it is not meant for a server (extended key usage)"),
+        ] {
+            let why = format!("https://h:443: {said}");
+            let sorted = sort(TlsError::InvalidCertificate(error), "https://h/n1.tar", true);
+            assert_eq!(sorted, DownloadError::Certificate { why });
+        }
+    }
+
+    #[test]
+    fn an_origin_without_tls_is_a_wrong_scheme_and_other_faults_of_tls_may_pass() {
+        let why = format!("https://h:443 answers without TLS; {CHECK_SCHEME}");
+        let no_tls = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
+        assert_eq!(sort(no_tls, "https://h/", true), DownloadError::Scheme { why });
+        for (error, said) in [
+            (TlsError::AlertReceived(AlertDescription::HandshakeFailure), "no protocol version or cipher in common"),
+            (TlsError::AlertReceived(AlertDescription::UnrecognisedName), "check the host in --url"),
+            (TlsError::AlertReceived(AlertDescription::CertificateRequired), "asks for a client certificate"),
+            (TlsError::AlertReceived(AlertDescription::InternalError), "the alert InternalError"),
+            (TlsError::DecryptError, "cannot decrypt peer's message"),
+        ] {
+            let DownloadError::Connection { why } = sort(error, "https://h/", true) else { panic!("{said}") };
+            assert!(why.starts_with("no TLS connection to https://h:443: ") && why.contains(said), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_that_the_resolver_refuses_keeps_its_identity() {
+        let refused = RefusedRedirect::Private { host: "h".to_owned() };
+        let why = refused.to_string();
+        assert_eq!(sort(refused, "http://h/", true), DownloadError::Redirect { why });
+    }
+}

@@ -1,0 +1,222 @@
+//! Where the origin may redirect to: a few hops, never from https to http; which addresses,
+//! `allowed_addresses` says.
+
+use reqwest::{Response, StatusCode, header};
+use url::Url;
+
+use crate::origin::proxies::UnusableProxy;
+
+/// No origin needs more.
+const MOST_HOPS: usize = 5;
+
+/// Why a redirect is not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RefusedRedirect {
+    /// A loop, or a long chain.
+    #[error("too many redirects (more than {MOST_HOPS})")]
+    TooMany,
+    /// Back to a URL that has redirected already, without a cookie that could change its answer.
+    #[error("redirect loop: {url} was asked before")]
+    Loop {
+        /// The URL, without credentials.
+        url: String,
+    },
+    /// `Location` is no URL.
+    #[error("redirect refused: its Location is no URL ({0})")]
+    Unreadable(url::ParseError),
+    /// From https to http.
+    #[error("redirect from https to plain http refused, to {host}")]
+    Downgrade {
+        /// Where it led.
+        host: String,
+    },
+    /// Neither http nor https.
+    #[error("redirect to a URL of the scheme {scheme} refused; only http and https are followed")]
+    Scheme {
+        /// The URL's scheme.
+        scheme: String,
+    },
+    /// To an address that is not public.
+    #[error("redirect to another host refused: {host} has a private address")]
+    Private {
+        /// Where it led.
+        host: String,
+    },
+    /// Only through a proxy that cannot be used.
+    #[error("redirect to {host} cannot be followed ({why})")]
+    Proxy {
+        /// Where it led.
+        host: String,
+        /// What is wrong with the proxy.
+        why: UnusableProxy,
+    },
+}
+
+/// Where an answer redirects to; `None` if it is no redirect.
+pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, RefusedRedirect>> {
+    let redirects = [
+        StatusCode::MULTIPLE_CHOICES,
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::SEE_OTHER,
+        StatusCode::TEMPORARY_REDIRECT,
+        StatusCode::PERMANENT_REDIRECT,
+    ];
+    let value = response.headers().get(header::LOCATION).filter(|_| redirects.contains(&response.status()))?;
+    Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
+}
+
+/// Resolves a `Location` against the URL that answered. Bytes beyond ASCII are sent back as they came, percent-encoded,
+/// whatever encoding they are in; the parser encodes spaces.
+fn resolve(from: &Url, location: &[u8]) -> Result<Url, url::ParseError> {
+    let encoded = location.iter().map(|byte| match byte {
+        0x80.. => format!("%{byte:02X}"),
+        byte => char::from(*byte).to_string(),
+    });
+    let mut to = from.join(&encoded.collect::<String>())?;
+    // Never sent, and of no use in a message.
+    to.set_fragment(None);
+    Ok(to)
+}
+
+/// Judges one hop, but for where it leads; `hops`: how many there are with it.
+pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedirect> {
+    let host = || to.host_str().unwrap_or("no host").to_owned();
+    if hops > MOST_HOPS {
+        return Err(RefusedRedirect::TooMany);
+    }
+    if !matches!(to.scheme(), "http" | "https") {
+        return Err(RefusedRedirect::Scheme { scheme: to.scheme().to_owned() });
+    }
+    if from.scheme() == "https" && to.scheme() != "https" {
+        return Err(RefusedRedirect::Downgrade { host: host() });
+    }
+    Ok(())
+}
+
+/// Whether the origin's secrets may go to a URL as well: it is the origin, or the origin's `https`.
+pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
+    let is_upgrade = (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
+    base.host() == to.host() && (base.origin() == to.origin() || is_upgrade)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::{
+        allowed_addresses::{AllowedAddresses, PrivateOrigin},
+        lookup::Lookup,
+    };
+
+    #[tokio::main(flavor = "current_thread")]
+    async fn hop(base: &str, to: &str, hops: usize) -> Result<(), RefusedRedirect> {
+        let base = Url::parse(base).unwrap();
+        let to = base.join(to).unwrap();
+        judge(&base, &to, hops)?;
+        let allowed = AllowedAddresses::new(base, PrivateOrigin::Allowed, Lookup::on_current_runtime());
+        let host = to.host_str().unwrap_or_default().to_owned();
+        allowed.check(&to).await.map_err(|_| RefusedRedirect::Private { host })
+    }
+
+    #[test]
+    fn a_redirect_to_a_public_host_is_followed() {
+        for to in [
+            "/moved/n1.tar",
+            "https://www.image-net.org/n1.tar",
+            "https://cdn.example:8443/n1.tar?signature=1",
+            "https://93.184.216.34/",
+            "https://[2606:2800:220:1::1]/",
+        ] {
+            assert_eq!(hop("https://image-net.org/x", to, 1), Ok(()), "{to}");
+        }
+        assert_eq!(hop("http://image-net.org/", "https://cdn.example/n1.tar", 5), Ok(()));
+    }
+
+    #[test]
+    fn a_redirect_to_a_private_address_is_refused_and_the_host_named() {
+        for to in [
+            "169.254.169.254",
+            "127.0.0.1",
+            "2130706433",
+            "0x7f.1",
+            "[::ffff:10.0.0.1]",
+            "[::1]",
+            "localhost",
+            "a.localhost.",
+            "192.168.1.1",
+            "0.0.0.0",
+        ] {
+            let refused = hop("https://image-net.org/x", &format!("https://{to}/"), 1).unwrap_err();
+            assert!(matches!(refused, RefusedRedirect::Private { .. }), "{to}: {refused}");
+        }
+        let refused = hop("https://image-net.org/x", "https://10.0.0.1/", 1).unwrap_err();
+        assert_eq!(refused.to_string(), "redirect to another host refused: 10.0.0.1 has a private address");
+    }
+
+    #[test]
+    fn an_origin_in_a_private_range_may_redirect_within_it() {
+        for (base, to, is_followed) in [
+            ("10.0.0.1", "192.168.1.1", true),
+            ("10.0.0.1", "[fd00::1]", true),
+            ("10.0.0.1", "127.0.0.1", false),
+            ("10.0.0.1", "169.254.169.254", false),
+            ("127.0.0.1", "localhost", true),
+            ("localhost", "127.0.0.2", true),
+            ("127.0.0.1", "10.0.0.1", false),
+            ("127.0.0.1", "0.0.0.0", false),
+        ] {
+            let followed = hop(&format!("http://{base}:1/"), &format!("http://{to}:2/"), 1);
+            assert_eq!(followed.is_ok(), is_followed, "{base} {to}: {followed:?}");
+        }
+    }
+
+    #[test]
+    fn chains_downgrades_and_other_schemes_are_refused() {
+        assert_eq!(hop("https://h.org/", "/again", 6), Err(RefusedRedirect::TooMany));
+        let host = "h.org".to_owned();
+        assert_eq!(hop("https://h.org/", "http://h.org/", 1), Err(RefusedRedirect::Downgrade { host }));
+        let scheme = "file".to_owned();
+        assert_eq!(hop("https://h.org/", "file:///etc/passwd", 1), Err(RefusedRedirect::Scheme { scheme }));
+    }
+
+    #[test]
+    fn secrets_go_to_the_origin_alone() {
+        for (base, to, is_shared) in [
+            ("https://h.org/a", "https://h.org/b", true),
+            ("https://h.org/", "https://h.org:443/", true),
+            ("http://h.org/", "https://h.org/", true),
+            ("http://h.org:8080/", "https://h.org:8443/", false),
+            ("http://h.org/", "https://h.org:8443/", false),
+            ("https://h.org/", "http://h.org/", false),
+            ("https://h.org/", "https://h.org:8443/", false),
+            ("https://h.org/", "https://www.h.org/", false),
+            ("https://www.h.org/", "https://h.org/", false),
+        ] {
+            let [base, to] = [base, to].map(|url| Url::parse(url).unwrap());
+            assert_eq!(shares_secrets(&base, &to), is_shared, "{base} {to}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_read_as_browsers_read_it() {
+        let from = Url::parse("http://h.org/a/b?c").unwrap();
+        for (location, expected) in [
+            (&b"/x y/z.tar"[..], "http://h.org/x%20y/z.tar"),
+            (b" /x.tar ", "http://h.org/x.tar"),
+            (b"?id=a b", "http://h.org/a/b?id=a%20b"),
+            (b"x.tar#fragment", "http://h.org/a/x.tar"),
+            ("/für/n1.tar?k=ü".as_bytes(), "http://h.org/f%C3%BCr/n1.tar?k=%C3%BC"),
+            (b"/f\xfcr/n1.tar", "http://h.org/f%FCr/n1.tar"),
+            (b"/a%20b/%zz", "http://h.org/a%20b/%zz"),
+            (b"//cdn.org/x", "http://cdn.org/x"),
+            (b"/a\\b", "http://h.org/a/b"),
+            ("http://m\u{fc}nchen.example/".as_bytes(), "http://xn--mnchen-3ya.example/"),
+            (b"/[x]|{y}", "http://h.org/[x]|%7By%7D"),
+        ] {
+            let found = resolve(&from, location).map(String::from);
+            assert_eq!(found.as_deref(), Ok(expected), "{}", String::from_utf8_lossy(location));
+        }
+        assert!(resolve(&from, b"http://").is_err());
+        assert!(resolve(&from, b"http://h:99999/").is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! Decides once, for every way a download can break, whether another attempt can help. Pure.
+
+use std::time::Duration;
+
+pub(crate) use shared::job::LONGEST_RETRY_AFTER;
+
+use crate::origin::download_error::DownloadError;
+
+/// What to do after a broken attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another attempt cannot help.
+    GiveUp,
+    /// Try again after a backoff, and not before `at_least` has passed.
+    Retry {
+        /// What the origin asked for in `Retry-After`.
+        at_least: Option<Duration>,
+    },
+}
+
+/// Whether another attempt can help after this error.
+pub(crate) fn verdict(error: &DownloadError) -> Verdict {
+    match error {
+        // Request Timeout, Too Early, Too Many Requests; what a server or gateway says that is overloaded, restarts or cannot
+        // reach the next one; 520 to 524 are a CDN's names for the latter. 501 and 505 and above do not pass.
+        DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
+            Verdict::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
+        }
+        DownloadError::Timeout { .. }
+        | DownloadError::TooSlow { .. }
+        | DownloadError::Connection { .. }
+        | DownloadError::Cut { .. } => Verdict::Retry { at_least: None },
+        // A certificate, a scheme, a page or a redirect does not change because one asks again at once.
+        DownloadError::Status { .. }
+        | DownloadError::Redirect { .. }
+        | DownloadError::Certificate { .. }
+        | DownloadError::Scheme { .. }
+        | DownloadError::NotATar { .. }
+        | DownloadError::TooLong { .. } => Verdict::GiveUp,
+    }
+}
+
+/// Whether a status that answers a request for the rest of a tar says nothing about the whole tar: the range is beyond the end
+/// of what is there now, the condition has failed, or the origin does not take such requests. Where the tar itself is
+/// forbidden or gone, the whole is not asked for.
+pub(crate) fn refuses_the_rest_only(error: &DownloadError) -> bool {
+    let is_of_the_tar = matches!(error, DownloadError::Status { code: 401 | 404 | 410, .. });
+    matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && verdict(error) == Verdict::GiveUp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16, retry_after: Option<u64>) -> DownloadError {
+        DownloadError::Status { code, url: String::new(), retry_after: retry_after.map(Duration::from_secs) }
+    }
+
+    #[test]
+    fn a_status_is_retried_only_when_it_can_pass() {
+        let retried: Vec<u16> = (100..600).filter(|code| verdict(&status(*code, None)) != Verdict::GiveUp).collect();
+        assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
+    }
+
+    #[test]
+    fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
+        for (asked, granted) in [(0, 0), (30, 30), (900, 900), (86_400, 900)] {
+            let expected = Verdict::Retry { at_least: Some(Duration::from_secs(granted)) };
+            assert_eq!(verdict(&status(503, Some(asked))), expected);
+        }
+    }
+
+    #[test]
+    fn a_broken_line_is_retried_and_a_wrong_answer_is_not() {
+        let text = String::new;
+        let retry = Verdict::Retry { at_least: None };
+        for (error, expected) in [
+            (DownloadError::Timeout { after: Duration::ZERO }, retry),
+            (DownloadError::TooSlow { over: Duration::ZERO }, retry),
+            (DownloadError::Connection { why: text() }, retry),
+            (DownloadError::Cut { received: 1, length: Some(2) }, retry),
+            (DownloadError::Certificate { why: text() }, Verdict::GiveUp),
+            (DownloadError::Scheme { why: text() }, Verdict::GiveUp),
+            (DownloadError::Redirect { why: text() }, Verdict::GiveUp),
+            (DownloadError::NotATar { why: text() }, Verdict::GiveUp),
+            (DownloadError::TooLong { length: 1 }, Verdict::GiveUp),
+        ] {
+            assert_eq!(verdict(&error), expected, "{error}");
+        }
+    }
+}

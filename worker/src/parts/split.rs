@@ -1,0 +1,319 @@
+//! A transfer that may be cut: its plan, the files of its parts, and those who fetch them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    panic::resume_unwind,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+};
+
+use super::{
+    fetch_part::{Ended, Shared, Tar},
+    plan::{Cut, FileId, Part, Plan, State},
+    spare::Appetite,
+    speed::Speed,
+};
+use crate::{
+    source::Source,
+    storage::part_file::{Found, PartReader, PartWriter, Version, name},
+};
+
+/// A request for less than this, or than a fifth of a second brings, is not worth it.
+const LEAST: u64 = 4 << 20;
+/// Nobody is given more than this part of what is left, because more connections may come.
+const SHARES: u64 = 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Split {
+    tar: Tar,
+    source: Source,
+    version: Version,
+    folder: PathBuf,
+    plan: Plan,
+    files: BTreeMap<FileId, Found>,
+    reader: Option<(FileId, PartReader)>,
+    /// Those who fetch, and where they run.
+    tasks: JoinSet<(FileId, Ended)>,
+    runtime: Handle,
+    growing: BTreeMap<FileId, Arc<Shared>>,
+    grown: Arc<Notify>,
+    granted: watch::Receiver<usize>,
+    /// Connections that came to nothing, and are not tried again.
+    failed: usize,
+    /// The origin does not send parts of this version.
+    refused: bool,
+    /// Parts were refused by the `ETag`, and none has come by the date yet: one connection finds out.
+    is_probing: bool,
+    speed: Speed,
+}
+
+impl Split {
+    /// For an unpacker at a position of a tar that can be asked for in parts; `None` if it cannot.
+    pub(crate) fn new(
+        tar: Tar,
+        source: &Source,
+        folder: PathBuf,
+        position: u64,
+        found: Vec<Found>,
+        runtime: Handle,
+    ) -> Option<Self> {
+        let length = source.length.filter(|_| source.validator().is_some())?;
+        let ranges: Vec<_> = found.iter().map(|found| (found.start, found.reached)).collect();
+        let granted = tar.spare.granted();
+        Some(Self {
+            tar,
+            version: Version::of(source),
+            source: source.clone(),
+            folder,
+            plan: Plan::new(position, length, &ranges),
+            files: (0..).zip(found).collect(),
+            reader: None,
+            tasks: JoinSet::new(),
+            runtime,
+            growing: BTreeMap::new(),
+            grown: Arc::default(),
+            granted,
+            failed: 0,
+            refused: false,
+            is_probing: false,
+            speed: Speed::default(),
+        })
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.plan.position()
+    }
+
+    /// Whether parts are asked for by `Last-Modified` although there is an `ETag`.
+    pub(crate) fn asks_by_date(&self) -> bool {
+        self.source.by_date
+    }
+
+    /// Bytes of the tar that have come.
+    pub(crate) fn here(&self) -> u64 {
+        self.source.length.unwrap_or_default() - self.plan.left()
+    }
+
+    /// What the unpacker wants next; `None` at the end of the tar.
+    pub(crate) fn first(&self) -> Option<Part> {
+        self.plan.first()
+    }
+
+    /// The main connection has brought so many bytes, and was waited for so long.
+    pub(crate) fn received(&mut self, bytes: u64, waited: Duration) {
+        self.plan.consumed(bytes);
+        self.speed.received(bytes, waited);
+    }
+
+    /// What it brought is unpacked, which took so long.
+    pub(crate) fn unpacked(&mut self, busy: Duration) {
+        self.speed.unpacked(busy);
+    }
+
+    /// Takes in what has happened.
+    pub(crate) fn take_in(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.ended(ended);
+        }
+        for (file, shared) in &self.growing {
+            self.plan.grew(*file, shared.reached());
+        }
+    }
+
+    /// Begins or ends parts as there are connections for them. `main`: whether the main connection is open. Says whether it
+    /// is needed.
+    pub(crate) fn deal_out(&mut self, main: bool) -> bool {
+        let granted = if self.refused { 0 } else { self.granted.borrow_and_update().saturating_sub(self.failed) };
+        let granted = if self.is_probing { granted.min(1) } else { granted };
+        let appetite = self.appetite();
+        let splits = granted > 0 && appetite.left > 0;
+        // A main connection that is not open leaves its place, and whatever comes next, to the others.
+        let main = self.first().is_some_and(|first| first.state == State::Missing) && (main || !splits);
+        let others = if main { granted } else { granted + 1 };
+        let mut at_work = self.at_work();
+        for file in at_work.split_off(others.min(at_work.len())) {
+            self.growing[&file].stop.cancel();
+        }
+        let cut = Cut { connections: SHARES.max(granted as u64 + 1), main, least: appetite.least };
+        if splits {
+            for _ in at_work.len()..others {
+                let Some((file, part)) = self.plan.take(cut) else { break };
+                self.begin(file, part);
+            }
+        }
+        let at_work = self.at_work().len();
+        // One of them has the main connection's place.
+        let at_work = at_work.saturating_sub(usize::from(!main));
+        self.tar.spare.want(Appetite { at_work, ..appetite });
+        self.tell_and_sweep();
+        main || self.growing.is_empty()
+    }
+
+    /// Files whose connections are not told to stop.
+    fn at_work(&self) -> Vec<FileId> {
+        self.growing.iter().filter(|(_, shared)| !shared.stop.is_cancelled()).map(|(file, _)| *file).collect()
+    }
+
+    /// What more connections could do.
+    fn appetite(&self) -> Appetite {
+        // Where bytes may come only so fast, more connections bring none.
+        let may_be_cut = !self.refused && !self.tar.origin.has_rate();
+        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Appetite::default() };
+        let left = self.plan.left();
+        // What is here within a second needs no help, unless it was begun with.
+        let left = if self.growing.is_empty() && left < second { 0 } else { left };
+        Appetite { left, least: LEAST.max(second / 5), at_work: 0 }
+    }
+
+    /// Never the staging folder itself: who has taken that over has renamed it.
+    fn make_folder(&self) -> io::Result<()> {
+        match fs::create_dir(&self.folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, file: FileId, part: Part) {
+        let Part { start, end, .. } = part;
+        if let Err(error) = self.make_folder() {
+            tracing::warn!(%error, "no parts can be fetched");
+            self.refused = true;
+            return self.plan.stopped(file);
+        }
+        tracing::debug!(start, end, "fetching a part of the tar");
+        let path = self.folder.join(name(start));
+        let shared = Arc::new(Shared::new(start, end, Arc::clone(&self.grown)));
+        shared.is_first.store(start == self.plan.position(), Ordering::Relaxed);
+        let writer = PartWriter::new(path.clone(), self.version, start);
+        let fetch = self.tar.clone().fetch(self.source.clone(), writer, Arc::clone(&shared));
+        self.tasks.spawn_on(async move { (file, fetch.await) }, &self.runtime);
+        self.growing.insert(file, shared);
+        self.files.insert(file, Found { path, start, reached: start });
+    }
+
+    fn ended(&mut self, ended: Result<(FileId, Ended), JoinError>) {
+        let (file, ended) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            // Only the end of the runtime takes tasks away, and this class ends with it.
+            Err(_) => return,
+        };
+        if let Some(shared) = self.growing.remove(&file) {
+            self.plan.grew(file, shared.reached());
+            let has_come = self.files.get(&file).is_some_and(|found| shared.reached() > found.start);
+            self.is_probing &= !has_come;
+        }
+        self.plan.stopped(file);
+        match ended {
+            Ended::Failed => self.failed += 1,
+            Ended::Refused if !self.refused => {
+                tracing::info!(url = %self.source.url, "the origin does not send parts of this tar, so it comes in one");
+                self.refused = true;
+            }
+            Ended::RefusedByTag if !self.source.by_date => {
+                tracing::info!(url = %self.source.url, "parts of this tar do not come by its ETag: they are asked for by Last-Modified");
+                self.source.by_date = true;
+                self.is_probing = true;
+            }
+            Ended::Done | Ended::Refused | Ended::RefusedByTag => {}
+        }
+    }
+
+    /// Tells those who fetch where their parts end by now, and removes the files that nobody needs any more.
+    fn tell_and_sweep(&mut self) {
+        let first = self.plan.first().map(|first| first.state);
+        for (file, shared) in &self.growing {
+            let is_first = matches!(first, Some(State::Filed { file: first, .. }) if first == *file);
+            shared.is_first.store(is_first, Ordering::Relaxed);
+            match self.plan.end_of(*file) {
+                Some(end) => shared.until.set(end),
+                None => shared.stop.cancel(),
+            }
+        }
+        let is_over = |file: &FileId| !self.plan.needs(*file) && !self.growing.contains_key(file);
+        let over: Vec<_> = self.files.keys().copied().filter(is_over).collect();
+        for file in over {
+            self.reader.take_if(|(read, _)| *read == file);
+            // One without bytes was never made; one that stays goes with the staging folder.
+            self.files.remove(&file).and_then(|found| fs::remove_file(found.path).ok());
+        }
+    }
+
+    /// Waits for something to take in; `following`: also for files to grow. Cancel safe.
+    pub(crate) async fn changed(&mut self, following: bool) {
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => self.ended(ended),
+            Ok(()) = self.granted.changed() => {}
+            () = self.grown.notified(), if following => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Does without what others fetch into a file.
+    pub(crate) fn give_up(&mut self, file: FileId) {
+        if let Some(shared) = self.growing.get(&file) {
+            shared.stop.cancel();
+            self.plan.grew(file, shared.reached());
+        }
+        self.plan.stopped(file);
+    }
+
+    /// The next bytes out of a file that has some; `None` if it turns out that it has not.
+    pub(crate) fn read(&mut self, file: FileId, part: Part) -> Option<Bytes> {
+        let position = self.plan.position();
+        match self.block(file, position) {
+            Ok(Some((start, block))) => {
+                let last = part.end.min(start + block.len() as u64) - start;
+                let index = |offset| usize::try_from(offset).expect("a block fits into memory");
+                let bytes = block.slice(index(position - start)..index(last));
+                self.plan.consumed(bytes.len() as u64);
+                Some(bytes)
+            }
+            unproved => {
+                let error = unproved.err().map(|error| error.to_string()).unwrap_or_default();
+                tracing::warn!(file, error, "a part of the tar does not prove right, and is fetched again");
+                self.plan.lost(file);
+                None
+            }
+        }
+    }
+
+    /// The block that holds a position, and where it begins.
+    fn block(&mut self, file: FileId, position: u64) -> io::Result<Option<(u64, Bytes)>> {
+        let mut reader = match self.reader.take() {
+            Some((read, reader)) if read == file && reader.position() <= position => reader,
+            _ => {
+                let Found { path, start, .. } = &self.files[&file];
+                PartReader::open(path, self.version, *start)?
+            }
+        };
+        while let Some(block) = reader.next()? {
+            let start = reader.position() - block.len() as u64;
+            if reader.position() > position {
+                self.reader = Some((file, reader));
+                return Ok(Some((start, block.into())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends all that is fetched, and waits for it. Says whether the files have any bytes that are not unpacked yet.
+    pub(crate) async fn stop(&mut self) -> bool {
+        self.growing.values().for_each(|shared| shared.stop.cancel());
+        while let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended);
+        }
+        self.tar.spare.want(Appetite::default());
+        self.files.keys().any(|file| self.plan.needs(*file))
+    }
+}

@@ -1,0 +1,193 @@
+//! Calls in flight to the coordinator: of each kind at most one, and after a lost one a growing pause before the next.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use shared::{backoff::Backoff, ids::SessionId};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    session::{
+        coordinator_client::{Acquired, CallError, CoordinatorClient, Identity, Registration, Reported},
+        outbox::Unreported,
+    },
+    slots::Held,
+};
+
+/// A coordinator that was started again waits for its workers, but not for long.
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+/// A coordinator that is away for so long does not come back.
+const ORPHANED: Duration = Duration::from_hours(24);
+/// How long a stopping worker waits to hand back its leases.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The coordinator's answer to a call.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Registered(Box<Registration>),
+    /// Of this session, which may have ended by now.
+    Acquired(SessionId, Acquired),
+    /// As `Acquired`.
+    Reported(SessionId, Reported),
+    /// None came; it will be asked for again.
+    Lost,
+}
+
+/// The coordinator refused, and asking again will not change it.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Register,
+    Acquire,
+    Report,
+}
+
+/// The calls of one worker.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    client: CoordinatorClient,
+    tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
+    in_flight: Vec<Kind>,
+    /// Calls of a kind in a row that were of no use.
+    lost: BTreeMap<Kind, u32>,
+    last_answer: Instant,
+    /// Any call ever was.
+    was_answered: bool,
+}
+
+impl Calls {
+    pub(crate) fn new(client: CoordinatorClient) -> Self {
+        Self {
+            client,
+            tasks: JoinSet::new(),
+            in_flight: Vec::new(),
+            lost: BTreeMap::new(),
+            last_answer: Instant::now(),
+            was_answered: false,
+        }
+    }
+
+    /// The connection that the calls go over, for what else there is to tell.
+    pub(crate) fn client(&self) -> CoordinatorClient {
+        self.client.clone()
+    }
+
+    /// Results cannot be delivered now.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.lost.contains_key(&Kind::Register) || self.lost.contains_key(&Kind::Report)
+    }
+
+    /// An answer was of use: the next call of the kind comes at once.
+    pub(crate) fn accept(&mut self, kind: Kind) {
+        self.lost.remove(&kind);
+    }
+
+    /// An answer was of no use: the next call of the kind comes after a pause.
+    pub(crate) fn disregard(&mut self, kind: Kind) {
+        let lost = self.lost.entry(kind).or_default();
+        *lost = lost.saturating_add(1);
+    }
+
+    /// Opens the session, after a pause. `draining`: the worker was told to end.
+    pub(crate) fn register(
+        &mut self,
+        who: &Identity,
+        storage_id: String,
+        held: Vec<Held>,
+        draining: bool,
+        pause: Duration,
+    ) {
+        let who = who.clone();
+        self.begin(Kind::Register, pause, async move |mut client| {
+            client.register(&who, storage_id, &held, draining).await.map(|answer| Answer::Registered(Box::new(answer)))
+        });
+    }
+
+    /// Asks for leases, after a pause.
+    pub(crate) fn acquire(&mut self, session: SessionId, max: usize, held: Vec<Held>, pause: Duration) {
+        self.begin(Kind::Acquire, pause, async move |mut client| {
+            client.acquire(session, max, &held).await.map(|answer| Answer::Acquired(session, answer))
+        });
+    }
+
+    /// Delivers the oldest results; `requests`: to the origin, in this session.
+    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, unreported: &mut Unreported, requests: u64) {
+        if self.in_flight.contains(&Kind::Report) {
+            return;
+        }
+        let (who, results) = (who.clone(), unreported.batch().to_vec());
+        self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
+            client.report(&who, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
+        });
+    }
+
+    /// Starts a call, unless one of the kind is in flight.
+    fn begin<Call>(&mut self, kind: Kind, pause: Duration, call: impl FnOnce(CoordinatorClient) -> Call)
+    where
+        Call: Future<Output = Result<Answer, CallError>> + Send + 'static,
+    {
+        if self.in_flight.contains(&kind) {
+            return;
+        }
+        self.in_flight.push(kind);
+        let pause = self.lost.get(&kind).map_or(pause, |lost| pause.max(RECONNECT.delay(lost - 1, rand::random())));
+        let call = call(self.client.clone());
+        self.tasks.spawn(async move {
+            // Even no pause at all would take until the next tick of the clock, a millisecond.
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            (kind, call.await)
+        });
+    }
+
+    /// The next answer; `None` when nothing is in flight. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Answer, Refused>> {
+        let (kind, answer) = self.tasks.join_next().await?.expect("calls do not panic");
+        self.in_flight.retain(|in_flight| *in_flight != kind);
+        Some(match answer {
+            Ok(answer) => {
+                self.was_answered = true;
+                self.last_answer = Instant::now();
+                Ok(answer)
+            }
+            Err(CallError::Refused(why)) => {
+                self.disregard(kind);
+                Err(Refused(why))
+            }
+            // A worker that was let in before waits for its file to be replaced.
+            Err(CallError::Denied(why)) if !self.was_answered => Err(Refused(why)),
+            Err(CallError::Denied(why) | CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => {
+                Err(Refused(format!(
+                    "no answer for {} hours ({why}); start the worker again when the coordinator is back",
+                    ORPHANED.as_secs() / 3600
+                )))
+            }
+            Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
+                if self.lost.is_empty() {
+                    let end = SystemTime::now() + ORPHANED.saturating_sub(self.last_answer.elapsed());
+                    let end = humantime::format_rfc3339_seconds(end);
+                    tracing::warn!("no answer from {}, trying again until {end}: {why}", self.client.end());
+                }
+                self.disregard(kind);
+                Ok(Answer::Lost)
+            }
+        })
+    }
+
+    /// Ends the session and hands back what was not finished; does not wait for long.
+    pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) {
+        self.tasks.shutdown().await;
+        if !matches!(timeout(FAREWELL, self.client.leave(session, reason)).await, Ok(Ok(()))) {
+            tracing::info!("could not say goodbye to the coordinator; the leases run out by themselves");
+        }
+    }
+}

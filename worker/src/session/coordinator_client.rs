@@ -1,0 +1,383 @@
+//! The worker's side of the wire: the only module here that names the generated types.
+//!
+//! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
+//! may be repeated: they are all idempotent.
+
+use std::{sync::Arc, time::Duration};
+
+use proto::coordinator_client::CoordinatorClient as Stub;
+use shared::{
+    Wnid,
+    connect::{self, Connector, CoordinatorChannel},
+    ids::{LeaseToken, SessionId},
+    job::{JobOptions, JobStatus},
+    outcome::{LONGEST_MESSAGE, printable_within},
+    telemetry::trace::{self, WithContext},
+};
+use tokio::time::timeout;
+use tonic::{Code, Status, service::interceptor::InterceptedService};
+use tracing::Instrument as _;
+
+use crate::{
+    lease_clock::LeaseClock,
+    session::outbox::Finished,
+    slots::{Held, Lease},
+};
+
+mod budgets;
+
+pub(crate) use budgets::{Budgets, NoBudget, Observations};
+
+/// The version of the protocol that this worker speaks.
+const PROTOCOL_VERSION: u32 = 1;
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+/// The coordinator holds an `Acquire` for at most 20 s.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of one answer: what is longer is refused before it is read. The longest honest one has
+/// certificates for the origin (512 KiB), and names some thousand leases.
+const LONGEST_ANSWER: usize = 1 << 20;
+/// A lease that lives for less time cannot be renewed reliably.
+const SHORTEST_LEASE: Duration = Duration::from_millis(500);
+/// A coordinator takes no longer time for `--lease-ttl`.
+const LONGEST_LEASE: Duration = Duration::from_hours(24);
+/// Shortest time between two renewals, whatever the coordinator asks for.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
+/// The generated client on its connection.
+type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
+
+/// Who this worker is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    /// New for each process.
+    pub(crate) nonce: [u8; 16],
+    pub(crate) slots: usize,
+}
+
+/// What the coordinator wants of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Directive {
+    Continue,
+    /// The session is gone: register again.
+    Reregister,
+    /// The coordinator is going away for a while: ask for nothing.
+    Stop,
+    /// Somebody wants this worker to end: finish what is held, and leave.
+    Drain,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The coordinator answered that it never will.
+    #[error("{0}")]
+    Refused(String),
+    /// One of the two could not prove who it is; other files may help.
+    #[error("{0}")]
+    Denied(String),
+    /// No answer; it may come next time.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// Answer to `Register`.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pub(crate) session: SessionId,
+    pub(crate) epoch: u32,
+    pub(crate) ttl: Duration,
+    pub(crate) renew: Duration,
+    pub(crate) job: JobOptions,
+    /// Leases that were named and must be given up.
+    pub(crate) drop: Vec<LeaseToken>,
+    /// Every class of the job is settled.
+    pub(crate) job_done: bool,
+    /// What the target already has is to be reported first.
+    pub(crate) survey: bool,
+    /// When the question was sent.
+    pub(crate) sent: Duration,
+}
+
+/// Answer to `Acquire`.
+#[derive(Debug)]
+pub(crate) struct Acquired {
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
+    pub(crate) status: JobStatus,
+    /// With [`Directive::Stop`]: why the job cannot go on; empty where that was not said.
+    pub(crate) stop_reason: String,
+}
+
+/// Answer to `Report`.
+#[derive(Debug)]
+pub(crate) struct Reported {
+    pub(crate) acked: Vec<Wnid>,
+    pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
+    pub(crate) status: JobStatus,
+    /// As in [`Acquired`].
+    pub(crate) stop_reason: String,
+}
+
+/// Answer to `Renew`.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) epoch: u32,
+    /// Leases that were named and must be given up.
+    pub(crate) drop: Vec<LeaseToken>,
+    pub(crate) directive: Directive,
+    pub(crate) job_done: bool,
+    /// When the question was sent.
+    pub(crate) sent: Duration,
+}
+
+/// A connection to the coordinator; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinatorClient {
+    stub: Wired,
+    clock: Arc<LeaseClock>,
+    /// Whom it asks, for a sentence.
+    end: Arc<str>,
+}
+
+impl CoordinatorClient {
+    /// Connects at the first call, and again whenever the connection is lost.
+    pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
+        let stub = Stub::with_interceptor(connector.channel(), WithContext).max_decoding_message_size(LONGEST_ANSWER);
+        Self { stub, clock, end: connector.end().into() }
+    }
+
+    /// Whom it asks, for a sentence.
+    pub(crate) fn end(&self) -> &str {
+        &self.end
+    }
+
+    /// `storage_id`: see [`crate::storage::storage_id`].
+    pub(crate) async fn register(
+        &mut self,
+        who: &Identity,
+        storage_id: String,
+        held: &[Held],
+        draining: bool,
+    ) -> Result<Registration, CallError> {
+        let request = proto::RegisterRequest {
+            protocol_version: PROTOCOL_VERSION,
+            worker_name: who.name.clone(),
+            instance_nonce: who.nonce.to_vec(),
+            slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
+            build: crate::version::VERSION.to_owned(),
+            held: wire_held(held),
+            storage_id,
+            draining,
+        };
+        let sent = self.clock.now();
+        let reply = self
+            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Register", request, async |mut stub, request| {
+                stub.register(request).await
+            })
+            .await?;
+        let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
+        let (ttl, renew) = terms(reply.ttl_ms, reply.renew_ms)?;
+        Ok(Registration {
+            session: SessionId(reply.session_id),
+            epoch: reply.epoch,
+            ttl,
+            renew,
+            job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
+            drop: tokens(&reply.drop_leases),
+            job_done: is_done(reply.status.as_ref()),
+            survey: reply.survey,
+            sent,
+        })
+    }
+
+    /// Waits for an answer no longer than `limit`.
+    pub(crate) async fn renew(
+        &mut self,
+        session: SessionId,
+        held: &[Held],
+        received_bytes: u64,
+        limit: Duration,
+    ) -> Result<Renewed, CallError> {
+        let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
+        let sent = self.clock.now();
+        let reply = self
+            .call(limit, "imagenet.v1.Coordinator/Renew", request, async |mut stub, request| stub.renew(request).await)
+            .await?;
+        let directive = directive(reply.directive());
+        let drop = tokens(&reply.drop_leases);
+        Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: reply.job_done, sent })
+    }
+
+    pub(crate) async fn acquire(
+        &mut self,
+        session: SessionId,
+        max: usize,
+        held: &[Held],
+    ) -> Result<Acquired, CallError> {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
+        let reply = self
+            .call(ACQUIRE_TIMEOUT, "imagenet.v1.Coordinator/Acquire", request, async |mut stub, request| {
+                stub.acquire(request).await
+            })
+            .await?;
+        let leases = reply.leases.iter().filter_map(|lease| {
+            let Ok(trace) = lease.traceparent.parse();
+            Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe, trace })
+        });
+        Ok(Acquired {
+            leases: leases.collect(),
+            directive: directive(reply.directive()),
+            job_done: reply.job_done,
+            status: reply.status.map(JobStatus::from).unwrap_or_default(),
+            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
+        })
+    }
+
+    pub(crate) async fn report(
+        &mut self,
+        who: &Identity,
+        session: SessionId,
+        results: &[Finished],
+        requests: u64,
+    ) -> Result<Reported, CallError> {
+        let results = results.iter().map(|finished| proto::Result {
+            wnid: finished.lease.wnid.to_string(),
+            token: finished.lease.token.0,
+            outcome: Some(finished.outcome.clone().into()),
+            traceparent: finished.lease.trace.to_string(),
+            needs_lease: finished.needs_lease,
+        });
+        let request = proto::ReportRequest {
+            session_id: session.0,
+            results: results.collect(),
+            worker_name: who.name.clone(),
+            requests,
+        };
+        let reply = self
+            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", request, async |mut stub, request| {
+                stub.report(request).await
+            })
+            .await?;
+        Ok(Reported {
+            directive: directive(reply.directive()),
+            acked: wnids(&reply.acked),
+            job_done: is_done(reply.status.as_ref()),
+            status: reply.status.map(JobStatus::from).unwrap_or_default(),
+            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
+        })
+    }
+
+    pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) -> Result<(), CallError> {
+        let request = proto::LeaveRequest { session_id: session.0, reason: reason.to_owned() };
+        self.call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", request, async |mut stub, request| {
+            stub.leave(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a call, for which an answer is waited no longer than `limit`.
+    async fn call<Q: Clone, T>(
+        &self,
+        limit: Duration,
+        method: &'static str,
+        request: Q,
+        call: impl AsyncFn(Wired, Q) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, CallError> {
+        let made = async {
+            match call(self.stub.clone(), request.clone()).await {
+                // The stream for the pace keeps a connection alive that takes no more calls.
+                Err(status) if connect::was_not_sent(&status) => call(self.stub.clone(), request).await,
+                answered => answered,
+            }
+        };
+        match timeout(limit, made.instrument(trace::calling(method))).await {
+            Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => {
+                let why = connect::reason(&status);
+                Err(match status.code() {
+                    Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(why),
+                    _ if connect::mismatched(&status) => CallError::Denied(why),
+                    Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
+                        CallError::Refused(why)
+                    }
+                    _ => CallError::Unreachable(why),
+                })
+            }
+        }
+    }
+}
+
+/// How long leases live, and how often to renew them. Where the coordinator says too much, less is
+/// always right.
+fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
+    let ttl = Duration::from_millis(ttl_ms).min(LONGEST_LEASE);
+    if ttl < SHORTEST_LEASE {
+        let least = SHORTEST_LEASE.as_millis();
+        return Err(CallError::Refused(format!(
+            "its leases live for {ttl_ms} ms, and a worker needs at least {least} to renew them"
+        )));
+    }
+    Ok((ttl, Duration::from_millis(renew_ms).clamp(SHORTEST_RENEWAL, ttl / 2)))
+}
+
+fn directive(wire: proto::Directive) -> Directive {
+    match wire {
+        proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
+        proto::Directive::Reregister => Directive::Reregister,
+        proto::Directive::Stop => Directive::Stop,
+        proto::Directive::Drain => Directive::Drain,
+    }
+}
+
+fn wire_held(held: &[Held]) -> Vec<proto::Held> {
+    let wire = |held: &Held| proto::Held {
+        bytes: held.position(),
+        length: held.length(),
+        is_local: held.is_local(),
+        wnid: held.lease.wnid.to_string(),
+        token: held.lease.token.0,
+    };
+    held.iter().map(wire).collect()
+}
+
+fn is_done(status: Option<&proto::JobStatus>) -> bool {
+    status.is_some_and(|status| status.done)
+}
+
+fn tokens(leases: &[proto::Held]) -> Vec<LeaseToken> {
+    leases.iter().map(|lease| LeaseToken(lease.token)).collect()
+}
+
+/// What is no id was never acknowledged.
+fn wnids(texts: &[String]) -> Vec<Wnid> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_terms_of_a_session_are_within_bounds_whatever_the_coordinator_says() {
+        let milliseconds = Duration::from_millis;
+        for (ttl, renew, expected) in [
+            (30_000, 10_000, (milliseconds(30_000), milliseconds(10_000))),
+            (30_000, 0, (milliseconds(30_000), SHORTEST_RENEWAL)),
+            (30_000, 1, (milliseconds(30_000), SHORTEST_RENEWAL)),
+            (30_000, u64::MAX, (milliseconds(30_000), milliseconds(15_000))),
+            (500, 0, (milliseconds(500), SHORTEST_RENEWAL)),
+            (u64::MAX, u64::MAX, (LONGEST_LEASE, LONGEST_LEASE / 2)),
+        ] {
+            assert_eq!(terms(ttl, renew).unwrap(), expected);
+        }
+        for ttl in [0, 1, 499] {
+            let refused = terms(ttl, 0).unwrap_err().to_string();
+            assert_eq!(refused, format!("its leases live for {ttl} ms, and a worker needs at least 500 to renew them"));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a worker stops, as its coordinator tells it: for a reader at another machine, who has to
+//! know which folder is meant and what to do there. The worker's own screen has the error itself.
+
+use std::io;
+
+use crate::{fetch::context::SiteError, session::error::WorkerError, storage::target::TargetError};
+
+/// One sentence, without the last stop.
+pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
+    match error {
+        WorkerError::Target(TargetError::Refused { target, action, cause })
+        | WorkerError::Site(SiteError::Target(TargetError::Refused { target, action, cause })) => {
+            format!("cannot {action} in its target folder {}: {cause}; {}", target.display(), remedy(cause))
+        }
+        error => format!("cannot {error}"),
+    }
+}
+
+/// What to do on the worker's machine.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
+        io::ErrorKind::FileTooLarge => "raise its limit on file sizes (ulimit -f)",
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "make that folder writable, or give the worker another one with --target"
+        }
+        io::ErrorKind::NotFound => "mount that folder again",
+        _ if cause.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => "check that disk",
+        _ if cause.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            "allow the worker more open files (ulimit -n)"
+        }
+        _ => "make that folder usable, or give the worker another one with --target",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_elsewhere_learns_which_folder_is_meant_and_what_to_do_there() {
+        let stop = |errno: Errno| {
+            let (target, action) = ("/data/images".into(), "write n00000001".to_owned());
+            for_the_coordinator(&TargetError::Refused { target, action, cause: errno.into() }.into())
+        };
+        assert_eq!(
+            stop(Errno::NOSPC),
+            "cannot write n00000001 in its target folder /data/images: No space left on device (os error 28); free some \
+             space there"
+        );
+        for (errno, what) in [
+            (Errno::DQUOT, "; free some space there"),
+            (Errno::FBIG, "(ulimit -f)"),
+            (Errno::ROFS, "; make that folder writable, or give the worker another one with --target"),
+            (Errno::ACCESS, "; make that folder writable, or give the worker another one with --target"),
+            (Errno::NOENT, "; mount that folder again"),
+            (Errno::IO, "; check that disk"),
+            (Errno::MFILE, "; allow the worker more open files (ulimit -n)"),
+            (Errno::STALE, "; make that folder usable, or give the worker another one with --target"),
+        ] {
+            assert!(stop(errno).ends_with(what), "{}", stop(errno));
+        }
+        let refused = WorkerError::Site(SiteError::Lane(Errno::MFILE.into()));
+        assert!(for_the_coordinator(&refused).ends_with("allow the process more open files"));
+    }
+}

@@ -1,0 +1,127 @@
+//! A lane: what a slot works with, a runtime and the connections that live on it.
+//!
+//! A class stays on one thread from the socket to the disk. Nothing is handed over, the bytes are still in the core's cache
+//! when they are hashed and written, and their buffer is used again at once. A disk that is slow keeps the connection of its
+//! own class waiting, and nothing else: leases and renewals have other threads.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::mpsc::{SyncSender, sync_channel},
+};
+
+use shared::threads;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::oneshot,
+    task::{JoinSet, yield_now},
+};
+
+use crate::{fetch::context::SiteError, origin::Origin};
+
+/// What the thread is asked to do.
+type Work = Box<dyn FnOnce(&Runtime, &Origin) + Send>;
+
+/// The way to the slot's thread, which ends after the lane is dropped.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    work: SyncSender<Work>,
+}
+
+impl Lane {
+    /// Opens a lane to an origin, with connections of its own, on a thread of the given set.
+    pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, SiteError> {
+        let origin = origin.with_own_connections()?;
+        // One class at a time.
+        let (work, asked) = sync_channel::<Work>(1);
+        let (ready, started) = sync_channel(1);
+        let thread = move || {
+            // Its pool has nothing to do: names are looked up on the process's runtime.
+            let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+                Ok(runtime) => runtime,
+                Err(error) => return ready.send(Err(error)).unwrap_or_default(),
+            };
+            ready.send(Ok(())).unwrap_or_default();
+            for work in asked {
+                work(&runtime, &origin);
+            }
+        };
+        threads::start(set, "slot", thread)?;
+        started.recv().expect("the thread says how it began").map_err(SiteError::Lane)?;
+        Ok(Self { work })
+    }
+
+    /// Works on the lane's thread until the story ends. Idle connections stay for the next one.
+    ///
+    /// # Panics
+    /// When the story does; the lane is as good as before.
+    pub(crate) async fn run<T: Send + 'static>(&self, story: impl AsyncFnOnce(&Origin) -> T + Send + 'static) -> T {
+        let (ended, end) = oneshot::channel();
+        let work = move |runtime: &Runtime, origin: &Origin| {
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    let told = story(origin).await;
+                    // A connection that was given up closes now: until the next story nothing
+                    // drives it.
+                    yield_now().await;
+                    told
+                })
+            }));
+            // The receiver is gone if its task was aborted.
+            ended.send(told).ok();
+        };
+        self.work.send(Box::new(work)).expect("the thread lives as long as the lane");
+        end.await.expect("the thread sends what came of it").unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read as _, Write as _},
+        net::TcpListener,
+        sync::Arc,
+        thread,
+        time::Duration,
+    };
+
+    use prometheus_client::metrics::counter::Counter;
+    use url::Url;
+
+    use super::*;
+    use crate::origin::allowed_addresses::PrivateOrigin;
+    use crate::{
+        fixture::job,
+        origin::limiter::{Gate, Priority},
+    };
+
+    #[tokio::test]
+    async fn a_transfer_that_is_dropped_closes_its_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+            stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+            loop {
+                if let Err(error) = stream.write_all(&[0; 8192]) {
+                    break error.kind();
+                }
+            }
+        });
+        let origin =
+            Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+        let mut set = JoinSet::new();
+        let lane = Lane::open(&origin, &mut set).unwrap();
+        let story = async move |origin: &Origin| {
+            let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
+            opened.transfer.chunk().await.unwrap();
+        };
+        lane.run(story).await;
+        // The lane is still there, and has nothing to do.
+        let kind = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
+        assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "still open: {kind:?}");
+        drop(lane);
+        set.join_next().await.unwrap().expect("its thread ends with it");
+    }
+}

@@ -1,0 +1,413 @@
+//! The checkpoint of a class that is being unpacked: which files are done, and where in the tar the next header stands.
+//!
+//! A journal in the staging folder, one JSON line for the source and one for each finished file; of long files also lines on
+//! the way. It is never synced: whoever goes on from it checks each file against its digest first and goes on after the last
+//! one that holds, so neither a torn line nor a file that a power cut emptied can do harm.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read as _, Write},
+    path::Path,
+};
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected, Visitor},
+};
+
+use shared::own_file::{self, Access};
+
+use crate::{source::Source, storage::partial_file::Beginning};
+
+const VERSION: u32 = 1;
+/// Finished files are written to the journal when so many bytes of the tar have passed, when the unpacker's timer says so, and
+/// at every stop.
+const INTERVAL: u64 = 4 << 20;
+/// A file in which so many bytes of the tar have passed since then is written as far as it is, too.
+const INTERVAL_IN_FILE: u64 = 8 << 20;
+
+/// Read at a time.
+const BUFFER: usize = 64 << 10;
+
+/// Longest line that is read: the longest that is written has the validators of an answer, whose
+/// head has less than 512 KiB, and an escape for each second byte.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// A finished file of a class. What the manifest does not have comes last: the rest of its line is copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileEntry {
+    /// Flat name, as in the tar.
+    pub(crate) name: String,
+    /// Length in bytes.
+    pub(crate) size: u64,
+    /// Digest of the contents.
+    #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
+    pub(crate) blake3: blake3::Hash,
+    /// Offset in the tar at which the header after this file stands.
+    pub(crate) next_header: u64,
+}
+
+/// A file as the manifest lists it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ListedFile<'entry> {
+    name: &'entry str,
+    size: u64,
+    #[serde(serialize_with = "write_digest")]
+    blake3: blake3::Hash,
+}
+
+impl FileEntry {
+    pub(crate) fn listed(&self) -> ListedFile<'_> {
+        ListedFile { name: &self.name, size: self.size, blake3: self.blake3 }
+    }
+}
+
+pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&digest.to_hex())
+}
+
+/// Whether a file of this name is there, and is no link or whatever else.
+pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
+    OsStr::new(name) == path.file_name().unwrap_or_default()
+        && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
+    deserializer.deserialize_str(HexDigest)
+}
+
+/// Reads a digest where it stands: a class of small files has as many of them as files.
+struct HexDigest;
+
+impl Visitor<'_> for HexDigest {
+    type Value = blake3::Hash;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("64 hexadecimal digits")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<blake3::Hash, E> {
+        let mut digest = [0; blake3::OUT_LEN];
+        let expected = || E::invalid_value(Unexpected::Str(text), &self);
+        if text.len() != digest.len() * 2 {
+            return Err(expected());
+        }
+        HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut digest).map_err(|_| expected())?;
+        Ok(digest.into())
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    source: Source,
+}
+
+/// The journal while it is written.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: File,
+    /// Bytes of the file that are whole lines.
+    length: u64,
+    pending: Vec<u8>,
+    /// Offset in the tar behind the last finished file.
+    done: u64,
+    /// Offset in the tar up to which all is written that is finished, or begun.
+    written_up_to: u64,
+}
+
+impl Journal {
+    /// Starts a journal in an empty staging folder.
+    pub(crate) fn create(path: &Path, source: &Source) -> io::Result<Self> {
+        let file = File::options().append(true).create_new(true).open(path)?;
+        let mut journal = Self { file, length: 0, pending: Vec::new(), done: 0, written_up_to: 0 };
+        journal.line(&Head { version: VERSION, source: source.clone() })?;
+        journal.flush()?;
+        Ok(journal)
+    }
+
+    /// Goes on with a journal that ends at an offset of the tar, so many bytes of which are those of a file that is begun.
+    pub(crate) fn go_on(path: &Path, offset: u64, begun: u64) -> io::Result<Self> {
+        let file = own_file::open(path, Access::Append)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, length, pending: Vec::new(), done: offset - begun, written_up_to: offset })
+    }
+
+    /// Adds a finished file.
+    pub(crate) fn append(&mut self, entry: &FileEntry) -> io::Result<()> {
+        self.line(entry)?;
+        self.done = entry.next_header;
+        if entry.next_header >= self.written_up_to + INTERVAL {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a file should be noted that is written up to an offset of the tar.
+    pub(crate) fn wants_beginning_at(&self, position: u64) -> bool {
+        position >= self.written_up_to + INTERVAL_IN_FILE
+    }
+
+    /// Notes a file that is not finished, and hands all to the kernel.
+    pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
+        self.line(beginning)?;
+        self.flush()?;
+        self.written_up_to = beginning.position;
+        Ok(())
+    }
+
+    /// Offset in the tar behind the last finished file; before one is, where the content begins of the file that was gone on with.
+    pub(crate) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Hands what is pending to the kernel; from then on it survives the end of the process. After an error it can be tried
+    /// again.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(&self.pending) {
+            // What a full disk took of it would spoil the line that follows.
+            self.file.set_len(self.length).ok();
+            return Err(error);
+        }
+        self.length += self.pending.len() as u64;
+        self.pending.clear();
+        self.written_up_to = self.written_up_to.max(self.done);
+        Ok(())
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.pending, value)?;
+        self.pending.push(b'\n');
+        Ok(())
+    }
+}
+
+/// A finished file as the journal has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JournaledFile<'line> {
+    /// As [`FileEntry::listed`] is written, without the brace at the end.
+    pub(crate) unclosed: &'line [u8],
+    /// Length in bytes.
+    pub(crate) size: u64,
+}
+
+/// A journal that is read back, up to the first line that does not hold.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    file: BufReader<File>,
+    line: Vec<u8>,
+}
+
+/// A line of the journal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// A file is finished.
+    Finished(FileEntry),
+    /// A file was written so far. If it is finished later, a line says so.
+    Begun(Beginning),
+}
+
+/// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
+pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
+    let file = own_file::open(path, Access::Read).ok()?;
+    let mut entries = Entries { file: BufReader::with_capacity(BUFFER, file), line: Vec::new() };
+    let head: Head = serde_json::from_slice(entries.read()?).ok()?;
+    (head.version == VERSION).then_some((head.source, entries))
+}
+
+impl Entries {
+    /// The next line, whatever it says.
+    pub(crate) fn next_line(&mut self) -> Option<Line> {
+        let line = self.read()?;
+        let finished = serde_json::from_slice(line).map(Line::Finished);
+        finished.or_else(|_| serde_json::from_slice(line).map(Line::Begun)).ok()
+    }
+
+    /// The next finished file. Its line is not read but copied: only for a journal of which every line was written or proved by
+    /// this process.
+    pub(crate) fn next_finished(&mut self) -> Option<JournaledFile<'_>> {
+        loop {
+            let line = self.read()?;
+            if let Some(JournaledFile { unclosed, size }) = finished(line) {
+                let length = unclosed.len();
+                return Some(JournaledFile { unclosed: &self.line[..length], size });
+            }
+            serde_json::from_slice::<Beginning>(line).ok()?;
+        }
+    }
+
+    fn read(&mut self) -> Option<&[u8]> {
+        self.line.clear();
+        let length = self.file.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line).ok()?;
+        ((length as u64) < LONGEST_LINE).then_some(&self.line)
+    }
+}
+
+/// The finished files.
+#[cfg(test)]
+impl Iterator for Entries {
+    type Item = FileEntry;
+
+    fn next(&mut self) -> Option<FileEntry> {
+        loop {
+            if let Line::Finished(entry) = self.next_line()? {
+                return Some(entry);
+            }
+        }
+    }
+}
+
+/// The line of a finished file, taken apart from its end, where nothing depends on the name.
+fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
+    let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
+    let unclosed = rest.strip_suffix(b",\"next_header\":")?;
+    let (rest, _digest) = unclosed.strip_suffix(b"\"")?.split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
+    let (rest, size) = number_at_end(rest.strip_suffix(b",\"blake3\":\"")?)?;
+    rest.strip_suffix(b",\"size\":")?;
+    Some(JournaledFile { unclosed, size })
+}
+
+fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
+    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (rest, number) = text.split_at(text.len() - digits);
+    Some((rest, str::from_utf8(number).ok()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the manifest is made of, and the sizes.
+    fn copied(path: &Path) -> Vec<(String, u64)> {
+        let mut entries = open(path).map(|(_, entries)| entries);
+        std::iter::from_fn(|| {
+            let JournaledFile { unclosed, size } = entries.as_mut()?.next_finished()?;
+            Some((String::from_utf8(unclosed.to_vec()).unwrap() + "}", size))
+        })
+        .collect()
+    }
+
+    fn listed(entry: &FileEntry) -> (String, u64) {
+        (serde_json::to_string(&entry.listed()).unwrap(), entry.size)
+    }
+
+    fn entry(number: u64) -> FileEntry {
+        let name = format!("n00000001_{number}.JPEG");
+        FileEntry { blake3: blake3::hash(name.as_bytes()), name, size: number, next_header: (number + 1) * 1024 }
+    }
+
+    fn journal(path: &Path, entries: u64) {
+        let source = Source { length: Some(99), ..Source::default() };
+        let mut journal = Journal::create(path, &source).unwrap();
+        (0..entries).for_each(|number| journal.append(&entry(number)).unwrap());
+        journal.flush().unwrap();
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 3);
+        let (source, entries) = open(&path).unwrap();
+        assert_eq!(source.length, Some(99));
+        assert_eq!(entries.collect::<Vec<_>>(), [entry(0), entry(1), entry(2)]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_finished_is_a_line_of_its_own_and_no_finished_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 1);
+        let beginning =
+            Beginning { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
+        let mut journal = Journal::go_on(&path, 1024, 0).unwrap();
+        assert!(!journal.wants_beginning_at(1024 + INTERVAL_IN_FILE - 1));
+        assert!(journal.wants_beginning_at(1024 + INTERVAL_IN_FILE));
+        journal.note_beginning(&beginning).unwrap();
+        journal.append(&entry(1)).unwrap();
+        journal.flush().unwrap();
+        let (_, mut entries) = open(&path).unwrap();
+        let lines = std::iter::from_fn(|| entries.next_line()).collect::<Vec<_>>();
+        assert_eq!(lines, [Line::Finished(entry(0)), Line::Begun(beginning), Line::Finished(entry(1))]);
+        assert_eq!(open(&path).unwrap().1.collect::<Vec<_>>(), [entry(0), entry(1)]);
+        assert_eq!(copied(&path), [listed(&entry(0)), listed(&entry(1))]);
+    }
+
+    #[test]
+    fn the_manifest_gets_what_the_journal_says_whatever_the_names_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let names =
+            ["a.JPEG", "\"", "\\", "é\u{1}\n", "}", "\",\"size\":1,\"blake3\":\"00\",\"next_header\":512}", "7"];
+        let entries: Vec<_> =
+            (0..).zip(names).map(|(number, name)| FileEntry { name: name.to_owned(), ..entry(number * 99) }).collect();
+        let mut journal = Journal::create(&path, &Source::default()).unwrap();
+        for entry in &entries {
+            journal.append(entry).unwrap();
+        }
+        journal.flush().unwrap();
+        assert_eq!(copied(&path), entries.iter().map(listed).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_of_another_shape_is_not_copied() {
+        let line = serde_json::to_string(&entry(5)).unwrap() + "\n";
+        assert_eq!(finished(line.as_bytes()).map(|file| file.size), Some(5));
+        for (from, to) in [
+            ("size", "length"),
+            ("blake3", "sha256"),
+            ("next_header", "next"),
+            (":5,", ":,"),
+            (":5,", ":99999999999999999999,"),
+            ("}", ",\"more\":1}"),
+        ] {
+            assert_eq!(finished(line.replace(from, to).as_bytes()), None, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_torn_journal_gives_its_longest_good_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 3);
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let read: Vec<_> = open(&path).into_iter().flat_map(|(_, entries)| entries).collect();
+            assert!(read.iter().enumerate().all(|(number, read)| *read == entry(number as u64)), "cut at {cut}");
+            let lines = std::str::from_utf8(&whole[..=cut]).unwrap().matches('\n').count();
+            assert!(read.len() + 1 >= lines, "cut at {cut} lost a whole line");
+            let whole_lines = str::from_utf8(&whole[..cut]).unwrap().matches('\n').count();
+            let expected: Vec<_> = read[..whole_lines.saturating_sub(1)].iter().map(listed).collect();
+            assert_eq!(copied(&path), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        journal(&path, 1);
+        let whole = fs::read(&path).unwrap();
+        let longest = usize::try_from(LONGEST_LINE).unwrap();
+        for (length, read) in [(longest - 1, 2), (longest, 1), (3 * longest, 1)] {
+            let line = serde_json::to_string(&entry(1)).unwrap();
+            let spaces = " ".repeat(length - line.len() - 1);
+            fs::write(&path, [whole.clone(), format!("{line}{spaces}\n").into_bytes()].concat()).unwrap();
+            let (_, mut entries) = open(&path).unwrap();
+            assert_eq!(entries.by_ref().count(), read);
+            assert!(entries.line.capacity() <= 2 * longest, "{}", entries.line.capacity());
+        }
+    }
+
+    #[test]
+    fn a_journal_of_a_newer_version_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        fs::write(&path, "{\"version\":2,\"source\":{\"url\":\"\"}}\n").unwrap();
+        assert!(open(&path).is_none());
+    }
+}

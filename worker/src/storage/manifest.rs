@@ -1,0 +1,399 @@
+//! `.manifest.json`: the proof that a class folder is complete. Written last, inside the folder, published with it.
+//!
+//! The file ends with a digest of everything before it, so one that was cut or edited is no proof.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use shared::{
+    Wnid,
+    outcome::Published,
+    own_file::{is_refused, open_regular},
+};
+
+use crate::{
+    source::Source,
+    storage::{
+        file_tree::remove_if_there,
+        journal::{FileEntry, JournaledFile, read_digest},
+        kept_tar::KeptTar,
+    },
+};
+
+/// Name of the manifest in a class folder.
+pub(crate) const MANIFEST: &str = ".manifest.json";
+/// Name of a manifest whose folder was found to differ from it (`verify --repair`): the next job
+/// downloads the class again.
+pub(crate) const MARKED: &str = ".manifest.damaged.json";
+/// Version of the format that is written; older ones are read.
+const VERSION: u32 = 1;
+/// Written at a time: enough for the digest to be fast.
+const BUFFER: usize = 64 << 10;
+/// Stands before the digest; what it covers ends right before this.
+const DIGEST_MARK: &str = "  \"digest\": \"";
+/// Stands before the files.
+const FILES_BEGIN: &str = "  \"files\": [\n";
+/// Stands behind the files.
+const FILES_END: &str = "  ],\n";
+/// Names have at most 255 bytes, URLs some thousand; anything longer was not written by this program.
+const LONGEST_LINE: u64 = 64 << 10;
+
+/// What a manifest says of the class as a whole; the list of files follows it in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    version: u32,
+    wnid: String,
+    /// The run that published the class.
+    pub(crate) run: String,
+    /// Whether the folder was found and proved, rather than downloaded.
+    adopted: bool,
+    #[serde(flatten)]
+    source: Source,
+    file_count: u64,
+    file_bytes: u64,
+    /// The tar that was published beside the folder, where this program wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kept_tar: Option<KeptTar>,
+}
+
+impl Manifest {
+    /// What stands in the folder, for the counts.
+    pub(crate) fn published(&self) -> Published {
+        Published { files: self.file_count, bytes: self.source.length.unwrap_or_default() }
+    }
+}
+
+/// What a manifest is made of, besides the files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Provenance<'class> {
+    pub(crate) wnid: Wnid,
+    pub(crate) run: &'class str,
+    pub(crate) source: &'class Source,
+    pub(crate) adopted: bool,
+    pub(crate) kept_tar: Option<KeptTar>,
+}
+
+/// Writes the manifest of the files into a folder.
+///
+/// The files come one by one: memory does not grow with their number.
+pub(crate) fn write(
+    folder: &Path,
+    provenance: Provenance<'_>,
+    files: impl Iterator<Item = io::Result<FileEntry>>,
+) -> io::Result<Manifest> {
+    let mut manifest = Writer::create(folder)?;
+    for entry in files {
+        manifest.list(&entry?)?;
+    }
+    manifest.finish(provenance)
+}
+
+/// A manifest that is being written, under a temporary name.
+#[derive(Debug)]
+pub(crate) struct Writer<'folder> {
+    folder: &'folder Path,
+    temporary: PathBuf,
+    out: BufWriter<Hashing<File>>,
+    file_count: u64,
+    file_bytes: u64,
+}
+
+impl<'folder> Writer<'folder> {
+    /// Begins the manifest of a folder.
+    pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
+        let temporary = folder.join(format!("{MANIFEST}.new"));
+        // What stands there is removed, and not written to: it may be a link.
+        remove_if_there(fs::remove_file(&temporary))?;
+        let hashing = Hashing { out: File::create_new(&temporary)?, hasher: blake3::Hasher::new() };
+        let mut out = BufWriter::with_capacity(BUFFER, hashing);
+        write!(out, "{{\n{FILES_BEGIN}")?;
+        Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
+    }
+
+    fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
+        self.begin(entry.size)?;
+        Ok(serde_json::to_writer(&mut self.out, &entry.listed())?)
+    }
+
+    /// Adds a file in the words of the journal.
+    pub(crate) fn copy(&mut self, file: JournaledFile<'_>) -> io::Result<()> {
+        self.begin(file.size)?;
+        self.out.write_all(file.unclosed)?;
+        self.out.write_all(b"}")
+    }
+
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        self.out.write_all(if self.file_count == 0 { b"    " } else { b",\n    " })?;
+        self.file_count += 1;
+        self.file_bytes += size;
+        Ok(())
+    }
+
+    /// Writes the rest, and gives it its name.
+    pub(crate) fn finish(mut self, provenance: Provenance<'_>) -> io::Result<Manifest> {
+        let manifest = Manifest {
+            version: VERSION,
+            wnid: provenance.wnid.to_string(),
+            run: provenance.run.to_owned(),
+            adopted: provenance.adopted,
+            source: provenance.source.version(),
+            file_count: self.file_count,
+            file_bytes: self.file_bytes,
+            kept_tar: provenance.kept_tar,
+        };
+        let head = serde_json::to_string_pretty(&manifest)?;
+        let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
+        write!(self.out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
+        let Hashing { mut out, hasher } = self.out.into_inner()?;
+        out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
+        fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
+        Ok(manifest)
+    }
+}
+
+/// A file that a manifest lists.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    #[serde(deserialize_with = "read_digest")]
+    pub(crate) blake3: blake3::Hash,
+}
+
+/// Reads the manifest of a class; `None` when there is none that proves anything. Line by line: memory does not grow with the
+/// number of files, which are not needed here.
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
+    Ok(proved(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
+}
+
+/// A manifest and the files that it lists, one by one; `None` as for [`read`], which looks at all
+/// of it before the first file.
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn open(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, Files)>> {
+    let Some((manifest, mut file)) = proved(path, wnid)? else { return Ok(None) };
+    file.rewind()?;
+    Ok(Some((manifest, Files { text: BufReader::new(file), line: Vec::new(), begun: false })))
+}
+
+/// The files that a manifest lists, one by one; `None` as for [`read`].
+///
+/// # Errors
+/// When a manifest is there and cannot be read.
+pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<Files>> {
+    Ok(open(&folder.join(MANIFEST), wnid)?.map(|(_, files)| files))
+}
+
+/// A manifest that proves something, and its file.
+fn proved(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
+    let file = match open_regular(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => return Ok(None),
+        // A folder of that name is no manifest either.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
+        opened => opened?,
+    };
+    Ok(parse(BufReader::new(&file), wnid)?.map(|manifest| (manifest, file)))
+}
+
+/// The lines between the two that enclose the files.
+#[derive(Debug)]
+pub(crate) struct Files<R = BufReader<File>> {
+    text: R,
+    line: Vec<u8>,
+    begun: bool,
+}
+
+impl<R: BufRead> Files<R> {
+    fn read(&mut self) -> io::Result<Option<Listed>> {
+        loop {
+            self.line.clear();
+            self.text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line)?;
+            if self.line.last() != Some(&b'\n') || self.line == FILES_END.as_bytes() {
+                return Ok(None);
+            }
+            if self.begun {
+                let entry = self.line.trim_ascii();
+                return Ok(Some(serde_json::from_slice(entry.strip_suffix(b",").unwrap_or(entry))?));
+            }
+            self.begun = self.line == FILES_BEGIN.as_bytes();
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Files<R> {
+    type Item = io::Result<Listed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
+    let (mut line, mut head, mut files_passed) = (Vec::new(), b"{".to_vec(), false);
+    let mut covered = blake3::Hasher::new();
+    loop {
+        line.clear();
+        text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        if let Some(rest) = line.strip_prefix(DIGEST_MARK.as_bytes()) {
+            let mut end = Vec::new();
+            text.by_ref().take(LONGEST_LINE).read_to_end(&mut end)?;
+            let digest = covered.finalize().to_hex();
+            let whole = rest.strip_suffix(b"\"\n") == Some(digest.as_bytes()) && end == b"}\n";
+            return Ok(whole.then(|| manifest_of(&head, wnid)).flatten());
+        }
+        covered.update(&line);
+        if files_passed {
+            head.extend_from_slice(&line);
+            if head.len() as u64 > LONGEST_LINE {
+                return Ok(None);
+            }
+        }
+        files_passed |= line == FILES_END.as_bytes();
+    }
+}
+
+/// The head of a manifest, which stands behind the files and ends with a comma.
+fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
+    let mut head = head.trim_ascii_end().strip_suffix(b",")?.to_vec();
+    head.push(b'}');
+    let manifest: Manifest = serde_json::from_slice(&head).ok()?;
+    (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
+}
+
+#[derive(Debug)]
+struct Hashing<W> {
+    out: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::journal::{self, Journal};
+
+    /// As version 1 wrote it; a later version must go on reading it.
+    const VERSION_1: &str = include_str!("manifest_version_1.json");
+
+    fn wnid() -> Wnid {
+        "n02124075".parse().unwrap()
+    }
+
+    fn entry(name: &str, size: u64) -> FileEntry {
+        FileEntry { name: name.to_owned(), size, blake3: blake3::hash(name.as_bytes()), next_header: 0 }
+    }
+
+    fn written(folder: &Path) -> Manifest {
+        let source = Source {
+            url: "http://h/n02124075.tar".to_owned(),
+            length: Some(10_240),
+            etag: Some("\"a\"".to_owned()),
+            last_modified: None,
+            ..Source::default()
+        };
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
+        write(folder, provenance, [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].into_iter().map(Ok))
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_written_proves_the_class_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = written(folder.path());
+        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        assert_eq!(read(folder.path(), wnid()).unwrap(), Some(manifest));
+        assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
+        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn in_the_words_of_the_journal_it_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = written(folder.path());
+        let source = written.source.clone();
+        let journal = folder.path().join("journal");
+        let mut lines = Journal::create(&journal, &source).unwrap();
+        for (name, size) in [("n02124075_1.JPEG", 5), ("n02124075_2.JPEG", 7)] {
+            lines.append(&entry(name, size)).unwrap();
+        }
+        lines.flush().unwrap();
+        let mut manifest = Writer::create(folder.path()).unwrap();
+        let (_, mut entries) = journal::open(&journal).unwrap();
+        while let Some(file) = entries.next_finished() {
+            manifest.copy(file).unwrap();
+        }
+        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
+        assert_eq!(manifest.finish(provenance).unwrap(), written);
+        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
+    }
+
+    #[test]
+    fn a_cut_or_edited_manifest_proves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let text = fs::read(folder.path().join(MANIFEST)).unwrap();
+        for cut in 0..text.len() {
+            assert_eq!(parse(&text[..cut], wnid()).unwrap(), None, "cut at {cut}");
+            let mut edited = text.clone();
+            edited[cut] ^= 1;
+            assert_eq!(parse(&*edited, wnid()).unwrap(), None, "edited at {cut}");
+        }
+    }
+
+    #[test]
+    fn its_files_come_one_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        let files = files(folder.path(), wnid()).unwrap().expect("a valid manifest");
+        let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
+            .map(|FileEntry { name, size, blake3, .. }| Listed { name, size, blake3 });
+        assert_eq!(files.map(Result::unwrap).collect::<Vec<_>>(), expected);
+        let text = Files { text: VERSION_1.as_bytes(), line: Vec::new(), begun: false };
+        assert_eq!(text.map(Result::unwrap).collect::<Vec<_>>(), expected);
+        assert!(super::files(folder.path(), "n00000001".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn no_manifest_is_no_error() {
+        assert_eq!(read(tempfile::tempdir().unwrap().path(), wnid()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_pipe_under_the_manifests_name_makes_nobody_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join(MANIFEST);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(read(folder.path(), wnid()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_first_version_stays_readable() {
+        let manifest = parse(VERSION_1.as_bytes(), wnid()).unwrap().expect("a valid manifest of version 1");
+        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        assert_eq!(manifest.run, "run");
+    }
+}

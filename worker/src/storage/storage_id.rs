@@ -1,0 +1,122 @@
+//! The id of the storage behind a target: workers that read the same one share the target, however
+//! each of them reaches it.
+//!
+//! It is in a file in the target, because workers that see the target under different paths may
+//! have no other folder in common: their staging areas can be at different places. Folder loaders
+//! ignore files.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use shared::own_file::open_regular;
+
+use crate::storage::file_tree::{is_gone, remove_if_there};
+
+/// The file in the target.
+pub(crate) const FILE: &str = ".imagenet_downloader.storage";
+/// Hexadecimal digits of an id.
+const DIGITS: usize = 32;
+/// Between two looks at a file that another process has just created.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Looks before the file counts as one whose creator was killed, or that a power cut has emptied.
+const POLLS: u32 = 50;
+
+/// An id that no other storage has.
+pub(crate) fn new() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// The storage's id: the one in the target, or `proposed` from now on. `area` is a folder on the
+/// same file system.
+pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<String> {
+    let place = target.join(FILE);
+    for _ in 0..POLLS {
+        if let Some(id) = read(&place)? {
+            return Ok(id);
+        }
+        match File::create_new(&place) {
+            Ok(mut file) => {
+                file.write_all(proposed.as_bytes()).inspect_err(|_| drop(fs::remove_file(&place)))?;
+                return Ok(proposed.to_owned());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => thread::sleep(POLL_INTERVAL),
+            Err(error) => return Err(error),
+        }
+    }
+    let whole = area.join(format!("storage.{:016x}", rand::random::<u64>()));
+    File::create_new(&whole)?.write_all(proposed.as_bytes())?;
+    fs::rename(&whole, &place)?;
+    read(&place)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
+}
+
+/// Removes the id, for the last process that uses the target.
+pub(crate) fn remove(target: &Path) -> io::Result<()> {
+    remove_if_there(fs::remove_file(target.join(FILE)))
+}
+
+fn read(place: &Path) -> io::Result<Option<String>> {
+    let file = match open_regular(place) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        opened => opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.display())))?,
+    };
+    let mut text = Vec::new();
+    file.take(DIGITS as u64 + 1).read_to_end(&mut text)?;
+    let text = String::from_utf8(text).unwrap_or_default();
+    let is_id = text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(is_id.then_some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn those_that_start_at_the_same_moment_end_with_the_same_name() {
+        for _ in 0..100 {
+            let folder = tempfile::tempdir().unwrap();
+            let start = Barrier::new(4);
+            let found = thread::scope(|scope| {
+                let settle = || {
+                    let id = new();
+                    start.wait();
+                    settle(folder.path(), folder.path(), &id).unwrap()
+                };
+                let threads = [(); 4].map(|()| scope.spawn(settle));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            assert!(found.iter().all(|id| *id == found[0]), "{found:?}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "what was not needed is gone");
+        }
+    }
+
+    #[test]
+    fn a_storage_keeps_its_name_and_two_have_two() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id = settle(one.path(), one.path(), &new()).unwrap();
+        assert_eq!(settle(one.path(), one.path(), &new()).unwrap(), id);
+        assert_ne!(settle(other.path(), other.path(), &new()).unwrap(), id);
+    }
+
+    #[test]
+    fn what_a_power_cut_has_emptied_is_filled_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "").unwrap();
+        let id = new();
+        assert_eq!(settle(folder.path(), folder.path(), &id).unwrap(), id);
+        assert_eq!(settle(folder.path(), folder.path(), &new()).unwrap(), id);
+    }
+
+    #[test]
+    fn something_else_in_the_way_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        assert!(settle(folder.path(), folder.path(), &new()).is_err());
+    }
+}
