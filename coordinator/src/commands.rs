@@ -10,17 +10,18 @@ use shared::{
     shutdown::Shutdown,
 };
 
-pub use crate::admin::client::AdminError;
+pub use crate::rpc::admin::client::AdminError;
 use crate::{
+    commands::init::InitError,
     config::{Command, Config, CoordinatorArgs},
     demo::DemoError,
-    trust::{self, InitError},
 };
 
 mod admin;
 mod classes;
 mod completions;
 mod demo_origin;
+pub(crate) mod init;
 mod status;
 mod verify;
 mod workers_table;
@@ -99,7 +100,7 @@ async fn carry_out(
         screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {
-        Command::Init(arguments) => trust::init(&arguments, &mut out).map(|()| Exit::Done)?,
+        Command::Init(arguments) => init::init(&arguments, &mut out).map(|()| Exit::Done)?,
         Command::Status(arguments) => status::run(&arguments, screen, shutdown, &mut out).await?,
         Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
         Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,

@@ -8,21 +8,24 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+use shared::worker_name::parse_name;
 use shared::{
     exit_code,
     flag::yes_or_no,
     http::parse_address,
     job::{Durability, Existing},
 };
-use worker::config::{SlotArgs, parse_name};
+use worker::config::SlotArgs;
 
 mod command;
-mod door;
+mod credentials;
+pub(crate) mod init;
 mod plan;
 mod rate;
 
 pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs, VerifyArgs};
-pub use door::{DoorConfig, Exposure};
+pub use credentials::{DoorConfig, Exposure};
+pub use init::InitArgs;
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
@@ -58,7 +61,7 @@ Every flag can also be given as the environment variable beside it; the flag win
 /// same command resumes after an interruption; after a finished run it skips what is there and retries
 /// what failed.
 #[derive(Debug, Parser)]
-#[command(name = "coordinator", version = crate::VERSION, args_conflicts_with_subcommands = true)]
+#[command(name = "coordinator", version = crate::version::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Config {
     /// What to do instead of a job.
     #[command(subcommand)]

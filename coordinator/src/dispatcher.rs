@@ -13,28 +13,28 @@ use tokio::{
 };
 
 use crate::{
+    concurrency::Pace,
     fleet::Fleet,
     lease_table::{LeaseTable, Mark, Verdict},
     ledger::{Entry, Record, Writer},
-    pace::Pace,
     running_time::RunningTime,
     tally::Tally,
     time_left::TimeLeft,
 };
 
 mod classes;
+mod concurrency;
 mod handle;
-mod pacing;
 mod published;
 mod refusals;
 mod sessions;
 mod told;
 
+use concurrency::Pacing;
 use handle::{Command, Reply};
 pub use handle::{
     DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped,
 };
-use pacing::Pacing;
 use published::Published;
 use told::Told;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 
-use crate::pace::PaceStatus;
+use crate::concurrency::PaceStatus;
 
 /// The fleet at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

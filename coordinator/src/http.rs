@@ -49,7 +49,7 @@ impl Outside {
     /// A coordinator that starts, and stops when one of the tokens is cancelled.
     fn new(stopping: [CancellationToken; 2]) -> Self {
         let coordinator = Arc::new(Coordinator { at_work: OnceLock::new(), stopping });
-        Self { metrics: Metrics::new("coordinator", crate::VERSION, Arc::clone(&coordinator)), coordinator }
+        Self { metrics: Metrics::new("coordinator", crate::version::VERSION, Arc::clone(&coordinator)), coordinator }
     }
 
     /// Takes the address and answers, from now on, as long as the tasks live.

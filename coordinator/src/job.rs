@@ -24,21 +24,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CoordinatorError,
+    auth::{self, Gate, SocketFile},
+    concurrency::Pace,
     config::Plan,
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
     http::{AtWork, Outside},
     ledger::{Entry, LedgerError, Writer, list_digest},
-    pace::Pace,
+    rpc::service::{self, LeaseTerms, ServeError},
     running_time::RunningTime,
-    service::{self, LeaseTerms, ServeError},
     summary,
-    trust::{self, Gate, SocketFile},
 };
+pub use error::CoordinatorError;
 
 mod closing;
+mod error;
 mod listening;
 mod origin_refuses;
 mod restore;
@@ -131,15 +132,10 @@ where
         End::Finished | End::Interrupted | End::Drained => {
             let why = if matches!(end, End::Drained) { "its worker was drained" } else { "interrupted" };
             let (there, total) = (status.success + status.skipped, status.total);
-            say(screen, &format!("{why}: {there} of {total} classes are there; run the same command again to resume"));
+            screen.say(&format!("{why}: {there} of {total} classes are there; run the same command again to resume"));
             Ok(Exit::Interrupted)
         }
     }
-}
-
-/// One line for people.
-pub(crate) fn say(screen: &Screen, line: &str) {
-    screen.write(format!("{line}\n").as_bytes());
 }
 
 /// Everything that runs for a job.
@@ -228,7 +224,7 @@ impl Job {
         };
         job.dispatcher.spawn(owner.beside(job.own_worker.clone()).run());
         let stop = Shutdown { drain: job.stopping.clone(), abort: job.close.clone() };
-        say(screen, &http::announcement(http));
+        screen.say(&http::announcement(http));
         job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
         let mut others = Vec::new();
         if let Some((listener, address)) = listener {
@@ -236,7 +232,7 @@ impl Job {
             announce(screen, address, &door, plan.exposure);
             let gate = Gate::of(Arc::clone(&door));
             others.push(Arc::clone(&door) as Arc<dyn Source>);
-            job.serve(&plan.job, terms, gate, trust::incoming(listener, door), stop.clone());
+            job.serve(&plan.job, terms, gate, auth::incoming(listener, door), stop.clone());
         }
         if let Some(single_host) = plan.single_host {
             let tally = Arc::default();
@@ -284,7 +280,7 @@ impl Job {
                 Some(ended) = self.worker.join_next() => match self.without_worker(ended) {
                     Err(error) => break Err(error),
                     Ok(()) if self.is_open => {
-                        say(screen, "the worker in this process was drained; the job goes on with other workers");
+                        screen.say("the worker in this process was drained; the job goes on with other workers");
                         line = Some(JobLine::new(screen));
                     }
                     Ok(()) => break Ok(End::Drained),

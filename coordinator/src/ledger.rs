@@ -125,7 +125,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Write`].
     pub fn next_epoch(&self) -> Result<u32, LedgerError> {
-        let owner = format!("process {} on {}", std::process::id(), worker::config::host_name());
+        let owner = format!("process {} on {}", std::process::id(), shared::worker_name::host_name());
         let update = "UPDATE coordinator SET epoch = epoch + 1, owner = ?1 RETURNING epoch";
         let epoch = self.connection.query_row(update, [owner], |row| row.get(0));
         let epoch = epoch.map_err(|source| self.not_written(source))?;

@@ -54,6 +54,11 @@ impl Screen {
         Ok(Self::Bars { bars: MultiProgress::with_draw_target(target), output })
     }
 
+    /// Writes one line above the bars.
+    pub fn say(&self, line: &str) {
+        self.write(format!("{line}\n").as_bytes());
+    }
+
     /// Writes text above the bars; a silent screen drops it.
     pub fn write(&self, text: &[u8]) {
         match self {

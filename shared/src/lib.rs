@@ -32,5 +32,6 @@ pub mod threads;
 pub mod tls;
 pub mod url_secrets;
 mod wnid;
+pub mod worker_name;
 
 pub use wnid::{InvalidWnid, Wnid};

@@ -5,7 +5,13 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use tokio::sync::watch;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as _};
-use shared::{connect::ConnectArgs, exit_code, flag::yes_or_no, manual::Manual};
+use shared::{
+    connect::ConnectArgs,
+    exit_code,
+    flag::yes_or_no,
+    manual::Manual,
+    worker_name::{host_name, parse_name},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,27 +121,6 @@ impl SlotArgs {
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(host_name)
     }
-}
-
-/// A worker's name, which becomes part of a file name.
-///
-/// # Errors
-/// What a name is.
-pub fn parse_name(text: &str) -> Result<String, String> {
-    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
-    if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits) {
-        return Err(
-            "a name has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit".to_owned()
-        );
-    }
-    Ok(text.to_owned())
-}
-
-/// The host's name, or `worker` where it could not be part of a file name.
-pub fn host_name() -> String {
-    let node = rustix::system::uname();
-    let name = node.nodename().to_string_lossy();
-    parse_name(&name).unwrap_or_else(|_| "worker".to_owned())
 }
 
 #[cfg(test)]

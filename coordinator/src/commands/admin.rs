@@ -7,9 +7,9 @@ use shared::{Wnid, exit_code::Exit};
 
 use super::{CommandError, tell};
 use crate::{
-    admin::client::Client,
     config::{DrainArgs, ResumeArgs, RetryArgs},
     dispatcher::Retried,
+    rpc::admin::client::Client,
 };
 
 /// Makes failed classes pending again.

@@ -8,8 +8,8 @@ use shared::job::JobStatus;
 
 use super::{CommandError, bytes, json, tell};
 use crate::{
-    admin::client::Client,
     fleet::{ClassView, ListedState},
+    rpc::admin::client::Client,
 };
 
 /// For programs; the names of the fields are a promise that the help makes.

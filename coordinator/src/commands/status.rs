@@ -22,12 +22,13 @@ use super::{
     workers_table::{self, word},
 };
 use crate::{
-    admin::client::{Client, Overview},
+    concurrency::PaceStatus,
     config::StatusArgs,
     fleet::{self, Fleet, Phase, WorkerView},
-    job::say,
-    pace::PaceStatus,
-    wire::milliseconds,
+    rpc::{
+        admin::client::{Client, Overview},
+        conversions::milliseconds,
+    },
 };
 
 /// How often `--watch` looks.
@@ -107,14 +108,14 @@ impl Watcher {
             match answer {
                 Ok(overview) => {
                     if attempts > 0 {
-                        say(screen, "the coordinator answers again");
+                        screen.say("the coordinator answers again");
                     }
                     return Ok(overview);
                 }
                 Err(AdminError::Unreachable { coordinator, why, .. }) => {
                     if attempts == 0 {
                         let line = format!("no answer from {coordinator} ({why}); trying again until there is one");
-                        say(screen, &line);
+                        screen.say(&line);
                     }
                     sleep(RECONNECT.delay(attempts, rand::random())).await;
                     attempts = attempts.saturating_add(1);

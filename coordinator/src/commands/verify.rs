@@ -28,7 +28,7 @@ use tokio::{
 use worker::verify::{Checked, Difference, Verdict, Verifier, classes};
 
 use super::{bytes, json, tell};
-use crate::{config::VerifyArgs, job::say};
+use crate::config::VerifyArgs;
 
 /// A disk has no use for more at a time, and memory is bounded.
 const MOST_THREADS: usize = 16;
@@ -117,7 +117,7 @@ pub(super) async fn run(
             () = shutdown.drain.cancelled(), if !stop.load(Ordering::Relaxed) => stop.store(true, Ordering::Relaxed),
             _ = progress.tick() => {
                 let read = bytes(totals.bytes);
-                say(screen, &format!("{} of {count} classes, {read}, {} different", totals.classes, totals.different));
+                screen.say(&format!("{} of {count} classes, {read}, {} different", totals.classes, totals.different));
             }
         }
     };
@@ -126,13 +126,13 @@ pub(super) async fn run(
     while threads.join_next().await.is_some() {}
     told?;
     if stopped {
-        say(screen, &format!("interrupted: {} of {count} classes were compared", totals.classes));
+        screen.say(&format!("interrupted: {} of {count} classes were compared", totals.classes));
         return Ok(Exit::Interrupted);
     }
     let text = if arguments.json { json(&totals) } else { totals.text() };
     tell(out, &text)?;
     if arguments.repair && totals.different > 0 {
-        say(screen, &totals.repaired());
+        screen.say(&totals.repaired());
     }
     Ok(totals.exit(arguments.strict))
 }

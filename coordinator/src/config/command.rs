@@ -12,8 +12,8 @@ use shared::{
     manual::Manual,
 };
 
+use super::init::InitArgs;
 use super::positive;
-use crate::trust::InitArgs;
 
 // A manual page keeps the lines that begin with a space, up to 71 columns; the others it fills.
 const VERIFY_HELP: &str = "\

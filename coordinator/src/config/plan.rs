@@ -17,7 +17,7 @@ use shared::{
 use zeroize::Zeroizing;
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
-use crate::{pace::Ceilings, trust::Door};
+use crate::{auth::Door, concurrency::Ceilings};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";

@@ -15,9 +15,9 @@ use shared::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    concurrency::{Budget, Observation, PaceStatus},
     fleet::{ClassPage, Fleet, ListedState, Phase},
     lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
-    pace::{Budget, Observation, PaceStatus},
     tally::Tally,
 };
 

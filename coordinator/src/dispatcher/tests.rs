@@ -9,10 +9,10 @@ use tokio::{sync::oneshot, task::JoinSet};
 
 use super::*;
 use crate::{
+    concurrency::{Ceilings, Observation},
     failure_log::{self, FailureLog},
     fleet::Phase,
     lease_table::{Held, Hello, Lease, UnknownSession},
-    pace::{Ceilings, Observation},
 };
 
 const TTL: Duration = Duration::from_secs(30);

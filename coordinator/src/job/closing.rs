@@ -6,7 +6,7 @@ use shared::{class_list::ClassList, exit_code::Exit, job::JobStatus, job_line::S
 
 use tokio::time::timeout;
 
-use super::{Job, say};
+use super::Job;
 use crate::{
     failure_log,
     ledger::{Cause, Ledger},
@@ -53,7 +53,7 @@ pub(super) fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus, cl
     let duplicates = closing.duplicates;
     if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log, closing.advice) {
         tracing::info!("{failures}");
-        say(screen, &failures);
+        screen.say(&failures);
     }
     tracing::info!(success, skipped, failed, total, duplicates, "the job is done");
     screen.flush();

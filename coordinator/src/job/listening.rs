@@ -5,12 +5,12 @@ use std::{io, net::SocketAddr, path::Path};
 use shared::{connect::SOCKET, job::JobOptions, job_line::Screen, shutdown::Shutdown};
 use tokio::net::TcpListener;
 
-use super::{Job, say};
+use super::Job;
+use crate::job::CoordinatorError;
 use crate::{
-    CoordinatorError,
+    auth::{self, Door, Gate},
     config::Exposure,
-    service::LeaseTerms,
-    trust::{self, Door, Gate},
+    rpc::service::LeaseTerms,
 };
 
 /// Where workers connect to, with the command that does it.
@@ -20,7 +20,7 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
     let advertised = door.advertised_name().filter(|_| !address.ip().is_loopback());
     let host = match advertised {
         Some(name) => format!("{name}:{}", address.port()),
-        None if address.ip().is_unspecified() => format!("{}:{}", worker::config::host_name(), address.port()),
+        None if address.ip().is_unspecified() => format!("{}:{}", shared::worker_name::host_name(), address.port()),
         None => address.to_string(),
     };
     let how = match exposure {
@@ -29,7 +29,7 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
         Exposure::Insecure => " (INSECURE)",
     };
     let flags = door.worker_flags(exposure == Exposure::Loopback);
-    say(screen, &format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
+    screen.say(&format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
         let who = if door.is_locked() { "with a credential" } else { "that reaches the port" };
@@ -64,10 +64,10 @@ impl Job {
         stop: Shutdown,
         has_address: bool,
     ) {
-        match trust::bind_socket(target) {
+        match auth::bind_socket(target) {
             Ok((socket, listener)) => {
                 self.socket = Some(socket);
-                self.serve(options, terms, Gate::operator(), trust::local_connections(listener), stop);
+                self.serve(options, terms, Gate::operator(), auth::local_connections(listener), stop);
             }
             Err(error) => {
                 let line = format!(

@@ -10,14 +10,14 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{retry_failed::Share, say};
+use super::retry_failed::Share;
 use crate::{
     config::Plan,
     failure_lines::FailureLines,
     failure_log::{self, FailureLog},
     lease_table::{Expected, LeaseTable},
     ledger::{Ledger, LedgerError, Record, Run},
-    service::LeaseTerms,
+    rpc::service::LeaseTerms,
 };
 
 /// A line names at most so many workers.
@@ -95,7 +95,7 @@ pub(super) fn restore_workers(
     if let Some(expected) = table.expected().filter(|_| !table.status().is_done()) {
         let line = waiting_for(&expected, now, SystemTime::now());
         tracing::info!("{line}");
-        say(screen, &line);
+        screen.say(&line);
     }
     Ok(table)
 }

@@ -14,9 +14,8 @@ use shared::{
     outcome::Outcome,
 };
 
-use super::say;
+use crate::job::CoordinatorError;
 use crate::{
-    CoordinatorError,
     config::Plan,
     failure_log::shown,
     lease_table::LeaseTable,
@@ -90,7 +89,7 @@ impl<'list> Share<'list> {
         }
         let tell = |line: &str| {
             tracing::info!("{line}");
-            say(screen, line);
+            screen.say(line);
         };
         match share.wnids.len() - share.there.len() {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),

@@ -3,15 +3,16 @@
 
 use shared::{job_line::Screen, shutdown::Shutdown};
 
-use super::{End, Job, say};
-use crate::{CoordinatorError, ledger::Entry};
+use super::{End, Job};
+use crate::job::CoordinatorError;
+use crate::ledger::Entry;
 
 impl Job {
     /// Keeps that the job is finished, and goes on answering until told to stop, or until something breaks.
     pub(super) async fn stay(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
         // Now, because whoever stays may be killed.
         self.writer.write(Entry { finished: true, ..Entry::default() }).await;
-        say(screen, "the job is done; this stays to tell, until it is told to stop");
+        screen.say("the job is done; this stays to tell, until it is told to stop");
         let mut status = self.handle.watch();
         loop {
             tokio::select! {

@@ -13,11 +13,10 @@ use tonic::transport::Endpoint;
 
 use super::*;
 use crate::{
+    concurrency::Ceilings,
     config::{ClassSource, Exposure, SingleHost},
     dispatcher::Renewal,
-    lease_table::Hello,
-    lease_table::LeaseTable,
-    pace::Ceilings,
+    lease_table::{Hello, LeaseTable},
 };
 
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
@@ -39,7 +38,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         },
         ceilings: Ceilings::default(),
         listen,
-        door: trust::DoorFiles::default().open().unwrap(),
+        door: auth::DoorFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
         warnings: Vec::new(),
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },

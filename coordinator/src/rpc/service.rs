@@ -11,12 +11,14 @@ use std::{
 };
 
 use crate::{
-    admin::AdminDoor,
+    auth::{Caller, Gate, MAX_STREAMS},
     dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
     fleet::Phase,
     lease_table::{Granted, Hello, Refused},
-    trust::{Caller, Gate, MAX_STREAMS},
-    wire::{MAX_BATCH, at_most, held, leases, milliseconds, reported, sentence, shown},
+    rpc::{
+        admin::AdminDoor,
+        conversions::{MAX_BATCH, at_most, held, leases, milliseconds, reported, sentence, shown},
+    },
 };
 use futures_util::{Stream, StreamExt as _};
 use proto::{
@@ -34,19 +36,19 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
+mod budgets;
 mod calls;
 mod counts;
 mod health;
 mod message_limits;
-mod pacing;
 mod request_memory;
 
+use budgets::Pacing;
 use calls::Counted;
 use message_limits::MessageLimits;
-use pacing::Pacing;
 
 /// The version of the protocol that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
 /// How long `Acquire` waits while there is nothing to lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// The list of a request's header fields, decoded; hyper's own default.
@@ -69,7 +71,7 @@ pub struct ServeError(#[from] tonic::transport::Error);
 
 /// What the service tells workers about their leases.
 #[derive(Debug, Clone, Copy)]
-pub struct LeaseTerms {
+pub(crate) struct LeaseTerms {
     /// Of this start of the coordinator.
     pub epoch: u32,
     /// A lease that is not renewed for this long goes to another worker.
@@ -81,7 +83,7 @@ pub struct LeaseTerms {
 ///
 /// # Errors
 /// When the stream of connections fails.
-pub async fn serve<I, IO, E>(
+pub(crate) async fn serve<I, IO, E>(
     dispatcher: DispatcherHandle,
     job: JobOptions,
     terms: LeaseTerms,

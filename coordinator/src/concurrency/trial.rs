@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{Observation, Pace, notice::Notice, shares::Share, waits::ALONE};
+use super::{Observation, Pace, notice::Notice, waits::ALONE};
+use crate::concurrency::allocation::Share;
 
 /// A request that has no answer within so long is not served.
 const LONGEST: Duration = Duration::from_secs(30);

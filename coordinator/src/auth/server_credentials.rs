@@ -194,13 +194,13 @@ mod tests {
     #[test]
     fn a_workers_command_names_what_this_door_asks_for() {
         let folder = tempfile::tempdir().unwrap();
-        let arguments = crate::trust::InitArgs {
+        let arguments = crate::config::InitArgs {
             dir: folder.path().to_owned(),
             advertise: Vec::new(),
             worker_token_file: None,
             if_missing: false,
         };
-        crate::trust::init(&arguments, &mut Vec::new()).unwrap();
+        crate::commands::init::init(&arguments, &mut Vec::new()).unwrap();
         let path = |name| folder.path().join(name);
         let tls = |client_authority| {
             Some(TlsFiles { certificate: path("server.pem"), key: path("server.key"), client_authority })

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     dispatcher::{DispatchError, DispatcherHandle, Retried},
     fleet::{Fleet, Phase, WorkerView},
-    wire::{at_most, milliseconds, shown, wnid},
+    rpc::conversions::{at_most, milliseconds, shown, wnid},
 };
 
 pub(crate) mod client;
@@ -113,11 +113,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        concurrency::{Ceilings, Pace},
         dispatcher::Dispatcher,
         lease_table::LeaseTable,
         ledger::Writer,
-        pace::{Ceilings, Pace},
-        wire::MAX_BATCH,
+        rpc::conversions::MAX_BATCH,
     };
 
     fn door(tasks: &mut JoinSet<()>) -> AdminDoor {

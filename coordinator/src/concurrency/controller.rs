@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    flow::{Flow, Sample, per_second},
     refusals::{After, Lower},
     wall::Wall,
 };
+use crate::concurrency::throughput::{Flow, Sample, per_second};
 
 /// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
 /// what it brings is harder to see.

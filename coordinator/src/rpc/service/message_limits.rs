@@ -21,8 +21,8 @@ use tower::{Layer, Service};
 
 use super::request_memory::{RequestMemory, Reservation};
 use crate::{
-    trust::Peer,
-    wire::{MAX_BATCH, too_many},
+    auth::Peer,
+    rpc::conversions::{MAX_BATCH, too_many},
 };
 
 /// The longest message that any method takes: what the protocol allows a report.

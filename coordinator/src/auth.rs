@@ -10,24 +10,22 @@
 mod call;
 mod connection;
 mod connections;
-mod door;
 mod frame_cost;
-mod gate;
 mod incoming;
-mod init;
+mod layer;
 mod local;
+mod log_limiter;
 mod role;
+mod server_credentials;
 mod server_tls;
-mod sparing;
 mod tokens;
 
 pub use connection::{Connection, Peer};
-pub use door::{Door, DoorFiles, TlsFiles};
-pub use gate::{Caller, Gate};
 pub use incoming::incoming;
-pub use init::{InitArgs, InitError, init};
+pub use layer::{Caller, Gate};
 pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;
+pub use server_credentials::{Door, DoorFiles, TlsFiles};
 
 /// Calls at the same time on one connection. HTTP/2 recommends at least 100, and hyper's clients
 /// open as many before they have seen this number; a worker has about five.

@@ -13,50 +13,30 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::Args;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData as _,
 };
 use rustls::pki_types::CertificateDer;
+use shared::worker_name::host_name;
 use shared::{
-    flag::yes_or_no,
     own_file::{check_private_folder, is_refused},
     tls::{Authority, Source, TlsError, Token, certificates},
 };
-use worker::config::host_name;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::Role;
+use crate::{auth::Role, config::InitArgs};
 
 /// The certificates are good for so long: about ten years.
 const VALIDITY: Duration = Duration::from_hours(24 * 3650);
 /// They were good a day ago: clocks differ.
 const EARLIER: Duration = Duration::from_hours(24);
 
-/// What `coordinator init` is told.
-#[derive(Debug, Clone, Args)]
-pub struct InitArgs {
-    /// Folder for the certificates and tokens; made if it is missing
-    #[arg(long, env = "IMAGENET_DIR", value_name = "DIR", default_value = "imagenet-trust")]
-    pub dir: PathBuf,
-    /// Names and addresses under which workers reach the coordinator, besides this host's name and loopback
-    #[arg(long, env = "IMAGENET_ADVERTISE", value_name = "HOST,…", value_delimiter = ',', value_parser = host)]
-    pub advertise: Vec<String>,
-    /// Where the workers' token goes, e.g. a folder that workers may read [default: worker.token in the folder of --dir]
-    #[arg(long, env = "IMAGENET_WORKER_TOKEN_FILE", value_name = "FILE")]
-    pub worker_token_file: Option<PathBuf>,
-    /// End with 0 when there is nothing to make: for programs that cannot know whether it is the first time
-    #[arg(long, env = "IMAGENET_IF_MISSING", value_parser = yes_or_no)]
-    pub if_missing: bool,
-}
-
-impl InitArgs {
-    fn file(&self, name: &str) -> PathBuf {
-        match &self.worker_token_file {
-            Some(path) if name == WORKER_TOKEN => path.clone(),
-            _ => self.dir.join(name),
-        }
+/// Where one of the files goes.
+fn file(arguments: &InitArgs, name: &str) -> PathBuf {
+    match &arguments.worker_token_file {
+        Some(path) if name == WORKER_TOKEN => path.clone(),
+        _ => arguments.dir.join(name),
     }
 }
 
@@ -141,7 +121,7 @@ const WORKER_TOKEN: &str = "worker.token";
 ///
 /// # Errors
 /// [`InitError`]; what was written before stays.
-pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
+pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
     let folder = &arguments.dir;
     check_folder(folder, "--dir")?;
     if let Some(file) = &arguments.worker_token_file {
@@ -179,7 +159,7 @@ pub fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError>
         make_folder(file.parent().unwrap_or(file), "--worker-token-file")?;
     }
     for (name, content, is_public) in &files {
-        write(&arguments.file(name), content, *is_public)?;
+        write(&file(arguments, name), content, *is_public)?;
     }
     out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
 }
@@ -206,12 +186,12 @@ fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
 
 /// Whether they are there, all of them or none.
 fn has_all(arguments: &InitArgs, names: &[&str]) -> Result<bool, InitError> {
-    let is_there = |name: &&&str| is_there(&arguments.file(name));
+    let is_there = |name: &&&str| is_there(&file(arguments, name));
     match names.iter().filter(is_there).count() {
         0 => Ok(false),
         count if count == names.len() => Ok(true),
         _ => {
-            let path = names.iter().find(is_there).map(|name| arguments.file(name)).unwrap_or_default();
+            let path = names.iter().find(is_there).map(|name| file(arguments, name)).unwrap_or_default();
             Err(InitError::Exists { path })
         }
     }
@@ -317,7 +297,7 @@ fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
 
 fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
     let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
-    let (folder, worker_token) = (arguments.dir.display(), arguments.file(WORKER_TOKEN));
+    let (folder, worker_token) = (arguments.dir.display(), file(arguments, WORKER_TOKEN));
     let worker_token = worker_token.display();
     let host = arguments.advertise.iter().find(|host| can_be_reached(host)).cloned().unwrap_or_else(host_name);
     let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { format!("[{host}]") } else { host };
@@ -343,27 +323,6 @@ fn can_be_reached(host: &str) -> bool {
     !host.starts_with("*.") && !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
-/// A name or an address, without a port.
-fn host(text: &str) -> Result<String, String> {
-    let text = text.trim().trim_matches(['[', ']']);
-    let is_name = |text: &str| {
-        // A worker believes a star for one whole label only, and never alone.
-        let labels: Vec<&str> = text.strip_prefix("*.").unwrap_or(text).trim_end_matches('.').split('.').collect();
-        let is_label = |label: &&str| {
-            let fits = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
-            (1..=63).contains(&label.len()) && label.chars().all(fits)
-        };
-        // What ends in a number is meant as an address.
-        let is_number = labels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-        text.len() <= 253 && labels.iter().all(is_label) && !is_number
-    };
-    if text.parse::<IpAddr>().is_ok() || is_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("it takes names and addresses without a port, e.g. node1.example.org,10.0.0.5".to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
@@ -372,6 +331,7 @@ mod tests {
     use shared::tls::{ByAuthority, provider};
 
     use super::*;
+    use crate::config::init::host;
 
     fn run(dir: &Path, advertise: &[&str]) -> Result<String, InitError> {
         let advertise = advertise.iter().map(ToString::to_string).collect();

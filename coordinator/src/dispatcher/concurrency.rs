@@ -6,7 +6,7 @@ use humantime::format_rfc3339_seconds;
 use shared::ids::SessionId;
 use tokio::{sync::watch, time::Instant};
 
-use crate::pace::{Budget, Notice, Observation, Pace, PaceStatus};
+use crate::concurrency::{Budget, Notice, Observation, Pace, PaceStatus};
 
 /// A wait that is longer is announced on the screen, with its end in UTC as in the log file; a shorter one only in the log.
 const LONG_WAIT: Duration = Duration::from_mins(1);

@@ -16,10 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{
-    Door, Peer, Role, call::until_revoked, connection::TooManyCalls, role::is_for_everybody, sparing::Sparing,
-    tokens::Grant,
-};
+use super::{Door, Peer, Role, call::until_revoked, connection::TooManyCalls, role::is_for_everybody, tokens::Grant};
+use crate::auth::log_limiter::Sparing;
 
 /// Who calls; stands in the extensions of each request.
 #[derive(Debug, Clone, Default)]
@@ -237,7 +235,7 @@ mod tests {
         super::connections::{Connections, Limits},
         *,
     };
-    use crate::trust::DoorFiles;
+    use crate::auth::DoorFiles;
 
     const WATCH: &str = "/imagenet.v1.Coordinator/Watch";
     const RENEW: &str = "/imagenet.v1.Coordinator/Renew";

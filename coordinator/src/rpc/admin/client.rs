@@ -16,7 +16,7 @@ use crate::{
     config::CoordinatorArgs,
     dispatcher::Retried,
     fleet::{ClassPage, Fleet, ListedState},
-    wire::MAX_BATCH,
+    rpc::conversions::MAX_BATCH,
 };
 
 /// Nobody waits longer for an answer.

@@ -14,10 +14,10 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 use crate::{
+    concurrency::{Ceilings, Pace},
     dispatcher::Dispatcher,
     lease_table::LeaseTable,
     ledger::Writer,
-    pace::{Ceilings, Pace},
     tally::labels,
 };
 

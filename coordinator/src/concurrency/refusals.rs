@@ -5,7 +5,7 @@
 //! level only if the origin refuses again before it has answered some rounds of requests, or if it refuses several requests of
 //! a level that it has never served.
 
-use super::flow::Flow;
+use crate::concurrency::throughput::Flow;
 
 /// A wave that refuses more than one of so many requests is no matter of single classes.
 const MANY: u64 = 4;

@@ -7,7 +7,7 @@ use clap::Args;
 use shared::flag::yes_or_no;
 
 use super::ConfigError;
-use crate::trust::{DoorFiles, TlsFiles};
+use crate::auth::{DoorFiles, TlsFiles};
 
 /// Who may join.
 #[derive(Debug, Default, Args)]

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::pace::waits::ALONE;
+use crate::concurrency::waits::ALONE;
 
 const HONEST: [SessionId; 3] = [SessionId(11), SessionId(12), SessionId(13)];
 const REPORTER: SessionId = SessionId(20);

@@ -12,7 +12,7 @@ use std::sync::{
 
 use tonic::Status;
 
-use crate::trust::Peer;
+use crate::auth::Peer;
 
 /// Bytes of one connection: twice the longest message. A worker has one report under way at a time.
 const MAX_OF_CONNECTION: usize = 8 << 20;

@@ -16,8 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Connection, Door,
     connections::{Connections, Entry, Limits},
-    sparing::Sparing,
 };
+use crate::auth::log_limiter::Sparing;
 
 /// From the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(5);

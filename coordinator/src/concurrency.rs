@@ -12,25 +12,25 @@ use std::{collections::BTreeMap, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-mod climb;
-mod flow;
+mod allocation;
+mod controller;
 mod notice;
+mod overload;
 mod refusals;
-mod shares;
 mod speed;
+mod throughput;
 mod trial;
-mod trouble;
 mod waits;
 mod wall;
 
-use climb::Climb;
-use flow::Flow;
+use allocation::{Share, divide};
+use controller::Climb;
 pub use notice::Notice;
+use overload::{Meaning, Seen, Trouble};
 use refusals::Refusals;
-use shares::{Share, divide};
 use speed::Speed;
+use throughput::Flow;
 use trial::Trials;
-use trouble::{Meaning, Seen, Trouble};
 use waits::{JITTER, Waits};
 
 /// After an overload nobody asks for anything for so long; then twice as long each time, up to [`LONGEST_REST`].

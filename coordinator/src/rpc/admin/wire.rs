@@ -9,9 +9,9 @@ use shared::{
 
 use super::client::Overview;
 use crate::{
+    concurrency::PaceStatus,
     fleet::{ClassPage, ClassView, Fleet, ListedState, Phase, WorkerState, WorkerView},
-    pace::PaceStatus,
-    wire::milliseconds,
+    rpc::conversions::milliseconds,
 };
 
 /// Bytes of a name or an id that are shown.

@@ -66,7 +66,7 @@ pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
 fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
-    let own = worker::config::host_name();
+    let own = shared::worker_name::host_name();
     let name = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) if *name == "localhost" || name.contains('*') || **name == *own => None,
         GeneralName::DNSName(name) => Some(printable(name)),
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_name_for_other_hosts_is_the_first_that_is_not_of_this_host_alone() {
-        let own = worker::config::host_name();
+        let own = shared::worker_name::host_name();
         let name = |names: &[&str]| {
             let key = KeyPair::generate().unwrap();
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();

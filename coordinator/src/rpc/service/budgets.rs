@@ -9,9 +9,9 @@ use tonic::{Status, Streaming};
 
 use super::{MAX_SLOTS, refused};
 use crate::{
+    concurrency::{Budget, Observation},
     dispatcher::DispatcherHandle,
-    pace::{Budget, Observation},
-    wire::milliseconds,
+    rpc::conversions::milliseconds,
 };
 
 /// Bytes of one worker since its start, at the most: those of all workers are added.
