@@ -12,7 +12,7 @@ use std::{
 
 use csv::ByteRecord;
 
-use crate::{Wnid, outcome::printable};
+use crate::{outcome::printable, wnid::Wnid};
 
 mod lines;
 

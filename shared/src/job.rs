@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use url::{Position, Url};
 
 use crate::{
-    Wnid,
     url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
+    wnid::Wnid,
 };
 
 mod status;

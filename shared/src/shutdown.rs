@@ -39,7 +39,7 @@ impl Shutdown {
     ///
     /// Only a program calls this, a library must not. The signals have a thread and a runtime to themselves: threads of the
     /// program that are blocked in a system call (a disk that hangs) do not delay them, and the exit does not wait for such
-    /// threads either. The only other exit is that of a program which cannot start, in [`crate::program`].
+    /// threads either. The only other exit is that of a program which cannot start, in `shared::program`.
     ///
     /// # Errors
     /// When the process may not install signal handlers, or has no thread left.

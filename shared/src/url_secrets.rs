@@ -8,7 +8,7 @@
 
 use url::{Position, Url, form_urlencoded};
 
-use crate::Wnid;
+use crate::wnid::Wnid;
 
 /// Stands for the id of a class in a template.
 pub(crate) const PLACEHOLDER: &str = "{wnid}";

@@ -19,7 +19,7 @@ use tonic::{
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::{Wnid, ids::LeaseToken, outcome::Outcome};
+use crate::{ids::LeaseToken, outcome::Outcome, wnid::Wnid};
 
 /// The target of spans that are for a collector and not for the log, which has a line of its own for what they tell.
 pub const TARGET: &str = "trace";
