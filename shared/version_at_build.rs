@@ -1,15 +1,17 @@
-//! The version as `--version` tells it: `0.1.0 (3f2a9c81d0e4)`, with `-dirty` where something was built that is not committed.
-//! The build scripts of both programs have this file as a module.
+//! The version that `--version` prints: `0.1.0 (3f2a9c81d0e4)`, with `-dirty` if a source is not
+//! committed. The build scripts of both programs include this file as a module.
 //!
-//! The commit comes from `IMAGENET_COMMIT`, for builds without a repository, else from git; without either it is the version
-//! alone. Only what a program is built from counts as dirty, so a build is repeated for a commit and for nothing else.
+//! The commit comes from `IMAGENET_COMMIT`, for builds without a repository, otherwise from git.
+//! Without either it is the version alone. Only sources of the program count as dirty, so a build
+//! is repeated only for a new commit or a changed source.
 
 use std::{env, path::Path, process::Command};
 
-/// What of a package ends up in a program.
+/// The parts of a package that a program is built from.
 const OF_A_PACKAGE: [&str; 4] = ["src", "build.rs", "Cargo.toml", "coordinator.proto"];
 
-/// Sets `IMAGENET_VERSION` for the package that is being built, which consists of itself and the packages it stands on.
+/// Sets `IMAGENET_VERSION` for the package that is being built. `packages`: the package itself and
+/// those that it depends on.
 pub(crate) fn tell(packages: &[&str]) {
     println!("cargo::rerun-if-env-changed=IMAGENET_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,12 +24,12 @@ pub(crate) fn tell(packages: &[&str]) {
 }
 
 fn commit(packages: &[&str]) -> Option<String> {
-    // An archive of the sources may lie in somebody else's repository.
+    // An archive of the sources may be unpacked inside another project's repository.
     let package = git(&["rev-parse", "--show-prefix"])?;
     if package != format!("{}/", env::var("CARGO_PKG_NAME").ok()?) {
         return None;
     }
-    // Both change with each commit and checkout.
+    // Both files change with each commit and checkout.
     for name in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", name])?;
         if Path::new(&path).exists() {
@@ -45,7 +47,7 @@ fn commit(packages: &[&str]) -> Option<String> {
     Some(git(&["rev-parse", "--short=12", "HEAD"])? + dirty)
 }
 
-/// What git says, if there is one, and it is about a repository.
+/// Standard output of a git command; `None` if git is missing or fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok()?;
     let said = String::from_utf8(output.stdout).ok()?;

@@ -1,37 +1,38 @@
-//! Which failures of classes are lines on the screen: the first of each cause, and from time to time
-//! how many more there were. The log has a line for each class. Pure.
+//! Selects which failures of classes are shown on the screen: the first failure of each cause, and
+//! periodically the number of further ones. The log has a line for each class. Pure.
 //!
-//! Bounded: at most [`MOST_CAUSES`] causes are told apart; further ones count by their kind.
+//! Bounded: at most [`MOST_CAUSES`] causes are distinguished; the failures of further causes are
+//! counted by their kind.
 
 use std::{collections::HashMap, mem, time::Duration};
 
 use shared::outcome::Failure;
 use tokio::time::Instant;
 
-/// Different causes that have a line of their own.
+/// Number of causes that are counted separately.
 const MOST_CAUSES: usize = 20;
-/// Between two lines about the number of failures of a cause.
+/// Interval between two lines about the number of failures of a cause.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// What stands for the class's id in a cause.
+/// Replaces the class's id in the text of a cause.
 const ANY_CLASS: &str = "<wnid>";
 
-/// Failures of a cause since the last line about it.
+/// Time of the last line about a cause, and the number of its failures since then.
 #[derive(Debug)]
 struct Cause {
-    told_at: Instant,
-    untold: u64,
+    shown_at: Instant,
+    not_shown: u64,
 }
 
-/// The causes of this process so far.
+/// The causes of this process so far, by their text.
 #[derive(Debug, Default)]
 pub(crate) struct FailureLines {
     causes: HashMap<String, Cause>,
 }
 
 impl FailureLines {
-    /// Whether this failure is told on the screen: it is the first of its cause. `class`: the
-    /// text of its row.
+    /// Whether this failure is shown on the screen, because it is the first of its cause. `class`:
+    /// the text of the class's row.
     pub(crate) fn is_first(&mut self, class: &str, failure: &Failure, now: Instant) -> bool {
         let mut text = failure.to_string();
         if !class.is_empty() {
@@ -41,15 +42,15 @@ impl FailureLines {
             text = format!("{} (of various causes)", failure.kind);
         }
         if let Some(cause) = self.causes.get_mut(&text) {
-            cause.untold += 1;
+            cause.not_shown += 1;
             return false;
         }
-        self.causes.insert(text, Cause { told_at: now, untold: 0 });
+        self.causes.insert(text, Cause { shown_at: now, not_shown: 0 });
         true
     }
 
-    /// Writes the line of a failure: a warning, which the screen shows, if it is the first of its
-    /// cause, otherwise for the log alone.
+    /// Logs a failure: as a warning, which the screen shows, if it is the first of its cause,
+    /// otherwise at a level that only the log file records.
     pub(crate) fn tell(&mut self, class: &str, failure: &Failure, now: Instant) {
         if self.is_first(class, failure, now) {
             tracing::warn!("{class} failed: {failure}");
@@ -58,21 +59,22 @@ impl FailureLines {
         }
     }
 
-    /// Lines about failures that were not told, where it is time for one.
+    /// Lines about failures that were not shown, for each cause whose last line is [`REPORT_EVERY`]
+    /// ago.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<String> {
-        self.lines(|cause| now - cause.told_at >= REPORT_EVERY, now)
+        self.lines(|cause| now - cause.shown_at >= REPORT_EVERY, now)
     }
 
-    /// Lines about all failures that were not told.
+    /// Lines about all failures that were not shown.
     pub(crate) fn rest(&mut self, now: Instant) -> Vec<String> {
         self.lines(|_| true, now)
     }
 
     fn lines(&mut self, is_due: impl Fn(&Cause) -> bool, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
-        for (text, cause) in self.causes.iter_mut().filter(|(_, cause)| cause.untold > 0 && is_due(cause)) {
-            cause.told_at = now;
-            let count = mem::take(&mut cause.untold);
+        for (text, cause) in self.causes.iter_mut().filter(|(_, cause)| cause.not_shown > 0 && is_due(cause)) {
+            cause.shown_at = now;
+            let count = mem::take(&mut cause.not_shown);
             let classes = if count == 1 { "class" } else { "classes" };
             lines.push(format!("{count} more {classes} failed: {text}"));
         }
@@ -99,8 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once_and_then_counted() {
-        let (mut lines, start) = (FailureLines::default(), Instant::now());
+    fn a_cause_is_shown_once_and_then_counted() {
+        let mut lines = FailureLines::default();
+        let start = Instant::now();
         let told: Vec<u32> =
             (1..=1000).filter(|number| lines.is_first(&wnid(*number), &missing(*number), start)).collect();
         assert_eq!(told, [1]);
@@ -113,8 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_lines_is_bounded_whatever_the_failures_say() {
-        let (mut lines, now) = (FailureLines::default(), Instant::now());
+    fn the_number_of_lines_is_bounded_for_any_failures() {
+        let mut lines = FailureLines::default();
+        let now = Instant::now();
         let odd = |number| Failure::new(FailureKind::TarError, format!("truncated archive: it ends at byte {number}"));
         let told = (1..=1000).filter(|number| lines.is_first(&wnid(*number), &odd(*number), now)).count();
         assert_eq!(told, MOST_CAUSES + 1);

@@ -1,7 +1,7 @@
 //! The generated messages and services of `coordinator.proto`; no logic.
 //!
-//! Only the coordinator's service, the worker's client and the conversions in `shared` may name these types, and tests that
-//! are clients themselves.
+//! Only the coordinator's service, the worker's client, the conversions in `shared`, and tests that
+//! act as clients use these types.
 #![allow(
     missing_docs,
     unused_qualifications,

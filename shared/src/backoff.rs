@@ -1,8 +1,9 @@
-//! How long to wait before another attempt: exponential, with full jitter, pure.
+//! Exponential backoff with full jitter: the wait before another attempt. Pure.
 //!
-//! Full jitter (a uniform choice between nothing and the exponential bound) spreads clients that failed together best;
-//! see "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. Ready-made crates add jitter on top of the
-//! exponential instead, and draw it themselves.
+//! Full jitter, a uniform choice between zero and the exponential bound, spreads clients that
+//! failed at the same time best; see "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+//! Existing crates instead add jitter to the exponential bound and draw the random number
+//! themselves.
 
 use std::time::Duration;
 
@@ -11,12 +12,13 @@ use std::time::Duration;
 pub struct Backoff {
     /// Bound of the first wait.
     pub base: Duration,
-    /// No wait is longer.
+    /// Upper limit for each wait.
     pub cap: Duration,
 }
 
 impl Backoff {
-    /// The wait before retry number `retry` (the first is 0). `random` is drawn by the caller, uniformly from 0.0..=1.0.
+    /// The wait before retry number `retry` (the first is 0). `random` is drawn by the caller,
+    /// uniformly from 0.0 to 1.0.
     pub fn delay(&self, retry: u32, random: f64) -> Duration {
         let bound = self.base.saturating_mul(2_u32.saturating_pow(retry)).min(self.cap);
         bound.mul_f64(random.clamp(0.0, 1.0))

@@ -1,7 +1,8 @@
-//! `ClassList`: the rows of the CSV, read once, at the door.
+//! `ClassList`: the rows of the CSV file, parsed once at startup.
 //!
-//! Whatever a spreadsheet or a script writes around the ids is understood; what is no id is kept with its line, so that no
-//! row is lost silently. Memory holds four bytes for each valid row, and never a line longer than [`LINE_LIMIT`].
+//! Accepts the variants that spreadsheets and scripts write around the ids. A row without a valid
+//! id is kept with its line number, so that no row is lost silently. The list takes four bytes for
+//! each valid row, and no line longer than [`LINE_LIMIT`] is read into memory.
 
 use std::{
     collections::HashSet,
@@ -18,113 +19,114 @@ mod lines;
 
 use lines::{END, Lines, TooLong};
 
-/// No line of the CSV may be longer, in bytes.
+/// Maximum length of a line of the CSV, in bytes.
 pub const LINE_LIMIT: u64 = 64 * 1024;
-/// No row may be longer, with its quoted line breaks, in bytes: a quote that is never closed must not swallow the file.
+/// Maximum length of a row with its quoted line breaks, in bytes, so that a quote that is never
+/// closed does not read the whole file into memory.
 const ROW_LIMIT: u64 = 1024 * 1024;
-/// The name of the column that counts.
+/// Name of the column with the ids.
 const COLUMN: &str = "wnid";
-/// So much of a bad value is kept, in characters.
-const SHOWN: usize = 64;
+/// Maximum number of characters that are kept of an invalid value.
+const MAX_SHOWN: usize = 64;
 
-/// What the CSV asks for.
+/// The classes of a CSV file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassList {
     /// The valid ids, each once, in the order of the file.
     pub wnids: Vec<Wnid>,
-    /// The rows that hold something else.
+    /// The rows without a valid id.
     pub invalid: Vec<InvalidRow>,
     /// Rows that repeat an id.
     pub duplicates: u64,
 }
 
-/// A row whose value is no WordNet id.
+/// A row whose value is not a WordNet id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRow {
-    /// Where the row starts, from 1.
+    /// Line in which the row starts, counted from 1.
     pub line: u64,
-    /// The value, escaped and cut, fit for a log; empty where the row has none.
+    /// The value, escaped and truncated for logs; empty if the row has none.
     pub value: String,
-    /// How many of the valid ids stand before it.
+    /// Number of valid ids before this row.
     pub after: usize,
 }
 
-/// Why there is no class list.
+/// Reasons for which a class list cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClassListError {
-    /// Nothing has that name.
+    /// The path does not exist.
     #[error("read {}: there is no such file; name the CSV file with the class ids", path.display())]
     Missing {
         /// The path as given.
         path: PathBuf,
     },
-    /// It is somebody else's.
+    /// This user may not read the file.
     #[error("read {}: permission denied; make it readable for the user that this program runs as", path.display())]
     Forbidden {
         /// The path as given.
         path: PathBuf,
     },
-    /// The operating system refused.
+    /// The operating system reports another error.
     #[error("read {}: {source}", path.display())]
     Unreadable {
         /// The path as given.
         path: PathBuf,
-        /// What it said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A folder.
+    /// The path is a folder.
     #[error("read {}: it is a folder; name the CSV file in it", path.display())]
     Directory {
         /// The path as given.
         path: PathBuf,
     },
-    /// A pipe, socket or device, which might never end.
+    /// The path is a pipe, socket or device, which might never end.
     #[error("read {}: it is no regular file; save the list to a file first", path.display())]
     NotAFile {
         /// The path as given.
         path: PathBuf,
     },
-    /// It starts with gzip's magic number.
+    /// The file starts with gzip's magic number.
     #[error("read {}: it is gzip-compressed: unpack it first", path.display())]
     Gzip {
         /// The path as given.
         path: PathBuf,
     },
-    /// It starts with the byte order mark of UTF-16.
+    /// The file starts with the byte order mark of UTF-16.
     #[error("read {}: it is UTF-16 text: save it as UTF-8", path.display())]
     Utf16 {
         /// The path as given.
         path: PathBuf,
     },
-    /// No header.
+    /// The file has no header.
     #[error("read {}: it is empty; it needs a header with a '{COLUMN}' column and one row per class", path.display())]
     Empty {
         /// The path as given.
         path: PathBuf,
     },
-    /// A header without the column. The wording is a contract.
+    /// The header lacks the column. Other programs may depend on the wording.
     #[error("CSV file must contain '{COLUMN}' column (found: {found})")]
     MissingColumn {
-        /// The columns that are there.
+        /// The columns of the header.
         found: String,
     },
-    /// Memory stays flat.
+    /// A line exceeds [`LINE_LIMIT`].
     #[error("read {}: line {line} is longer than {LINE_LIMIT} bytes; is this the right file?", path.display())]
     LongLine {
         /// The path as given.
         path: PathBuf,
-        /// From 1.
+        /// Line number, counted from 1.
         line: u64,
     },
-    /// Memory stays flat.
+    /// A row with its quoted line breaks exceeds 1 MiB.
     #[error("read {}: the row that ends in line {line} is longer than {ROW_LIMIT} bytes; is a quote left open?", path.display())]
     LongRow {
         /// The path as given.
         path: PathBuf,
-        /// Where the limit was passed, from 1.
+        /// Line in which the limit was exceeded, counted from 1.
         line: u64,
     },
-    /// A quoted field that reaches the end of the file, or that holds rows of the list.
+    /// A quoted field extends to the end of the file, or contains rows of the list.
     #[error(
         "read {}: the row in line {line} opens a quote (\") and does not close it there, so that it swallows the rows below; mend that line",
         path.display()
@@ -132,16 +134,16 @@ pub enum ClassListError {
     OpenQuote {
         /// The path as given.
         path: PathBuf,
-        /// Where the row starts, from 1.
+        /// Line in which the row starts, counted from 1.
         line: u64,
     },
-    /// A header and nothing below it.
+    /// The file has a header and no rows.
     #[error("read {}: it has a header and no rows; add one row per class", path.display())]
     NoRows {
         /// The path as given.
         path: PathBuf,
     },
-    /// Rows, and none of use.
+    /// The file has rows, but none with a valid id.
     #[error(
         "read {}: {} a class id like n02124075; {} line {line}: \"{value}\"",
         path.display(),
@@ -151,11 +153,11 @@ pub enum ClassListError {
     NoValidRow {
         /// The path as given.
         path: PathBuf,
-        /// How many rows.
+        /// Number of rows.
         bad: usize,
-        /// The line of the first.
+        /// Line of the first row.
         line: u64,
-        /// The value of the first.
+        /// Value of the first row.
         value: String,
     },
 }
@@ -163,13 +165,14 @@ pub enum ClassListError {
 impl ClassList {
     /// Reads the `wnid` column of a CSV file.
     ///
-    /// A byte order mark, any line ends, quotes, blank lines, spaces around values, any column order and rows of differing
-    /// length are fine. A line whose first character is `#` is a comment, unless it could be data: it is the header when it
-    /// has a `wnid` cell, a row when there is a class id in that column, and below a header that begins with `#` itself
-    /// every line is a row.
+    /// Accepts a byte order mark, any line ends, quotes, blank lines, spaces around values, any
+    /// column order and rows of differing length. A line whose first character is `#` is a comment,
+    /// with three exceptions that may be data: it is the header if it has a `wnid` cell, it is a
+    /// row if that column holds a class id, and every line is a row if the header itself begins
+    /// with `#`.
     ///
     /// # Errors
-    /// [`ClassListError`], one sentence that says what to do.
+    /// [`ClassListError`]; its message is one sentence that names the remedy.
     pub fn read(path: &Path) -> Result<Self, ClassListError> {
         let mut file = open(path)?;
         let start = file.fill_buf().map_err(|source| ClassListError::Unreadable { path: path.to_owned(), source })?;
@@ -207,7 +210,7 @@ impl ClassList {
     }
 }
 
-/// Opens a regular file. The kind is asked for first: to open a pipe can wait for ever.
+/// Opens a regular file. Checks the kind first, because opening a pipe can block forever.
 fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClassListError::Missing { path: path.to_owned() },
@@ -224,7 +227,7 @@ fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
     File::open(path).map(BufReader::new).map_err(unreadable)
 }
 
-/// The rows of a CSV, blank ones left out, each with the line where it starts.
+/// The rows of a CSV file without the blank ones, each with the line in which it starts.
 struct Rows<'path> {
     path: &'path Path,
     csv: csv::Reader<Lines<BufReader<File>>>,
@@ -238,7 +241,7 @@ impl<'path> Rows<'path> {
     }
 
     fn collect(mut self) -> Result<ClassList, ClassListError> {
-        let (column, only_rows) = self.header()?;
+        let (column, marks_are_data) = self.header()?;
         let mut list = ClassList::default();
         let mut seen = HashSet::new();
         while let Some(line) = self.next()? {
@@ -246,14 +249,15 @@ impl<'path> Rows<'path> {
             match value.parse::<Wnid>() {
                 Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
                 Ok(_) => list.duplicates += 1,
-                Err(_) if !only_rows && self.is_marked() => {}
+                Err(_) if !marks_are_data && self.is_marked() => {}
                 Err(_) => list.invalid.push(InvalidRow { line, value: shown(&value), after: list.wnids.len() }),
             }
         }
         Ok(list)
     }
 
-    /// Finds the column, and whether the mark of a comment is a part of the data in this file.
+    /// Returns the index of the column, and whether lines that begin with `#` are data in this
+    /// file.
     fn header(&mut self) -> Result<(usize, bool), ClassListError> {
         while self.next()?.is_some() {
             match (0..self.row.len()).find(|column| self.value(*column) == COLUMN) {
@@ -268,24 +272,24 @@ impl<'path> Rows<'path> {
         Err(ClassListError::Empty { path: self.path.to_owned() })
     }
 
-    /// Whether the row is one line that begins with `#`, not with a quoted one.
+    /// Whether the row is a single line that begins with an unquoted `#`.
     fn is_marked(&self) -> bool {
         let first = self.row.get(0).unwrap_or_default();
         first.starts_with(b"#") && self.csv.get_ref().first_of_line == b'#' && self.breaks() == 0
     }
 
-    /// Reads the next row that is not blank and says where it starts.
+    /// Reads the next row that is not blank, and returns the line in which it starts.
     fn next(&mut self) -> Result<Option<u64>, ClassListError> {
         loop {
             self.csv.get_mut().in_row = 0;
             let more = self.csv.read_byte_record(&mut self.row).map_err(|error| self.explain(error))?;
-            // The csv crate gives the line after the row before, blank lines not skipped; `Lines` hands out one line at a
-            // time, so the last one is where the row ends.
+            // The csv crate reports the line after the previous row, without skipping blank lines.
+            // `Lines` returns one line at a time, so its count is the line in which the row ends.
             let line = self.csv.get_ref().begun - self.breaks();
             if self.csv.get_ref().ended && self.row == [END][..] {
                 return Ok(None);
             }
-            // An end that is not a row of its own stands in quotes that are still open.
+            // If the end is not a row of its own, it is inside quotes that were not closed.
             if !more || self.csv.get_ref().ended || self.holds_rows() {
                 return Err(ClassListError::OpenQuote { path: self.path.to_owned(), line });
             }
@@ -300,8 +304,8 @@ impl<'path> Rows<'path> {
         self.row.iter().flatten().filter(|byte| **byte == b'\n').count() as u64
     }
 
-    /// Whether a field that goes over several lines looks as if it had swallowed rows: a class id stands alone in one of
-    /// the cells that it would be without its quotes, beside the first, which it is anyway.
+    /// Whether a field of several lines probably contains rows because of an open quote: without
+    /// its quotes, one of its cells after the first would be a class id.
     fn holds_rows(&self) -> bool {
         let cell = |text: &[u8]| {
             let text = String::from_utf8_lossy(text);
@@ -313,7 +317,7 @@ impl<'path> Rows<'path> {
         fields.any(|field| field.split(|byte| is_break(byte) || *byte == b',').skip(1).any(cell))
     }
 
-    /// A field without what stands around the text: spaces, and quotes that came after a space.
+    /// A field without the surrounding spaces, and without quotes that follow a space.
     fn value(&self, column: usize) -> String {
         let text = String::from_utf8_lossy(self.row.get(column).unwrap_or_default());
         let text = text.trim();
@@ -331,10 +335,11 @@ impl<'path> Rows<'path> {
     }
 }
 
-/// Escaped and cut, fit for a log.
+/// The value, escaped and truncated for logs.
 fn shown(value: &str) -> String {
-    // Each character becomes at least one, so cutting before keeps the work small and cutting after keeps the length.
-    printable(&value.chars().take(SHOWN).collect::<String>()).chars().take(SHOWN).collect()
+    // Escaping only lengthens a text. Truncating before it limits the work, truncating after it
+    // limits the length.
+    printable(&value.chars().take(MAX_SHOWN).collect::<String>()).chars().take(MAX_SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -361,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn every_dress_of_a_csv_holds_the_same_ids() {
+    fn all_variants_of_a_csv_have_the_same_ids() {
         for csv in [
             "wnid\nn02124075\nn00000001\n",
             "wnid\nn02124075\nn00000001",
@@ -388,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_row_is_kept_with_its_line_and_its_place() {
+    fn an_invalid_row_is_kept_with_its_line_and_position() {
         let csv = "wnid,name\n\n# c\nN02124075,x\r\nn00000001,\"a\nb\nc\"\n\"../etc\",\"x\ny\"\n,only a name\n\nn00000002\n-rf";
         let found = [(4, "N02124075"), (8, "../etc"), (10, ""), (13, "-rf")];
         assert_eq!(bad(csv), found.map(|(line, value)| (line, value.to_owned())));
@@ -401,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_swallows_no_data() {
+    fn data_that_begins_with_a_comment_mark_is_kept() {
         assert_eq!(bad("#,wnid\n#1,n00000001\n#2,cat\n# x\n"), [(3, "cat".to_owned()), (4, String::new())]);
         assert_eq!(bad("id,wnid\n\"#1\",cat\n2,n00000001\n"), [(2, "cat".to_owned())]);
         assert_eq!(bad("wnid,id\n \"#\"x\nn00000001\n#n00000002\n"), [(2, "\"#\"x".to_owned())]);
@@ -409,19 +414,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_shown_escaped_and_cut() {
+    fn an_invalid_value_is_escaped_and_truncated() {
         let csv = format!("wnid\nn00000001\n\u{1b}[2J\0\n{}\n", "ü".repeat(300));
         assert_eq!(bad(&csv), [(3, "\\u{1b}[2J\\u{0}".to_owned()), (4, "ü".repeat(64))]);
     }
 
     #[test]
-    fn a_file_without_the_column_says_what_it_has() {
+    fn the_error_for_a_missing_column_lists_the_columns() {
         assert_eq!(read("id,name\n1,x\n").unwrap_err(), "CSV file must contain 'wnid' column (found: id, name)");
         assert_eq!(read("n02124075\n").unwrap_err(), "CSV file must contain 'wnid' column (found: n02124075)");
     }
 
     #[test]
-    fn a_file_without_a_good_row_is_refused() {
+    fn a_file_without_a_valid_row_is_refused() {
         let empty = "read data.csv: it is empty; it needs a header with a 'wnid' column and one row per class";
         for csv in ["", "\u{feff}", "\n\n", " \n,\n# c\n"] {
             assert_eq!(read(csv).unwrap_err(), empty);
@@ -438,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_file_is_refused_without_waiting() {
+    fn a_path_that_is_no_text_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         assert!(matches!(ClassList::read(&path), Err(ClassListError::Missing { .. })));
@@ -466,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_left_open_does_not_swallow_the_file() {
+    fn an_open_quote_is_reported_with_its_line() {
         let mut csv = "wnid,x\nn00000001,\"oops\n".to_owned();
         for number in 2..150_000 {
             writeln!(csv, "n{number:08}").unwrap();

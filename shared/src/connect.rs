@@ -1,9 +1,9 @@
-//! How a program reaches the coordinator: the worker, and the coordinator's own commands.
+//! How a program reaches the coordinator; used by the worker and by the coordinator's own commands.
 //!
-//! A token that names an authority is sent only to a server that has proved itself before, or, with
-//! `--insecure`, to a port of this machine. A token that names none goes in plaintext where the
-//! address says `http`, and the log warns of it. What proves the server and what is sent to it are
-//! read from the files together and replaced together.
+//! A token that names an authority is sent only to a server that was authenticated before, or, with
+//! `--insecure`, to a port of this machine. A token that names none is sent in plaintext if the
+//! address says `http`, and the log has a warning. The credentials for the server and the program
+//! are read from the files together, and replaced together.
 
 mod channel;
 mod credentials;
@@ -33,23 +33,25 @@ use crate::{
     private_file::readable_warning,
     tls::{TlsError, Watched},
 };
-use channel::Way;
+use channel::TcpConnector;
 use credentials::{CredentialFiles, Plaintext};
 
-/// A name's addresses are there in this time, or count as those of another host.
+/// Time limit for resolving a name; a name that takes longer counts as that of another host.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where coordinators listen unless they are told otherwise.
+/// Default port of coordinators.
 pub const PORT: u16 = 50051;
-/// The address of one on this machine that was told no other.
+/// Address of a coordinator on this machine with the default port.
 pub const LOCAL: &str = "http://127.0.0.1:50051";
 
-/// Where the coordinator is, and what proves one to the other.
+/// Address of the coordinator, and the credentials of both sides.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a certificate
+    /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a
+    /// certificate
     #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL", required = true)]
     pub connect: Option<Address>,
-    /// File with the token that lets this program in; one that `coordinator init` wrote proves the coordinator, too
+    /// File with the token that lets this program in; one that `coordinator init` wrote proves the
+    /// coordinator, too
     #[arg(long, env = "IMAGENET_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Certificate authority of the coordinator, PEM [default: the one that the token names]
@@ -70,20 +72,20 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    /// The address that was given, or that of a coordinator on this machine that was told none.
+    /// The given address, or that of a coordinator on this machine with the default port.
     pub fn address(&self) -> Address {
         self.connect.clone().unwrap_or_default()
     }
 
-    /// The way to the coordinator that the arguments name, for a person's command. Reads the files.
+    /// The connector for these arguments, for a user's command. Reads the files.
     ///
     /// # Errors
-    /// [`ConnectError`], one sentence that names the flag.
+    /// [`ConnectError`]; its message is one sentence that names the flag.
     pub fn connector(&self) -> Result<Connector, ConnectError> {
         self.connector_as(&["admin", "viewer"])
     }
 
-    /// The same, for a worker.
+    /// The connector for these arguments, for a worker. Reads the files.
     ///
     /// # Errors
     /// The same.
@@ -91,7 +93,7 @@ impl ConnectArgs {
         self.connector_as(&["worker"])
     }
 
-    /// What the log should say before anything is sent.
+    /// Warnings for the log, before the first connection.
     pub fn warnings(&self) -> Vec<String> {
         let address = self.address();
         let is_plaintext = !address.is_tls() && self.token_file.is_some() && !self.insecure;
@@ -105,15 +107,15 @@ impl ConnectArgs {
         is_plaintext.then(|| over_network.to_owned()).into_iter().chain(readable).collect()
     }
 
-    /// Whether the coordinator is on this host: each address of its name is one of this host's.
-    /// A name that cannot be looked up in time is not.
+    /// Whether the coordinator is on this host, which is the case if each address of its name is
+    /// one of this host's. A name that is not resolved in time counts as that of another host.
     pub async fn is_on_this_host(&self) -> bool {
         let address = self.address();
         if address.is_loopback() {
             return true;
         }
         let Some(host) = address.0.host_str() else { return false };
-        // An IPv6 address stands in brackets in a URL.
+        // A URL has brackets around an IPv6 address.
         let host = host.trim_matches(['[', ']']);
         match timeout(LOOKUP_TIMEOUT, lookup_host((host, PORT))).await {
             Ok(Ok(addresses)) => {
@@ -146,23 +148,23 @@ impl ConnectArgs {
             pair: self.tls_cert.clone().zip(self.tls_key.clone()),
         };
         let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
-        Ok(Connector::Tcp(Arc::new(Way::new(&address, credentials)?)))
+        Ok(Connector::Tcp(Arc::new(TcpConnector::new(&address, credentials)?)))
     }
 }
 
-/// Whether an address is one of this host: the system would send to it from itself.
+/// Whether an address is one of this host: the system would use the same address as the source.
 fn is_own(address: IpAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        // Sends nothing: the system only chooses the address that it would send from.
+        // Sends nothing: the system only chooses the source address.
         socket.connect((address, PORT))?;
         socket.local_addr()
     });
     address.is_loopback() || source.is_ok_and(|source| source.ip() == address)
 }
 
-/// The address of a coordinator, `http://host:port` or `https://host:port`. Without a port it is the coordinators' own
-/// ([`PORT`]), not that of web servers.
+/// The address of a coordinator, `http://host:port` or `https://host:port`. The default port is
+/// [`PORT`], not that of web servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
@@ -172,7 +174,7 @@ impl Default for Address {
     }
 }
 
-/// The text is no address of a coordinator.
+/// The text is not the address of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it is no address like http://127.0.0.1:50051 or https://host:50051")]
 pub struct InvalidAddress;
@@ -204,7 +206,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let mut url = Url::parse(text).map_err(|_| InvalidAddress)?;
         let is_address = ["http", "https"].contains(&url.scheme()) && url.host().is_some();
-        // A secret in it would stand in the list of processes.
+        // A secret in the URL would be visible in the list of processes.
         if !is_address || !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidAddress);
         }
@@ -215,61 +217,62 @@ impl FromStr for Address {
     }
 }
 
-/// Whether there is a port; the URL itself forgets one that is its scheme's.
+/// Whether the text has a port; the parsed URL omits a port that is its scheme's default.
 fn names_port(url: &str) -> bool {
     let (_, rest) = url.split_once("://").unwrap_or_default();
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    // An address in brackets has colons of its own.
+    // An IPv6 address in brackets contains colons.
     let after_host = authority.rsplit(']').next().unwrap_or_default();
     after_host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// Why the arguments lead to no coordinator.
+/// Reasons for which the arguments are no usable connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not of the kind that HTTP takes.
+    /// The address is not valid for HTTP.
     #[error("use the value of --connect: {InvalidAddress}")]
     Address,
-    /// Anybody could answer there.
+    /// Without a token or an authority, any server could answer at the address.
     #[error(
         "trust a coordinator behind https without proof: give the token that `coordinator init` wrote with --token-file, or \
          the coordinator's certificate authority with --tls-ca"
     )]
     NoProof,
-    /// Certificates are of no use there.
+    /// Certificates are not used with plaintext.
     #[error("use --tls-ca or --tls-cert with an http address: give --connect https://…")]
     NoTls,
-    /// One of the files.
+    /// One of the files is unusable.
     #[error(transparent)]
     Files(#[from] TlsError),
 }
 
-/// How to reach the coordinator.
+/// The way to connect to the coordinator.
 #[derive(Debug, Clone)]
 pub enum Connector {
     /// Over TCP.
-    Tcp(Arc<Way>),
+    Tcp(Arc<TcpConnector>),
     /// Over the Unix socket at this path.
     Socket(Arc<Path>),
-    /// In the same process: each connection is handed to the coordinator through this channel.
+    /// In the same process: the coordinator receives each connection through this channel.
     InProcess(mpsc::Sender<DuplexStream>),
 }
 
 impl Connector {
-    /// What is at its end, for a sentence.
+    /// Description of the other end, for messages.
     pub fn end(&self) -> String {
         match self {
-            Self::Tcp(way) => format!("the coordinator at {}", way.address()),
+            Self::Tcp(connector) => format!("the coordinator at {}", connector.address()),
             Self::Socket(path) => format!("the coordinator at {}", path.display()),
             Self::InProcess(_) => "the coordinator".to_owned(),
         }
     }
 
-    /// Connects at the first call, and again whenever the connection is lost. Calls need a deadline of their own: tonic's
-    /// does not cover connecting (grpc-rust issue 1635).
+    /// A channel that connects at the first call, and again whenever the connection is lost. Calls
+    /// need a deadline of their own, because tonic's does not cover connecting (grpc-rust issue
+    /// 1635).
     pub fn channel(&self) -> CoordinatorChannel {
         match self {
-            Self::Tcp(way) => CoordinatorChannel::over(Arc::clone(way)),
+            Self::Tcp(connector) => CoordinatorChannel::over(Arc::clone(connector)),
             Self::Socket(path) => CoordinatorChannel::over_socket(Arc::clone(path)),
             Self::InProcess(coordinator) => CoordinatorChannel::in_process(coordinator.clone()),
         }

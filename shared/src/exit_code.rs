@@ -1,15 +1,16 @@
-//! The exit codes of both programs, in one place.
+//! The exit codes of both programs.
 
 use std::process::ExitCode;
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Every class is there. A worker: the job is done, also when classes failed.
+    /// Every class is complete. For a worker: the job is done, even if classes failed.
     Done,
     /// The job finished and some classes failed; `failed_downloads.log` names them.
     SomeFailed,
-    /// It could not run, or not go on: arguments, CSV, target, an address in use, an origin that refuses every class alike.
+    /// The program could not start or continue: arguments, CSV, target, an address in use, or an
+    /// origin that refuses every class.
     CouldNotRun,
     /// Stopped by SIGINT (Ctrl-C); the same command resumes.
     Interrupted,
@@ -18,7 +19,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The number that the shell sees.
+    /// The exit status of the process.
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
@@ -36,7 +37,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The same, for `--help`.
+/// The exit codes for `--help`.
 pub const HELP: &str = "\
 Exit codes:
     0  every class is there (a worker: the job is done)

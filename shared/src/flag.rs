@@ -1,9 +1,10 @@
-//! What the flags of both programs have in common.
+//! Parsing of flags that both programs have.
 
-/// What a flag's variable says; a word that is neither must not be taken for one of the two.
+/// Parses the value of a flag's environment variable. Any other word is an error, so that it is not
+/// mistaken for yes or no.
 ///
 /// # Errors
-/// One sentence, for a text that is neither.
+/// One sentence, for a text that is neither yes nor no.
 pub fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
@@ -17,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_says_yes_or_no_or_is_refused() {
+    fn a_variable_is_yes_or_no_or_an_error() {
         for yes in ["y", "Yes", "t", "TRUE", "on", "1"] {
             assert_eq!(yes_or_no(yes), Ok(true), "{yes}");
         }

@@ -1,10 +1,12 @@
-//! Numbers that name a lease and a process, as types, so that no two can be mixed up.
+//! Ids of leases, sessions and credentials, as separate types so that they cannot be confused.
 
 use std::fmt;
 
-/// Fencing token of a lease: the coordinator's epoch in the upper half, a sequence number in the lower.
+/// Fencing token of a lease: the coordinator's epoch in the upper half, a sequence number in the
+/// lower.
 ///
-/// Tokens grow strictly, also across restarts of the coordinator, because each start takes a higher epoch.
+/// Tokens grow strictly, also across restarts of the coordinator, because each start takes a higher
+/// epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken(pub u64);
 
@@ -14,8 +16,8 @@ impl LeaseToken {
         Self(u64::from(epoch) << 32)
     }
 
-    /// Whether a coordinator of an epoch before that of `first` can have granted it: epochs and
-    /// sequences begin with 1.
+    /// Whether a coordinator of an epoch before that of `first` can have granted this token: epochs
+    /// and sequence numbers begin with 1.
     pub fn is_of_an_epoch_before(self, first: Self) -> bool {
         let has_epoch = self.0 >> 32 > 0;
         let has_sequence = self.0 & u64::from(u32::MAX) > 0;
@@ -39,15 +41,16 @@ impl fmt::Display for LeaseToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// Tells one credential of workers from another, without being it: 64 bits of a digest of a token.
+/// Identifies a credential of workers without revealing it: 64 bits of a digest of a token.
 ///
-/// Nothing of a token with 256 random bits, as `coordinator init` makes them, can be found out from
-/// it.
+/// From the id of a token with 256 random bits, as `coordinator init` makes them, nothing about the
+/// token can be derived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CredentialId(pub u64);
 
 impl CredentialId {
-    /// Of all client certificates: each is good for the names in it alone.
+    /// The id of all client certificates. They need no separate ids, because a certificate is valid
+    /// only for the names in it.
     pub const CERTIFICATE: Self = Self(0);
 }
 

@@ -1,4 +1,4 @@
-//! What the process may use, as far as it can know: open files, the size of a file, memory.
+//! Limits of the process: open files, the size of a file, and memory.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -6,8 +6,8 @@ mod memory;
 
 pub use memory::memory;
 
-/// Raises the soft limit on open files to `needed`, or to the hard limit where nothing is named.
-/// Gives the limit of now; `None` if there is none.
+/// Raises the soft limit on open files to `needed`, or to the hard limit if `needed` is `None`.
+/// Returns the resulting limit; `None` if there is none.
 pub fn raise_open_files(needed: Option<u64>) -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current?;
@@ -29,11 +29,11 @@ pub fn raise_open_files(needed: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Lets the system write no core dump of this process: the dump would hold tokens and keys. The
-/// hard limit stays, so `prlimit --core=unlimited --pid PID` allows it to a person who needs one.
+/// Prevents core dumps of this process, which would contain tokens and keys. The hard limit is
+/// unchanged, so `prlimit --core=unlimited --pid PID` permits a dump if one is needed.
 pub fn forbid_core_dumps() {
     let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
-    // To lower a soft limit is always allowed.
+    // Lowering a soft limit is always permitted.
     setrlimit(Resource::Core, limit).ok();
 }
 

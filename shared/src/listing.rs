@@ -1,7 +1,7 @@
-//! The entries of a folder, one by one.
+//! Lists the entries of a folder one by one.
 //!
-//! The standard library panics when `closedir` fails, as it can on a disk that breaks. Here such an
-//! error is of no consequence, and an error in the middle of a listing is never its end.
+//! The standard library panics if `closedir` fails, which can happen on a failing disk. Here such
+//! an error is ignored, and an error in the middle of a listing is never mistaken for its end.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,14 +12,14 @@ use std::{
 
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
 
-/// A folder that is being listed, in no order.
+/// A listing of a folder, in no particular order.
 #[derive(Debug)]
 pub struct Listing {
     entries: Dir,
     folder: PathBuf,
 }
 
-/// An entry of a folder; `.` and `..` are none.
+/// An entry of a folder, except `.` and `..`.
 #[derive(Debug)]
 pub struct Entry {
     name: OsString,
@@ -27,10 +27,10 @@ pub struct Entry {
     kind: FileType,
 }
 
-/// Begins to list a folder.
+/// Starts to list a folder.
 ///
 /// # Errors
-/// As the file system says.
+/// Errors of the file system.
 pub fn list(folder: &Path) -> io::Result<Listing> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(CWD, folder, flags, Mode::empty())?;
@@ -57,25 +57,25 @@ impl Iterator for Listing {
 }
 
 impl Entry {
-    /// Its name in the folder.
+    /// File name in the folder.
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
-    /// Its name as text, where it is text.
+    /// File name as text, if it is valid UTF-8.
     pub fn text(&self) -> Option<&str> {
         self.name.to_str()
     }
 
-    /// Its name, behind the path of the folder.
+    /// Path of the folder and the file name.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is a folder; a link to one is none.
+    /// Whether it is a folder; a symbolic link to a folder is not.
     ///
     /// # Errors
-    /// Where the file system does not say it with the name, and cannot say it now.
+    /// If the file system reports no type with the name, and the entry cannot be examined.
     pub fn is_folder(&self) -> io::Result<bool> {
         match self.kind {
             FileType::Unknown => Ok(fs::symlink_metadata(&self.path)?.is_dir()),
@@ -109,9 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_a_listing_is_no_end_of_it() {
+    fn an_error_in_a_listing_is_not_its_end() {
         let file = tempfile::tempfile().unwrap();
-        // The kernel lists no regular file: the first read fails, as one on a broken disk.
+        // The kernel cannot list a regular file, so the first read fails like one on a failing
+        // disk.
         let mut listing = Listing { entries: Dir::new(file).unwrap(), folder: PathBuf::new() };
         assert!(listing.next().is_some_and(|entry| entry.is_err()));
     }

@@ -1,5 +1,5 @@
-//! What a program writes about itself for whoever installs it: completions for shells, and manual pages. Both come from its
-//! command line as clap knows it, so they say what `--help` says.
+//! Shell completions and manual pages of a program. Both are generated from clap's definition of
+//! the command line, so they agree with `--help`.
 
 use std::{
     io::{self, Write},
@@ -12,10 +12,10 @@ use clap_mangen::Man;
 
 use crate::own_file;
 
-/// Mode of a manual page, of which the process's umask takes away.
+/// Mode of a manual page before the process's umask applies.
 const PAGE_MODE: u32 = 0o644;
 
-/// What can be asked for.
+/// The kinds of output.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Manual {
     /// Write the completions for a shell to standard output
@@ -31,41 +31,42 @@ pub enum Manual {
     },
 }
 
-/// Why there is nothing to read; fit to follow "failed to".
+/// Reasons for which nothing was written; the messages follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum ManualError {
-    /// Nobody listens.
+    /// Standard output cannot be written.
     #[error("write to standard output: {0}")]
-    Say(io::Error),
-    /// The folder.
+    Stdout(io::Error),
+    /// The folder or a page cannot be written.
     #[error("write the manual pages into {}: {source}; give a writable folder", dir.display())]
     Pages {
         /// The folder.
         dir: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl ManualError {
-    /// The reader of the output has closed it.
+    /// Whether the reader of the output has closed it.
     pub fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Say(error) if error.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, Self::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
 impl Manual {
-    /// Writes what was asked for about a program; completions go to `out`.
+    /// Writes the requested output for a program. Completions are written to `out`.
     ///
     /// # Errors
-    /// [`ManualError`], one sentence that says what to do.
+    /// [`ManualError`]; its message is one sentence that names the remedy.
     pub fn write(&self, mut program: Command, out: &mut impl Write) -> Result<(), ManualError> {
         match self {
             Self::Completions { shell } => {
-                // Into memory first: the generator panics where it cannot write.
-                let (name, mut script) = (program.get_name().to_owned(), Vec::new());
+                // Generated in memory first, because the generator panics if it cannot write.
+                let name = program.get_name().to_owned();
+                let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut program, name, &mut script);
-                out.write_all(&script).and_then(|()| out.flush()).map_err(ManualError::Say)
+                out.write_all(&script).and_then(|()| out.flush()).map_err(ManualError::Stdout)
             }
             Self::Man { dir } => {
                 let written = std::fs::create_dir_all(dir).and_then(|()| write_pages(program, dir));
@@ -75,8 +76,9 @@ impl Manual {
     }
 }
 
-/// One page for the program and one for each of its commands. `clap_mangen::generate_to` would follow
-/// a link under the name of a page, which another user may have put into the folder.
+/// Writes one page for the program and one for each of its commands. `clap_mangen::generate_to` is
+/// not used: it would follow a symbolic link under the name of a page, which another user may have
+/// put into the folder.
 fn write_pages(program: Command, dir: &Path) -> io::Result<()> {
     let mut program = program.disable_help_subcommand(true);
     program.build();

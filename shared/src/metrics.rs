@@ -1,8 +1,7 @@
-//! Metrics of both programs: counted in atomics, because they stand on hot paths, and put into words only when somebody asks.
+//! Metrics of both programs. Values are counted in atomics, because they are updated on hot paths,
+//! and formatted only at a scrape.
 //!
-//! Invariant: every metric has its help and its type. The text is `OpenMetrics` 1.0, as the library writes it: a counter is
-//! described under its name without the `_total` that its samples have. Prometheus takes the parser by the content type of
-//! the answer, whatever it asked for, and stores the names of samples.
+//! Invariant: every metric has its help and its type, under the same name as its samples.
 
 use std::{
     fmt::{self, Debug},
@@ -20,7 +19,7 @@ use prometheus_client::{
 /// What the text form is, as HTTP names it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds in seconds: from a commit on a fast disk to a long poll.
+/// Upper bounds of the buckets in seconds: from a commit on a fast disk to a long poll.
 const BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// A histogram of durations in seconds.
@@ -34,7 +33,7 @@ impl Default for Durations {
 }
 
 impl Durations {
-    /// Counts one more.
+    /// Counts a duration.
     pub fn record(&self, duration: Duration) {
         self.0.observe(duration.as_secs_f64());
     }
@@ -54,41 +53,42 @@ impl EncodeMetric for Durations {
     }
 }
 
-/// Where the values of a program stand, named at each scrape.
+/// Provides the values of a program's metrics at each scrape.
 pub trait Source: Debug + Send + Sync + 'static {
-    /// Names all metrics, each once.
+    /// Writes all metrics, each once.
     ///
     /// # Errors
-    /// Only when the page cannot grow.
+    /// Only if the page cannot grow.
     fn write(&self, page: &mut Page<'_>) -> fmt::Result;
 }
 
-/// What is being scraped.
+/// The output of a scrape.
 #[derive(Debug)]
 pub struct Page<'encoder>(DescriptorEncoder<'encoder>);
 
-/// Labels with fixed names and fixed values; a class's id is never one of them.
+/// A label with a fixed name and a fixed value; class ids are never label values.
 pub type Label = (&'static str, &'static str);
 
 impl Page<'_> {
-    /// One value that goes up and down.
+    /// A single value that can increase and decrease.
     pub fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    /// Values that go up and down, told apart by a label.
+    /// Values that can increase and decrease, distinguished by a label.
     pub fn gauges(&mut self, name: &str, help: &str, values: &[(Label, u64)]) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         values.iter().try_for_each(|(label, value)| metric.encode_family(&[*label])?.encode_gauge(value))
     }
 
-    /// One value that only grows; its name gets `_total`.
+    /// A single value that only increases. The suffix `_total` is added to its name.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    /// Values that only grow, told apart by a label; their name gets `_total`.
+    /// Values that only increase, distinguished by a label. The suffix `_total` is added to their
+    /// name.
     pub fn counters(&mut self, name: &str, help: &str, values: &[(Label, u64)]) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         values.iter().try_for_each(|(label, value)| {
@@ -106,6 +106,7 @@ impl Page<'_> {
 #[derive(Debug)]
 pub struct Metrics(Registry);
 
+/// The values of a program, and the program's name and version.
 #[derive(Debug)]
 struct Named<S> {
     program: &'static str,
@@ -126,17 +127,18 @@ impl<S: Source> Collector for Named<S> {
 }
 
 impl Metrics {
-    /// The metrics of a source, all of them named `imagenet_…`; beside them is told which program they are of.
+    /// The metrics of a source, with the prefix `imagenet_`, and `build_info`, which names the
+    /// program.
     pub fn new(program: &'static str, version: &'static str, source: Arc<impl Source>) -> Self {
         let mut registry = Registry::with_prefix("imagenet");
         registry.register_collector(Box::new(Named { program, version, source }));
         Self(registry)
     }
 
-    /// The text form of `OpenMetrics`.
+    /// The text format, version 0.0.4, which all scrapers understand.
     ///
     /// # Errors
-    /// When a source fails.
+    /// If a source fails.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.0)?;
@@ -150,6 +152,7 @@ mod tests {
 
     use super::*;
 
+    /// A source with a metric of each kind.
     #[derive(Debug, Default)]
     struct Everything {
         commits: Durations,

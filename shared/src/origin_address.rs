@@ -1,4 +1,4 @@
-//! An origin as messages name it: scheme, host and port.
+//! The address of an origin in messages: scheme, host and port.
 
 use url::Url;
 
@@ -11,8 +11,8 @@ impl UrlTemplate {
     }
 }
 
-/// Scheme, host and port of a URL, with the port also where it is the scheme's default:
-/// `https://image-net.org:443`. Holds no credentials.
+/// Scheme, host and port of a URL: `https://image-net.org:443`. Includes the port even if it is the
+/// scheme's default; never includes credentials.
 pub fn origin_address(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port_or_known_default() {
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_always_named_and_credentials_never() {
+    fn the_port_is_always_included_and_credentials_never() {
         for (url, address) in [
             ("https://image-net.org/data/n1.tar", "https://image-net.org:443"),
             ("http://user:secret@host/?token=1", "http://host:80"),

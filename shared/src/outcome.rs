@@ -1,21 +1,22 @@
-//! How a class ended: success, skipped, or a failure of a known kind; to and from the wire.
+//! Outcome of a class: success, skipped, or a failure of a known kind; and its conversion to and
+//! from the wire.
 
 use std::{fmt, str::FromStr};
 
 use crate::refusal::Refusal;
 
-/// How a class ended.
+/// Outcome of a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Completed by this run.
     Success(Published),
     /// Was complete before this run.
     Skipped(Published),
-    /// Not there; why is in the failure.
+    /// The class is not complete, for the reason in the failure.
     Failed(Failure),
 }
 
-/// What stands in a class folder.
+/// Content of a published class folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Published {
     /// Images in the folder.
@@ -24,45 +25,46 @@ pub struct Published {
     pub bytes: u64,
 }
 
-/// Bytes of a failure's message. One line of a log is of no use beyond that.
+/// Maximum length of a failure's message in bytes, which keeps the log line readable.
 pub const LONGEST_MESSAGE: usize = 4096;
 
 /// Why a class failed. Displays as `Kind: message`, the form of `failed_downloads.log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The kind, which says whether another attempt can help.
+    /// The kind, which implies whether another attempt can help.
     pub kind: FailureKind,
     /// One line of at most [`LONGEST_MESSAGE`] bytes, without the kind, free of control characters.
     pub message: String,
-    /// Who is to blame, as far as anybody can tell.
+    /// The likely cause.
     pub suspect: Suspect,
-    /// The worker has no space for the class and has not begun it: one with a larger disk may do
-    /// it.
+    /// The worker lacks disk space for the class and has not begun it; a worker with more space may
+    /// succeed.
     pub lacks_space: bool,
-    /// How the origin refused the class, if it is the origin that did.
+    /// The reason for which the origin refused the class, if it did.
     pub refusal: Option<Refusal>,
 }
 
-/// Who is to blame for a failure; it decides who tries again.
+/// The likely cause of a failure; it decides which worker tries the class again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Suspect {
-    /// The class itself (404, a page, an unsafe archive): nobody else would fare better.
+    /// The class itself (404, a web page, an unsafe archive): another worker would fail, too.
     Class,
-    /// The origin, or the way to it: it may pass, and it meets other classes as well.
+    /// The origin or the network: the failure may be temporary, and affects other classes as well.
     Origin,
-    /// The worker's host or storage: another worker may do it.
+    /// The worker's host or storage: another worker may succeed.
     Host,
 }
 
 impl Failure {
-    /// A failure of a kind; control characters in the message (file names, snippets of pages) are escaped, so that no
-    /// terminal or log reader can be steered by them, and a long message is cut.
+    /// A failure of a kind. Control characters in the message (from file names or excerpts of
+    /// pages) are escaped, so that they cannot control a terminal or log viewer, and a long message
+    /// is truncated.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
         let message = printable_within(&message.to_string(), LONGEST_MESSAGE);
         Self { kind, message, suspect: kind.usual_suspect(), lacks_space: false, refusal: None }
     }
 
-    /// The same, when more is known than the kind says.
+    /// The same failure, with a cause that differs from the usual one of its kind.
     #[must_use]
     pub fn suspecting(self, suspect: Suspect) -> Self {
         Self { suspect, ..self }
@@ -74,7 +76,7 @@ impl Failure {
         Self { refusal: Some(refusal), ..self }
     }
 
-    /// The same failure, of a class for which the worker has no space.
+    /// The same failure, of a class for which the worker lacks disk space.
     #[must_use]
     pub fn lacking_space(self) -> Self {
         Self { suspect: Suspect::Host, lacks_space: true, ..self }
@@ -87,15 +89,15 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Escapes what is not printable, e.g. `\u{1b}`, and leaves the rest as it is. All text of another
-/// program goes through it where it enters this one; what is shortened is shortened after it.
+/// Escapes unprintable characters, e.g. as `\u{1b}`, and leaves all others unchanged. All text from
+/// other programs is escaped where it enters this one; truncation comes after escaping.
 pub fn printable(text: &str) -> String {
     printable_within(text, usize::MAX)
 }
 
-/// The same, cut to at most `bytes` bytes of escaped text. Escapes make a text several times as
-/// long, in an HTTP/2 header ten times. So it is cut after escaping, and no more than that is
-/// built.
+/// The same, truncated to at most `bytes` bytes of escaped text. Escapes make a text several times
+/// as long, in an HTTP/2 header ten times. The text is therefore truncated after escaping, and no
+/// more than that is allocated.
 pub fn printable_within(text: &str, bytes: usize) -> String {
     let mut escaped = String::with_capacity(text.len().min(bytes));
     for character in text.chars() {
@@ -113,7 +115,8 @@ pub fn printable_within(text: &str, bytes: usize) -> String {
     escaped
 }
 
-/// Direction marks, invisible characters, and others that change how the text around them looks.
+/// Direction marks, invisible characters, and other characters that change the appearance of the
+/// text around them.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -128,21 +131,21 @@ fn is_invisible(character: char) -> bool {
 pub enum FailureKind {
     /// The origin answered, but not with the tar.
     HttpError,
-    /// The origin fell silent, or was slower than the floor.
+    /// The origin sent no bytes for too long, or fewer than the minimum speed.
     Timeout,
-    /// The line broke, or never came up.
+    /// The connection broke or could not be made.
     ConnectionError,
-    /// What came is something else: a page, a compressed file.
+    /// The received bytes are something else: a web page, a compressed file.
     NotATar,
-    /// A tar that is broken, unsafe or beyond a limit.
+    /// The tar is broken, unsafe or exceeds a limit.
     TarError,
     /// The target could not be read or written.
     StorageError,
-    /// Something else stands under the class's name.
+    /// Something else exists under the class's name.
     Conflict,
     /// The row of the CSV holds no WordNet id.
     InvalidWnid,
-    /// The lease was lost too often.
+    /// The lease was lost too many times.
     LeaseLost,
 }
 
@@ -160,8 +163,9 @@ impl FailureKind {
         Self::LeaseLost,
     ];
 
-    /// Who is to blame where nothing more is known, and so whether another attempt can help: the class's own failure is
-    /// final, the origin's may pass, the host's is for another host to try.
+    /// The likely cause if only the kind is known. It implies whether another attempt can help: a
+    /// failure of the class is final, one of the origin may be temporary, and after one of the host
+    /// another host tries the class.
     pub fn usual_suspect(self) -> Suspect {
         match self {
             Self::HttpError | Self::NotATar | Self::TarError | Self::InvalidWnid | Self::LeaseLost => Suspect::Class,
@@ -187,7 +191,7 @@ impl fmt::Display for FailureKind {
     }
 }
 
-/// The text is the name of no kind of failure.
+/// The text is not the name of a kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("read a kind of failure that this version does not know")]
 pub struct UnknownKind;
@@ -222,7 +226,7 @@ impl From<Outcome> for proto::Outcome {
     }
 }
 
-/// The message names no outcome, or one of a newer protocol.
+/// The message has no outcome, or one of a newer protocol version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("read an outcome of a kind this version does not know")]
 pub struct UnknownOutcome;
@@ -282,8 +286,8 @@ impl From<FailureKind> for proto::FailureKind {
     }
 }
 
-/// The kind of a failure. A kind of a newer protocol is read as unspecified, and becomes the most
-/// general one of its suspect, so that the results beside it are not refused.
+/// The kind of a failure. A kind of a newer protocol is decoded as unspecified and becomes the most
+/// general kind for its suspect, so that the other results in the same report are not refused.
 fn kind_of(kind: proto::FailureKind, suspect: Suspect) -> FailureKind {
     match kind {
         proto::FailureKind::Unspecified => match suspect {
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_known_by_its_name() {
+    fn a_kind_is_parsed_from_its_name() {
         for kind in FailureKind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn no_character_that_is_unseen_or_turns_the_text_around_is_left_as_it_is() {
+    fn invisible_and_direction_changing_characters_are_escaped() {
         let ranges = [
             '\u{0}'..='\u{1f}',
             '\u{7f}'..='\u{9f}',
@@ -378,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_after_it_was_escaped_and_between_two_characters() {
+    fn a_text_is_truncated_after_escaping_and_between_two_characters() {
         for (text, bytes, expected) in [
             ("abc", 3, "abc"),
             ("abcd", 3, "abc"),

@@ -1,9 +1,9 @@
-//! Output that never holds up a job: a thread of its own writes queued text to a terminal, a pipe
-//! or a log file.
+//! Output that never blocks a job: a separate thread writes queued text to a terminal, a pipe or a
+//! log file.
 //!
-//! Callers queue text and go on; they neither wait nor see an error. The queue has a limit: text
+//! Callers queue text and continue; they neither wait nor get an error. The queue has a limit: text
 //! beyond it is dropped and counted, like text that could not be written. A line with the count is
-//! written where the text is missing.
+//! written in the place of the missing text.
 
 use std::{
     fmt,
@@ -17,17 +17,18 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::threads::{self, NoThread};
 
-/// Bytes that may wait: about 190 for each of the 21,843 classes of the largest known list.
+/// Maximum number of queued bytes: about 190 for each of the 21,843 classes of the largest known
+/// list.
 const QUEUE_LIMIT: usize = 4 << 20;
-/// With more bytes waiting a frame of the progress bars is dropped: a newer one follows.
+/// With more queued bytes a frame of the progress bars is dropped, because a newer one follows.
 const FRAME_LIMIT: usize = 64 << 10;
-/// Bytes in one call of `write`, so that a slow terminal is seen to take something. At most
-/// `PIPE_BUF`, and cut at the end of a line where possible: lines of several programs on one pipe
-/// are not mixed.
+/// Maximum number of bytes in one call of `write`, so that a slow terminal shows progress. At most
+/// `PIPE_BUF`, and ending at a line end if possible, so that the lines of several programs on one
+/// pipe are not mixed.
 const CHUNK: usize = 4096;
-/// Pause before the next attempt on a descriptor that is non-blocking and full.
+/// Delay before the next attempt on a non-blocking descriptor that is full.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
-/// How long [`Output::flush`] waits for a terminal or a pipe that takes nothing.
+/// Time that [`Output::flush`] waits for a terminal or a pipe that accepts nothing.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A queue of text and the thread that writes it. Clones share both; the thread ends after the last
@@ -38,24 +39,27 @@ pub struct Output {
     _open: Arc<CloseOnDrop>,
 }
 
+/// Closes the queue when the last handle is dropped.
 struct CloseOnDrop(Arc<Queue>);
 
+/// The queue that handles and thread share.
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
 
+/// Content of the queue and progress of the thread.
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Lines that found the queue full.
+    /// Number of lines that were dropped because the queue was full.
     dropped: u64,
     is_closed: bool,
     is_writing: bool,
-    /// Calls of `write` that have returned.
+    /// Number of completed calls of `write`.
     steps: u64,
-    /// How many had returned when a flush gave up.
+    /// The value of `steps` at which a flush timed out.
     stuck_at: Option<u64>,
     /// The first error since the last flush.
     error: Option<io::Error>,
@@ -81,7 +85,8 @@ impl Output {
         report: impl Fn(&io::Error) + Send + 'static,
     ) -> Result<Self, NoThread> {
         let queue = Arc::<Queue>::default();
-        let writer = Writer { queue: Arc::clone(&queue), sink: Retrying(sink), report, lost: Lost::default() };
+        let writer =
+            Writer { queue: Arc::clone(&queue), sink: Retrying(sink), report, missing_lines: MissingLines::default() };
         threads::spawn(name, move || writer.run())?;
         Ok(Self { _open: Arc::new(CloseOnDrop(Arc::clone(&queue))), queue })
     }
@@ -97,18 +102,19 @@ impl Output {
         }
     }
 
-    /// Queues a frame of the progress bars, which is worth nothing later.
+    /// Queues a frame of the progress bars, or drops it if too much is queued, because a later
+    /// frame replaces it.
     pub(crate) fn write_frame(&self, frame: &[u8]) {
         if self.queue.lock().waiting.len() <= FRAME_LIMIT {
             self.write(frame);
         }
     }
 
-    /// Waits until everything queued is written, as long as the sink takes something within three
-    /// seconds. A second flush of a sink that still takes nothing does not wait.
+    /// Waits until everything queued is written, as long as the sink accepts bytes within three
+    /// seconds. A second flush of a sink that still accepts nothing does not wait.
     ///
     /// # Errors
-    /// The first one since the last flush; `TimedOut` when the sink takes nothing.
+    /// The first error since the last flush; `TimedOut` if the sink accepts nothing.
     pub fn flush(&self) -> io::Result<()> {
         self.flush_within(FLUSH_TIMEOUT)
     }
@@ -118,10 +124,10 @@ impl Output {
         while state.is_busy() {
             let seen = state.steps;
             if state.stuck_at == Some(seen) {
-                return Err(nothing_taken());
+                return Err(timed_out_error());
             }
-            let stands_still = |state: &mut State| state.is_busy() && state.steps == seen;
-            let waited = self.queue.changed.wait_timeout_while(state, limit, stands_still);
+            let is_stuck = |state: &mut State| state.is_busy() && state.steps == seen;
+            let waited = self.queue.changed.wait_timeout_while(state, limit, is_stuck);
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = now;
             if timeout.timed_out() {
@@ -132,7 +138,7 @@ impl Output {
     }
 }
 
-fn nothing_taken() -> io::Error {
+fn timed_out_error() -> io::Error {
     io::Error::new(ErrorKind::TimedOut, "the reader takes nothing")
 }
 
@@ -175,13 +181,13 @@ impl State {
 }
 
 impl Queue {
-    /// A panic while it is locked leaves numbers and bytes that are still good.
+    /// A panic while the lock is held leaves valid numbers and bytes, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for text; gives it with the number of lines that were dropped. `None` when all is
-    /// written and no handle is left.
+    /// Waits for text. Returns it with the number of lines that were dropped; `None` if everything
+    /// is written and no handle is left.
     fn take(&self) -> Option<(Vec<u8>, u64)> {
         let has_nothing = |state: &mut State| state.waiting.is_empty() && !state.is_closed;
         let waited = self.changed.wait_while(self.lock(), has_nothing);
@@ -210,28 +216,28 @@ impl Queue {
     }
 }
 
-/// What the thread works with.
+/// State of the writing thread.
 struct Writer<W, R> {
     queue: Arc<Queue>,
     sink: Retrying<W>,
     report: R,
-    lost: Lost,
+    missing_lines: MissingLines,
 }
 
-/// What is missing in the sink.
+/// The lines that are missing in the sink.
 #[derive(Default)]
-struct Lost {
+struct MissingLines {
     lines: u64,
-    /// The sink ends in the middle of a line.
+    /// Whether the sink ends in the middle of a line.
     is_cut: bool,
-    /// Why the last write failed; told, and not yet followed by one that did not.
-    why: Option<String>,
+    /// Error of the last write, if it failed. It was reported.
+    error_text: Option<String>,
 }
 
 impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
     fn run(mut self) {
         while let Some((text, dropped)) = self.queue.take() {
-            let note = self.lost.note();
+            let note = self.missing_lines.note();
             let missing = if dropped == 0 {
                 String::new()
             } else {
@@ -239,14 +245,18 @@ impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
             };
             let whole = [note.as_bytes(), &text, missing.as_bytes()].concat();
             let (written, result) = self.write(&whole);
-            let is_cut = whole[..written].last().map_or(self.lost.is_cut, |last| *last != b'\n');
+            let is_cut = whole[..written].last().map_or(self.missing_lines.is_cut, |last| *last != b'\n');
             match &result {
-                Ok(()) => self.lost = Lost::default(),
+                Ok(()) => self.missing_lines = MissingLines::default(),
                 Err(error) => {
-                    let kept = if written < note.len() { self.lost.lines } else { 0 };
+                    let kept = if written < note.len() { self.missing_lines.lines } else { 0 };
                     let rest = text.get(written.saturating_sub(note.len())..).unwrap_or_default();
-                    let is_first = self.lost.why.is_none();
-                    self.lost = Lost { lines: kept + lines(rest) + dropped, is_cut, why: Some(error.to_string()) };
+                    let is_first = self.missing_lines.error_text.is_none();
+                    self.missing_lines = MissingLines {
+                        lines: kept + lines(rest) + dropped,
+                        is_cut,
+                        error_text: Some(error.to_string()),
+                    };
                     if is_first {
                         (self.report)(error);
                     }
@@ -256,7 +266,7 @@ impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
         }
     }
 
-    /// Writes in chunks; gives the number of bytes that are written, also when not all are.
+    /// Writes in chunks. Returns the number of bytes that were written, also after an error.
     fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < text.len() {
@@ -272,17 +282,17 @@ impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
     }
 }
 
-impl Lost {
-    /// The line that stands where something is missing; empty if nothing is.
+impl MissingLines {
+    /// The line to write in the place of missing lines; empty if none are missing.
     fn note(&self) -> String {
-        let Some(why) = &self.why else { return String::new() };
+        let Some(error_text) = &self.error_text else { return String::new() };
         let end_of_line = if self.is_cut { "\n" } else { "" };
-        format!("{end_of_line}(lines that could not be written here: {}; {why})\n", self.lines)
+        format!("{end_of_line}(lines that could not be written here: {}; {error_text})\n", self.lines)
     }
 }
 
-/// Retries on a descriptor that another program has made non-blocking, e.g. on a terminal that both
-/// have.
+/// Retries on a descriptor that another program has made non-blocking, e.g. a terminal that both
+/// share.
 #[derive(Debug)]
 pub struct Retrying<W>(pub W);
 
@@ -306,7 +316,7 @@ impl<W: Write> Write for Retrying<W> {
     }
 }
 
-/// The first bytes of a text, cut after the end of a line where there is one.
+/// The first bytes of a text, up to a line end if there is one.
 fn chunk(text: &[u8]) -> &[u8] {
     let longest = &text[..text.len().min(CHUNK)];
     let end = longest.iter().rposition(|byte| *byte == b'\n').map_or(longest.len(), |at| at + 1);
@@ -324,7 +334,7 @@ mod tests {
 
     use super::*;
 
-    /// A sink that gives each write to the test and ends it as the test says.
+    /// A sink that sends each write to the test and returns the result that the test provides.
     struct Scripted {
         writes: Sender<String>,
         answers: Receiver<io::Result<usize>>,
@@ -350,13 +360,13 @@ mod tests {
     const ALL: io::Result<usize> = Ok(usize::MAX);
 
     #[test]
-    fn what_a_sink_refuses_is_counted_where_it_is_missing() {
+    fn lines_that_cannot_be_written_are_counted_where_they_are_missing() {
         let (output, written, answer) = scripted();
         answer.send(Err(ErrorKind::StorageFull.into())).unwrap();
         output.write(b"one\ntwo\n");
         assert_eq!(output.flush().unwrap_err().kind(), ErrorKind::StorageFull);
         assert_eq!(written.recv().unwrap(), "one\ntwo\n");
-        // Four bytes of the note are taken, and of the rest nothing.
+        // The sink accepts four bytes of the note, and nothing of the rest.
         answer.send(Ok(4)).unwrap();
         answer.send(Err(ErrorKind::StorageFull.into())).unwrap();
         output.write(b"three\n");
@@ -392,11 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_takes_nothing_holds_up_no_caller_and_the_queue_has_a_limit() {
+    fn a_blocked_sink_blocks_no_caller_and_the_queue_is_bounded() {
         let (output, written, answer) = scripted();
         output.write(b"first\n");
         assert_eq!(written.recv().unwrap(), "first\n");
-        // From here on the thread waits in its write.
+        // From here on the thread is blocked in its write.
         let line = [&[b'x'; 999][..], b"\n"].concat();
         (0..QUEUE_LIMIT / line.len() + 7).for_each(|_| output.write(&line));
         output.write_frame(b"a frame");
@@ -411,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_waits_for_a_sink_that_is_slow_but_takes_something() {
+    fn a_flush_waits_for_a_slow_sink_that_makes_progress() {
         let (output, _written, answer) = scripted();
         let step = Duration::from_millis(400);
         output.write(&b"x\n".repeat(CHUNK * 2));
@@ -437,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_lines() {
+    fn a_long_text_is_split_between_lines() {
         let text = [&[b'x'; 3000][..], b"\n", &[b'y'; 3000], b"\n"].concat();
         assert_eq!(chunk(&text).len(), 3001);
         assert_eq!(chunk(&[b'x'; 5000]).len(), CHUNK);

@@ -1,8 +1,8 @@
-//! Which other users of this machine can read or change a file that holds secrets or decides whom
-//! to trust.
+//! Detects that other users of this machine can read or change a file with secrets or with
+//! certificates to trust.
 //!
-//! A group may have access: it is chosen by the operator, and Kubernetes gives pods their secrets
-//! through one. Access for all users is never needed.
+//! Access for the group is permitted: the operator chooses the group, and Kubernetes gives pods
+//! access to their secrets through it. Access for all users is never needed.
 
 use std::{
     fs::{File, Metadata},
@@ -13,12 +13,12 @@ use std::{
 
 use zeroize::Zeroizing;
 
-/// Bytes of such a file at the most. A bundle of all public authorities has a fifth of it.
+/// Maximum length of such a file in bytes. A bundle of all public authorities is a fifth of it.
 const MAX_LENGTH: u64 = 1 << 20;
-/// Permission bits of users that neither own a file nor are in its group.
+/// Permission bits of users that neither own the file nor are in its group.
 const OTHERS_READ: u32 = 0o004;
 const OTHERS_WRITE: u32 = 0o002;
-/// In a volume of Kubernetes each file is a link into this link, which the kubelet replaces.
+/// In a Kubernetes volume each file is a symbolic link into this one, which the kubelet replaces.
 const KUBERNETES_DATA: &str = "..data";
 
 /// Every user of the machine can change the file.
@@ -29,19 +29,19 @@ pub struct WritableByOthers {
     pub path: PathBuf,
 }
 
-/// Why a file was not read.
+/// Reasons for which a file was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRead {
     /// Every user can change it.
     #[error(transparent)]
     Writable(WritableByOthers),
-    /// As the operating system says, or the file is too long.
+    /// The error of the operating system, or the file is too long.
     #[error(transparent)]
     File(#[from] io::Error),
 }
 
-/// Reads a file of at most 1 MiB; what was read is erased from memory when it is dropped. Pipes and
-/// devices pass: `/dev/stdin` may be a terminal.
+/// Reads a file of at most 1 MiB. The returned bytes are erased from memory when they are dropped.
+/// Pipes and devices are accepted, because `/dev/stdin` may be a terminal.
 ///
 /// # Errors
 /// [`NotRead`].
@@ -51,7 +51,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     if has(&metadata, OTHERS_WRITE) {
         return Err(NotRead::Writable(WritableByOthers { path: path.to_owned() }));
     }
-    // A vector that grows leaves copies behind.
+    // A vector that grows would leave copies in memory.
     let expected = usize::try_from(metadata.len().min(MAX_LENGTH)).unwrap_or_default();
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
     let read = file.take(MAX_LENGTH + 1).read_to_end(&mut bytes)?;
@@ -61,7 +61,8 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     Ok(bytes)
 }
 
-/// A warning for the log if every user can read the file, with the command that changes this.
+/// A warning for the log if every user can read the file, with the command that changes the
+/// permissions.
 pub fn readable_warning(path: &Path) -> Option<String> {
     let is_of_a_pod = path.read_link().is_ok_and(|target| target.starts_with(KUBERNETES_DATA));
     let is_readable = path.metadata().is_ok_and(|found| has(&found, OTHERS_READ));
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn access_for_every_user_is_told_and_access_for_a_group_is_not() {
+    fn access_for_every_user_is_reported_and_access_for_a_group_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "secret").unwrap();
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_more_than_a_mebibyte_is_refused_and_not_cut() {
+    fn a_file_of_more_than_a_mebibyte_is_refused_and_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, vec![b'a'; 1 << 20]).unwrap();
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_and_volumes_of_kubernetes_are_as_they_are() {
+    fn devices_and_kubernetes_volumes_cause_no_warning() {
         assert_eq!(readable_warning(Path::new("/dev/null")), None);
         assert!(read(Path::new("/dev/null")).unwrap().is_empty());
         let folder = tempfile::tempdir().unwrap();
@@ -130,7 +131,7 @@ mod tests {
         let mounted = folder.path().join("token");
         symlink("..data/token", &mounted).unwrap();
         assert_eq!(readable_warning(&mounted), None);
-        // Another link is no volume.
+        // A link that does not lead through `..data` is not a volume.
         std::fs::remove_file(&mounted).unwrap();
         symlink(version.join("token"), &mounted).unwrap();
         assert!(readable_warning(&mounted).is_some());

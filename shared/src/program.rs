@@ -1,4 +1,4 @@
-//! The frame of both programs: a runtime, and an exit code of ours whatever breaks.
+//! Common frame of both programs: the async runtime, and a defined exit code after any failure.
 
 use std::{
     fmt::Display,
@@ -22,53 +22,53 @@ use crate::{
     threads,
 };
 
-/// Threads that are stuck in a system call have this long to end.
-const LAST_THREADS: Duration = Duration::from_secs(1);
+/// Time to wait at the end for threads that are blocked in a system call.
+const THREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Threads of the blocking pool, for file work of parts and for names that are looked up. What
-/// lives longer has a thread of its own ([`threads`]).
+/// Threads of the blocking pool, for file work of parts and for name resolution. Work of longer
+/// duration has threads of its own ([`threads`]).
 const POOL_THREADS: usize = 128;
-/// The pool's threads stay: with one that is idle, a task of the pool never needs a new thread,
-/// which may not be had.
+/// The pool keeps its threads. With one idle thread, a task of the pool never needs a new thread,
+/// which the system might refuse.
 const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 
-/// Runs a program on a runtime of its own. A panic is a program that could not go on; the panic
-/// hook has told it. What is queued for the screen is written before it returns, unless the
-/// terminal takes nothing.
+/// Runs a program on its own runtime. A panic, which the panic hook has reported, ends it as
+/// [`Exit::CouldNotRun`]. Everything queued for the screen is written before this returns, unless
+/// the terminal accepts nothing.
 pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     limits::forbid_core_dumps();
     if let Err(error) = leave_signals_to_their_thread() {
-        return tell(&cannot_start(&error));
+        return report(&cannot_start(&error));
     }
     let screen = match Screen::for_stderr() {
         Ok(screen) => screen,
-        Err(error) => return tell(&cannot_start(&error.source)),
+        Err(error) => return report(&cannot_start(&error.source)),
     };
     let runtime = match start() {
         Ok(runtime) => runtime,
-        Err(error) => return tell(&cannot_start(&error)),
+        Err(error) => return report(&cannot_start(&error)),
     };
     let program = AssertUnwindSafe(|| runtime.block_on(program(screen.clone())));
     let exit = panic::catch_unwind(program).unwrap_or(Exit::CouldNotRun);
     let ending = Instant::now();
-    runtime.shutdown_timeout(LAST_THREADS);
-    threads::wait(LAST_THREADS.saturating_sub(ending.elapsed()));
+    runtime.shutdown_timeout(THREAD_TIMEOUT);
+    threads::wait(THREAD_TIMEOUT.saturating_sub(ending.elapsed()));
     screen.flush();
     exit
 }
 
-/// Prints the help, the version, or what is wrong with the arguments.
+/// Prints the help, the version, or the error in the arguments.
 pub fn explain(message: &clap::Error) -> Exit {
     match message.print() {
         Err(error) if !message.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
-            tell(&format!("write to standard output: {error}"))
+            report(&format!("write to standard output: {error}"))
         }
         _ if message.exit_code() == 0 => Exit::Done,
         _ => Exit::CouldNotRun,
     }
 }
 
-/// Runs the work of a program, which its signals stop; an error becomes one sentence on the screen.
+/// Runs the work of a program, which signals stop. Prints an error as one sentence on the screen.
 pub async fn with_signals(
     screen: &Screen,
     shutdown: &Shutdown,
@@ -83,7 +83,7 @@ pub async fn with_signals(
         Err(error) => (Err(format!("listen for signals: {error}; allow the process more threads and files")), None),
     };
     match result {
-        // A signal that came when the work was done changes nothing.
+        // A signal that was received after the work was done has no effect.
         Ok(Exit::Interrupted) => first_signal.unwrap_or(Exit::Interrupted),
         Ok(exit) => exit,
         Err(error) => {
@@ -93,26 +93,26 @@ pub async fn with_signals(
     }
 }
 
-/// A write beyond the limit on file sizes (`ulimit -f`) is an error from now on; without a handler
-/// its signal ends the process. The handler stays until the end.
+/// Turns a write beyond the limit on file sizes (`ulimit -f`) into an error. Without a handler, the
+/// signal would end the process. The handler stays installed.
 fn survive_file_size_limit() -> Result<(), String> {
     let installed = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
     installed.map(drop).map_err(|error| format!("listen for signals: {error}"))
 }
 
-/// A runtime with a thread in its pool. Where the system has no thread left, tokio panics, and then
-/// waits for ever for the threads that it has begun.
+/// Starts a runtime with one thread in its pool. If the system refuses a thread, tokio panics and
+/// then waits forever for the threads that it has started, so the panic hook exits.
 #[expect(clippy::exit, reason = "nothing has begun yet, and to unwind would wait for ever")]
 fn start() -> io::Result<Runtime> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {
-        std::process::exit(tell(&cannot_start(&"the system has no thread left")).code().into());
+        std::process::exit(report(&cannot_start(&"the system has no thread left")).code().into());
     }));
     let builder = &mut Builder::new_multi_thread();
     builder.enable_all().max_blocking_threads(POOL_THREADS).thread_keep_alive(POOL_KEEP_ALIVE);
     let runtime = builder.build();
     if let Ok(runtime) = &runtime {
-        // It can only fail by a panic.
+        // The task can fail only by a panic.
         runtime.block_on(runtime.spawn_blocking(|| {})).unwrap_or_default();
     }
     panic::set_hook(hook);
@@ -123,9 +123,9 @@ fn cannot_start(why: &dyn Display) -> String {
     format!("start: {why}; allow the process more threads and files")
 }
 
-/// An error of a time at which there is no screen.
-fn tell(error: &dyn Display) -> Exit {
-    // There is nothing else on which it could be told.
+/// Reports an error before the screen exists.
+fn report(error: &dyn Display) -> Exit {
+    // If standard error fails, the error cannot be reported elsewhere.
     writeln!(io::stderr(), "error: failed to {error}").ok();
     Exit::CouldNotRun
 }
@@ -134,9 +134,10 @@ fn tell(error: &dyn Display) -> Exit {
 mod tests {
     use super::*;
 
-    /// In one test: while a program starts, a panic anywhere in the process is taken for the system's.
+    /// In one test: while a program starts, a panic anywhere in the process counts as a refused
+    /// thread.
     #[test]
-    fn a_program_ends_as_its_work_does() {
+    fn a_program_exits_as_its_work_does_and_with_an_error_after_a_panic() {
         assert_eq!(run(async |_| Exit::SomeFailed), Exit::SomeFailed);
         assert_eq!(run(async |_| panic!("part of the test")), Exit::CouldNotRun);
     }

@@ -1,36 +1,36 @@
-//! How the origin refused a class; to and from the wire.
+//! Reasons for which the origin refuses a class; and their conversion to and from the wire.
 
-/// How the origin refused a class in a way that another attempt does not change. Two classes that
-/// were refused alike have equal values.
+/// Reason for which the origin refused a class, if another attempt would not change it. Two classes
+/// that were refused for the same reason have equal values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// It answered with this HTTP status.
+    /// The origin answered with this HTTP status.
     Status(u16),
-    /// It sent something that is no tar, e.g. a page to log in.
+    /// The body is not a tar, e.g. a login page.
     NotATar,
-    /// It redirected to a URL that is not followed.
+    /// The origin redirected to a URL that is not followed.
     Redirect,
-    /// Its certificate does not verify.
+    /// The origin's certificate does not verify.
     Certificate,
-    /// It speaks TLS and the URL says `http`, or the other way round.
+    /// The origin uses TLS and the URL says `http`, or the other way round.
     Scheme,
 }
 
 impl Refusal {
-    /// Whether two refusals may have one cause: a wrong path or a missing login is answered with
-    /// different statuses, pages and redirects, even by one server.
+    /// Whether two refusals may have the same cause: for a wrong path or a missing login, even a
+    /// single server may answer with different statuses, pages and redirects.
     pub fn may_have_the_cause_of(self, other: Self) -> bool {
         let is_answer = |refusal| matches!(refusal, Self::Status(_) | Self::NotATar | Self::Redirect);
         self == other || (is_answer(self) && is_answer(other))
     }
 
-    /// Whether the origin says that there is no such class.
+    /// Whether the origin reports that the class does not exist.
     pub fn is_missing(self) -> bool {
         matches!(self, Self::Status(404 | 410))
     }
 
-    /// What the user can do about it when every class is refused like this. `None` where the
-    /// failure says it itself.
+    /// Advice for the user if every class is refused for this reason. `None` if the failure's
+    /// message contains it.
     pub fn advice(self) -> Option<&'static str> {
         match self {
             Self::Status(401 | 403) => Some(
@@ -60,7 +60,7 @@ impl Refusal {
         }
     }
 
-    /// What the fields of a failure say; `None` also for a refusal of a newer protocol.
+    /// The refusal in the fields of a failure; `None` also for a refusal of a newer protocol.
     pub(crate) fn from_wire(refusal: proto::Refusal, status: u32) -> Option<Self> {
         match refusal {
             proto::Refusal::Unspecified => None,
@@ -90,7 +90,7 @@ mod tests {
             let (wire, status) = Refusal::to_wire(refusal);
             assert_eq!(Refusal::from_wire(wire, status), refusal);
         }
-        assert_eq!(Refusal::from_wire(proto::Refusal::Status, 70_000), None, "no status");
+        assert_eq!(Refusal::from_wire(proto::Refusal::Status, 70_000), None, "not an HTTP status");
     }
 
     #[test]

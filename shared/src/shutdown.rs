@@ -1,4 +1,5 @@
-//! Stopping in phases: the first signal asks for an orderly end, a second one ends the process within a second.
+//! Shutdown in phases: the first signal requests an orderly end, a second one ends the process
+//! within a second.
 
 use std::{
     io,
@@ -17,39 +18,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit_code::Exit;
 
-/// So long after the second signal the process ends, if it has not ended by itself. Half of the second that is promised is
-/// left for a busy machine.
+/// Time from the second signal to the exit of the process, if it has not ended by itself. It is half
+/// of the promised second; the other half is a reserve for a busy machine.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A handle on both phases; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Take nothing new, checkpoint what runs, hand back, leave.
+    /// Stop leasing, checkpoint running transfers, hand back leases, leave.
     pub drain: CancellationToken,
-    /// Stop now; what is on disk is enough to go on from.
+    /// Stop now; the files on disk suffice to resume.
     pub abort: CancellationToken,
 }
 
-/// The exit code that the first signal asked for, once it has come.
+/// The exit code for the first signal, once it was received.
 pub type FirstSignal = Arc<OnceLock<Exit>>;
 
 impl Shutdown {
-    /// Listens for SIGINT and SIGTERM from now on, for the rest of the process's life. The first one starts the drain, the
-    /// second one the abort, and half a second later the process exits with the code of the first signal.
+    /// Handles SIGINT and SIGTERM from now on, for the rest of the process's life. The first signal
+    /// starts the drain. The second one starts the abort, and half a second later the process exits
+    /// with the code of the first signal.
     ///
-    /// Only a program calls this, a library must not. The signals have a thread and a runtime to themselves: threads of the
-    /// program that are blocked in a system call (a disk that hangs) do not delay them, and the exit does not wait for such
-    /// threads either. The only other exit is that of a program which cannot start, in `shared::program`.
+    /// Only a program may call this, not a library. The signals have a thread and a runtime of
+    /// their own: threads of the program that are blocked in a system call (e.g. by a hung disk) do
+    /// not delay them, and the exit does not wait for such threads. The only other exit is that of
+    /// a program that cannot start, in `shared::program`.
     ///
     /// # Errors
-    /// When the process may not install signal handlers, or has no thread left.
+    /// If the process may not install signal handlers, or has no thread left.
     pub fn on_signals(&self) -> io::Result<FirstSignal> {
         let first = FirstSignal::default();
         let shutdown = self.clone();
         let noted = Arc::clone(&first);
         let (begun, has_begun) = mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            // A runtime may not be dropped by a task of another one, so this thread makes it.
+            // A task of another runtime must not drop a runtime, so this thread creates it.
             let listening = Signals::listen().and_then(|listening| {
                 signals().thread_unblock()?;
                 Ok(listening)
@@ -66,7 +69,7 @@ impl Shutdown {
                 signals.next().await;
                 shutdown.abort.cancel();
                 sleep(GRACE).await;
-                end(exit);
+                exit_process(exit);
             });
         })?;
         has_begun.recv().map_err(io::Error::other)??;
@@ -74,12 +77,12 @@ impl Shutdown {
     }
 }
 
-/// Leaves SIGINT and SIGTERM to the thread of [`Shutdown::on_signals`], for a main thread that has
-/// no others yet. The kernel gives a signal to any thread that does not block it, and one that
-/// waits for a disk that hangs does not take it.
+/// Blocks SIGINT and SIGTERM in the main thread, before it has started other threads, so that only
+/// the thread of [`Shutdown::on_signals`] receives them. The kernel delivers a signal to any thread
+/// that does not block it, and a thread that waits for a hung disk would not handle it.
 ///
 /// # Errors
-/// As the system says.
+/// The error of the operating system.
 pub(crate) fn leave_signals_to_their_thread() -> io::Result<()> {
     Ok(signals().thread_block()?)
 }
@@ -88,6 +91,7 @@ fn signals() -> SigSet {
     [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM].into_iter().collect()
 }
 
+/// The streams of both signals.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -113,6 +117,6 @@ impl Signals {
 }
 
 #[expect(clippy::exit, reason = "whatever still runs is blocked, and must not keep the process alive")]
-fn end(exit: Exit) {
+fn exit_process(exit: Exit) {
     std::process::exit(exit.code().into());
 }

@@ -1,4 +1,5 @@
-//! Logs and traces: everything to the log file, what people must see to the screen, spans over OTLP where asked for.
+//! Logs and traces: all lines go to the log file, warnings and errors also to the screen, and spans
+//! over OTLP to a collector if one is configured.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -33,51 +34,51 @@ pub mod trace;
 
 use escaped::Escaped;
 
-/// The collector's address; one of these turns the export of spans on.
+/// Variables with the collector's address; if one is set, spans are exported.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-/// Which language the collector speaks; only one is spoken here.
+/// Variables with the collector's protocol; only `grpc` is supported.
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-/// Lines of these crates are for the screen; those of libraries are for the log alone.
-const OURS: [&str; 3] = ["coordinator", "worker", "shared"];
-/// Spans of these programs go to the collector; those of libraries do not.
-const TRACED: [&str; 4] = [trace::TARGET, OURS[0], OURS[1], OURS[2]];
-/// At the end a collector that is slow has this long to take the last spans.
-const FLUSH: Duration = Duration::from_secs(2);
+/// Lines of these crates may go to the screen; those of libraries only to the log.
+const OWN_CRATES: [&str; 3] = ["coordinator", "worker", "shared"];
+/// Spans of these targets go to the collector; those of libraries do not.
+const TRACED_TARGETS: [&str; 4] = [trace::TARGET, OWN_CRATES[0], OWN_CRATES[1], OWN_CRATES[2]];
+/// Time that a slow collector has at the end to accept the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps the export of spans alive; end it with [`Telemetry::flush`].
+/// The log and the export of spans; end them with [`Telemetry::flush`].
 #[derive(Debug)]
 pub struct Telemetry {
     log: Output,
     spans: Option<SdkTracerProvider>,
 }
 
-/// Why logging could not start.
+/// Reasons for which logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The exporter refused its settings.
+    /// The exporter rejected its settings.
     #[error("start the export of traces, see OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
     Exporter(opentelemetry_otlp::ExporterBuildError),
-    /// The log's thread, or the exporter's.
+    /// The thread of the log or of the exporter could not be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
-    /// A log filter that cannot be read.
+    /// The log filter cannot be parsed.
     #[error("read the log filter in RUST_LOG: {0}")]
     Filter(tracing_subscriber::filter::FromEnvError),
 }
 
 impl Telemetry {
-    /// Sends log lines and panics to `log` (level `info`, or what `RUST_LOG` says), warnings and
+    /// Sends log lines and panics to `log` (level `info`, or that of `RUST_LOG`), warnings and
     /// errors also to the screen, and spans to the collector that the standard
-    /// `OTEL_EXPORTER_OTLP_…` variables name. Call it inside the tokio runtime, once.
+    /// `OTEL_EXPORTER_OTLP_…` variables name. Call it once, inside the tokio runtime.
     ///
     /// # Errors
-    /// [`TelemetryError`] when the environment asks for what cannot be had.
+    /// [`TelemetryError`] if the environment has settings that cannot be applied.
     pub fn start(log: File, screen: &Screen, service: &'static str) -> Result<Self, TelemetryError> {
         let mut filter = EnvFilter::builder()
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
-        for directive in libraries::quiet(&set(EnvFilter::DEFAULT_ENV).unwrap_or_default()) {
+        for directive in libraries::quiet(&variable(EnvFilter::DEFAULT_ENV).unwrap_or_default()) {
             filter = filter.add_directive(directive.parse().expect("a directive"));
         }
         let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
@@ -88,20 +89,21 @@ impl Telemetry {
             .log_internal_errors(false)
             .with_writer(Escaped(log.clone()))
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
-        // Libraries repeat themselves, in their own words: for each handshake, or while a collector is away.
-        let for_people = filter_fn(|metadata| OURS.contains(&root(metadata.target())));
+        // Libraries repeat messages for each handshake, or while a collector is unreachable.
+        let of_own_crates = filter_fn(|metadata| OWN_CRATES.contains(&crate_of(metadata.target())));
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
             .without_time()
             .with_target(false)
             .with_writer(Escaped(screen.clone()))
-            .with_filter(LevelFilter::WARN.and(for_people.with_max_level_hint(LevelFilter::TRACE)));
+            .with_filter(LevelFilter::WARN.and(of_own_crates.with_max_level_hint(LevelFilter::TRACE)));
         let collector = Collector::from_environment();
         let spans = collector.as_ref().map(|collector| collector.export(service)).transpose()?.flatten();
         let to_collector = spans.as_ref().map(|spans| {
-            let ours =
-                filter_fn(|metadata| *metadata.level() <= Level::INFO && TRACED.contains(&root(metadata.target())));
+            let ours = filter_fn(|metadata| {
+                *metadata.level() <= Level::INFO && TRACED_TARGETS.contains(&crate_of(metadata.target()))
+            });
             tracing_opentelemetry::layer()
                 .with_tracer(spans.tracer(service))
                 .with_location(false)
@@ -109,7 +111,7 @@ impl Telemetry {
                 .with_filter(ours.with_max_level_hint(LevelFilter::INFO))
         });
         tracing_subscriber::registry().with(to_file).with(to_screen).with(to_collector).init();
-        if let Some(Collector { foreign: Some(protocol), .. }) = collector {
+        if let Some(Collector { unsupported: Some(protocol), .. }) = collector {
             tracing::warn!(
                 "traces are not exported: only OTLP over gRPC is spoken here, not {protocol}; set {} to grpc",
                 PROTOCOLS[1]
@@ -118,18 +120,18 @@ impl Telemetry {
         Ok(Self { log, spans })
     }
 
-    /// Sends and writes what is still queued. A collector that is away or slow costs two seconds at
-    /// the most, a disk that takes nothing three, and never the job.
+    /// Sends and writes everything that is queued. Waits at most two seconds for a collector that
+    /// is unreachable or slow, and three for a disk that accepts nothing; neither fails the job.
     pub async fn flush(self) {
         if let Some(spans) = self.spans {
             Self::flush_spans(spans).await;
         }
-        // It was told when it began to fail.
+        // The error was reported when the log first failed.
         self.log.flush().ok();
     }
 
     async fn flush_spans(spans: SdkTracerProvider) {
-        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH)).await {
+        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH_TIMEOUT)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
             Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
@@ -137,7 +139,7 @@ impl Telemetry {
     }
 }
 
-/// The log's thread. A log that cannot be written costs its lines, which is told once.
+/// Starts the thread of the log. A log that cannot be written loses lines, which is reported once.
 fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     let screen = screen.clone();
     let report = move |error: &io::Error| {
@@ -146,12 +148,12 @@ fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     Output::reporting("log", log, report)
 }
 
-/// Tells of panics in the log and on the screen. Neither waits for a lock that the panicking thread
-/// may hold.
+/// Reports panics in the log and on the screen, without waiting for a lock that the panicking
+/// thread may hold.
 fn report_panics(log: &Output, screen: &Screen) {
     let outputs: Vec<Output> = [Some(log), screen.output()].into_iter().flatten().cloned().collect();
     panic::set_hook(Box::new(move |panic| {
-        let text = in_words(panic);
+        let text = describe(panic);
         for output in &outputs {
             output.write(text.as_bytes());
         }
@@ -162,7 +164,7 @@ fn report_panics(log: &Output, screen: &Screen) {
     }));
 }
 
-fn in_words(panic: &PanicHookInfo<'_>) -> String {
+fn describe(panic: &PanicHookInfo<'_>) -> String {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
@@ -172,25 +174,26 @@ fn in_words(panic: &PanicHookInfo<'_>) -> String {
     format!("\nthread {name} panicked at {place}: {}\n{backtrace}", panic.payload_as_str().unwrap_or("no message"))
 }
 
-/// What the environment says of the collector.
+/// Settings of the collector from the environment.
 struct Collector {
     endpoint: String,
-    /// It speaks something else.
-    foreign: Option<String>,
+    /// The configured protocol, if it is not supported.
+    unsupported: Option<String>,
 }
 
 impl Collector {
     fn from_environment() -> Option<Self> {
-        let is_off = set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
-        let endpoint = ENDPOINTS.iter().find_map(|name| set(name)).filter(|_| !is_off)?;
-        let foreign = PROTOCOLS.iter().find_map(|name| set(name)).filter(|protocol| protocol != "grpc");
-        Some(Self { endpoint, foreign })
+        let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
+        let endpoint = ENDPOINTS.iter().find_map(|name| variable(name)).filter(|_| !is_off)?;
+        let unsupported = PROTOCOLS.iter().find_map(|name| variable(name)).filter(|protocol| protocol != "grpc");
+        Some(Self { endpoint, unsupported })
     }
 
-    /// Starts the export, which reads the rest of the environment itself: headers, time limits, sampling, batches.
+    /// Starts the export, which reads its other settings from the environment itself: headers, time
+    /// limits, sampling, batches.
     fn export(&self, service: &'static str) -> Result<Option<SdkTracerProvider>, TelemetryError> {
-        if self.foreign.is_some() {
+        if self.unsupported.is_some() {
             return Ok(None);
         }
         let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
@@ -198,7 +201,7 @@ impl Collector {
             exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
         }
         let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
-        // The exporter's thread; without one it panics.
+        // Checks that the system has a thread for the exporter, which panics without one.
         threads::probe("traces")?;
         let named = Resource::builder().build();
         let is_named =
@@ -208,11 +211,11 @@ impl Collector {
     }
 }
 
-/// As the standard has it, an empty variable is none.
-fn set(name: &str) -> Option<String> {
+/// The value of a variable. By the OpenTelemetry standard an empty one counts as not set.
+fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn root(target: &str) -> &str {
+fn crate_of(target: &str) -> &str {
     target.split("::").next().unwrap_or(target)
 }

@@ -1,7 +1,8 @@
-//! The terminal as the progress bars see it: frames are composed in memory and queued whole, and no
+//! The terminal for the progress bars: frames are composed in memory and queued as a whole, and no
 //! call fails.
 //!
-//! The bars panic when the terminal fails, e.g. with EIO after it was closed.
+//! The library of the progress bars panics if the terminal fails, e.g. with EIO after it was
+//! closed.
 
 use std::{
     fmt, io,
@@ -12,7 +13,7 @@ use indicatif::TermLike;
 
 use crate::output::Output;
 
-/// Columns and rows of a terminal that does not tell.
+/// Columns and rows of a terminal that does not report its size.
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
 
 /// Standard error, for the progress bars.
@@ -41,10 +42,10 @@ impl Terminal {
     }
 }
 
-/// Columns and rows.
+/// Columns and rows of the terminal.
 fn size() -> (u16, u16) {
-    let told = rustix::termios::tcgetwinsize(io::stderr()).ok();
-    let size = told.map(|size| (size.ws_col, size.ws_row));
+    let reported = rustix::termios::tcgetwinsize(io::stderr()).ok();
+    let size = reported.map(|size| (size.ws_col, size.ws_row));
     size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(DEFAULT_SIZE)
 }
 

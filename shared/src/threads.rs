@@ -1,8 +1,8 @@
 //! Threads that live as long as a job.
 //!
-//! They are not tasks of a runtime's blocking pool: the pool panics when the system has no thread
-//! left for its first task, and queues later tasks behind those that run, which for ever is too
-//! long. Here a thread that cannot be started is an error.
+//! They are not tasks of a runtime's blocking pool. The pool panics if the system has no thread
+//! left for its first task, and if none is left later, a task waits until another one ends, which
+//! here may be the end of the job. With these threads, a failure to start is an error.
 
 use std::{
     io,
@@ -24,12 +24,12 @@ pub struct NoThread {
     pub(crate) source: io::Error,
 }
 
-/// Threads of [`start`] that run.
+/// Number of threads of [`start`] that run.
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
-/// Starts a thread; the set hears its end, as it would of a task. To drop the set does not end the
-/// thread. Call it in a runtime's context, which the thread has as well.
+/// Starts a thread. The set gets its result like that of a task; dropping the set does not end the
+/// thread. Must be called in the context of a runtime, which the thread enters as well.
 ///
 /// # Errors
 /// [`NoThread`].
@@ -44,23 +44,23 @@ pub fn start<T: Send + 'static>(
     let thread = move || {
         let _running = running;
         let _context = runtime.enter();
-        // Dropped by a set that was dropped.
+        // The receiver is gone if the set was dropped.
         ended.send(catch_unwind(AssertUnwindSafe(work))).ok();
     };
     spawn(name, thread)?;
     threads.spawn(async {
-        // The panic was reported when it began.
+        // The panic hook has reported the panic.
         end.await.expect("the thread sends its result").unwrap_or_else(|panic| resume_unwind(panic))
     });
     Ok(())
 }
 
-/// Finds out whether the system has a thread left, for what panics without one.
+/// Checks whether the system has a thread left, before a call that panics without one.
 ///
 /// # Errors
 /// [`NoThread`].
 pub fn probe(name: &str) -> Result<(), NoThread> {
-    // It does nothing that could panic.
+    // The thread does nothing that could panic.
     spawn(name, || {})?.join().unwrap_or_default();
     Ok(())
 }
@@ -71,12 +71,13 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
     started.map_err(|source| NoThread { name: name.to_owned(), source })
 }
 
-/// Waits until all threads have ended, or so long.
+/// Waits until all threads have ended, at most for this time.
 pub(crate) fn wait(limit: Duration) {
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     drop(ENDED.wait_timeout_while(running, limit, |running| *running > 0));
 }
 
+/// Counts a running thread until it is dropped.
 struct Running;
 
 impl Running {
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_thread_is_heard_of_in_its_set_and_so_is_its_panic() {
+    async fn a_join_set_gets_the_result_and_the_panic_of_a_thread() {
         let mut threads = JoinSet::new();
         start(&mut threads, "ends", || Handle::try_current().is_ok()).unwrap();
         assert!(threads.join_next().await.unwrap().unwrap(), "it has the runtime's context");

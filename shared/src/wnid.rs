@@ -1,10 +1,10 @@
-//! `Wnid`: a WordNet id that has been checked once, at the door.
+//! `Wnid`: a valid WordNet id, checked once when it is parsed.
 
 use std::{fmt, str::FromStr};
 
 /// A WordNet 3.0 noun id: `n` and eight digits, e.g. `n02124075`.
 ///
-/// Kept as the number, so a list of millions costs four bytes a class.
+/// Stored as the number, so a class takes four bytes in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wnid(u32);
 
@@ -37,14 +37,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes() {
+    fn an_id_is_parsed_from_its_own_text() {
         for text in ["n02124075", "n00000000", "n99999999"] {
             assert_eq!(text.parse::<Wnid>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn any_other_text_is_no_id() {
         for text in [
             "",
             "n",

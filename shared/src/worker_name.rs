@@ -1,9 +1,9 @@
 //! The names of workers, and the name of this host.
 
-/// A worker's name, which becomes part of a file name.
+/// Parses a worker's name, which becomes part of a file name.
 ///
 /// # Errors
-/// What a name is.
+/// A sentence that says what a name is.
 pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits) {
@@ -14,7 +14,7 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The host's name, or `worker` where it could not be part of a file name.
+/// Name of the host, or `worker` if it cannot be part of a file name.
 pub fn host_name() -> String {
     let node = rustix::system::uname();
     let name = node.nodename().to_string_lossy();

@@ -1,4 +1,5 @@
-//! Lists of classes: the table knows what is held, the ledger what has failed and why.
+//! Lists of classes. Held classes come from the lease table, failed ones with their reasons from
+//! the ledger.
 
 use shared::{Wnid, outcome::Outcome};
 
@@ -8,11 +9,11 @@ use crate::{
     ledger::{Entry, Ledger, LedgerError, Record, Run},
 };
 
-/// Classes in a page.
+/// Number of classes in a page.
 const PAGE: u32 = 1000;
 
 impl Dispatcher {
-    /// Answers with a page of a list. The ledger's thread reads what has failed.
+    /// Answers with a page of a list. The failed classes are read on the ledger's thread.
     pub(super) fn list(&mut self, state: ListedState, after: Option<Wnid>, reply: Reply<ClassPage>) -> Entry {
         if state == ListedState::Leased {
             let page = self.table.under_way(after, PAGE as usize);

@@ -1,4 +1,5 @@
-//! The pace within the dispatcher: told of observations, sessions that end and the time; what it decides is published.
+//! The concurrency controller within the dispatcher: passes observations, ended sessions and the
+//! time to it, and publishes its decisions.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,23 +9,25 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::concurrency::{Budget, Notice, Observation, Pace, PaceStatus};
 
-/// A wait that is longer is announced on the screen, with its end in UTC as in the log file; a shorter one only in the log.
+/// A longer wait is announced on the screen, with its end in UTC as in the log file; a shorter one
+/// only in the log.
 const LONG_WAIT: Duration = Duration::from_mins(1);
 
-/// See the module.
+/// Feeds the concurrency controller and publishes its budgets, status and notices.
 #[derive(Debug)]
 pub(super) struct Pacing {
     pace: Pace,
-    /// The pace's turn that was published last.
+    /// The wake-up generation that was published last.
     turn: u64,
     budgets: watch::Sender<()>,
     status: watch::Sender<PaceStatus>,
-    /// Scheme, host and port, for messages.
+    /// Scheme, host and port of the origin, for messages.
     origin: String,
 }
 
 impl Pacing {
-    /// Also gives what is told whenever budgets may have changed, and how it stands.
+    /// Also returns the receivers of two signals: that budgets may have changed, and the
+    /// controller's status.
     pub(super) fn new(pace: Pace) -> (Self, watch::Receiver<()>, watch::Receiver<PaceStatus>) {
         let (budgets, budgets_receiver) = watch::channel(());
         let (status, status_receiver) = watch::channel(pace.status(Instant::now()));
@@ -32,44 +35,44 @@ impl Pacing {
         (Self { turn: pace.turn(), pace, budgets, status, origin }, budgets_receiver, status_receiver)
     }
 
-    /// Names the origin in messages.
+    /// Sets the name of the origin in messages.
     pub(super) fn telling_of(self, origin: String) -> Self {
         Self { origin, ..self }
     }
 
-    /// A worker has said what it does; gives what it may do.
+    /// Records a worker's observation and returns the worker's budget.
     pub(super) fn observed(&mut self, session: SessionId, observation: &Observation, now: Instant) -> Budget {
         self.pace.observed(session, observation, now);
         self.publish(now);
         self.pace.budget(session, now)
     }
 
-    /// What a worker may do.
+    /// The budget of a worker.
     pub(super) fn budget(&mut self, session: SessionId, now: Instant) -> Budget {
         self.pace.budget(session, now)
     }
 
-    /// The session has ended, and so does its stream.
+    /// Removes an ended session. The notification lets its budget stream end.
     pub(super) fn left(&mut self, session: SessionId, now: Instant) {
         self.pace.left(session, now);
         self.publish(now);
         self.budgets.send_replace(());
     }
 
-    /// Ends the waits that the origin has asked for; gives what is left of the longest.
+    /// Ends the waits that the origin requested. Returns the remaining time of the longest one.
     pub(super) fn resume(&mut self, now: Instant) -> Duration {
         let left = self.pace.resume(now);
         self.publish(now);
         left
     }
 
-    /// What the time brings.
+    /// Applies changes that are due at this time.
     pub(super) fn tick(&mut self, now: Instant) {
         self.pace.tick(now);
         self.publish(now);
     }
 
-    /// How the origin is treated now.
+    /// The controller's current status.
     pub(super) fn status(&self, now: Instant) -> PaceStatus {
         self.pace.status(now)
     }

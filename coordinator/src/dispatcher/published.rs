@@ -1,7 +1,8 @@
 //! What the dispatcher publishes: the counts, the phase and the wake-up generation.
 //!
-//! Invariants: published counts never get older. A snapshot that waits for the ledger keeps the number under which it was
-//! taken, and is passed over once a later one is published. That the job is done is published by the ledger's confirmation.
+//! Invariants: published counts never go back to an older snapshot. A snapshot that waits for the
+//! ledger keeps the number under which it was taken, and is discarded if a later one was published
+//! meanwhile. The end of the job is published only after the ledger has confirmed it.
 
 use std::sync::{
     Arc,
@@ -26,16 +27,16 @@ pub(super) struct Published {
     status: watch::Sender<JobStatus>,
     phase: watch::Sender<Phase>,
     turn: watch::Sender<u64>,
-    /// The ledger has the end of the job.
+    /// Whether the ledger has recorded the end of the job.
     is_done: Arc<AtomicBool>,
-    /// Number of the published counts; changes under the lock of `status` only.
+    /// Number of the published snapshot; changes only under the lock of `status`.
     newest: Arc<AtomicU64>,
-    /// Number of the last counts that the owner has taken.
+    /// Number of the last snapshot that the owner has taken.
     taken: u64,
 }
 
 impl Published {
-    /// What the table says now.
+    /// The initial values, from the table.
     pub(super) fn of(table: &LeaseTable) -> Self {
         Self {
             status: watch::channel(table.status()).0,
@@ -59,39 +60,42 @@ impl Published {
         self.turn.subscribe()
     }
 
-    /// Whether the ledger has the end of the job.
+    /// Whether the ledger has recorded the end of the job.
     pub(super) fn is_done(&self) -> bool {
         self.is_done.load(Ordering::Acquire)
     }
 
-    /// Publishes counts and the wake-up generation; the counts of a finished job only after [`Self::finishing`].
+    /// Publishes the counts and the wake-up generation. The counts of a finished job are published
+    /// only after [`Self::finishing`].
     pub(super) fn counts(&mut self, table: &LeaseTable) {
         let snapshot = self.take(table.status());
-        if self.may_tell(table) {
-            self.tell(snapshot);
+        if self.may_publish(table) {
+            self.publish(snapshot);
         }
         let turn = table.turn();
         self.turn.send_if_modified(|published| std::mem::replace(published, turn) != turn);
     }
 
-    /// Publishes the phase, as [`Self::counts`]; whether it is another one.
+    /// Publishes the phase under the same condition as [`Self::counts`]. Returns whether it has
+    /// changed.
     pub(super) fn phase(&self, table: &LeaseTable) -> bool {
         let phase = table.phase();
-        self.may_tell(table) && self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase)
+        self.may_publish(table) && self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase)
     }
 
-    /// Takes the counts of a finished job; calling what is returned publishes them, and that the job is done.
+    /// Takes the counts of a finished job. The returned function publishes them, and that the job
+    /// is done.
     pub(super) fn finishing(&mut self, table: &LeaseTable) -> impl FnOnce() + Send + use<> {
         let snapshot = self.take(table.status());
         let published = self.clone();
         move || {
-            published.tell(snapshot);
+            published.publish(snapshot);
             published.phase.send_replace(Phase::Done);
             published.is_done.store(true, Ordering::Release);
         }
     }
 
-    fn may_tell(&self, table: &LeaseTable) -> bool {
+    fn may_publish(&self, table: &LeaseTable) -> bool {
         !table.status().is_done() || self.is_done()
     }
 
@@ -100,7 +104,7 @@ impl Published {
         Snapshot { number: self.taken, status }
     }
 
-    fn tell(&self, Snapshot { number, status }: Snapshot) {
+    fn publish(&self, Snapshot { number, status }: Snapshot) {
         self.status.send_if_modified(|published| {
             if number < self.newest.load(Ordering::Relaxed) {
                 return false;

@@ -1,4 +1,5 @@
-//! Sessions within the dispatcher: how they begin and end, for the log, the pace and the ledger.
+//! Begin and end of sessions within the dispatcher: updates the log, the concurrency controller and
+//! the ledger.
 
 use shared::{
     ids::SessionId,
@@ -13,7 +14,7 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// Opens a session. What follows from it is for the ledger, which confirms it.
+    /// Opens a session. The answer is sent after the ledger has confirmed the returned entry.
     pub(super) fn register(
         &mut self,
         hello: &Hello,
@@ -44,7 +45,7 @@ impl Dispatcher {
         entry.confirming(move || drop(reply.send(Ok(registered))))
     }
 
-    /// Ends a session whose worker leaves.
+    /// Ends the session of a worker that leaves.
     pub(super) fn left(&mut self, session: SessionId, reason: Option<String>) -> Entry {
         let Ok(ended) = self.table.leave(session) else {
             tracing::debug!(session = session.0, "a session left that had ended");
@@ -54,8 +55,8 @@ impl Dispatcher {
         Entry { closed: vec![self.worker_left(ended, reason)], drains, ..Entry::default() }
     }
 
-    /// Tells a worker to end. The caller has the answer when a coordinator that is started again
-    /// knows of it, too; the worker may hear it before.
+    /// Drains a worker. The caller gets its answer after the ledger has recorded the drain, so that
+    /// it survives a restart of the coordinator. The worker may receive the drain before.
     pub(super) fn drain(&mut self, name: &str, reply: Reply<bool>) -> Entry {
         let Some(drains) = self.table.drain(name) else {
             self.send(reply, false);
@@ -65,7 +66,7 @@ impl Dispatcher {
         Entry { drains, ..Entry::confirmed(move || reply.send(true).unwrap_or_default()) }
     }
 
-    /// Logs the end of a session, and gives the classes that it settles as failed.
+    /// Logs the end of a session. Returns the records of the classes that it settles as failed.
     pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
         self.pacing.left(ended.session, Instant::now());
         self.time_left.ended(ended.session);
@@ -81,13 +82,13 @@ impl Dispatcher {
         given_up.collect()
     }
 
-    /// Logs that a worker has left, and gives its name.
+    /// Logs that a worker has left. Returns its name.
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
         self.pacing.left(ended.session, Instant::now());
         self.time_left.ended(ended.session);
         if let Some(reason) = reason {
             if self.own_worker.as_ref() == Some(&ended.worker) {
-                // The job ends with it, and with its own error.
+                // The job ends with this worker and reports the worker's error itself.
                 tracing::info!("worker {} stopped: {reason}", ended.worker);
             } else {
                 tracing::warn!(

@@ -1,4 +1,4 @@
-//! What the lease table takes and answers: plain values.
+//! Arguments and results of the lease table's operations, as plain values.
 
 use std::{fmt, time::Duration};
 
@@ -14,44 +14,46 @@ use shared::{
 pub struct Lease {
     /// The class.
     pub wnid: Wnid,
-    /// Who may bring bad news.
+    /// Fencing token: a failure is accepted only with the token of the current lease.
     pub token: LeaseToken,
 }
 
-/// A class that a worker says it holds.
+/// A class that a worker reports as held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// What it was granted.
+    /// The lease that it was granted.
     pub lease: Lease,
-    /// Where in the tar it is.
+    /// Offset in the tar.
     pub bytes: u64,
-    /// Length of the tar; 0 where it is not known.
+    /// Length of the tar in bytes; 0 where it is not known.
     pub length: u64,
-    /// The worker does what needs no origin: it reads a local tar, proves a folder, or publishes.
+    /// The worker needs no origin for the class now: it reads a local tar, verifies an existing
+    /// folder, or publishes.
     pub is_local: bool,
 }
 
-/// Answer to a renewal.
+/// Answer to a heartbeat.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// What the worker named and must give up: under these tokens only.
+    /// Leases that the worker listed and must drop. A newer lease of the same class is not
+    /// affected.
     pub drop: Vec<Lease>,
-    /// It is to finish what it holds and end.
+    /// The worker is to finish its classes and end.
     pub drain: bool,
 }
 
-/// Answer to a question for leases.
+/// Answer to an `Acquire` call.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Granted {
-    /// What was granted.
+    /// The granted leases.
     pub leases: Vec<Lease>,
-    /// The one class that finds out whether the origin is back: one attempt is enough.
+    /// The one granted class probes whether the origin is available again: one attempt is enough.
     pub probe: bool,
-    /// The worker is to finish what it holds and end.
+    /// The worker is to finish its classes and end.
     pub drain: bool,
 }
 
-/// The session is not known, or not any more: the worker must register again.
+/// The session has ended or never existed: the worker must register again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("find the session: it has ended, register again")]
 pub struct UnknownSession;
@@ -61,9 +63,10 @@ pub struct UnknownSession;
 pub struct Registered {
     /// The worker's session.
     pub session: SessionId,
-    /// What the worker named and must give up: under these tokens only.
+    /// Leases that the worker listed and must drop. A newer lease of the same class is not
+    /// affected.
     pub drop: Vec<Lease>,
-    /// Say first which classes the worker's storage has.
+    /// The worker must report the inventory of its storage before it acquires classes.
     pub survey: bool,
     /// The older session of the same worker that this one replaces.
     pub replaced: Option<Ended>,
@@ -71,130 +74,133 @@ pub struct Registered {
     pub renamed: Renamed,
     /// The idle session of another worker that was ended to stay within the limit on sessions.
     pub evicted: Option<Ended>,
-    /// The end of a drain: the worker is another process than the one that was told to end.
+    /// The end of a drain: the worker has registered with another process than the drained one.
     pub drain_over: Option<Drain>,
 }
 
-/// A session that ended without a farewell.
+/// A session that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Which one.
+    /// The session's id.
     pub session: SessionId,
     /// The worker's name.
     pub worker: String,
-    /// Leases that went back.
+    /// Number of leases that were released.
     pub returned: usize,
-    /// Classes that were lost too often and are settled as failed by this.
+    /// Classes whose leases were lost too often, and which this end of the session settles as
+    /// failed.
     pub given_up: Vec<Wnid>,
 }
 
-/// What became of a reported outcome. None of them needs to be sent again.
+/// Effect of a reported outcome. None of them needs to be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Settled by this report.
     Settled,
-    /// Bad news, but another worker is asked before the class has failed.
+    /// A failure; another worker tries the class before it is settled as failed.
     Retried,
-    /// Bad news that may be the origin's fault; settled when that is clear.
+    /// A failure that the origin may have caused; settled when that is clear.
     Doubted,
-    /// Bad news that is the origin's fault: the class is as it was.
+    /// A failure that the origin caused: the class is pending as before.
     Excused,
-    /// Was settled as failed; this good news corrects it.
+    /// The class was settled as failed; this success corrects it.
     Corrected,
-    /// Was settled before, in the same way or a better one.
+    /// The class was settled before, with the same outcome or a better one.
     AlreadySettled,
-    /// Bad news of a copy, which it ends; the holder goes on.
+    /// A failure of a speculative attempt, which ends; the lease holder continues.
     CopyFailed,
-    /// Bad news from somebody whose lease went to another: not believed.
+    /// A failure from a session that no longer holds the lease: ignored.
     Stale,
     /// Not a class of this job.
     NotInList,
 }
 
-/// Something that people should hear.
+/// An event for the log, the screen or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// A worker of the former coordinator has not come back; its classes go to others.
+    /// A worker of the previous coordinator has not registered again; its classes are granted to
+    /// other workers.
     NotBack(String),
-    /// A class does not get on with a worker, and goes to another.
+    /// A class makes no progress on a worker and is granted to another one.
     Wedged {
         /// The class.
         wnid: Wnid,
-        /// Who has it.
+        /// Name of the worker that held it.
         worker: String,
     },
-    /// A class was taken from a worker that received nothing of it, for one that was idle.
+    /// An idle worker took a class whose holder received no bytes of it.
     Silent {
         /// The class.
         wnid: Wnid,
-        /// The worker that had it.
+        /// Name of the worker that held it.
         worker: String,
     },
-    /// The origin fails every worker, so the job waits for it.
+    /// The origin fails the requests of all workers, so the job waits for it.
     OriginAway {
         /// The last failure.
         failure: Failure,
-        /// For how long; then classes fail.
+        /// Maximum time to wait; after it classes fail.
         waits: Duration,
     },
-    /// Somebody has heard from the origin again.
+    /// The origin has answered a worker again.
     OriginBack,
-    /// Something about a second copy of a class.
+    /// An event of a speculative attempt.
     Copy {
         /// The class.
         wnid: Wnid,
-        /// Who has, or had, the copy.
+        /// Name of the worker that makes, or made, the attempt.
         worker: String,
-        /// What.
+        /// The event.
         news: CopyNews,
     },
-    /// Something about classes that are complete on a worker of the last run.
+    /// An event of classes that are complete on a worker of the previous run.
     Elsewhere(ElsewhereNews),
-    /// A worker fails what others can do, and gets nothing for a while.
+    /// A worker fails classes that other workers complete, and is granted nothing for a while.
     Quarantined {
-        /// Its name.
+        /// The worker's name.
         worker: String,
-        /// What it failed of last.
+        /// Its last failure.
         failure: Failure,
     },
 }
 
-/// Something about classes that are complete on a worker of the last run; `classes` is their number.
+/// An event of classes that are complete on a worker of the previous run; `classes` is their
+/// number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElsewhereNews {
-    /// It has not joined, and others will download them again.
+    /// The worker has not registered, and other workers will download its classes again.
     Absent {
-        /// Its name.
+        /// The worker's name.
         worker: String,
-        /// Their number.
+        /// Number of classes.
         classes: usize,
     },
-    /// So have more workers than are named one by one.
+    /// The same for further workers, beyond the number of workers that are listed by name.
     MoreAbsent {
-        /// How many workers.
+        /// Number of workers.
         workers: usize,
-        /// Their number.
+        /// Number of classes of all of them.
         classes: usize,
     },
-    /// It is waited for (`--expect`); 0 if the ledger knows of no such class.
+    /// The job waits for the worker (`--expect`). `classes` is 0 if the ledger has no such class.
     Expected {
-        /// Its name.
+        /// The worker's name.
         worker: String,
-        /// Their number.
+        /// Number of classes.
         classes: usize,
     },
-    /// It was expected and has not joined in time; others download them.
+    /// The worker was expected and has not registered in time; other workers download its classes.
     NotJoined {
-        /// Its name.
+        /// The worker's name.
         worker: String,
-        /// Their number.
+        /// Number of classes.
         classes: usize,
     },
-    /// It has joined, and they are missing or damaged there.
+    /// The worker has registered, and the classes are missing or damaged on its storage.
     NotThere {
-        /// Its name.
+        /// The worker's name.
         worker: String,
-        /// Their number.
+        /// Number of classes.
         classes: usize,
     },
 }
@@ -237,25 +243,25 @@ impl fmt::Display for ElsewhereNews {
     }
 }
 
-/// What becomes of a second copy.
+/// An event of a speculative attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyNews {
-    /// It is begun, because the holder takes too long.
+    /// It starts, because the lease holder takes too long.
     Granted {
-        /// The worker that has the class.
+        /// Name of the worker that holds the lease.
         holder: String,
-        /// Of the tar, in bytes.
+        /// Length of the tar in bytes.
         length: u64,
     },
-    /// It was first.
+    /// It published the class first.
     Won,
-    /// The holder, or somebody else, was first.
+    /// Another worker settled the class first.
     Late,
-    /// The holder has lost or failed the class, which is the copy's from now on.
+    /// The holder lost its lease or failed the class; the attempt now holds the lease.
     TookOver,
-    /// It failed, or was lost; the holder goes on alone.
+    /// It failed or was lost; the holder continues.
     CameToNothing,
-    /// Its worker never got it, or ends; the holder goes on alone.
+    /// The grant never reached its worker, or its worker leaves; the holder continues.
     GivenBack,
 }
 

@@ -1,7 +1,8 @@
-//! One class in the table, and the states that it can be in.
+//! A class in the table and its states.
 //!
-//! The pending states exclude each other: a class that waits for a time, for word from the origin or for the worker that has
-//! it is in no queue and not found by the cursor, so no way of granting finds it.
+//! The pending states exclude each other. A class that waits for a time, for an answer of the
+//! origin or for the worker that has it complete is in no queue and is skipped by the cursor, so it
+//! cannot be granted.
 
 use shared::{Wnid, ids::LeaseToken, ids::SessionId, job::JobStatus, outcome::Outcome};
 use tokio::time::Instant;
@@ -9,15 +10,17 @@ use tokio::time::Instant;
 /// The states of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Pending; no worker of this coordinator has held it. The cursor over the list grants it.
+    /// Pending; never granted by this coordinator. The cursor over the list grants it.
     Fresh,
-    /// Pending; in the queue of returned classes, under this key.
+    /// Pending, in the queue of returned classes under this key.
     Queued(u64),
-    /// Pending; failed by one worker. It is queued for another one at this time.
+    /// Pending: a worker failed it. It is queued for another worker at this time.
     Delayed(Instant),
-    /// Pending; failed, and the breaker keeps the failure until it is clear whether the origin caused it.
+    /// Pending: it failed, and the breaker keeps the failure until it is clear whether the origin
+    /// caused it.
     Doubted,
-    /// Pending; complete on a worker of the last run that has not said so in this one.
+    /// Pending: it is complete on a worker of the previous run that has not reported it in this
+    /// run.
     Elsewhere,
     Leased(SessionId),
     Success,
@@ -34,7 +37,7 @@ impl State {
         }
     }
 
-    /// The count that this state is part of.
+    /// The count that includes classes in this state.
     pub(super) fn counter(self, status: &mut JobStatus) -> &mut u64 {
         match self {
             Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted | Self::Elsewhere => &mut status.pending,
@@ -46,16 +49,16 @@ impl State {
     }
 }
 
-/// About 56 bytes, and 20 more in the index.
+/// A class of the list. About 56 bytes, and 20 more in the index.
 #[derive(Debug)]
 pub(super) struct Class {
     pub(super) wnid: Wnid,
     pub(super) state: State,
-    /// Of the last grant; `None` when nobody may refer to it any more.
+    /// Token of the last grant; `None` if no report or heartbeat may refer to that grant any more.
     pub(super) token: Option<LeaseToken>,
-    /// How often it was taken from a worker that received nothing of it.
+    /// How often it was taken from a worker that received no bytes of it.
     pub(super) taken: u8,
-    /// Its last grant took it from a worker that received nothing of it.
+    /// Whether the last grant took it from a worker that received no bytes of it.
     pub(super) is_taken: bool,
 }
 

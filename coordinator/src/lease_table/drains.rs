@@ -1,20 +1,20 @@
-//! Which worker processes were told to end. A drain belongs to the process, not to the name: a
-//! worker that is started again takes classes. It outlives the session and the coordinator (the
-//! ledger has it), and ends with the process.
+//! The worker processes that are drained. A drain belongs to the process, not to the worker's name:
+//! a restarted worker takes classes again. The drain outlives the session and, through the ledger,
+//! the coordinator; it ends with the process.
 
 use super::{LeaseTable, recent::Recent, sessions::MOST_SESSIONS};
 
-/// How the drained processes have changed.
+/// A change of the drained processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drain {
-    /// The worker's process of this nonce is to end.
+    /// The process with this nonce is drained.
     Told {
         /// The worker's name.
         worker: String,
         /// The nonce of its process.
         instance: Vec<u8>,
     },
-    /// The worker's drained process has ended.
+    /// The worker's drained process has ended, or its drain was evicted.
     Over {
         /// The worker's name.
         worker: String,
@@ -32,17 +32,17 @@ impl Default for Drains {
 }
 
 impl Drains {
-    fn is_told(&self, worker: &str, instance: &[u8]) -> bool {
-        self.0.get(worker).is_some_and(|told| told == instance)
+    fn is_drained(&self, worker: &str, instance: &[u8]) -> bool {
+        self.0.get(worker).is_some_and(|drained| drained == instance)
     }
 
-    /// Notes a drain; the drains that the ledger is to write for it.
-    fn tell(&mut self, worker: &str, instance: &[u8]) -> Vec<Drain> {
+    /// Records a drain. Returns the changes that the ledger must write for it.
+    fn record(&mut self, worker: &str, instance: &[u8]) -> Vec<Drain> {
         let worker = worker.to_owned();
         let evicted = self.0.touch(&worker);
         instance.clone_into(self.0.entry(&worker));
-        let told = Drain::Told { worker, instance: instance.to_owned() };
-        evicted.map(|worker| Drain::Over { worker }).into_iter().chain([told]).collect()
+        let drained = Drain::Told { worker, instance: instance.to_owned() };
+        evicted.map(|worker| Drain::Over { worker }).into_iter().chain([drained]).collect()
     }
 
     fn end(&mut self, worker: &str) -> Option<Drain> {
@@ -53,34 +53,34 @@ impl Drains {
 }
 
 impl LeaseTable {
-    /// Processes that a former coordinator has told to end.
+    /// Restores the drained processes from the ledger.
     pub fn restore_drains(&mut self, drains: impl IntoIterator<Item = (String, Vec<u8>)>) {
         for (worker, instance) in drains {
-            self.drains.tell(&worker, &instance);
+            self.drains.record(&worker, &instance);
         }
     }
 
-    /// Tells a worker to finish what it holds and end. Gives what the ledger has to keep; `None`
-    /// when there is no worker of that name.
+    /// Drains a worker: it finishes its classes and ends. Returns the changes that the ledger must
+    /// write; `None` if there is no worker of that name.
     pub fn drain(&mut self, worker: &str) -> Option<Vec<Drain>> {
         let id = self.sessions.by_worker.get(worker)?;
         let session = self.sessions.by_id.get_mut(id).expect("names lead to known sessions");
         session.draining = true;
         self.turn += 1;
-        Some(self.drains.tell(worker, &session.hello.instance))
+        Some(self.drains.record(worker, &session.hello.instance))
     }
 
-    /// A process has registered: it drains if it was told to, or if it says so. Another process of
-    /// the same worker ends the drain.
+    /// Called when a process has registered. It drains if it was drained before or if it reports
+    /// that it drains. Another process of the same worker ends the drain.
     pub(super) fn drain_again(&mut self, worker: &str) -> Option<Drain> {
         let id = self.sessions.by_worker.get(worker)?;
         let session = self.sessions.by_id.get_mut(id).expect("names lead to known sessions");
-        let was_told = self.drains.is_told(worker, &session.hello.instance);
-        session.draining |= was_told || session.hello.draining;
-        if was_told { None } else { self.drains.end(worker) }
+        let was_drained = self.drains.is_drained(worker, &session.hello.instance);
+        session.draining |= was_drained || session.hello.draining;
+        if was_drained { None } else { self.drains.end(worker) }
     }
 
-    /// A worker's process has left, and with it the drain if there was one.
+    /// Called when a worker's process has left. Ends its drain, if there is one.
     pub fn end_drain(&mut self, worker: &str) -> Option<Drain> {
         self.drains.end(worker)
     }

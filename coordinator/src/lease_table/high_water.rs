@@ -1,23 +1,23 @@
-//! The high-water mark of grants: no position of the list at or behind it was ever granted, by any
-//! epoch of the run.
+//! The high-water mark of grants: no position of the list at or behind it was granted in any epoch
+//! of the run.
 //!
-//! Grants are not in the ledger, and the mark is: it is durable before a position behind it is
-//! granted. So after a restart no worker can hold a class behind the mark, and such a class is
-//! granted at once. The mark is raised before the grants reach it, for many grants at a time.
+//! Single grants are not in the ledger, but the mark is: it is durable before a position behind it
+//! is granted. After a restart, therefore, no worker can hold a class behind the mark, and such a
+//! class is granted at once. The mark is raised ahead of the cursor, for many grants at a time.
 //! Pure.
 
-/// The mark is raised by the number of slots of all workers, and by this at least, so that a small
-/// fleet does not need a commit for each grant. After a restart at most so many classes are held
-/// back although no worker has them.
+/// Minimum step of the mark. The step is the number of slots of all workers, but at least this, so
+/// that a small fleet does not need a commit for each grant. After a restart at most one step of
+/// classes is held back although no worker holds them.
 const SHORTEST_STEP: usize = 4;
 
 /// The positions of the list that may have been granted in the run, by any epoch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
-    /// All before this one.
+    /// All positions before this one.
     pub position: usize,
-    /// And these: samples of the list, see `lease_table::first_answers`. A later mark has those of the
-    /// earlier ones.
+    /// Further positions: samples of the list, see `lease_table::first_answers`. A later mark
+    /// includes those of the earlier ones.
     pub beyond: Vec<usize>,
 }
 
@@ -34,20 +34,20 @@ impl Mark {
     }
 }
 
-/// The mark, as it was at the start, as it was requested, and as the ledger has it.
+/// The marks at the start, in the ledger, and last requested.
 #[derive(Debug)]
 pub(super) struct HighWater {
-    /// Of former epochs.
+    /// The mark of former epochs.
     former: Mark,
     durable: Mark,
     requested: Mark,
-    /// A sample that was not requested yet.
+    /// Positions of a sample that was not requested yet.
     sample: Vec<usize>,
     step: usize,
 }
 
 impl HighWater {
-    /// The ledger has this mark.
+    /// The mark as the ledger has it at the start.
     pub(super) fn at(mark: Mark) -> Self {
         Self { former: mark.clone(), durable: mark.clone(), requested: mark, sample: Vec::new(), step: SHORTEST_STEP }
     }
@@ -62,24 +62,24 @@ impl HighWater {
         self.former.position
     }
 
-    /// Whether this position may be granted: a coordinator that is started again will know of it.
+    /// Whether this position may be granted, because the durable mark covers it.
     pub(super) fn permits(&self, position: usize) -> bool {
         self.durable.has(position)
     }
 
-    /// These positions are to be granted, wherever in the list they are.
+    /// Adds positions to grant, independent of their place in the list.
     pub(super) fn sample(&mut self, positions: impl IntoIterator<Item = usize>) {
         let positions = positions.into_iter().filter(|position| !self.requested.beyond.contains(position));
         self.sample = positions.collect();
     }
 
-    /// All workers together have so many slots.
+    /// Sets the step to the number of slots of all workers.
     pub(super) fn follow(&mut self, slots: u64) {
         self.step = usize::try_from(slots).unwrap_or(usize::MAX).max(SHORTEST_STEP);
     }
 
-    /// The mark that the ledger is to have, if the grants have come near the last one, or there is a
-    /// sample: `cursor` is the next position of the list, which has `classes`.
+    /// The next mark for the ledger, if the cursor is near the last requested one or there is a new
+    /// sample. `cursor` is the next position of the list, `classes` the length of the list.
     pub(super) fn request(&mut self, cursor: usize, classes: usize) -> Option<Mark> {
         let is_near = self.requested.position < classes.min(cursor.saturating_add(self.step / 2));
         if !is_near && self.sample.is_empty() {
@@ -92,7 +92,7 @@ impl HighWater {
         Some(self.requested.clone())
     }
 
-    /// The ledger has this mark; whether it is a new one.
+    /// Records that the ledger has this mark. Returns whether it is a new one.
     pub(super) fn is_durable(&mut self, mark: Mark) -> bool {
         let is_new = mark > self.durable;
         if is_new {
@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn the_mark_is_raised_before_the_grants_reach_it_and_once_for_many_of_them() {
-        let (mut mark, mut raised) = (HighWater::at(Mark::from(0)), Vec::new());
+        let mut mark = HighWater::at(Mark::from(0));
+        let mut raised = Vec::new();
         mark.follow(100);
         for cursor in 0..1000 {
             if let Some(next) = mark.request(cursor, 1000) {

@@ -1,4 +1,5 @@
-//! Who holds a class, from the grant to the end of the lease: what a worker says it has, and what goes back.
+//! Leases from the grant to the end: reconciles the classes that a worker reports, releases idle
+//! leases, and performs all state changes of classes.
 
 use std::{mem, time::Duration};
 
@@ -10,29 +11,30 @@ use tokio::time::Instant;
 
 use super::{Held, Lease, LeaseTable, Notice, State, pauses::later, trouble::TRIES};
 
-/// A class in a session.
+/// A lease of a session: the class's progress as its worker reports it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holding {
-    /// When the worker was granted it, or last named it.
+    /// Time of the grant, or of the last heartbeat that listed the class.
     pub(super) named: Instant,
-    /// Where it was in the tar, and since when; pauses are not counted.
+    /// Offset in the tar, and the time of its last change. Pauses are not counted.
     pub(super) bytes: u64,
     pub(super) since: Instant,
-    /// Its worker does what needs no origin: it reads a local tar, proves a folder, or publishes.
+    /// The worker needs no origin for the class now: it reads a local tar, verifies an existing
+    /// folder, or publishes.
     pub(super) is_local: bool,
-    /// Length of the tar; 0 where it is not known.
+    /// Length of the tar in bytes; 0 where it is not known.
     pub(super) length: u64,
-    /// Time and offset of the first renewal that named it with this length. Reset when the offset
-    /// decreases. Pauses in which no bytes came are not counted.
+    /// Time and offset of the first heartbeat that listed the class with this length. Reset when
+    /// the offset decreases. Pauses in which no bytes were received are not counted.
     pub(super) first: Option<(Instant, u64)>,
-    /// Pauses since it was last named.
+    /// Total length of the pauses since the last heartbeat that listed the class.
     paused: Duration,
-    /// When it was granted, if all of the tar has come since then.
+    /// Time of the grant, if the whole tar is received under this lease.
     pub(super) granted: Option<Instant>,
 }
 
 impl Holding {
-    /// `anew`: nothing of the class is there yet, as far as anybody knows.
+    /// The state at the grant. `anew`: no worker is known to have begun the class.
     pub(super) fn granted(now: Instant, anew: bool) -> Self {
         Self {
             named: now,
@@ -46,7 +48,7 @@ impl Holding {
         }
     }
 
-    /// Its worker says where it is.
+    /// Records the progress that a heartbeat reports.
     pub(super) fn name(&mut self, bytes: u64, length: u64, now: Instant) {
         self.named = now;
         let paused = mem::take(&mut self.paused);
@@ -55,22 +57,22 @@ impl Holding {
         } else if let Some((at, _)) = &mut self.first {
             *at = later(*at, paused, now);
         }
-        let went_on = |(_, position): &(Instant, u64)| *position <= bytes;
-        if length != self.length || !self.first.as_ref().is_some_and(went_on) {
+        let is_forward = |(_, position): &(Instant, u64)| *position <= bytes;
+        if length != self.length || !self.first.as_ref().is_some_and(is_forward) {
             self.first = (length > 0).then_some((now, bytes));
         }
         (self.bytes, self.length) = (bytes, length);
     }
 
-    /// For so long no worker could ask the origin.
+    /// Records a pause: a time in which no worker could send requests to the origin.
     pub(super) fn pause(&mut self, time: Duration, now: Instant) {
         self.since = later(self.since, time, now);
         self.paused += time;
     }
 
-    /// How long nothing has come of it. Where there are fewer connections than slots a class may
-    /// wait for its turn for hours, while others of its worker have theirs: so before its first
-    /// byte the progress of the session counts as well.
+    /// How long no bytes were received. With fewer connections than slots, a class may wait hours
+    /// for a connection while other classes of its worker receive bytes. Before the first byte of a
+    /// class the progress of its session therefore counts as well.
     pub(super) fn stalled(&self, session_progress: Instant, now: Instant) -> Duration {
         let since = if self.bytes == 0 { self.since.max(session_progress) } else { self.since };
         now.saturating_duration_since(since)
@@ -78,9 +80,9 @@ impl Holding {
 }
 
 impl LeaseTable {
-    /// What the session must give up. It takes up again what its worker had under the token that it
-    /// names, or what it had from an earlier coordinator, whose grants are not in the ledger; both
-    /// within its slots.
+    /// Returns the leases that the session must drop. A session regains a queued class that its
+    /// worker lost, if it names the current token, and a class that was granted by an earlier
+    /// coordinator, whose grants are not in the ledger. Both are limited by its free slots.
     pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
         let mut drop = Vec::new();
         let mut room = self.free_slots(id);
@@ -121,7 +123,7 @@ impl LeaseTable {
         drop
     }
 
-    /// Gives a class to a session.
+    /// Assigns a class to a session.
     pub(super) fn hold(&mut self, position: usize, id: SessionId, holding: Holding) -> &mut Holding {
         self.set(position, State::Leased(id));
         let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
@@ -130,13 +132,15 @@ impl LeaseTable {
 
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.by_id.get(&id) else { return };
-        let (ttl, stuck_after, last_progress) = (self.ttl, self.stuck_after, session.last_progress);
-        let forgotten = |held: &Holding| now - held.named >= ttl;
+        let ttl = self.ttl;
+        let stuck_after = self.stuck_after;
+        let last_progress = session.last_progress;
+        let not_listed = |held: &Holding| now - held.named >= ttl;
         let wedged = |held: &Holding| held.stalled(last_progress, now) >= stuck_after;
         let idle: Vec<_> = session
             .leases
             .iter()
-            .filter(|(_, held)| forgotten(held) || wedged(held))
+            .filter(|(_, held)| not_listed(held) || wedged(held))
             .map(|(position, held)| (*position, wedged(held)))
             .collect();
         for (position, is_wedged) in idle {
@@ -145,7 +149,7 @@ impl LeaseTable {
                 let worker = session.hello.worker.clone();
                 self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
                 let tried = self.troubles.note(position, session.name_key(), false, now);
-                if tried >= TRIES && !self.copies.is_copied(position) {
+                if tried >= TRIES && !self.copies.has_attempt(position) {
                     let limit = humantime::format_duration(stuck_after);
                     let message = format!("no progress for {limit}, {TRIES} times");
                     self.give_up(position, Failure::new(FailureKind::Timeout, message));
@@ -156,13 +160,14 @@ impl LeaseTable {
         }
         for position in self.copied_by(id) {
             let holding = self.copies.holding(position);
-            if holding.is_some_and(|held| forgotten(held) || wedged(held)) {
+            if holding.is_some_and(|held| not_listed(held) || wedged(held)) {
                 self.end_copy(position);
             }
         }
     }
 
-    /// Gives a leased class to its copy, or makes it pending; the old token is worth nothing from now on.
+    /// Transfers a leased class to its speculative attempt, or queues it. The old token is no
+    /// longer valid.
     pub(super) fn give_back(&mut self, position: usize) {
         if self.hand_over(position) {
             return;
@@ -171,14 +176,15 @@ impl LeaseTable {
         self.queue(position);
     }
 
-    /// Lets a class be granted again.
+    /// Queues a class to be granted again.
     pub(super) fn queue(&mut self, position: usize) {
         self.last_queued += 1;
         self.set(position, State::Queued(self.last_queued));
         self.turn += 1;
     }
 
-    /// The one place where a class changes its state, and with it the counts, the queues that hold it and the sessions' leases.
+    /// The only place where a class changes its state, and with it the counts, the queues and the
+    /// leases of sessions.
     pub(super) fn set(&mut self, position: usize, state: State) {
         let before = mem::replace(&mut self.classes[position].state, state);
         *before.counter(&mut self.status) -= 1;
@@ -195,7 +201,7 @@ impl LeaseTable {
                 if let Some(session) = self.sessions.by_id.get_mut(&id) {
                     session.leases.remove(&position);
                 }
-                self.slot_is_free(id);
+                self.slot_was_freed(id);
             }
             State::Fresh | State::Leased(_) | State::Success | State::Skipped | State::Failed => {}
         }

@@ -1,12 +1,14 @@
-//! Losses: sessions that end without a word, and what that says of the classes that they held.
+//! Losses: sessions that end without a `Leave` call, and what they imply for the classes that they
+//! held.
 //!
-//! A class whose lease is lost ten times takes its workers down with it, or else its workers were
-//! stopped for other reasons, or one worker does it on purpose, under names that it invents. So
-//! beyond [`MAX_LOSSES`] the class is a suspect, and goes to a worker that has done a class in its
-//! session, if there is one: a hostile worker would have to call one done. The class has failed if
-//! such a worker loses it too, or if there is none.
+//! If the lease of a class is lost ten times, either the class crashes its workers, or the workers
+//! were stopped for other reasons, or a hostile worker loses it on purpose under invented names.
+//! Beyond [`MAX_LOSSES`] the class is therefore a suspect: it is granted to a worker that has
+//! completed a class in its session, if there is one, which a hostile worker could only pretend by
+//! reporting a false success. The class has failed if such a worker loses it too, or if there is
+//! none.
 //!
-//! Invariant: a class that gets no further, and that every worker loses, fails.
+//! Invariant: a class that makes no progress and is lost by every worker fails.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,20 +21,22 @@ use tokio::time::Instant;
 
 use super::{Ended, LeaseTable, Session, State};
 
-/// A class whose lease was lost this often is a suspect.
+/// Number of losses after which a class is a suspect.
 pub const MAX_LOSSES: u8 = 10;
-/// What a loss counts.
+/// Weight of a loss.
 pub(super) const LOSS: u8 = 10;
-/// What it counts when the worker, heard of a moment ago, is there again as a new process: it was started again, or its
-/// supervisor is quick. A tenth, so that a crash at each start comes to an end too.
+/// Weight of a loss when a recently seen worker registers again as a new process: an operator or a
+/// supervisor restarted it. It is a tenth of [`LOSS`], so that a class that crashes its worker
+/// after each start fails eventually.
 pub(super) const RESTART: u8 = 1;
-/// For so long after its last loss a suspect is kept for workers that have done a class.
+/// Time after its last loss for which a suspect is reserved for workers that have completed a
+/// class.
 const RESERVED: Duration = Duration::from_mins(5);
-/// A class that came further than ever before by so many bytes, or by a hundredth of its length,
-/// makes progress. Downloads are judged by the same rule.
+/// Minimum progress of a class, in bytes, beyond the furthest offset so far; a hundredth of the
+/// tar's length if that is more. Downloads use the same rule.
 const LEAST_PROGRESS: u64 = 64 << 10;
 
-/// A session has ended without a word.
+/// A session that ended without a `Leave` call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loss {
     /// [`LOSS`] or [`RESTART`].
@@ -42,16 +46,18 @@ pub(super) struct Loss {
 
 /// The losses of one class since it last made progress.
 #[derive(Debug)]
-struct Lost {
+struct ClassLosses {
+    /// Sum of the weights of the losses.
     weight: u8,
-    /// What losses by workers that had done a class have counted since it is a suspect.
+    /// Sum of the weights of losses by workers that had completed a class, since the class is a
+    /// suspect.
     confirmed: u8,
     last: Instant,
-    /// The furthest position at which it was lost.
+    /// The furthest offset at which it was lost.
     furthest: u64,
 }
 
-impl Lost {
+impl ClassLosses {
     fn is_suspect(&self) -> bool {
         self.weight >= MAX_LOSSES * LOSS
     }
@@ -59,20 +65,21 @@ impl Lost {
 
 /// The classes that were lost and are not settled.
 #[derive(Debug, Default)]
-pub(super) struct Losses(HashMap<usize, Lost>);
+pub(super) struct Losses(HashMap<usize, ClassLosses>);
 
 impl Losses {
-    /// Notes a loss of a class at a position in its tar. `is_proven`: its worker has done a class.
+    /// Records a loss of a class at an offset of its tar. `is_proven`: the worker has completed a
+    /// class.
     fn note(&mut self, class: usize, Loss { weight, at }: Loss, (bytes, length): (u64, u64), is_proven: bool) {
         let lost = match self.0.entry(class) {
             Entry::Vacant(entry) => {
-                entry.insert(Lost { weight, confirmed: 0, last: at, furthest: bytes });
+                entry.insert(ClassLosses { weight, confirmed: 0, last: at, furthest: bytes });
                 return;
             }
             Entry::Occupied(entry) => entry.into_mut(),
         };
         if bytes >= lost.furthest.saturating_add(LEAST_PROGRESS.max(length / 100)) {
-            *lost = Lost { weight: 0, confirmed: 0, last: at, furthest: bytes };
+            *lost = ClassLosses { weight: 0, confirmed: 0, last: at, furthest: bytes };
         }
         if lost.is_suspect() && is_proven {
             lost.confirmed = lost.confirmed.saturating_add(weight);
@@ -81,32 +88,34 @@ impl Losses {
         lost.last = at;
     }
 
-    /// Whether a class takes its workers down with it. `is_proven`: the one that lost it last has
-    /// done a class. `is_there_proven`: another one that has could show that the class does not.
+    /// Whether a suspect has failed. `is_proven`: the worker that lost it last has completed a
+    /// class. `is_there_proven`: whether another such worker could still show that the class can be
+    /// completed.
     fn has_failed(&self, class: usize, is_proven: bool, is_there_proven: impl Fn() -> bool) -> bool {
         let lost = self.0.get(&class).filter(|lost| lost.is_suspect());
         lost.is_some_and(|lost| lost.confirmed >= LOSS || !(is_proven || is_there_proven()))
     }
 
-    /// Whether a class is kept for workers that have done one.
+    /// Whether a class is reserved for workers that have completed one.
     pub(super) fn is_reserved(&self, class: usize, now: Instant) -> bool {
         self.0.get(&class).is_some_and(|lost| lost.is_suspect() && now - lost.last < RESERVED)
     }
 
-    /// The class is settled.
+    /// Removes the losses of a settled class.
     pub(super) fn forget(&mut self, class: usize) {
         self.0.remove(&class);
     }
 }
 
 impl LeaseTable {
-    /// Ends a session that was not renewed. Its worker may take up again what no other one has got.
+    /// Ends a session whose heartbeats stopped. Its worker may regain the classes that no other
+    /// worker was granted meanwhile.
     pub(super) fn expire_session(&mut self, id: SessionId, now: Instant) -> Ended {
         let tokens: Vec<_> =
             self.sessions.by_id[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
         let (_, ended) = self.end(id, Some(Loss { weight: LOSS, at: now }));
         for (position, token) in tokens {
-            // It may have gone to its copy.
+            // A class with a speculative attempt is leased to that one instead.
             if matches!(self.classes[position].state, State::Queued(_)) {
                 self.classes[position].token = token;
                 self.lost_by.insert(position, ended.worker.clone());
@@ -115,7 +124,7 @@ impl LeaseTable {
         ended
     }
 
-    /// Ends a session and gives back what it had; `loss`: it ended without a word.
+    /// Ends a session and releases its leases. `loss`: the session ended without a `Leave` call.
     pub(super) fn end(&mut self, id: SessionId, loss: Option<Loss>) -> (Session, Ended) {
         for position in self.copied_by(id) {
             if loss.is_some() { self.end_copy(position) } else { self.take_back_copy(position) }

@@ -1,6 +1,6 @@
-//! Binds the names of workers to credentials: in a run a name belongs to the credential that used
-//! it first. Without credentials, or where all workers share one token, the owner of a name cannot
-//! be known, and only the rule of [`Sessions::claim`] protects it.
+//! Binds the names of workers to credentials. Within a run a name belongs to the credential that
+//! used it first. Without credentials, or if all workers share one token, the owner of a name
+//! cannot be determined, and only the rules of [`Sessions::claim`] protect it.
 //!
 //! [`Sessions::claim`]: super::sessions::Sessions::claim
 
@@ -10,13 +10,13 @@ use shared::ids::CredentialId;
 
 use super::{Hello, recent::Recent, sessions::MOST_SESSIONS};
 
-/// How the bindings of names have changed.
+/// A change of the bindings of names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renamed {
-    /// This name belongs to this credential from now on.
+    /// This name is now bound to this credential.
     pub bound: Option<(String, CredentialId)>,
-    /// The name that the same credential used longest ago. It is free now, because the credential
-    /// had too many names.
+    /// A name that is free now: the least recently used one of a credential that has too many
+    /// names.
     pub freed: Option<String>,
 }
 
@@ -27,24 +27,25 @@ impl Renamed {
     }
 }
 
-/// The names of a run.
+/// The names of a run and their credentials.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     bound: HashMap<String, CredentialId>,
-    /// The same by credential. Each has a limit of its own, so no credential evicts the names of
-    /// another.
+    /// The names of each credential. The limit applies to each credential separately, so no
+    /// credential evicts the names of another one.
     by_credential: HashMap<CredentialId, Recent<String, ()>>,
 }
 
 impl Names {
-    /// Whether a process may register under its name. One with a certificate may, because that
-    /// bears the name. A credential that is not valid any more keeps nothing.
+    /// Whether a process may register under its name. With a certificate it may, because the
+    /// certificate contains the name. A credential that is not valid any more has no claim to its
+    /// names.
     pub(super) fn allow(&self, hello: &Hello) -> bool {
         let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential) else { return true };
         *owner == credential || credential == CredentialId::CERTIFICATE || !hello.valid.contains(owner)
     }
 
-    /// Binds a name to a credential, also one that was bound to another.
+    /// Binds a name to a credential. An existing binding to another credential is replaced.
     pub(super) fn bind(&mut self, name: &str, credential: CredentialId) -> Renamed {
         let name = name.to_owned();
         let owner = self.bound.insert(name.clone(), credential);
@@ -95,7 +96,7 @@ mod tests {
         ] {
             assert_eq!(names.allow(&hello(name, credential)), allowed, "{name} {credential:?}");
         }
-        assert_eq!(names.bind("host", OTHER), bound("host", OTHER), "its own session came with another token");
+        assert_eq!(names.bind("host", OTHER), bound("host", OTHER), "a session may change its token");
         assert!(!names.allow(&hello("host", Some(ONE))));
     }
 

@@ -1,8 +1,7 @@
 //! Pauses: times in which no worker may send a request to the origin. Pure.
 //!
-//! Invariants: a pause is subtracted from the time that a class or a session has made no progress.
-//! It never restarts that time, so pauses that come again and again delay a decision only by their
-//! total length.
+//! Invariant: a pause is subtracted from the time without progress of each class and session. It
+//! never restarts that time, so repeated pauses delay a decision only by their total length.
 
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use tokio::time::Instant;
 
 use super::LeaseTable;
 
-/// When the table last heard whether there is a pause.
+/// Time of the last call of [`LeaseTable::note_pause`].
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     looked: Option<Instant>,
 }
 
 impl LeaseTable {
-    /// Called once a second; `is_paused`: no worker may ask the origin for anything now. The time
-    /// since the last call counts as a pause then.
+    /// Called once a second. `is_paused`: no worker may send requests to the origin now; the time
+    /// since the last call then counts as a pause.
     pub(super) fn note_pause(&mut self, is_paused: bool, now: Instant) {
         let looked = self.pauses.looked.replace(now).unwrap_or(now);
         if !is_paused {

@@ -1,11 +1,11 @@
-//! A map of bounded size that evicts the entry that was used longest ago.
+//! A map of bounded size that evicts the least recently used entry.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
-/// What is known of processes, storages or names, also of those whose sessions have ended.
+/// Values by key, for processes, storages or names, including those whose sessions have ended.
 #[derive(Debug)]
 pub(super) struct Recent<Key, Value> {
     of: HashMap<Key, (u64, Value)>,
@@ -16,19 +16,19 @@ pub(super) struct Recent<Key, Value> {
 }
 
 impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
-    /// An empty one for at most `capacity` entries.
+    /// An empty map with this capacity.
     pub(super) fn of_at_most(capacity: usize) -> Self {
         Self { of: HashMap::new(), by_use: BTreeMap::new(), last_use: 0, capacity }
     }
 
-    /// The value of a key, which counts as used now; a default where there is none.
+    /// The value of a key, which is marked as used; inserts a default value if there is none.
     pub(super) fn entry(&mut self, key: &Key) -> &mut Value {
         self.touch(key);
         let (_, value) = self.of.get_mut(key).expect("the newest entry is not the oldest");
         value
     }
 
-    /// Marks a key as used now, and gives the key that is evicted for it.
+    /// Marks a key as used. Returns the key that is evicted for it, if the map was full.
     pub(super) fn touch(&mut self, key: &Key) -> Option<Key> {
         self.last_use += 1;
         let (last_use, _) = self.of.entry(key.clone()).or_default();
@@ -40,12 +40,12 @@ impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
         Some(oldest)
     }
 
-    /// Whether nothing is known.
+    /// Whether the map has no entries.
     pub(super) fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 
-    /// The value of a key; it does not count as used.
+    /// The value of a key, without marking it as used.
     pub(super) fn get<Asked>(&self, key: &Asked) -> Option<&Value>
     where
         Key: std::borrow::Borrow<Asked>,
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_used_longest_ago_is_forgotten_first() {
+    fn the_least_recently_used_entry_is_evicted_first() {
         let mut recent: Recent<u32, u32> = Recent::of_at_most(2);
         *recent.entry(&1) = 10;
         *recent.entry(&2) = 20;

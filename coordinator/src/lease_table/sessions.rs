@@ -1,4 +1,4 @@
-//! Who works: the workers' sessions, and whose a name is when two processes say that it is theirs.
+//! The sessions of workers, and which process owns a worker name if two processes claim it.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -11,31 +11,33 @@ use tokio::time::Instant;
 use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding, recent::Recent};
 use crate::fleet::{WorkerState, WorkerView};
 
-/// A name that changes hands more often than this in [`TAKEOVER_WINDOW`] has two owners.
+/// Maximum number of takeovers of a name within [`TAKEOVER_WINDOW`]; with more of them, two
+/// processes use the name.
 const MAX_TAKEOVERS: usize = 3;
 const TAKEOVER_WINDOW: Duration = Duration::from_mins(1);
-/// So many of the processes that had a name are remembered.
-const REMEMBERED: usize = 8;
-/// A worker that failed so many classes in a row, while others did theirs, is at fault itself.
+/// Number of former processes that are remembered for each name.
+const MAX_DISPLACED: usize = 8;
+/// Number of failures in a row, while other workers complete their classes, after which a worker is
+/// quarantined.
 const FAILURES_IN_A_ROW: u32 = 5;
-/// It gets nothing for so long.
+/// Time for which a quarantined worker is granted nothing.
 pub(super) const QUARANTINE: Duration = Duration::from_mins(5);
-/// Others wait so long for a worker to say what its storage has.
-pub(super) const SURVEY: Duration = Duration::from_secs(30);
+/// Time for which other workers wait for the inventory of a worker's storage.
+pub(super) const INVENTORY_TIMEOUT: Duration = Duration::from_secs(30);
 /// All inventories together delay the first grant by at most this, however many storages register.
-pub(super) const SURVEYS: Duration = Duration::from_mins(1);
-/// Sessions at the same time: twice the workers that one coordinator is tested with. A session
-/// takes about 1 KB.
+pub(super) const ALL_INVENTORIES_TIMEOUT: Duration = Duration::from_mins(1);
+/// Maximum number of sessions: twice the number of workers that a coordinator is tested with. A
+/// session takes about 1 KB.
 pub(super) const MOST_SESSIONS: usize = 20_000;
-/// Sessions that are examined for an idle one to evict.
+/// Number of sessions that are examined to find an idle one to evict.
 const SAMPLE: usize = 64;
-/// Processes and storages that are remembered after their sessions have ended.
+/// Number of processes and storages that are remembered after their sessions have ended.
 pub(super) const FORMER: usize = 1024;
 
-/// Why a process gets no session.
+/// Reason for which a registration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Two living processes have one name: the one that has it keeps it.
+    /// Two live processes use one name; the process that has the session keeps it.
     #[error("two workers are called {worker}; give each its own --name")]
     NameTaken {
         /// The name.
@@ -50,35 +52,36 @@ pub enum Refused {
         /// The name.
         worker: String,
     },
-    /// There are as many sessions as there may be, and no idle one was found.
+    /// The maximum number of sessions is reached, and no idle one was found.
     #[error("{MOST_SESSIONS} workers are registered, and there is no room for more; try again later")]
     TooMany,
 }
 
-/// How a worker introduces itself.
+/// Name, capacity and credential of a worker process, as its registration states them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hello {
-    /// Stable name.
+    /// Name of the worker, stable across restarts.
     pub worker: String,
-    /// New for each process.
+    /// Nonce of the process.
     pub instance: Vec<u8>,
-    /// Parallel downloads: it holds at most so many classes.
+    /// Number of slots: it holds at most so many classes.
     pub slots: u32,
-    /// Names the storage that it shares with others; empty where it is not known.
+    /// Id of the storage, which several workers may share; empty where it is not known.
     pub storage: String,
-    /// Its version.
+    /// Version of the worker.
     pub build: String,
-    /// The process was told to end, and says so.
+    /// Whether the process reports that it drains.
     pub draining: bool,
-    /// The session that it gets if it has none, drawn by the caller, so that nobody can guess another worker's. Where it is
-    /// 0 or taken, sessions are numbered.
+    /// Id for a new session, drawn at random by the caller, so that other workers cannot guess it.
+    /// If it is 0 or in use, sessions are numbered.
     pub session: u64,
-    /// What it has proved itself with; `None` where nothing is asked for.
+    /// The credential that the process authenticated with; `None` where none is required.
     pub credential: Option<CredentialId>,
     /// All credentials that are valid now.
     pub valid: Vec<CredentialId>,
 }
 
+/// The session of one worker.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) hello: Hello,
@@ -86,37 +89,40 @@ pub(super) struct Session {
     pub(super) leases: BTreeMap<usize, Holding>,
     /// The processes that had the name before, and when each lost it.
     displaced: VecDeque<(Vec<u8>, Instant)>,
-    /// One of them turned out to be alive: nobody gets the name any more while this session lasts.
+    /// One of them is alive: the name passes to no other process while this session lasts.
     contested: bool,
-    /// Told to end.
+    /// Whether the worker is drained.
     pub(super) draining: bool,
-    /// It asked for more leases than it had free slots, so a call of it may wait for a slot.
+    /// An `Acquire` call asked for more leases than there were free slots, so it may wait for a
+    /// slot.
     pub(super) waits_for_slot: bool,
     quarantined_until: Option<Instant>,
-    /// Failures since its last success that may be its own, and when the first of them came.
+    /// Number of failures since the last success that the worker may have caused, and the time of
+    /// the first of them.
     in_a_row: u32,
     in_a_row_since: Instant,
     pub(super) last_success: Option<Instant>,
-    /// When it last said that more bytes have come, of whatever class.
+    /// Time of the last heartbeat that reported newly received bytes, of any class.
     pub(super) last_received: Instant,
-    /// The same, but pauses since then are not counted.
+    /// The same, moved forward by the pauses since then.
     pub(super) last_progress: Instant,
-    /// What it has settled: success, skipped, failed.
+    /// Number of classes that it has settled: success, skipped, failed.
     pub(super) settled: [u64; 3],
 }
 
 impl Session {
-    /// What a failure that is the worker's own is noted under: its storage is as good as its name where others share it.
+    /// The key under which failures that the worker caused are recorded. It names the storage, if
+    /// known, because workers that share a storage fail for the same reason.
     pub(super) fn host_key(&self) -> String {
         if self.hello.storage.is_empty() { self.name_key() } else { format!("storage {}", self.hello.storage) }
     }
 
-    /// What any other failure is noted under.
+    /// The key under which all other failures are recorded.
     pub(super) fn name_key(&self) -> String {
         format!("worker {}", self.hello.worker)
     }
 
-    /// All that its failures are noted under.
+    /// Both keys under which its failures are recorded.
     pub(super) fn keys(&self) -> [String; 2] {
         [self.name_key(), self.host_key()]
     }
@@ -125,7 +131,7 @@ impl Session {
         self.quarantined_until.is_some_and(|until| now < until)
     }
 
-    /// Whether it gets classes at all.
+    /// Whether the worker may be granted classes.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         !self.draining && !self.is_quarantined(now)
     }
@@ -153,14 +159,14 @@ impl Session {
     }
 }
 
-/// What a process finds that registers under a name.
+/// State of a name for a process that registers under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// Its own session.
+    /// The process already has the session.
     Mine(SessionId),
-    /// That of another process, which has ended as far as anybody knows.
+    /// The session belongs to another process, which is assumed to have ended.
     Takeover(SessionId),
-    /// None.
+    /// The name has no session.
     Free,
 }
 
@@ -169,28 +175,31 @@ pub(super) enum Claim {
 pub(super) struct Sessions {
     pub(super) by_id: BTreeMap<SessionId, Session>,
     pub(super) by_worker: HashMap<String, SessionId>,
-    /// Of all of them together.
+    /// Total number of slots.
     pub(super) slots: u64,
     last: SessionId,
     ttl: Duration,
-    /// Who is looking at what its storage has, and since when.
+    /// Sessions whose workers are taking the inventory of their storage, and since when.
     surveys: BTreeMap<SessionId, Instant>,
-    /// When the first one began.
-    first_survey: Option<Instant>,
-    /// Storages that a worker was asked about.
+    /// When the first inventory of the run began.
+    first_inventory: Option<Instant>,
+    /// Storages whose inventory was requested from a worker.
     surveyed: Recent<String, bool>,
 }
 
 impl Sessions {
-    /// None yet; ids begin after `last`.
+    /// No sessions; ids are numbered after `last`.
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
-        let (by_id, by_worker) = (BTreeMap::new(), HashMap::new());
-        let (surveys, surveyed) = (BTreeMap::new(), Recent::of_at_most(FORMER));
-        Self { by_id, by_worker, slots: 0, last, ttl, surveys, first_survey: None, surveyed }
+        let by_id = BTreeMap::new();
+        let by_worker = HashMap::new();
+        let surveys = BTreeMap::new();
+        let surveyed = Recent::of_at_most(FORMER);
+        Self { by_id, by_worker, slots: 0, last, ttl, surveys, first_inventory: None, surveyed }
     }
 
-    /// Judges who may have a name. The newest process gets it: usually a worker that was started again. One that had lost
-    /// it and comes back is alive, so that there are two.
+    /// Decides whether a process may have a name. The newest process gets it, which usually is a
+    /// restarted worker. If a process registers again that had lost the name, it is alive, so two
+    /// processes use the name.
     pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<Claim, Refused> {
         let Some(id) = self.by_worker.get(worker).copied() else { return Ok(Claim::Free) };
         let session = self.by_id.get_mut(&id).expect("names lead to known sessions");
@@ -205,13 +214,13 @@ impl Sessions {
         Ok(Claim::Takeover(id))
     }
 
-    /// Opens a session; `replaced` is the one that had the name before.
+    /// Opens a session. `replaced`: the previous session of the name.
     pub(super) fn open(&mut self, hello: &Hello, replaced: Option<Session>, now: Instant) -> SessionId {
         let mut displaced = VecDeque::new();
         if let Some(older) = replaced {
             displaced = older.displaced;
             displaced.push_back((older.hello.instance, now));
-            if displaced.len() > REMEMBERED {
+            if displaced.len() > MAX_DISPLACED {
                 displaced.pop_front();
             }
         }
@@ -244,43 +253,45 @@ impl Sessions {
         id
     }
 
-    /// Whether a worker has to say what its storage has: nobody else was asked, and it has just begun.
+    /// Whether a worker must report the inventory of its storage: it was requested from no other
+    /// worker, or this worker has not finished it.
     pub(super) fn survey(&mut self, id: SessionId, now: Instant) -> bool {
         let storage = &self.by_id[&id].hello.storage;
         let asked = !storage.is_empty() && !std::mem::replace(self.surveyed.entry(storage), true);
         if asked {
-            self.first_survey.get_or_insert(now);
+            self.first_inventory.get_or_insert(now);
             self.surveys.insert(id, now);
         }
         asked || self.surveys.contains_key(&id)
     }
 
-    /// Storages that are remembered.
+    /// Number of storages that are remembered.
     #[cfg(test)]
-    pub(super) fn surveyed_storages(&self) -> usize {
+    pub(super) fn remembered_storages(&self) -> usize {
         self.surveyed.values().count()
     }
 
-    /// A worker has said what its storage has; whether anybody may have waited for that.
+    /// Records that a worker has reported its inventory. Returns whether other workers may have
+    /// waited for it.
     pub(super) fn end_survey(&mut self, id: SessionId) -> bool {
         self.surveys.remove(&id).is_some()
     }
 
-    /// Whether what some storage has will be known in a moment.
+    /// Whether grants wait for the inventory of some storage.
     pub(super) fn is_surveying(&self, now: Instant) -> bool {
-        let in_time = self.first_survey.is_some_and(|first| now - first < SURVEYS);
-        in_time && self.surveys.values().any(|since| now - *since < SURVEY)
+        let in_time = self.first_inventory.is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
+        in_time && self.surveys.values().any(|since| now - *since < INVENTORY_TIMEOUT)
     }
 
-    /// Gives up waiting for surveys that take too long; whether there were any.
+    /// Stops waiting for inventories that take too long. Returns whether there were any.
     pub(super) fn expire_surveys(&mut self, now: Instant) -> bool {
         let before = self.surveys.len();
-        let in_time = self.first_survey.is_some_and(|first| now - first < SURVEYS);
-        self.surveys.retain(|_, since| in_time && now - *since < SURVEY);
+        let in_time = self.first_inventory.is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
+        self.surveys.retain(|_, since| in_time && now - *since < INVENTORY_TIMEOUT);
         self.surveys.len() < before
     }
 
-    /// Notes that a worker has done a class.
+    /// Records that a worker has completed a class.
     pub(super) fn succeeded(&mut self, id: SessionId, now: Instant) {
         if let Some(session) = self.by_id.get_mut(&id) {
             session.in_a_row = 0;
@@ -289,14 +300,16 @@ impl Sessions {
         }
     }
 
-    /// Notes that a worker has failed a class that others may do; whether it is put into quarantine for that.
+    /// Records that a worker has failed a class that other workers may complete. Returns whether
+    /// the worker is quarantined for it.
     pub(super) fn failed(&mut self, id: SessionId, now: Instant) -> bool {
         let Some(session) = self.by_id.get_mut(&id) else { return false };
         if session.in_a_row == 0 {
             session.in_a_row_since = now;
         }
         session.in_a_row += 1;
-        let (since, enough) = (session.in_a_row_since, session.in_a_row >= FAILURES_IN_A_ROW);
+        let since = session.in_a_row_since;
+        let enough = session.in_a_row >= FAILURES_IN_A_ROW;
         let is_known_to_work = |(other, session): (&SessionId, &Session)| {
             *other != id && session.last_success.is_some_and(|success| success >= since)
         };
@@ -309,7 +322,7 @@ impl Sessions {
         true
     }
 
-    /// Ends quarantines that are over; whether there were any.
+    /// Ends quarantines whose time has passed. Returns whether there were any.
     pub(super) fn end_quarantines(&mut self, now: Instant) -> bool {
         let mut ended = false;
         for session in self.by_id.values_mut() {
@@ -321,7 +334,7 @@ impl Sessions {
         ended
     }
 
-    /// Of [`SAMPLE`] sessions that follow this id, the one that fits and whose last renewal is the
+    /// Of [`SAMPLE`] sessions that follow this id, the matching one whose last heartbeat is the
     /// oldest. The caller draws the id at random.
     pub(super) fn sample(&self, id: u64, fits: impl Fn(&Session) -> bool) -> Option<SessionId> {
         let behind = self.by_id.range(SessionId(id)..).chain(&self.by_id).take(SAMPLE);
@@ -329,12 +342,13 @@ impl Sessions {
         fitting.min_by_key(|(_, session)| session.expires).map(|(id, _)| *id)
     }
 
-    /// Whether a worker other than this one gets classes and fits.
+    /// Whether a matching worker other than this one may be granted classes.
     pub(super) fn is_there_another(&self, id: SessionId, now: Instant, fits: impl Fn(&Session) -> bool) -> bool {
         self.by_id.iter().any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
     }
 
-    /// Whether a worker that gets classes, and is not silent, has done one in its session.
+    /// Whether a worker that may be granted classes, and whose time to live has not passed, has
+    /// completed a class in its session.
     pub(super) fn is_there_proven(&self, now: Instant) -> bool {
         let is_proven = |session: &Session| session.last_success.is_some() && now < session.expires;
         self.by_id.values().any(|session| is_proven(session) && session.is_healthy(now))
@@ -348,14 +362,14 @@ impl Sessions {
         views
     }
 
-    /// Notes that a worker was heard of; gives the process that it is.
+    /// Records a heartbeat of a worker. Returns the nonce of its process.
     pub(super) fn renew(&mut self, id: SessionId, now: Instant) -> Result<&[u8], UnknownSession> {
         let session = self.by_id.get_mut(&id).ok_or(UnknownSession)?;
         session.expires = now + self.ttl + EXPIRY_MARGIN;
         Ok(&session.hello.instance)
     }
 
-    /// When a worker was last heard of.
+    /// Time of the last heartbeat of a worker.
     pub(super) fn heard(&self, id: SessionId) -> Result<Instant, UnknownSession> {
         let session = self.by_id.get(&id).ok_or(UnknownSession)?;
         Ok(session.expires - (self.ttl + EXPIRY_MARGIN))
@@ -366,18 +380,18 @@ impl Sessions {
         self.by_worker.remove(&session.hello.worker);
         self.slots -= u64::from(session.hello.slots);
         if self.surveys.remove(&id).is_some() {
-            // Somebody else has to say it.
+            // Another worker must report the inventory.
             self.surveyed.remove(&session.hello.storage);
         }
         session
     }
 
-    /// Whose time is over.
+    /// The sessions whose time to live has passed.
     pub(super) fn late(&self, now: Instant) -> Vec<SessionId> {
         self.by_id.iter().filter_map(|(id, session)| (session.expires <= now).then_some(*id)).collect()
     }
 
-    /// Whether a worker was heard of within the last `span`.
+    /// Whether the last heartbeat of a worker is at most `span` ago.
     pub(super) fn is_fresh(&self, id: SessionId, span: Duration, now: Instant) -> bool {
         self.by_id.get(&id).is_some_and(|session| now + self.ttl + EXPIRY_MARGIN <= session.expires + span)
     }

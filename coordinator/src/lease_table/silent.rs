@@ -1,13 +1,16 @@
-//! Silent leases: classes of which their holders receive nothing. When nothing else is left to
-//! lease, a worker that asks takes them, so a worker can keep from the others only what it receives.
+//! Silent leases: leases whose holders receive no bytes. When no other class is left to grant, an
+//! idle worker takes such a class. A worker can therefore withhold from the others only classes of
+//! which it receives bytes.
 //!
-//! Invariants: a class is taken only for a worker that gets it at once, and after twice the time
-//! with each time that it was taken. So some worker waits long enough for an origin that answers
-//! slowly. What the former holder had received counts as a copy ([`Copies`]).
+//! Invariants: a class is taken only for a worker that gets it at once. Each time a class is taken,
+//! the time that must pass before it is taken again doubles, so that some worker waits long enough
+//! for an origin that answers slowly. The bytes that the former holder had received are charged to
+//! the budget of speculative attempts ([`Copies`]).
 //!
-//! A class before its first byte is not silent while its holder receives bytes of other classes: it
-//! waits for a connection. A worker takes few classes until it has done some, and a class that it
-//! took has not failed on its word alone ([`LeaseTable::may_be_wrong`]).
+//! Before its first byte, a class is not silent while its holder receives bytes of other classes,
+//! because it waits for a connection. A worker may take few classes until it has completed some. A
+//! failure of a class that a worker took is not final by its report alone
+//! ([`LeaseTable::may_be_wrong`]).
 //!
 //! [`Copies`]: super::copies::Copies
 
@@ -18,15 +21,15 @@ use tokio::time::Instant;
 
 use super::{LeaseTable, Notice, State, leases::Holding, sessions::Session};
 
-/// The time to wait is doubled at most this often.
-const DOUBLINGS: u32 = 10;
+/// Limit on the exponent by which the time to wait grows.
+const MAX_DOUBLINGS: u32 = 10;
 
-/// Which leases are silent.
+/// The leases that are silent.
 #[derive(Debug)]
 pub(super) struct Silent {
-    /// A lease is silent after so long without a byte, if its class was never taken.
+    /// Time without a byte after which a lease is silent, if its class was never taken.
     after: Duration,
-    /// Classes that may be taken, as of the last look.
+    /// Classes that may be taken, as of the last scan.
     due: BTreeSet<usize>,
 }
 
@@ -43,10 +46,10 @@ impl Silent {
 }
 
 impl LeaseTable {
-    /// Looks which leases are silent, and calls the workers that wait if there are new ones.
-    /// `quiet`: no worker may ask the origin for anything now, so none is silent.
-    pub(super) fn look_for_silence(&mut self, quiet: bool, now: Instant) {
-        let may_be_taken = !quiet && self.nothing_pends() && self.sessions.by_id.len() > 1;
+    /// Finds silent leases and wakes waiting workers if there are new ones. `quiet`: no worker may
+    /// send requests to the origin now, so no lease is silent.
+    pub(super) fn scan_for_silent_leases(&mut self, quiet: bool, now: Instant) {
+        let may_be_taken = !quiet && self.no_class_is_pending() && self.sessions.by_id.len() > 1;
         let due = if may_be_taken { self.silent_leases(now) } else { BTreeSet::new() };
         if !due.is_subset(&self.silent.due) {
             self.turn += 1;
@@ -63,9 +66,9 @@ impl LeaseTable {
     }
 
     fn is_silent(&self, class: usize, session: &Session, held: &Holding, now: Instant) -> bool {
-        let doublings = u32::from(self.classes[class].taken).min(DOUBLINGS);
+        let doublings = u32::from(self.classes[class].taken).min(MAX_DOUBLINGS);
         let patience = self.silent.after.saturating_mul(1 << doublings);
-        // What has come as a whole is being published.
+        // A class that was received completely is being published.
         let is_whole = held.length > 0 && held.bytes >= held.length;
         held.stalled(session.last_progress, now) >= patience
             && !is_whole
@@ -73,8 +76,8 @@ impl LeaseTable {
             && self.copies.affords(held.bytes)
     }
 
-    /// How many silent classes a worker may take now. It may have one of which it has received
-    /// nothing itself, and one more for each class that it has done in its session.
+    /// How many silent classes a worker may take now: one of which it has not yet received bytes,
+    /// plus one for each class that it has completed in its session.
     pub(super) fn room_for_silent(&self, id: SessionId) -> usize {
         let session = &self.sessions.by_id[&id];
         let is_waiting = |(class, held): &(&usize, &Holding)| self.classes[**class].is_taken && held.bytes == 0;
@@ -83,14 +86,14 @@ impl LeaseTable {
         done.saturating_add(1).saturating_sub(waiting)
     }
 
-    /// Whether a failure of this class says nothing of the class yet, because the worker that
-    /// reports it took the class from another one that lives: another worker tries it once more.
+    /// Whether a failure of this class is not final, because the reporting worker took the class
+    /// from a worker with a live session: another worker tries it once more.
     pub(super) fn may_be_wrong(&self, class: usize, id: SessionId, now: Instant) -> bool {
         let has_not_failed = |other: &Session| !self.troubles.has_failed(class, now, || other.keys());
         self.classes[class].is_taken && self.sessions.is_there_another(id, now, has_not_failed)
     }
 
-    /// Makes a silent class pending for this worker, which is granted it next.
+    /// Makes a silent class pending for this worker. The caller grants it next.
     pub(super) fn take_silent(&mut self, id: SessionId, now: Instant) -> Option<usize> {
         loop {
             let class = *self.silent.due.iter().find(|class| self.may_take(**class, id, now))?;
@@ -106,7 +109,7 @@ impl LeaseTable {
             self.copies.spend(received);
             self.classes[class].taken = self.classes[class].taken.saturating_add(1);
             self.give_back(class);
-            // Else the class has gone to its copy.
+            // Otherwise the class went to its speculative attempt.
             if matches!(self.classes[class].state, State::Queued(_)) {
                 return Some(class);
             }
@@ -117,7 +120,7 @@ impl LeaseTable {
         let State::Leased(holder) = self.classes[class].state else { return false };
         let session = &self.sessions.by_id[&holder];
         holder != id
-            && !self.copies.is_copied_by(class, id)
+            && !self.copies.is_attempted_by(class, id)
             && self.is_silent(class, session, &session.leases[&class], now)
             && self.may_try(class, id, &self.sessions.by_id[&id], now)
     }

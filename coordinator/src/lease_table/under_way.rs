@@ -1,4 +1,4 @@
-//! Which classes workers hold, for people.
+//! Lists the classes that workers hold, for status displays.
 
 use shared::{Wnid, ids::SessionId};
 
@@ -6,8 +6,8 @@ use super::{LeaseTable, leases::Holding};
 use crate::fleet::{ClassPage, ClassView};
 
 impl LeaseTable {
-    /// The held classes that follow `after`, by their ids: at most so many entries, and all of the
-    /// last class, which is listed twice if it has a second copy.
+    /// The held classes whose ids follow `after`, in the order of their ids. At most `most`
+    /// entries, plus all entries of the last class: a class with a speculative attempt has two.
     pub fn under_way(&self, after: Option<Wnid>, most: usize) -> ClassPage {
         let held =
             self.sessions.by_id.iter().flat_map(|(id, session)| {

@@ -1,28 +1,30 @@
-//! `Lines`: a reader that knows where it is, for the parser above it, which does not.
+//! `Lines`: a reader that counts lines and enforces length limits for the CSV parser, which does
+//! neither.
 
 use std::io::{self, BufRead, Read};
 
 use super::{LINE_LIMIT, ROW_LIMIT};
 
-/// Follows the last row, see [`Lines::end`].
+/// Text of an extra row that follows the last row; see [`Lines::end`].
 pub(super) const END: &str = "end";
 
-/// Hands out at most one line per read and [`END`] after the last one, counts lines and stops at a line or row that is too
-/// long.
+/// Returns at most one line per read, and [`END`] after the last one. Counts lines, and fails at a
+/// line or row that is too long.
 pub(super) struct Lines<R> {
     inner: R,
-    /// Lines of which something was handed out.
+    /// Number of lines of which at least one byte was returned.
     pub(super) begun: u64,
     pub(super) first_of_line: u8,
-    /// The last line is closed.
+    /// Whether the line end that completes the last line was returned.
     closed: bool,
-    /// The end was handed out.
+    /// Whether [`END`] was returned.
     pub(super) ended: bool,
     in_line: u64,
     pub(super) in_row: u64,
     pub(super) too_long: Option<TooLong>,
 }
 
+/// The limit that was exceeded.
 #[derive(Clone, Copy)]
 pub(super) enum TooLong {
     Line,
@@ -34,7 +36,8 @@ impl<R: BufRead> Lines<R> {
         Self { inner, begun: 0, first_of_line: 0, closed: false, ended: false, in_line: 0, in_row: 0, too_long: None }
     }
 
-    /// A line end, which completes the last row unless it is in quotes, and with the next call a row that tells which.
+    /// Returns a line end, which completes the last row unless it is inside quotes, and at the next
+    /// call [`END`], which is a row of its own only outside quotes.
     fn end(&mut self, buffer: &mut [u8]) -> usize {
         if self.ended {
             return 0;
@@ -89,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_gigabyte_without_a_line_end_is_not_read() {
-        // From a source that has no memory of its own.
+        // The source generates its bytes and holds none of them in memory.
         let endless = BufReader::new(io::repeat(b'x').take(1 << 30));
         let mut lines = Lines::new(endless);
         let read = io::copy(&mut lines, &mut io::sink());

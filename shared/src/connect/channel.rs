@@ -1,5 +1,6 @@
-//! `CoordinatorChannel`: what a generated client stands on. It carries the credential with each call, and never one that
-//! belongs to other files than the connection does: when the files change, a new connection is made, and proved, with them.
+//! `CoordinatorChannel`: the transport of a generated client. It sends the credential with each
+//! call, and only over a connection that was made with the same credential files: when the files
+//! change, it makes and authenticates a new connection with them.
 
 use std::{
     error::Error,
@@ -29,39 +30,40 @@ use super::{
     Address, ConnectError,
     credentials::Credentials,
     dial::{DialError, Security, dial},
-    line::LastWord,
+    line::LastCloseReason,
     socket,
 };
 use crate::tls::Watched;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// Bytes in flight on an in-process connection.
+/// Interval at which the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Buffer of an in-process connection, in bytes for each direction.
 const IN_PROCESS_BUFFER: usize = 64 << 10;
 
-/// How long a call waits for a look. It takes no time, but on a mount that hangs, where it holds up no other call and no end of
-/// the program: hence a thread of its own that nobody waits for.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Time that a call waits for a check of the files. A check is fast unless its mount hangs. It then
+/// must block neither other calls nor the end of the program, so it runs on a separate thread that
+/// is not joined.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The last look at the files.
-struct Look {
+/// State of the last check of the files.
+struct FileCheck {
     begun: Instant,
     under_way: Option<JoinHandle<()>>,
 }
 
-/// The way over TCP: an address, and what proves one side to the other.
-pub struct Way {
+/// Makes connections over TCP to one address, with the current credentials.
+pub struct TcpConnector {
     endpoint: Endpoint,
     address: Uri,
     credentials: Watched<Credentials>,
-    look: Mutex<Look>,
-    last_word: LastWord,
+    last_check: Mutex<FileCheck>,
+    close_reason: LastCloseReason,
 }
 
-impl Way {
+impl TcpConnector {
     pub(super) fn new(address: &Address, credentials: Watched<Credentials>) -> Result<Self, ConnectError> {
         let address = Uri::try_from(address.0.as_str()).map_err(|_| ConnectError::Address)?;
-        // TLS is ours, so tonic must not look for its own behind https.
+        // This module does TLS itself. With an https endpoint tonic would require its own.
         let endpoint = Endpoint::from_static("http://coordinator")
             .origin(address.clone())
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -71,40 +73,41 @@ impl Way {
             endpoint,
             address,
             credentials,
-            look: Mutex::new(Look { begun: Instant::now(), under_way: None }),
-            last_word: LastWord::default(),
+            last_check: Mutex::new(FileCheck { begun: Instant::now(), under_way: None }),
+            close_reason: LastCloseReason::default(),
         })
     }
 
-    /// Those of now, or of a moment ago.
+    /// The current credentials. They may be older than a change of the files by [`CHECK_INTERVAL`].
     fn credentials(self: &Arc<Self>) -> Arc<Credentials> {
-        if let Some(looked) = self.look() {
-            looked.recv_timeout(PATIENCE).ok();
+        if let Some(checked) = self.start_check() {
+            checked.recv_timeout(CHECK_TIMEOUT).ok();
         }
         self.credentials.get()
     }
 
-    /// Begins to look at the files, if that is due; the end is told.
-    fn look(self: &Arc<Self>) -> Option<Receiver<()>> {
-        let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_under_way = look.under_way.as_ref().is_some_and(|thread| !thread.is_finished());
-        if is_under_way || look.begun.elapsed() < LOOK || !self.credentials.has_files() {
+    /// Starts a check of the files if one is due. The returned channel signals its end.
+    fn start_check(self: &Arc<Self>) -> Option<Receiver<()>> {
+        let mut check = self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_under_way = check.under_way.as_ref().is_some_and(|thread| !thread.is_finished());
+        if is_under_way || check.begun.elapsed() < CHECK_INTERVAL || !self.credentials.has_files() {
             return None;
         }
-        look.begun = Instant::now();
-        let (way, (done, looked)) = (Arc::clone(self), sync_channel(1));
+        check.begun = Instant::now();
+        let connector = Arc::clone(self);
+        let (done, checked) = sync_channel(1);
         let thread = thread::Builder::new().name("credentials".to_owned()).spawn(move || {
-            way.credentials.look();
+            connector.credentials.look();
             done.send(()).ok();
         });
         match thread {
-            Ok(thread) => look.under_way = Some(thread),
+            Ok(thread) => check.under_way = Some(thread),
             Err(error) => tracing::warn!(%error, "the files of the credentials were not looked at"),
         }
-        Some(looked)
+        Some(checked)
     }
 
-    /// As people write it.
+    /// The address without a trailing slash, for messages.
     pub(super) fn address(&self) -> String {
         self.address.to_string().trim_end_matches('/').to_owned()
     }
@@ -115,49 +118,51 @@ impl Way {
             Some(tls) => Security::Tls(Arc::clone(tls)),
             None => Security::Plaintext,
         };
-        let last_word = self.last_word.clone();
-        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone(), last_word.clone()));
+        let close_reason = self.close_reason.clone();
+        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone(), close_reason.clone()));
         self.endpoint.connect_with_connector_lazy(connect)
     }
 }
 
-impl fmt::Debug for Way {
+impl fmt::Debug for TcpConnector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Way").field("address", &self.address).finish_non_exhaustive()
+        formatter.debug_struct("TcpConnector").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-/// What a generated client stands on: `CoordinatorClient::new(connector.channel())`. Clones share one connection.
+/// Transport of a generated client: `CoordinatorClient::new(connector.channel())`. Clones share one
+/// connection.
 #[derive(Debug, Clone)]
-pub struct CoordinatorChannel(Kind);
+pub struct CoordinatorChannel(Transport);
 
+/// The kinds of transport.
 #[derive(Debug, Clone)]
-enum Kind {
-    /// Within this machine, without credentials: a pair of pipes, or a Unix socket.
+enum Transport {
+    /// Within this machine and without credentials: in-process pipes or a Unix socket.
     Local(Channel),
     Tcp {
-        way: Arc<Way>,
-        link: Arc<Mutex<Link>>,
+        connector: Arc<TcpConnector>,
+        connection: Arc<Mutex<Connection>>,
     },
 }
 
 /// A connection and the credentials that it was made with.
-struct Link {
+struct Connection {
     channel: Channel,
     credentials: Arc<Credentials>,
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Link").finish_non_exhaustive()
+        formatter.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 
 impl CoordinatorChannel {
-    pub(super) fn over(way: Arc<Way>) -> Self {
-        let credentials = way.credentials();
-        let link = Link { channel: way.connect(&credentials), credentials };
-        Self(Kind::Tcp { way, link: Arc::new(Mutex::new(link)) })
+    pub(super) fn over(connector: Arc<TcpConnector>) -> Self {
+        let credentials = connector.credentials();
+        let connection = Connection { channel: connector.connect(&credentials), credentials };
+        Self(Transport::Tcp { connector, connection: Arc::new(Mutex::new(connection)) })
     }
 
     pub(super) fn in_process(coordinator: mpsc::Sender<DuplexStream>) -> Self {
@@ -171,7 +176,7 @@ impl CoordinatorChannel {
             }
         });
         let endpoint = Endpoint::from_static("http://in-process");
-        Self(Kind::Local(endpoint.connect_with_connector_lazy(connect)))
+        Self(Transport::Local(endpoint.connect_with_connector_lazy(connect)))
     }
 
     pub(super) fn over_socket(path: Arc<Path>) -> Self {
@@ -180,7 +185,7 @@ impl CoordinatorChannel {
             async move { socket::connect(&path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://coordinator");
-        Self(Kind::Local(endpoint.connect_with_connector_lazy(connect)))
+        Self(Transport::Local(endpoint.connect_with_connector_lazy(connect)))
     }
 }
 
@@ -190,30 +195,30 @@ impl Service<Request<Body>> for CoordinatorChannel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // The call waits for its connection itself.
+        // The call itself waits for its connection.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (channel, last_word) = match &self.0 {
-            Kind::Local(channel) => (channel.clone(), None),
-            Kind::Tcp { way, link } => {
-                let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-                let credentials = way.credentials();
-                if !Arc::ptr_eq(&credentials, &link.credentials) {
-                    *link = Link { channel: way.connect(&credentials), credentials };
+        let (channel, close_reason) = match &self.0 {
+            Transport::Local(channel) => (channel.clone(), None),
+            Transport::Tcp { connector, connection } => {
+                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                let credentials = connector.credentials();
+                if !Arc::ptr_eq(&credentials, &connection.credentials) {
+                    *connection = Connection { channel: connector.connect(&credentials), credentials };
                 }
-                if let Some(bearer) = &link.credentials.bearer {
+                if let Some(bearer) = &connection.credentials.bearer {
                     request.headers_mut().insert(AUTHORIZATION, bearer.clone());
                 }
-                (link.channel.clone(), Some(way.last_word.clone()))
+                (connection.channel.clone(), Some(connector.close_reason.clone()))
             }
         };
         Box::pin(async move {
             channel.oneshot(request).await.map_err(|error| {
-                // What HTTP/2 makes of it says nothing to anybody.
-                match last_word.and_then(|last_word| last_word.get()) {
-                    Some(word) => tonic::ConnectError(DialError::from(word).into()).into(),
+                // HTTP/2 reports such an end only as a generic error.
+                match close_reason.and_then(|close_reason| close_reason.get()) {
+                    Some(reason) => tonic::ConnectError(DialError::from(reason).into()).into(),
                     None => error.into(),
                 }
             })
@@ -230,12 +235,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn files_on_a_mount_that_hangs_hold_up_no_call() {
+    async fn files_on_a_hung_mount_block_no_call() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "old").unwrap();
         let (mount_is_back, hangs) = sync_channel::<()>(0);
-        let (hangs, call_was_held_up) = (Mutex::new(hangs), Arc::new(AtomicBool::new(false)));
+        let hangs = Mutex::new(hangs);
+        let call_was_held_up = Arc::new(AtomicBool::new(false));
         let held_up = Arc::clone(&call_was_held_up);
         let credentials = Watched::new(vec![path.clone()], move |sources| {
             if *sources[0].bytes == b"new" {
@@ -244,18 +250,19 @@ mod tests {
             }
             Ok(Credentials { tls: None, bearer: HeaderValue::from_bytes(&sources[0].bytes).ok() })
         });
-        let way = Arc::new(Way::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap()).unwrap());
-        let bearer = || way.credentials().bearer.clone().unwrap();
+        let connector =
+            Arc::new(TcpConnector::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap()).unwrap());
+        let bearer = || connector.credentials().bearer.clone().unwrap();
 
         std::fs::write(&path, "new").unwrap();
         for _ in 0..3 {
-            tokio::time::advance(LOOK).await;
+            tokio::time::advance(CHECK_INTERVAL).await;
             assert_eq!(bearer(), "old");
         }
         assert!(!call_was_held_up.load(Ordering::SeqCst));
         drop(mount_is_back);
-        let look = way.look.lock().unwrap().under_way.take().unwrap();
-        look.join().unwrap();
+        let check = connector.last_check.lock().unwrap().under_way.take().unwrap();
+        check.join().unwrap();
         assert_eq!(bearer(), "new");
     }
 }

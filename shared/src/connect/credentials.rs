@@ -1,4 +1,5 @@
-//! What proves the coordinator to a program and the program to the coordinator, from the files that flags name.
+//! Credentials from the files that flags name: they authenticate the coordinator to a program and
+//! the program to the coordinator.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -9,41 +10,41 @@ use zeroize::Zeroizing;
 
 use crate::tls::{ByAuthority, HTTP2, Source, TlsError, Token, certified_key, provider, roots};
 
-/// The scheme of the token in its header (RFC 6750).
+/// Authentication scheme of the token in its header (RFC 6750).
 const BEARER: &[u8] = b"Bearer ";
 
-/// Where plaintext goes, which decides whether a join token may be sent in it. A join token is for
-/// a server that proves itself with TLS.
+/// The destination of plaintext, which decides whether a join token may be sent. A join token is
+/// meant for a server that authenticates itself with TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plaintext {
     /// Over a network.
     Network,
-    /// To a port of this machine, where any user can listen.
+    /// A port of this machine, on which any user can listen.
     ThisMachine,
-    /// To such a port, and `--insecure` says that it is the right one.
+    /// A port of this machine that `--insecure` declares to be the right one.
     Accepted,
 }
 
-/// The files.
+/// Paths of the credential files, and how they are used.
 #[derive(Debug, Clone)]
 pub(super) struct CredentialFiles {
-    /// Whether there is a server to be proved.
+    /// Whether TLS is used, so that the server is authenticated.
     pub(super) tls: bool,
-    /// Where a join token goes that is sent in plaintext.
+    /// Destination of a join token that is sent in plaintext.
     pub(super) plaintext: Plaintext,
     pub(super) token: Option<PathBuf>,
-    /// Whose token, if there are several.
+    /// The roles whose token is used, if the file has several tokens.
     pub(super) roles: &'static [&'static str],
     pub(super) authority: Option<PathBuf>,
-    /// Certificate and key.
+    /// Certificate and private key.
     pub(super) pair: Option<(PathBuf, PathBuf)>,
 }
 
-/// What was in them.
+/// Content of the credential files.
 pub(super) struct Credentials {
-    /// How a handshake is done and the server proved; nothing for plaintext.
+    /// Client configuration for TLS; `None` for plaintext.
     pub(super) tls: Option<Arc<ClientConfig>>,
-    /// What is sent with each call.
+    /// Value of the header that each call sends.
     pub(super) bearer: Option<HeaderValue>,
 }
 
@@ -53,7 +54,7 @@ impl CredentialFiles {
         self.token.iter().chain(&self.authority).chain(pair).cloned().collect()
     }
 
-    /// `sources` are those of the paths, in their order.
+    /// `sources` are the contents of [`Self::paths`], in the same order.
     pub(super) fn credentials(&self, sources: &[Source]) -> Result<Credentials, TlsError> {
         let mut sources = sources.iter();
         let token = self.token.as_ref().and_then(|_| sources.next());
@@ -90,7 +91,7 @@ impl CredentialFiles {
     }
 }
 
-/// The header's text is erased from memory with its last copy.
+/// The header with the token. Its text is erased from memory when the last copy is dropped.
 fn bearer(token: &Token) -> HeaderValue {
     let mut text = Zeroizing::new(Vec::with_capacity(BEARER.len() + token.reveal().len()));
     text.extend_from_slice(BEARER);

@@ -1,4 +1,5 @@
-//! One connection to a coordinator: TCP, then the handshake in which the server proves itself.
+//! Makes one connection to a coordinator: TCP, then the TLS handshake, which authenticates the
+//! server.
 
 use std::{
     error::Error,
@@ -19,20 +20,20 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
 
-use super::line::{Attentive, LastWord, Line, Word, alert};
+use super::line::{ByteStream, CloseReason, LastCloseReason, RecordingStream, alert};
 use crate::{outcome::printable_within, threads};
 
-/// For both parts together.
+/// Limit for the TCP connection and the TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How a connection is made.
+/// Whether a connection uses TLS.
 #[derive(Debug, Clone)]
 pub(super) enum Security {
     Tls(Arc<ClientConfig>),
     Plaintext,
 }
 
-/// Why there is no connection.
+/// Reasons for which a connection cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
     #[error("connect")]
@@ -43,15 +44,16 @@ pub(super) enum DialError {
     Handshake(io::Error),
     #[error("the coordinator ended the connection: {}", rustls::Error::AlertReceived(*.0))]
     Alert(AlertDescription),
-    /// Ours: out of date, or by somebody else.
+    /// The coordinator rejects this program's certificate: it has expired, or another authority
+    /// signed it.
     #[error("the coordinator refuses this program's certificate ({0}): give another with --tls-cert and --tls-key")]
     CertificateRefused(&'static str),
-    /// Somebody else answers there, or the proof is out of date.
+    /// Another server answers at the address, or the credentials are outdated.
     #[error(
         "the coordinator could not prove itself ({0}): give this cluster's token with --token-file, or its authority with --tls-ca"
     )]
     Untrusted(rustls::Error),
-    /// The right authority, and an address that it does not speak for.
+    /// The certificate is signed by the right authority, but for other names.
     #[error(
         "the coordinator's certificate is for other names ({0}): give one of them with --connect, or make another where it \
          runs, with `coordinator init --advertise` and this name"
@@ -68,23 +70,23 @@ pub(super) enum DialError {
     SpeaksPlaintext,
 }
 
-impl From<Word> for DialError {
-    fn from(word: Word) -> Self {
-        match word {
-            Word::SpeaksTls => Self::SpeaksTls,
-            Word::Alert(AlertDescription::CertificateExpired) => Self::CertificateRefused("it has ended"),
-            Word::Alert(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
+impl From<CloseReason> for DialError {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::SpeaksTls => Self::SpeaksTls,
+            CloseReason::Alert(AlertDescription::CertificateExpired) => Self::CertificateRefused("it has ended"),
+            CloseReason::Alert(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
                 Self::CertificateRefused("it is not by the authority of its --tls-client-ca")
             }
-            Word::Alert(AlertDescription::CertificateRevoked) => Self::CertificateRefused("it was revoked"),
-            Word::Alert(
+            CloseReason::Alert(AlertDescription::CertificateRevoked) => Self::CertificateRefused("it was revoked"),
+            CloseReason::Alert(
                 AlertDescription::BadCertificate
                 | AlertDescription::UnsupportedCertificate
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::CertificateRequired
                 | AlertDescription::AccessDenied,
             ) => Self::CertificateRefused("it is not one that it takes; its log says why"),
-            Word::Alert(other) => Self::Alert(other),
+            CloseReason::Alert(other) => Self::Alert(other),
         }
     }
 }
@@ -92,13 +94,17 @@ impl From<Word> for DialError {
 pub(super) async fn dial(
     address: Uri,
     security: Security,
-    last_word: LastWord,
-) -> Result<TokioIo<Box<dyn Line>>, DialError> {
-    last_word.clear();
-    timeout(CONNECT_TIMEOUT, connect(address, security, last_word)).await.unwrap_or(Err(DialError::Timeout))
+    close_reason: LastCloseReason,
+) -> Result<TokioIo<Box<dyn ByteStream>>, DialError> {
+    close_reason.clear();
+    timeout(CONNECT_TIMEOUT, connect(address, security, close_reason)).await.unwrap_or(Err(DialError::Timeout))
 }
 
-async fn connect(address: Uri, security: Security, last_word: LastWord) -> Result<TokioIo<Box<dyn Line>>, DialError> {
+async fn connect(
+    address: Uri,
+    security: Security,
+    close_reason: LastCloseReason,
+) -> Result<TokioIo<Box<dyn ByteStream>>, DialError> {
     let mut connector = HttpConnector::new_with_resolver(tower::service_fn(resolve));
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -106,17 +112,17 @@ async fn connect(address: Uri, security: Security, last_word: LastWord) -> Resul
     let line = connector.call(address).await.map_err(|error| DialError::Connect(error.into()))?.into_inner();
     let tls = match security {
         Security::Tls(tls) => tls,
-        Security::Plaintext => return Ok(TokioIo::new(Box::new(Attentive::plain(line, last_word)))),
+        Security::Plaintext => return Ok(TokioIo::new(Box::new(RecordingStream::plain(line, close_reason)))),
     };
     let name = ServerName::try_from(host).map_err(|error| DialError::Connect(error.into()))?;
     match TlsConnector::from(tls).connect(name, line).await {
-        Ok(line) => Ok(TokioIo::new(Box::new(Attentive::encrypted(line, last_word)))),
+        Ok(line) => Ok(TokioIo::new(Box::new(RecordingStream::encrypted(line, close_reason)))),
         Err(error) => Err(refusal(error)),
     }
 }
 
-/// Looks a name up on a thread of its own: the renewals' runtime has no other threads, and must not
-/// wait for those of a pool.
+/// Resolves a name on a thread of its own. The runtime of the heartbeats has no other threads, and
+/// must not wait for those of a pool.
 async fn resolve(name: Name) -> io::Result<vec::IntoIter<SocketAddr>> {
     let mut lookup = JoinSet::new();
     let work = move || (name.as_str(), 0).to_socket_addrs();
@@ -126,7 +132,7 @@ async fn resolve(name: Name) -> io::Result<vec::IntoIter<SocketAddr>> {
 
 fn refusal(error: io::Error) -> DialError {
     if let Some(alert) = alert(&error) {
-        return Word::Alert(alert).into();
+        return CloseReason::Alert(alert).into();
     }
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(
@@ -148,8 +154,8 @@ fn refusal(error: io::Error) -> DialError {
     }
 }
 
-/// Whether the call never left this program: its connection had come to its end, and nobody knew. Another one may carry it at
-/// once.
+/// Whether the call was never sent: its connection had ended without this being noticed. The call
+/// may be retried at once on a new connection.
 pub fn was_not_sent(status: &tonic::Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
@@ -161,8 +167,9 @@ pub fn was_not_sent(status: &tonic::Status) -> bool {
     false
 }
 
-/// Whether a call failed because the two do not fit: the server could not prove that it is the coordinator, or refuses the
-/// program's certificate, or one of them speaks TLS and the other does not. Nothing was sent to it then that it could read as a call.
+/// Whether a call failed because client and server do not match: the server could not authenticate
+/// itself, or it rejects the program's certificate, or only one of them uses TLS. The server then
+/// received nothing that it could read as a call.
 pub fn mismatched(status: &tonic::Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
@@ -182,26 +189,27 @@ pub fn mismatched(status: &tonic::Status) -> bool {
     false
 }
 
-/// What the layers between say of their own, and nobody needs.
-const NOISE: [&str; 5] =
+/// Generic messages of the layers in between, which are left out.
+const GENERIC_MESSAGES: [&str; 5] =
     ["transport error", "connect", "tcp connect error", "connection error", "operation was canceled"];
 
-/// Bytes of a reason that are shown.
-const LONGEST_REASON: usize = 2000;
+/// Maximum length of a displayed reason, in bytes.
+const MAX_REASON: usize = 2000;
 
-/// Why a call failed: what the coordinator said, or what stood in the way, down to what the
-/// operating system said. What is not printable is escaped.
+/// Why a call failed: the coordinator's message, or the chain of errors down to that of the
+/// operating system. Unprintable characters are escaped.
 pub fn reason(status: &tonic::Status) -> String {
-    printable_within(&raw_reason(status), LONGEST_REASON)
+    printable_within(&raw_reason(status), MAX_REASON)
 }
 
 fn raw_reason(status: &tonic::Status) -> String {
-    let (mut parts, mut innermost) = (Vec::<String>::new(), None);
+    let mut parts = Vec::<String>::new();
+    let mut innermost = None;
     let mut source = status.source();
     while let Some(error) = source {
         let part = error.to_string();
-        // Many repeat the words of those below them.
-        if !NOISE.contains(&part.as_str()) && !parts.iter().any(|outer| outer.contains(&part)) {
+        // Many errors repeat the messages of their sources.
+        if !GENERIC_MESSAGES.contains(&part.as_str()) && !parts.iter().any(|outer| outer.contains(&part)) {
             parts.retain(|outer| !part.contains(outer));
             parts.push(part.clone());
         }
@@ -209,7 +217,9 @@ fn raw_reason(status: &tonic::Status) -> String {
         source = error.source();
     }
     match parts.as_slice() {
-        [] => innermost.filter(|_| NOISE.contains(&status.message())).unwrap_or_else(|| status.message().to_owned()),
+        [] => innermost
+            .filter(|_| GENERIC_MESSAGES.contains(&status.message()))
+            .unwrap_or_else(|| status.message().to_owned()),
         parts => parts.join(": "),
     }
 }
@@ -219,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_told_to_its_root_and_once() {
+    fn a_reason_includes_the_root_cause_and_repeats_nothing() {
         let refused = io::Error::from_raw_os_error(111);
         let status =
             tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::Connect(refused.into()).into())));
@@ -229,12 +239,12 @@ mod tests {
         assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
         assert_eq!(reason(&tonic::Status::unavailable("a\u{1b}]0;b\u{202e}\nc")), "a\\u{1b}]0;b\\u{202e}\\nc");
         let escaped = "\\u{9b}";
-        let longest = escaped.repeat(LONGEST_REASON / escaped.len());
+        let longest = escaped.repeat(MAX_REASON / escaped.len());
         assert_eq!(reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))), longest);
     }
 
     #[test]
-    fn a_server_that_is_out_of_date_is_told_from_another() {
+    fn an_expired_server_certificate_is_distinguished_from_other_failures() {
         for (error, words) in [
             (CertificateError::Expired, "make another where it runs"),
             (CertificateError::NotValidYet, "set this machine's clock"),
@@ -248,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_certificate_is_told_from_another_end() {
+    fn a_rejected_client_certificate_is_distinguished_from_other_alerts() {
         for (alert, words) in [
             (AlertDescription::CertificateExpired, "(it has ended): give another with --tls-cert"),
             (AlertDescription::UnknownCA, "not by the authority of its --tls-client-ca"),
             (AlertDescription::InternalError, "ended the connection: received fatal alert"),
         ] {
-            let error = DialError::from(Word::Alert(alert)).to_string();
+            let error = DialError::from(CloseReason::Alert(alert)).to_string();
             assert!(error.contains(words), "{error}");
         }
     }

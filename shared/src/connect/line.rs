@@ -1,5 +1,5 @@
-//! What a connection is made of: with TLS or without, it listens for a last word of the other side that HTTP/2 would make a
-//! riddle of.
+//! The byte stream of a connection, with or without TLS. It records the reason for which the other
+//! side closed the connection, which HTTP/2 reports only as a generic error.
 
 use std::{
     io, mem,
@@ -11,79 +11,82 @@ use std::{
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The first byte of what a TLS server answers to something else than a handshake.
+/// First byte of the alert with which a TLS server answers anything but a handshake.
 const TLS_ALERT: u8 = 21;
 
-/// With TLS or without.
-pub(super) trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A byte stream with or without TLS.
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// What the other side said before it hung up.
+/// The reason for which the other side closed the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
-    /// In TLS, to plaintext.
+pub(super) enum CloseReason {
+    /// A TLS server received plaintext.
     SpeaksTls,
-    /// After the handshake, as the client sees it: in TLS 1.3 a server looks at the client's certificate only then.
+    /// A TLS alert after the end of the handshake on the client's side. In TLS 1.3 a server
+    /// verifies the client's certificate only then.
     Alert(AlertDescription),
 }
 
-/// The last word on the newest connection; clones share it.
+/// The close reason of the newest connection. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct LastWord(Arc<Mutex<Option<Word>>>);
+pub(super) struct LastCloseReason(Arc<Mutex<Option<CloseReason>>>);
 
-impl LastWord {
-    pub(super) fn get(&self) -> Option<Word> {
+impl LastCloseReason {
+    pub(super) fn get(&self) -> Option<CloseReason> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection begins.
+    /// Called when a new connection begins.
     pub(super) fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn set(&self, word: Word) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    fn set(&self, reason: CloseReason) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
     }
 }
 
-/// A line that listens for a last word.
-pub(super) struct Attentive<L> {
-    line: L,
-    last_word: LastWord,
-    /// The first byte is still to come, and may be that of a TLS server.
+/// A byte stream that records its close reason.
+pub(super) struct RecordingStream<L> {
+    stream: L,
+    close_reason: LastCloseReason,
+    /// Whether no byte was received yet. The first one tells whether the other side is a TLS
+    /// server.
     is_first: bool,
 }
 
-impl<L> Attentive<L> {
-    /// In plaintext. TLS is told apart from HTTP/2, whose first byte is that of a small length.
-    pub(super) fn plain(line: L, last_word: LastWord) -> Self {
-        Self { line, last_word, is_first: true }
+impl<L> RecordingStream<L> {
+    /// In plaintext. A TLS alert differs from HTTP/2, whose first byte is the high byte of a small
+    /// length.
+    pub(super) fn plain(stream: L, close_reason: LastCloseReason) -> Self {
+        Self { stream, close_reason, is_first: true }
     }
 
-    /// After the handshake.
-    pub(super) fn encrypted(line: L, last_word: LastWord) -> Self {
-        Self { line, last_word, is_first: false }
+    /// After the TLS handshake.
+    pub(super) fn encrypted(stream: L, close_reason: LastCloseReason) -> Self {
+        Self { stream, close_reason, is_first: false }
     }
 }
 
-impl<L: AsyncRead + Unpin> AsyncRead for Attentive<L> {
+impl<L: AsyncRead + Unpin> AsyncRead for RecordingStream<L> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.line).poll_read(context, buffer));
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
         match &read {
             Ok(()) => {
                 if mem::take(&mut self.is_first) && buffer.filled().get(before) == Some(&TLS_ALERT) {
-                    self.last_word.set(Word::SpeaksTls);
+                    self.close_reason.set(CloseReason::SpeaksTls);
                 }
             }
             Err(error) => {
                 if let Some(alert) = alert(error) {
-                    self.last_word.set(Word::Alert(alert));
+                    self.close_reason.set(CloseReason::Alert(alert));
                 }
             }
         }
@@ -91,7 +94,7 @@ impl<L: AsyncRead + Unpin> AsyncRead for Attentive<L> {
     }
 }
 
-/// The alert that ended a connection, if it was one.
+/// The alert that ended a connection, if an alert ended it.
 pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),
@@ -99,17 +102,17 @@ pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
     }
 }
 
-impl<L: AsyncWrite + Unpin> AsyncWrite for Attentive<L> {
+impl<L: AsyncWrite + Unpin> AsyncWrite for RecordingStream<L> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -117,10 +120,10 @@ impl<L: AsyncWrite + Unpin> AsyncWrite for Attentive<L> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write_vectored(context, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.line.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

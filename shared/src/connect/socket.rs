@@ -1,5 +1,5 @@
-//! The Unix socket of a coordinator, in its target: the commands of the user who runs it use it
-//! where no address is given. It exists while the coordinator runs.
+//! The Unix socket of a coordinator, in its target folder. The commands of the user who runs the
+//! coordinator use it if no address is given. It exists while the coordinator runs.
 
 use std::{
     fs::File,
@@ -17,24 +17,25 @@ use rustix::{
 };
 use tokio::net::UnixStream;
 
-/// Its name in the target.
+/// File name of the socket in the target folder.
 pub const SOCKET: &str = ".imagenet_downloader.sock";
-/// The longest path of a socket, without the byte that ends it (`unix(7)`).
+/// Maximum length of the path of a socket in bytes, without the terminating zero (`unix(7)`).
 const LONGEST_PATH: usize = 107;
 
-/// A path at which the system can bind or connect a socket. Valid as long as it lives.
+/// A path at which the system can bind or connect a socket; valid until this value is dropped.
 #[derive(Debug)]
 pub struct SocketPath {
     path: PathBuf,
-    /// Of a path that is too long: its folder, by whose number the path is short.
+    /// The open folder of a path that is too long. The short path contains its descriptor number.
     _folder: Option<File>,
 }
 
 impl SocketPath {
-    /// The path as it is, or the same file by the number of its open folder if it is too long.
+    /// The path itself, or, if it is too long, a path to the same file through the descriptor of
+    /// its open folder.
     ///
     /// # Errors
-    /// When the folder cannot be opened.
+    /// If the folder cannot be opened.
     pub fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().as_bytes().len() <= LONGEST_PATH {
             return Ok(Self { path: path.to_owned(), _folder: None });
@@ -52,32 +53,32 @@ impl SocketPath {
     }
 }
 
-/// No coordinator was found by its socket; fit to follow "because".
+/// Reasons for which no coordinator was found by its socket. The messages follow "because".
 #[derive(Debug, thiserror::Error)]
 pub enum NoSocket {
-    /// There is none.
+    /// The socket does not exist.
     #[error("there is no socket {}", path.display())]
     Missing {
-        /// Where it would be.
+        /// The expected path.
         path: PathBuf,
     },
-    /// A coordinator that was killed has left it, or it belongs to one on another host.
+    /// A killed coordinator has left the socket, or it belongs to a coordinator on another host.
     #[error("no coordinator on this host answers at the socket {}", path.display())]
     Stale {
         /// The socket.
         path: PathBuf,
     },
-    /// It is another user's.
+    /// The socket cannot be used, e.g. because it belongs to another user.
     #[error("the socket {} cannot be used: {source}", path.display())]
     Unusable {
         /// The socket.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// The socket of the coordinator that works in this target, if one answers there.
+/// Path of the socket of the coordinator that uses this target, if it accepts a connection.
 ///
 /// # Errors
 /// [`NoSocket`].
@@ -92,13 +93,13 @@ pub fn find_socket(target: &Path) -> Result<PathBuf, NoSocket> {
     }
 }
 
-/// Whether a program of this user may be at the other end. Root may read and write all that this
-/// user can.
+/// Whether the process at the other end runs as a trusted user: this user, or root, who can access
+/// all data of this user anyway.
 pub fn is_trusted_peer(user: u32) -> bool {
     Uid::from_raw(user) == geteuid() || user == Uid::ROOT.as_raw()
 }
 
-/// Connects to a coordinator of this user, or of root; root connects to that of any user.
+/// Connects to a coordinator of this user or of root. Root may connect to that of any user.
 pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = SocketPath::of(path)?;
     let stream = UnixStream::connect(socket.path()).await?;
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_below_a_long_path_is_found_and_one_that_nobody_listens_at_is_not() {
+    fn a_socket_below_a_long_path_is_found_and_one_without_a_listener_is_not() {
         let folder = tempfile::tempdir().unwrap();
         for target in [folder.path().to_owned(), folder.path().join("x".repeat(200))] {
             std::fs::create_dir_all(&target).unwrap();

@@ -1,9 +1,11 @@
-//! Addresses and what goes together; connections are told as stories by the real programs.
+//! Tests of addresses and of combinations of flags. The end-to-end tests with the real programs
+//! cover connections.
 
 use clap::Parser as _;
 
 use super::*;
 
+/// A command with the arguments of a connection.
 #[derive(Debug, clap::Parser)]
 struct Command {
     #[command(flatten)]
@@ -47,7 +49,7 @@ async fn a_coordinator_is_on_this_host_if_all_its_addresses_are() {
     ] {
         assert_eq!(arguments(address).is_on_this_host().await, is_here, "{address}");
     }
-    // What this host would send from, if it has a network at all.
+    // The source address of this host, if it has a network.
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     if socket.connect("192.0.2.1:9").is_ok() {
         let own = socket.local_addr().unwrap().ip();
@@ -63,7 +65,7 @@ fn an_address_without_a_port_has_the_coordinators_own() {
         ("http://[::1]", "http://[::1]:50051"),
         ("http://[::1]:7", "http://[::1]:7"),
         ("http://host:", "http://host:50051"),
-        // The scheme's own, which a URL does not show.
+        // The scheme's default port, which a URL omits.
         ("https://host:443", "https://host"),
         ("http://host:80", "http://host"),
     ] {
@@ -72,14 +74,15 @@ fn an_address_without_a_port_has_the_coordinators_own() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_together_is_told_in_one_sentence() {
+async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str, content: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (word, empty) = (path("word", "0123456789abcdef\n"), path("empty", ""));
+    let word = path("word", "0123456789abcdef\n");
+    let empty = path("empty", "");
     let join = crate::tls::Token::new(
         crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec())),
         [7; 32],
@@ -135,7 +138,7 @@ async fn what_does_not_go_together_is_told_in_one_sentence() {
 }
 
 #[test]
-fn a_token_that_goes_in_plaintext_is_told() {
+fn a_token_that_is_sent_in_plaintext_causes_a_warning() {
     for (flags, told) in [
         (&["--connect", "http://h:1", "--token-file", "word"][..], true),
         (&["--connect", "http://h:1"], false),
@@ -149,7 +152,7 @@ fn a_token_that_goes_in_plaintext_is_told() {
 }
 
 #[test]
-fn a_token_that_comes_later_is_kept_from_the_network_too() {
+fn a_join_token_that_is_installed_later_is_not_sent_in_plaintext_either() {
     let files = CredentialFiles {
         tls: false,
         plaintext: Plaintext::Network,

@@ -1,15 +1,16 @@
 //! Whether a request to a loopback port names this machine.
 //!
-//! A page of another site can let its own name lead to 127.0.0.1 (DNS rebinding). A browser then
-//! takes what this port answers for that site's own, and shows it to the page. It sends the site's
+//! A website can make its own name resolve to 127.0.0.1 (DNS rebinding). A browser then treats the
+//! responses of this port as that site's and lets its pages read them. The browser sends the site's
 //! name in `Host`, so such requests are refused. Every browser sends `Host`; a request without it
-//! comes from another kind of client and passes.
+//! comes from another kind of client and is accepted.
 
 use std::net::IpAddr;
 
 use http::{HeaderValue, Request, header::HOST, uri::Authority};
 
-/// Whether each name in the request is one of loopback. Ports do not matter: a tunnel has its own.
+/// Whether each host name in the request is a loopback name. Ports are ignored, because a tunnel
+/// has a port of its own.
 pub(super) fn names_loopback<B>(request: &Request<B>) -> bool {
     let mut headers = request.headers().get_all(HOST).iter();
     headers.all(is_loopback_value) && request.uri().authority().is_none_or(is_loopback)
@@ -38,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_loopback_pass_and_a_request_without_a_name() {
+    fn only_loopback_names_and_requests_without_a_name_are_accepted() {
         for host in [
             "localhost",
             "LocalHost:8080",

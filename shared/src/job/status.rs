@@ -1,4 +1,4 @@
-//! The job's counts, and how they go over the wire.
+//! The job's counts, and their conversion to and from the wire.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use std::time::Duration;
 pub struct JobStatus {
     /// Rows of the CSV, duplicates counted once.
     pub total: u64,
-    /// Completed by this run.
+    /// Classes completed by this run.
     pub success: u64,
-    /// Complete before this run.
+    /// Classes that were complete before this run.
     pub skipped: u64,
-    /// Failed in this run.
+    /// Classes that failed in this run.
     pub failed: u64,
-    /// With a worker now.
+    /// Classes that a worker holds.
     pub leased: u64,
-    /// Not leased.
+    /// Classes that are neither leased nor settled.
     pub pending: u64,
-    /// Workers with a session.
+    /// Number of workers with a session.
     pub workers: u32,
     /// Bytes received from the origin in this run.
     pub received_bytes: u64,
-    /// Estimated time until the last class has ended, in whole seconds. `None`: not known, or no
-    /// bytes come.
+    /// Estimated time until the last class is settled, in whole seconds. `None` if it is not known
+    /// or no bytes are received.
     pub time_left: Option<Duration>,
 }
 
 impl JobStatus {
-    /// Classes that have ended.
+    /// Number of settled classes.
     pub fn settled(&self) -> u64 {
         self.success.saturating_add(self.skipped).saturating_add(self.failed)
     }
 
-    /// Every class has ended.
+    /// Whether every class is settled.
     pub fn is_done(&self) -> bool {
         self.settled() == self.total
     }

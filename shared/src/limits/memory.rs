@@ -1,23 +1,24 @@
-//! The limit on memory of the process's control group: a container's, a pod's, a unit's.
+//! The memory limit of the process's control group: that of a container, a pod or a unit.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Where the system mounts control groups.
+/// Mount point of control groups.
 const MOUNT: &str = "/sys/fs/cgroup";
-/// The first version writes a number near 2^63 where there is no limit.
+/// Limits from this value mean that there is none: cgroup v1 then reports a number near 2^63.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The lowest limit on memory of the process's control group and those above it, in bytes; `None`
-/// where there is none, or none that this process can see.
+/// The lowest memory limit of the process's control group and its ancestors, in bytes. `None` if
+/// there is none, or none that this process can see.
 pub fn memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     lowest(&groups, Path::new(MOUNT))
 }
 
-/// `groups` is the text of `/proc/self/cgroup`, one hierarchy a line: `number:controllers:path`.
+/// `groups` is the text of `/proc/self/cgroup`, with one hierarchy on each line:
+/// `number:controllers:path`.
 fn lowest(groups: &str, mount: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
@@ -32,8 +33,8 @@ fn lowest(groups: &str, mount: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// From the group up to the root, which in a container is its own group. Groups that are not
-/// mounted are passed over.
+/// The lowest limit from the group up to the root, which in a container is the container's own
+/// group. Groups that are not mounted are skipped.
 fn lowest_in(root: &Path, group: &str, file: &str) -> Option<u64> {
     let group: PathBuf = root.join(group.trim_start_matches('/'));
     let groups = group.ancestors().take_while(|group| group.starts_with(root));

@@ -1,5 +1,5 @@
-//! Escapes log lines: each reaches the log and the screen as one line of printable characters,
-//! whatever text it quotes.
+//! Escapes log lines: each line reaches the log and the screen as one line of printable characters,
+//! even if it quotes text from elsewhere.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::outcome::printable;
 
-/// Writes where another writer does, with what is not printable escaped.
+/// A writer that escapes unprintable characters and passes the text to another writer.
 #[derive(Debug, Clone)]
 pub(super) struct Escaped<W>(pub(super) W);
 
@@ -20,7 +20,7 @@ impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for Escaped<W> {
 }
 
 impl<W: Write> Write for Escaped<W> {
-    /// Takes one line, as the formatter of log lines gives it.
+    /// Accepts one line, as the formatter of log lines writes it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));

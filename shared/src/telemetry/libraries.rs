@@ -1,10 +1,11 @@
-//! Log lines of libraries that have one for each frame, buffer or connection: `RUST_LOG=debug` is
-//! about these programs. A library that `RUST_LOG` names, as in `debug,h2=debug`, is not silenced.
+//! Limits the log lines of libraries that log each frame, buffer or connection, so that
+//! `RUST_LOG=debug` covers only these programs. A library that `RUST_LOG` names, as in
+//! `debug,h2=debug`, is not limited.
 
 use tracing::level_filters::LevelFilter;
 
-/// Libraries, and the level up to which their lines are kept. HTTP/2's library even warns of what
-/// peers send, once for each frame: a client could fill the disk with it.
+/// Libraries, and the most detailed level that is logged. The HTTP/2 library logs even warnings
+/// once for each frame that a peer sends: a client could fill the disk with them.
 const LEVELS: [(&str, LevelFilter); 10] = [
     ("h2", LevelFilter::ERROR),
     ("hyper", LevelFilter::INFO),
@@ -18,8 +19,8 @@ const LEVELS: [(&str, LevelFilter); 10] = [
     ("tower", LevelFilter::INFO),
 ];
 
-/// Directives to add to what `RUST_LOG` says; none that would show more. Without `RUST_LOG` the
-/// level is `info`.
+/// Directives to add to those of `RUST_LOG`. None of them increases the output. Without `RUST_LOG`
+/// the level is `info`.
 pub(super) fn quiet(asked: &str) -> impl Iterator<Item = String> {
     let asked: Vec<&str> = asked.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     let unnamed = if asked.is_empty() { LevelFilter::INFO } else { LevelFilter::OFF };
@@ -38,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_is_about_these_programs_unless_a_library_is_named() {
+    fn debug_covers_only_these_programs_and_named_libraries() {
         assert_eq!(silenced(""), ["h2=error"]);
         assert_eq!(silenced("info"), ["h2=error"]);
         for asked in ["debug", "trace", "worker=info, debug"] {
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_shown_that_was_not_asked_for() {
+    fn no_directive_increases_the_output() {
         for asked in ["error", "off", "coordinator=debug", "worker=trace,shared=debug"] {
             assert_eq!(silenced(asked), Vec::<String>::new(), "{asked}");
         }

@@ -1,6 +1,8 @@
-//! One trace for each class, from its lease to its report, across both programs; and the W3C context of calls between them.
+//! One trace for each class, from its lease to its report, across both programs; and the W3C trace
+//! context of calls between them.
 //!
-//! Invariant: without a collector nothing here is made, sent or allocated: the spans are switched off where they stand.
+//! Invariant: without a collector no span is created, sent or allocated, because the spans are
+//! disabled.
 
 use std::{fmt, str::FromStr};
 
@@ -21,12 +23,14 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::{ids::LeaseToken, outcome::Outcome, wnid::Wnid};
 
-/// The target of spans that are for a collector and not for the log, which has a line of its own for what they tell.
+/// Target of spans that go only to a collector. They are not in the log, which has lines of its own
+/// for the same events.
 pub const TARGET: &str = "trace";
-/// The header's name, and that of the text form.
+/// Name of the header, and key of the text form.
 const TRACEPARENT: &str = "traceparent";
 
-/// Where in which trace something happened, as W3C's `traceparent`; the default is nowhere. Small, so that it goes with a lease.
+/// Position in a trace, as in W3C's `traceparent`; the default value is no position. Small enough
+/// to send with each lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
     trace: TraceId,
@@ -35,7 +39,7 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Where a span is.
+    /// The position of a span.
     pub fn of(span: &Span) -> Self {
         if span.is_disabled() { Self::default() } else { Self::at(&span.context()) }
     }
@@ -46,12 +50,13 @@ impl TraceParent {
         Self { trace: context.trace_id(), span: context.span_id(), flags: context.trace_flags() }
     }
 
-    /// Whether it is anywhere.
+    /// Whether this is a position in a trace.
     pub fn is_somewhere(&self) -> bool {
         self.trace != TraceId::INVALID && self.span != SpanId::INVALID
     }
 
-    /// Puts a span that has just been made below this place. Nothing happens where nothing is traced.
+    /// Makes this position the parent of a new span. No effect without a position or if the span is
+    /// disabled.
     pub fn adopt(&self, span: &Span) {
         if self.is_somewhere() && !span.is_disabled() {
             let parent = SpanContext::new(self.trace, self.span, self.flags, true, TraceState::default());
@@ -66,7 +71,7 @@ impl Default for TraceParent {
     }
 }
 
-/// Empty where it is nowhere.
+/// Empty if there is no position.
 impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.is_somewhere() {
@@ -76,7 +81,7 @@ impl fmt::Display for TraceParent {
     }
 }
 
-/// What cannot be read is nowhere: a trace is no reason to refuse a class.
+/// Invalid text is no position: a malformed trace context is no reason to refuse a class.
 impl FromStr for TraceParent {
     type Err = std::convert::Infallible;
 
@@ -88,7 +93,7 @@ impl FromStr for TraceParent {
     }
 }
 
-/// The first span of a class's trace: it was leased.
+/// Records the first span of a class's trace, for the lease. Returns its position.
 pub fn leased(wnid: Wnid, token: LeaseToken) -> TraceParent {
     let span = info_span!(target: TARGET, parent: None, "lease", otel.kind = "producer", %wnid, %token);
     if span.is_disabled() {
@@ -98,8 +103,9 @@ pub fn leased(wnid: Wnid, token: LeaseToken) -> TraceParent {
     TraceParent::of(&span)
 }
 
-/// The last span of a class's trace, as long as it lives: a result was reported and is being kept. `traceparent` is what came
-/// with it; where nothing did, as with what was there before, there is no trace to end.
+/// The last span of a class's trace, which ends when it is dropped: a result was reported and is
+/// being recorded. `traceparent` comes with the report; if it is empty, as for classes that were
+/// complete before, there is no trace to end.
 pub fn settling(wnid: Wnid, token: LeaseToken, outcome: &Outcome, traceparent: &str) -> Span {
     let outcome = match outcome {
         Outcome::Success(_) => "success",
@@ -118,23 +124,24 @@ pub fn settling(wnid: Wnid, token: LeaseToken, outcome: &Outcome, traceparent: &
     span
 }
 
-/// The call in which it happened has a trace of its own.
+/// Links the span to the current call, which has a trace of its own.
 fn link_to_call(span: &Span) {
     let call = Span::current().context();
     span.add_link(call.span().span_context().clone());
 }
 
-/// A part of a class's way through the worker.
+/// A span for a step of a class in the worker.
 pub fn step(name: &'static str) -> Span {
     info_span!(target: TARGET, "step", otel.name = name)
 }
 
-/// A call that this program makes.
+/// A span for a call that this program makes.
 pub fn calling(method: &'static str) -> Span {
     info_span!(target: TARGET, "call", otel.name = method, otel.kind = "client", rpc.system = "grpc")
 }
 
-/// A call that this program answers, below the one who makes it if the headers name that.
+/// A span for a call that this program answers. Its parent is the caller's span, if the headers
+/// name it.
 pub fn called(method: &'static str, headers: &HeaderMap) -> Span {
     let span =
         info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
@@ -151,7 +158,7 @@ fn adopt(span: &Span, parent: Context) {
     }
 }
 
-/// Gives calls the context of the span in which they are made.
+/// Adds the context of the current span to the metadata of calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WithContext;
 
@@ -165,6 +172,7 @@ impl Interceptor for WithContext {
     }
 }
 
+/// Writes a trace context to gRPC metadata.
 struct Metadata<'map>(&'map mut MetadataMap);
 
 impl Injector for Metadata<'_> {
@@ -175,7 +183,7 @@ impl Injector for Metadata<'_> {
     }
 }
 
-/// A `traceparent` that did not come in a header.
+/// A `traceparent` that was not received in a header.
 struct Text<'text>(&'text str);
 
 impl Extractor for Text<'_> {
@@ -212,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_survives_the_wire_and_nonsense_is_nowhere() {
+    fn a_position_survives_the_wire_and_invalid_text_is_no_position() {
         let Ok(place) = TEXT.parse::<TraceParent>();
         assert_eq!(place.to_string(), TEXT);
         for nonsense in
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_carries_its_place_in_its_metadata() {
+    fn a_call_carries_its_trace_context_in_its_metadata() {
         let spans = traced(|| {
             let span = calling("Renew");
             let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
@@ -253,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_traced_where_nobody_collects() {
+    fn nothing_is_traced_without_a_collector() {
         let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
         let log = log.with_filter(filter_fn(|metadata| metadata.target() != TARGET));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {

@@ -1,44 +1,44 @@
 //! Reads the certificates of a PEM file.
 //!
-//! Invariant: each certificate in the file is either returned, or the whole file is refused with the
-//! line of the one that cannot be used. A PEM reader skips what it does not recognise, so a byte-order
-//! mark or a missing line end would otherwise remove a certificate without a word.
+//! Invariant: either all certificates in the file are returned, or the file is refused with the
+//! line of the unusable one. A PEM reader skips what it does not recognise, so that otherwise a
+//! byte-order mark or a missing line end would remove a certificate silently.
 
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-/// Why a file of certificates cannot be used.
+/// Reasons for which a file of certificates cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBundle {
-    /// Neither PEM nor DER.
+    /// The file is neither PEM nor DER.
     #[error("it holds no PEM certificate (-----BEGIN CERTIFICATE-----)")]
     Empty,
-    /// Binary.
+    /// The file is probably DER.
     #[error(
         "it holds no PEM certificate (-----BEGIN CERTIFICATE-----) but looks like DER; convert it with \
          `openssl x509 -inform der -in FILE -out FILE.pem`"
     )]
     Der,
-    /// Text in an encoding in which no marker is ASCII.
+    /// The file has an encoding in which the PEM markers are not ASCII.
     #[error("it is UTF-16 text; save it as ASCII or UTF-8")]
     Utf16,
-    /// A certificate with OpenSSL's trust settings, which may forbid what it is given for.
+    /// A certificate with OpenSSL's trust settings, which may forbid the intended use.
     #[error(
         "line {line} begins a TRUSTED CERTIFICATE, with trust settings that only OpenSSL reads; convert it with \
          `openssl x509 -in FILE -out FILE.pem`"
     )]
     TrustSettings {
-        /// From 1.
+        /// Line number, counted from 1.
         line: usize,
     },
     /// A certificate that cannot be decoded.
     #[error("the certificate that begins in line {line} is damaged ({why}); replace or remove it")]
     Damaged {
-        /// From 1.
+        /// Line number, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Description of the damage.
         why: String,
     },
 }
@@ -49,10 +49,10 @@ const DASHES: &str = "-----";
 const LABELS: [&str; 2] = ["CERTIFICATE", "X509 CERTIFICATE"];
 const TRUSTED: &str = "TRUSTED CERTIFICATE";
 
-/// All certificates of a PEM file, in its order; at least one.
+/// All certificates of a PEM file, in the order of the file; at least one.
 ///
-/// Byte-order marks, any line ends, indentation, text between the blocks and blocks of other kinds are
-/// accepted.
+/// Byte-order marks, any line ends, indentation, text between the blocks and blocks of other kinds
+/// are accepted.
 ///
 /// # Errors
 /// [`InvalidBundle`], also when one of several certificates cannot be used.
@@ -85,14 +85,14 @@ pub fn read(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> {
     Err(if pem.starts_with(&[0x30, 0x82]) { InvalidBundle::Der } else { InvalidBundle::Empty })
 }
 
-/// What stands between the two markers of a block.
+/// The text between the two markers of a block.
 fn body<'text>(before: &str, label: &str, rest: &'text str) -> Option<&'text str> {
     let rest = rest.strip_prefix(&DASHES[1..]).filter(|_| before.ends_with(DASHES))?;
     let (body, _) = rest.split_once(&format!("{DASHES}END {label}{DASHES}"))?;
     (!body.contains('-')).then_some(body)
 }
 
-/// Decodes the base64 text of a certificate, and checks that it is one.
+/// Decodes the base64 text of a certificate, and checks that it is a certificate.
 fn certificate(base64: &str) -> Result<CertificateDer<'static>, String> {
     let lines: Vec<&str> = base64.split_whitespace().collect();
     let block = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn every_certificate_is_read_however_the_file_was_edited() {
-        let (one, two) = (pem("one"), pem("two"));
+        let one = pem("one");
+        let two = pem("two");
         let both = format!("{one}{two}");
         let expected = read(both.as_bytes()).unwrap();
         assert_eq!(expected.len(), 2);
@@ -141,8 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_cannot_be_used_refuses_the_file_and_its_line_is_named() {
-        let (one, two) = (pem("one"), pem("two"));
+    fn an_unusable_certificate_makes_the_file_invalid_and_its_line_is_reported() {
+        let one = pem("one");
+        let two = pem("two");
         let lines = one.lines().count();
         for (text, line) in [
             (format!("{one}{}", two.replace("-----BEGIN CERT", "----BEGIN CERT")), lines + 1),

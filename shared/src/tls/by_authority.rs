@@ -1,7 +1,9 @@
-//! Checks a server against the authority that a join token names: no file with its certificate is needed.
+//! Verifies a server against the authority that a join token names, without a file with the
+//! authority's certificate.
 //!
-//! The server sends its authority's certificate in its chain. What proves it is the digest in the token, so nothing is taken
-//! on trust, at no first use either; and everything is checked before the first byte of a request is sent.
+//! The server sends its authority's certificate in its chain, and the digest in the token verifies
+//! that certificate. There is no trust on first use, and verification ends before the first byte of
+//! a request is sent.
 
 use std::sync::Arc;
 
@@ -17,7 +19,7 @@ use rustls::{
 
 use super::Authority;
 
-/// Believes the servers of one authority, of which only the digest is known.
+/// Accepts the servers of one authority, of which only the digest is known.
 #[derive(Debug)]
 pub struct ByAuthority {
     authority: Authority,
@@ -25,7 +27,7 @@ pub struct ByAuthority {
 }
 
 impl ByAuthority {
-    /// Believes the servers of this one.
+    /// A verifier for the servers of this authority.
     pub fn new(authority: Authority, provider: Arc<CryptoProvider>) -> Self {
         Self { authority, provider }
     }
@@ -105,20 +107,24 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_named_authority_has_signed_for_this_name_is_believed() {
-        let (ours, theirs) = (authority(), authority());
+    fn only_certificates_that_the_named_authority_signed_for_this_name_are_accepted() {
+        let ours = authority();
+        let theirs = authority();
         let later = Duration::from_secs(UnixTime::now().as_secs() + 3600);
         let (good, forged, old) =
             (server(&ours, later), server(&theirs, later), server(&ours, Duration::from_hours(1)));
         assert_eq!(check(&ours, &good, &[&ours], "localhost"), Ok(()));
         assert_eq!(check(&ours, &good, &[&theirs, &ours], "localhost"), Ok(()));
         for (what, refused) in [
-            ("the authority is not shown", check(&ours, &good, &[], "localhost")),
+            ("the authority is not in the chain", check(&ours, &good, &[], "localhost")),
             ("another cluster", check(&ours, &forged, &[&theirs], "localhost")),
-            ("ours is shown beside a certificate of theirs", check(&ours, &forged, &[&ours], "localhost")),
-            ("both are shown", check(&ours, &forged, &[&theirs, &ours], "localhost")),
+            (
+                "the chain has our authority, and the certificate is of the other one",
+                check(&ours, &forged, &[&ours], "localhost"),
+            ),
+            ("both authorities are in the chain", check(&ours, &forged, &[&theirs, &ours], "localhost")),
             ("another name", check(&ours, &good, &[&ours], "elsewhere")),
-            ("out of date", check(&ours, &old, &[&ours], "localhost")),
+            ("expired", check(&ours, &old, &[&ours], "localhost")),
             ("the authority itself as the server", check(&ours, ours.der(), &[&ours], "localhost")),
         ] {
             assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{what}: {refused:?}");

@@ -1,7 +1,8 @@
-//! Certificates and join tokens: how both ends of the wire prove who they are.
+//! Certificates and join tokens, with which both ends of a connection authenticate each other.
 //!
-//! Files may be replaced at any time, also by the swap of a link as Kubernetes does it, so whoever holds something that was
-//! made of files holds it as [`Watched`]. Nothing secret has a `Debug` or `Display` that shows it.
+//! Files may be replaced at any time, also through the replacement of a symbolic link as in
+//! Kubernetes, so values that are read from files are kept as [`Watched`]. No type with a secret
+//! shows it in `Debug` or `Display`.
 
 pub mod bundle;
 mod by_authority;
@@ -21,10 +22,10 @@ pub use pem::{certificates, certified_key, roots};
 pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token, halves};
 pub use watched::{Source, Watched};
 
-/// What HTTP/2 is called in a handshake.
+/// ALPN name of HTTP/2 in a TLS handshake.
 pub const HTTP2: &[u8] = b"h2";
 
-/// Why a file is of no use. The content is never shown.
+/// Reasons for which a file cannot be used. The messages never contain its content.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
@@ -32,59 +33,59 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Every user of this machine can change it.
     #[error(transparent)]
     Writable(#[from] WritableByOthers),
-    /// There is none in it, or a broken one.
+    /// The file has no certificate, or an unusable one.
     #[error("use {}: {why}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Which, and what is wrong with it.
+        /// The error, with the line of the certificate.
         why: InvalidBundle,
     },
-    /// There is none in it, or a broken one.
+    /// The file has no private key, or an unusable one.
     #[error("use {}: it holds no PEM private key (-----BEGIN PRIVATE KEY-----)", path.display())]
     Key {
         /// The file.
         path: PathBuf,
     },
-    /// The halves do not belong together, say.
+    /// The certificate and the key cannot be used together, e.g. because they do not match.
     #[error("use the certificate {} with the key {}: {source}", certificate.display(), key.display())]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// What is wrong.
+        /// The error of the TLS library.
         source: rustls::Error,
     },
-    /// Not usable as an authority.
+    /// The certificate cannot be used as an authority.
     #[error("use {} as a certificate authority: {reason}", path.display())]
     Authority {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error of the TLS library.
         reason: String,
     },
-    /// No token, or more than the one that is needed.
+    /// The file has no token, or several tokens and none for this program.
     #[error("use the token in {}: {source}", path.display())]
     Token {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error in the token.
         source: InvalidToken,
     },
-    /// Nothing proves the server.
+    /// The token cannot authenticate the server.
     #[error("use the token in {}: it names no certificate authority; give the coordinator's with --tls-ca", path.display())]
     NoAuthority {
         /// The file.
         path: PathBuf,
     },
-    /// It is for a server that proves itself, and everybody on the way could read it.
+    /// The token is meant for a server that authenticates itself, and could be read on the network.
     #[error(
         "use the token in {}: it is never sent in plaintext over a network; give --connect https://…, or a tunnel's end at \
          http://127.0.0.1 with --insecure", path.display()
@@ -93,7 +94,7 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// A program of another user may listen there while the coordinator does not.
+    /// A program of another user could listen at the address while the coordinator does not.
     #[error(
         "use the token in {}: any user of this machine can listen at an address of it and be sent the token; give --connect \
          https://…, or --insecure if it is a tunnel's end or this machine has no other users", path.display()
@@ -102,25 +103,25 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
-    /// The coordinator's file of several, without one.
+    /// The coordinator's file for several tokens has none.
     #[error("use the tokens in {}: it holds none; write one `role token` on each line, as `coordinator init` does", path.display())]
     NoTokens {
         /// The file.
         path: PathBuf,
     },
-    /// A line that is no token, in a file of several.
+    /// A line of the coordinator's file for several tokens is not a token.
     #[error("use the tokens in {}, line {line}: {source}", path.display())]
     TokenLine {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// The error in the token.
         source: InvalidToken,
     },
 }
 
-/// What to do about a file that cannot be read, where that is known.
+/// Advice for a file that cannot be read, if there is one.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; name a file that is there, such as one that `coordinator init` wrote",
@@ -131,8 +132,8 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// The only provider of cryptography in both programs. Named at each use: with a second one in the tree, rustls would panic
-/// when it had to choose.
+/// The only provider of cryptography in both programs. It is passed explicitly, because rustls
+/// would panic at an implicit choice if the dependencies contained a second one.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }

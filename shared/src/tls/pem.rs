@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM files.
+//! Reads certificates and keys from PEM files.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{Source, TlsError, bundle};
 
-/// All certificates of a file, in its order; at least one.
+/// All certificates of a file, in the order of the file; at least one.
 ///
 /// # Errors
 /// [`TlsError::Certificate`].
@@ -20,11 +20,11 @@ pub fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, Tls
     bundle::read(&source.bytes).map_err(|why| TlsError::Certificate { path: source.path.clone(), why })
 }
 
-/// The certificate of one file, with those of its issuers, and the first private key of another.
-/// The key is erased from memory once the library that signs with it has its own.
+/// The certificate of one file, with those of its issuers, and the first private key of another
+/// file. The key is erased from memory after the signing library has copied it.
 ///
 /// # Errors
-/// [`TlsError`], also when the two do not belong together.
+/// [`TlsError`], also if the two do not match.
 pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCertAndKey>, TlsError> {
     let chain = certificates(certificate)?;
     let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|_| TlsError::Key { path: key.path.clone() })?;
@@ -32,7 +32,7 @@ pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCer
     let pair = any_supported_type(&der).and_then(|signer| {
         let pair = CertifiedKey::new(chain, signer);
         match pair.keys_match() {
-            // Of some keys the library cannot tell.
+            // For some kinds of keys the library cannot decide whether they match.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair),
             Err(error) => Err(error),
         }
@@ -42,10 +42,10 @@ pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCer
     Ok(Arc::new(pair.into()))
 }
 
-/// The certificates of a file as those that others are checked against.
+/// The certificates of a file as trusted authorities.
 ///
 /// # Errors
-/// [`TlsError`], also when one of them cannot be an authority.
+/// [`TlsError`], also if one of them cannot be an authority.
 pub fn roots(source: &Source) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(source)? {

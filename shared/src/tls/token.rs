@@ -1,8 +1,9 @@
-//! The join token, `idl1.<authority>.<secret>`: one string that proves the cluster to the worker and the worker to the
-//! cluster.
+//! The join token, `idl1.<authority>.<secret>`: one string that authenticates the coordinator to
+//! the worker and the worker to the coordinator.
 //!
-//! The middle is the SHA-256 of the authority's certificate (DER), the end 256 random bits, both in base32 without padding
-//! (RFC 4648) in small letters. Any other word of at least 16 visible characters is a token too, but cannot prove the cluster.
+//! The middle is the SHA-256 of the authority's certificate (DER), the end 256 random bits, both in
+//! base32 without padding (RFC 4648) in lower case. Any other word of at least 16 visible
+//! characters is a token, too, but does not authenticate the coordinator.
 
 use std::{fmt, str::FromStr};
 
@@ -13,43 +14,44 @@ use zeroize::Zeroizing;
 
 use super::{Source, TlsError};
 
-/// How a join token begins: the first version of its form.
+/// Prefix of a join token, with the version of its format.
 pub const TOKEN_PREFIX: &str = "idl1.";
-/// Bytes of a digest and of a secret.
+/// Length of a digest and of a secret in bytes.
 const BYTES: usize = 32;
-/// Shorter words are guessed too easily, longer ones are no token.
+/// Permitted lengths of a token in bytes. Shorter words are guessed too easily; longer ones are no
+/// tokens.
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=1024;
 
-/// Names a certificate authority: the SHA-256 of its certificate.
+/// Id of a certificate authority: the SHA-256 of its certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Authority([u8; BYTES]);
 
-/// A secret that lets its holder in; erased from memory when it is dropped.
+/// A secret that authorises its holder; erased from memory when it is dropped.
 #[derive(Clone)]
 pub struct Token {
     text: Zeroizing<String>,
     authority: Option<Authority>,
 }
 
-/// Why a text is no token. The text is secret and is not shown.
+/// Reasons for which a text is not a token. The text is secret and is not in the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// It begins as a join token and does not go on as one.
+    /// The text has the prefix of a join token and is not a complete one.
     #[error("it begins with {TOKEN_PREFIX} but is no whole join token; copy it again")]
     Damaged,
-    /// Too short, or not one word.
+    /// The text is too short, or not one word.
     #[error("a token is one word of 16 to 1024 letters, digits and signs, like those that `coordinator init` writes")]
     NoToken,
-    /// The word before it is no role.
+    /// The word before the token is not a role.
     #[error("the word before the token is no role: worker, viewer or admin")]
     NoRole,
-    /// A file without one, or with more than one and none of the role.
+    /// A file has no token, or several and none for the role.
     #[error("it must hold one token on one line, and holds {0}, none of them for this program")]
     NotOne(usize),
 }
 
 impl Authority {
-    /// The name of this one.
+    /// The id of this authority.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         let mut bytes = [0; BYTES];
         bytes.copy_from_slice(digest(&SHA256, certificate).as_ref());
@@ -70,8 +72,9 @@ impl Token {
         Self { text: text.into(), authority: Some(authority) }
     }
 
-    /// The token of a file, around which there may be comments (`#`) and blank lines. Of the coordinator's own file, which
-    /// has several with a role before each, it is the first of the first of these roles that is there.
+    /// The token of a file, which may also contain comments (`#`) and blank lines. The
+    /// coordinator's own file has several tokens, each after its role. From such a file, this is
+    /// the first token of the first of `roles` that occurs in it.
     ///
     /// # Errors
     /// [`TlsError::Token`].
@@ -87,18 +90,18 @@ impl Token {
         token.parse().map_err(refuse)
     }
 
-    /// Whose server its holder believes; nothing if it is no join token.
+    /// The authority whose servers are accepted; `None` if this is not a join token.
     pub fn authority(&self) -> Option<Authority> {
         self.authority
     }
 
-    /// The secret itself: for the file that keeps it, the wire and the comparison, and for nothing else.
+    /// The secret text. Only for the file that stores it, the wire and the comparison.
     pub fn reveal(&self) -> &str {
         &self.text
     }
 }
 
-/// The role and the token of a line; the role may be missing.
+/// The role and the token of a line; the role is empty if it is missing.
 pub fn halves(line: &str) -> (&str, &str) {
     line.split_once(char::is_whitespace).map_or(("", line), |(role, token)| (role, token.trim_start()))
 }
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_join_token_is_read_as_it_is_written() {
+    fn a_join_token_is_parsed_from_its_own_text() {
         let authority = Authority::of(&CertificateDer::from(b"a certificate".to_vec()));
         let token = Token::new(authority, [7; 32]);
         let read: Token = token.reveal().parse().unwrap();
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_join_token_is_no_other_kind_of_token() {
+    fn a_damaged_join_token_is_not_accepted_as_another_kind_of_token() {
         let token = Token::new(Authority([1; 32]), [7; 32]);
         let whole = token.reveal();
         for damaged in
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn any_long_word_is_a_token_that_proves_no_cluster() {
+    fn any_long_word_is_a_token_that_names_no_authority() {
         assert_eq!("0123456789abcdef".parse::<Token>().unwrap().authority(), None);
         for wrong in ["", "short", "two words of enough length", "söme0123456789abcdef"] {
             assert_eq!(wrong.parse::<Token>().err(), Some(InvalidToken::NoToken), "{wrong}");
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_holds_one_token_and_what_people_write_beside_it() {
+    fn a_file_holds_one_token_and_may_contain_comments_and_a_role() {
         for text in ["# for the workers\n\n  0123456789abcdef \r\n", "worker 0123456789abcdef"] {
             assert_eq!(Token::one_of(&source(text), &["admin"]).unwrap().reveal(), "0123456789abcdef");
         }
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_coordinators_file_each_program_takes_its_own() {
+    fn each_program_uses_the_token_of_its_role() {
         let all = source(
             "worker worker-0123456789\nworker worker-9876543210\nviewer viewer-0123456789\nadmin admin-0123456789a\n",
         );

@@ -1,7 +1,8 @@
-//! `Watched`: something that was made of files, made again when they change, with the last good one kept meanwhile.
+//! `Watched`: a value that is made of files, and made again when they change. Until a new value is
+//! made successfully, the last good one stays in use.
 //!
-//! Files are looked at by their content and not through notices of the file system: a mounted secret changes by the swap of
-//! a link two folders above, and they are small.
+//! Changes are detected by reading the files, which are small, instead of file system
+//! notifications: a mounted secret changes by the replacement of a symbolic link two folders above.
 
 use std::{
     path::PathBuf,
@@ -17,11 +18,11 @@ use zeroize::Zeroizing;
 use super::TlsError;
 use crate::private_file::{self, NotRead};
 
-/// A file and what was in it.
+/// A file and its content.
 pub struct Source {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it held; secret, perhaps, and erased from memory when it is dropped.
+    /// Content of the file. It may be secret, and is erased from memory when it is dropped.
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
@@ -38,9 +39,9 @@ impl Source {
         }
     }
 
-    /// Its lines with their numbers from 1, without those that are blank or a comment (`#`).
+    /// The lines with their numbers, counted from 1, without blank lines and comments (`#`).
     pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        // What is no text is no token and no role either.
+        // Content that is not UTF-8 contains no token and no role.
         let text = std::str::from_utf8(&self.bytes).unwrap_or("\u{fffd}");
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
         (1..).zip(lines).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
@@ -49,7 +50,7 @@ impl Source {
 
 type Make<T> = Box<dyn Fn(&[Source]) -> Result<T, TlsError> + Send + Sync>;
 
-/// Something that was made of files.
+/// A value that is made of files.
 pub struct Watched<T> {
     paths: Vec<PathBuf>,
     make: Make<T>,
@@ -58,20 +59,20 @@ pub struct Watched<T> {
     refused: Counter,
 }
 
-/// What was read last.
+/// The content that was read last.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Digests of the files, whether or not they were of use; none where one could not be read.
+    /// Digests of the files, whether or not they were usable; empty if one could not be read.
     digests: Vec<Vec<u8>>,
-    /// A file was empty at the last look, which may be because it is being written.
+    /// Whether a file was empty at the last check, which may be because it was being written.
     was_empty: bool,
 }
 
 impl<T> Watched<T> {
-    /// Makes it for the first time.
+    /// Reads the files and makes the first value.
     ///
     /// # Errors
-    /// [`TlsError`] when a file cannot be read, or `make` refuses.
+    /// [`TlsError`] if a file cannot be read, or `make` fails.
     pub fn new(
         paths: Vec<PathBuf>,
         make: impl Fn(&[Source]) -> Result<T, TlsError> + Send + Sync + 'static,
@@ -87,30 +88,32 @@ impl<T> Watched<T> {
         })
     }
 
-    /// The last good one.
+    /// The last good value.
     pub fn get(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Whether there is anything to look at.
+    /// Whether there are files to check.
     pub fn has_files(&self) -> bool {
         !self.paths.is_empty()
     }
 
-    /// How often what had changed was of no use.
+    /// Number of changes from which no value could be made.
     pub fn refused(&self) -> u64 {
         self.refused.get()
     }
 
-    /// Looks at the files, and makes a new one if they have changed. One that cannot be made is told once in the log, and
-    /// the last good one stays. A file that has become empty counts at the second look: editors
-    /// and some tools empty a file before they write it. Does blocking I/O on small files.
+    /// Checks the files, and makes a new value if they have changed. A failure is logged once, and
+    /// the last good value stays in use. An empty file is used only if it is still empty at the
+    /// next check, because editors and some tools truncate a file before they write it. Does
+    /// blocking I/O on small files.
     pub fn look(&self) {
-        // A pipe gives what it has once; to open it again could wait for ever.
+        // A pipe provides its content once, and opening it again could block forever.
         if self.paths.iter().any(|path| path.metadata().is_ok_and(|found| !found.is_file())) {
             return;
         }
-        // Whoever panicked while holding it left a list of digests, at worst an older one.
+        // After a panic of another thread the digests are valid, at worst outdated, so poisoning is
+        // ignored.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match read(&self.paths) {
             Ok(sources) => {
@@ -127,7 +130,7 @@ impl<T> Watched<T> {
                 *seen = Seen { digests, was_empty: false };
                 (self.make)(&sources)
             }
-            // A file that is away for a moment is told once.
+            // An unreadable file is reported once.
             Err(_) if seen.digests.is_empty() => return,
             Err(error) => {
                 *seen = Seen::default();
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_is_used_and_what_is_broken_is_not() {
+    fn new_content_is_used_and_unusable_content_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "one").unwrap();
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_counts_at_the_second_look() {
+    fn an_empty_file_is_used_at_the_second_check() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "one").unwrap();
@@ -234,13 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn the_swap_of_a_link_is_a_change() {
+    fn the_replacement_of_a_link_is_a_change() {
         let folder = tempfile::tempdir().unwrap();
         for (version, content) in [("v1", "one"), ("v2", "three")] {
             std::fs::create_dir(folder.path().join(version)).unwrap();
             std::fs::write(folder.path().join(version).join("file"), content).unwrap();
         }
-        let (link, next) = (folder.path().join("current"), folder.path().join("next"));
+        let link = folder.path().join("current");
+        let next = folder.path().join("next");
         std::os::unix::fs::symlink("v1", &link).unwrap();
         let watched = Watched::new(vec![link.join("file")], length_of).unwrap();
         std::os::unix::fs::symlink("v2", &next).unwrap();
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_at_the_start_is_refused() {
+    fn unusable_files_at_the_start_are_an_error() {
         assert!(matches!(Watched::new(vec!["/nowhere".into()], length_of), Err(TlsError::Read { .. })));
         assert!(matches!(Watched::new(vec!["/dev/null".into()], length_of), Err(TlsError::Certificate { .. })));
     }

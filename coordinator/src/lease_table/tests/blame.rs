@@ -1,11 +1,11 @@
-//! Who is to blame: a class, a worker, or the origin.
+//! Attribution of failures to a class, a worker or the origin.
 
 use super::*;
-use crate::lease_table::breaker::{OPENS_AT, PATIENCE, PATIENCE_WITH_A_STRANGER, PROBE_EVERY};
+use crate::lease_table::breaker::{MAX_WAIT, MAX_WAIT_NEVER_ANSWERED, OPENS_AT, PROBE_EVERY};
 
 const LONG: Duration = Duration::from_mins(6);
 
-/// Keeps sessions alive while time passes.
+/// Lets time pass and renews the sessions meanwhile.
 fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mut Instant) {
     let end = *now + time;
     while *now < end {
@@ -28,7 +28,7 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
     }
 }
 
-/// Fails `count` classes one after the other, each as soon as it is granted; gives the verdicts.
+/// Fails `count` classes one after the other, each as soon as it is granted. Returns the verdicts.
 fn fail(table: &mut LeaseTable, id: SessionId, count: usize, suspect: Suspect, now: Instant) -> Vec<Verdict> {
     let fail_one = |_| {
         let lease = acquire(table, id, 1, now).unwrap()[0];
@@ -38,21 +38,22 @@ fn fail(table: &mut LeaseTable, id: SessionId, count: usize, suspect: Suspect, n
 }
 
 #[test]
-fn what_one_worker_cannot_do_another_one_tries_before_it_has_failed() {
+fn a_class_that_one_worker_fails_is_tried_by_another_before_it_has_failed() {
     for suspect in [Suspect::Origin, Suspect::Host] {
         let mut now = Instant::now();
         let mut table = table(1);
-        let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+        let one = session(&mut table, "one", now);
+        let other = session(&mut table, "other", now);
         assert_eq!(fail(&mut table, one, 1, suspect, now), [Verdict::Retried]);
-        assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "there is a pause first");
+        assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "the retry is delayed");
         pass(&mut table, &[one, other], Duration::from_secs(2), &mut now);
-        assert_eq!(acquire(&mut table, one, 1, now).unwrap(), [], "who has failed it is not asked again");
+        assert_eq!(acquire(&mut table, one, 1, now).unwrap(), [], "the worker that failed it does not get it again");
         let lease = acquire(&mut table, other, 1, now).unwrap()[0];
         check(&table);
         assert_eq!(
             table.report(other, lease, &blames(suspect), now, 1.0),
             match suspect {
-                // The last class of the job: nothing can show any more that it is the origin.
+                // The last class of the job: no answer of the origin can decide it any more.
                 Suspect::Origin => Verdict::Doubted,
                 _ => Verdict::Settled,
             }
@@ -68,24 +69,24 @@ fn lacks_space() -> Outcome {
 }
 
 #[test]
-fn a_class_without_space_is_offered_to_every_storage_and_no_worker_is_to_blame() {
+fn a_class_without_space_is_offered_to_every_storage_and_counts_against_no_worker() {
     let now = Instant::now();
     let mut table = table(1);
     let workers: Vec<SessionId> = (1..=4).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
     for worker in &workers[..3] {
         let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
         assert_eq!(table.report(*worker, lease, &lacks_space(), now, 1.0), Verdict::Retried);
-        assert_eq!(acquire(&mut table, *worker, 1, now).unwrap(), [], "it has no more space than before");
+        assert_eq!(acquire(&mut table, *worker, 1, now).unwrap(), [], "the worker still lacks space");
         check(&table);
     }
-    // The last one has space, and a failure of another kind is its first.
+    // The last worker has space.
     let lease = acquire(&mut table, workers[3], 1, now).unwrap()[0];
     assert_eq!(table.report(workers[3], lease, &good(), now, 1.0), Verdict::Settled);
     assert_eq!((table.status().success, table.take_notices()), (1, Vec::new()));
 }
 
 #[test]
-fn what_fits_nowhere_has_failed_after_a_bounded_number_of_offers() {
+fn a_class_that_fits_on_no_storage_has_failed_after_a_bounded_number_of_offers() {
     for (count, offers) in [(1, 1), (3, 3), (20, trouble::OFFERS)] {
         let now = Instant::now();
         let mut table = table(1);
@@ -103,7 +104,7 @@ fn what_fits_nowhere_has_failed_after_a_bounded_number_of_offers() {
 }
 
 #[test]
-fn a_class_that_lacked_space_elsewhere_has_all_its_tries_where_there_is_space() {
+fn failures_for_lack_of_space_do_not_reduce_the_tries_on_other_workers() {
     let mut now = Instant::now();
     let mut table = table(1);
     let workers: Vec<SessionId> = (1..=5).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
@@ -117,18 +118,20 @@ fn a_class_that_lacked_space_elsewhere_has_all_its_tries_where_there_is_space() 
 }
 
 #[test]
-fn a_class_that_is_not_there_is_asked_for_by_one_worker_only() {
+fn a_class_that_the_origin_does_not_have_is_tried_by_one_worker_only() {
     let now = Instant::now();
     let mut table = table(1);
-    let (one, _) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    session(&mut table, "other", now);
     assert_eq!(fail(&mut table, one, 1, Suspect::Class, now), [Verdict::Settled]);
 }
 
 #[test]
-fn whoever_has_failed_a_class_gets_it_again_once_nobody_else_is_there() {
+fn a_worker_gets_a_class_again_that_it_failed_if_there_is_no_other_worker() {
     let mut now = Instant::now();
     let mut table = table(1);
-    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let other = session(&mut table, "other", now);
     fail(&mut table, one, 1, Suspect::Host, now);
     pass(&mut table, &[one, other], Duration::from_secs(2), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
@@ -137,10 +140,11 @@ fn whoever_has_failed_a_class_gets_it_again_once_nobody_else_is_there() {
 }
 
 #[test]
-fn a_worker_that_fails_what_others_can_do_gets_nothing_for_a_while_and_no_class_fails_because_of_it() {
+fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_fails_because_of_it() {
     let mut now = Instant::now();
     let mut table = table(40);
-    let (bad, well) = (session(&mut table, "bad", now), session(&mut table, "well", now));
+    let bad = session(&mut table, "bad", now);
+    let well = session(&mut table, "well", now);
     for _ in 0..5 {
         assert_eq!(fail(&mut table, bad, 1, Suspect::Host, now), [Verdict::Retried]);
         let lease = acquire(&mut table, well, 1, now).unwrap()[0];
@@ -153,7 +157,7 @@ fn a_worker_that_fails_what_others_can_do_gets_nothing_for_a_while_and_no_class_
     assert_eq!(acquire(&mut table, bad, 9, now).unwrap(), []);
     let turn = table.turn();
     pass(&mut table, &[bad, well], Duration::from_mins(2), &mut now);
-    assert!(table.turn() > turn, "those that wait are told");
+    assert!(table.turn() > turn, "waiting workers are woken");
     assert_eq!(acquire(&mut table, bad, 1, now).unwrap().len(), 1);
     for lease in acquire(&mut table, well, 99, now).unwrap() {
         table.report(well, lease, &good(), now, 1.0);
@@ -175,7 +179,7 @@ fn the_only_worker_is_never_put_into_quarantine() {
 }
 
 #[test]
-fn a_class_that_always_fails_among_good_ones_fails_as_soon_as_that_is_clear() {
+fn an_undecided_failure_becomes_final_when_another_class_succeeds() {
     let now = Instant::now();
     let mut table = table(3);
     let one = session(&mut table, "one", now);
@@ -192,7 +196,7 @@ fn a_class_that_always_fails_among_good_ones_fails_as_soon_as_that_is_clear() {
 }
 
 #[test]
-fn a_short_list_that_fails_altogether_ends() {
+fn a_job_with_a_short_list_ends_if_all_classes_fail() {
     let now = Instant::now();
     let mut table = table(3);
     let one = session(&mut table, "one", now);
@@ -203,7 +207,7 @@ fn a_short_list_that_fails_altogether_ends() {
 }
 
 #[test]
-fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute() {
+fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_minute() {
     let mut now = Instant::now();
     let mut table = table(100);
     let one = session(&mut table, "one", now);
@@ -213,8 +217,8 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
     assert_eq!(verdicts[..OPENS_AT - 1], [Verdict::Doubted; OPENS_AT - 1]);
     assert_eq!(verdicts[OPENS_AT - 1], Verdict::Excused);
     assert_eq!(table.phase(), Phase::OriginPaused);
-    assert!(matches!(table.take_notices()[..], [Notice::OriginAway { waits: PATIENCE, .. }]));
-    assert_eq!((table.status().failed, table.status().pending), (0, 98), "what was on its way still is");
+    assert!(matches!(table.take_notices()[..], [Notice::OriginAway { waits: MAX_WAIT, .. }]));
+    assert_eq!((table.status().failed, table.status().pending), (0, 98), "the lease that was granted before is kept");
     assert_eq!(table.report(one, first[1], &blames(Suspect::Origin), now, 1.0), Verdict::Excused);
     let mut probes = 0;
     for _ in 0..15 {
@@ -222,7 +226,7 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
             assert_eq!(acquire(&mut table, one, 9, now).unwrap(), []);
             let turn = table.turn();
             pass(&mut table, &[one], PROBE_EVERY, &mut now);
-            assert!(table.turn() > turn, "those that wait are told");
+            assert!(table.turn() > turn, "waiting workers are woken");
             let granted = table.acquire(one, 9, now).unwrap();
             assert!(granted.probe && granted.leases.len() == 1);
             probes += 1;
@@ -233,7 +237,7 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
     assert_eq!((probes, table.status().failed), (30, 0), "a quarter of an hour");
     pass(&mut table, &[one], PROBE_EVERY, &mut now);
     let probe = acquire(&mut table, one, 9, now).unwrap()[0];
-    assert_eq!(table.take_notices(), [], "all the time nobody heard of it");
+    assert_eq!(table.take_notices(), [], "the origin has not answered meanwhile");
     table.report(one, probe, &good(), now, 1.0);
     assert_eq!(table.take_notices(), [Notice::OriginBack]);
     assert_eq!(table.phase(), Phase::Running);
@@ -247,7 +251,7 @@ fn an_origin_that_is_away_costs_no_class_anything_and_is_asked_every_half_minute
 }
 
 #[test]
-fn bytes_that_come_show_that_the_origin_is_back_before_a_large_class_is_done() {
+fn received_bytes_close_the_breaker_before_a_large_class_is_complete() {
     let mut now = Instant::now();
     let mut table = table(50);
     let one = session(&mut table, "one", now);
@@ -262,8 +266,8 @@ fn bytes_that_come_show_that_the_origin_is_back_before_a_large_class_is_done() {
 }
 
 #[test]
-fn an_origin_is_not_waited_for_for_ever() {
-    for (has_answered, patience) in [(false, PATIENCE_WITH_A_STRANGER), (true, PATIENCE)] {
+fn the_wait_for_an_origin_is_bounded() {
+    for (has_answered, patience) in [(false, MAX_WAIT_NEVER_ANSWERED), (true, MAX_WAIT)] {
         let mut now = Instant::now();
         let mut table = table(20);
         let one = session(&mut table, "one", now);
@@ -283,10 +287,11 @@ fn an_origin_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives() {
+fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() {
     let mut now = Instant::now();
     let mut table = table(2);
-    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let other = session(&mut table, "other", now);
     let leases = acquire(&mut table, one, 2, now).unwrap();
     for bytes in 1..242 {
         now += TTL;
@@ -313,9 +318,10 @@ fn a_class_that_does_not_get_on_goes_to_another_worker_although_its_worker_lives
     check(&table);
 }
 
-/// `--timeout 24h`: each attempt may wait for a day. Or the origin asks for a quarter of an hour again and again.
+/// `--timeout 24h` permits attempts that wait for a day. Or the origin requests waits of a quarter
+/// of an hour repeatedly.
 #[test]
-fn a_class_that_waits_no_longer_than_the_job_allows_is_not_taken_from_its_worker() {
+fn a_class_that_waits_no_longer_than_the_job_permits_is_not_taken_from_its_worker() {
     for (stuck_after, quiet) in [(Duration::from_hours(145), false), (STUCK, true)] {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(1), 0, 1, TTL).expecting_progress_within(stuck_after);
@@ -333,12 +339,13 @@ fn a_class_that_waits_no_longer_than_the_job_allows_is_not_taken_from_its_worker
     }
 }
 
-/// One session lets the origin be left alone for a moment, again and again.
+/// A single session may cause repeated short pauses.
 #[test]
-fn short_pauses_delay_the_end_of_a_lease_that_does_not_get_on_by_their_length_only() {
+fn short_pauses_delay_the_end_of_a_lease_without_progress_by_their_length_only() {
     let mut now = Instant::now();
     let mut table = table(1);
-    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let other = session(&mut table, "other", now);
     let leases = acquire(&mut table, one, 1, now).unwrap();
     let held = Held { lease: leases[0], bytes: 7, length: 0, is_local: false };
     let mut waited = Duration::ZERO;
@@ -351,13 +358,13 @@ fn short_pauses_delay_the_end_of_a_lease_that_does_not_get_on_by_their_length_on
         }
         table.renew(one, &[held], 0, now).unwrap();
         table.renew(other, &[], 0, now).unwrap();
-        assert!(waited < 2 * STUCK, "it is never taken");
+        assert!(waited < 2 * STUCK, "the class is not taken from its worker");
     }
     assert!(waited >= STUCK && waited <= STUCK * 11 / 10, "{waited:?}");
 }
 
 #[test]
-fn a_class_that_waits_for_its_turn_at_the_origin_is_not_wedged_while_its_worker_receives_anything() {
+fn a_class_that_waits_for_a_connection_is_not_wedged_while_its_worker_receives_bytes() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
@@ -373,11 +380,11 @@ fn a_class_that_waits_for_its_turn_at_the_origin_is_not_wedged_while_its_worker_
         table.renew(one, &held, received, now).unwrap();
         table.take_notices()
     };
-    // Three hours, in which one connection is the other class's.
+    // For three hours the other class uses the only connection.
     for bytes in 1..=360 {
         assert_eq!(renew(bytes, bytes), []);
     }
-    // The connection breaks, and nothing comes any more.
+    // The connection breaks, and no more bytes are received.
     let wedged = |lease: Lease| Notice::Wedged { wnid: lease.wnid, worker: "one".to_owned() };
     for _ in 1..240 {
         assert_eq!(renew(360, 360), []);
@@ -387,19 +394,20 @@ fn a_class_that_waits_for_its_turn_at_the_origin_is_not_wedged_while_its_worker_
 }
 
 #[test]
-fn a_worker_that_lives_and_asks_for_nothing_keeps_no_class_from_the_others() {
+fn an_idle_worker_that_acquires_nothing_does_not_block_a_retry_on_the_worker_that_failed() {
     let mut now = Instant::now();
     let mut table = table(1);
-    let (one, idle) = (session(&mut table, "one", now), session(&mut table, "idle", now));
+    let one = session(&mut table, "one", now);
+    let idle = session(&mut table, "idle", now);
     assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [Verdict::Retried]);
     pass(&mut table, &[one, idle], Duration::from_mins(4), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
     pass(&mut table, &[one, idle], Duration::from_mins(1), &mut now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [Verdict::Settled], "twice is enough");
+    assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [Verdict::Settled], "two failures are enough");
 }
 
 #[test]
-fn what_was_granted_before_the_trouble_says_nothing_of_the_origin_now() {
+fn success_under_a_lease_from_before_the_failures_does_not_show_that_the_origin_answers() {
     let now = Instant::now();
     let mut table = table(30);
     let one = session(&mut table, "one", now);
@@ -426,12 +434,12 @@ fn failed_classes_can_be_tried_again_all_or_some() {
     assert_eq!(table.retry_failed(&[leases[1].wnid, wnids(4)[3]]), [leases[1].wnid]);
     assert_eq!(table.retry_failed(&[]), [leases[0].wnid, leases[2].wnid]);
     assert_eq!((table.status().failed, table.status().pending), (0, 4));
-    assert_eq!(table.report(one, leases[0], &bad(), now, 1.0), Verdict::Stale, "the old news is not believed again");
+    assert_eq!(table.report(one, leases[0], &bad(), now, 1.0), Verdict::Stale, "the old lease is no longer valid");
     check(&table);
 }
 
 #[test]
-fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
+fn a_drained_worker_is_granted_nothing_and_keeps_its_leases() {
     let now = Instant::now();
     let mut table = table(3);
     let one = session(&mut table, "one", now);
@@ -443,11 +451,12 @@ fn a_worker_that_is_to_end_gets_nothing_more_and_keeps_what_it_has() {
     assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
-/// Its lease has run out, so it stands in the queue of returned classes until its worker has
-/// registered again.
+/// Its lease has expired, so the class is in the queue of returned classes until its worker
+/// registers again.
 #[test]
-fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
-    let (mut table, mut now) = (table(4), Instant::now());
+fn a_class_in_doubt_is_not_granted_although_its_lease_had_expired() {
+    let mut table = table(4);
+    let mut now = Instant::now();
     let first = session(&mut table, "first", now);
     let doubtful = acquire(&mut table, first, 4, now).unwrap()[0];
     now += TTL * 2;
@@ -466,10 +475,11 @@ fn a_class_in_doubt_is_granted_to_nobody_although_its_lease_had_run_out() {
     check(&table);
 }
 
-/// Its first worker was alone, so no other worker could try it.
+/// The first worker was the only one, so no other worker could try the class.
 #[test]
 fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() {
-    let (mut table, mut now) = (table(3), Instant::now());
+    let mut table = table(3);
+    let mut now = Instant::now();
     let one = session(&mut table, "one", now);
     assert_eq!(fail(&mut table, one, 1, Suspect::Origin, now), [Verdict::Doubted]);
     let other = session(&mut table, "other", now);
@@ -477,10 +487,10 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     assert_eq!(table.report(other, lease, &good(), now, 1.0), Verdict::Settled);
     assert_eq!((table.take_given_up().len(), table.status().pending), (0, 2));
     check(&table);
-    assert_eq!(numbers(&acquire(&mut table, one, 1, now).unwrap()), ["3"], "it has failed the other one");
+    assert_eq!(numbers(&acquire(&mut table, one, 1, now).unwrap()), ["3"], "it failed the other class");
     let again = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(numbers(&[again]), ["1"]);
-    assert_eq!(table.report(other, again, &blames(Suspect::Origin), now, 1.0), Verdict::Doubted, "twice");
+    assert_eq!(table.report(other, again, &blames(Suspect::Origin), now, 1.0), Verdict::Doubted, "the second failure");
     now += Duration::from_secs(1);
     table.leave(one).unwrap();
     let last = acquire(&mut table, other, 1, now).unwrap()[0];

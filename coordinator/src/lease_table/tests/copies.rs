@@ -1,25 +1,26 @@
-//! Second copies of classes that take too long.
+//! Speculative attempts at classes whose holders take too long.
 
 use super::*;
 
-/// Of every tar.
+/// Length of each tar in bytes.
 const LENGTH: u64 = 1_000_000;
-/// So many classes come before one may be copied.
+/// Classes that must be complete before the budget permits one speculative attempt.
 const BEFORE: u32 = 80;
 
-/// Eighty classes have come, at 100,000 bytes a second; the last one is `slow`'s, and nothing else is left.
+/// The end of a job: eighty classes are complete, at 100,000 bytes a second. `slow` holds the last
+/// one, and no class is pending.
 struct Tail {
     table: LeaseTable,
     now: Instant,
     slow: SessionId,
     quick: SessionId,
     lease: Lease,
-    /// No worker may ask the origin.
+    /// Whether no worker may send requests to the origin.
     is_paused: bool,
 }
 
 impl Tail {
-    /// `quick` and `slow` write to these storages.
+    /// `storages`: of `quick` and of `slow`.
     fn on(storages: [&str; 2]) -> Self {
         let mut now = Instant::now();
         let mut table = table(BEFORE + 1);
@@ -42,7 +43,7 @@ impl Tail {
         tail
     }
 
-    /// Every ten seconds the slow one is further, and the quick one says what it holds.
+    /// For each offset, ten seconds pass, `slow` reports the offset, and `quick` renews its lease.
     fn pass(&mut self, positions: &[u64]) {
         let copy = self.copy();
         for bytes in positions {
@@ -50,27 +51,27 @@ impl Tail {
             let held = Held { lease: self.lease, bytes: *bytes, length: LENGTH, is_local: false };
             assert_eq!(self.table.renew(self.slow, &[held], 0, self.now).unwrap().drop, []);
             assert_eq!(renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now), Ok(vec![]));
-            self.look();
+            self.scan();
         }
     }
 
-    fn look(&mut self) {
+    fn scan(&mut self) {
         assert_eq!(self.table.tick(self.now), []);
         self.table.look_for_stragglers(self.is_paused, self.now);
         check(&self.table);
     }
 
-    fn ask(&mut self, id: SessionId) -> Vec<Lease> {
+    fn acquire(&mut self, id: SessionId) -> Vec<Lease> {
         let leases = acquire(&mut self.table, id, 9, self.now).unwrap();
         check(&self.table);
         leases
     }
 
-    /// The slow one gets on by a thousand bytes a second, and the quick one gets its copy.
+    /// `slow` receives a thousand bytes a second, and `quick` is granted a speculative attempt.
     fn copied(storages: [&str; 2]) -> (Self, Lease) {
         let mut tail = Self::on(storages);
         tail.pass(&[10_000, 20_000]);
-        let copies = tail.ask(tail.quick);
+        let copies = tail.acquire(tail.quick);
         assert_eq!(copies.len(), 1, "{:?}", tail.table.copies);
         assert!(copies[0].wnid == tail.lease.wnid && copies[0].token > tail.lease.token);
         tail.table.take_notices();
@@ -98,18 +99,18 @@ impl Tail {
 }
 
 #[test]
-fn an_idle_worker_tries_as_well_what_takes_too_long_elsewhere_and_whoever_is_first_settles_it() {
+fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_settles_it() {
     for copy_is_first in [true, false] {
         let (mut tail, copy) = Tail::copied(["", ""]);
-        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "it counts once");
+        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "the class is counted once");
         let shown = tail.table.workers(tail.now);
-        assert_eq!(shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(), [1, 1], "both are seen at work");
-        assert_eq!(tail.ask(tail.quick), [], "one copy is enough");
+        assert_eq!(shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(), [1, 1], "both workers show a lease");
+        assert_eq!(tail.acquire(tail.quick), [], "a class has at most one attempt");
         tail.pass(&[30_000]);
         let first @ (id, lease) = if copy_is_first { (tail.quick, copy) } else { (tail.slow, tail.lease) };
         let (other, late) = if copy_is_first { (tail.slow, tail.lease) } else { (tail.quick, copy) };
         assert_eq!(tail.report(id, lease, &good()), Verdict::Settled, "{first:?}");
-        assert_eq!(tail.renewed(other, late), [late.wnid], "the other one is told to stop");
+        assert_eq!(tail.renewed(other, late), [late.wnid], "the other one drops its lease");
         assert_eq!(tail.report(other, late, &good()), Verdict::AlreadySettled);
         assert_eq!(tail.report(other, late, &bad()), Verdict::AlreadySettled);
         assert_eq!(tail.table.status().success, u64::from(BEFORE) + 1);
@@ -118,105 +119,106 @@ fn an_idle_worker_tries_as_well_what_takes_too_long_elsewhere_and_whoever_is_fir
 }
 
 #[test]
-fn whoever_waits_is_called_once_when_a_copy_comes_due() {
+fn waiting_workers_are_woken_once_when_an_attempt_is_due() {
     let mut tail = Tail::on(["a", "b"]);
-    assert_eq!(tail.ask(tail.quick), []);
+    assert_eq!(tail.acquire(tail.quick), []);
     tail.pass(&[10_000]);
     let turn = tail.table.turn();
-    assert_eq!(tail.ask(tail.quick), [], "watched for ten seconds only");
+    assert_eq!(tail.acquire(tail.quick), [], "measured for only ten seconds");
     tail.pass(&[20_000]);
     assert_eq!(tail.table.turn(), turn + 1);
-    (0..5).for_each(|_| tail.look());
+    (0..5).for_each(|_| tail.scan());
     assert_eq!(tail.table.turn(), turn + 1);
-    assert_eq!(tail.ask(tail.slow), [], "not to whoever has it");
+    assert_eq!(tail.acquire(tail.slow), [], "the holder gets no second lease");
     let newcomer = session(&mut tail.table, "newcomer", tail.now);
-    let copy = tail.ask(newcomer);
+    let copy = tail.acquire(newcomer);
     assert_eq!(copy.len(), 1);
     tail.table.take_back(newcomer, &copy);
     let turn = tail.table.turn();
-    tail.look();
-    assert_eq!(tail.table.turn(), turn + 1, "the answer did not arrive, so it is due again");
-    assert_eq!(tail.ask(tail.quick).len(), 1);
+    tail.scan();
+    assert_eq!(tail.table.turn(), turn + 1, "the grant did not arrive, so the attempt is due again");
+    assert_eq!(tail.acquire(tail.quick).len(), 1);
 }
 
 #[test]
-fn nobody_tries_as_well_what_gets_on_or_lies_on_its_own_storage() {
+fn no_attempt_is_granted_for_a_fast_transfer_or_on_the_same_storage() {
     let mut tail = Tail::on(["", ""]);
     tail.pass(&[300_000, 600_000, 900_000]);
-    assert_eq!(tail.ask(tail.quick), [], "it is done soon");
+    assert_eq!(tail.acquire(tail.quick), [], "it completes soon");
     let mut tail = Tail::on(["shared", "shared"]);
     tail.pass(&[10_000, 20_000, 30_000]);
-    assert_eq!(tail.ask(tail.quick), [], "another copy on one storage is of no use");
+    assert_eq!(tail.acquire(tail.quick), [], "an attempt on the same storage is of no use");
     let other = session(&mut tail.table, "other", tail.now);
-    tail.look();
-    assert_eq!(tail.ask(tail.quick), []);
-    assert_eq!(tail.ask(other).len(), 1, "one on its own storage can help");
+    tail.scan();
+    assert_eq!(tail.acquire(tail.quick), []);
+    assert_eq!(tail.acquire(other).len(), 1, "a worker on another storage gets the attempt");
 }
 
 #[test]
-fn work_that_nobody_has_begun_comes_before_copies_and_a_drained_worker_gets_none() {
+fn pending_classes_are_granted_before_attempts_and_a_drained_worker_gets_no_attempt() {
     let mut tail = Tail::on(["", ""]);
     tail.pass(&[10_000, 20_000]);
     let done = tail.table.classes[0].wnid;
     tail.table.set(0, State::Failed);
     assert_eq!(tail.table.retry_failed(&[done]), [done]);
-    tail.look();
-    assert_eq!(numbers(&tail.ask(tail.quick)), ["1"], "the copy is not due while something is pending");
-    tail.look();
+    tail.scan();
+    assert_eq!(numbers(&tail.acquire(tail.quick)), ["1"], "no attempt is due while a class is pending");
+    tail.scan();
     tail.table.drain("quick");
-    assert_eq!(tail.ask(tail.quick), []);
+    assert_eq!(tail.acquire(tail.quick), []);
 }
 
 #[test]
-fn what_stands_still_is_copied_unless_the_origin_lets_nobody_ask() {
+fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
     let mut tail = Tail::on(["", ""]);
     tail.pass(&[600_000, 600_000, 600_000]);
-    assert_eq!(tail.ask(tail.quick), [], "for twenty seconds");
+    assert_eq!(tail.acquire(tail.quick), [], "no progress for only twenty seconds");
     tail.pass(&[600_000]);
-    assert_eq!(tail.ask(tail.quick).len(), 1);
+    assert_eq!(tail.acquire(tail.quick).len(), 1);
     let mut quiet = Tail::on(["", ""]);
     quiet.pass(&[600_000, 600_000, 600_000]);
     quiet.is_paused = true;
     quiet.pass(&[600_000; 90]);
     quiet.is_paused = false;
-    quiet.look();
-    assert_eq!(quiet.ask(quiet.quick), [], "it could have gone on for twenty seconds");
+    quiet.scan();
+    assert_eq!(quiet.acquire(quiet.quick), [], "without pauses it made no progress for only twenty seconds");
     quiet.pass(&[600_000]);
-    assert_eq!(quiet.ask(quiet.quick).len(), 1);
+    assert_eq!(quiet.acquire(quiet.quick).len(), 1);
 }
 
-/// One session lets the origin be left alone for a moment, again and again.
+/// A single session may cause repeated short pauses.
 #[test]
-fn short_pauses_delay_a_copy_by_their_length_only() {
+fn short_pauses_delay_an_attempt_by_their_length_only() {
     let mut tail = Tail::on(["", ""]);
     tail.pass(&[600_000]);
     for _ in 0..2 {
         tail.pass(&[600_000]);
         tail.now += Duration::from_secs(2);
         tail.is_paused = true;
-        tail.look();
+        tail.scan();
         tail.is_paused = false;
     }
     tail.pass(&[600_000]);
-    assert_eq!(tail.ask(tail.quick).len(), 1, "it stands still for thirty seconds and two pauses");
+    assert_eq!(tail.acquire(tail.quick).len(), 1, "no progress for thirty seconds and two pauses");
 }
 
-/// What flows although no worker may ask is as fast as it is.
+/// Bytes that are received during a pause are measured at their actual speed.
 #[test]
 fn a_pause_does_not_make_a_slow_transfer_fast() {
     let mut tail = Tail::on(["", ""]);
     tail.is_paused = true;
     tail.pass(&[10_000, 20_000, 30_000]);
     tail.is_paused = false;
-    tail.look();
-    assert_eq!(tail.ask(tail.quick).len(), 1);
+    tail.scan();
+    assert_eq!(tail.acquire(tail.quick).len(), 1);
 }
 
 #[test]
-fn all_copies_together_are_at_most_three_hundredths_of_what_has_come() {
+fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
     let mut now = Instant::now();
     let mut table = table(100);
-    let (quick, slow) = (session(&mut table, "quick", now), session(&mut table, "slow", now));
+    let quick = session(&mut table, "quick", now);
+    let slow = session(&mut table, "slow", now);
     let leases = acquire(&mut table, slow, 33, now).unwrap();
     let rest = acquire(&mut table, quick, 67, now).unwrap();
     now += TTL / 3;
@@ -236,30 +238,30 @@ fn all_copies_together_are_at_most_three_hundredths_of_what_has_come() {
         table.look_for_stragglers(false, now);
     }
     let copies = acquire(&mut table, quick, 9, now).unwrap();
-    assert_eq!(copies.len(), 2, "67 tars have come");
+    assert_eq!(copies.len(), 2, "67 tars are complete");
     check(&table);
     for lease in copies {
         table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: 33 * LENGTH }), now, 0.5);
     }
     table.look_for_stragglers(false, now);
-    assert_eq!(acquire(&mut table, quick, 9, now).unwrap().len(), 1, "133 tars");
+    assert_eq!(acquire(&mut table, quick, 9, now).unwrap().len(), 1, "133 tars are complete");
     check(&table);
 }
 
 #[test]
-fn bad_news_of_a_copy_ends_the_copy_and_nothing_else() {
+fn a_failure_of_an_attempt_ends_only_the_attempt() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::CopyFailed);
     assert_eq!(tail.news(), [CopyNews::CameToNothing]);
     assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Stale);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
     tail.pass(&[20_000; 4]);
-    assert_eq!(tail.ask(tail.quick), [], "the same would come of it again");
+    assert_eq!(tail.acquire(tail.quick), [], "a class gets no second attempt after a failed one");
     assert_eq!(tail.report(tail.slow, tail.lease, &bad()), Verdict::Settled);
 }
 
 #[test]
-fn when_the_holder_fails_or_is_lost_the_class_is_its_copys() {
+fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
     type End = fn(&mut Tail);
     let ends: [(&str, End); 4] = [
         ("it fails", |tail| {
@@ -285,17 +287,13 @@ fn when_the_holder_fails_or_is_lost_the_class_is_its_copys() {
         assert_eq!(tail.news(), [CopyNews::TookOver], "{what}");
         assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "{what}");
         assert_eq!(tail.renewed(tail.quick, copy), [], "{what}");
-        assert_eq!(
-            report(&mut tail.table, tail.lease, &bad()),
-            Verdict::Stale,
-            "{what}: its word is worth nothing now"
-        );
+        assert_eq!(report(&mut tail.table, tail.lease, &bad()), Verdict::Stale, "{what}: its token is no longer valid");
         assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Settled, "{what}");
     }
 }
 
 #[test]
-fn a_class_that_is_wedged_for_the_last_time_is_its_copys_and_has_not_failed() {
+fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_failed() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     let position = tail.table.index[&copy.wnid];
     tail.table.troubles.note(position, "worker another".to_owned(), false, tail.now);
@@ -313,7 +311,7 @@ fn a_class_that_is_wedged_for_the_last_time_is_its_copys_and_has_not_failed() {
 }
 
 #[test]
-fn a_holder_that_comes_back_after_its_copy_took_over_gives_the_class_up_and_its_good_news_still_counts() {
+fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and_its_success_still_counts() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     for _ in 0..4 {
         tail.now += TTL / 3;
@@ -330,15 +328,15 @@ fn a_holder_that_comes_back_after_its_copy_took_over_gives_the_class_up_and_its_
 }
 
 #[test]
-fn a_copy_whose_worker_is_lost_or_that_nobody_names_is_over_and_the_holder_goes_on() {
+fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_continues() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     tail.table.leave(tail.quick).unwrap();
     check(&tail.table);
     assert_eq!(tail.news(), [CopyNews::GivenBack]);
     tail.quick = session(&mut tail.table, "quick", tail.now);
-    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid], "of another session");
-    tail.look();
-    let copy = tail.ask(tail.quick)[0];
+    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid], "the attempt belonged to another session");
+    tail.scan();
+    let copy = tail.acquire(tail.quick)[0];
     for bytes in [30_000, 40_000, 50_000] {
         assert_eq!(tail.copy(), Some(copy));
         tail.now += TTL / 3;
@@ -346,18 +344,22 @@ fn a_copy_whose_worker_is_lost_or_that_nobody_names_is_over_and_the_holder_goes_
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }
-    assert_eq!(tail.copy(), None, "its grant was lost on the way");
+    assert_eq!(tail.copy(), None, "the grant never reached the worker");
     assert_eq!(tail.report(tail.slow, tail.lease, &good()), Verdict::Settled);
 }
 
 #[test]
-fn after_a_restart_of_the_coordinator_one_of_two_goes_on() {
+fn after_a_restart_of_the_coordinator_one_of_two_workers_keeps_the_lease() {
     let (tail, copy) = Tail::copied(["", ""]);
     let mut table = LeaseTable::new(&wnids(BEFORE + 1), 0, 2, TTL);
     let holder = register(&mut table, "slow", b"", &[tail.lease], tail.now).unwrap();
     let other = register(&mut table, "quick", b"", &[copy], tail.now).unwrap();
     assert_eq!((holder.drop, other.drop), (vec![], vec![copy]));
     check(&table);
-    assert_eq!(table.report(other.session, copy, &good(), tail.now, 0.5), Verdict::Settled, "it may have been first");
+    assert_eq!(
+        table.report(other.session, copy, &good(), tail.now, 0.5),
+        Verdict::Settled,
+        "a success is accepted without a lease"
+    );
     assert_eq!(renew(&mut table, holder.session, &[tail.lease], 0, tail.now), Ok(vec![copy.wnid]));
 }

@@ -1,4 +1,4 @@
-//! One hostile worker that speaks the protocol: each attack with its bound.
+//! A hostile worker that speaks the protocol: each attack and its bound.
 
 use proptest::{collection::vec, prelude::*};
 use shared::outcome::Suspect;
@@ -6,18 +6,18 @@ use shared::outcome::Suspect;
 use super::*;
 use crate::lease_table::{
     breaker::OPENS_AT,
-    sessions::{FORMER, MOST_SESSIONS, SURVEYS},
+    sessions::{ALL_INVENTORIES_TIMEOUT, FORMER, MOST_SESSIONS},
 };
 
-/// A worker with its slots, on a storage of its own.
+/// Registers a worker with so many slots, on a storage of its own.
 fn worker(table: &mut LeaseTable, name: &str, slots: u32, now: Instant) -> SessionId {
     let hello = Hello { worker: name.to_owned(), instance: name.into(), slots, ..Hello::default() };
     table.register(&hello, &[], now).unwrap().session
 }
 
-/// Tokens are a sequence, so another worker's token is found within a few guesses.
+/// Tokens are sequential, so a few guesses find the token of another worker.
 #[test]
-fn a_failure_is_believed_only_from_the_session_that_holds_the_lease() {
+fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
     let now = Instant::now();
     let mut table = table(40);
     let honest = worker(&mut table, "honest", 20, now);
@@ -39,10 +39,10 @@ fn a_failure_is_believed_only_from_the_session_that_holds_the_lease() {
     check(&table);
 }
 
-/// A worker whose session has expired registers again with what it holds. Another worker that names
-/// the same tokens gets nothing.
+/// A worker whose session has expired registers again with the classes that it holds. Another
+/// worker that lists the same tokens is granted nothing.
 #[test]
-fn a_lease_that_ran_out_is_taken_up_again_only_by_the_worker_that_had_it() {
+fn an_expired_lease_is_restored_only_to_the_worker_that_had_it() {
     let mut now = Instant::now();
     let mut table = table(2);
     let honest = worker(&mut table, "honest", 2, now);
@@ -70,19 +70,19 @@ fn a_worker_holds_no_more_classes_than_it_has_slots() {
     }
     let turn = table.turn();
     assert_eq!(table.report(hostile, granted[0], &good(), now, 1.0), Verdict::Settled);
-    assert!(table.turn() > turn, "a question that waits is answered");
+    assert!(table.turn() > turn, "a waiting Acquire call is woken");
     assert_eq!(acquire(&mut table, hostile, 4096, now).unwrap().len(), 1);
     let turn = table.turn();
     assert_eq!(table.report(hostile, granted[1], &good(), now, 1.0), Verdict::Settled);
     assert_eq!(table.report(hostile, granted[2], &good(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.turn(), turn + 1, "one question waited");
+    assert_eq!(table.turn(), turn + 1, "one Acquire call waited");
     check(&table);
 }
 
 #[test]
-fn tokens_of_no_former_epoch_take_nothing_up_and_those_of_one_no_more_than_the_slots() {
+fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
     let now = Instant::now();
-    // Token 1 for all classes, then a token for each.
+    // Token 1 for all classes, then a different token for each.
     let named = |before: u64| {
         let token = |number| LeaseToken(if before == 0 { 1 } else { before + number });
         let leases = wnids(4096).into_iter().zip(1..);
@@ -109,7 +109,7 @@ fn tokens_of_no_former_epoch_take_nothing_up_and_those_of_one_no_more_than_the_s
 }
 
 #[test]
-fn storages_that_come_one_after_the_other_do_not_put_off_the_first_grant_for_ever() {
+fn storages_that_register_one_after_the_other_delay_the_first_grant_by_a_bounded_time() {
     let mut now = Instant::now();
     let mut table = table(5);
     let honest = session(&mut table, "honest", now);
@@ -132,14 +132,15 @@ fn storages_that_come_one_after_the_other_do_not_put_off_the_first_grant_for_eve
         waited += Duration::from_secs(5);
         table.renew(honest, &[], 0, now).unwrap();
         table.tick(now);
-        assert!(waited < SURVEYS || table.turn() > turn, "those that wait are told");
-        assert!(waited <= SURVEYS, "{waited:?}");
+        assert!(waited < ALL_INVENTORIES_TIMEOUT || table.turn() > turn, "waiting workers are woken");
+        assert!(waited <= ALL_INVENTORIES_TIMEOUT, "{waited:?}");
     }
-    assert_eq!(waited, SURVEYS);
+    assert_eq!(waited, ALL_INVENTORIES_TIMEOUT);
     check(&table);
 }
 
-/// Each failure comes from a new process, half of which leave before the next one registers.
+/// Each failure is reported by a new process; half of the processes leave before the next one
+/// registers.
 #[test]
 fn failures_under_new_names_do_not_open_the_breaker() {
     for has_succeeded in [true, false] {
@@ -165,7 +166,7 @@ fn failures_under_new_names_do_not_open_the_breaker() {
 }
 
 #[test]
-fn an_origin_that_fails_every_worker_opens_the_breaker_also_when_many_have_succeeded() {
+fn an_origin_that_fails_every_worker_opens_the_breaker_also_after_successes_of_all_workers() {
     let now = Instant::now();
     let mut table = table(100);
     let ids: Vec<SessionId> = (0..5).map(|number| worker(&mut table, &number.to_string(), 4, now)).collect();
@@ -182,9 +183,10 @@ fn an_origin_that_fails_every_worker_opens_the_breaker_also_when_many_have_succe
     assert_eq!((table.phase(), table.status().failed), (Phase::OriginPaused, 0));
 }
 
-/// The copies of all classes are paid for by the bytes that have come, which only a holder can say.
+/// The budget of speculative attempts is a share of the completed bytes, which only the report of a
+/// lease holder adds to.
 #[test]
-fn a_success_without_a_lease_pays_for_no_copy_and_says_nothing_of_the_origin() {
+fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_breaker() {
     let mut now = Instant::now();
     let mut table = table(40);
     let one = worker(&mut table, "one", 20, now);
@@ -204,7 +206,7 @@ fn a_success_without_a_lease_pays_for_no_copy_and_says_nothing_of_the_origin() {
 const PROCESSES: usize = 2 * MOST_SESSIONS;
 
 #[test]
-fn what_is_kept_of_processes_that_have_ended_is_bounded() {
+fn the_state_of_ended_processes_is_bounded() {
     let mut now = Instant::now();
     let mut table = table(1);
     for number in 0..PROCESSES {
@@ -217,14 +219,14 @@ fn what_is_kept_of_processes_that_have_ended_is_bounded() {
         now += Duration::from_millis(1);
         table.leave(id).unwrap();
     }
-    let [received, surveyed] = [table.received.values().count(), table.sessions.surveyed_storages()];
+    let [received, surveyed] = [table.received.values().count(), table.sessions.remembered_storages()];
     let most = MOST_SESSIONS + FORMER;
     assert_eq!((received, surveyed), (most, FORMER));
-    assert_eq!(table.status().received_bytes, PROCESSES as u64, "what was received stays received");
+    assert_eq!(table.status().received_bytes, PROCESSES as u64, "received bytes stay counted");
 }
 
 #[test]
-fn sessions_are_bounded_and_an_idle_one_makes_room() {
+fn sessions_are_bounded_and_an_idle_one_is_evicted_for_a_new_one() {
     let now = Instant::now();
     let mut table = table(3);
     let honest = worker(&mut table, "honest", 2, now);
@@ -233,15 +235,16 @@ fn sessions_are_bounded_and_an_idle_one_makes_room() {
         worker(&mut table, &format!("hostile {number}"), 1, now + Duration::from_millis(number as u64));
         assert!(table.sessions.by_id.len() <= MOST_SESSIONS);
     }
-    assert_eq!(table.known(honest), Ok(()), "who holds something stays");
+    assert_eq!(table.known(honest), Ok(()), "a session with leases is not evicted");
     assert_eq!(table.status().leased, 2);
     check(&table);
 }
 
-/// What a hostile worker does next, under one of its names.
+/// The next call of a hostile worker, under one of its names.
 #[derive(Debug, Clone)]
 enum Act {
-    /// Registers or renews, and names classes of others under guessed tokens.
+    /// Registers, or renews if it has a session, and lists classes of other workers under guessed
+    /// tokens.
     Name {
         token: u64,
     },
@@ -267,12 +270,12 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// How many classes the hostile worker may hold under each of its names.
+/// Number of slots of the hostile worker under each of its names.
 const SLOTS: u32 = 3;
 
 proptest! {
     #[test]
-    fn no_sequence_of_one_workers_calls_takes_anything_from_another(acts in vec((0..20_u8, act()), 1..200)) {
+    fn no_sequence_of_calls_of_one_worker_takes_a_lease_from_another(acts in vec((0..20_u8, act()), 1..200)) {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(60), 0, 2, TTL);
         let honest = worker(&mut table, "honest", 8, now);

@@ -1,4 +1,4 @@
-//! Workers that are lost again and again: whether the class, or one worker, is to blame.
+//! Workers that are lost repeatedly: whether the class or one hostile worker causes the losses.
 
 use super::*;
 
@@ -8,7 +8,8 @@ fn newcomer(table: &mut LeaseTable, name: &str, now: Instant) -> SessionId {
     table.register(&hello, &[], now).unwrap().session
 }
 
-/// The time after which a session that says nothing has ended, in which these ones renew.
+/// Lets the time pass after which a session without heartbeats ends; the given sessions renew
+/// meanwhile.
 fn pass(table: &mut LeaseTable, held: &[(SessionId, Vec<Held>)], now: &mut Instant) -> Vec<Ended> {
     let mut ended = Vec::new();
     for _ in 0..4 {
@@ -22,7 +23,8 @@ fn pass(table: &mut LeaseTable, held: &[(SessionId, Vec<Held>)], now: &mut Insta
     ended
 }
 
-/// A worker that has done a class, if it is to have, and a class that comes next.
+/// A fleet with one worker, which has completed a class (`is_proven`) or failed it, and one pending
+/// class.
 fn fleet(is_proven: bool, now: Instant) -> (LeaseTable, SessionId) {
     let mut table = table(2);
     let honest = session(&mut table, "honest", now);
@@ -36,7 +38,7 @@ fn fleet(is_proven: bool, now: Instant) -> (LeaseTable, SessionId) {
 }
 
 #[test]
-fn no_worker_fails_a_class_by_vanishing_with_it_under_any_number_of_names() {
+fn no_worker_fails_a_class_by_losing_it_under_any_number_of_names() {
     let mut now = Instant::now();
     let (mut table, honest) = fleet(true, now);
     let mut granted = 0;
@@ -47,8 +49,8 @@ fn no_worker_fails_a_class_by_vanishing_with_it_under_any_number_of_names() {
             assert_eq!(ended.given_up, []);
         }
     }
-    // The first ten losses come one after the other; from then on one comes after each five minutes
-    // in which no worker that has done a class wants it.
+    // The first ten losses follow each other directly. After that the class is granted to an
+    // unproven worker only when no worker that has completed a class took it within five minutes.
     assert!((10..=140).contains(&granted), "{granted}");
     let lease = acquire(&mut table, honest, 1, now).unwrap()[0];
     assert_eq!(table.report(honest, lease, &good(), now, 1.0), Verdict::Settled);
@@ -56,7 +58,7 @@ fn no_worker_fails_a_class_by_vanishing_with_it_under_any_number_of_names() {
 }
 
 #[test]
-fn a_class_that_takes_every_worker_down_fails_also_beside_workers_that_have_done_others() {
+fn a_class_that_crashes_every_worker_fails_also_if_workers_have_completed_others() {
     for healthy in [1_u32, 3, 20] {
         let mut now = Instant::now();
         let mut table = table(healthy + 1);
@@ -65,10 +67,11 @@ fn a_class_that_takes_every_worker_down_fails_also_beside_workers_that_have_done
             let lease = acquire(&mut table, *id, 1, now).unwrap()[0];
             table.report(*id, lease, &good(), now, 1.0);
         }
-        let (mut losses, mut alive) = (0, ids);
+        let mut losses = 0;
+        let mut alive = ids;
         while !table.status().is_done() {
             losses += 1;
-            // One that is started again has done no class in its session.
+            // A restarted worker has completed no class in its session.
             let id = alive.pop().unwrap_or_else(|| newcomer(&mut table, &format!("again {losses}"), now));
             acquire(&mut table, id, 1, now).unwrap();
             let others: Vec<_> = alive.iter().map(|id| (*id, vec![])).collect();
@@ -81,7 +84,7 @@ fn a_class_that_takes_every_worker_down_fails_also_beside_workers_that_have_done
 }
 
 #[test]
-fn where_no_worker_has_done_a_class_ten_losses_are_enough_as_with_a_single_worker() {
+fn ten_losses_fail_a_class_if_no_worker_has_completed_one() {
     let mut now = Instant::now();
     let (mut table, honest) = fleet(false, now);
     for number in 1..=MAX_LOSSES {
@@ -92,9 +95,9 @@ fn where_no_worker_has_done_a_class_ten_losses_are_enough_as_with_a_single_worke
     }
 }
 
-/// Hosts that are taken away every hour, and a class that goes on at its checkpoint.
+/// Hosts that are terminated every hour, and a class that resumes at its checkpoint.
 #[test]
-fn a_class_that_comes_further_with_each_worker_is_not_given_up() {
+fn a_class_that_makes_progress_with_each_worker_does_not_fail() {
     for (step, is_given_up) in [(64 << 10, false), (1000, true)] {
         let mut now = Instant::now();
         let mut table = table(1);
@@ -113,9 +116,9 @@ fn a_class_that_comes_further_with_each_worker_is_not_given_up() {
     }
 }
 
-/// A loss after the limit that is no more than a quick restart is not enough.
+/// A loss beyond the limit that only has the weight of a restart does not fail the class.
 #[test]
-fn a_suspect_outlives_one_restart_of_a_worker_that_has_done_a_class() {
+fn a_suspect_survives_one_restart_of_a_worker_that_has_completed_a_class() {
     let mut now = Instant::now();
     let (mut table, honest) = fleet(true, now);
     let other = session(&mut table, "other", now);
@@ -125,7 +128,7 @@ fn a_suspect_outlives_one_restart_of_a_worker_that_has_done_a_class() {
         acquire(&mut table, hostile, 1, now).unwrap();
         pass(&mut table, &named, &mut now);
     }
-    assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "it has done no class");
+    assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "it has completed no class");
     assert_eq!(acquire(&mut table, honest, 1, now).unwrap().len(), 1);
     let again = register(&mut table, "honest", b"again", &[], now).unwrap();
     assert_eq!(again.replaced.unwrap().given_up, []);

@@ -1,4 +1,4 @@
-//! A coordinator that was started again: who held what, and who is waited for.
+//! A restarted coordinator: which leases its workers keep, and which workers it waits for.
 
 use super::*;
 
@@ -13,18 +13,18 @@ fn restarted(count: u32, workers: &[&str], now: Instant) -> (LeaseTable, Vec<Lea
 }
 
 #[test]
-fn workers_that_come_back_keep_what_they_hold_and_nobody_else_gets_it() {
+fn workers_that_register_again_keep_their_leases_and_no_other_worker_gets_them() {
     let mut now = Instant::now();
     let (mut table, leases) = restarted(4, &["one", "other"], now);
     let stranger = session(&mut table, "stranger", now);
-    assert_eq!(acquire(&mut table, stranger, 9, now).unwrap(), [], "who knows who holds them");
+    assert_eq!(acquire(&mut table, stranger, 9, now).unwrap(), [], "the holders have not registered yet");
     assert_eq!(table.phase(), Phase::Recovering);
     now += Duration::from_secs(1);
     let one = register(&mut table, "one", b"one", &leases[..2], now).unwrap();
     assert_eq!(one.drop, []);
     let turn = table.turn();
     register(&mut table, "other", b"other", &[], now).unwrap();
-    assert!(table.turn() > turn, "those that wait are told at once");
+    assert!(table.turn() > turn, "waiting workers are woken at once");
     assert_eq!(numbers(&acquire(&mut table, stranger, 9, now).unwrap()), ["3", "4"]);
     assert_eq!(table.report(one.session, leases[0], &bad(), now, 1.0), Verdict::Settled, "under the old token");
     assert_eq!(renew(&mut table, one.session, &leases[1..2], 0, now), Ok(vec![]));
@@ -32,7 +32,7 @@ fn workers_that_come_back_keep_what_they_hold_and_nobody_else_gets_it() {
 }
 
 #[test]
-fn who_does_not_come_back_is_waited_for_as_long_as_its_leases_run() {
+fn a_worker_that_does_not_register_again_is_waited_for_until_its_leases_expire() {
     let mut now = Instant::now();
     let (mut table, _) = restarted(2, &["gone"], now);
     let other = session(&mut table, "other", now);
@@ -47,9 +47,10 @@ fn who_does_not_come_back_is_waited_for_as_long_as_its_leases_run() {
     assert_eq!(acquire(&mut table, other, 9, now).unwrap().len(), 2);
 }
 
-/// A coordinator with `--lease-ttl 30s` comes after one that told its workers five minutes.
+/// A coordinator with `--lease-ttl 30s` follows one whose workers have a time to live of five
+/// minutes.
 #[test]
-fn workers_that_were_told_a_longer_time_to_live_are_waited_for_by_that() {
+fn workers_with_a_longer_time_to_live_are_waited_for_until_it_ends() {
     let mut now = Instant::now();
     let (mut table, leases) = restarted(2, &[], now);
     let told = Duration::from_mins(5);
@@ -67,14 +68,14 @@ fn workers_that_were_told_a_longer_time_to_live_are_waited_for_by_that() {
     let before = pass(&mut table, told);
     assert_eq!(acquire(&mut table, other, 9, before).unwrap(), []);
     let one = register(&mut table, "one", b"one", &leases[..1], before).unwrap();
-    assert_eq!(one.drop, [], "it comes back within its time");
+    assert_eq!(one.drop, [], "it registers again within its time to live");
     let after = pass(&mut table, EXPIRY_MARGIN);
     assert_eq!(numbers(&acquire(&mut table, other, 9, after).unwrap()), ["2"]);
     check(&table);
 }
 
 #[test]
-fn two_that_claim_the_same_class_do_not_both_get_it() {
+fn of_two_workers_that_list_the_same_class_one_gets_it() {
     let now = Instant::now();
     let (mut table, leases) = restarted(1, &["one", "other"], now);
     let one = register(&mut table, "one", b"one", &leases, now).unwrap();
@@ -84,17 +85,17 @@ fn two_that_claim_the_same_class_do_not_both_get_it() {
 }
 
 #[test]
-fn results_that_were_kept_while_nobody_was_there_are_taken_without_a_lease() {
+fn results_kept_while_the_coordinator_was_down_are_accepted_without_a_lease() {
     let now = Instant::now();
     let (mut table, leases) = restarted(2, &["one"], now);
     let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
     assert_eq!(table.report(one, leases[0], &good(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), Verdict::Stale, "bad news needs a lease");
+    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), Verdict::Stale, "a failure needs a lease");
     assert_eq!(acquire(&mut table, one, 9, now).unwrap().len(), 1);
 }
 
 #[test]
-fn an_origin_that_answered_before_the_restart_is_no_stranger() {
+fn an_origin_that_answered_before_the_restart_is_waited_for_longer() {
     let mut now = Instant::now();
     let mut table = LeaseTable::new(&wnids(40), 0, 2, TTL);
     table.restore(wnids(1)[0], &good());
@@ -115,7 +116,7 @@ fn an_origin_that_answered_before_the_restart_is_no_stranger() {
 }
 
 #[test]
-fn who_is_expected_back_is_waited_for_also_when_nothing_is_left_to_do() {
+fn expected_workers_are_waited_for_also_when_the_job_is_done() {
     let mut now = Instant::now();
     let (mut table, leases) = restarted(1, &["one"], now);
     table.restore(leases[0].wnid, &good());
@@ -128,7 +129,7 @@ fn who_is_expected_back_is_waited_for_also_when_nothing_is_left_to_do() {
 }
 
 #[test]
-fn without_anybody_to_wait_for_leasing_begins_at_once() {
+fn without_workers_to_wait_for_leasing_begins_at_once() {
     let now = Instant::now();
     let (mut table, _) = restarted(1, &[], now);
     assert_eq!(table.phase(), Phase::WaitingForWorkers);
@@ -136,9 +137,9 @@ fn without_anybody_to_wait_for_leasing_begins_at_once() {
     assert_eq!(acquire(&mut table, one, 1, now).unwrap().len(), 1);
 }
 
-/// A class that a worker of the former coordinator holds was never passed by the cursor over the list.
+/// The cursor never passes a class that a worker of the previous coordinator holds.
 #[test]
-fn a_class_that_failed_after_a_restart_is_granted_to_nobody_before_its_delay_is_over() {
+fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over() {
     for suspect in [Suspect::Host, Suspect::Origin] {
         let mut now = Instant::now();
         let (mut table, leases) = restarted(2, &["one"], now);
@@ -155,7 +156,7 @@ fn a_class_that_failed_after_a_restart_is_granted_to_nobody_before_its_delay_is_
 }
 
 #[test]
-fn a_class_whose_failure_is_in_doubt_after_a_restart_is_granted_to_nobody_before_the_origin_answers() {
+fn a_class_whose_failure_is_in_doubt_after_a_restart_is_not_granted_before_the_origin_answers() {
     let now = Instant::now();
     let (mut table, leases) = restarted(3, &["one"], now);
     let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
@@ -168,9 +169,9 @@ fn a_class_whose_failure_is_in_doubt_after_a_restart_is_granted_to_nobody_before
     check(&table);
 }
 
-/// The renewal was sent before the failure was reported, and comes after it.
+/// The heartbeat was sent before the failure was reported, and is received after it.
 #[test]
-fn a_late_renewal_does_not_take_up_again_what_its_worker_has_failed() {
+fn a_late_heartbeat_does_not_restore_a_lease_that_its_worker_has_failed() {
     let now = Instant::now();
     let (mut table, leases) = restarted(2, &["one"], now);
     let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
@@ -181,7 +182,8 @@ fn a_late_renewal_does_not_take_up_again_what_its_worker_has_failed() {
     check(&table);
 }
 
-/// Five workers, one of which is dead: the others do not wait for it with what it cannot have.
+/// Two workers, one of which is dead. The other one does not wait for it to get classes that it
+/// cannot hold.
 #[test]
 fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_wait_is_over() {
     let mut now = Instant::now();
@@ -196,10 +198,10 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
     let mark = table.take_mark().unwrap();
     let turn = table.turn();
     table.mark_is_durable(mark);
-    assert!(table.turn() > turn, "those that wait are told at once");
+    assert!(table.turn() > turn, "waiting workers are woken at once");
     let granted = acquire(&mut table, one.session, 2, now).unwrap();
     assert_eq!(numbers(&granted), ["4", "5"]);
-    // What comes back is still held back, if it was granted before the restart.
+    // A returned class that was granted before the restart is still held back.
     table.take_back(one.session, &[granted[1], leases[0]]);
     let more = acquire(&mut table, one.session, 9, now).unwrap();
     assert_eq!(numbers(&more), ["5", "6"]);
@@ -216,7 +218,7 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
 }
 
 #[test]
-fn a_process_that_was_told_to_end_gets_nothing_after_a_restart_and_its_successor_does() {
+fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
     let now = Instant::now();
     let mut before = table(9);
     session(&mut before, "one", now);
@@ -228,7 +230,7 @@ fn a_process_that_was_told_to_end_gets_nothing_after_a_restart_and_its_successor
     assert_eq!((one.drain_over, table.workers(now)[0].state), (None, crate::fleet::WorkerState::Draining));
     let granted = table.acquire(one.session, 1, now).unwrap();
     assert_eq!((granted.leases.len(), granted.drain), (0, true));
-    // Its session runs out and it comes back: it is the same process.
+    // Its session expires and it registers again: it is the same process.
     table.tick(now + TTL + EXPIRY_MARGIN);
     let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
     assert!(table.renew(one, &[], 0, now).unwrap().drain);
@@ -240,9 +242,9 @@ fn a_process_that_was_told_to_end_gets_nothing_after_a_restart_and_its_successor
     assert_eq!(table.end_drain("one"), None);
 }
 
-/// The ledger of the coordinator that told it to is gone.
+/// The ledger of the coordinator that drained it is lost.
 #[test]
-fn a_process_that_says_that_it_was_told_to_end_gets_nothing() {
+fn a_process_that_reports_that_it_drains_is_granted_nothing() {
     let now = Instant::now();
     let mut table = table(1);
     let hello = Hello { worker: "one".to_owned(), instance: vec![1], slots: 1, draining: true, ..Hello::default() };

@@ -1,4 +1,4 @@
-//! Who shares a folder with whom, and what follows from it.
+//! Workers that share a storage: inventories, checkpoints and failures of the storage.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Regi
 }
 
 #[test]
-fn each_storage_is_surveyed_once_and_nothing_is_leased_meanwhile() {
+fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile() {
     let mut now = Instant::now();
     let mut table = table(5);
     let one = on(&mut table, "shared", "one", now);
@@ -17,15 +17,15 @@ fn each_storage_is_surveyed_once_and_nothing_is_leased_meanwhile() {
     let local = on(&mut table, "local", "three", now);
     let unknown = on(&mut table, "", "four", now);
     assert_eq!([one.survey, two.survey, local.survey, unknown.survey], [true, false, true, false]);
-    assert!(on(&mut table, "shared", "one", now).survey, "the same answer to the same question");
+    assert!(on(&mut table, "shared", "one", now).survey, "a repeated registration gets the same answer");
     let there = Outcome::Skipped(Published::default());
-    let anybody = Lease { wnid: wnids(1)[0], token: LeaseToken(0) };
-    assert_eq!(table.report(one.session, anybody, &there, now, 1.0), Verdict::Settled);
+    let unleased = Lease { wnid: wnids(1)[0], token: LeaseToken(0) };
+    assert_eq!(table.report(one.session, unleased, &there, now, 1.0), Verdict::Settled);
     assert_eq!(acquire(&mut table, two.session, 1, now).unwrap(), []);
-    assert_eq!(acquire(&mut table, one.session, 1, now).unwrap(), [], "the other survey goes on");
+    assert_eq!(acquire(&mut table, one.session, 1, now).unwrap(), [], "the other inventory is not finished");
     let turn = table.turn();
     assert_eq!(numbers(&acquire(&mut table, local.session, 1, now).unwrap()), ["2"]);
-    assert!(table.turn() > turn, "those that wait are told");
+    assert!(table.turn() > turn, "waiting workers are woken");
     assert_eq!(numbers(&acquire(&mut table, two.session, 1, now).unwrap()), ["3"]);
     now += Duration::from_secs(1);
     assert!(!on(&mut table, "local", "five", now).survey);
@@ -34,30 +34,30 @@ fn each_storage_is_surveyed_once_and_nothing_is_leased_meanwhile() {
     assert_eq!(
         numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
         ["4"],
-        "a fleet at work does not wait for it"
+        "a fleet that has leases does not wait for it"
     );
 }
 
 #[test]
-fn a_survey_that_takes_long_or_whose_worker_is_gone_holds_nobody_up() {
+fn an_inventory_that_takes_long_or_whose_worker_is_gone_does_not_block_grants() {
     let mut now = Instant::now();
     let mut table = table(5);
     let slow = on(&mut table, "slow", "slow", now).session;
     let other = on(&mut table, "", "other", now).session;
     assert_eq!(acquire(&mut table, other, 1, now).unwrap(), []);
     let turn = table.turn();
-    now += sessions::SURVEY;
+    now += sessions::INVENTORY_TIMEOUT;
     table.tick(now);
     assert!(table.turn() > turn);
     assert_eq!(acquire(&mut table, other, 1, now).unwrap().len(), 1);
     table.leave(slow).unwrap();
     let dies = on(&mut table, "dies", "dies", now);
     table.leave(dies.session).unwrap();
-    assert!(on(&mut table, "dies", "next", now).survey, "somebody else has to say it");
+    assert!(on(&mut table, "dies", "next", now).survey, "another worker takes the inventory");
 }
 
 #[test]
-fn a_class_that_was_begun_goes_on_where_its_checkpoint_is() {
+fn a_partial_class_is_resumed_on_the_storage_of_its_checkpoint() {
     let now = Instant::now();
     let mut table = table(3);
     let [one, two, three] = [("a", "one"), ("b", "two"), ("b", "three")]
@@ -70,12 +70,12 @@ fn a_class_that_was_begun_goes_on_where_its_checkpoint_is() {
     table.leave(one).unwrap();
     table.leave(two).unwrap();
     assert_eq!(numbers(&acquire(&mut table, three, 1, now).unwrap()), ["2"], "on the same storage");
-    assert_eq!(numbers(&acquire(&mut table, three, 9, now).unwrap()), ["1", "3"], "then whatever there is");
+    assert_eq!(numbers(&acquire(&mut table, three, 9, now).unwrap()), ["1", "3"], "then all other classes");
     check(&table);
 }
 
 #[test]
-fn a_disk_that_fails_a_class_fails_it_for_all_who_share_it() {
+fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
     let mut now = Instant::now();
     let mut table = table(1);
     let ids = [("a", "one"), ("a", "two"), ("b", "three")]
