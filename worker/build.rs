@@ -1,4 +1,4 @@
-//! Tells the worker which commit it is built from.
+//! Sets the version and the commit of the worker at build time.
 
 #[path = "../shared/version_at_build.rs"]
 mod version_at_build;

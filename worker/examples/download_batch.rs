@@ -1,5 +1,6 @@
-//! Downloads the classes of a CSV from a program: `cargo run -p worker --example download_batch -- data.csv ./images URL`.
-#![expect(clippy::print_stdout, reason = "an example speaks to people")]
+//! Downloads the classes of a CSV from a program: `cargo run -p worker --example download_batch --
+//! data.csv ./images URL`.
+#![expect(clippy::print_stdout, reason = "an example writes to the terminal")]
 
 use std::env;
 

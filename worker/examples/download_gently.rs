@@ -1,5 +1,6 @@
-//! Downloads the classes of a CSV with limits, tells the progress, and stops at Ctrl-C:
-//! `cargo run -p worker --example download_gently -- data.csv ./images URL CONNECTIONS BYTES_PER_SECOND`.
+//! Downloads the classes of a CSV with limits, prints the progress, and stops at Ctrl-C:
+//! `cargo run -p worker --example download_gently -- data.csv ./images URL CONNECTIONS
+//! BYTES_PER_SECOND`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example writes to the terminal")]
 
 use std::{env, error::Error, process::ExitCode};

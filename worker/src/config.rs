@@ -1,4 +1,5 @@
-//! The worker's command line. Every flag has an environment variable; the doc comments are the manual.
+//! The worker's command line. Every flag has an environment variable; the doc comments of `Cli` and
+//! `SlotArgs` are the help texts.
 
 use shared::job::JobStatus;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
@@ -18,28 +19,29 @@ Examples:
   worker --connect http://127.0.0.1:50051 --target /data/imagenet
   worker --connect http://127.0.0.1:50051 --workers 5 --name disk2";
 
-/// What a worker is told by its own command line; the rest comes from the coordinator.
+/// The worker's own settings. The options of the job come from the coordinator.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// Stable name, e.g. the host's.
     pub name: String,
     /// Parallel downloads, at least 1.
     pub slots: usize,
-    /// Folder that gets the class folders.
+    /// Folder in which the class folders are created.
     pub target: PathBuf,
-    /// Folder in which classes are put together; beside the target where it is not given.
+    /// Folder in which classes are assembled; `None`: beside the target.
     pub staging: Option<PathBuf>,
-    /// The coordinator may send it to an origin at a private or loopback address.
+    /// Whether the coordinator may name an origin at a private or loopback address.
     pub allow_private_origin: bool,
-    /// The job's counts as they are now, where the coordinator is in the same process. Without them
-    /// the job's line shows those of the coordinator's last answer.
+    /// The job's current counts, if the coordinator is in the same process. Otherwise the status
+    /// line shows those of the coordinator's last answer.
     pub counts: Option<watch::Receiver<JobStatus>>,
 }
 
 /// Downloads and unpacks the classes that a coordinator leases to it.
 ///
-/// Start as many workers as you like; they may come and go at any time. The URL, the retries and all other options of the
-/// job come from the coordinator: a worker only says where to put the images and how many downloads run at once.
+/// Start as many workers as you like; they may come and go at any time. The URL, the retries and
+/// all other options of the job come from the coordinator: a worker only says where to put the
+/// images and how many downloads run at once.
 ///
 /// A worker waits for its coordinator without a time limit: at the start, and after a connection is
 /// lost. It finishes the classes that it has, keeps their results, and tries to connect again every
@@ -65,25 +67,27 @@ pub struct Cli {
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
-    /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one [default: nowhere]
+    /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one
+    /// [default: nowhere]
     #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
 }
 
-/// What a command line asks for.
+/// The action that a command line requests.
 #[derive(Debug)]
 pub enum Asked {
-    /// To work for a coordinator.
+    /// Work for a coordinator.
     Work(Box<Cli>),
-    /// To be told about.
+    /// Print shell completions or manual pages.
     Write(Manual),
 }
 
 impl Cli {
-    /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`; clap knows which.
+    /// Parses a command line and the environment. `--help` and `--version` are an `Err` as well;
+    /// clap distinguishes them.
     ///
     /// # Errors
-    /// What clap says; it prints itself and knows its exit code.
+    /// The error of clap, which prints its own message and determines the exit code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, clap::Error> {
         let matches = Self::manual().try_get_matches_from(arguments)?;
         match matches.subcommand() {
@@ -92,13 +96,13 @@ impl Cli {
         }
     }
 
-    /// The command line as `--help`, completions and manual pages show it.
+    /// The command line for `--help`, completions and manual pages.
     pub fn manual() -> clap::Command {
         let about_itself = Manual::augment_subcommands(clap::Command::default());
         Self::command()
             .subcommands(about_itself.get_subcommands().cloned())
             .args_conflicts_with_subcommands(true)
-            // Of a flag that is given twice the last one counts, as in other tools.
+            // If a flag is given twice, the last one takes effect, as in other tools.
             .args_override_self(true)
             .subcommand_negates_reqs(true)
     }
@@ -117,7 +121,7 @@ pub struct SlotArgs {
 }
 
 impl SlotArgs {
-    /// The name given, or the host's.
+    /// The given name, or the host's.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(host_name)
     }
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_needs_to_know_whom_to_ask() {
+    fn the_coordinators_address_is_required() {
         assert!(cli(&[]).is_err());
         let cli = cli(&["--connect", "http://127.0.0.1:50051"]).unwrap();
         assert_eq!((cli.slots.workers, cli.target), (10, PathBuf::from(".")));
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+    fn the_last_of_a_repeated_flag_takes_effect() {
         let words =
             ["worker", "--connect", "http://h:1", "--workers", "3", "--workers", "8", "--connect", "http://h:2"];
         let Asked::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else { panic!("it is to work") };
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_at_the_door() {
+    fn invalid_values_are_refused() {
         for wrong in [
             ["--connect", "127.0.0.1:50051"],
             ["--connect", "ftp://h"],

@@ -1,5 +1,5 @@
-//! One class from its lease to its outcome. [`fetch_class`] decides; the other files do what it
-//! asks for.
+//! One class from its lease to its outcome. [`fetch_class`] makes the decisions; each other file
+//! performs one step.
 
 mod broken_off_tar;
 pub(crate) mod context;

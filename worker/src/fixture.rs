@@ -1,10 +1,10 @@
-//! What tests of several modules begin with.
+//! Fixtures that the tests of several modules share.
 
 use std::time::Duration;
 
 use shared::job::{Durability, Existing, JobOptions, UrlTemplate};
 
-/// A job whose origin nobody asks.
+/// A job for tests that send no request to its origin.
 pub(crate) fn job() -> JobOptions {
     JobOptions {
         run_id: "run".to_owned(),

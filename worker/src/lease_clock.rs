@@ -1,8 +1,9 @@
-//! How long this worker may take its leases for its own.
+//! The time for which this worker may use its leases.
 //!
-//! The deadline counts from when an answered call was *sent*, and lies before the moment at which the coordinator gives the
-//! leases away, which counts from when it *received* the call: so the clocks of two hosts are never compared. It is read from
-//! a clock that goes on while the host is suspended; `CLOCK_MONOTONIC`, and with it every timer of the program, stands still.
+//! The deadline counts from the time at which an answered call was *sent*. The coordinator's lease
+//! period counts from the time at which it *received* the call, so the worker's deadline is always
+//! the earlier one, and the clocks of two hosts are never compared. The clock continues while the
+//! host is suspended; `CLOCK_MONOTONIC`, on which every timer of the program depends, stops.
 
 use std::{
     fmt,
@@ -10,40 +11,42 @@ use std::{
     time::Duration,
 };
 
-/// By so much the worker's deadline lies before the end of the lease, unless that is short.
+/// The worker's deadline is this much before the end of the lease, or a sixth of a lease
+/// shorter than 30 s.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// The deadline of all leases of a session, and the coordinator that granted them.
 pub(crate) struct LeaseClock {
-    /// Time since some fixed moment.
+    /// Reads the clock: time since a fixed instant.
     now: Box<dyn Fn() -> Duration + Send + Sync>,
-    known: Mutex<Known>,
+    known: Mutex<State>,
 }
 
+/// The state behind the lock of [`LeaseClock`].
 #[derive(Debug, Default)]
-struct Known {
-    /// The highest that was seen.
+struct State {
+    /// The highest epoch seen so far.
     epoch: u32,
-    /// None before the first answer.
+    /// `None` before the first answer.
     deadline: Option<Duration>,
 }
 
-impl Known {
-    /// `false`: of a former coordinator.
+impl State {
+    /// Records an epoch; `false` if it is of a former coordinator.
     fn note(&mut self, epoch: u32) -> bool {
-        let counts = epoch >= self.epoch;
+        let is_current = epoch >= self.epoch;
         self.epoch = self.epoch.max(epoch);
-        counts
+        is_current
     }
 }
 
 impl LeaseClock {
-    /// Reads the host's clock.
+    /// A lease clock that reads the host's clock.
     pub(crate) fn of_this_host() -> Self {
         Self::new(since_boot)
     }
 
-    /// Reads any clock.
+    /// A lease clock that reads the given clock.
     pub(crate) fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self { now: Box::new(now), known: Mutex::default() }
     }
@@ -52,28 +55,29 @@ impl LeaseClock {
         (self.now)()
     }
 
-    /// Takes note of an answer to what was sent at a time; `false` if a former coordinator gave it, which counts for nothing.
+    /// Records an answer to a call that was sent at `sent`. An answer of a former coordinator is
+    /// ignored and returns `false`.
     pub(crate) fn answered(&self, epoch: u32, sent: Duration, ttl: Duration) -> bool {
         let mut known = self.known();
-        let counts = known.note(epoch);
-        if counts {
-            known.deadline = known.deadline.max(Some(sent + own_part(ttl)));
+        let is_current = known.note(epoch);
+        if is_current {
+            known.deadline = known.deadline.max(Some(sent + usable_part(ttl)));
         }
-        counts
+        is_current
     }
 
-    /// The same of an answer that renews nothing.
+    /// Like [`Self::answered`], for an answer that renews nothing.
     pub(crate) fn heard_of(&self, epoch: u32) -> bool {
         self.known().note(epoch)
     }
 
-    /// Whether the leases may be somebody else's by now.
+    /// Whether the deadline has passed, so that the leases may belong to another worker.
     pub(crate) fn has_run_out(&self) -> bool {
         let now = self.now();
         self.known().deadline.is_some_and(|deadline| now >= deadline)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, State> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,13 +88,14 @@ impl fmt::Debug for LeaseClock {
     }
 }
 
-fn own_part(ttl: Duration) -> Duration {
+/// The part of a lease for which the worker uses it.
+fn usable_part(ttl: Duration) -> Duration {
     ttl.saturating_sub(MARGIN).max(ttl * 5 / 6)
 }
 
-/// Time since the host was started, suspended or not.
+/// Time since the host was started, suspended time included.
 fn since_boot() -> Duration {
-    // Elsewhere the monotonic clock counts the time of a suspension.
+    // Other systems' monotonic clocks include suspended time.
     #[cfg(target_os = "linux")]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
@@ -113,27 +118,28 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn at_will() -> (Arc<AtomicU64>, LeaseClock) {
+    fn settable_clock() -> (Arc<AtomicU64>, LeaseClock) {
         let time = Arc::new(AtomicU64::new(1000));
         let read = Arc::clone(&time);
         (time, LeaseClock::new(move || seconds(read.load(Ordering::Relaxed))))
     }
 
-    /// A suspended host: no timer moves, the time since boot does.
+    /// Simulates a suspended host: the time since boot advances and no timer does.
     #[tokio::test(start_paused = true)]
-    async fn a_suspension_that_no_timer_sees_ends_the_leases() {
+    async fn leases_expire_during_a_suspension_that_stops_all_timers() {
         let before = tokio::time::Instant::now();
-        let (time, clock) = at_will();
+        let (time, clock) = settable_clock();
         assert!(clock.answered(1, clock.now(), TTL));
         assert!(!clock.has_run_out());
         time.fetch_add(600, Ordering::Relaxed);
         assert!(clock.has_run_out());
         assert_eq!(before.elapsed(), Duration::ZERO);
-        assert!(clock.answered(1, clock.now(), TTL), "the coordinator has them again on its list");
+        assert!(clock.answered(1, clock.now(), TTL), "the coordinator has renewed the leases");
         assert!(!clock.has_run_out());
     }
 
-    /// In a time namespace the time since boot is put forward, as by a suspension, and the monotonic clock is not.
+    /// A time namespace shifts the time since boot, as a suspension does, and leaves the monotonic
+    /// clock unchanged.
     #[test]
     fn the_hosts_clock_counts_suspensions() {
         let this = std::env::current_exe().unwrap();
@@ -157,34 +163,34 @@ mod tests {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let difference = (since_boot().as_secs_f64() - uptime).abs();
-        assert!(difference < 5.0, "{difference} s from what the kernel says, suspensions included");
+        assert!(difference < 5.0, "{difference} s from the kernel's uptime, which includes suspensions");
     }
 
     #[test]
     fn the_deadline_counts_from_when_the_answered_call_was_sent() {
-        let (time, clock) = at_will();
-        assert!(!clock.has_run_out(), "there is nothing to lose before the first answer");
+        let (time, clock) = settable_clock();
+        assert!(!clock.has_run_out(), "there are no leases before the first answer");
         assert!(clock.answered(1, seconds(1000), TTL));
         time.store(1024, Ordering::Relaxed);
         assert!(!clock.has_run_out());
         time.store(1025, Ordering::Relaxed);
         assert!(clock.has_run_out());
         assert!(clock.answered(1, seconds(999), TTL));
-        assert!(clock.has_run_out(), "an older call, answered late, proves nothing new");
+        assert!(clock.has_run_out(), "a late answer to an older call does not extend the deadline");
         assert!(clock.answered(1, seconds(1001), TTL));
         assert!(!clock.has_run_out());
     }
 
     #[test]
     fn a_short_lease_leaves_room_for_more_than_one_renewal() {
-        for (ttl, own) in [(3_000, 2_500), (12_000, 10_000), (30_000, 25_000), (60_000, 55_000)] {
-            assert_eq!(own_part(Duration::from_millis(ttl)), Duration::from_millis(own));
+        for (ttl, usable) in [(3_000, 2_500), (12_000, 10_000), (30_000, 25_000), (60_000, 55_000)] {
+            assert_eq!(usable_part(Duration::from_millis(ttl)), Duration::from_millis(usable));
         }
     }
 
     #[test]
-    fn a_former_coordinator_renews_nothing() {
-        let (time, clock) = at_will();
+    fn an_answer_of_a_former_coordinator_renews_nothing() {
+        let (time, clock) = settable_clock();
         assert!(clock.answered(2, seconds(1000), TTL));
         assert!(!clock.answered(1, seconds(1020), TTL));
         time.store(1025, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! `worker`: downloads what a coordinator leases to it.
+//! `worker`: downloads the classes that a coordinator leases to it.
 
 use std::{io, process::ExitCode, sync::Arc};
 
@@ -60,9 +60,10 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
             explained(error, [&log])
         )
     })?;
-    let (tally, mut outside) = (Arc::<Tally>::default(), JoinSet::new());
+    let tally = Arc::<Tally>::default();
+    let mut http_tasks = JoinSet::new();
     if let Some(address) = cli.http {
-        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut outside);
+        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut http_tasks);
         let address = opened.map_err(|error| error.to_string())?;
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
@@ -72,7 +73,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     }
     let exit = worker::run(&config, &connector, screen, shutdown, &tally).await.map_err(|error| error.to_string());
     if let Err(error) = &exit {
-        // The screen hears it from the caller.
+        // The caller prints the error to the screen; this is for the log file.
         tracing::info!("failed to {error}");
     }
     telemetry.flush().await;

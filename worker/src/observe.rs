@@ -1,4 +1,4 @@
-//! What can be seen of a worker: progress, counters, and the HTTP port that serves them.
+//! Observability of a worker: progress, counters, and the HTTP endpoints that serve them.
 
 pub(crate) mod counters;
 pub mod http;

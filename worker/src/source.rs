@@ -1,4 +1,4 @@
-//! What identifies one version of a tar at the origin, so that no two versions are ever mixed.
+//! Identifies one version of a tar at the origin, so that bytes of two versions are never mixed.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,27 +11,29 @@ use url::Url;
 
 use shared::url_secrets::without_credentials;
 
-/// A `Date` later than `Last-Modified` by this much makes it a strong validator (RFC 9110 §8.8.2.2): the tar cannot have
-/// changed again within the second that `Last-Modified` names.
+/// If `Date` is later than `Last-Modified` by at least this much, `Last-Modified` is a strong
+/// validator (RFC 9110 §8.8.2.2): the tar cannot have changed again within the second that
+/// `Last-Modified` denotes.
 const STRONG_AFTER: Duration = Duration::from_secs(1);
-/// The same where this machine's clock has to stand in for a missing `Date`.
+/// The same limit if `Date` is missing and this machine's clock is used instead.
 const STRONG_AFTER_BY_OUR_CLOCK: Duration = Duration::from_mins(1);
 
-/// A tar at the origin: where it is, how long, and the validators that tell one version from another.
+/// A tar at the origin: its URL, its length, and the validators that distinguish its versions.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
     /// URL without credentials.
     pub(crate) url: String,
-    /// Length in bytes, where the origin said it.
+    /// Length in bytes, if the origin announced it.
     pub(crate) length: Option<u64>,
     /// `ETag`, verbatim.
     pub(crate) etag: Option<String>,
     /// `Last-Modified`, verbatim.
     pub(crate) last_modified: Option<String>,
-    /// `Last-Modified` is a strong validator.
+    /// Whether `Last-Modified` is a strong validator.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) date_is_strong: bool,
-    /// The rest is asked for by `Last-Modified`, although there is an `ETag`: the origin was found not to honour that.
+    /// Whether the rest is requested with `Last-Modified` although there is an `ETag`, because the
+    /// origin did not honour that.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) by_date: bool,
 }
@@ -42,12 +44,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Source {
-    /// What an answer says of the tar that it carries from `from` on.
+    /// The tar that a response describes, whose body begins at the offset `from`.
     pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
         let headers = response.headers();
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let total = ContentRange::of(headers).and_then(|range| range.total);
-        // Beside chunks a length means nothing (RFC 9112 §6.3).
+        // `Content-Length` has no meaning together with a transfer encoding (RFC 9112 §6.3).
         let length = text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
         let rest = || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
         let last_modified = text(header::LAST_MODIFIED);
@@ -62,28 +64,32 @@ impl Source {
         }
     }
 
-    /// What to send as `If-Range`: a strong `ETag`, else a strong `Last-Modified` where the length is known too. Without one a
-    /// cut download starts anew, because nothing would prove that the rest belongs to the same version (RFC 9110 §13.1.5).
+    /// The value of `If-Range`: a strong `ETag`, else a strong `Last-Modified` if the length is
+    /// known too. Without one an interrupted download starts anew, because nothing would prove that
+    /// the rest belongs to the same version (RFC 9110 §13.1.5).
     pub(crate) fn validator(&self) -> Option<&str> {
         if self.asks_by_tag() { self.etag.as_deref() } else { self.strong_date() }
     }
 
-    /// The version alone, without how it is asked for: what proves blocks of it, and stands in a manifest.
+    /// The version alone, without the fields that control requests. Block digests and manifests use
+    /// it.
     pub(crate) fn version(&self) -> Self {
         Self { date_is_strong: false, by_date: false, ..self.clone() }
     }
 
-    /// Whether the `ETag` was of no use to this answer to a request for the rest: it was sent, and what came is not the rest of
-    /// the version that was begun, but has its length and its `Last-Modified`, which are as good a proof. Either the origin
-    /// does not honour `If-Range` with a tag, or its replicas have tags of their own.
-    pub(crate) fn was_asked_in_vain_by_tag(&self, answer: &Self) -> bool {
+    /// Whether the `ETag` failed although the version is the same: it was sent in a request for the
+    /// rest, and the response is not that rest, but has the same length and the same
+    /// `Last-Modified`, which prove the version equally well. Then the origin does not honour
+    /// `If-Range` with an `ETag`, or its replicas have different `ETag`s.
+    pub(crate) fn etag_is_ignored_by(&self, answer: &Self) -> bool {
         let is_same = self.last_modified == answer.last_modified && self.length == answer.length;
         self.asks_by_tag() && self.strong_date().is_some() && answer.strong_date().is_some() && is_same
     }
 
-    /// Whether a partial answer, said to be of `part`, goes on with this version. The validator that was sent must come back
-    /// where an origin has to repeat it (`ETag`, RFC 9110 §15.3.7), so that one which ignores `If-Range` is found out; a
-    /// date need not come back, but the length must. Where the date stands in for a tag, one of the two must.
+    /// Whether a partial response, described by `part`, continues this version. An `ETag` that was
+    /// sent must come back, as RFC 9110 §15.3.7 demands, so that an origin which ignores `If-Range`
+    /// is detected. A date need not come back, but the length must. If the date is used instead of
+    /// an `ETag`, one of the two must come back.
     pub(crate) fn is_continued_by(&self, part: &Self) -> bool {
         fn agree<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
             one.zip(other).is_none_or(|(one, other)| one == other)
@@ -108,7 +114,8 @@ impl Source {
     }
 }
 
-/// Whether `Last-Modified` is a strong validator in an answer of this `Date`, or that came now.
+/// Whether `Last-Modified` is a strong validator in a response with this `Date`, or else received
+/// at `now`.
 fn is_strong_date(modified: &str, date: Option<&str>, now: SystemTime) -> bool {
     let parse = |text| httpdate::parse_http_date(text).ok();
     let Some(modified) = parse(modified) else { return false };
@@ -119,19 +126,19 @@ fn is_strong_date(modified: &str, date: Option<&str>, now: SystemTime) -> bool {
     answered.duration_since(modified).is_ok_and(|age| age >= distance)
 }
 
-/// A `Content-Range` that says which bytes a body is.
+/// A `Content-Range` with the byte range of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ContentRange {
     /// Offset of the first byte.
     pub(crate) first: u64,
     /// Offset of the last byte.
     last: u64,
-    /// Length of the whole, where it is known.
+    /// Length of the whole tar, if known.
     pub(crate) total: Option<u64>,
 }
 
 impl ContentRange {
-    /// `None`: there is none, or it makes no sense.
+    /// The range in the headers; `None` if there is none or it is invalid.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
         let (unit, range) = text.trim().split_once(' ')?;
@@ -144,13 +151,13 @@ impl ContentRange {
         (unit.eq_ignore_ascii_case("bytes") && is_possible).then_some(range)
     }
 
-    /// All bytes from the first to the last.
+    /// Whether it covers all bytes of the tar.
     pub(crate) fn is_whole(self) -> bool {
         self.first == 0 && self.total == Some(self.last + 1)
     }
 }
 
-/// A URL as it may stand in a log.
+/// A URL for logs, without credentials.
 pub(crate) fn shown(url: &Url) -> String {
     without_credentials(url.as_str())
 }
@@ -188,13 +195,13 @@ mod tests {
     fn a_part_must_repeat_the_tag_that_was_sent() {
         let known = source(Some(10), Some("\"a\""), Some("date"));
         assert!(known.is_continued_by(&source(Some(10), Some("\"a\""), None)));
-        assert!(!known.is_continued_by(&source(Some(10), None, Some("date"))), "it may be any version");
+        assert!(!known.is_continued_by(&source(Some(10), None, Some("date"))), "it can be any version");
         assert!(!known.is_continued_by(&source(Some(10), Some("\"b\""), Some("date"))));
         assert!(!known.is_continued_by(&source(Some(11), Some("\"a\""), Some("date"))));
     }
 
     #[test]
-    fn where_a_date_was_sent_the_length_must_be_the_same() {
+    fn if_a_date_was_sent_the_length_must_be_the_same() {
         let known = source(Some(10), Some("W/\"a\""), Some("date"));
         assert!(known.is_continued_by(&source(Some(10), None, None)));
         assert!(!known.is_continued_by(&source(None, None, Some("date"))));
@@ -205,7 +212,7 @@ mod tests {
     const MODIFIED: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 
     #[test]
-    fn a_date_validates_only_if_the_tar_cannot_have_changed_again_within_its_second() {
+    fn a_date_is_strong_only_if_the_tar_cannot_have_changed_again_within_its_second() {
         let now = |seconds| httpdate::parse_http_date(MODIFIED).unwrap() + Duration::from_secs(seconds);
         for (date, now, is_strong) in [
             (Some("Wed, 21 Oct 2015 07:28:00 GMT"), now(3600), false),
@@ -223,10 +230,10 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_was_of_no_use_only_where_length_and_a_strong_date_are_the_same() {
+    fn a_tag_failed_only_if_length_and_a_strong_date_are_the_same() {
         let known = source(Some(10), Some("\"a\""), Some(MODIFIED));
         for etag in [Some("\"a\""), Some("\"b\""), Some("W/\"b\""), None] {
-            assert!(known.was_asked_in_vain_by_tag(&source(Some(10), etag, Some(MODIFIED))), "{etag:?}");
+            assert!(known.etag_is_ignored_by(&source(Some(10), etag, Some(MODIFIED))), "{etag:?}");
         }
         let weak = Source { date_is_strong: false, ..known.clone() };
         for (known, answer) in [
@@ -239,12 +246,12 @@ mod tests {
             (&Source { by_date: true, ..known.clone() }, known.clone()),
             (&source(Some(10), Some("W/\"a\""), Some(MODIFIED)), known.clone()),
         ] {
-            assert!(!known.was_asked_in_vain_by_tag(&answer), "{known:?} {answer:?}");
+            assert!(!known.etag_is_ignored_by(&answer), "{known:?} {answer:?}");
         }
     }
 
     #[test]
-    fn where_a_date_stands_in_for_a_tag_a_part_must_repeat_one_of_the_two() {
+    fn if_a_date_replaces_a_tag_a_part_must_repeat_one_of_the_two() {
         let known = Source { by_date: true, ..source(Some(10), Some("\"a\""), Some(MODIFIED)) };
         assert_eq!(known.validator(), Some(MODIFIED));
         for (part, goes_on) in [
@@ -259,7 +266,7 @@ mod tests {
         ] {
             assert_eq!(known.is_continued_by(&part), goes_on, "{part:?}");
         }
-        // A version whose date is weak is asked for by its tag again.
+        // A version with a weak date is requested with its `ETag` again.
         assert_eq!(Source { date_is_strong: false, ..known }.validator(), Some("\"a\""));
     }
 

@@ -1,6 +1,7 @@
-//! The target and its staging area: what is read from and written to disk.
+//! The target and its staging area: all files that are read from and written to disk.
 //!
-//! Invariant: a class folder appears under its name complete, with its manifest, or not at all.
+//! Invariant: a class folder appears under its final name complete and with its manifest, or not at
+//! all.
 
 mod area_access;
 pub(crate) mod checkpoint_timer;

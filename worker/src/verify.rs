@@ -1,7 +1,7 @@
-//! Checks class folders against their manifests, file by file, long after they were published.
+//! Verifies published class folders against their manifests, file by file.
 //!
-//! Only reads, and follows no link, but that with `--repair` the manifest of a folder that differs gets
-//! another name. Memory does not grow with the number or the size of the files.
+//! It only reads and follows no links. With `--repair` it also renames the manifest of a folder
+//! that differs. Memory does not grow with the number or the size of the files.
 
 use std::{
     fs::File,
@@ -27,28 +27,28 @@ use crate::storage::{
     manifest::{self, Listed, MANIFEST, MARKED},
 };
 
-/// What is read at once; between two reads it can be stopped.
+/// Size of the read buffer in bytes. Verification can be stopped between two reads.
 const BUFFER: usize = 256 << 10;
 
-/// How a class stands to its manifest.
+/// The result for one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every file is as the manifest says, and there are no others.
+    /// Every file agrees with the manifest, and there are no others.
     Right,
-    /// Something differs, and was told.
+    /// Something differs and was reported.
     Differs,
-    /// There is no manifest, so nothing can be said; why.
+    /// There is no manifest to compare with; the text says why.
     NotProved(&'static str),
-    /// It was taken away or put in its place in the meantime.
+    /// The folder was removed or moved in the meantime.
     Gone,
-    /// It was not looked at to the end.
+    /// Verification was stopped before its end.
     Stopped,
 }
 
-/// What was found out about a class.
+/// The result for one class with counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
-    /// In a word.
+    /// The result itself.
     pub verdict: Verdict,
     /// Files that the manifest lists.
     pub files: u64,
@@ -56,10 +56,10 @@ pub struct Checked {
     pub bytes: u64,
 }
 
-/// The classes that have something under their final name in a target, in order.
+/// The class names that exist in a target, as a folder or anything else, in ascending order.
 ///
 /// # Errors
-/// When the target cannot be read.
+/// If the target cannot be read.
 pub fn classes(target: &Path) -> io::Result<Vec<Wnid>> {
     let mut classes = Vec::new();
     for entry in list(target)? {
@@ -69,8 +69,9 @@ pub fn classes(target: &Path) -> io::Result<Vec<Wnid>> {
     Ok(classes)
 }
 
-/// Whether a class folder is complete: it agrees with its manifest in names, number and sizes of its
-/// files. `trusts`: any folder is (`--existing trust`). One that cannot be read is not.
+/// Whether a class folder is complete: its files agree with its manifest in names, number and
+/// sizes. `trusts`: any folder counts (`--existing trust`). A folder that cannot be read does not
+/// count.
 pub fn is_there(target: &Path, wnid: Wnid, trusts: bool) -> bool {
     let folder = target.join(wnid.to_string());
     if trusts {
@@ -79,7 +80,7 @@ pub fn is_there(target: &Path, wnid: Wnid, trusts: bool) -> bool {
     matches!(compare(&folder, wnid), Ok(Some(Compared::Agrees(_))))
 }
 
-/// Checks classes, one after the other; several can work beside each other.
+/// Verifies classes one by one. Several verifiers can run in parallel.
 #[derive(Debug)]
 pub struct Verifier {
     target: PathBuf,
@@ -89,25 +90,25 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// For the classes of a target, until `stop` is set. `repair`: marks those that differ, so that
-    /// the next job downloads them again.
+    /// A verifier for the classes of a target, until `stop` is set. `repair`: marks the folders
+    /// that differ, so that the next job downloads them again.
     pub fn new(target: &Path, stop: Arc<AtomicBool>, repair: bool) -> Self {
         Self { target: target.to_owned(), stop, repair, buffer: vec![0; BUFFER] }
     }
 
-    /// Compares a class with its manifest. `tell` hears of each difference, with the file's name, or without one where the
-    /// folder as a whole is meant.
-    pub fn check(&mut self, wnid: Wnid, mut tell: impl FnMut(Option<&str>, Difference)) -> Checked {
+    /// Compares a class with its manifest. `report` is called for each difference, with the file's
+    /// name, or without a name if the difference concerns the folder as a whole.
+    pub fn check(&mut self, wnid: Wnid, mut report: impl FnMut(Option<&str>, Difference)) -> Checked {
         let mut checked = Checked { verdict: Verdict::Right, files: 0, bytes: 0 };
         let mut differs = false;
-        let verdict = self.look(wnid, &mut checked, &mut |name, difference| {
+        let verdict = self.compare_folder(wnid, &mut checked, &mut |name, difference| {
             differs = true;
-            tell(name, difference);
+            report(name, difference);
         });
         checked.verdict = match verdict {
             Ok(verdict) => verdict,
             Err(error) => {
-                tell(None, Difference::Unreadable(error.to_string()));
+                report(None, Difference::Unreadable(error.to_string()));
                 Verdict::Differs
             }
         };
@@ -117,7 +118,12 @@ impl Verifier {
         checked
     }
 
-    fn look(&mut self, wnid: Wnid, checked: &mut Checked, tell: &mut Tell<'_>) -> io::Result<Verdict> {
+    fn compare_folder(
+        &mut self,
+        wnid: Wnid,
+        checked: &mut Checked,
+        report: &mut OnDifference<'_>,
+    ) -> io::Result<Verdict> {
         let path = self.target.join(wnid.to_string());
         let folder = match open(CWD, &path, OFlags::DIRECTORY) {
             Ok(folder) => folder,
@@ -128,17 +134,17 @@ impl Verifier {
         let listed = match manifest::files(&path, wnid) {
             Ok(Some(listed)) => listed,
             Ok(None) if path.join(MANIFEST).symlink_metadata().is_ok() => {
-                tell(Some(MANIFEST), Difference::Manifest);
+                report(Some(MANIFEST), Difference::Manifest);
                 self.mark(&folder)?;
                 return Ok(Verdict::Differs);
             }
             Ok(None) if path.join(MARKED).symlink_metadata().is_ok() => {
-                tell(Some(MARKED), Difference::Marked);
+                report(Some(MARKED), Difference::Marked);
                 return Ok(Verdict::Differs);
             }
             Ok(None) => return Ok(Verdict::NotProved("it has no manifest")),
             Err(error) => {
-                tell(Some(MANIFEST), Difference::Unreadable(error.to_string()));
+                report(Some(MANIFEST), Difference::Unreadable(error.to_string()));
                 return Ok(Verdict::Differs);
             }
         };
@@ -155,7 +161,7 @@ impl Verifier {
             },
             |name, difference| {
                 differs = true;
-                tell(Some(name), difference);
+                report(Some(name), difference);
                 ControlFlow::Continue(())
             },
         )?;
@@ -165,8 +171,8 @@ impl Verifier {
         Ok(ended.break_value().unwrap_or(Verdict::Right))
     }
 
-    /// With `--repair`: gives the manifest of a folder that differs from it another name, in one
-    /// step. Nothing is removed, and the next job downloads the class again.
+    /// With `--repair`: renames the manifest of a folder that differs, in one step. Nothing is
+    /// removed, and the next job downloads the class again.
     fn mark(&self, folder: &File) -> io::Result<()> {
         if self.repair {
             renameat(folder, MANIFEST, folder, MARKED)?;
@@ -182,7 +188,7 @@ impl Verifier {
         checked: &mut Checked,
     ) -> Result<Option<Difference>, Stopped> {
         let unreadable = |error: io::Error| Ok(Some(Difference::Unreadable(error.to_string())));
-        // No manifest of this program has such a name, and it would lead out of the folder.
+        // This program writes no such name, and it could lead out of the folder.
         if listed.name.contains('/') {
             return Ok(Some(Difference::NoFile));
         }
@@ -219,9 +225,10 @@ impl Verifier {
     }
 }
 
-type Tell<'caller> = dyn FnMut(Option<&str>, Difference) + 'caller;
+/// Receives each difference with the file's name.
+type OnDifference<'caller> = dyn FnMut(Option<&str>, Difference) + 'caller;
 
-/// It was asked to stop.
+/// Verification was stopped.
 struct Stopped;
 
 #[cfg(test)]
@@ -242,7 +249,7 @@ mod tests {
         "n02124075".parse().unwrap()
     }
 
-    /// A target with one class of three files, and what its folder is.
+    /// A target with one class of three files, and the path of its folder.
     fn target() -> (tempfile::TempDir, PathBuf) {
         let target = tempfile::tempdir().unwrap();
         let folder = target.path().join(wnid().to_string());
@@ -259,20 +266,20 @@ mod tests {
     }
 
     fn check(target: &tempfile::TempDir) -> (Verdict, Vec<String>) {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let mut verifier = Verifier::new(target.path(), Arc::default(), false);
         let checked = verifier.check(wnid(), |name, difference| {
-            told.push(format!("{} {difference}", name.unwrap_or("(folder)")));
+            reported.push(format!("{} {difference}", name.unwrap_or("(folder)")));
         });
-        (checked.verdict, told)
+        (checked.verdict, reported)
     }
 
-    fn differs(told: &[&str]) -> (Verdict, Vec<String>) {
-        (Verdict::Differs, told.iter().map(|line| (*line).to_owned()).collect())
+    fn differs(reported: &[&str]) -> (Verdict, Vec<String>) {
+        (Verdict::Differs, reported.iter().map(|line| (*line).to_owned()).collect())
     }
 
     #[test]
-    fn what_was_published_is_right_also_with_dot_files_of_others() {
+    fn a_published_folder_is_right_even_with_foreign_dot_files() {
         let (target, folder) = target();
         fs::write(folder.join(".DS_Store"), "x").unwrap();
         assert_eq!(classes(target.path()).unwrap(), [wnid()]);
@@ -282,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_is_told_with_its_file() {
+    fn each_difference_is_reported_with_its_file() {
         let (target, folder) = target();
         fs::write(folder.join("a.JPEG"), b"fIrst").unwrap();
         fs::write(folder.join("b.JPEG"), b"longer than that").unwrap();
@@ -300,14 +307,14 @@ mod tests {
         fs::remove_file(folder.join("b.JPEG")).unwrap();
         std::os::unix::fs::symlink(".c.JPEG", folder.join("b.JPEG")).unwrap();
         assert_eq!(check(&target), differs(&["a.JPEG is missing", "b.JPEG is no file"]));
-        // As many as there should be, and not the same.
+        // The right number of files, but another name.
         fs::write(folder.join("A.JPEG"), b"first").unwrap();
-        let told = check(&target).1;
-        assert_eq!(told, ["a.JPEG is missing", "b.JPEG is no file", "A.JPEG is not in the manifest"]);
+        let reported = check(&target).1;
+        assert_eq!(reported, ["a.JPEG is missing", "b.JPEG is no file", "A.JPEG is not in the manifest"]);
     }
 
     #[test]
-    fn a_pipe_and_a_folder_under_a_files_name_are_no_files_and_make_nobody_wait() {
+    fn a_pipe_or_a_folder_with_a_files_name_is_no_file_and_does_not_block() {
         let (target, folder) = target();
         for name in ["a.JPEG", "b.JPEG"] {
             fs::remove_file(folder.join(name)).unwrap();
@@ -319,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_manifest_is_told_and_a_missing_one_proves_nothing() {
+    fn a_damaged_manifest_is_reported_and_a_missing_one_proves_nothing() {
         let (target, folder) = target();
         let path = folder.join(MANIFEST);
         let text = fs::read(&path).unwrap();
@@ -334,19 +341,19 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_when_it_is_told_to() {
+    fn verification_stops_when_requested() {
         let (target, _) = target();
         let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true)), false).check(wnid(), |_, _| {});
         assert_eq!(stopped.verdict, Verdict::Stopped);
     }
 
     #[test]
-    fn more_names_than_are_looked_up_at_once_are_all_looked_up() {
+    fn folders_with_more_names_than_one_batch_are_fully_compared() {
         let (target, folder) = target();
         for number in 0..=NAMES {
             fs::write(folder.join(format!("stray-{number:05}")), b"").unwrap();
         }
-        let (verdict, told) = check(&target);
-        assert_eq!((verdict, told.len()), (Verdict::Differs, NAMES + 1));
+        let (verdict, reported) = check(&target);
+        assert_eq!((verdict, reported.len()), (Verdict::Differs, NAMES + 1));
     }
 }

@@ -1,4 +1,4 @@
-//! `worker --help` is a manual: what it says is reviewed like code.
+//! `worker --help` is a manual. A snapshot makes each change of it part of the review.
 
 use std::process::Command;
 

@@ -1,14 +1,18 @@
-//! `Framing`: finds the files in the bytes of a tar as they arrive, and proves that the tar is complete.
+//! `Framing`: finds the files in the bytes of a tar as they arrive, and verifies that the tar is
+//! complete.
 //!
-//! It is pushed bytes and does no I/O; file data is handed on as it lies in the input, never copied.
+//! Bytes are pushed into it. It performs no I/O and never copies file data: events borrow from the
+//! input.
 //!
-//! Invariant: whatever is accepted, the `tar` crate lists with the same names, sizes and bytes; anything that readers
-//! could disagree on, that could be written outside the class's folder, or that exceeds a limit, fails the whole
-//! archive. And an archive is complete only if its end marker came, with every file counted to its size.
+//! Invariant: if an archive is accepted, the `tar` crate lists it with the same names, sizes and
+//! bytes. Anything that tar readers could interpret differently, that could be written outside the
+//! class's folder, or that exceeds a limit, fails the whole archive. An archive is complete only if
+//! its end marker was seen and every file has all bytes of its size.
 //!
-//! Two harmless forms are accepted although the `tar` crate reads them otherwise. A size without a digit, where it fails,
-//! is the 0 that other readers see, and the crate lists the same archive with that 0 written out. And a folder that is
-//! written as an empty file with a slash at the end of its name is listed by the crate as that empty file.
+//! Two harmless forms are accepted although the `tar` crate reads them differently. A size field
+//! without a digit makes the crate fail; other readers read it as 0, and the crate lists the same
+//! archive if that 0 is written out. A directory that is written as an empty file with a slash at
+//! the end of its name is listed by the crate as an empty file.
 
 use std::borrow::Cow;
 
@@ -18,7 +22,7 @@ use super::{
     header::{BLOCK, Header, Kind, not_a_tar, recognise},
 };
 
-/// What an archive may cost at most.
+/// Upper limits for an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Files and directories.
@@ -34,7 +38,7 @@ pub(crate) struct Limits {
 }
 
 impl Default for Limits {
-    /// Far above any class: the largest that were seen have some 3,000 images, or 280 MB.
+    /// Far above any class: the largest known ones have about 3,000 images, or 280 MB.
     fn default() -> Self {
         Self {
             entries: 200_000,
@@ -47,42 +51,45 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits for a tar of this length, where it is known: its files cannot have more bytes than the tar itself.
+    /// The limits for a tar of this length, if it is known: its files cannot have more bytes than
+    /// the tar itself.
     pub(crate) fn for_tar(length: Option<u64>) -> Self {
         let limits = Self::default();
         Self { total_bytes: length.map_or(limits.total_bytes, |length| length.min(limits.total_bytes)), ..limits }
     }
 }
 
-/// What comes next in the tar.
+/// The next element of the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event<'framing, 'input> {
     /// A file begins.
     File {
-        /// Flat and safe to create in the class's folder; not checked for being the second of this name.
+        /// Flat and safe to create in the class's folder. Not checked for duplicates.
         name: &'framing str,
-        /// Bytes that will follow.
+        /// Number of bytes that follow.
         size: u64,
     },
-    /// Bytes of the current file, never none. Behind the last ones its end comes at once, without more input.
+    /// Bytes of the current file, never empty. The end of the file follows the last bytes at once,
+    /// without further input.
     Data(&'input [u8]),
     /// The current file is complete.
     FileEnd {
-        /// Offset in the tar of the next header, behind padding that may still have to come: a place to resume at.
+        /// Offset in the tar of the next header, after padding that may not have arrived yet. A
+        /// download can resume there.
         next_header: u64,
     },
 }
 
-/// What was found.
+/// Counts of one tar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Files that are complete.
+    /// Complete files.
     pub(crate) files: u64,
-    /// Entries whose padding was not zero: odd, but harmless.
+    /// Entries whose padding was not zero: unusual, but harmless.
     pub(crate) padding_warnings: u64,
 }
 
-/// Reads one tar; after an error it is of no more use.
+/// Reads one tar. Not usable after an error.
 #[derive(Debug)]
 pub(crate) struct Framing {
     wnid: String,
@@ -99,6 +106,7 @@ pub(crate) struct Framing {
     zero_block_seen: bool,
 }
 
+/// The part of the tar that the next byte belongs to.
 #[derive(Debug, Clone, Copy)]
 enum State {
     Header,
@@ -116,7 +124,8 @@ impl Framing {
         Self::resume(wnid, limits, 0, 0)
     }
 
-    /// Goes on at `offset`, a `next_header` of an earlier framing of the same tar, behind so many `files`.
+    /// Continues at `offset`, a `next_header` of an earlier framing of the same tar, after `files`
+    /// complete files.
     pub(crate) fn resume(wnid: &str, limits: Limits, offset: u64, files: u64) -> Self {
         Self {
             wnid: wnid.to_owned(),
@@ -128,18 +137,19 @@ impl Framing {
             extensions: Extensions::default(),
             name: String::new(),
             entries: files,
-            bytes: offset, // at least what those files have, and no more than the tar has
+            bytes: offset, // an upper limit for the bytes of those files
             totals: Totals { files, padding_warnings: 0 },
             zero_block_seen: false,
         }
     }
 
-    /// Files so far, the one that has begun included.
+    /// Number of files so far, the current one included.
     pub(crate) fn files(&self) -> u64 {
         self.entries
     }
 
-    /// Goes on at `offset` within a file of which so many bytes remain, behind so many whole `files`.
+    /// Continues at `offset` within a file with `remaining` further bytes, after `files` complete
+    /// files.
     pub(crate) fn resume_within(
         wnid: &str,
         limits: Limits,
@@ -153,7 +163,8 @@ impl Framing {
         Self { state, entries: files + 1, bytes: offset.saturating_add(remaining), ..behind }
     }
 
-    /// Takes bytes off the front of `input` and returns the next event, or `None` when the input is used up.
+    /// Consumes bytes from the front of `input` and returns the next event, or `None` when the
+    /// input is used up.
     pub(crate) fn next<'input>(&mut self, input: &mut &'input [u8]) -> Result<Option<Event<'_, 'input>>, FramingError> {
         loop {
             match self.state {
@@ -196,7 +207,8 @@ impl Framing {
         }
     }
 
-    /// To be called at the transport's end, when `next` has returned `None`: says whether the tar is complete.
+    /// Reports whether the tar is complete. Call it at the end of the transfer, when `next` has
+    /// returned `None`.
     pub(crate) fn finish(&self) -> Result<Totals, FramingError> {
         let place = match self.state {
             State::AfterEndMarker { .. } if self.totals.files == 0 => return Err(FramingError::EmptyArchive),
@@ -205,7 +217,7 @@ impl Framing {
             State::Header if self.gathered > 0 => {
                 let beginning = &self.block[..self.gathered];
                 let is_first = self.offset == beginning.len() as u64;
-                // A header has NUL bytes behind its name, where the short text of an error has none.
+                // A tar header has NUL bytes after its name; a short text error message has none.
                 if is_first && (recognise(beginning).is_some() || !beginning.contains(&0)) {
                     return Err(not_a_tar(beginning));
                 }
@@ -219,7 +231,7 @@ impl Framing {
         Err(FramingError::Truncated { offset: self.offset, place })
     }
 
-    /// Offset in the tar behind the last byte that was consumed.
+    /// Offset in the tar after the last consumed byte.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -275,8 +287,8 @@ impl Framing {
         check_limit(self.entries, self.limits.entries, "entries")?;
         let size = self.extensions.size().unwrap_or(header.size);
         let path = self.extensions.path().map_or_else(|| header.path(), Cow::Borrowed);
-        // Before POSIX a directory was a file whose name ends in a slash. No file can be made under such a name, so every
-        // reader finds the same files, as long as there is no content to disagree about.
+        // Before POSIX a directory was written as a file whose name ends in a slash. No file can be
+        // created with such a name, so all readers find the same files if the entry has no content.
         if header.kind == Kind::Directory || path.ends_with(b"/") {
             check_directory(&path, &self.wnid)?;
             if size > 0 {
@@ -318,7 +330,7 @@ impl Framing {
     }
 }
 
-/// Bytes from the end of a body of `size` to the next block.
+/// Number of bytes from the end of a body of `size` to the next block.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
@@ -344,7 +356,7 @@ mod tests {
 
     const WNID: &str = "n01440764";
 
-    /// A tar made by hand, so that it can be wrong in every way.
+    /// A tar built by hand, so that it can contain any error.
     #[derive(Debug, Clone, Default)]
     struct Sample {
         bytes: Vec<u8>,
@@ -400,18 +412,19 @@ mod tests {
         header
     }
 
+    /// An empty archive.
     fn tar() -> Sample {
         Sample::default()
     }
 
-    /// Everything that was read.
+    /// The files and resume offsets that were read.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
     struct Listing {
         files: Vec<(String, Vec<u8>)>,
         next_headers: Vec<u64>,
     }
 
-    /// Feeds the pieces and checks on the way that events come in order and sizes are kept.
+    /// Feeds the pieces and asserts that events come in order and sizes are respected.
     fn feed<'pieces>(
         framing: &mut Framing,
         pieces: impl IntoIterator<Item = &'pieces [u8]>,
@@ -453,7 +466,8 @@ mod tests {
         read(archive).unwrap_err()
     }
 
-    /// What the reference reader lists: the full paths of all but directories, with their bytes.
+    /// The files that the reference reader (the `tar` crate) lists: the full paths of all entries
+    /// but directories, with their content.
     fn reference(archive: &[u8]) -> std::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut files = Vec::new();
         for entry in tar::Archive::new(archive).entries()? {
@@ -473,7 +487,8 @@ mod tests {
         Ok(files)
     }
 
-    /// The archive with the 0 written out in headers whose size has no digit, where the reference fails.
+    /// The archive with the 0 written out in headers whose size has no digit, because the reference
+    /// rejects those.
     fn with_sizes_in_digits(archive: &[u8]) -> Vec<u8> {
         let mut written_out = archive.to_vec();
         for block in written_out.as_chunks_mut::<BLOCK>().0 {
@@ -486,7 +501,8 @@ mod tests {
         written_out
     }
 
-    /// Whatever is accepted, the reference lists the same.
+    /// Asserts that the reference lists the same files if the archive is accepted; returns whether
+    /// it is accepted.
     fn agrees_with_the_reference(archive: &[u8]) -> bool {
         let Ok((listing, totals)) = read(archive) else { return false };
         let reference = reference(&with_sizes_in_digits(archive)).expect("the reference accepts what we accept");
@@ -501,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_files_with_their_bytes_and_places_to_resume_at() {
+    fn lists_files_with_their_content_and_resume_offsets() {
         let archive = tar().file("a.JPEG", b"hello").file("b.JPEG", b"").file("c.JPEG", &[7; 512]).end();
         let (listing, totals) = read(&archive).unwrap();
         let files = [("a.JPEG", &b"hello"[..]), ("b.JPEG", b""), ("c.JPEG", &[7; 512])];
@@ -512,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn hands_data_on_without_copying_it() {
+    fn does_not_copy_file_data() {
         let archive = tar().file("a.JPEG", &[1; 700]).end();
         let mut framing = Framing::new(WNID, Limits::default());
         let mut input = archive.as_slice();
@@ -562,7 +578,7 @@ mod tests {
             let archive = tar().file("a", b"1").header(&mut empty).file("b", b"2").end();
             assert_eq!(names(&archive), ["a", "empty.JPEG", "b"]);
             assert!(agrees_with_the_reference(&archive));
-            // Bytes behind it are no content of a file that has none, but another header or none at all.
+            // Bytes after an empty file are not its content, but a header, here a damaged one.
             let archive = tar().header(&mut empty).body(&[b'x'; 600]).file("b", b"2").end();
             assert!(matches!(refusal(&archive), FramingError::Corrupt { offset: 512, .. }));
         }
@@ -573,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_may_be_written_as_an_empty_file_with_a_slash_behind_its_name() {
+    fn a_directory_may_be_an_empty_file_whose_name_ends_in_a_slash() {
         let sizes = SIZES_WITHOUT_DIGITS.into_iter().chain([*b"00000000000\0"]);
         for (field, flag) in sizes.flat_map(|field| [0, b'0', b'5'].map(|flag| (field, flag))) {
             for path in [&b"./"[..], b"n01440764/", b"./n01440764/"] {
@@ -593,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_directory_of_the_class_is_refused_with_a_slash_behind_it_too() {
+    fn a_foreign_name_that_ends_in_a_slash_is_refused() {
         for (path, size) in
             [(&b"a.JPEG/"[..], 0), (b"a.JPEG/", 5), (b"n01440765/", 0), (b".//", 0), (b"n01440764//", 0)]
         {
@@ -611,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_have_no_content_and_are_the_classs_own() {
+    fn a_directory_with_content_or_of_another_name_is_refused() {
         for flag in [0, b'0', b'5'] {
             let error = refusal(&tar().entry(flag, b"./", b"x").file("a", b"").end());
             assert!(matches!(error, FramingError::Corrupt { offset: 0, .. }), "{error}");
@@ -623,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_type_of_entry_is_refused_by_its_class() {
+    fn every_other_type_of_entry_is_refused() {
         for flag in 0..=u8::MAX {
             let result = read(&tar().file("a", b"").entry(flag, b"b", b"").file("c", b"").end());
             let message = result.map_or_else(|error| error.to_string(), |_| "accepted".to_owned());
@@ -645,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_paths_are_refused_wherever_they_stand() {
+    fn unsafe_paths_are_refused_in_every_field() {
         for path in ["../x", "/etc/x", "a/../../x", "C:\\x", "x\u{1b}[2J", ""] {
             let error = refusal(&tar().file(path, b"").end());
             assert!(matches!(error, FramingError::UnsafePath { .. }), "{error}");
@@ -664,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_the_next_entrys_only() {
+    fn a_long_name_applies_to_the_next_entry_only() {
         let long = "x".repeat(200);
         let archive = tar().long_name(format!("{WNID}/{long}").as_bytes()).file("short", b"1").file("b", b"2").end();
         assert_eq!(names(&archive), [long.as_str(), "b"]);
@@ -674,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn pax_path_and_size_are_the_next_entrys_only() {
+    fn pax_path_and_size_apply_to_the_next_entry_only() {
         let mut shrunk = header(b'0', b"short", 0);
         let archive = tar()
             .pax(&[("mtime", "1350244992.5"), ("path", "./long"), ("size", "5")])
@@ -688,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn pax_size_and_long_name_go_together_in_either_order() {
+    fn pax_size_and_long_name_combine_in_either_order() {
         let start = || header(b'0', b"short", 0);
         let pax_first = tar().pax(&[("size", "1")]).long_name(b"long").header(&mut start()).body(b"1").end();
         let name_first = tar().long_name(b"long").pax(&[("size", "1")]).header(&mut start()).body(b"1").end();
@@ -698,7 +714,7 @@ mod tests {
         }
     }
 
-    /// CVE-2025-62518: who takes the header's size 0 reads the body as headers.
+    /// CVE-2025-62518: a reader that uses the header's size 0 parses the body as headers.
     #[test]
     fn a_tar_inside_a_file_is_not_read_as_entries() {
         let inner = tar().file("evil.JPEG", b"evil").end();
@@ -708,9 +724,10 @@ mod tests {
         assert!(agrees_with_the_reference(&archive));
     }
 
-    /// CVE-2026-33055: who believes a header's size over the PAX size goes on somewhere else.
+    /// CVE-2026-33055: a reader that uses the header's size instead of the PAX size continues at
+    /// another offset.
     #[test]
-    fn the_pax_size_wins_over_the_headers() {
+    fn the_pax_size_takes_precedence_over_the_header_size() {
         let hidden = tar().file("evil.JPEG", b"").bytes;
         let mut small = header(b'0', b"a.JPEG", 512);
         let archive = tar().pax(&[("size", "1024")]).header(&mut small).body(&[1; 512]).body(&hidden).end();
@@ -719,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_need_one_entry_behind_them_and_do_not_repeat() {
+    fn extension_headers_precede_an_entry_and_do_not_repeat() {
         let sparse = refusal(&tar().pax(&[("GNU.sparse.realsize", "1099511627776")]).file("a", b"").end());
         assert!(matches!(sparse, FramingError::SparseEntry { .. }), "{sparse}");
         for archive in [
@@ -740,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_extension_header_is_refused_before_anything_is_kept_of_it() {
+    fn a_huge_extension_header_is_refused_before_any_of_it_is_stored() {
         for (flag, size, limit) in [(b'x', 400 << 20, 65_536), (b'x', 65_537, 65_536), (b'L', 4097, 4096)] {
             let bytes = tar().header(&mut header(flag, b"x", size)).bytes;
             let mut framing = Framing::new(WNID, Limits::default());
@@ -753,7 +770,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold() {
+    fn limits_are_enforced() {
         let archive = tar().entry(b'5', b"./", b"").file("a", b"12").file("b", b"34").end();
         let limits = Limits { entries: 3, file_bytes: 2, total_bytes: 4, ..Limits::default() };
         assert!(feed(&mut Framing::new(WNID, limits), [archive.as_slice()]).is_ok());
@@ -768,7 +785,7 @@ mod tests {
         let rest = tar().file("c", b"5").end();
         for (offset, is_within) in [(3, true), (4, false)] {
             let resumed = feed(&mut Framing::resume(WNID, limits, offset, 1), [rest.as_slice()]);
-            assert_eq!(resumed.is_ok(), is_within, "what came before counts");
+            assert_eq!(resumed.is_ok(), is_within, "the bytes before the offset count");
         }
         assert_eq!(Limits::for_tar(None), Limits::default());
         assert_eq!(Limits::for_tar(Some(u64::MAX)), Limits::default());
@@ -776,7 +793,7 @@ mod tests {
     }
 
     #[test]
-    fn millions_of_empty_entries_cost_nothing() {
+    fn millions_of_empty_entries_are_refused_at_the_limit() {
         let entry = tar().file("a", b"").bytes;
         let mut framing = Framing::new(WNID, Limits::default());
         let error = feed(&mut framing, std::iter::repeat_n(entry.as_slice(), 10_000_000)).unwrap_err();
@@ -809,7 +826,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_zero_block_is_corruption_and_not_an_end() {
+    fn a_single_zero_block_is_corruption_and_not_the_end_marker() {
         let lone = tar().file("a", b"").body(&[0; 512]);
         assert_eq!(
             refusal(&lone.bytes).to_string(),
@@ -840,7 +857,7 @@ mod tests {
     }
 
     #[test]
-    fn other_content_is_named() {
+    fn content_that_is_no_tar_is_identified() {
         let page = format!("<!DOCTYPE html>\n<title>Log in \u{1b}[2J</title>{}", " ".repeat(600));
         for bytes in [page.as_bytes(), &page.as_bytes()[..40]] {
             let error = refusal(bytes);
@@ -861,7 +878,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_header_is_no_other_content() {
+    fn a_damaged_header_is_reported_as_corruption() {
         for (entry, offset) in [(0, 0), (1, 512)] {
             let mut archive = tar().file("a", b"").file("b", b"").end();
             archive[entry * 512 + 1] ^= 1;
@@ -871,7 +888,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_an_error_that_says_where() {
+    fn every_truncation_is_an_error_with_its_offset() {
         let archive = tar().file("a", &[1; 600]).long_name(b"b").file("x", b"").end();
         for length in 0..archive.len() {
             let expected = match length {
@@ -896,7 +913,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_at_every_place_to_resume_at() {
+    fn resumes_at_every_next_header() {
         let archive = tar().file("a", &[1; 600]).pax(&[("path", "long")]).file("b", b"").file("c", &[3; 512]).end();
         let (whole, totals) = read(&archive).unwrap();
         for (done, &offset) in (1..).zip(&whole.next_headers) {
@@ -911,14 +928,15 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_at_every_byte_within_a_file() {
+    fn resumes_at_every_byte_within_a_file() {
         let body: Vec<u8> = (0..=255).cycle().take(700).collect();
         let archive = tar().file("a", &[1; 600]).pax(&[("path", "long")]).file("b", &body).file("c", &[3; 512]).end();
         let (whole, totals) = read(&archive).unwrap();
         let begin = usize::try_from(whole.next_headers[1]).unwrap() - 1024;
         for written in 0..=body.len() {
             let limits = Limits::for_tar(Some(archive.len() as u64));
-            let (offset, remaining) = ((begin + written) as u64, (body.len() - written) as u64);
+            let offset = (begin + written) as u64;
+            let remaining = (body.len() - written) as u64;
             let mut framing = Framing::resume_within(WNID, limits, offset, 1, body.len() as u64, remaining);
             let mut rest = &archive[begin + written..];
             let mut data = Vec::new();
@@ -943,11 +961,12 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_in_a_header_shows_another_listing_than_the_references() {
+    fn with_any_bit_of_a_header_flipped_an_accepted_listing_equals_the_references() {
         let sample = tar().file("./a.JPEG", &[65; 600]).long_name(b"b").file("x", b"2");
         let sample = sample.entry(0, b"n01440764/", b"").pax(&[("path", "c"), ("size", "1")]).file("y", b"3");
         let archive = sample.clone().end();
-        let (mut accepted, mut refused) = (0, 0);
+        let mut accepted = 0;
+        let mut refused = 0;
         for (start, field) in sample.headers.iter().flat_map(|&start| (0..BLOCK).map(move |field| (start, field))) {
             for bit in 0..8 {
                 let mut flipped = archive.clone();
@@ -961,7 +980,7 @@ mod tests {
         assert!(accepted > 10_000 && refused > 500, "{accepted} accepted, {refused} refused");
     }
 
-    /// How the path of a random entry is written.
+    /// The field that contains the path of a random entry.
     #[derive(Debug, Clone, Copy)]
     enum Writing {
         Plain,
@@ -1002,7 +1021,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_way_the_bytes_arrive_does_not_matter(
+        fn the_listing_does_not_depend_on_the_pieces(
             entries in random_entries(),
             prefix in prop_oneof![Just(""), Just("./"), Just("n01440764/"), Just("./n01440764/")],
             slices in vec(1..=1025_usize, 1..20),
@@ -1029,7 +1048,7 @@ mod tests {
         }
 
         #[test]
-        fn goes_on_with_the_rest_of_any_archive(entries in random_entries(), chosen in any::<Index>()) {
+        fn resumes_at_any_file_of_any_archive(entries in random_entries(), chosen in any::<Index>()) {
             let archive = build(&entries, "");
             let (whole, totals) = read(&archive).unwrap();
             let done = chosen.index(entries.len());
@@ -1047,7 +1066,7 @@ mod tests {
         }
     }
 
-    /// A change to an archive, made at one of its blocks.
+    /// A change to one block of an archive.
     #[derive(Debug, Clone)]
     enum Change {
         Set { field: usize, value: u8 },
@@ -1115,15 +1134,17 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
-        /// Except archives in which a header may have the sum of signed bytes: the reference does not know it.
+        /// Compares with the reference, except for archives in which a header may have the checksum
+        /// of signed bytes, which the reference does not support.
         #[test]
-        fn whatever_is_accepted_of_a_damaged_archive_the_reference_lists_too(
+        fn an_accepted_damaged_archive_is_listed_alike_by_the_reference(
             sizes in vec(0..1500_usize, 1..5),
             changes in vec((any::<Index>(), random_change(), prop::bool::weighted(0.9)), 1..4),
         ) {
             let mut sample = tar().entry(b'5', b"./", b"");
             for (index, &size) in sizes.iter().enumerate() {
-                let (name, body) = (format!("n01440764/{index}.JPEG"), vec![b'a'; size]);
+                let name = format!("n01440764/{index}.JPEG");
+                let body = vec![b'a'; size];
                 sample = match index % 3 {
                     0 => sample.file(&name, &body),
                     1 => sample.pax(&[("mtime", "1.5"), ("size", &size.to_string()), ("path", &name)]).entry(0, b"p", &body),

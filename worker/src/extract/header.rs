@@ -1,43 +1,44 @@
-//! `Header`: one 512-byte tar header, its checksum verified before any field of it is believed.
+//! `Header`: one 512-byte tar header. Its checksum is verified before any other field is used.
 //!
-//! Invariant: a number that the `tar` crate would read differently is refused, never guessed.
+//! Invariant: a number that the `tar` crate would read differently is refused and never guessed.
 
 use std::borrow::Cow;
 
 use super::framing_error::FramingError;
 
-/// Everything in a tar stands in blocks of 512 bytes.
+/// Block size of a tar in bytes. Headers and bodies are aligned to blocks.
 pub(super) const BLOCK: usize = 512;
 
-/// Bytes of foreign content or of a path that an error repeats.
-const SHOWN: usize = 200;
+/// Largest number of characters of foreign content or of a path in an error message.
+const MAX_SHOWN: usize = 200;
 
-/// The entries that are accepted.
+/// The accepted types of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
     Directory,
-    /// A PAX header, which says more about the next entry.
+    /// A PAX extended header with attributes of the next entry.
     Pax,
-    /// A GNU header, whose body is the name of the next entry.
+    /// A GNU header whose body is the name of the next entry.
     LongName,
 }
 
-/// A header whose checksum, type and size are right.
+/// A header with a valid checksum, type and size.
 #[derive(Debug)]
 pub(super) struct Header<'block> {
     fields: &'block tar::Header,
     pub(super) kind: Kind,
-    /// Bytes of the body, as the header itself says.
+    /// Size of the body in bytes according to this header.
     pub(super) size: u64,
 }
 
 impl<'block> Header<'block> {
-    /// Reads the block that stands at `offset` in the tar.
+    /// Parses the block at `offset` of the tar.
     pub(super) fn read(block: &'block [u8; BLOCK], offset: u64) -> Result<Self, FramingError> {
         let fields = tar::Header::from_byte_slice(block);
         if !checksum_matches(fields) {
-            // A damaged first header still carries the magic; a page or a compressed file does not.
+            // A damaged first header still has the magic number; an HTML page or a compressed file
+            // does not.
             return Err(if offset == 0 && &block[257..262] != b"ustar" {
                 not_a_tar(block)
             } else {
@@ -50,18 +51,18 @@ impl<'block> Header<'block> {
         Ok(Self { fields, kind, size })
     }
 
-    /// The path in the header; with the prefix field where the format has one.
+    /// The path in the header, with the prefix field if the format has one.
     pub(super) fn path(&self) -> Cow<'block, [u8]> {
         self.fields.path_bytes()
     }
 }
 
-/// What the archive's beginning is, where it is no tar.
+/// The error for content that is no tar, from its first bytes.
 pub(super) fn not_a_tar(beginning: &[u8]) -> FramingError {
     FramingError::NotATar { looks_like: recognise(beginning).unwrap_or("something else"), snippet: shown(beginning) }
 }
 
-/// Names what is often served in a tar's place.
+/// Identifies content that servers often deliver instead of a tar.
 pub(super) fn recognise(beginning: &[u8]) -> Option<&'static str> {
     let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
     match (beginning, text) {
@@ -77,12 +78,13 @@ pub(super) fn recognise(beginning: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The first bytes as ASCII that no terminal can be steered by; backslash escapes stand for the rest.
+/// The first bytes as printable ASCII, with backslash escapes for all others, so that they cannot
+/// send control sequences to a terminal.
 pub(super) fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
         let escaped = byte.escape_ascii();
-        if text.len() + escaped.len() > SHOWN {
+        if text.len() + escaped.len() > MAX_SHOWN {
             break;
         }
         text.extend(escaped.map(char::from));
@@ -105,8 +107,8 @@ fn kind(fields: &tar::Header, offset: u64) -> Result<Kind, FramingError> {
     }
 }
 
-/// The sum of all bytes, the checksum itself counted as spaces; historic tars added the bytes as signed numbers,
-/// which GNU tar accepts and the `tar` crate does not.
+/// Whether the checksum field is the sum of all bytes, with the checksum itself counted as spaces.
+/// Historic tars summed signed bytes, which GNU tar accepts and the `tar` crate does not.
 fn checksum_matches(fields: &tar::Header) -> bool {
     let bytes = fields.as_bytes();
     let Some(sum) = octal(&fields.as_old().cksum) else { return false };
@@ -119,10 +121,11 @@ fn checksum_matches(fields: &tar::Header) -> bool {
     sum == u64::from(unsigned) || is_signed()
 }
 
-/// A size: octal text or, for what does not fit in that, base 256 behind the byte `0x80`.
+/// Parses a size: octal text, or base 256 after the byte `0x80` for larger numbers.
 ///
-/// Any other first byte of base 256 is a negative number or more than 64 bits. A text without a digit is 0, as GNU tar,
-/// bsdtar and Python read it: .NET writes an empty file's size as NUL bytes.
+/// Any other first byte of base 256 means a negative number or more than 64 bits. A text without a
+/// digit is 0, as GNU tar, bsdtar and Python read it: .NET writes an empty file's size as NUL
+/// bytes.
 fn number(field: &[u8; 12]) -> Option<u64> {
     match field {
         [0x80, 0, 0, 0, number @ ..] => Some(u64::from_be_bytes(*number)),
@@ -132,14 +135,15 @@ fn number(field: &[u8; 12]) -> Option<u64> {
     }
 }
 
-/// Spaces or nothing, and then NUL bytes to the end of the field. GNU tar skips a header whose field is blank and has no NUL
-/// byte, or has anything behind one: those stay refused.
+/// Whether a field consists of optional spaces and then NUL bytes to its end. GNU tar skips a
+/// header whose size field is blank without a NUL byte, or has anything after one; those are
+/// refused.
 pub(super) fn is_blank(field: &[u8; 12]) -> bool {
     let terminator = field.iter().position(|byte| *byte != b' ');
     terminator.is_some_and(|terminator| field[terminator..].iter().all(|byte| *byte == 0))
 }
 
-/// Octal digits, spaces before them, nothing but spaces and NUL behind them.
+/// Parses octal digits with leading spaces; only spaces and NUL may follow them.
 fn octal(field: &[u8]) -> Option<u64> {
     let text = field.trim_ascii_start();
     let digits = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_need_a_format_that_has_them() {
+    fn extension_headers_require_a_format_that_has_them() {
         for flag in *b"xL" {
             let block = header(|header| {
                 header.as_old_mut().linkflag = [flag];
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_served_in_a_tars_place() {
+    fn identifies_content_that_is_served_instead_of_a_tar() {
         for (beginning, looks_like) in [
             (&b"\x1f\x8b\x08"[..], "a gzip stream: compressed tar, not .tar"),
             (b"\xfd7zXZ\0", "an xz stream: compressed tar, not .tar"),
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_error_shows_is_short_and_plain() {
+    fn content_in_an_error_is_short_and_printable() {
         assert_eq!(shown(b"\x1b[2J<html>\n\xff"), "\\x1b[2J<html>\\n\\xff");
         assert_eq!(shown(&[0xff; 512]).len(), 200);
     }

@@ -1,5 +1,5 @@
-//! The kept tar of a former attempt: its bytes are copied for a new attempt as far as they prove to
-//! be the tar of the files in the journal, read as a download is.
+//! The staged tar of an earlier attempt. It is parsed like a download and copied for a new attempt
+//! up to the last file that agrees with the journal.
 
 use std::{
     fs::File,
@@ -17,10 +17,10 @@ use crate::{
     storage::{journal::FileEntry, partial_file::Beginning},
 };
 
-/// Read at a time.
+/// Read size in bytes.
 const BLOCK: u64 = 64 << 10;
 
-/// A tar that is being copied from a former staging folder.
+/// A tar that is being copied from an earlier staging folder.
 #[derive(Debug)]
 pub(crate) struct StagedTar {
     from: File,
@@ -28,39 +28,40 @@ pub(crate) struct StagedTar {
     framing: Framing,
 }
 
-/// What the bytes up to an offset have to be.
+/// The journal's record of the file that the next bytes must contain.
 struct Expected<'journal> {
     name: &'journal str,
     size: u64,
-    /// Bytes of the file up to there.
+    /// Number of bytes of the file up to `until`.
     content: u64,
     blake3: blake3::Hash,
+    /// Offset in the tar to which to copy.
     until: u64,
 }
 
 impl StagedTar {
-    /// Opens the tar of a former attempt, and makes a new one; `None` if there is none to use.
-    /// `length`: of the whole tar, where it is known.
+    /// Opens the tar of an earlier attempt and creates a new one; `None` if there is none that can
+    /// be read. `length`: the length of the whole tar, if known.
     pub(crate) fn open(from: &Path, to: &Path, wnid: Wnid, length: Option<u64>) -> io::Result<Option<Self>> {
         let Ok(from) = own_file::open(from, Access::Read) else { return Ok(None) };
         let framing = Framing::resume(&wnid.to_string(), Limits::for_tar(length), 0, 0);
         Ok(Some(Self { from, to: File::create_new(to)?, framing }))
     }
 
-    /// Copies what the tar has of the next finished file; says whether it is that.
+    /// Copies the next finished file; returns whether the tar agrees with the journal.
     pub(crate) fn copy(&mut self, entry: &FileEntry) -> io::Result<bool> {
         let FileEntry { name, size, blake3, next_header } = entry;
         self.copy_expected(&Expected { name, size: *size, content: *size, blake3: *blake3, until: *next_header })
     }
 
-    /// As [`Self::copy`], of a file that is not finished.
-    pub(crate) fn copy_beginning(&mut self, beginning: &Beginning) -> io::Result<bool> {
+    /// Like [`Self::copy`], for a partial file.
+    pub(crate) fn copy_partial(&mut self, beginning: &Beginning) -> io::Result<bool> {
         let Beginning { name, size, written, blake3, position } = beginning;
         self.copy_expected(&Expected { name, size: *size, content: *written, blake3: *blake3, until: *position })
     }
 
-    /// Cuts the new tar behind what was proved.
-    pub(crate) fn cut(&self, length: u64) -> io::Result<()> {
+    /// Truncates the new tar after the verified bytes.
+    pub(crate) fn truncate(&self, length: u64) -> io::Result<()> {
         self.to.set_len(length)
     }
 
@@ -105,7 +106,7 @@ mod tests {
 
     const WNID: &str = "n00000001";
 
-    /// A header, the content and its padding.
+    /// A header, the content and the padding.
     fn member(name: &str, content: &[u8]) -> Vec<u8> {
         let mut header = tar::Header::new_ustar();
         header.set_path(name).unwrap();
@@ -122,26 +123,26 @@ mod tests {
         FileEntry { name: name.to_owned(), size, blake3, next_header: next_header as u64 }
     }
 
-    /// What a tar becomes under a journal; the proved files, and the new tar cut behind them.
+    /// Copies a tar with a journal; returns the number of verified files and the new tar.
     fn copied(tar: &[u8], journal: &[FileEntry]) -> (usize, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
         fs::write(&from, tar).unwrap();
         let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None).unwrap().unwrap();
         let proved = journal.iter().take_while(|entry| staged.copy(entry).unwrap()).count();
-        staged.cut(journal[..proved].last().map_or(0, |entry| entry.next_header)).unwrap();
+        staged.truncate(journal[..proved].last().map_or(0, |entry| entry.next_header)).unwrap();
         (proved, fs::read(&to).unwrap())
     }
 
     #[test]
-    fn what_is_the_tar_of_the_journals_files_is_copied_and_nothing_else() {
+    fn only_files_that_agree_with_the_journal_are_copied() {
         let long = vec![7; 100_000];
         let tar = [member("a", b"first"), member("b", &long), member("c", b"")].concat();
         let a = 1024;
         let b = 1024 + 512 + 100_352;
         let journal = [entry("a", b"first", a), entry("b", &long, b), entry("c", b"", b + 512)];
         assert_eq!(copied(&tar, &journal), (3, tar.clone()));
-        // Bytes that no header announces: a journal that names the length of a private file.
+        // Bytes without a header: the journal names the length of a private file.
         let secret = [b"secret\n".repeat(1000), vec![0; 9000]].concat();
         assert_eq!(copied(&secret, &[entry("", b"", secret.len())]).0, 0);
         assert_eq!(copied(&[tar.clone(), secret].concat(), &[entry("a", b"first", tar.len() + 512)]).0, 0);
@@ -155,11 +156,11 @@ mod tests {
         ] {
             assert_eq!(copied(&tar, std::slice::from_ref(&wrong)), (0, Vec::new()), "{wrong:?}");
         }
-        assert_eq!(copied(&tar[..b - 1], &journal), (1, tar[..a].to_vec()), "cut");
+        assert_eq!(copied(&tar[..b - 1], &journal), (1, tar[..a].to_vec()), "truncated");
     }
 
     #[test]
-    fn of_a_file_that_is_not_finished_its_beginning_is_copied() {
+    fn a_partial_file_is_copied_up_to_its_recorded_length() {
         let tar = member("a", &[7; 5000]);
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
@@ -174,7 +175,7 @@ mod tests {
         for (written, holds) in [(3000, true), (2999, false), (3001, false)] {
             fs::remove_file(&to).unwrap_or_default();
             let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None).unwrap().unwrap();
-            assert_eq!(staged.copy_beginning(&beginning(written)).unwrap(), holds, "{written}");
+            assert_eq!(staged.copy_partial(&beginning(written)).unwrap(), holds, "{written}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What earlier attempts at a class have left is moved into the staging folder of a new one, as far
-//! as it proves right and belongs to the same version of the tar.
+//! Resumes a class: moves what earlier attempts left into the staging folder of a new attempt, as
+//! far as it is valid and belongs to the same version of the tar.
 
 use std::{fs, io, path::Path};
 
@@ -22,23 +22,24 @@ use crate::{
     },
 };
 
-/// What an earlier attempt has left and was proved to be right.
+/// The valid results of earlier attempts, from which a new attempt resumes.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// The version of the tar that it belongs to.
+    /// The version of the tar to which they belong.
     pub(crate) source: Source,
-    /// Files that are done.
+    /// Number of finished files.
     pub(crate) files: u64,
-    /// The file behind them, if it is begun.
+    /// The partial file after them, if there is one.
     pub(crate) begun: Option<BegunFile>,
-    /// Where in the tar to go on: at the next header, or within the file that is begun.
+    /// Offset in the tar at which to resume: the next header, or the rest of the partial file.
     pub(crate) position: u64,
-    /// Parts of the tar behind it.
+    /// Parts of the tar after `position`.
     pub(crate) parts: Vec<Found>,
 }
 
-/// Makes a staging folder and moves into it what earlier attempts at the class have left, if it proves right and
-/// belongs to the same URL. `with_tar`: the tar is kept, so its first part must be there too.
+/// Creates a staging folder and moves into it what earlier attempts at the class left, as far as it
+/// is valid and belongs to the same URL. `with_tar`: the tar is kept, so only what the staged tar
+/// also contains is used.
 pub(crate) fn take_over(
     target: &Target,
     wnid: Wnid,
@@ -52,7 +53,7 @@ pub(crate) fn take_over(
             former.push(former_folder);
         }
     }
-    // Of one that was killed while it took over, the files and the parts may be in two folders.
+    // If an attempt was killed during this function, its files and its parts may be in two folders.
     let mut checkpoint: Option<Checkpoint> = None;
     for left in &former {
         if checkpoint.as_ref().is_none_or(|known| known.position == 0) {
@@ -64,11 +65,13 @@ pub(crate) fn take_over(
         if let Some(Checkpoint { source, parts, .. }) = &mut checkpoint {
             parts.extend(part_file::adopt(&left.parts(), &staging.parts(), source)?);
         }
-        // A folder that another process was replacing waits there until the new one is in its place.
+        // A folder that an interrupted attempt was about to replace stays in the staging folder
+        // until the new class folder is published.
         if is_folder(&left.replaced()) && !is_folder(&staging.replaced()) {
             move_folder(&left.replaced(), &staging.replaced())?;
         }
-        // A former owner that still writes, or a file that is open on a network disk, can keep it from going.
+        // The removal can fail: an earlier attempt may still write, or a file may be open on a
+        // network disk.
         if let Err(error) = left.remove() {
             tracing::info!(%wnid, %error, "a former staging folder stays until the end of the job");
         }
@@ -77,7 +80,8 @@ pub(crate) fn take_over(
     Ok((staging, checkpoint.filter(is_worth_it)))
 }
 
-/// Moves the files of a former folder here, as far as they hold; none if the checkpoint is at the beginning.
+/// Moves the valid files of an earlier attempt into the new staging folder; none if its checkpoint
+/// is at offset 0.
 fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
     let Some((source, entries)) = journal::open(&left.journal()) else { return Ok(None) };
     if source.url != url || source.validator().is_none() {
@@ -104,7 +108,7 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
             }
         };
         let file = left.class_folder().join(&entry.name);
-        if !holds(&entry, &file) {
+        if !is_valid(&entry, &file) {
             break;
         }
         if let Some(tar) = &mut tar
@@ -112,7 +116,7 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
         {
             break;
         }
-        take(&file, &staging.class_folder().join(&entry.name))?;
+        move_file(&file, &staging.class_folder().join(&entry.name))?;
         journal.append(&entry)?;
         checkpoint.files += 1;
         checkpoint.position = entry.next_header;
@@ -123,7 +127,7 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
         adopt_begun(staging, left, &beginning, &mut checkpoint, &mut tar, &mut journal)?;
     }
     if let Some(tar) = &tar {
-        tar.cut(checkpoint.position)?;
+        tar.truncate(checkpoint.position)?;
     }
     if checkpoint.position == 0 {
         staging.clear()?;
@@ -131,7 +135,7 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
     Ok(Some(checkpoint))
 }
 
-/// Goes on within a file, if what the former attempt has left of it holds.
+/// Moves the partial file of an earlier attempt if it is valid.
 fn adopt_begun(
     staging: &Staging,
     left: &Staging,
@@ -141,28 +145,29 @@ fn adopt_begun(
     journal: &mut Journal,
 ) -> io::Result<()> {
     let file = left.class_folder().join(&beginning.name);
-    let Some(begun) = beginning.prove(&file)? else { return Ok(()) };
+    let Some(begun) = beginning.verify(&file)? else { return Ok(()) };
     if let Some(tar) = tar
-        && !tar.copy_beginning(beginning)?
+        && !tar.copy_partial(beginning)?
     {
         return Ok(());
     }
-    take(&file, &staging.class_folder().join(&beginning.name))?;
+    move_file(&file, &staging.class_folder().join(&beginning.name))?;
     journal.note_beginning(beginning)?;
     checkpoint.begun = Some(begun);
     checkpoint.position = beginning.position;
     Ok(())
 }
 
-/// Whether a finished file is there with the contents that the journal says.
-fn holds(entry: &FileEntry, path: &Path) -> bool {
+/// Whether a finished file exists with the content that the journal records.
+fn is_valid(entry: &FileEntry, path: &Path) -> bool {
     let is_whole = is_plain_file(path, &entry.name) && fs::metadata(path).is_ok_and(|found| found.len() == entry.size);
     is_whole && own_file::open(path, Access::Read).and_then(digest).is_ok_and(|found| found == entry.blake3)
 }
 
-/// Gives a file of a former folder its place here. Where the file system has links it stays there too, until that folder goes as
-/// a whole: a process that is killed before its own journal names the file leaves the former checkpoint as good as it was.
-fn take(from: &Path, to: &Path) -> io::Result<()> {
+/// Moves a file from an earlier staging folder. If the file system supports hard links, the file
+/// also stays in the earlier folder until that is removed: if this process is killed before its own
+/// journal names the file, the earlier checkpoint remains valid.
+fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::rename(from, to))
 }
 
@@ -172,7 +177,7 @@ mod tests {
 
     const URL: &str = "http://origin/n00000001.tar";
 
-    /// Two finished files and a begun one, as a process that was killed leaves them.
+    /// The state that a killed process leaves: two finished files and a partial one.
     fn killed(target: &Target, wnid: Wnid) -> io::Result<Staging> {
         let staging = Staging::create(target, wnid)?;
         let source =
@@ -184,15 +189,17 @@ mod tests {
             journal.append(&FileEntry { name: name.to_owned(), size: 1, blake3, next_header: number * 1024 })?;
         }
         fs::write(staging.class_folder().join("c"), "content that no line names")?;
-        let (name, blake3) = ("c".to_owned(), blake3::hash(b"content"));
+        let name = "c".to_owned();
+        let blake3 = blake3::hash(b"content");
         journal.note_beginning(&Beginning { name, size: 100, written: 7, blake3, position: 2048 + 512 + 7 })?;
         Ok(staging)
     }
 
     #[test]
-    fn killed_before_its_own_journal_is_written_who_takes_over_loses_nothing() {
+    fn an_attempt_killed_before_it_writes_its_journal_loses_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let (target, wnid) = (Target::open(&folder.path().join("target"), None).unwrap(), "n00000001".parse().unwrap());
+        let target = Target::open(&folder.path().join("target"), None).unwrap();
+        let wnid = "n00000001".parse().unwrap();
         let former = killed(&target, wnid).unwrap();
         let second = Staging::create(&target, wnid).unwrap();
         assert_eq!(adopt(&second, &former, wnid, URL, false).unwrap().unwrap().position, 2567);

@@ -1,4 +1,5 @@
-//! Why a class did not get where it should: its own failure, the target's fault, or a stop.
+//! Why an attempt at a class does not finish: a failure of the class, an error of the target, or a
+//! stop.
 
 use crate::observe::counters::ClassEnd;
 use std::io;
@@ -10,24 +11,24 @@ use crate::storage::{
     target::{Target, TargetError},
 };
 
-/// Why a class did not get where it should.
+/// Why an attempt at a class did not finish.
 #[derive(Debug)]
 pub(crate) enum Unfinished {
     /// The class failed.
     Failed(Failure),
-    /// The target is at fault; the class's attempts are not burnt.
+    /// The target has an error. It does not count as a failed attempt of the class.
     Target(TargetError),
-    /// Told to stop; what is done is checkpointed.
+    /// The attempt was stopped. Its progress is in the checkpoint.
     Stopped,
 }
 
-/// Something else stands under the class's name.
+/// The failure of a class whose name is in use for something else in the target.
 pub(crate) fn conflict(why: &str) -> Unfinished {
     Unfinished::Failed(Failure::new(FailureKind::Conflict, why))
 }
 
-/// Sorts what the file system said while it worked on one class: the target's fault stops everything, any other is the
-/// class's own.
+/// Classifies a file system error during the work on one class: an error of the target stops the
+/// worker, any other error fails the class.
 pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfinished {
     if target.is_at_fault(&error) {
         return Unfinished::Target(target.error(action, error));
@@ -35,8 +36,8 @@ pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfini
     Unfinished::Failed(Failure::new(FailureKind::StorageError, format!("cannot {action}: {error}")))
 }
 
-/// As [`storage`], for work in the staging folder: if that is gone while the target is fine, another process has taken the
-/// class over.
+/// Like [`storage`], for work in the staging folder. If the folder is gone while the target is
+/// fine, another process has taken over the class.
 pub(crate) fn staging(target: &Target, action: &str, error: io::Error) -> Unfinished {
     if is_gone(&error) && !target.is_at_fault(&error) {
         return Unfinished::Stopped;
@@ -44,7 +45,7 @@ pub(crate) fn staging(target: &Target, action: &str, error: io::Error) -> Unfini
     storage(target, action, error)
 }
 
-/// How a class left its slot, for the counters.
+/// How a class ended in its slot, for the counters.
 pub(crate) fn class_end(result: &Result<Outcome, Unfinished>) -> ClassEnd {
     match result {
         Ok(Outcome::Success(_)) => ClassEnd::Success,
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_that_is_not_finished_is_handed_back() {
+    fn an_unfinished_class_is_handed_back() {
         let failure = || Failure::new(FailureKind::Timeout, "Request timeout after 120s");
         for (result, end) in [
             (Ok(Outcome::Success(Published::default())), ClassEnd::Success),

@@ -1,4 +1,4 @@
-//! Options of [`download_batch`](super::download_batch), and what it tells while it runs.
+//! Options of [`download_batch`](super::download_batch), and the progress that it reports.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,40 +8,42 @@ use tokio_util::sync::CancellationToken;
 use super::{BatchError, Stats};
 use crate::origin::limiter::Budget;
 
-/// Where ImageNet's tars are.
+/// Base URL of ImageNet's tars.
 pub const DEFAULT_URL: &str = "https://image-net.org/data/winter21_whole";
 
-/// Options of [`download_batch`](super::download_batch); the defaults are those of the programs.
+/// Options of [`download_batch`](super::download_batch). The defaults are those of the programs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Base URL, or a template that holds `{wnid}`.
+    /// Base URL, or a template that contains `{wnid}`.
     pub url: String,
-    /// Parallel downloads, at least 1; each has a thread of its own.
+    /// Parallel downloads, at least 1. Each has its own thread.
     pub workers: usize,
-    /// Connections to the origin at the same time, at least 1; `None`: one for each of `workers`.
+    /// Largest number of simultaneous connections to the origin, at least 1; `None`: one for each
+    /// of `workers`.
     pub max_connections: Option<u32>,
-    /// Bytes a second from the origin, at least 1, as a mean over some seconds; `None`: no limit.
+    /// Limit in bytes per second from the origin, at least 1, as a mean over some seconds; `None`:
+    /// no limit.
     pub max_rate: Option<u64>,
-    /// No tar is left behind (`false`: `<wnid>.tar` stands beside the class folder).
+    /// Whether the tar is discarded (`false`: it is kept as `<wnid>.tar` beside the class folder).
     pub delete_tar: bool,
-    /// Attempts without progress, after the first.
+    /// Number of further attempts without progress after the first one.
     pub retries: u32,
-    /// Longest time without a byte.
+    /// Longest time without a received byte.
     pub timeout: Duration,
-    /// What becomes of a class folder that has no manifest.
+    /// How a class folder without a manifest is treated.
     pub existing: Existing,
-    /// What a published class survives.
+    /// The failures that a published class survives.
     pub durability: Durability,
-    /// Folder in which classes are put together, on the target's file system; beside the target
-    /// where it is not given.
+    /// Folder on the target's file system in which classes are assembled; `None`: beside the
+    /// target.
     pub staging: Option<PathBuf>,
-    /// Extra certificate authorities for the origin, PEM.
+    /// Additional certificate authorities for the origin, in PEM format.
     pub ca_pem: Vec<u8>,
-    /// Extra request headers for the origin; never logged.
+    /// Additional request headers for the origin. They are never logged.
     pub headers: Vec<SecretHeader>,
-    /// Called while the batch runs.
+    /// Called repeatedly while the batch runs.
     pub on_progress: Option<ProgressCallback>,
-    /// Stops the batch at checkpoints when it is cancelled, see [`BatchError::Cancelled`].
+    /// Cancelling it stops the batch at checkpoints, see [`BatchError::Cancelled`].
     pub cancellation: CancellationToken,
 }
 
@@ -67,7 +69,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses limits of which nothing can be downloaded.
+    /// Refuses limits of zero, with which nothing could be downloaded.
     pub(super) fn check(&self) -> Result<(), BatchError> {
         let limits = [
             ("workers", self.workers == 0),
@@ -80,7 +82,7 @@ impl Options {
         }
     }
 
-    /// What the origin may be asked for at once; there is no coordinator that would adapt it.
+    /// The fixed limits for requests to the origin. There is no coordinator that would adapt them.
     pub(super) fn budget(&self) -> Budget {
         let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
         Budget {
@@ -108,8 +110,8 @@ impl Options {
     }
 }
 
-/// A function that is told of the progress of a batch: at its begin, when a class has ended, and
-/// twice a second. It is called from the task that runs the batch and must not block.
+/// A callback for the progress of a batch: called at its start, whenever a class ends, and twice a
+/// second. It is called from the task that runs the batch and must not block.
 #[derive(Clone)]
 pub struct ProgressCallback(Arc<dyn Fn(&BatchProgress<'_>) + Send + Sync>);
 
@@ -130,26 +132,26 @@ impl fmt::Debug for ProgressCallback {
     }
 }
 
-/// How far a batch is.
+/// The progress of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchProgress<'batch> {
-    /// Different ids of the batch.
+    /// Number of distinct ids in the batch.
     pub total: u64,
-    /// What has become of those that have ended.
+    /// Results of the classes that have ended.
     pub stats: &'batch Stats,
     /// Bytes received from the origin by this call.
     pub received_bytes: u64,
-    /// The classes that are being worked on.
+    /// The classes that are being downloaded or unpacked.
     pub classes: Vec<ClassUnderWay>,
 }
 
-/// A class that is being worked on.
+/// A class that is being downloaded or unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassUnderWay {
     /// Its id.
     pub part_id: String,
-    /// Bytes of its tar that are here, of former calls too.
+    /// Bytes of its tar that were received, in earlier calls too.
     pub position: u64,
-    /// Bytes of its tar, when the origin has told.
+    /// Length of its tar in bytes, once the origin has announced it.
     pub length: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What became of a batch.
+//! The result of a batch.
 
 use std::collections::HashSet;
 
@@ -7,30 +7,30 @@ use shared::{
     outcome::{Failure, FailureKind, Outcome},
 };
 
-/// What became of a batch. `success + skipped + failed` is the number of different ids.
+/// The result of a batch. `success + skipped + failed` is the number of distinct ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Completed by this call.
+    /// Classes that this call completed.
     pub success: u64,
-    /// Complete before it.
+    /// Classes that were complete before this call.
     pub skipped: u64,
-    /// Not there; `failures` says why.
+    /// Ids without a complete class; `failures` contains the reasons.
     pub failed: u64,
-    /// Ids that were given more than once: each one after the first, counted in none of the above.
+    /// Repetitions of an id: each one after the first. They are not counted in the fields above.
     pub duplicates: u64,
     /// Images in the classes that were completed or skipped.
     pub files: u64,
-    /// Each failed id with its reason, in the order in which they failed.
+    /// Each failed id with its reason, in the order of the failures.
     pub failures: Vec<(String, Failure)>,
 }
 
 impl Stats {
-    /// Different ids that have ended.
+    /// Number of distinct ids that have ended.
     pub fn total(&self) -> u64 {
         self.success + self.skipped + self.failed
     }
 
-    /// The valid ids, each once; the others are counted as failed.
+    /// The valid ids without repetitions. Counts invalid ids as failed.
     pub(super) fn sort<Id: AsRef<str>>(&mut self, part_ids: impl IntoIterator<Item = Id>) -> Vec<Wnid> {
         let mut known = HashSet::new();
         let mut valid: Vec<Wnid> = Vec::new();

@@ -1,4 +1,4 @@
-//! What is seen of the worker over HTTP: health, readiness and metrics.
+//! The worker's HTTP endpoints: health, readiness and metrics.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,17 +11,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::observe::counters::Tally;
 
+/// The state that the endpoints report.
 #[derive(Debug)]
-struct Outside {
+struct WorkerEndpoints {
     tally: Arc<Tally>,
     metrics: Metrics,
     stopping: CancellationToken,
 }
 
-/// Takes the address and answers, as long as the tasks live.
+/// Listens on the address and serves requests in a task of `tasks`.
 ///
 /// # Errors
-/// [`HttpError`], one sentence that names the flag.
+/// [`HttpError`]: one sentence that names the flag.
 pub fn open(
     address: SocketAddr,
     tally: Arc<Tally>,
@@ -30,12 +31,12 @@ pub fn open(
 ) -> Result<SocketAddr, HttpError> {
     let (listener, address) = http::listen(Address { address, or_any_port: false })?;
     let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&tally));
-    tasks.spawn(http::serve(listener, "worker", Arc::new(Outside { tally, metrics, stopping })));
+    tasks.spawn(http::serve(listener, "worker", Arc::new(WorkerEndpoints { tally, metrics, stopping })));
     Ok(address)
 }
 
-impl Seen for Outside {
-    /// Who can answer this lives: a worker waits for disks and networks elsewhere.
+impl Seen for WorkerEndpoints {
+    /// A worker that answers is alive: this task does not wait for disks or networks.
     async fn is_alive(&self) -> bool {
         true
     }
@@ -58,13 +59,14 @@ mod tests {
 
     #[test]
     fn a_worker_is_ready_while_the_coordinator_knows_it() {
-        let (tally, stopping) = (Arc::<Tally>::default(), CancellationToken::new());
+        let tally = Arc::<Tally>::default();
+        let stopping = CancellationToken::new();
         let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&tally));
-        let outside = Outside { tally: Arc::clone(&tally), metrics, stopping: stopping.clone() };
-        assert_eq!(outside.readiness(), Err("the coordinator does not answer"));
+        let endpoints = WorkerEndpoints { tally: Arc::clone(&tally), metrics, stopping: stopping.clone() };
+        assert_eq!(endpoints.readiness(), Err("the coordinator does not answer"));
         tally.set_registered(true);
-        assert_eq!(outside.readiness(), Ok(()));
+        assert_eq!(endpoints.readiness(), Ok(()));
         stopping.cancel();
-        assert_eq!(outside.readiness(), Err("stopping"));
+        assert_eq!(endpoints.readiness(), Err("stopping"));
     }
 }

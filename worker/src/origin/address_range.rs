@@ -1,24 +1,25 @@
-//! The kinds of IP addresses that the hosts of a job are judged by. Pure.
+//! Classifies IP addresses for the rules about the hosts of a job. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What an address can be reached from.
+/// The network from which an address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressRange {
     /// The internet.
     Public,
     /// This machine.
     Loopback,
-    /// This link, and wherever else clouds serve credentials ([`METADATA`]).
+    /// This link, and the other addresses at which clouds serve credentials ([`METADATA`]).
     LinkLocal,
-    /// A private network (RFC 1918, RFC 4193, shared address space, protocol assignments, tests of
-    /// networks).
+    /// A private network (RFC 1918, RFC 4193, shared address space, protocol assignments,
+    /// benchmarking of networks).
     Private,
-    /// Nothing that a server could have: unspecified, multicast, reserved.
+    /// Addresses that no server can have: unspecified, multicast, reserved.
     Unusable,
 }
 
-/// Where clouds serve credentials beside 169.254.169.254: Amazon over IPv6, Alibaba, Oracle, Azure.
+/// Addresses, besides 169.254.169.254, at which clouds serve credentials: Amazon over IPv6,
+/// Alibaba, Oracle, Azure.
 const METADATA: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -27,8 +28,8 @@ const METADATA: [IpAddr; 4] = [
 ];
 
 impl AddressRange {
-    /// The range of an address. Of an IPv4 address within an IPv6 address (mapped, compatible,
-    /// translated, 6to4, NAT64, Teredo, ISATAP) it is that of the IPv4 address.
+    /// The range of an address. An IPv4 address embedded in an IPv6 address (mapped, compatible,
+    /// translated, 6to4, NAT64, Teredo, ISATAP) determines the range.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             address if METADATA.contains(&address) => Self::LinkLocal,
@@ -74,12 +75,13 @@ fn of_v6(address: Ipv6Addr) -> AddressRange {
     }
 }
 
-/// The former private addresses (RFC 3879).
+/// Whether an address is site-local, the deprecated form of private addresses (RFC 3879).
 fn is_site_local(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfec0
 }
 
-/// Of a translator of the network's own, which may lead anywhere in it (RFC 8215).
+/// Whether an address belongs to a NAT64 translator of the local network, which can translate it to
+/// any address there (RFC 8215).
 fn is_local_nat64(address: Ipv6Addr) -> bool {
     address.segments()[..3] == [0x64, 0xff9b, 1]
 }
@@ -87,7 +89,7 @@ fn is_local_nat64(address: Ipv6Addr) -> bool {
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
-        // Teredo hides the client's address (RFC 4380).
+        // Teredo stores the client's address inverted (RFC 4380).
         [0x2001, 0, .., high, low] => Some(v4(!high, !low)),
         // 6to4, NAT64, translated (RFC 7915), and ISATAP (RFC 5214).
         [0x2002, high, low, ..]

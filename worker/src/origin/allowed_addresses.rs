@@ -1,11 +1,12 @@
-//! Which addresses the requests of a job may go to. Public ones always. Private and loopback ones
-//! only where this worker allows them, and only of the kinds that the configured host had at its
-//! first lookup, so that no name turns private later in a run. Link-local ones never: clouds serve
-//! credentials there.
+//! Decides to which addresses the requests of a job may go. Public addresses are always allowed.
+//! Private and loopback addresses are allowed only if this worker permits them, and only in the
+//! ranges that the configured host had at its first lookup, so that no name can change to a private
+//! address during a run. Link-local addresses are never allowed, because clouds serve credentials
+//! there.
 //!
-//! Invariant: the address that was checked is the address that is connected to, because the check
-//! stands in the resolvers of the clients that make the connections; an address that stands in a
-//! URL is checked before the URL is asked.
+//! Invariant: the address that was checked is the address to which the connection is made, because
+//! the resolvers of the HTTP clients perform the check. An address that is written in a URL is
+//! checked before the request is sent.
 
 use std::{
     error::Error,
@@ -18,17 +19,17 @@ use url::{Host, Url};
 
 use crate::origin::{address_range::AddressRange, lookup::Lookup, proxies::is_loopback, redirect::RefusedRedirect};
 
-/// Why a host is not asked.
+/// Why no request is sent to a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
-    /// All its addresses are in ranges that are never asked.
+    /// All its addresses are in ranges that are never allowed.
     #[error("{host} has a link-local or reserved address, which is never asked: give the coordinator another --url")]
     Forbidden {
         /// The host's name or address.
         host: String,
     },
-    /// A coordinator on another host may not send this worker to an address of the worker's
-    /// network.
+    /// The coordinator is on another host, so it may not send this worker to an address of the
+    /// worker's network.
     #[error(
         "{host} has a private address, and this worker's coordinator is on another host: if the origin is meant to be there, \
          start the worker with --allow-private-origin"
@@ -37,7 +38,7 @@ pub enum RefusedAddress {
         /// The host's name or address.
         host: String,
     },
-    /// A name that had only other addresses at its first lookup.
+    /// A private address of a name that had only addresses of other ranges at its first lookup.
     #[error("{host} has a private address now, and had another one when this worker started: not asked")]
     TurnedPrivate {
         /// The host's name.
@@ -52,24 +53,24 @@ pub(crate) enum PrivateOrigin {
     Refused,
 }
 
-/// The rule for one job; clones share what is known of its origin.
+/// The rule for one job. Clones share the ranges that were found for its origin.
 #[derive(Debug, Clone)]
 pub(crate) struct AllowedAddresses {
     base: Url,
     private: PrivateOrigin,
     lookup: Lookup,
-    /// Ranges of the configured host's addresses at its first lookup.
+    /// Ranges of the configured host's addresses at its first successful lookup.
     first_ranges: Arc<OnceLock<Vec<AddressRange>>>,
 }
 
 impl AllowedAddresses {
-    /// `base`: a URL of the configured host.
+    /// The rule for an origin; `base`: a URL of the configured host.
     pub(crate) fn new(base: Url, private: PrivateOrigin, lookup: Lookup) -> Self {
         Self { base, private, lookup, first_ranges: Arc::default() }
     }
 
-    /// Checks the configured host; `is_proxied`: its name is for a proxy to look up. A name that
-    /// cannot be looked up now is checked when it can be.
+    /// Checks the configured host. `is_proxied`: a proxy looks up its name. A name that cannot be
+    /// looked up now is checked at a later lookup.
     pub(crate) async fn check_origin(&self, is_proxied: bool) -> Result<(), RefusedAddress> {
         self.check(&self.base).await?;
         match self.base.host() {
@@ -81,7 +82,7 @@ impl AllowedAddresses {
         }
     }
 
-    /// Checks an address that stands in a URL; what a name means is checked by the resolver.
+    /// Checks an address that is written in a URL. The resolvers check the addresses of names.
     pub(crate) async fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
         let Some(range) = range_by_text(url) else { return Ok(()) };
         if range == AddressRange::Public || self.allows(range, &self.ranges().await) {
@@ -90,7 +91,7 @@ impl AllowedAddresses {
         Err(self.refusal(url.host_str().unwrap_or_default(), &[range]))
     }
 
-    /// Those addresses of a host that may be asked.
+    /// The allowed addresses of a host.
     async fn addresses(&self, host: &str) -> Result<Vec<SocketAddr>, LookupError> {
         let found = self.lookup.addresses(host).await.map_err(|error| LookupError::Failed(error.into()))?;
         let ranges: Vec<_> = found.iter().map(|address| AddressRange::of(address.ip())).collect();
@@ -104,7 +105,8 @@ impl AllowedAddresses {
         if allowed.is_empty() { Err(LookupError::Refused(self.refusal(host, &ranges))) } else { Ok(allowed) }
     }
 
-    /// The ranges that the configured host was in at first; none while only a proxy knows it.
+    /// The ranges of the configured host at its first lookup; empty while only a proxy can look it
+    /// up.
     async fn ranges(&self) -> Vec<AddressRange> {
         if let Some(range) = range_by_text(&self.base) {
             return vec![range];
@@ -118,12 +120,12 @@ impl AllowedAddresses {
         self.first_ranges.get().cloned().unwrap_or_default()
     }
 
-    /// Of several addresses those that may be asked.
+    /// The allowed ones of several addresses.
     fn allowed(&self, found: Vec<SocketAddr>, first: &[AddressRange]) -> Vec<SocketAddr> {
         found.into_iter().filter(|address| self.allows(AddressRange::of(address.ip()), first)).collect()
     }
 
-    /// `first`: the ranges of the configured host.
+    /// Whether a range is allowed; `first`: the ranges of the configured host.
     fn allows(&self, range: AddressRange, first: &[AddressRange]) -> bool {
         match range {
             AddressRange::Public => true,
@@ -149,18 +151,18 @@ impl AllowedAddresses {
     }
 }
 
-/// Why there are no addresses.
+/// Why a host has no allowed addresses.
 enum LookupError {
     Failed(Box<dyn Error + Send + Sync>),
     Refused(RefusedAddress),
 }
 
-/// Resolves the configured host, as the rule allows it, and the proxies that this worker's
-/// environment names.
+/// Resolves the configured host according to the rule, and the proxies of this worker's environment
+/// without it.
 #[derive(Debug, Clone)]
-pub(crate) struct ChosenResolver(pub(crate) AllowedAddresses);
+pub(crate) struct OriginResolver(pub(crate) AllowedAddresses);
 
-impl Resolve for ChosenResolver {
+impl Resolve for OriginResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let Self(allowed) = self.clone();
         Box::pin(async move {
@@ -177,11 +179,11 @@ impl Resolve for ChosenResolver {
     }
 }
 
-/// Resolves hosts that only a redirect has named.
+/// Resolves hosts that are named only by a redirect.
 #[derive(Debug, Clone)]
-pub(crate) struct GuardedResolver(pub(crate) AllowedAddresses);
+pub(crate) struct RedirectResolver(pub(crate) AllowedAddresses);
 
-impl Resolve for GuardedResolver {
+impl Resolve for RedirectResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let Self(allowed) = self.clone();
         Box::pin(async move {
@@ -194,7 +196,7 @@ impl Resolve for GuardedResolver {
     }
 }
 
-/// The range of a host that needs no resolver.
+/// The range of a host that needs no lookup.
 fn range_by_text(url: &Url) -> Option<AddressRange> {
     match url.host()? {
         Host::Ipv4(address) => Some(AddressRange::of(address.into())),
@@ -214,7 +216,7 @@ mod tests {
         AllowedAddresses::new(Url::parse(base).unwrap(), private, Lookup::on_current_runtime())
     }
 
-    /// What an origin is refused for at the start.
+    /// The refusal of an origin at the start, if it is refused.
     #[tokio::main(flavor = "current_thread")]
     async fn refused(host: &str, private: PrivateOrigin, is_proxied: bool) -> Option<RefusedAddress> {
         rule(&format!("http://{host}:1/x"), private).check_origin(is_proxied).await.err()
@@ -258,7 +260,7 @@ mod tests {
     ];
 
     #[test]
-    fn link_local_addresses_are_never_asked_however_they_are_written() {
+    fn link_local_addresses_are_never_allowed_in_any_notation() {
         for host in LINK_LOCAL.into_iter().chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"]) {
             for (private, is_proxied) in [(Refused, false), (Allowed, false), (Allowed, true)] {
                 let refused = refused(host, private, is_proxied);
@@ -268,11 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn private_addresses_are_asked_only_where_the_worker_allows_them() {
+    fn private_addresses_are_allowed_only_if_the_worker_permits_them() {
         for host in PRIVATE {
             for is_proxied in [false, true] {
                 let found = refused(host, Refused, is_proxied);
-                let Some(refused) = found.clone() else { panic!("{host} would be asked") };
+                let Some(refused) = found.clone() else { panic!("{host} is not refused") };
                 assert!(matches!(refused, RefusedAddress::NotAllowed { .. }), "{host}: {refused}");
                 assert!(refused.to_string().ends_with("start the worker with --allow-private-origin"), "{refused}");
             }
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_was_public_at_first_does_not_turn_private() {
+    async fn a_name_that_was_public_at_first_cannot_become_private() {
         let allowed = rule("http://origin.test/x", Allowed);
         allowed.first_ranges.set(vec![AddressRange::Public]).unwrap();
         for range in [AddressRange::Private, AddressRange::Loopback, AddressRange::LinkLocal] {
@@ -297,11 +299,11 @@ mod tests {
         assert!(allowed.allows(AddressRange::Public, &allowed.ranges().await));
     }
 
-    /// What the first lookup has found stays the rule for the run.
+    /// The ranges of the first lookup apply for the whole run.
     #[tokio::test]
     async fn the_ranges_of_the_first_lookup_are_kept() {
         let allowed = rule("http://localhost.invalid/x", Allowed);
-        assert_eq!(allowed.ranges().await, [], "nothing is known of it");
+        assert_eq!(allowed.ranges().await, [], "the name cannot be looked up");
         let known = AllowedAddresses { base: Url::parse("http://ip6-localhost/x").unwrap(), ..allowed };
         if known.addresses("ip6-localhost").await.is_ok() {
             assert_eq!(known.first_ranges.get().map(|ranges| ranges[0]), Some(AddressRange::Loopback));
@@ -317,7 +319,7 @@ mod tests {
             ("http://10.0.0.1/", Allowed, false),
             ("http://93.184.216.34/", Allowed, false),
         ] {
-            let found = GuardedResolver(rule(base, private)).resolve("localhost".parse().unwrap()).await;
+            let found = RedirectResolver(rule(base, private)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
             if let Err(refused) = found {
                 assert!(refused.to_string().contains("localhost has a private address"), "{refused}");
@@ -325,17 +327,17 @@ mod tests {
         }
     }
 
-    /// A proxy is this worker's own choice, wherever it is.
+    /// The operator of the worker has configured the proxy, so its address is not restricted.
     #[tokio::test]
-    async fn only_the_name_of_a_proxy_is_resolved_without_the_rule() {
+    async fn only_a_proxys_name_is_resolved_without_the_rule() {
         for (base, is_found) in [("http://localhost/", false), ("http://origin.test/", true)] {
-            let found = ChosenResolver(rule(base, Refused)).resolve("localhost".parse().unwrap()).await;
+            let found = OriginResolver(rule(base, Refused)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_found, "{base}");
         }
     }
 
     #[tokio::test]
-    async fn of_several_addresses_only_those_that_are_allowed_are_connected_to() {
+    async fn only_the_allowed_ones_of_several_addresses_are_used() {
         let addresses = ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", "169.254.0.1:0"];
         let found = addresses.map(|text| text.parse::<SocketAddr>().unwrap()).to_vec();
         let allowed = |private, first: &[AddressRange]| rule("http://h.test/", private).allowed(found.clone(), first);

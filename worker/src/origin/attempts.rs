@@ -1,4 +1,4 @@
-//! The attempts to download a tar that brought nothing new, and the waits between them.
+//! Counts the attempts to download a tar that made no progress, and waits between them.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,13 +13,15 @@ use crate::origin::{
 use crate::source::shown;
 
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
-/// A wait that is longer is announced on the screen.
+/// A longer wait is announced on the screen.
 const LONG_WAIT: Duration = Duration::from_mins(1);
-/// So much more than ever before, or a hundredth of the tar, counts as progress and renews the attempts.
+/// Progress in bytes beyond the furthest position, or a hundredth of the tar if that is less,
+/// resets the count.
 const PROGRESS: u64 = 64 << 10;
 
-/// Counts attempts without progress. Progress is more than was ever received before, so that an origin which breaks at the
-/// same place for ever, or drips, does not hold a slot for ever.
+/// Counts attempts without progress. Progress means bytes beyond the furthest position so far, so
+/// an origin that always breaks at the same position, or sends very slowly, cannot occupy a slot
+/// for ever.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     without_progress: u32,
@@ -28,12 +30,12 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// Counts from a position on, up to which the bytes are here.
-    pub(crate) fn beyond(position: u64) -> Self {
+    /// Counts from a position up to which all bytes are here.
+    pub(crate) fn starting_at(position: u64) -> Self {
         Self { furthest: position, ..Self::default() }
     }
 
-    /// Notes how far the bytes that came reach.
+    /// Records the position up to which bytes were received.
     pub(crate) fn received(&mut self, position: u64, length: Option<u64>) {
         let needed = length.map_or(PROGRESS, |length| PROGRESS.min(length / 100)).max(1);
         if position >= self.furthest + needed {
@@ -42,18 +44,19 @@ impl Attempts {
         }
     }
 
-    /// Waits for the next attempt, or gives the error back when it is final.
+    /// Waits for the next attempt, or returns the error if it is final.
     pub(crate) async fn wait_or_give_up(
         &mut self,
         error: DownloadError,
         url: &Url,
         retries: u32,
-        made: &Counter,
+        retries_made: &Counter,
     ) -> Result<(), DownloadError> {
         let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
-        let Some(retry) = self.broken(&error, retries) else { return Err(error) };
+        let Some(retry) = self.next_retry(&error, retries) else { return Err(error) };
         let is_refusal = matches!(error, DownloadError::Status { code: 429 | 503, .. });
-        // A refusal has shut the gate for its time, which may also end earlier.
+        // After a refusal the limiter admits no request for the given time, which may also end
+        // earlier.
         let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
         let wait = BACKOFF.delay(retry, rand::random()).max(at_least);
         tracing::info!(url = %shown(url), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
@@ -61,13 +64,13 @@ impl Attempts {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);
             tracing::warn!("{error}: the origin asks to wait with {} until {end}", shown(url));
         }
-        made.inc();
+        retries_made.inc();
         tokio::time::sleep(wait).await;
         Ok(())
     }
 
-    /// The number of the retry that is left (the first is 0), if one is.
-    fn broken(&mut self, error: &DownloadError, retries: u32) -> Option<u32> {
+    /// The number of the next retry, starting at 0; `None` if no retry is left.
+    fn next_retry(&mut self, error: &DownloadError, retries: u32) -> Option<u32> {
         if self.progressed && !matches!(error, DownloadError::TooSlow { .. }) {
             self.without_progress = 0;
         }
@@ -84,28 +87,28 @@ mod tests {
     const CUT: DownloadError = DownloadError::Cut { received: 0, length: None };
 
     #[test]
-    fn attempts_without_progress_run_out() {
+    fn attempts_without_progress_are_limited() {
         let mut attempts = Attempts::default();
-        let left: Vec<_> = (0..4).map(|_| attempts.broken(&CUT, 2)).collect();
+        let left: Vec<_> = (0..4).map(|_| attempts.next_retry(&CUT, 2)).collect();
         assert_eq!(left, [Some(0), Some(1), None, None]);
     }
 
     #[test]
-    fn progress_renews_them_but_the_same_bytes_again_do_not() {
+    fn progress_resets_the_count_and_repeated_bytes_do_not() {
         let mut attempts = Attempts::default();
-        attempts.broken(&CUT, 2);
+        attempts.next_retry(&CUT, 2);
         attempts.received(500, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), Some(0));
+        assert_eq!(attempts.next_retry(&CUT, 2), Some(0));
         attempts.received(500, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), Some(1));
+        assert_eq!(attempts.next_retry(&CUT, 2), Some(1));
         attempts.received(509, Some(1000));
-        assert_eq!(attempts.broken(&CUT, 2), None, "nine bytes of a thousand are no progress");
+        assert_eq!(attempts.next_retry(&CUT, 2), None, "nine bytes of a thousand are no progress");
     }
 
     #[test]
-    fn a_drip_never_counts_as_progress() {
+    fn a_transfer_below_the_minimum_speed_never_counts_as_progress() {
         let mut attempts = Attempts::default();
         attempts.received(900, Some(1000));
-        assert_eq!(attempts.broken(&DownloadError::TooSlow { over: Duration::ZERO }, 0), None);
+        assert_eq!(attempts.next_retry(&DownloadError::TooSlow { over: Duration::ZERO }, 0), None);
     }
 }

@@ -1,7 +1,8 @@
-//! Which server certificates of the origin are believed: those that lead to an authority of the system or
-//! of `--cacert`, and those that `--cacert` names themselves.
+//! Verifies server certificates of the origin. Trusted are certificates that chain to an authority
+//! of the system or of `--cacert`, and the certificates in `--cacert` themselves.
 //!
-//! Invariant: name and validity period of the server's certificate are checked in each case.
+//! Invariant: the name and the validity period of the server's certificate are checked in each
+//! case.
 
 use std::sync::OnceLock;
 
@@ -21,8 +22,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate, X509Version};
 
 /// Verifies the origin's certificate during the handshake.
 ///
-/// The system's authorities are read once, and where the origin has no `https`, not before it redirects to
-/// some: they are many.
+/// The system's authorities are read once, because they are many. For an origin without `https`
+/// they are read only when it redirects to an `https` URL.
 #[derive(Debug)]
 pub(crate) struct Authorities {
     /// The certificates of `--cacert`.
@@ -31,12 +32,13 @@ pub(crate) struct Authorities {
 }
 
 impl Authorities {
-    /// Believes the system's authorities and these certificates.
+    /// Trusts the system's authorities and the given certificates.
     pub(crate) fn new(named: Vec<CertificateDer<'static>>) -> Self {
         Self { named, verifier: OnceLock::new() }
     }
 
-    /// Reads the system's authorities. That there are none is an error unless `--cacert` names something.
+    /// Reads the system's authorities. If there are none and `--cacert` has no certificates, that
+    /// is an error.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.named.is_empty() { self.verifier().map(drop) } else { Ok(()) }
     }
@@ -59,7 +61,7 @@ impl ServerCertVerifier for Authorities {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // webpki never accepts a trust anchor as a server's certificate, as curl and wget do.
+        // webpki never accepts a trust anchor as a server's certificate; curl and wget do.
         if self.named.iter().any(|named| named == server) {
             return verify_named(server, name, now);
         }
@@ -92,7 +94,7 @@ impl ServerCertVerifier for Authorities {
     }
 }
 
-/// Checks everything but the issuer of a certificate that is trusted by itself.
+/// Checks everything but the issuer of a certificate that is trusted itself.
 fn verify_named(
     server: &CertificateDer<'_>,
     name: &ServerName<'_>,
@@ -114,8 +116,8 @@ fn verify_named(
     Ok(ServerCertVerified::assertion())
 }
 
-/// Whether a certificate may sign others, as OpenSSL decides it. A server's own certificate may not, so its key
-/// cannot vouch for any other name.
+/// Whether a certificate may sign others, by the rules of OpenSSL. A server's own certificate may
+/// not, so its key cannot certify another name.
 fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
     let constraints = certificate.basic_constraints().ok().flatten();
@@ -135,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// Within the validity period of what rcgen makes (1975 to 4096).
+    /// Within the validity period of certificates from rcgen (1975 to 4096).
     const NOW: Duration = Duration::from_secs(1_700_000_000);
 
     fn params(name: &str) -> CertificateParams {
@@ -151,7 +153,8 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
-    /// What becomes of a handshake with `host` that shows `server`, with `named` in `--cacert`.
+    /// The result of a handshake with `host` whose certificate is `server`, with `named` in
+    /// `--cacert`.
     fn verify(
         named: &CertificateDer<'static>,
         server: &CertificateDer<'_>,
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_named_is_believed_for_its_names_only() {
+    fn a_certificate_in_cacert_is_trusted_for_its_own_names_only() {
         for params in [params("origin.test"), authority(params("origin.test"))] {
             let server = self_signed(&params);
             assert_eq!(verify(&server, &server, "origin.test", NOW), Ok(()));
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_named_still_has_its_time_and_its_purpose() {
+    fn validity_and_purpose_of_a_certificate_in_cacert_are_checked() {
         let mut short = params("origin.test");
         short.not_before = rcgen::date_time_ymd(2023, 1, 1);
         short.not_after = rcgen::date_time_ymd(2024, 1, 1);
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_authority_vouches_for_others() {
+    fn only_an_authority_may_sign_other_certificates() {
         for (issuer, is_accepted) in [(authority(params("issuer")), true), (params("issuer"), false)] {
             let key = KeyPair::generate().unwrap();
             let named = issuer.self_signed(&key).unwrap().der().clone();

@@ -1,4 +1,5 @@
-//! The HTTP clients of a job: each has connections of its own, all go by the same rules and trust the same authorities.
+//! The HTTP clients of a job. Each has its own connections; all follow the same rules and trust the
+//! same authorities.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,22 +18,23 @@ use shared::{
 use url::Url;
 
 use crate::origin::{
-    allowed_addresses::{AllowedAddresses, ChosenResolver, GuardedResolver, PrivateOrigin, RefusedAddress},
+    allowed_addresses::{AllowedAddresses, OriginResolver, PrivateOrigin, RedirectResolver, RefusedAddress},
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy},
 };
 
-/// The real server drops idle connections within seconds, so they are not kept for longer.
+/// Lifetime of an idle connection. ImageNet's server closes idle connections within seconds.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Header lines of an answer. Their total length is limited to some 400 KB by hyper's read buffer.
-const MOST_HEADERS: usize = 1000;
+/// Largest number of header lines in a response. Their total length is limited to about 400 KB by
+/// hyper's read buffer.
+const MAX_HEADERS: usize = 1000;
 
-/// Bytes of a header's name that are shown.
+/// Largest number of bytes of a header's name in a message.
 const LONGEST_NAME: usize = 100;
 
-/// Why no client for the origin could be made.
+/// Why no HTTP client for the origin could be created.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// A header of `--header-file` that HTTP does not allow.
@@ -41,50 +43,50 @@ pub enum OriginError {
         /// The header's name; the value is secret.
         name: String,
     },
-    /// The extra certificate authority.
+    /// The additional certificate authorities are invalid.
     #[error("use the certificates of --cacert: {0}")]
     Certificate(#[from] InvalidBundle),
-    /// The authorities, e.g. because the system has none.
+    /// No authority can be used, e.g. because the system has none.
     #[error("start the HTTP client (on a system without CA certificates give --cacert): {0}")]
     Authorities(#[from] rustls::Error),
-    /// What the environment says of proxies.
+    /// A proxy of the environment cannot be used.
     #[error(transparent)]
     Proxy(#[from] UnusableProxy),
-    /// Where the origin is.
+    /// The address of the origin is not allowed.
     #[error("ask the origin: {0}")]
     Address(#[from] RefusedAddress),
-    /// The client itself.
+    /// The client could not be created.
     #[error("start the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// What the clients of a job are made from, and what holds for all their requests.
+/// Creates the clients of a job, and holds what all their requests share.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    /// Where the tars are: that host is the user's choice.
+    /// A URL of the configured host, which the user has chosen.
     pub(crate) base: Url,
-    /// For the origin alone.
+    /// Header fields that are sent to the origin only.
     pub(crate) secrets: HeaderMap,
     pub(crate) proxies: Arc<Proxies>,
     connect_timeout: Duration,
-    /// Sessions are resumed whichever client has begun them.
+    /// Shared, so that a client can resume TLS sessions that another client began.
     tls: ClientConfig,
-    /// Where requests may go.
+    /// The addresses to which requests may go.
     pub(crate) addresses: AllowedAddresses,
 }
 
-/// The connections of one slot.
+/// The HTTP clients, and so the connections, of one slot.
 #[derive(Debug, Clone)]
 pub(crate) struct Connections {
-    /// To the configured host, and to proxies.
+    /// For the configured host and for proxies.
     pub(crate) chosen: Client,
-    /// To hosts that a redirect has named, never through a proxy.
+    /// For hosts that are named only by a redirect; never through a proxy.
     pub(crate) guarded: Client,
 }
 
 impl Clients {
-    /// Reads what all of them share; on the runtime that looks up names for all of them. `private`:
-    /// the origin may be at a private address.
+    /// Prepares the shared settings. The current runtime looks up host names for all clients.
+    /// `private`: whether the origin may be at a private address.
     pub(crate) fn for_job(job: &JobOptions, private: PrivateOrigin) -> Result<Self, OriginError> {
         let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
@@ -104,20 +106,20 @@ impl Clients {
         })
     }
 
-    /// Makes clients, which open their connections on the runtime that they are used on.
+    /// Creates clients. They open their connections on the runtime on which they are used.
     pub(crate) fn make(&self) -> Result<Connections, OriginError> {
         let proxies = Arc::clone(&self.proxies);
-        // A proxy that cannot be used is an error before a request that needs it is sent.
+        // A proxy that cannot be used is reported before a request that needs it is sent.
         let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
-        let chosen = ChosenResolver(self.addresses.clone());
-        let guarded = GuardedResolver(self.addresses.clone());
+        let chosen = OriginResolver(self.addresses.clone());
+        let guarded = RedirectResolver(self.addresses.clone());
         Ok(Connections {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
         })
     }
 
-    /// Refuses an origin at an address that may not be asked.
+    /// Refuses an origin whose address is not allowed.
     pub(crate) async fn check_origin(&self) -> Result<(), OriginError> {
         let is_proxied = self.proxies.for_url(&self.base)?.is_some();
         Ok(self.addresses.check_origin(is_proxied).await?)
@@ -125,14 +127,14 @@ impl Clients {
 
     fn builder(&self) -> ClientBuilder {
         Client::builder()
-            .http1_only() // one connection a transfer: HTTP/2 would put all of them on one
-            .http1_max_headers(MOST_HEADERS)
+            .http1_only() // one connection per transfer: HTTP/2 would put all transfers on one
+            .http1_max_headers(MAX_HEADERS)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_ignore_invalid_headers_in_responses(true)
             .tls_backend_preconfigured(self.tls.clone())
             .user_agent(concat!("imagenet-downloader/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none()) // hop by hop in `route`: which headers and addresses are right differs
+            .redirect(Policy::none()) // `route` follows redirects: headers and allowed addresses differ per hop
             .referer(false)
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
@@ -152,7 +154,8 @@ fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
     Ok(headers)
 }
 
-/// What is believed. `now`: it is read before the first connection, so that what is missing is told at the start.
+/// The TLS settings. `now`: read the system's authorities at once, so that missing ones are
+/// reported at the start.
 fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
     let named = if ca_pem.is_empty() { Vec::new() } else { bundle::read(ca_pem)? };
     let authorities = Authorities::new(named);

@@ -1,6 +1,7 @@
-//! Why the HTTP client has no answer, as a sentence that names host and port.
+//! Turns an error of the HTTP client into a [`DownloadError`] with a sentence that names host and
+//! port.
 //!
-//! The cause is found by downcasting along the error's chain of sources, never by matching text.
+//! The cause is found by downcasting along the chain of sources, never by matching text.
 
 use std::{error::Error, io, iter};
 
@@ -12,61 +13,64 @@ use crate::origin::{
     allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed, redirect::RefusedRedirect,
 };
 
-/// Bytes of what a library says, where no sentence of ours is known.
+/// Largest number of bytes of a library's message, used where this module has no sentence for the
+/// cause.
 const LONGEST_DETAIL: usize = 300;
-/// Names of a certificate that are shown.
-const MOST_NAMES: usize = 3;
+/// Largest number of names of a certificate in a message.
+const MAX_NAMES: usize = 3;
 const CHECK_SCHEME: &str = "check http:// or https:// and the port in --url";
 const GIVE_AUTHORITY: &str = "if it is the right one, give its authority (or the certificate itself) with --cacert";
 
-/// A request that had no answer.
-struct Attempt<'request> {
-    /// Scheme, host and port, and the proxy in between.
+/// A request that received no answer.
+struct FailedRequest<'request> {
+    /// Scheme, host and port, and the proxy if there is one.
     address: String,
     is_https: bool,
     url: Option<&'request Url>,
-    /// It broke before there was a connection.
+    /// It failed before a connection was established.
     is_connect: bool,
     is_timeout: bool,
 }
 
-/// Sorts an error of the HTTP client. `proxy`: through which the request went.
+/// Classifies an error of the HTTP client. `proxy`: the proxy of the request.
 pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> DownloadError {
     let mut address = error.url().map_or_else(|| "the origin".to_owned(), origin_address);
     if let Some(proxy) = proxy {
         let proxy = without_credentials(proxy.as_str());
         address = format!("{address} through the proxy {}", proxy.trim_end_matches('/'));
     }
-    let attempt = Attempt {
+    let request = FailedRequest {
         address,
         is_https: error.url().is_some_and(|url| url.scheme() == "https"),
         url: error.url(),
         is_connect: error.is_connect(),
         is_timeout: error.is_timeout(),
     };
-    sorted(error, &attempt)
+    classify(error, &request)
 }
 
-fn sorted(error: &(dyn Error + 'static), attempt: &Attempt<'_>) -> DownloadError {
-    let Attempt { address, is_https, is_connect, is_timeout, .. } = attempt;
+fn classify(error: &(dyn Error + 'static), request: &FailedRequest<'_>) -> DownloadError {
+    let FailedRequest { address, is_https, is_connect, is_timeout, .. } = request;
     for cause in causes(error) {
         if let Some(refused) = cause.downcast_ref::<RefusedRedirect>() {
             return DownloadError::Redirect { why: refused.to_string() };
         }
         if let Some(tls) = cause.downcast_ref::<TlsError>() {
-            return tls_error(tls, attempt);
+            return tls_error(tls, request);
         }
     }
-    let why = match broken(error) {
-        Some(Broken::Address(why)) => format!("no connection to {address}: {why}"),
-        Some(Broken::NoHttp) if *is_https => format!("the answer of {address} is no HTTP"),
-        Some(Broken::NoHttp) => format!("the answer of {address} is no HTTP (does it speak TLS?)"),
-        Some(Broken::Closed) if *is_connect && *is_https => {
+    let why = match connection_fault(error) {
+        Some(ConnectionFault::Address(why)) => format!("no connection to {address}: {why}"),
+        Some(ConnectionFault::NoHttp) if *is_https => format!("the answer of {address} is no HTTP"),
+        Some(ConnectionFault::NoHttp) => format!("the answer of {address} is no HTTP (does it speak TLS?)"),
+        Some(ConnectionFault::Closed) if *is_connect && *is_https => {
             format!("no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)")
         }
-        Some(Broken::Closed) if !is_connect => format!("{address} closed the connection before it answered"),
-        Some(Broken::Io(kind)) if *is_connect => format!("no connection to {address}: {}", in_words(kind)),
-        Some(Broken::Io(kind)) => format!("connection to {address} broke before an answer: {}", in_words(kind)),
+        Some(ConnectionFault::Closed) if !is_connect => format!("{address} closed the connection before it answered"),
+        Some(ConnectionFault::Io(kind)) if *is_connect => format!("no connection to {address}: {}", describe(kind)),
+        Some(ConnectionFault::Io(kind)) => {
+            format!("connection to {address} broke before an answer: {}", describe(kind))
+        }
         _ if *is_timeout && *is_connect => format!("no connection to {address}: no answer in time"),
         _ if *is_connect => format!("no connection to {address}: {}", detail(error)),
         _ => format!("no answer of {address}: {}", detail(error)),
@@ -74,8 +78,8 @@ fn sorted(error: &(dyn Error + 'static), attempt: &Attempt<'_>) -> DownloadError
     DownloadError::Connection { why }
 }
 
-/// An error and its sources, outermost first. The `source` of an `io::Error` skips the error that
-/// it wraps, so that is asked for itself.
+/// An error and its sources, outermost first. `io::Error::source` skips the error that it wraps, so
+/// the wrapped error is taken with `get_ref`.
 fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
     iter::successors(Some(error), |error| {
         let error: &'error (dyn Error + 'static) = *error;
@@ -86,33 +90,33 @@ fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = 
     })
 }
 
-/// What broke, where it is not TLS.
-enum Broken {
-    /// The host has no address that may be asked.
+/// The cause of a failure other than TLS.
+enum ConnectionFault {
+    /// The host has no allowed address.
     Address(String),
     NoHttp,
     Closed,
     Io(io::ErrorKind),
 }
 
-fn broken(error: &(dyn Error + 'static)) -> Option<Broken> {
+fn connection_fault(error: &(dyn Error + 'static)) -> Option<ConnectionFault> {
     causes(error).find_map(|cause| {
         if let Some(failed) = cause.downcast_ref::<LookupFailed>() {
-            return Some(Broken::Address(failed.to_string()));
+            return Some(ConnectionFault::Address(failed.to_string()));
         }
         if let Some(refused) = cause.downcast_ref::<RefusedAddress>() {
-            return Some(Broken::Address(refused.to_string()));
+            return Some(ConnectionFault::Address(refused.to_string()));
         }
         if let Some(http) = cause.downcast_ref::<hyper::Error>() {
             return match () {
-                () if http.is_parse() => Some(Broken::NoHttp),
-                () if http.is_incomplete_message() => Some(Broken::Closed),
+                () if http.is_parse() => Some(ConnectionFault::NoHttp),
+                () if http.is_incomplete_message() => Some(ConnectionFault::Closed),
                 () => None,
             };
         }
-        // One that wraps another error says less than that.
+        // An `io::Error` that wraps another error has less information than the wrapped one.
         let io = cause.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some() || is_eof(error))?;
-        Some(if is_eof(io) { Broken::Closed } else { Broken::Io(io.kind()) })
+        Some(if is_eof(io) { ConnectionFault::Closed } else { ConnectionFault::Io(io.kind()) })
     })
 }
 
@@ -120,7 +124,7 @@ fn is_eof(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
 }
 
-fn in_words(kind: io::ErrorKind) -> String {
+fn describe(kind: io::ErrorKind) -> String {
     match kind {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
@@ -135,17 +139,17 @@ fn in_words(kind: io::ErrorKind) -> String {
     }
 }
 
-/// What the innermost cause says.
+/// The message of the innermost cause.
 fn detail(error: &(dyn Error + 'static)) -> String {
     let innermost = causes(error).last().unwrap_or(error);
     printable_within(&innermost.to_string(), LONGEST_DETAIL)
 }
 
-fn tls_error(error: &TlsError, attempt: &Attempt<'_>) -> DownloadError {
-    let address = &attempt.address;
+fn tls_error(error: &TlsError, request: &FailedRequest<'_>) -> DownloadError {
+    let address = &request.address;
     let why = match error {
         TlsError::InvalidCertificate(certificate) => {
-            let host = attempt.url.and_then(Url::host_str).unwrap_or_default();
+            let host = request.url.and_then(Url::host_str).unwrap_or_default();
             return DownloadError::Certificate { why: format!("{address}: {}", of_certificate(certificate, host)) };
         }
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
@@ -177,8 +181,8 @@ fn tls_error(error: &TlsError, attempt: &Attempt<'_>) -> DownloadError {
     DownloadError::Connection { why }
 }
 
-/// What is wrong with a certificate, and what to do. The cases that are not named are bugs of the
-/// server's certificate, which only its operator can mend.
+/// What is wrong with a certificate, and what to do. For the cases without a sentence the
+/// certificate itself is faulty, and only the server's operator can replace it.
 fn of_certificate(error: &CertificateError, host: &str) -> String {
     match error {
         CertificateError::UnknownIssuer => format!("no authority that is trusted here has signed it; {GIVE_AUTHORITY}"),
@@ -210,23 +214,24 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
     }
 }
 
-/// Whether a server shows the certificate of an authority, as a self-signed one that openssl makes.
+/// Whether the server presents an authority's certificate, e.g. a self-signed one made with
+/// openssl.
 fn is_of_an_authority(error: &rustls::OtherError) -> bool {
     matches!(error.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// The names that a certificate is for.
+/// The names for which a certificate is valid.
 fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return String::new();
     }
     let shown: Vec<String> =
-        presented.iter().take(MOST_NAMES).map(|name| printable_within(&plain(name), LONGEST_DETAIL)).collect();
-    let more = if presented.len() > MOST_NAMES { ", …" } else { "" };
+        presented.iter().take(MAX_NAMES).map(|name| printable_within(&plain(name), LONGEST_DETAIL)).collect();
+    let more = if presented.len() > MAX_NAMES { ", …" } else { "" };
     format!(" but for {}{more}", shown.join(", "))
 }
 
-/// webpki writes names as `DnsName("host")` and `IpAddress(127.0.0.1)`.
+/// Removes the type from a name: webpki writes `DnsName("host")` and `IpAddress(127.0.0.1)`.
 fn plain(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
     inner.trim_matches('"').to_owned()
@@ -245,10 +250,10 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of an error that the client has wrapped twice, as its connectors do.
-    fn sort(cause: impl Into<Box<dyn Error + Send + Sync>>, url: &str, is_connect: bool) -> DownloadError {
+    /// Classifies an error that is wrapped twice, as the client's connectors do.
+    fn classify_wrapped(cause: impl Into<Box<dyn Error + Send + Sync>>, url: &str, is_connect: bool) -> DownloadError {
         let url: Url = url.parse().unwrap();
-        let attempt = Attempt {
+        let request = FailedRequest {
             address: origin_address(&url),
             is_https: url.scheme() == "https",
             url: Some(&url),
@@ -256,7 +261,7 @@ mod tests {
             is_timeout: false,
         };
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, cause));
-        sorted(&wrapped, &attempt)
+        classify(&wrapped, &request)
     }
 
     fn os(errno: nix::errno::Errno) -> io::Error {
@@ -264,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_connection_names_host_and_port_and_the_cause() {
+    fn a_failure_to_connect_names_host_port_and_cause() {
         use nix::errno::Errno;
         let lookup = LookupFailed { host: "h".to_owned(), why: "Name or service not known".to_owned() };
         let causes: [(Box<dyn Error + Send + Sync>, &str); 7] = [
@@ -276,29 +281,32 @@ mod tests {
             (lookup.into(), "the name h cannot be looked up (Name or service not known)"),
             ("something new".into(), "something new"),
         ];
-        for (cause, said) in causes {
-            let why = format!("no connection to http://h:99: {said}");
-            assert_eq!(sort(cause, "http://h:99/n1.tar", true), DownloadError::Connection { why });
+        for (cause, message) in causes {
+            let why = format!("no connection to http://h:99: {message}");
+            assert_eq!(classify_wrapped(cause, "http://h:99/n1.tar", true), DownloadError::Connection { why });
         }
     }
 
     #[test]
-    fn what_breaks_over_a_connection_is_no_lack_of_one() {
+    fn a_broken_connection_differs_from_a_failure_to_connect() {
         let why = "connection to http://h:80 broke before an answer: reset by the other side".to_owned();
-        assert_eq!(sort(os(nix::errno::Errno::ECONNRESET), "http://h/", false), DownloadError::Connection { why });
+        assert_eq!(
+            classify_wrapped(os(nix::errno::Errno::ECONNRESET), "http://h/", false),
+            DownloadError::Connection { why }
+        );
         let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let why = "http://h:80 closed the connection before it answered".to_owned();
-        assert_eq!(sort(eof(), "http://h/", false), DownloadError::Connection { why });
+        assert_eq!(classify_wrapped(eof(), "http://h/", false), DownloadError::Connection { why });
         let why = "no connection to https://h:443: closed in the TLS handshake (does it speak plain HTTP?)".to_owned();
-        assert_eq!(sort(eof(), "https://h/", true), DownloadError::Connection { why });
+        assert_eq!(classify_wrapped(eof(), "https://h/", true), DownloadError::Connection { why });
     }
 
     #[test]
-    fn each_fault_of_a_certificate_is_a_sentence_that_says_what_to_do() {
+    fn each_fault_of_a_certificate_has_a_sentence_with_a_remedy() {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
         let presented = vec!["DnsName(\"a.test\")".to_owned(), "IpAddress(10.0.0.1)".to_owned()];
         let expected = ServerName::try_from("h").unwrap();
-        for (error, said) in [
+        for (error, message) in [
             (
                 CertificateError::UnknownIssuer,
                 "no authority that is trusted here has signed it; if it is the right one, give its authority (or the \
@@ -330,26 +338,28 @@ mod tests {
             (CertificateError::Revoked, "its authority has revoked it"),
             (CertificateError::InvalidPurpose, "it is not meant for a server (extended key usage)"),
         ] {
-            let why = format!("https://h:443: {said}");
-            let sorted = sort(TlsError::InvalidCertificate(error), "https://h/n1.tar", true);
-            assert_eq!(sorted, DownloadError::Certificate { why });
+            let why = format!("https://h:443: {message}");
+            let classified = classify_wrapped(TlsError::InvalidCertificate(error), "https://h/n1.tar", true);
+            assert_eq!(classified, DownloadError::Certificate { why });
         }
     }
 
     #[test]
-    fn an_origin_without_tls_is_a_wrong_scheme_and_other_faults_of_tls_may_pass() {
+    fn an_origin_without_tls_is_a_wrong_scheme_and_other_tls_errors_are_transient() {
         let why = format!("https://h:443 answers without TLS; {CHECK_SCHEME}");
         let no_tls = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(sort(no_tls, "https://h/", true), DownloadError::Scheme { why });
-        for (error, said) in [
+        assert_eq!(classify_wrapped(no_tls, "https://h/", true), DownloadError::Scheme { why });
+        for (error, message) in [
             (TlsError::AlertReceived(AlertDescription::HandshakeFailure), "no protocol version or cipher in common"),
             (TlsError::AlertReceived(AlertDescription::UnrecognisedName), "check the host in --url"),
             (TlsError::AlertReceived(AlertDescription::CertificateRequired), "asks for a client certificate"),
             (TlsError::AlertReceived(AlertDescription::InternalError), "the alert InternalError"),
             (TlsError::DecryptError, "cannot decrypt peer's message"),
         ] {
-            let DownloadError::Connection { why } = sort(error, "https://h/", true) else { panic!("{said}") };
-            assert!(why.starts_with("no TLS connection to https://h:443: ") && why.contains(said), "{why}");
+            let DownloadError::Connection { why } = classify_wrapped(error, "https://h/", true) else {
+                panic!("{message}")
+            };
+            assert!(why.starts_with("no TLS connection to https://h:443: ") && why.contains(message), "{why}");
         }
     }
 
@@ -357,6 +367,6 @@ mod tests {
     fn a_redirect_that_the_resolver_refuses_keeps_its_identity() {
         let refused = RefusedRedirect::Private { host: "h".to_owned() };
         let why = refused.to_string();
-        assert_eq!(sort(refused, "http://h/", true), DownloadError::Redirect { why });
+        assert_eq!(classify_wrapped(refused, "http://h/", true), DownloadError::Redirect { why });
     }
 }

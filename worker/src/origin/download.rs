@@ -1,6 +1,7 @@
-//! One tar as a sequence of pieces, whatever happens to the connections underneath.
+//! Downloads one tar as a sequence of pieces. Interrupted connections are replaced and resumed.
 //!
-//! Invariant: the bytes handed out since the last [`Piece::Begin`] are a prefix of one version of the tar.
+//! Invariant: the bytes returned since the last [`Piece::Begin`] are a prefix of one version of the
+//! tar.
 
 use std::{
     error::Error as _,
@@ -25,25 +26,26 @@ use crate::{
         attempts::Attempts,
         download_error::DownloadError,
         limiter::{Priority, Transfer},
-        retry::refuses_the_rest_only,
+        retry::refuses_only_the_range,
     },
     source::Source,
 };
 
-/// Slower than this, averaged over half of `--timeout`, is as good as dead.
+/// Minimum speed, averaged over half of `--timeout`. A slower connection is abandoned.
 const SLOWEST_BYTES_PER_SECOND: f64 = 1024.0;
-/// What comes next of a tar.
+/// The next part of a tar's byte sequence.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// The tar begins (again): forget what came before.
+    /// The tar begins, again if pieces came before: those must be discarded.
     Begin(Source),
     /// The bytes that follow.
     Bytes(Bytes),
-    /// All of the announced length has come, or the origin ended a body of unknown length.
+    /// All of the announced length was received, or the origin ended a body of unknown length.
     End,
 }
 
-/// Where a download is to end, unless the tar ends before: a position, which may change while it runs. Clones share it.
+/// The position at which a download ends if the tar is longer. It may change while the download
+/// runs. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Until(Arc<AtomicU64>);
 
@@ -63,19 +65,19 @@ impl Until {
     }
 }
 
-/// A download that survives its connections.
+/// A download that survives interrupted connections.
 #[derive(Debug)]
 pub(crate) struct Download<'origin> {
     origin: &'origin Origin,
     url: Url,
     retries: u32,
     source: Option<Source>,
-    /// The rest is asked for by `Last-Modified`, because by `ETag` it did not come.
+    /// The rest is requested with `Last-Modified`, because the origin did not honour the `ETag`.
     by_date: bool,
     position: u64,
     until: Until,
     transfer: Option<Transfer>,
-    /// Where the body that comes ends, if it ends before the tar.
+    /// The end of the range that the current request asks for; `u64::MAX` without an end.
     asked_until: u64,
     priority: Option<Priority>,
     floor: SpeedFloor,
@@ -83,11 +85,12 @@ pub(crate) struct Download<'origin> {
 }
 
 impl<'origin> Download<'origin> {
-    /// Prepares a download; `resume`: the version of which so many bytes are already here.
+    /// Prepares a download. `resume`: the version of the tar, and how many of its bytes are already
+    /// here.
     pub(crate) fn new(origin: &'origin Origin, url: Url, retries: u32, resume: Option<(Source, u64)>) -> Self {
         let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
         let floor = SpeedFloor::new(origin.timeout() / 2);
-        let attempts = Attempts::beyond(position);
+        let attempts = Attempts::starting_at(position);
         Self {
             origin,
             url,
@@ -104,26 +107,28 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// Only the bytes before a position are wanted. Where that is known when a connection is made, no others are asked for.
+    /// Limits the download to the bytes before a position. A request that is sent later does not
+    /// ask for bytes after it.
     pub(crate) fn end_at(&mut self, until: Until) {
         self.until = until;
     }
 
-    /// Lets others go first, or not.
+    /// Sets the priority of the requests.
     pub(crate) fn set_priority(&mut self, priority: Priority) {
         self.priority = Some(priority);
     }
 
-    /// Goes on at a position: where it is, or where the unpacker has got to by other means.
+    /// Continues at a position. The open connection is kept only if the position is unchanged; the
+    /// unpacker may have received bytes from another connection.
     pub(crate) fn go_to(&mut self, position: u64) {
         if position != self.position {
             self.transfer = None;
             self.position = position;
-            self.attempts = Attempts::beyond(position);
+            self.attempts = Attempts::starting_at(position);
         }
     }
 
-    /// From now on asks for the rest by `Last-Modified`.
+    /// Requests the rest with `Last-Modified` from now on.
     pub(crate) fn ask_by_date(&mut self) {
         self.by_date = true;
         if let Some(source) = &mut self.source {
@@ -131,30 +136,31 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// Whether it asks for the rest by `Last-Modified` although there is an `ETag`.
+    /// Whether it requests the rest with `Last-Modified` although there is an `ETag`.
     pub(crate) fn asks_by_date(&self) -> bool {
         self.by_date
     }
 
-    /// Whether the open connection brings more than was wanted so far.
+    /// Whether a connection is open that can deliver further bytes.
     pub(crate) fn can_go_on(&self) -> bool {
         self.transfer.is_some()
     }
 
-    /// Does without the open connection, which is closed at once and not only when there is nothing else to do.
+    /// Closes the open connection. Yields to the runtime, so that the connection's task closes it
+    /// at once.
     pub(crate) async fn hang_up(&mut self) {
         self.transfer = None;
         yield_now().await;
     }
 
-    /// Whether the version that it began with is still what it fetches.
+    /// Whether the version of the tar is known, so that the download continues it.
     pub(crate) fn is_under_way(&self) -> bool {
         self.source.is_some()
     }
 
-    /// The next piece. An error is final: whatever could help has been tried.
+    /// The next piece. An error is final: all retries were made.
     ///
-    /// Cancel safe in the sense that a dropped call loses at most bytes that the next connection asks for again.
+    /// Cancel safe: a dropped call loses at most bytes that the next connection requests again.
     pub(crate) async fn next(&mut self) -> Result<Piece, DownloadError> {
         loop {
             if let Some(piece) = self.step().await? {
@@ -163,7 +169,7 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// The next piece, or one step on the way to it.
+    /// Makes one step: returns the next piece, or `None` if a further step is needed.
     pub(crate) async fn step(&mut self) -> Result<Option<Piece>, DownloadError> {
         if self.is_complete() {
             return Ok(Some(Piece::End));
@@ -178,10 +184,10 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// The tar turned out to be incomplete although its body ended: starts anew if attempts are left.
+    /// Starts anew if retries are left: the body ended, but the tar in it is incomplete.
     pub(crate) async fn begin_again(&mut self) -> Result<(), DownloadError> {
         let cut = DownloadError::Cut { received: self.position, length: None };
-        self.forget();
+        self.reset();
         self.origin.failed(&cut);
         self.wait_or_give_up(cut).await
     }
@@ -191,16 +197,17 @@ impl<'origin> Download<'origin> {
         length.is_some_and(|length| self.position >= length.min(self.until.get()))
     }
 
-    fn forget(&mut self) {
+    fn reset(&mut self) {
         self.source = None;
         self.position = 0;
         self.transfer = None;
     }
 
-    /// Opens a connection where the last one broke; `None`: it goes on there.
+    /// Opens a connection at the current position. `None`: the body continues there, or the next
+    /// request starts anew.
     async fn connect(&mut self) -> Result<Option<Piece>, DownloadError> {
         if self.source.as_ref().is_some_and(|source| source.validator().is_none()) {
-            self.forget();
+            self.reset();
         }
         let known = self.source.as_ref().map(|source| (source, self.position));
         let length = self.source.as_ref().and_then(|source| source.length);
@@ -208,13 +215,13 @@ impl<'origin> Download<'origin> {
         self.asked_until = until.unwrap_or(u64::MAX);
         let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
         let mut opened = match self.origin.open(&self.url, known, until, priority).await {
-            Err(error) if known.is_some() && refuses_the_rest_only(&error) => {
-                self.forget();
+            Err(error) if known.is_some() && refuses_only_the_range(&error) => {
+                self.reset();
                 return Ok(None);
             }
             opened => opened?,
         };
-        self.learn_from(&opened);
+        self.detect_ignored_etag(&opened);
         opened.source.by_date = self.by_date;
         self.floor.restart();
         match (opened.part, &self.source) {
@@ -228,9 +235,10 @@ impl<'origin> Download<'origin> {
                 self.transfer = Some(opened.transfer);
                 Ok(None)
             }
-            // Another part, or of another version: never a mix. The next request asks for all of it.
+            // Another range or another version: never mix versions. The next request asks for the
+            // whole tar.
             (Part::From(_) | Part::Unclear, Some(_)) => {
-                self.forget();
+                self.reset();
                 Ok(None)
             }
             (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
@@ -239,15 +247,15 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// Finds out that the origin does not go on by the `ETag` although it has the same version.
-    fn learn_from(&mut self, opened: &Opened) {
+    /// Detects that the origin does not continue by `ETag` although the version is the same.
+    fn detect_ignored_etag(&mut self, opened: &Opened) {
         let Some(source) = &self.source else { return };
         let goes_on = match opened.part {
             Part::Whole => false,
             Part::From(from) => from != self.position || source.is_continued_by(&opened.source),
             Part::Unclear => true,
         };
-        if !goes_on && source.was_asked_in_vain_by_tag(&opened.source) {
+        if !goes_on && source.etag_is_ignored_by(&opened.source) {
             tracing::info!(
                 url = %shown(&self.url),
                 "the origin did not send the rest by its ETag, although Last-Modified and length are the same: if this \
@@ -258,8 +266,9 @@ impl<'origin> Download<'origin> {
     }
 
     async fn read(&mut self, mut transfer: Transfer) -> Result<Option<Piece>, DownloadError> {
-        transfer.room().await;
-        // While the transfer still has its permit, so that nobody is let in whom this keeps out.
+        transfer.wait_for_rate().await;
+        // The permit is still held when a failure is counted, so no request that the failure would
+        // delay is admitted before that.
         let received = self.receive(&mut transfer).await.inspect_err(|error| self.origin.failed(error))?;
         let Some(mut bytes) = received else { return Ok(Some(Piece::End)) };
         let wanted = usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
@@ -268,13 +277,13 @@ impl<'origin> Download<'origin> {
         self.position += bytes.len() as u64;
         let length = self.source.as_ref().and_then(|source| source.length);
         self.attempts.received(self.position, length);
-        // With its last byte the connection is free for others.
+        // Release the connection with the last byte.
         let ends = length.map_or(u64::MAX, |length| length.min(self.asked_until));
         self.transfer = (is_wanted && self.position < ends).then_some(transfer);
         Ok(Some(Piece::Bytes(bytes)))
     }
 
-    /// The next bytes of a body; `None` at the end of one whose length nobody has said.
+    /// The next bytes of a body; `None` at the end of a body of unknown length.
     async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         let started = Instant::now();
         let chunk = tokio::time::timeout(self.origin.timeout(), transfer.chunk()).await;
@@ -283,7 +292,8 @@ impl<'origin> Download<'origin> {
         match chunk {
             Err(_) => Err(DownloadError::Timeout { after: self.origin.timeout() }),
             Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout { after: self.origin.timeout() }),
-            // TLS that was not closed in an orderly way. Whether this was the end, the tar tells.
+            // TLS without `close_notify`. The end marker of the tar decides whether the body was
+            // complete.
             Ok(Err(error)) if ends_with_connection(transfer.response()) && is_end_of_connection(&error) => Ok(None),
             Ok(Err(error)) => {
                 tracing::debug!(url = %shown(&self.url), %error, "connection broke");
@@ -304,13 +314,13 @@ impl<'origin> Download<'origin> {
     }
 }
 
-/// Whether the body of an answer has no other end than that of its connection (RFC 9112 §6.3).
+/// Whether only the end of the connection delimits the body (RFC 9112 §6.3).
 fn ends_with_connection(response: &Response) -> bool {
     let headers = response.headers();
     !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// Whether a connection was closed, and neither reset nor broken in another way.
+/// Whether a connection was closed, rather than reset or broken in another way.
 fn is_end_of_connection(error: &reqwest::Error) -> bool {
     let mut causes = iter::successors(error.source(), |cause| (**cause).source());
     causes.any(|cause| {
@@ -318,7 +328,7 @@ fn is_end_of_connection(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Asks for a tar's length and validators with a `GET`, as often as for the tar itself.
+/// Requests a tar's length and validators with a `GET`. Retries are the same as for the tar itself.
 pub(crate) async fn describe(origin: &Origin, url: &Url, retries: u32) -> Result<Source, DownloadError> {
     let mut attempts = Attempts::default();
     loop {
@@ -329,7 +339,8 @@ pub(crate) async fn describe(origin: &Origin, url: &Url, retries: u32) -> Result
     }
 }
 
-/// A floor under the speed of one connection, over the time spent waiting for the origin and not for our own disk.
+/// Minimum speed of one connection, averaged over the time spent waiting for the origin. The time
+/// spent on the local disk is not included.
 #[derive(Debug)]
 struct SpeedFloor {
     window: Duration,
@@ -364,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_floor_is_an_average_over_the_window() {
+    fn the_minimum_speed_is_an_average_over_the_window() {
         let mut floor = SpeedFloor::new(Duration::from_mins(1));
         for _ in 0..59 {
             assert!(floor.check(1, Duration::from_secs(1)).is_ok());

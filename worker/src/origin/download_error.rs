@@ -1,4 +1,4 @@
-//! The ways in which a download can break, with their identity kept: nothing downstream has to guess from a text.
+//! The errors of a download. They keep their identity, so that callers never match text.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::origin::{
     retry::{Verdict, verdict},
 };
 
-/// Why an attempt to download ended early.
+/// Why an attempt to download ended without success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DownloadError {
-    /// The origin answered with a status that is no tar.
+    /// The origin answered with a status other than success.
     #[error("{code} {}: {} for url: {url}", status_class(*code), reason(*code))]
     Status {
         /// HTTP status.
@@ -26,37 +26,37 @@ pub(crate) enum DownloadError {
         /// The `Retry-After` header, as a duration from now.
         retry_after: Option<Duration>,
     },
-    /// The origin sent us on, to where we do not go.
+    /// The origin redirected the request to a URL that is not allowed.
     #[error("{why}")]
     Redirect {
-        /// Whereto, and why not.
+        /// The URL, and why it is not allowed.
         why: String,
     },
-    /// No byte for the whole of `--timeout`.
+    /// No byte was received during all of `--timeout`.
     #[error("Request timeout after {}s", after.as_secs_f64())]
     Timeout {
         /// `--timeout`.
         after: Duration,
     },
-    /// Bytes came, but slower than the floor.
+    /// Bytes were received, but below the minimum speed.
     #[error("too slow: less than 1 KiB/s over {}s", over.as_secs_f64())]
     TooSlow {
-        /// How long the floor was missed.
+        /// The time over which the speed was measured.
         over: Duration,
     },
-    /// The connection could not be made, or broke before an answer.
+    /// The connection could not be established, or broke before an answer.
     #[error("{why}")]
     Connection {
         /// A sentence that names host and port.
         why: String,
     },
-    /// The origin's certificate does not prove who it is.
+    /// The origin's certificate is not valid for it.
     #[error("certificate refused: {why}")]
     Certificate {
-        /// Host and port, what is wrong with it, and what to do.
+        /// Host and port, what is wrong with the certificate, and what to do.
         why: String,
     },
-    /// The URL says `https`, and the origin answers without TLS.
+    /// The URL's scheme is `https`, and the origin answers without TLS.
     #[error("{why}")]
     Scheme {
         /// A sentence that names host and port.
@@ -67,13 +67,13 @@ pub(crate) enum DownloadError {
     Cut {
         /// Bytes received, from the start of the tar.
         received: u64,
-        /// Length of the tar, where the origin said it.
+        /// Length of the tar, if the origin announced it.
         length: Option<u64>,
     },
-    /// The headers already say that no tar follows.
+    /// The response headers show that the body is no tar.
     #[error("{why}")]
     NotATar {
-        /// What comes instead.
+        /// What the body is instead.
         why: String,
     },
     /// Longer than any class can be.
@@ -85,7 +85,7 @@ pub(crate) enum DownloadError {
 }
 
 impl DownloadError {
-    /// How the origin refused the class, if another attempt would be refused alike.
+    /// How the origin refused the class, if another attempt would be refused in the same way.
     fn refusal(&self) -> Option<Refusal> {
         if !matches!(verdict(self), Verdict::GiveUp) {
             return None;
@@ -125,7 +125,7 @@ impl From<RefusedRedirect> for DownloadError {
 
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Self {
-        // What another attempt could have helped is a matter between us and the origin; the rest is what the class is.
+        // Errors that a retry could resolve are attributed to the origin, all others to the class.
         let suspect = match verdict(&error) {
             Verdict::Retry { .. } => Suspect::Origin,
             Verdict::GiveUp => Suspect::Class,
@@ -138,7 +138,7 @@ impl From<DownloadError> for Failure {
     }
 }
 
-/// The words that Python's `requests` uses; scripts of our users look for them.
+/// The wording of Python's `requests`, which scripts of users search for.
 fn status_class(code: u16) -> &'static str {
     match code {
         400..500 => "Client Error",
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_the_origins_and_what_will_not_the_classs() {
+    fn transient_errors_are_attributed_to_the_origin_and_permanent_ones_to_the_class() {
         let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
         let why = String::new;
         for (error, suspect) in [
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_known_by_its_kind_and_what_may_pass_is_none() {
+    fn a_permanent_error_is_a_refusal_and_a_transient_one_is_not() {
         let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
         let why = String::new;
         for (error, refusal) in [
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_messages_are_those_that_users_scripts_read() {
+    fn the_messages_are_those_that_scripts_of_users_parse() {
         let status = |code| DownloadError::Status { code, url: "http://h/n1.tar".to_owned(), retry_after: None };
         assert_eq!(line(status(404)), "HTTPError: 404 Client Error: Not Found for url: http://h/n1.tar");
         assert_eq!(line(status(503)), "HTTPError: 503 Server Error: Service Unavailable for url: http://h/n1.tar");

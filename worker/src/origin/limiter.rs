@@ -1,7 +1,9 @@
-//! The pace: every request to the origin goes through one gate, and the coordinator says how far that is open.
+//! The limiter of requests to the origin. Every request passes through one [`Gate`], and the
+//! coordinator's budget decides how many it admits.
 //!
-//! What is counted here goes out as an [`Observation`]; a [`Budget`] comes back. The budget is the coordinator's to find; here it is kept
-//! to. A transfer that is under way is never broken off for it: it is not replaced when it ends.
+//! Counters go to the coordinator as an [`Observation`], and a [`Budget`] comes back. The
+//! coordinator chooses the budget; the limiter enforces it. A lower budget never interrupts a
+//! running transfer: the transfer is not replaced when it ends.
 
 use std::time::Duration;
 
@@ -17,59 +19,60 @@ pub(crate) use transfer::Transfer;
 
 use crate::origin::download_error::DownloadError;
 
-/// What this process does to the origin. Counters since it started.
+/// Load that this process puts on the origin. Counters run since the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Observation {
-    /// Version of the budget that is kept to; 0: none yet.
+    /// Version of the budget in force; 0: none yet.
     pub(crate) seen: u64,
-    /// Connections with a request on them, now.
+    /// Connections that are in use by a request now.
     pub(crate) open: u32,
-    /// Those of them over which a body comes.
+    /// Open connections that receive a body now.
     pub(crate) flowing: u32,
-    /// Connections that could be used now, the open ones included.
+    /// Demand: connections that this process could use now, the open ones included.
     pub(crate) wanted: u32,
-    /// Bytes of bodies.
+    /// Bytes of response bodies.
     pub(crate) received: u64,
     pub(crate) requests: u64,
     pub(crate) cuts: u64,
     pub(crate) refusals: u64,
-    /// The rest of the longest `Retry-After` that was given and has not passed; zero: none.
+    /// Remaining time of the longest `Retry-After` that has not elapsed; zero: none.
     pub(crate) retry_after: Duration,
 }
 
 impl Observation {
-    /// Whether it says the same as another, but for the time that passes.
-    pub(crate) fn is_no_news_after(&self, other: &Self) -> bool {
+    /// Whether it equals `other` in all but the remaining `Retry-After`, which changes with time.
+    pub(crate) fn is_unchanged_since(&self, other: &Self) -> bool {
         Self { retry_after: Duration::ZERO, ..*self } == Self { retry_after: Duration::ZERO, ..*other }
     }
 }
 
-/// What this process may do to the origin.
+/// Limits that the coordinator sets for this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
     pub(crate) version: u64,
-    /// Connections with a request on them.
+    /// Largest number of connections in use by a request.
     pub(crate) connections: u32,
-    /// `None`: as many as come.
+    /// Rate limit; `None`: unlimited.
     pub(crate) bytes_per_second: Option<u64>,
-    /// Nothing is asked of the origin for so long.
+    /// No request is sent to the origin for this long.
     pub(crate) quiet: Duration,
-    /// How often to send an observation, if there is news.
+    /// Interval between observations, if they differ.
     pub(crate) observe_every: Duration,
-    /// Another number than before: what the origin has asked this process for is over.
+    /// Number of times that waits were ended through the coordinator. A change ends the
+    /// `Retry-After` that the origin has sent this process.
     pub(crate) resumed: u64,
 }
 
-/// What a request that failed says of how the origin bears us.
+/// The overload signal in a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
-    /// No connection, no answer, or a body that broke off or dried up.
+    /// No connection, no answer, or a body that was interrupted or stalled.
     Cut,
-    /// It is too much for the origin now. With `Retry-After` it has said for how long.
+    /// Status 429 or 503, with the `Retry-After` if the response has one.
     Refusal(Option<Duration>),
 }
 
-/// `None`: the origin would have said the same to a single visitor.
+/// The overload signal of an error; `None` for an error that does not depend on the load.
 fn trouble(error: &DownloadError) -> Option<Trouble> {
     match error {
         DownloadError::Status { code: 429 | 503, retry_after, .. } => Some(Trouble::Refusal(*retry_after)),
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_a_cut_or_a_refusal_or_says_nothing_of_the_pace() {
+    fn each_error_is_a_cut_a_refusal_or_no_overload_signal() {
         let text = String::new;
         let status = |code, retry_after| DownloadError::Status { code, url: text(), retry_after };
         let soon = Some(Duration::from_secs(5));

@@ -1,5 +1,5 @@
-//! Looks up the addresses of hosts on one runtime for all clients of the process: the runtime of a
-//! slot may have no thread for that.
+//! Looks up host names for all HTTP clients of the process on one runtime, because the runtime of
+//! a slot may have no thread for blocking lookups.
 
 use std::{
     io,
@@ -9,24 +9,24 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::runtime::Handle;
 
-/// The system's resolver knows no address of a host, or does not answer.
+/// The system's resolver found no address of a host, or did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the name {host} cannot be looked up ({why})")]
 pub(crate) struct LookupFailed {
     /// The host's name.
     pub(crate) host: String,
-    /// What the resolver said.
+    /// The error of the resolver.
     pub(crate) why: String,
 }
 
-/// Asks the system's resolver in the blocking pool of one runtime.
+/// Calls the system's resolver in the blocking pool of one runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     runtime: Handle,
 }
 
 impl Lookup {
-    /// Looks up on the runtime that this is called on.
+    /// A lookup on the current runtime.
     pub(crate) fn on_current_runtime() -> Self {
         Self { runtime: Handle::current() }
     }

@@ -1,6 +1,7 @@
-//! The forward proxies of the environment: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, as curl reads them.
+//! The forward proxies of the environment: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`,
+//! with the rules of curl.
 //!
-//! A loopback host is never asked through a proxy.
+//! Requests to a loopback host never use a proxy.
 
 use std::{env, fmt};
 
@@ -8,7 +9,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use shared::url_secrets::without_credentials;
 use url::{Host, Url};
 
-/// Why a request cannot go through the proxy that the environment names for it.
+/// Why a request cannot use the proxy that the environment sets for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableProxy {
     /// A protocol that is not supported, e.g. SOCKS.
@@ -22,7 +23,7 @@ pub enum UnusableProxy {
         /// Its value, without credentials.
         proxy: String,
     },
-    /// No address of a proxy. The text is not shown: there may be a password in it.
+    /// The value is no address of a proxy. It is not shown, because it may contain a password.
     #[error("use the proxy of {variable}: its value is not of the form http://host:port; change it or unset it")]
     Unreadable {
         /// The variable that applies.
@@ -30,17 +31,18 @@ pub enum UnusableProxy {
     },
 }
 
+/// A proxy of the environment; `None` if the variable is not set.
 type Setting = Option<Result<Url, UnusableProxy>>;
 
-/// Which proxy each request goes through.
+/// Selects the proxy of each request.
 pub(crate) struct Proxies {
     http: Setting,
     https: Setting,
-    /// Intercepts what `no_proxy` does not except.
+    /// Matches the URLs that `no_proxy` does not exclude.
     proxied: Matcher,
 }
 
-/// Without values: they may hold passwords.
+/// Without the values, because they may contain passwords.
 impl fmt::Debug for Proxies {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Proxies").finish_non_exhaustive()
@@ -48,12 +50,12 @@ impl fmt::Debug for Proxies {
 }
 
 impl Proxies {
-    /// What the environment of this process says.
+    /// The proxies of this process's environment.
     pub(crate) fn of_environment() -> Self {
         Self::of(|name| env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
     }
 
-    /// `variable`: the value of an environment variable.
+    /// Reads the proxies; `variable` returns the value of an environment variable.
     fn of(variable: impl Fn(&'static str) -> Option<String>) -> Self {
         let read = |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, read(name)?)));
@@ -63,7 +65,7 @@ impl Proxies {
         };
         let excepted = first(["no_proxy", "NO_PROXY"]).map(|(_, value)| value).unwrap_or_default();
         let excepted: Vec<&str> = excepted.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).collect();
-        // The matcher takes `*` for names only, not for addresses.
+        // The matcher supports `*` for names only and not for addresses.
         let any = if excepted.contains(&"*") { "" } else { "http://any" };
         Self {
             http: setting(["http_proxy", "HTTP_PROXY"]),
@@ -72,10 +74,10 @@ impl Proxies {
         }
     }
 
-    /// The proxy for a request; `None`: it goes to the host itself.
+    /// The proxy for a request; `None`: the request goes directly to the host.
     ///
     /// # Errors
-    /// [`UnusableProxy`] where the proxy that applies cannot be used.
+    /// [`UnusableProxy`] if the proxy that applies cannot be used.
     pub(crate) fn for_url(&self, url: &Url) -> Result<Option<Url>, UnusableProxy> {
         let setting = if url.scheme() == "https" { &self.https } else { &self.http };
         let is_proxied =
@@ -87,7 +89,7 @@ impl Proxies {
     }
 }
 
-/// Parses the value of a variable; without a scheme it is an `http` proxy.
+/// Parses the value of a variable. Without a scheme it is an `http` proxy.
 fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
     let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     match Url::parse(&with_scheme) {
@@ -100,7 +102,7 @@ fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
     }
 }
 
-/// Whether a URL is of this machine by its text alone (for names: RFC 6761 §6.3).
+/// Whether a URL denotes this machine without a lookup (for names: RFC 6761 §6.3).
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -128,7 +130,7 @@ mod tests {
     const P: (&str, &str) = ("all_proxy", "http://p:3128");
 
     #[test]
-    fn the_variable_of_the_scheme_comes_before_all_proxy() {
+    fn the_variable_of_the_scheme_takes_precedence_over_all_proxy() {
         let proxy = |host: &str| Ok(Some(format!("http://{host}/")));
         for (url, environment, expected) in [
             ("http://h.test/", &[][..], Ok(None)),
@@ -170,17 +172,17 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_cannot_be_used_is_an_error_where_it_applies() {
+    fn an_unusable_proxy_is_an_error_only_for_requests_to_which_it_applies() {
         let url = "http://h.test/";
         for value in ["socks5h://127.0.0.1:1080", "socks4://u:secret@h:1", "ftp://h:1"] {
-            let said = proxy_for(url, &[("all_proxy", value)]).unwrap_err();
-            assert!(said.contains("only http:// and https:// proxies are supported"), "{said}");
-            assert!(said.contains("all_proxy") && !said.contains("secret"), "{said}");
+            let message = proxy_for(url, &[("all_proxy", value)]).unwrap_err();
+            assert!(message.contains("only http:// and https:// proxies are supported"), "{message}");
+            assert!(message.contains("all_proxy") && !message.contains("secret"), "{message}");
         }
         for value in ["http://", "http://h:99999", "h:port", "http://u:secret@h:x", "://", "a b"] {
-            let said = proxy_for(url, &[("HTTP_PROXY", value)]).unwrap_err();
-            assert!(said.contains("HTTP_PROXY") && said.contains("http://host:port"), "{value}: {said}");
-            assert!(!said.contains("secret"), "{said}");
+            let message = proxy_for(url, &[("HTTP_PROXY", value)]).unwrap_err();
+            assert!(message.contains("HTTP_PROXY") && message.contains("http://host:port"), "{value}: {message}");
+            assert!(!message.contains("secret"), "{message}");
         }
         let socks = ("all_proxy", "socks5h://h:1");
         for (url, environment) in [

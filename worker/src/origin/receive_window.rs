@@ -1,9 +1,11 @@
-//! Room for what the origin sends ahead.
+//! Widens the TCP receive window of connections to the origin.
 //!
-//! Linux begins a connection with a window of about 64 KiB and opens it only while whoever reads is faster than whoever sends
-//! (`tcp_rcv_space_adjust`). Here the thread that reads also unpacks, so on a fast line the window stays where it is, and each
-//! time that it is full this end and the origin wait for each other. A low-water mark makes room for twice as much at once, up to
-//! half of `net.ipv4.tcp_rmem`, and leaves the system free to make more (`tcp_set_rcvlowat`); `SO_RCVBUF` would end that.
+//! Linux starts a connection with a window of about 64 KiB and enlarges it only while the reader is
+//! faster than the sender (`tcp_rcv_space_adjust`). Here the thread that reads also unpacks, so on
+//! a fast network the window stays small, and each time it is full the origin waits. A low-water
+//! mark (`SO_RCVLOWAT`) enlarges the window at once to twice the mark, up to half of
+//! `net.ipv4.tcp_rmem`, and leaves the kernel free to enlarge it further (`tcp_set_rcvlowat`);
+//! `SO_RCVBUF` would disable that.
 
 use std::{
     io,
@@ -21,46 +23,51 @@ use nix::{
 use reqwest::Response;
 use shared::listing::list;
 
-/// So much may be on its way, or wait to be read.
-const AHEAD: libc::c_int = 2 << 20;
+/// Low-water mark in bytes: as many bytes may be in flight or wait to be read.
+const LOW_WATER_MARK: libc::c_int = 2 << 20;
 
-/// The connections of one client.
+/// Widens the receive windows of one client's connections.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiveWindow {
-    /// Both ends of the one that was widened last; most often it is the next one too.
+    /// Local and remote address of the connection that was widened last. Successive responses most
+    /// often use the same connection.
     last: Mutex<Option<(SocketAddr, SocketAddr)>>,
 }
 
 impl ReceiveWindow {
-    /// Widens the window of the connection that an answer comes over. It only makes a transfer faster: where it cannot be done,
-    /// nothing is.
+    /// Widens the window of the connection that delivers a response. This only makes a transfer
+    /// faster, so failures are ignored.
     pub(crate) fn widen(&self, response: &Response) {
         let Some(info) = response.extensions().get::<HttpInfo>() else { return };
         let ends = (info.local_addr(), info.remote_addr());
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(ends);
         if last != Some(ends)
             && let Some(socket) = socket_between(ends)
-            // At a mark above what is left of a body nobody would be woken.
-            && let Err(error) = set_low_water_mark(socket, AHEAD).and_then(|()| set_low_water_mark(socket, 1))
+            // A mark above the rest of a body would delay the wake-up of the reader, so it is reset
+            // at once.
+            && let Err(error) = set_low_water_mark(socket, LOW_WATER_MARK).and_then(|()| set_low_water_mark(socket, 1))
         {
             tracing::debug!(%error, "the window of a connection stays as it is");
         }
     }
 }
 
-/// The number of this process's socket with these ends: the client tells them, and keeps the socket to itself.
+/// The file descriptor of this process's socket with these addresses. The HTTP client exposes the
+/// addresses and not the socket.
 fn socket_between((local, remote): (SocketAddr, SocketAddr)) -> Option<RawFd> {
-    let (local, remote) = (SockaddrStorage::from(local), SockaddrStorage::from(remote));
+    let local = SockaddrStorage::from(local);
+    let remote = SockaddrStorage::from(remote);
     let numbers = list(Path::new("/proc/self/fd")).ok()?.filter_map(|entry| entry.ok()?.text()?.parse().ok());
     { numbers }.find(|number| getpeername(*number) == Ok(remote) && getsockname(*number) == Ok(local))
 }
 
-/// `SO_RCVLOWAT`, which no crate wraps.
+/// Sets `SO_RCVLOWAT`, which no crate wraps.
 #[expect(unsafe_code, reason = "neither rustix nor nix nor socket2 has this option")]
 fn set_low_water_mark(socket: RawFd, bytes: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&bytes)).expect("a number is short");
-    // SAFETY: the option's value is `bytes`, which is there for the call and as long as is said. If another thread has closed the
-    // socket meanwhile, the system says so, or the mark is set on the one that has its number now, which does no harm either.
+    // SAFETY: the option's value is `bytes`, which outlives the call and has the given length. If
+    // another thread has closed the socket meanwhile, the call fails, or it sets the mark of a
+    // newer socket with the same descriptor, which is harmless.
     let result =
         unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -89,13 +96,18 @@ mod tests {
         },
     };
 
-    /// Sends as much of a body as the other side has room for while it reads nothing.
+    /// Writes a body until the send and receive buffers are full; the other side does not read.
+    /// Returns the number of bytes written.
     fn sent_ahead(stream: &mut TcpStream) -> usize {
-        let (mut sent, mut full) = (0, 0);
+        let mut sent = 0;
+        let mut full = 0;
         stream.set_nonblocking(true).unwrap();
         while full < 20 && sent < 64 << 20 {
             match stream.write(&[0; 16 << 10]) {
-                Ok(bytes) => (sent, full) = (sent + bytes, 0),
+                Ok(bytes) => {
+                    sent += bytes;
+                    full = 0;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     full += 1;
                     sleep(Duration::from_millis(10));
@@ -106,22 +118,22 @@ mod tests {
         sent
     }
 
-    /// Opens a transfer from an origin that goes on after the head as it is told to; gives its first bytes, where they are wanted,
-    /// and what the origin has done.
+    /// Opens a transfer from an origin that runs `after_head` after the response head. Returns the
+    /// first bytes of the body if `reads` is set, and the result of `after_head`.
     async fn transfer(
         bytes_per_second: Option<u64>,
         reads: bool,
-        goes_on: impl FnOnce(&mut TcpStream) -> usize + Send + 'static,
+        after_head: impl FnOnce(&mut TcpStream) -> usize + Send + 'static,
     ) -> (Option<Bytes>, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            // What waits there counts too.
+            // Bytes in the origin's send buffer count as sent.
             setsockopt(&stream, sockopt::SndBuf, &(32 << 10)).unwrap();
             assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
-            (goes_on(&mut stream), stream)
+            (after_head(&mut stream), stream)
         });
         let gate = Gate::open(1, Arc::default());
         let budget = Budget {
@@ -141,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_origin_may_send_ahead_unless_its_rate_is_limited() {
+    async fn an_origin_can_fill_the_window_unless_the_rate_is_limited() {
         let (_, free) = transfer(None, false, sent_ahead).await;
         let (_, limited) = transfer(Some(1_000_000), false, sent_ahead).await;
         assert!(free > 1 << 20, "{free} bytes");
@@ -149,13 +161,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn however_little_comes_is_read_when_it_comes() {
+    async fn a_few_bytes_are_read_as_soon_as_they_arrive() {
         let a_little = |stream: &mut TcpStream| {
-            // The other side waits for it by then.
+            // By then the client waits for the body.
             sleep(Duration::from_millis(200));
             stream.write(b"a little").unwrap()
         };
         let first = tokio::time::timeout(Duration::from_secs(10), transfer(None, true, a_little)).await;
-        assert_eq!(first.expect("it is read").0.as_deref(), Some(&b"a little"[..]));
+        assert_eq!(first.expect("the bytes are read").0.as_deref(), Some(&b"a little"[..]));
     }
 }

@@ -1,4 +1,5 @@
-//! Decides once, for every way a download can break, whether another attempt can help. Pure.
+//! Decides for every download error whether another attempt can help. All retries use this
+//! decision. Pure.
 
 use std::time::Duration;
 
@@ -6,14 +7,14 @@ pub(crate) use shared::job::LONGEST_RETRY_AFTER;
 
 use crate::origin::download_error::DownloadError;
 
-/// What to do after a broken attempt.
+/// The decision after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Another attempt cannot help.
     GiveUp,
-    /// Try again after a backoff, and not before `at_least` has passed.
+    /// Try again after a backoff, and not before `at_least` has elapsed.
     Retry {
-        /// What the origin asked for in `Retry-After`.
+        /// The duration of `Retry-After`, if the response had one.
         at_least: Option<Duration>,
     },
 }
@@ -21,8 +22,9 @@ pub(crate) enum Verdict {
 /// Whether another attempt can help after this error.
 pub(crate) fn verdict(error: &DownloadError) -> Verdict {
     match error {
-        // Request Timeout, Too Early, Too Many Requests; what a server or gateway says that is overloaded, restarts or cannot
-        // reach the next one; 520 to 524 are a CDN's names for the latter. 501 and 505 and above do not pass.
+        // Request Timeout, Too Early, Too Many Requests; statuses of a server or gateway that is
+        // overloaded, restarts or cannot reach the next server; a CDN uses 520 to 524 for the
+        // latter. 501, and 505 and above, are permanent.
         DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
             Verdict::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
         }
@@ -30,7 +32,7 @@ pub(crate) fn verdict(error: &DownloadError) -> Verdict {
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
         | DownloadError::Cut { .. } => Verdict::Retry { at_least: None },
-        // A certificate, a scheme, a page or a redirect does not change because one asks again at once.
+        // Another attempt at once would get the same certificate, scheme, content or redirect.
         DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Certificate { .. }
@@ -40,10 +42,10 @@ pub(crate) fn verdict(error: &DownloadError) -> Verdict {
     }
 }
 
-/// Whether a status that answers a request for the rest of a tar says nothing about the whole tar: the range is beyond the end
-/// of what is there now, the condition has failed, or the origin does not take such requests. Where the tar itself is
-/// forbidden or gone, the whole is not asked for.
-pub(crate) fn refuses_the_rest_only(error: &DownloadError) -> bool {
+/// Whether a status that answers a request for the rest of a tar does not apply to the whole tar:
+/// the range is beyond the current end, the condition failed, or the origin does not support such
+/// requests. If the tar itself is forbidden or gone, the whole tar is not requested.
+pub(crate) fn refuses_only_the_range(error: &DownloadError) -> bool {
     let is_of_the_tar = matches!(error, DownloadError::Status { code: 401 | 404 | 410, .. });
     matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && verdict(error) == Verdict::GiveUp
 }
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_retried_only_when_it_can_pass() {
+    fn only_transient_statuses_are_retried() {
         let retried: Vec<u16> = (100..600).filter(|code| verdict(&status(*code, None)) != Verdict::GiveUp).collect();
         assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
     }
@@ -71,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_is_retried_and_a_wrong_answer_is_not() {
+    fn a_broken_connection_is_retried_and_a_wrong_answer_is_not() {
         let text = String::new;
         let retry = Verdict::Retry { at_least: None };
         for (error, expected) in [

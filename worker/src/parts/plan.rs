@@ -1,15 +1,16 @@
-//! How a transfer is cut into parts: which bytes are in a file, who fetches which, what is still to be fetched. Pure.
+//! Divides one transfer into parts: which byte ranges are in part files, which connection fetches
+//! which range, and which ranges are still to be fetched. Pure: no I/O and no clock.
 //!
-//! Invariant: the parts follow one another without gap or overlap, the first holds the position of the unpacker, the last
-//! ends with the tar, and two parts that nobody has begun are never neighbours. The first part, where it is missing, is the
-//! one that the main connection streams into the unpacker.
+//! Invariant: the parts follow one another without gap or overlap. The first part holds the
+//! position of the unpacker, the last part ends with the tar, and two missing parts are never
+//! neighbours. If the first part is missing, the main connection streams it into the unpacker.
 
 use std::collections::VecDeque;
 
-/// Numbers the files of one transfer.
+/// Number of a part file, unique within one transfer.
 pub(crate) type FileId = u32;
 
-/// What is known of a tar's transfer.
+/// The parts of one tar from the unpacker's position to the end, with the state of each.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     position: u64,
@@ -17,12 +18,12 @@ pub(crate) struct Plan {
     next_file: FileId,
 }
 
-/// A range of the tar.
+/// A contiguous byte range of the tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// Its first byte.
+    /// Offset of its first byte in the tar.
     pub(crate) start: u64,
-    /// The byte behind its last one.
+    /// Offset after its last byte.
     pub(crate) end: u64,
     pub(crate) state: State,
 }
@@ -30,20 +31,23 @@ pub(crate) struct Part {
 /// Where the bytes of a part are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Nobody has begun with it; the first part: on the main connection.
+    /// No connection fetches it into a file. If it is the first part, the main connection may
+    /// stream it.
     Missing,
-    /// In a file, up to `reached`, a position in the tar; all of them unless it is growing.
+    /// In a part file, which holds the bytes up to the tar offset `reached`. `reached` is the end
+    /// of the part unless a connection still appends to the file (`growing`).
     Filed { file: FileId, reached: u64, growing: bool },
 }
 
-/// How a transfer may be cut.
+/// The limits for dividing a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Connections of the transfer that there may be, the main one included.
+    /// The largest number of connections for the transfer, the main connection included.
     pub(crate) connections: u64,
-    /// Whether the main connection is on the first part, if that is missing; else anybody may have it.
+    /// Whether the main connection streams the first part if that is missing. Otherwise the first
+    /// part may be fetched into a file as well.
     pub(crate) main: bool,
-    /// No part of fewer bytes is worth a request.
+    /// The smallest part in bytes for which a request is worthwhile.
     pub(crate) least: u64,
 }
 
@@ -63,7 +67,7 @@ impl Part {
         }
     }
 
-    /// Bytes that have not come, for an unpacker at a position.
+    /// Bytes that were not received yet, for an unpacker at `position`.
     fn left(&self, position: u64) -> u64 {
         match self.state {
             State::Missing => self.end - self.start.max(position),
@@ -73,15 +77,16 @@ impl Part {
 }
 
 impl Plan {
-    /// The plan of an unpacker that stands at a position. `found`: ranges that an earlier attempt has left in files; the
-    /// n-th becomes file n, unless others hold all of it.
+    /// The plan for an unpacker at `position`. `found` are the ranges that an earlier attempt left
+    /// in part files. The n-th range becomes file n, unless other ranges cover all of it.
     pub(crate) fn new(position: u64, length: u64, found: &[(u64, u64)]) -> Self {
         let mut sorted: Vec<_> = (0..).zip(found.iter().copied()).collect();
         sorted.sort_by_key(|(_, (start, _))| *start);
         let mut plan = Self { position, parts: VecDeque::new(), next_file: 0 };
         let mut covered = position;
         for (file, (start, end)) in sorted {
-            let (start, end) = (start.max(covered), end.min(length));
+            let start = start.max(covered);
+            let end = end.min(length);
             if start < end {
                 plan.parts.push_back(Part::missing(covered, start));
                 plan.parts.push_back(Part { start, end, state: State::Filed { file, reached: end, growing: false } });
@@ -94,32 +99,32 @@ impl Plan {
         plan
     }
 
-    /// The byte that the unpacker wants next.
+    /// Offset of the next byte that the unpacker needs.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The part that this byte is in; `None` at the end of the tar.
+    /// The part that contains this byte; `None` at the end of the tar.
     pub(crate) fn first(&self) -> Option<Part> {
         self.parts.front().copied()
     }
 
-    /// Where a file's part ends by now.
+    /// The current end of the part that is in this file. It decreases when the part is divided.
     pub(crate) fn end_of(&self, file: FileId) -> Option<u64> {
         self.parts.iter().find(|part| part.file() == Some(file)).map(|part| part.end)
     }
 
-    /// Whether a file has bytes that are still to be unpacked, or will have.
+    /// Whether the plan still uses this file: it has, or will have, bytes that are to be unpacked.
     pub(crate) fn needs(&self, file: FileId) -> bool {
         self.end_of(file).is_some()
     }
 
-    /// Bytes that have not come.
+    /// Bytes of all parts that were not received yet.
     pub(crate) fn left(&self) -> u64 {
         self.parts.iter().map(|part| part.left(self.position)).sum()
     }
 
-    /// The unpacker has taken so many bytes, all of them of the first part.
+    /// Records that the unpacker has consumed `bytes`, all of them from the first part.
     pub(crate) fn consumed(&mut self, bytes: u64) {
         self.position += bytes;
         if self.parts.front().is_some_and(|first| first.end <= self.position) {
@@ -127,10 +132,12 @@ impl Plan {
         }
     }
 
-    /// Gives the next part to somebody who fetches it into a file; `None` if nothing is worth it.
+    /// Assigns the next part to a new file, which the caller fetches; `None` if no part is large
+    /// enough.
     ///
-    /// The parts are given out in the order of the tar, each a fair share of what nobody has begun, so they shrink towards
-    /// the end and all are ready at about the same time. Only when all is begun is a part cut that is under way.
+    /// Parts are assigned in the order of the tar. Each is an equal share of the unassigned bytes,
+    /// so parts shrink towards the end and finish at about the same time. A part that is being
+    /// fetched is divided only if no part is unassigned.
     pub(crate) fn take(&mut self, cut: Cut) -> Option<(FileId, Part)> {
         let first = self.unclaimed(cut).next();
         let index = first.or_else(|| self.cut_largest(cut))?;
@@ -138,7 +145,7 @@ impl Plan {
         let Part { start, end, .. } = self.parts[index];
         let start = start.max(self.position);
         let share = (unclaimed / cut.connections.max(1)).max(cut.least);
-        // What would remain must be worth a request as well, nearly.
+        // Take all of the part if the rest would be less than half the smallest part.
         let end = if end - start < share + cut.least / 2 { end } else { start + share };
         let file = self.next_file;
         self.next_file += 1;
@@ -149,12 +156,13 @@ impl Plan {
         Some((file, taken))
     }
 
-    /// The parts that nobody fetches.
+    /// Indices of the missing parts, without the first one if the main connection streams it.
     fn unclaimed(&self, cut: Cut) -> impl Iterator<Item = usize> {
         (usize::from(cut.main)..self.parts.len()).filter(|index| self.parts[*index].is_missing())
     }
 
-    /// Cuts the part with the most bytes left, which then goes on with its share; gives the index of the rest.
+    /// Divides the part with the most bytes left. Its connection keeps an equal share; returns the
+    /// index of the new, missing part.
     fn cut_largest(&mut self, Cut { connections, least, .. }: Cut) -> Option<usize> {
         let position = self.position;
         let (index, part) = self.parts.iter().copied().enumerate().max_by_key(|(_, part)| part.left(position))?;
@@ -169,14 +177,14 @@ impl Plan {
         Some(index + 1)
     }
 
-    /// A file has grown up to a position.
+    /// Records that a file holds the bytes up to the tar offset `to`.
     pub(crate) fn grew(&mut self, file: FileId, to: u64) {
-        if let Some(Part { end, state: State::Filed { reached, .. }, .. }) = self.of(file) {
+        if let Some(Part { end, state: State::Filed { reached, .. }, .. }) = self.part_in(file) {
             *reached = to.clamp(*reached, *end);
         }
     }
 
-    /// A file does not grow any more: what is missing of its part is anybody's.
+    /// Records that a file no longer grows. The rest of its part is missing again.
     pub(crate) fn stopped(&mut self, file: FileId) {
         let Some(index) = self.parts.iter().position(|part| part.file() == Some(file)) else { return };
         let Part { start, end, state: State::Filed { reached, .. } } = self.parts[index] else { return };
@@ -185,19 +193,19 @@ impl Plan {
         self.tidy();
     }
 
-    /// A file is of no use: its part is anybody's.
+    /// Records that a file is unusable. Its whole part is missing again.
     pub(crate) fn lost(&mut self, file: FileId) {
-        if let Some(part) = self.of(file) {
+        if let Some(part) = self.part_in(file) {
             part.state = State::Missing;
         }
         self.tidy();
     }
 
-    fn of(&mut self, file: FileId) -> Option<&mut Part> {
+    fn part_in(&mut self, file: FileId) -> Option<&mut Part> {
         self.parts.iter_mut().find(|part| part.file() == Some(file))
     }
 
-    /// Joins neighbours that nobody has begun, and forgets what is behind the unpacker or empty.
+    /// Merges neighbouring missing parts and removes parts that are empty or already unpacked.
     fn tidy(&mut self) {
         let position = self.position;
         let mut tidy: VecDeque<Part> = VecDeque::with_capacity(self.parts.len());
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_given_out_in_order_and_shrink() {
+    fn parts_are_assigned_in_order_and_shrink() {
         let mut plan = Plan::new(0, 1000, &[]);
         let mut taken = Vec::new();
         while plan.unclaimed(CUT).next().is_some() || taken.is_empty() {
@@ -237,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_worth_a_request_stays_whole() {
+    fn a_part_below_the_smallest_size_is_not_divided() {
         let mut plan = Plan::new(100, 119, &[]);
         assert_eq!(plan.take(CUT), None);
         let mut plan = Plan::new(100, 120, &[]);
@@ -245,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_is_begun_the_slowest_is_cut() {
+    fn if_no_part_is_unassigned_the_part_with_the_most_bytes_left_is_divided() {
         let mut plan = Plan::new(0, 100, &[]);
         let cut = Cut { connections: 2, ..CUT };
         let (first, part) = plan.take(cut).unwrap();
@@ -255,13 +263,13 @@ mod tests {
         plan.grew(first, 75);
         plan.grew(second, 87);
         plan.take(cut).unwrap();
-        // Of the first 50 bytes none have come.
+        // No byte of the first 50 was received.
         let (_, part) = plan.take(cut).unwrap();
         assert_eq!((plan.first().unwrap().end, part.start), (25, 25));
     }
 
     #[test]
-    fn without_a_main_connection_the_first_part_is_anybodys() {
+    fn without_a_main_connection_the_first_part_is_assigned_too() {
         let mut plan = Plan::new(7, 1000, &[(100, 200)]);
         let (file, part) = plan.take(Cut { main: false, ..CUT }).unwrap();
         assert_eq!((part.start, part.end, plan.first()), (7, 100, Some(part)));
@@ -270,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_brought_nothing_is_the_main_connections_again() {
+    fn a_part_that_received_nothing_returns_to_the_main_connection() {
         let mut plan = Plan::new(0, 100, &[]);
         let (file, part) = plan.take(CUT).unwrap();
         plan.stopped(file);
@@ -278,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_broke_off_keeps_what_it_has() {
+    fn an_interrupted_part_keeps_the_bytes_that_it_received() {
         let mut plan = Plan::new(0, 100, &[]);
         let (file, Part { start, end, .. }) = plan.take(CUT).unwrap();
         plan.grew(file, start + 3);
@@ -290,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_not_fetched_again() {
+    fn ranges_of_an_earlier_attempt_are_not_fetched_again() {
         let plan = Plan::new(50, 1000, &[(900, 1000), (20, 40), (200, 300), (30, 80), (250, 310), (220, 280)]);
         let expected = [(50, 80, false), (80, 200, true), (200, 300, false), (300, 310, false), (310, 900, true)];
         assert_eq!(ranges(&plan)[..5], expected);
@@ -298,6 +306,7 @@ mod tests {
         assert!(plan.needs(0) && plan.needs(3) && !plan.needs(1) && !plan.needs(5));
     }
 
+    /// A random operation on a plan.
     #[derive(Debug, Clone)]
     enum Step {
         Take(u64, u64, bool),
@@ -321,7 +330,7 @@ mod tests {
         ]
     }
 
-    /// Parts cover what is left, in order; gives the files that grow.
+    /// Asserts that the parts cover the rest of the tar in order; returns the files that grow.
     fn check(plan: &Plan, length: u64) -> Vec<(FileId, u64, u64)> {
         let mut growing = Vec::new();
         let mut covered = plan.position;
@@ -342,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_byte_is_lost_or_fetched_by_two(
+        fn each_byte_is_assigned_exactly_once(
             steps in vec(step(), 0..200), found in vec((0..4000_u64, 0..600_u64), 0..6), position in 0..4000_u64,
         ) {
             let length = 4000;

@@ -1,24 +1,27 @@
-//! Free slots for classes that are under way: how many each may use, and what it could do with them.
+//! Extra connections for running transfers: how many connections a transfer may open beside its
+//! own, and how much work it has for them. The worker grants free slots, the transfer reports its
+//! demand.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// What a class and its worker tell one another.
+/// The grant and the demand of one transfer, shared by the worker's loop and the transfer.
 #[derive(Debug)]
 pub(crate) struct Spare {
     granted: watch::Sender<usize>,
     appetite: Mutex<Appetite>,
 }
 
-/// What a transfer could do with more connections.
+/// The work that a transfer has for extra connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Appetite {
-    /// Bytes that have not come; 0 if it can do nothing.
+    /// Bytes that were not received yet; 0 if extra connections cannot help.
     pub(crate) left: u64,
-    /// What each connection should have to fetch at least.
+    /// The smallest number of bytes that is worth a connection.
     pub(crate) least: u64,
-    /// Connections beside its own that are at work, and do better not to be interrupted.
+    /// Extra connections that are fetching now. They keep their slots before others get one, so
+    /// that their requests are not interrupted.
     pub(crate) at_work: usize,
 }
 
@@ -29,29 +32,30 @@ impl Default for Spare {
 }
 
 impl Spare {
-    /// Lets the class use so many connections more than its own.
+    /// Sets how many extra connections the transfer may use.
     pub(crate) fn grant(&self, connections: usize) {
         self.granted.send_if_modified(|granted| std::mem::replace(granted, connections) != connections);
     }
 
-    /// What is granted, and what will be.
+    /// The current grant; the receiver is notified of each change.
     pub(crate) fn granted(&self) -> watch::Receiver<usize> {
         self.granted.subscribe()
     }
 
-    /// Says what more connections could do.
+    /// Sets the demand of the transfer.
     pub(crate) fn want(&self, appetite: Appetite) {
         *self.appetite.lock().unwrap_or_else(PoisonError::into_inner) = appetite;
     }
 
-    /// What it could do with more connections.
+    /// The demand that the transfer last set.
     pub(crate) fn appetite(&self) -> Appetite {
         *self.appetite.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Deals out free slots: to those who use them already, and then each to the class that has the most left for each of its
-/// connections, if that is worth it.
+/// Distributes `free` slots over the transfers. First each transfer keeps the extra connections
+/// that are fetching. Each further slot goes to the transfer with the most bytes left per
+/// connection, if every connection would have at least `least` bytes.
 pub(crate) fn shares(mut free: usize, appetites: &[Appetite]) -> Vec<usize> {
     let mut shares = Vec::with_capacity(appetites.len());
     for appetite in appetites {
@@ -60,9 +64,10 @@ pub(crate) fn shares(mut free: usize, appetites: &[Appetite]) -> Vec<usize> {
     }
     for _ in 0..free {
         let each = |(index, appetite): (usize, &Appetite)| (appetite.left / (shares[index] as u64 + 2), index);
-        let hungry = appetites.iter().enumerate().map(|(index, appetite)| (each((index, appetite)), appetite.least));
-        let worthy = hungry.filter(|((bytes, _), least)| *bytes >= (*least).max(1));
-        let Some(((_, index), _)) = worthy.max() else { break };
+        let candidates =
+            appetites.iter().enumerate().map(|(index, appetite)| (each((index, appetite)), appetite.least));
+        let worthwhile = candidates.filter(|((bytes, _), least)| *bytes >= (*least).max(1));
+        let Some(((_, index), _)) = worthwhile.max() else { break };
         shares[index] += 1;
     }
     shares
@@ -77,22 +82,22 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_gets_the_most_and_nobody_what_is_not_worth_it() {
+    fn the_largest_transfer_gets_the_most_slots_and_small_ones_get_none() {
         assert_eq!(shares(9, &[of(1000), of(0), of(300), of(19)]), [8, 0, 1, 0]);
-        assert_eq!(shares(9, &[of(45), of(20)]), [3, 1], "a part has ten bytes at least");
+        assert_eq!(shares(9, &[of(45), of(20)]), [3, 1], "a connection has at least ten bytes to fetch");
         assert_eq!(shares(0, &[of(1000)]), [0]);
         assert!(shares(3, &[]).is_empty());
     }
 
     #[test]
-    fn who_is_at_work_goes_on_while_there_are_free_slots() {
+    fn connections_that_fetch_keep_their_slots_while_slots_are_free() {
         let nearly_done = Appetite { at_work: 3, ..of(5) };
         assert_eq!(shares(5, &[nearly_done, of(1000)]), [3, 2]);
         assert_eq!(shares(2, &[nearly_done, of(1000)]), [2, 0]);
     }
 
     #[tokio::test]
-    async fn a_grant_is_heard_once() {
+    async fn a_grant_notifies_once() {
         let spare = Spare::default();
         let mut granted = spare.granted();
         spare.grant(2);

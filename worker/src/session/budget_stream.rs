@@ -1,5 +1,6 @@
-//! The link of the gate with the coordinator: observations go out when there is something to hear, and each budget that comes
-//! is kept to. It is in nobody's way: what waits here is only the link itself.
+//! The stream of observations and budgets between the origin limiter and the coordinator.
+//! Observations are sent when they change, and each received budget is applied. The stream never
+//! blocks transfers: only its own task waits.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,15 +16,15 @@ use crate::session::{
     heartbeat::Renewable,
 };
 
-/// Between two streams.
-const REOPEN: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
-/// A stream on which no budget comes within this is given up.
-const FIRST_BUDGET: Duration = Duration::from_secs(8);
-/// However much there is to hear, it is told in one observation for each such time, but for the first [`AT_ONCE`].
-const PAUSE: Duration = Duration::from_millis(10);
-const AT_ONCE: u32 = 8;
+/// Delay between two streams.
+const REOPEN_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+/// A stream that delivers no budget within this time is abandoned.
+const FIRST_BUDGET_TIMEOUT: Duration = Duration::from_secs(8);
+/// Minimum average interval between observations; a burst of [`BURST`] is permitted.
+const INTERVAL: Duration = Duration::from_millis(10);
+const BURST: u32 = 8;
 
-/// Keeps the gate and the coordinator told of each other, through all sessions.
+/// Exchanges observations and budgets with the coordinator, through all sessions.
 pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut sessions: watch::Receiver<Renewable>) {
     let session = |renewable: &Renewable| renewable.session.map(|session| session.id);
     let mut last = None;
@@ -32,30 +33,31 @@ pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut se
         if last.replace(id) != Some(id) {
             gate.close();
         }
-        let link = Link { client: client.clone(), gate: Arc::clone(&gate), session: id };
+        let exchange = Exchange { client: client.clone(), gate: Arc::clone(&gate), session: id };
         tokio::select! {
-            () = link.keep_open() => {}
+            () = exchange.keep_open() => {}
             gone = sessions.wait_for(|is| session(is) != Some(id)) => if gone.is_err() { return },
         }
     }
 }
 
-struct Link {
+/// The exchange during one session.
+struct Exchange {
     client: CoordinatorClient,
     gate: Arc<Gate>,
     session: SessionId,
 }
 
-/// A stream ended.
+/// Why a stream ended.
 enum Ended {
-    /// After some budgets, or before the first one.
+    /// The stream broke; `was_open`: after at least one budget.
     Lost { was_open: bool, why: String },
-    /// The coordinator has no budgets.
+    /// The coordinator provides no budgets.
     NoBudget,
 }
 
-impl Link {
-    /// Opens one stream after the other, for as long as the session lasts.
+impl Exchange {
+    /// Opens one stream after another until the session ends.
     async fn keep_open(mut self) {
         let mut lost = 0;
         loop {
@@ -70,21 +72,21 @@ impl Link {
                     tracing::debug!("the stream for the pace ended, opening another: {why}");
                 }
             }
-            sleep(REOPEN.delay(lost, rand::random())).await;
+            sleep(REOPEN_BACKOFF.delay(lost, rand::random())).await;
         }
     }
 
-    /// One stream, from its first observation to its end.
+    /// Runs one stream from its first observation to its end.
     async fn follow(&mut self) -> Ended {
-        let told = self.gate.tell();
+        let sent = self.gate.tell();
         let opened = async {
-            let (observations, mut budgets) = self.client.pace(self.session, &told, self.gate.first_trouble()).await?;
+            let (observations, mut budgets) = self.client.pace(self.session, &sent, self.gate.first_trouble()).await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, first))
         };
-        match timeout(FIRST_BUDGET, opened).await {
+        match timeout(FIRST_BUDGET_TIMEOUT, opened).await {
             Ok(Ok((observations, budgets, first))) => {
-                let Err(error) = self.exchange(observations, budgets, first, told).await;
+                let Err(error) = self.exchange(observations, budgets, first, sent).await;
                 Ended::Lost { was_open: true, why: error.to_string() }
             }
             Ok(Err(NoBudget::Never)) => Ended::NoBudget,
@@ -93,17 +95,18 @@ impl Link {
         }
     }
 
-    /// Tells and is told, until the stream breaks, for whatever reason.
+    /// Sends observations and applies budgets until the stream breaks.
     async fn exchange(
         &self,
         observations: Observations,
         mut budgets: Budgets,
         mut budget: Budget,
-        mut told: Observation,
+        mut sent: Observation,
     ) -> Result<Infallible, NoBudget> {
-        let (mut last, mut is_due) = (Instant::now(), false);
-        // When all that was told would have been told at the slower pace.
-        let mut even = last;
+        let mut last = Instant::now();
+        let mut is_due = false;
+        // The time at which all sent observations would have been sent at the average interval.
+        let mut sent_until = last;
         self.gate.keep_to(&budget);
         loop {
             tokio::select! {
@@ -111,21 +114,23 @@ impl Link {
                     budget = next?;
                     self.gate.keep_to(&budget);
                 }
-                () = self.news_after(even, PAUSE * AT_ONCE), if !is_due => is_due = true,
+                () = self.news_after(sent_until, INTERVAL * BURST), if !is_due => is_due = true,
                 () = sleep_until(last + budget.observe_every), if !is_due => {
-                    (last, is_due) = (Instant::now(), !self.gate.observation().is_no_news_after(&told));
+                    last = Instant::now();
+                    is_due = !self.gate.observation().is_unchanged_since(&sent);
                 }
-                room = observations.room(), if is_due => {
-                    told = self.gate.tell();
-                    room?.send(&told, self.gate.first_trouble());
-                    (last, is_due) = (Instant::now(), false);
-                    even = even.max(last) + PAUSE;
+                reservation = observations.reserve(), if is_due => {
+                    sent = self.gate.tell();
+                    reservation?.send(&sent, self.gate.first_trouble());
+                    last = Instant::now();
+                    is_due = false;
+                    sent_until = sent_until.max(last) + INTERVAL;
                 }
             }
         }
     }
 
-    /// News, but none earlier than so long before a time.
+    /// Waits for a change to report, but not until earlier than `ahead` before `time`.
     async fn news_after(&self, time: Instant, ahead: Duration) {
         sleep(time.saturating_duration_since(Instant::now()).saturating_sub(ahead)).await;
         self.gate.news().await;

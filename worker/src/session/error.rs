@@ -1,20 +1,20 @@
-//! Why a worker could not run, or not go on.
+//! Errors that end a worker.
 
 use crate::{fetch::context::SiteError, session::heartbeat::RenewalError, storage::target::TargetError};
 
-/// Why a worker could not run, or not go on.
+/// Why a worker could not start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// The coordinator answered that it never will.
+    /// The coordinator refused the worker permanently.
     #[error("work for the coordinator: {0}")]
     Refused(String),
-    /// The target folder, or the HTTP client.
+    /// The target folder or the HTTP client could not be set up.
     #[error(transparent)]
     Site(#[from] SiteError),
-    /// The thread of the renewals.
+    /// The renewal task could not be started.
     #[error(transparent)]
     Renewal(#[from] RenewalError),
-    /// The target failed on the way, e.g. because it is full.
+    /// The target failed during the run, e.g. because the disk is full.
     #[error(transparent)]
     Target(#[from] TargetError),
 }

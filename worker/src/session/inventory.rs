@@ -1,7 +1,10 @@
-//! What a target already has: every complete class folder as a result of its own, before any class is leased.
+//! The inventory of the target: reports every complete class folder as a result before any class is
+//! leased.
 //!
-//! The folders are listed and looked at a part at a time, several parts at once, because a network disk answers slowly but
-//! many at a time. What is found waits until it is asked for: memory does not grow with the target.
+//! The folders are listed and examined in chunks, several chunks at once, because a network disk
+//! answers slowly but serves many requests in parallel. The number of chunks in progress is
+//! bounded and their results wait until the caller takes them, so memory does not grow with the
+//! target.
 
 use std::{io, sync::Arc};
 
@@ -28,40 +31,41 @@ use crate::{
     },
 };
 
-/// Folders that one thread looks at in one go.
-const PART: usize = 256;
-/// Threads that look at once.
-const LOOKING: usize = 4;
+/// Folders in one chunk. One thread examines a chunk.
+const CHUNK: usize = 256;
+/// Threads that examine chunks at once.
+const EXAMINERS: usize = 4;
 
-/// A look at all folders, under way.
+/// A running inventory of all class folders.
 #[derive(Debug)]
 pub(crate) struct Survey {
     site: Arc<Site>,
-    parts: mpsc::Receiver<Vec<Wnid>>,
-    /// The one that lists, and those that look.
+    chunks: mpsc::Receiver<Vec<Wnid>>,
+    /// The thread that lists the target, and those that examine chunks.
     threads: JoinSet<Result<Vec<Finished>, TargetError>>,
     is_over: bool,
 }
 
 impl Survey {
-    /// Starts to look.
+    /// Starts to list the target.
     ///
     /// # Errors
-    /// [`NoThread`]; what is there is then found when its class is leased.
+    /// [`NoThread`]. Without an inventory, a complete folder is found when its class is leased.
     pub(crate) fn start(site: Arc<Site>) -> Result<Self, NoThread> {
-        let (listed, parts) = mpsc::channel(LOOKING);
+        let (listed, chunks) = mpsc::channel(EXAMINERS);
         let mut threads = JoinSet::new();
         let listing = Arc::clone(&site);
-        // It waits for those that look, which have threads of the pool: with one of its own it
-        // never waits for itself.
+        // The listing thread blocks until the examining threads, which are from the runtime's pool,
+        // take its chunks. With a thread of its own it cannot occupy the pool thread that it waits
+        // for.
         threads::start(&mut threads, "list", move || {
             let target = listing.target();
             list(target, &listed).map_err(|error| target.error("list the folders", error)).map(|()| Vec::new())
         })?;
-        Ok(Self { site, parts, threads, is_over: false })
+        Ok(Self { site, chunks, threads, is_over: false })
     }
 
-    /// Everything was looked at and given out.
+    /// Whether all folders were examined and all results were taken.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
@@ -69,13 +73,14 @@ impl Survey {
     /// The next classes that are complete; `None` at the end. Cancel safe.
     ///
     /// # Errors
-    /// When the target cannot be read. A single folder that cannot be is left to whoever leases its class.
+    /// If the target cannot be read. A single folder that cannot be read is skipped; the worker
+    /// that leases its class reports the error.
     pub(crate) async fn next(&mut self) -> Option<Result<Vec<Finished>, TargetError>> {
         loop {
             tokio::select! {
-                Some(part) = self.parts.recv(), if self.threads.len() <= LOOKING => {
+                Some(chunk) = self.chunks.recv(), if self.threads.len() <= EXAMINERS => {
                     let site = Arc::clone(&self.site);
-                    self.threads.spawn_blocking(move || look(&site, &part));
+                    self.threads.spawn_blocking(move || examine(&site, &chunk));
                 }
                 Some(found) = self.threads.join_next() => match found {
                     Ok(Ok(found)) if found.is_empty() => {}
@@ -91,26 +96,28 @@ impl Survey {
     }
 }
 
-/// Sends the names of all class folders; stops early when nobody wants them any more.
+/// Sends the names of all class folders; stops early if the receiver was dropped.
 fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
-    let mut part = Vec::with_capacity(PART);
+    let mut chunk = Vec::with_capacity(CHUNK);
     for entry in listing::list(target.root())? {
         let Some(wnid) = entry?.text().and_then(|name| name.parse().ok()) else { continue };
-        part.push(wnid);
-        if part.len() == PART && listed.blocking_send(std::mem::replace(&mut part, Vec::with_capacity(PART))).is_err() {
+        chunk.push(wnid);
+        if chunk.len() == CHUNK
+            && listed.blocking_send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK))).is_err()
+        {
             return Ok(());
         }
     }
-    if !part.is_empty() {
-        // Whoever is gone needs no names.
-        listed.blocking_send(part).ok();
+    if !chunk.is_empty() {
+        // A dropped receiver needs no names.
+        listed.blocking_send(chunk).ok();
     }
     Ok(())
 }
 
-fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
-    let mut found = Vec::with_capacity(part.len());
-    for wnid in part {
+fn examine(site: &Site, chunk: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
+    let mut found = Vec::with_capacity(chunk.len());
+    for wnid in chunk {
         match complete(site, *wnid) {
             Ok(Some(finished)) => found.push(finished),
             Ok(None) => {}
@@ -124,12 +131,13 @@ fn look(site: &Site, part: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
     Ok(found)
 }
 
-/// The result of a class that is complete. With `--delete-tar` a tar of this program beside it is to
-/// be removed; but only a lease says whether the class is in this job at all, so it needs one.
+/// The result of a class that is complete; `None` otherwise. If `--delete-tar` is set and a tar of
+/// this program lies beside the folder, the result needs a lease: the tar is to be removed, and
+/// only a lease proves that the class belongs to this job.
 fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
     let Found::Complete(manifest) = existing::look(site.target(), wnid, &site.job)? else { return Ok(None) };
     let needs_lease = site.job.delete_tar && kept_tar::written_here(site.target(), wnid)?.is_some();
-    // No worker has leased it.
+    // No worker has leased the class.
     let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
     Ok(Some(Finished { lease, outcome: site.found(&manifest), needs_lease }))
 }

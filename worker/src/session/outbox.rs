@@ -1,4 +1,5 @@
-//! Results that the coordinator has not acknowledged. None leaves here before that.
+//! The outbox: results that the coordinator has not acknowledged. A result stays here until it is
+//! acknowledged.
 
 use std::collections::HashSet;
 
@@ -6,39 +7,42 @@ use shared::{Wnid, outcome::Outcome};
 
 use crate::slots::Lease;
 
-/// No message holds more results.
+/// Largest number of results in one message.
 pub(crate) const LARGEST_BATCH: usize = 4096;
-/// With so many results waiting nothing new is begun: together with what runs they fit into one list of what is held.
-const ENOUGH: usize = 1024;
-/// No message is much larger: a slow line must bring it across within the deadline of a call.
+/// With this many results waiting, no new class is leased. Together with the running classes they
+/// then fit into one message that lists all held leases.
+const LEASING_LIMIT: usize = 1024;
+/// Limit for the size of a message in bytes (exceeded only by a single larger result): a slow
+/// network must transfer it within the deadline of a call.
 const LARGEST_MESSAGE: usize = 1 << 20;
-/// A result on the wire with its place in a trace, without the words of a failure.
-const RESULT: usize = 128;
+/// Estimated bytes of a result on the wire with its trace context, without the message of a
+/// failure.
+const RESULT_SIZE: usize = 128;
 
-/// A result that is to be delivered.
+/// A result that is to be reported to the coordinator.
 #[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
-    /// The class is complete, but a lease of it still has work to do.
+    /// The class is complete, but a step that requires a lease remains.
     pub(crate) needs_lease: bool,
 }
 
 impl Finished {
-    /// About as many bytes as it takes on the wire.
+    /// Estimated number of bytes on the wire.
     fn size(&self) -> usize {
         match &self.outcome {
-            Outcome::Failed(failure) => RESULT + failure.message.len(),
-            Outcome::Success(_) | Outcome::Skipped(_) => RESULT,
+            Outcome::Failed(failure) => RESULT_SIZE + failure.message.len(),
+            Outcome::Success(_) | Outcome::Skipped(_) => RESULT_SIZE,
         }
     }
 }
 
-/// Results in the order in which they came.
+/// The unacknowledged results, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Unreported {
     results: Vec<Finished>,
-    /// So many of the first were in the last report.
+    /// Number of results at the front that were in the last report.
     sent: usize,
 }
 
@@ -47,21 +51,21 @@ impl Unreported {
         self.results.is_empty()
     }
 
-    /// Whether a whole message is waiting already.
+    /// Whether the results fill a whole message.
     pub(crate) fn is_full(&self) -> bool {
         self.results.len() >= LARGEST_BATCH
     }
 
-    /// Whether the coordinator has to settle some of them before there may be more.
+    /// Whether the coordinator must acknowledge results before more classes are leased.
     pub(crate) fn pile_up(&self) -> bool {
-        self.results.len() >= ENOUGH
+        self.results.len() >= LEASING_LIMIT
     }
 
     pub(crate) fn add(&mut self, finished: impl IntoIterator<Item = Finished>) {
         self.results.extend(finished);
     }
 
-    /// What goes into the next report: the oldest results, as many as fit.
+    /// The content of the next report: the oldest results, as many as fit.
     pub(crate) fn batch(&mut self) -> &[Finished] {
         let mut bytes = 0;
         let fits = |finished: &&Finished| {
@@ -73,10 +77,12 @@ impl Unreported {
         &self.results[..self.sent]
     }
 
-    /// Forgets what was in the last report and is settled; `false` if that was nothing, so that it is of no use to ask at
-    /// once. A result that came since then is another one, also if it is of the same class.
+    /// Removes the results of the last report that are settled. Returns `false` if there were none;
+    /// then an immediate retry is useless. A result that was added after the report stays, even if
+    /// it is of a settled class.
     pub(crate) fn acknowledge(&mut self, settled: &[Wnid]) -> bool {
-        let (settled, before) = (settled.iter().collect::<HashSet<_>>(), self.results.len());
+        let settled = settled.iter().collect::<HashSet<_>>();
+        let before = self.results.len();
         let mut sent = std::mem::take(&mut self.sent);
         self.results.retain(|finished| {
             let was_sent = sent > 0;
@@ -86,12 +92,12 @@ impl Unreported {
         self.results.len() < before
     }
 
-    /// The leases of what could not be delivered.
+    /// The leases of the results that are not acknowledged.
     pub(crate) fn leases(&self) -> impl Iterator<Item = Lease> {
         self.results.iter().map(|finished| finished.lease).filter(|lease| lease.token.0 > 0)
     }
 
-    /// Forgets everything.
+    /// Removes all results.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -124,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_holds_no_more_than_fits_and_nothing_is_lost() {
+    fn a_report_is_bounded_and_no_result_is_lost() {
         let mut unreported = Unreported::default();
         unreported.add((0..10_000).map(skipped));
         let mut sizes = Vec::new();
@@ -137,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn long_words_make_short_reports() {
+    fn reports_with_long_failure_messages_hold_fewer_results() {
         let mut unreported = Unreported::default();
         let failure = Failure::new(FailureKind::TarError, "");
         let long = |bytes| Outcome::Failed(Failure { message: "x".repeat(bytes), ..failure.clone() });
@@ -145,11 +151,11 @@ mod tests {
         assert_eq!(unreported.batch().len(), 2);
         unreported.clear();
         unreported.add([finished(0, 1, long(3 << 20))]);
-        assert_eq!(unreported.batch().len(), 1, "one that is too long alone goes alone");
+        assert_eq!(unreported.batch().len(), 1, "a result above the size limit is sent alone");
     }
 
     #[test]
-    fn what_was_not_acknowledged_stays_and_what_came_since_is_not_meant() {
+    fn acknowledging_keeps_unsettled_results_and_results_added_after_the_report() {
         let mut unreported = Unreported::default();
         unreported.add([skipped(1), skipped(2)]);
         unreported.batch();
@@ -157,7 +163,7 @@ mod tests {
         assert!(unreported.acknowledge(&[wnid(1)]));
         let left: Vec<Wnid> = unreported.batch().iter().map(|finished| finished.lease.wnid).collect();
         assert_eq!(left, [wnid(2), wnid(1)]);
-        assert_eq!(unreported.leases().count(), 1, "nobody leased what was only found");
-        assert!(!unreported.acknowledge(&[]), "asking again at once would not help");
+        assert_eq!(unreported.leases().count(), 1, "a result of the inventory has no lease");
+        assert!(!unreported.acknowledge(&[]), "an immediate retry would not help");
     }
 }

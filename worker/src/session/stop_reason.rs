@@ -1,11 +1,11 @@
-//! Why a worker stops, as its coordinator tells it: for a reader at another machine, who has to
-//! know which folder is meant and what to do there. The worker's own screen has the error itself.
+//! The reason why a worker stops, as the coordinator shows it. Its reader is at another machine, so
+//! it names the folder and the remedy. The worker's own log has the error itself.
 
 use std::io;
 
 use crate::{fetch::context::SiteError, session::error::WorkerError, storage::target::TargetError};
 
-/// One sentence, without the last stop.
+/// One sentence without the final full stop.
 pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
     match error {
         WorkerError::Target(TargetError::Refused { target, action, cause })
@@ -16,7 +16,7 @@ pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
     }
 }
 
-/// What to do on the worker's machine.
+/// What an operator can do on the worker's machine.
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
@@ -40,9 +40,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_elsewhere_learns_which_folder_is_meant_and_what_to_do_there() {
+    fn the_reason_names_the_folder_and_the_remedy() {
         let stop = |errno: Errno| {
-            let (target, action) = ("/data/images".into(), "write n00000001".to_owned());
+            let target = "/data/images".into();
+            let action = "write n00000001".to_owned();
             for_the_coordinator(&TargetError::Refused { target, action, cause: errno.into() }.into())
         };
         assert_eq!(

@@ -1,8 +1,9 @@
-//! A lane: what a slot works with, a runtime and the connections that live on it.
+//! The runtime of a slot: a thread with a single-threaded runtime and its own HTTP connections.
 //!
-//! A class stays on one thread from the socket to the disk. Nothing is handed over, the bytes are still in the core's cache
-//! when they are hashed and written, and their buffer is used again at once. A disk that is slow keeps the connection of its
-//! own class waiting, and nothing else: leases and renewals have other threads.
+//! A class stays on one thread from the socket to the disk. No bytes move between threads: they are
+//! still in the core's cache when they are hashed and written, and their buffer is reused at once.
+//! A slow disk delays only the connection of its own class, because leases and renewals have other
+//! threads.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -18,24 +19,25 @@ use tokio::{
 
 use crate::{fetch::context::SiteError, origin::Origin};
 
-/// What the thread is asked to do.
+/// A function that the slot's thread runs.
 type Work = Box<dyn FnOnce(&Runtime, &Origin) + Send>;
 
-/// The way to the slot's thread, which ends after the lane is dropped.
+/// The handle of a slot's thread. The thread ends after the handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Lane {
     work: SyncSender<Work>,
 }
 
 impl Lane {
-    /// Opens a lane to an origin, with connections of its own, on a thread of the given set.
+    /// Starts the runtime on a thread of the given set, with its own connections to the origin.
     pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, SiteError> {
         let origin = origin.with_own_connections()?;
-        // One class at a time.
+        // A slot runs one class at a time.
         let (work, asked) = sync_channel::<Work>(1);
         let (ready, started) = sync_channel(1);
         let thread = move || {
-            // Its pool has nothing to do: names are looked up on the process's runtime.
+            // No task of this runtime uses the blocking pool: host names are looked up on the
+            // process's runtime.
             let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
                 Ok(runtime) => runtime,
                 Err(error) => return ready.send(Err(error)).unwrap_or_default(),
@@ -50,24 +52,24 @@ impl Lane {
         Ok(Self { work })
     }
 
-    /// Works on the lane's thread until the story ends. Idle connections stay for the next one.
+    /// Runs `job` on the slot's thread until it ends. Idle connections stay open for the next job.
     ///
     /// # Panics
-    /// When the story does; the lane is as good as before.
-    pub(crate) async fn run<T: Send + 'static>(&self, story: impl AsyncFnOnce(&Origin) -> T + Send + 'static) -> T {
+    /// If the job panics. The runtime stays usable.
+    pub(crate) async fn run<T: Send + 'static>(&self, job: impl AsyncFnOnce(&Origin) -> T + Send + 'static) -> T {
         let (ended, end) = oneshot::channel();
         let work = move |runtime: &Runtime, origin: &Origin| {
-            let told = catch_unwind(AssertUnwindSafe(|| {
+            let result = catch_unwind(AssertUnwindSafe(|| {
                 runtime.block_on(async {
-                    let told = story(origin).await;
-                    // A connection that was given up closes now: until the next story nothing
-                    // drives it.
+                    let result = job(origin).await;
+                    // Nothing drives this runtime until the next job, so yield: connections that
+                    // the job abandoned close now.
                     yield_now().await;
-                    told
+                    result
                 })
             }));
             // The receiver is gone if its task was aborted.
-            ended.send(told).ok();
+            ended.send(result).ok();
         };
         self.work.send(Box::new(work)).expect("the thread lives as long as the lane");
         end.await.expect("the thread sends what came of it").unwrap_or_else(|panic| resume_unwind(panic))
@@ -113,15 +115,15 @@ mod tests {
             Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
         let mut set = JoinSet::new();
         let lane = Lane::open(&origin, &mut set).unwrap();
-        let story = async move |origin: &Origin| {
+        let job = async move |origin: &Origin| {
             let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
             opened.transfer.chunk().await.unwrap();
         };
-        lane.run(story).await;
-        // The lane is still there, and has nothing to do.
+        lane.run(job).await;
+        // The runtime still exists and is idle.
         let kind = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
         assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "still open: {kind:?}");
         drop(lane);
-        set.join_next().await.unwrap().expect("its thread ends with it");
+        set.join_next().await.unwrap().expect("the thread ends with the handle");
     }
 }

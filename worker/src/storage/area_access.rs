@@ -1,10 +1,10 @@
-//! Who can write to a staging area: this process's user alone, or the group that shares the target.
+//! Access rights of a staging area: writable for this process's user only, or for the group that
+//! shares the target.
 //!
-//! A target is shared by its group if it has the set-group-ID bit, and its group can write to it but
-//! not every user.
-//! Then the area gets the same rights. An administrator can also make the area beforehand, as root
-//! or as the user of this process, with these two bits. Any other area has mode 0700, whatever the
-//! umask.
+//! A target is shared by its group if it has the set-group-ID bit and is writable for the group but
+//! not for all users. The area of a shared target gets the same rights. An administrator can also
+//! create the area in advance with these two bits, as root or as the user of this process. Any
+//! other area has mode 0700, independent of the umask.
 
 use std::{
     fs::{DirBuilder, File, Metadata, Permissions},
@@ -23,26 +23,26 @@ use shared::{
 };
 
 /// Mode of an area that is not shared.
-const OURS: u32 = 0o700;
+const PRIVATE_MODE: u32 = 0o700;
 /// Mode of an area that a group shares.
-const THE_GROUPS: u32 = 0o2770;
-/// Rights of others and of the group.
-const OF_OTHERS: u32 = 0o077;
+const SHARED_MODE: u32 = 0o2770;
+/// Mode bits of the group and of other users.
+const FOREIGN_BITS: u32 = 0o077;
 
-/// A group that shares a target.
+/// The id of a group that shares a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group(u32);
 
 impl Group {
-    /// The group that shares a folder.
+    /// The group that shares a folder, if it is shared.
     pub(crate) fn of(folder: &Metadata) -> Option<Self> {
         is_shared(folder).then(|| Self(folder.gid()))
     }
 }
 
-/// How the file system of an area shows what this process makes: a file that was made with mode
-/// 0600 tells it. NFS with `root_squash` has another owner for what root makes, and a mount without
-/// modes shows the same for all files.
+/// How the file system shows files that this process creates, determined with a file of mode 0600.
+/// NFS with `root_squash` shows another owner for files of root, and a mount without modes shows
+/// the same mode for all files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AreaAccess {
     user: u32,
@@ -56,9 +56,9 @@ impl Default for AreaAccess {
 }
 
 impl AreaAccess {
-    /// By a file that was made with mode 0600 a moment ago.
+    /// Determines it from a file that was just created with mode 0600.
     pub(crate) fn of(file: &Metadata) -> Self {
-        Self { user: file.uid(), keeps_modes: file.mode() & OF_OTHERS == 0 }
+        Self { user: file.uid(), keeps_modes: file.mode() & FOREIGN_BITS == 0 }
     }
 
     /// This process's user, as the file system shows it.
@@ -66,12 +66,12 @@ impl AreaAccess {
         self.user
     }
 
-    /// Whether users can be told apart by modes.
+    /// Whether the file system stores modes, so that they restrict access.
     pub(crate) fn keeps_modes(self) -> bool {
         self.keeps_modes
     }
 
-    /// Refuses the folder of an area in which other users may have put something.
+    /// Refuses an area to which other users could have written.
     pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
         let group = group.filter(|_| is_shared(folder)).map(|Group(group)| group);
         Ownership { group, ..Ownership::strict().shown_as(self.user) }.check(folder)?;
@@ -82,27 +82,28 @@ impl AreaAccess {
     }
 }
 
-/// Makes the folder of an area, or takes the right to read from others if this user has made it.
+/// Creates the folder of an area. If it exists and belongs to this user alone, removes the rights
+/// of others.
 pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
-    match DirBuilder::new().mode(OURS).create(path) {
+    match DirBuilder::new().mode(PRIVATE_MODE).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let folder = open_folder(path)?;
             let found = folder.metadata()?;
             let is_ours = found.uid() == geteuid().as_raw() && !is_writable_by_others(&found) && !is_shared(&found);
-            if is_ours && found.mode() & OF_OTHERS != 0 { set_mode(&folder, OURS) } else { Ok(()) }
+            if is_ours && found.mode() & FOREIGN_BITS != 0 { set_mode(&folder, PRIVATE_MODE) } else { Ok(()) }
         }
         made => {
             made?;
             let folder = open_folder(path)?;
             match group {
                 Some(Group(group)) if fchown(&folder, None, Some(Gid::from_raw(group))).is_ok() => {
-                    set_mode(&folder, THE_GROUPS)?;
+                    set_mode(&folder, SHARED_MODE)?;
                 }
                 _ => {}
             }
-            // A user who is not in the group works alone: the kernel keeps the set-group-ID bit for
-            // members only.
-            if is_shared(&folder.metadata()?) { Ok(()) } else { set_mode(&folder, OURS) }
+            // A user who is not a member of the group works alone: the kernel keeps the
+            // set-group-ID bit for members only.
+            if is_shared(&folder.metadata()?) { Ok(()) } else { set_mode(&folder, PRIVATE_MODE) }
         }
     }
 }
@@ -112,13 +113,14 @@ pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
     if is_shared(&area.metadata()?) { set_mode(file, 0o660) } else { Ok(()) }
 }
 
-/// Whether every user can replace the entries of a folder, as in one with all rights and without
-/// the sticky bit.
+/// Whether every user can replace the entries of a folder: it is writable for all and has no sticky
+/// bit.
 pub(crate) fn is_open_to_all(folder: &Path) -> bool {
     folder.metadata().is_ok_and(|found| is_writable_by_all(&found) && !has_sticky_bit(&found))
 }
 
-/// Where a mount has no modes, the rights are those of the mount.
+/// Sets a mode. Errors of mounts without modes are ignored, because there the mount determines the
+/// rights.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     match file.set_permissions(Permissions::from_mode(mode)) {
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => Ok(()),
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_area_is_ours_alone_unless_a_group_shares_the_target() {
+    fn an_area_is_private_unless_a_group_shares_the_target() {
         let folder = tempfile::tempdir().unwrap();
         let area = folder.path().join("area");
         for (target, expected) in [
@@ -154,19 +156,19 @@ mod tests {
             let group = Group::of(&folder.path().metadata().unwrap());
             for _ in 0..2 {
                 make(&area, group).unwrap();
-                // The set-group-ID bit is inherited, and says nothing without the right to write.
+                // The set-group-ID bit is inherited and has no effect without the right to write.
                 let found = mode(&area);
                 assert_eq!(if found & 0o020 == 0 { found & 0o777 } else { found }, expected, "{target:o}");
             }
             fs::set_permissions(&area, Permissions::from_mode(0o755)).unwrap();
             make(&area, group).unwrap();
-            assert_eq!(mode(&area) & 0o777, 0o700, "one of a former version");
+            assert_eq!(mode(&area) & 0o777, 0o700, "an area of an earlier version");
             fs::remove_dir(&area).unwrap();
         }
     }
 
     #[test]
-    fn an_area_in_which_others_may_have_put_something_is_refused() {
+    fn an_area_to_which_others_could_have_written_is_refused() {
         if !geteuid().is_root() {
             println!("skipped: needs root, to make folders of other users");
             return;

@@ -1,35 +1,38 @@
-//! The digest of a file that comes in pieces.
+//! The BLAKE3 digest of a file whose content arrives in pieces.
 //!
-//! BLAKE3 takes up to sixteen chunks of 1 KiB at once, but only those that stand together in its tree (BLAKE3 paper, §5.3). Pieces
-//! that end anywhere make it take a few at a time, and those that come over TLS are small: twice the work. So it gets whole
-//! blocks, and what is left of a piece waits for the next one. Most files come in one piece and need no state at all.
+//! BLAKE3 hashes up to sixteen chunks of 1 KiB at once, but only chunks that are adjacent in its
+//! tree (BLAKE3 paper, §5.3). Pieces with arbitrary ends let it hash only a few chunks at a time,
+//! and pieces received over TLS are small: the work doubles. Therefore BLAKE3 receives whole
+//! blocks, and the rest of a piece is buffered until the next piece. Most files arrive in one piece
+//! and need no state.
 
 use blake3::{Hash, Hasher};
 use std::io::{self, Read};
 
-/// What BLAKE3 takes at once where the machine has AVX-512; others have a smaller power of two.
+/// Bytes that BLAKE3 hashes at once with AVX-512. Other machines hash a smaller power of two at
+/// once.
 const BLOCK: usize = 16 << 10;
 
-/// See the module.
+/// The state of an incremental digest.
 #[derive(Debug)]
 pub(crate) enum Digest {
-    /// Of nothing yet.
+    /// No bytes so far.
     Empty,
-    /// Of some pieces.
+    /// Some pieces so far.
     Begun(Box<Blocks>),
-    /// Of a file that came in one piece.
+    /// A file that arrived in one piece.
     Whole(Hash),
 }
 
-/// A digest that is under way.
+/// A digest over several pieces.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     hasher: Hasher,
-    /// Less than a block.
+    /// Buffered bytes, less than a block.
     held: Vec<u8>,
 }
 
-/// Goes on behind bytes that were hashed.
+/// Continues after bytes that were hashed already.
 impl From<Hasher> for Digest {
     fn from(hasher: Hasher) -> Self {
         Self::Begun(Box::new(Blocks { hasher, held: Vec::new() }))
@@ -37,7 +40,7 @@ impl From<Hasher> for Digest {
 }
 
 impl Digest {
-    /// Takes the next bytes; `last`: there will be no more, and none have to wait.
+    /// Hashes the next bytes. `last`: no more bytes follow, so none are buffered.
     pub(crate) fn update(&mut self, bytes: &[u8], last: bool) {
         match self {
             Self::Empty if last => *self = Self::Whole(blake3::hash(bytes)),
@@ -46,11 +49,11 @@ impl Digest {
                 self.update(bytes, last);
             }
             Self::Begun(blocks) => blocks.update(bytes, last),
-            Self::Whole(_) => debug_assert!(bytes.is_empty(), "the last bytes were said to be the last"),
+            Self::Whole(_) => debug_assert!(bytes.is_empty(), "no bytes follow the last ones"),
         }
     }
 
-    /// Of all bytes so far.
+    /// The digest of all bytes so far.
     pub(crate) fn finalize(&self) -> Hash {
         match self {
             Self::Empty => blake3::hash(&[]),
@@ -85,7 +88,7 @@ impl Blocks {
         self.hasher.clone().update(&self.held).finalize()
     }
 
-    /// How much of a block there is.
+    /// Number of bytes in the current block.
     #[expect(clippy::cast_possible_truncation, reason = "less than a block")]
     fn begun(&self) -> usize {
         (self.hasher.count() % BLOCK as u64) as usize + self.held.len()
@@ -99,7 +102,7 @@ impl Blocks {
     }
 }
 
-/// Digest of what a reader gives.
+/// The digest of everything that a reader yields.
 pub(crate) fn digest(mut reader: impl Read) -> io::Result<Hash> {
     let mut hasher = Hasher::new();
     hasher.update_reader(&mut reader)?;
@@ -122,7 +125,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_a_file_is_cut_its_digest_is_that_of_the_whole(
+        fn the_digest_does_not_depend_on_the_pieces(
             length in 0..5 * BLOCK,
             cuts in proptest::collection::vec(0..5 * BLOCK, 0..8),
             hashed_before in 0..BLOCK * 2,
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn blake3_gets_blocks_from_wherever_it_was_gone_on() {
+    fn blake3_receives_whole_blocks_after_a_resume_at_any_byte() {
         let content = content(4 * BLOCK);
         let mut blocks = Blocks { hasher: Hasher::new().update(&content[..1000]).clone(), held: Vec::new() };
         for piece in content[1000..].chunks(5000) {

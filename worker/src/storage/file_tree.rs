@@ -1,6 +1,6 @@
-//! Moving and removing whole folders on the file systems where one call is not enough: an overlay
-//! cannot rename a folder of its lower layer, and a network disk keeps removed files that are open
-//! as `.nfs…` names.
+//! Moves and removes whole folders on file systems where one call is not enough: an overlay cannot
+//! rename a folder of its lower layer, and an NFS client renames removed files that are still open
+//! to `.nfs…`.
 
 use std::{
     ffi::CStr,
@@ -19,23 +19,23 @@ use rustix::{
 };
 use shared::listing::list;
 
-/// Removals of one folder before its remains are left to the next process.
+/// Number of attempts to remove a folder before its remains are left to the next process.
 pub(crate) const ATTEMPTS: u32 = 3;
-/// Between two removals. An NFS client removes a file that was open some time after it is closed.
+/// Delay between two attempts. An NFS client removes an open file some time after it is closed.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Whether the name, or the folder that it was in, does not exist any more. `ESTALE` is how an NFS
-/// client says it of a folder that another client has removed.
+/// Whether the name, or the folder that contained it, no longer exists. An NFS client reports
+/// `ESTALE` for a folder that another client has removed.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle)
 }
 
-/// Whether a folder could not be removed because something is in it, or is open on an NFS.
+/// Whether a folder could not be removed because it is not empty or, on NFS, contains an open file.
 pub(crate) fn is_busy(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy)
 }
 
-/// A removal of what is gone already has succeeded.
+/// Turns the error of a removal into success if the file or folder is already gone.
 pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if is_gone(&error) => Ok(()),
@@ -43,8 +43,8 @@ pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes a folder with all that is in it, also while another process removes it too or puts a
-/// file into it.
+/// Removes a folder with its content, even if another process removes it at the same time or adds a
+/// file to it.
 pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
     for _ in 1..ATTEMPTS {
         match remove_folder(CWD, folder) {
@@ -55,7 +55,8 @@ pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
     remove_folder(CWD, folder)
 }
 
-/// The standard library's panics when `closedir` fails. No link is followed.
+/// Removes a folder recursively without following links. The standard library's function panics if
+/// `closedir` fails.
 fn remove_folder(parent: impl AsFd + Copy, name: impl Arg + Copy) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = match openat(parent, name, flags, Mode::empty()) {
@@ -79,9 +80,9 @@ fn remove_name(parent: impl AsFd, name: impl Arg, flags: AtFlags) -> io::Result<
     remove_if_there(unlinkat(parent, name, flags).map_err(io::Error::from))
 }
 
-/// Renames a folder to a name that is free. Where the file system refuses to rename this folder
-/// (`EXDEV`: the lower layer of an overlay), a new folder gets the name and then the contents, file
-/// by file.
+/// Renames a folder to a name that is not in use. If the file system cannot rename the folder
+/// (`EXDEV`: the lower layer of an overlay), creates a new folder and moves the content file by
+/// file.
 pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_goes_with_all_that_is_in_it_and_nothing_to_which_a_link_leads() {
+    fn removing_a_folder_removes_its_content_and_no_link_target() {
         let folder = tempfile::tempdir().unwrap();
         let [tree, precious] = ["tree", "precious"].map(|name| folder.path().join(name));
         fs::create_dir_all(tree.join("one/two/three")).unwrap();
@@ -115,7 +116,7 @@ mod tests {
         symlink(&precious, tree.join("one/link")).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists() && precious.join("file").exists());
-        remove_tree(&tree).expect("what is gone is removed");
+        remove_tree(&tree).expect("a folder that is gone counts as removed");
         symlink(&precious, &tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(tree.symlink_metadata().is_err() && precious.join("file").exists());

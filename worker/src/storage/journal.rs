@@ -1,8 +1,10 @@
-//! The checkpoint of a class that is being unpacked: which files are done, and where in the tar the next header stands.
+//! The journal of a class that is being unpacked: which files are finished, and at which offset of
+//! the tar the next header begins.
 //!
-//! A journal in the staging folder, one JSON line for the source and one for each finished file; of long files also lines on
-//! the way. It is never synced: whoever goes on from it checks each file against its digest first and goes on after the last
-//! one that holds, so neither a torn line nor a file that a power cut emptied can do harm.
+//! It is a file in the staging folder with one JSON line for the source and one for each finished
+//! file, and for long files also lines for their unfinished beginnings. It is never synced. A
+//! worker that resumes from it first verifies each file against its digest and continues after the
+//! last valid one, so neither a torn line nor a file that a power cut emptied can do harm.
 
 use std::{
     ffi::OsStr,
@@ -22,21 +24,24 @@ use shared::own_file::{self, Access};
 
 use crate::{source::Source, storage::partial_file::Beginning};
 
+/// Version of the format. A journal of another version is not used.
 const VERSION: u32 = 1;
-/// Finished files are written to the journal when so many bytes of the tar have passed, when the unpacker's timer says so, and
-/// at every stop.
+/// Finished files are flushed to the journal after this many bytes of the tar, when the unpacker's
+/// checkpoint timer is due, and at every stop.
 const INTERVAL: u64 = 4 << 20;
-/// A file in which so many bytes of the tar have passed since then is written as far as it is, too.
+/// After this many bytes of the tar without a flush, an unfinished file is recorded up to its
+/// current length.
 const INTERVAL_IN_FILE: u64 = 8 << 20;
 
-/// Read at a time.
+/// Size of the read buffer in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// Longest line that is read: the longest that is written has the validators of an answer, whose
-/// head has less than 512 KiB, and an escape for each second byte.
+/// Longest line in bytes that is read. The longest line that is written holds the validators of a
+/// response, whose head has less than 512 KiB, with an escape for at most every second byte.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// A finished file of a class. What the manifest does not have comes last: the rest of its line is copied.
+/// A finished file of a class. `next_header`, which the manifest does not contain, comes last, so
+/// that the rest of its line can be copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileEntry {
     /// Flat name, as in the tar.
@@ -46,11 +51,11 @@ pub(crate) struct FileEntry {
     /// Digest of the contents.
     #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
     pub(crate) blake3: blake3::Hash,
-    /// Offset in the tar at which the header after this file stands.
+    /// Offset in the tar of the header after this file.
     pub(crate) next_header: u64,
 }
 
-/// A file as the manifest lists it.
+/// A file as the manifest lists it: a [`FileEntry`] without `next_header`.
 #[derive(Debug, Serialize)]
 pub(crate) struct ListedFile<'entry> {
     name: &'entry str,
@@ -69,7 +74,7 @@ pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) 
     serializer.serialize_str(&digest.to_hex())
 }
 
-/// Whether a file of this name is there, and is no link or whatever else.
+/// Whether a regular file of exactly this name exists; a link is none.
 pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
     OsStr::new(name) == path.file_name().unwrap_or_default()
         && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
@@ -79,7 +84,7 @@ pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserializer.deserialize_str(HexDigest)
 }
 
-/// Reads a digest where it stands: a class of small files has as many of them as files.
+/// Parses a digest without copying its text, because a class has one digest per file.
 struct HexDigest;
 
 impl Visitor<'_> for HexDigest {
@@ -100,22 +105,23 @@ impl Visitor<'_> for HexDigest {
     }
 }
 
+/// The first line of a journal.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     version: u32,
     source: Source,
 }
 
-/// The journal while it is written.
+/// A journal that is being written.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: File,
-    /// Bytes of the file that are whole lines.
+    /// The end of the last complete line in the file.
     length: u64,
     pending: Vec<u8>,
-    /// Offset in the tar behind the last finished file.
+    /// Offset in the tar after the last finished file.
     done: u64,
-    /// Offset in the tar up to which all is written that is finished, or begun.
+    /// Offset in the tar up to which all finished and unfinished files are recorded in the file.
     written_up_to: u64,
 }
 
@@ -129,7 +135,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Goes on with a journal that ends at an offset of the tar, so many bytes of which are those of a file that is begun.
+    /// Continues a journal that ends at `offset` of the tar. The last `begun` bytes before it
+    /// belong to an unfinished file.
     pub(crate) fn go_on(path: &Path, offset: u64, begun: u64) -> io::Result<Self> {
         let file = own_file::open(path, Access::Append)?;
         let length = file.metadata()?.len();
@@ -146,12 +153,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether a file should be noted that is written up to an offset of the tar.
+    /// Whether an unfinished file that is written up to an offset of the tar should be recorded.
     pub(crate) fn wants_beginning_at(&self, position: u64) -> bool {
         position >= self.written_up_to + INTERVAL_IN_FILE
     }
 
-    /// Notes a file that is not finished, and hands all to the kernel.
+    /// Records an unfinished file and flushes the journal.
     pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
         self.line(beginning)?;
         self.flush()?;
@@ -159,16 +166,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Offset in the tar behind the last finished file; before one is, where the content begins of the file that was gone on with.
+    /// Offset in the tar after the last finished file. Before the first finished file it is where
+    /// the journal began, or where the content of the resumed file begins.
     pub(crate) fn done(&self) -> u64 {
         self.done
     }
 
-    /// Hands what is pending to the kernel; from then on it survives the end of the process. After an error it can be tried
-    /// again.
+    /// Writes the pending lines to the file, so that they survive the end of the process. It can be
+    /// repeated after an error.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if let Err(error) = self.file.write_all(&self.pending) {
-            // What a full disk took of it would spoil the line that follows.
+            // Remove what a full disk accepted of the lines; it would corrupt the next line.
             self.file.set_len(self.length).ok();
             return Err(error);
         }
@@ -185,32 +193,32 @@ impl Journal {
     }
 }
 
-/// A finished file as the journal has it.
+/// A finished file as the bytes of its journal line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournaledFile<'line> {
-    /// As [`FileEntry::listed`] is written, without the brace at the end.
+    /// The JSON of [`FileEntry::listed`] without the closing brace.
     pub(crate) unclosed: &'line [u8],
     /// Length in bytes.
     pub(crate) size: u64,
 }
 
-/// A journal that is read back, up to the first line that does not hold.
+/// Reads a journal up to the first invalid line.
 #[derive(Debug)]
 pub(crate) struct Entries {
     file: BufReader<File>,
     line: Vec<u8>,
 }
 
-/// A line of the journal.
+/// A line of the journal after the first.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A file is finished.
     Finished(FileEntry),
-    /// A file was written so far. If it is finished later, a line says so.
+    /// A file was written up to some length. If it was finished later, a further line says so.
     Begun(Beginning),
 }
 
-/// Opens the journal of an earlier attempt; `None` when there is none that this version can use.
+/// Opens the journal of an earlier attempt; `None` if there is none of this version.
 pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
     let file = own_file::open(path, Access::Read).ok()?;
     let mut entries = Entries { file: BufReader::with_capacity(BUFFER, file), line: Vec::new() };
@@ -219,15 +227,15 @@ pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
 }
 
 impl Entries {
-    /// The next line, whatever it says.
+    /// The next line of either kind.
     pub(crate) fn next_line(&mut self) -> Option<Line> {
         let line = self.read()?;
         let finished = serde_json::from_slice(line).map(Line::Finished);
         finished.or_else(|_| serde_json::from_slice(line).map(Line::Begun)).ok()
     }
 
-    /// The next finished file. Its line is not read but copied: only for a journal of which every line was written or proved by
-    /// this process.
+    /// The next finished file. Its line is copied and not parsed, which is safe only for a journal
+    /// of which this process wrote or verified every line.
     pub(crate) fn next_finished(&mut self) -> Option<JournaledFile<'_>> {
         loop {
             let line = self.read()?;
@@ -246,7 +254,7 @@ impl Entries {
     }
 }
 
-/// The finished files.
+/// Iterates over the finished files.
 #[cfg(test)]
 impl Iterator for Entries {
     type Item = FileEntry;
@@ -260,7 +268,8 @@ impl Iterator for Entries {
     }
 }
 
-/// The line of a finished file, taken apart from its end, where nothing depends on the name.
+/// Splits the line of a finished file. It works from the end, because there nothing depends on the
+/// file name.
 fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
     let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
     let unclosed = rest.strip_suffix(b",\"next_header\":")?;
@@ -280,7 +289,7 @@ fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
 mod tests {
     use super::*;
 
-    /// What the manifest is made of, and the sizes.
+    /// The manifest entries and sizes that are copied from a journal.
     fn copied(path: &Path) -> Vec<(String, u64)> {
         let mut entries = open(path).map(|(_, entries)| entries);
         std::iter::from_fn(|| {
@@ -307,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_back() {
+    fn a_journal_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 3);
@@ -317,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_finished_is_a_line_of_its_own_and_no_finished_file() {
+    fn an_unfinished_file_has_a_line_of_its_own_and_does_not_count_as_finished() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 1);
@@ -337,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_gets_what_the_journal_says_whatever_the_names_are() {
+    fn journal_lines_are_copied_correctly_for_any_file_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let names =
@@ -369,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_journal_gives_its_longest_good_beginning() {
+    fn a_torn_journal_is_read_up_to_its_last_valid_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 3);
@@ -387,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_not_read_into_memory() {
+    fn the_memory_for_an_endless_line_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 1);
@@ -404,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_of_a_newer_version_is_left_alone() {
+    fn a_journal_of_a_newer_version_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         fs::write(&path, "{\"version\":2,\"source\":{\"url\":\"\"}}\n").unwrap();

@@ -1,7 +1,9 @@
-//! Which tars in a target this program wrote, so that `--delete-tar` removes no other.
+//! Identifies the tars in a target that this program wrote, so that `--delete-tar` removes no
+//! others.
 //!
-//! The manifest of a class records length and time of change of the tar that was published with it.
-//! A tar that differs in one of them was put there by another program, or changed since, and stays.
+//! The manifest of a class records the length and modification time of the tar that was published
+//! with it. A tar that differs in one of them was put there by another program, or was modified,
+//! and is kept.
 
 use std::{io, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -14,18 +16,17 @@ use crate::storage::{
     target::Target,
 };
 
-/// A tar that this program wrote, as its manifest records it.
+/// The identity of a tar that this program wrote, as its manifest records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptTar {
     bytes: u64,
-    /// Time of its last change, in seconds since the epoch.
+    /// Modification time in seconds since the epoch, and the nanoseconds within that second.
     seconds: i64,
-    /// And nanoseconds.
     nanoseconds: i64,
 }
 
 impl KeptTar {
-    /// The file under a path; `None` where there is no regular file.
+    /// The identity of the file at a path; `None` if there is no regular file.
     pub(crate) fn of(path: &Path) -> io::Result<Option<Self>> {
         let found = match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -36,8 +37,8 @@ impl KeptTar {
     }
 }
 
-/// The tar of a class in the target, if this program wrote it. The manifest that says so is in the
-/// class folder or, where a process was killed between publishing the tar and the folder, in the
+/// The tar of a class in the target, if this program wrote it. The manifest that proves it is in
+/// the class folder or, if a process was killed between publishing the tar and the folder, in the
 /// staging area.
 pub(crate) fn written_here(target: &Target, wnid: Wnid) -> io::Result<Option<KeptTar>> {
     let Some(found) = KeptTar::of(&target.tar(wnid))? else { return Ok(None) };
@@ -63,7 +64,7 @@ mod tests {
     };
 
     #[test]
-    fn a_tar_is_this_programs_if_a_manifest_says_so_also_one_that_is_not_published_yet() {
+    fn a_tar_is_recognised_by_a_published_or_staged_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let wnid = "n00000001".parse().unwrap();

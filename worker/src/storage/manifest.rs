@@ -1,6 +1,8 @@
-//! `.manifest.json`: the proof that a class folder is complete. Written last, inside the folder, published with it.
+//! `.manifest.json`: the proof that a class folder is complete. It is written last, inside the
+//! folder, and published together with it.
 //!
-//! The file ends with a digest of everything before it, so one that was cut or edited is no proof.
+//! The file ends with a digest of everything before it, so a truncated or edited manifest is
+//! invalid.
 
 use std::{
     fs::{self, File},
@@ -26,48 +28,49 @@ use crate::{
 
 /// Name of the manifest in a class folder.
 pub(crate) const MANIFEST: &str = ".manifest.json";
-/// Name of a manifest whose folder was found to differ from it (`verify --repair`): the next job
+/// Name of the manifest of a folder that differs from it (set by `verify --repair`). The next job
 /// downloads the class again.
 pub(crate) const MARKED: &str = ".manifest.damaged.json";
-/// Version of the format that is written; older ones are read.
+/// Version of the format that is written. Older versions are read.
 const VERSION: u32 = 1;
-/// Written at a time: enough for the digest to be fast.
+/// Size of the write buffer in bytes: large enough for the digest to be fast.
 const BUFFER: usize = 64 << 10;
-/// Stands before the digest; what it covers ends right before this.
+/// The text before the digest. The digest covers everything up to this text.
 const DIGEST_MARK: &str = "  \"digest\": \"";
-/// Stands before the files.
+/// The line before the files.
 const FILES_BEGIN: &str = "  \"files\": [\n";
-/// Stands behind the files.
+/// The line after the files.
 const FILES_END: &str = "  ],\n";
-/// Names have at most 255 bytes, URLs some thousand; anything longer was not written by this program.
+/// Longest line in bytes that is read. File names have at most 255 bytes and URLs some thousand;
+/// this program writes no longer line.
 const LONGEST_LINE: u64 = 64 << 10;
 
-/// What a manifest says of the class as a whole; the list of files follows it in the file.
+/// The properties of a class as a whole. In the file they follow the list of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     version: u32,
     wnid: String,
     /// The run that published the class.
     pub(crate) run: String,
-    /// Whether the folder was found and proved, rather than downloaded.
+    /// Whether an existing folder was verified, rather than downloaded.
     adopted: bool,
     #[serde(flatten)]
     source: Source,
     file_count: u64,
     file_bytes: u64,
-    /// The tar that was published beside the folder, where this program wrote it.
+    /// The tar that was published beside the folder, if this program wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kept_tar: Option<KeptTar>,
 }
 
 impl Manifest {
-    /// What stands in the folder, for the counts.
+    /// The counts of files and bytes for the outcome.
     pub(crate) fn published(&self) -> Published {
         Published { files: self.file_count, bytes: self.source.length.unwrap_or_default() }
     }
 }
 
-/// What a manifest is made of, besides the files.
+/// The content of a manifest except for the list of files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Provenance<'class> {
     pub(crate) wnid: Wnid,
@@ -77,9 +80,9 @@ pub(crate) struct Provenance<'class> {
     pub(crate) kept_tar: Option<KeptTar>,
 }
 
-/// Writes the manifest of the files into a folder.
+/// Writes a manifest into a folder.
 ///
-/// The files come one by one: memory does not grow with their number.
+/// The files are written one by one: memory does not grow with their number.
 pub(crate) fn write(
     folder: &Path,
     provenance: Provenance<'_>,
@@ -92,12 +95,12 @@ pub(crate) fn write(
     manifest.finish(provenance)
 }
 
-/// A manifest that is being written, under a temporary name.
+/// A manifest that is being written under a temporary name.
 #[derive(Debug)]
 pub(crate) struct Writer<'folder> {
     folder: &'folder Path,
     temporary: PathBuf,
-    out: BufWriter<Hashing<File>>,
+    out: BufWriter<HashingWriter<File>>,
     file_count: u64,
     file_bytes: u64,
 }
@@ -106,9 +109,9 @@ impl<'folder> Writer<'folder> {
     /// Begins the manifest of a folder.
     pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
-        // What stands there is removed, and not written to: it may be a link.
+        // An existing file is removed and not overwritten, because it may be a link.
         remove_if_there(fs::remove_file(&temporary))?;
-        let hashing = Hashing { out: File::create_new(&temporary)?, hasher: blake3::Hasher::new() };
+        let hashing = HashingWriter { out: File::create_new(&temporary)?, hasher: blake3::Hasher::new() };
         let mut out = BufWriter::with_capacity(BUFFER, hashing);
         write!(out, "{{\n{FILES_BEGIN}")?;
         Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
@@ -119,7 +122,7 @@ impl<'folder> Writer<'folder> {
         Ok(serde_json::to_writer(&mut self.out, &entry.listed())?)
     }
 
-    /// Adds a file in the words of the journal.
+    /// Adds a file by copying its line of the journal.
     pub(crate) fn copy(&mut self, file: JournaledFile<'_>) -> io::Result<()> {
         self.begin(file.size)?;
         self.out.write_all(file.unclosed)?;
@@ -133,7 +136,7 @@ impl<'folder> Writer<'folder> {
         Ok(())
     }
 
-    /// Writes the rest, and gives it its name.
+    /// Writes the properties and the digest, and renames the file to its final name.
     pub(crate) fn finish(mut self, provenance: Provenance<'_>) -> io::Result<Manifest> {
         let manifest = Manifest {
             version: VERSION,
@@ -148,14 +151,14 @@ impl<'folder> Writer<'folder> {
         let head = serde_json::to_string_pretty(&manifest)?;
         let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
         write!(self.out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
-        let Hashing { mut out, hasher } = self.out.into_inner()?;
+        let HashingWriter { mut out, hasher } = self.out.into_inner()?;
         out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
         fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
         Ok(manifest)
     }
 }
 
-/// A file that a manifest lists.
+/// An entry of the list of files.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) name: String,
@@ -164,46 +167,47 @@ pub(crate) struct Listed {
     pub(crate) blake3: blake3::Hash,
 }
 
-/// Reads the manifest of a class; `None` when there is none that proves anything. Line by line: memory does not grow with the
-/// number of files, which are not needed here.
+/// Reads the manifest of a class; `None` if there is no valid one. It is read line by line, so
+/// memory does not grow with the number of files.
 ///
 /// # Errors
-/// When a manifest is there and cannot be read.
+/// If a manifest exists and cannot be read.
 pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
-    Ok(proved(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
+    Ok(open_valid(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
 }
 
-/// A manifest and the files that it lists, one by one; `None` as for [`read`], which looks at all
-/// of it before the first file.
+/// Reads a manifest and returns the files that it lists as an iterator; `None` as for [`read`]. The
+/// whole manifest is validated before the first file is returned.
 ///
 /// # Errors
-/// When a manifest is there and cannot be read.
+/// If a manifest exists and cannot be read.
 pub(crate) fn open(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, Files)>> {
-    let Some((manifest, mut file)) = proved(path, wnid)? else { return Ok(None) };
+    let Some((manifest, mut file)) = open_valid(path, wnid)? else { return Ok(None) };
     file.rewind()?;
     Ok(Some((manifest, Files { text: BufReader::new(file), line: Vec::new(), begun: false })))
 }
 
-/// The files that a manifest lists, one by one; `None` as for [`read`].
+/// Iterates over the files that a manifest lists; `None` as for [`read`].
 ///
 /// # Errors
-/// When a manifest is there and cannot be read.
+/// If a manifest exists and cannot be read.
 pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<Files>> {
     Ok(open(&folder.join(MANIFEST), wnid)?.map(|(_, files)| files))
 }
 
-/// A manifest that proves something, and its file.
-fn proved(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
+/// A valid manifest and its open file.
+fn open_valid(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
     let file = match open_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => return Ok(None),
-        // A folder of that name is no manifest either.
+        // A folder with this name is not a manifest.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
         opened => opened?,
     };
     Ok(parse(BufReader::new(&file), wnid)?.map(|manifest| (manifest, file)))
 }
 
-/// The lines between the two that enclose the files.
+/// Iterates over the files that a manifest lists: the lines between [`FILES_BEGIN`] and
+/// [`FILES_END`].
 #[derive(Debug)]
 pub(crate) struct Files<R = BufReader<File>> {
     text: R,
@@ -237,7 +241,9 @@ impl<R: BufRead> Iterator for Files<R> {
 }
 
 fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
-    let (mut line, mut head, mut files_passed) = (Vec::new(), b"{".to_vec(), false);
+    let mut line = Vec::new();
+    let mut head = b"{".to_vec();
+    let mut files_passed = false;
     let mut covered = blake3::Hasher::new();
     loop {
         line.clear();
@@ -263,7 +269,7 @@ fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
     }
 }
 
-/// The head of a manifest, which stands behind the files and ends with a comma.
+/// Parses the properties, which stand after the files and end with a comma.
 fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
     let mut head = head.trim_ascii_end().strip_suffix(b",")?.to_vec();
     head.push(b'}');
@@ -271,13 +277,14 @@ fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
     (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
 }
 
+/// A writer that hashes what it writes.
 #[derive(Debug)]
-struct Hashing<W> {
+struct HashingWriter<W> {
     out: W,
     hasher: blake3::Hasher,
 }
 
-impl<W: Write> Write for Hashing<W> {
+impl<W: Write> Write for HashingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
         self.hasher.update(&bytes[..written]);
@@ -294,7 +301,7 @@ mod tests {
     use super::*;
     use crate::storage::journal::{self, Journal};
 
-    /// As version 1 wrote it; a later version must go on reading it.
+    /// A manifest as version 1 wrote it. Later versions must still read it.
     const VERSION_1: &str = include_str!("manifest_version_1.json");
 
     fn wnid() -> Wnid {
@@ -319,18 +326,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_proves_the_class_and_no_other() {
+    fn a_manifest_is_valid_for_its_own_class_only() {
         let folder = tempfile::tempdir().unwrap();
         let manifest = written(folder.path());
         assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
         assert_eq!(read(folder.path(), wnid()).unwrap(), Some(manifest));
         assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
         assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file remains");
     }
 
     #[test]
-    fn in_the_words_of_the_journal_it_is_the_same() {
+    fn a_manifest_copied_from_the_journal_is_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let written = written(folder.path());
         let source = written.source.clone();
@@ -351,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_edited_manifest_proves_nothing() {
+    fn a_truncated_or_edited_manifest_is_invalid() {
         let folder = tempfile::tempdir().unwrap();
         written(folder.path());
         let text = fs::read(folder.path().join(MANIFEST)).unwrap();
@@ -364,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn its_files_come_one_by_one() {
+    fn the_files_of_a_manifest_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         written(folder.path());
         let files = files(folder.path(), wnid()).unwrap().expect("a valid manifest");
@@ -382,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_under_the_manifests_name_makes_nobody_wait() {
+    fn a_pipe_with_the_manifests_name_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join(MANIFEST);
         let mode = rustix::fs::Mode::from_raw_mode(0o600);

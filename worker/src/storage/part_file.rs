@@ -1,10 +1,11 @@
-//! A part of a tar in a file of its own: appended block by block, each with a digest that proves what it is. Where a block is
-//! slow to come, what there is of it is written before it is full, and written over with more later: a kill costs no more than
-//! the bytes of a moment.
+//! A part of a tar in a file of its own. The writer appends blocks, each with a digest. If a block
+//! fills slowly, its bytes are written before it is full and overwritten with more bytes later, so
+//! a kill loses only the bytes since the last write.
 //!
-//! The digest covers the version of the tar, the block's place in it and its bytes. So whoever reads, while the file grows,
-//! after a kill, after a power cut or on another host, takes neither a torn block nor zeros nor bytes of another version for
-//! the tar's. Only the writer that made a file writes to it.
+//! The digest covers the version of the tar, the offset of the block in the tar and its bytes. A
+//! reader therefore rejects torn blocks, zeros and bytes of another version, whether it reads while
+//! the file grows, after a kill, after a power cut or on another host. Only the writer that created
+//! a file writes to it.
 
 use std::{
     fs::{self, File},
@@ -25,7 +26,7 @@ const BLOCK: usize = 256 << 10;
 /// Length (4 bytes, little endian) and digest stand before the bytes.
 const HEAD: usize = 4 + blake3::OUT_LEN;
 
-/// What the blocks of one version of a tar are proved with.
+/// Key of the block digests, derived from the version of the tar.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Version([u8; blake3::KEY_LEN]);
 
@@ -42,14 +43,14 @@ impl Version {
     }
 }
 
-/// The only writer of a part.
+/// Appends blocks to a part file. A file has exactly one writer.
 #[derive(Debug)]
 pub(crate) struct PartWriter {
     path: PathBuf,
     version: Version,
-    /// Made with the first block.
+    /// Created when the first block is written.
     file: Option<File>,
-    /// Where the block that is being filled begins, in the file and in the tar.
+    /// Offset of the current block in the file; `reached` is its offset in the tar.
     offset: u64,
     reached: u64,
     block: Vec<u8>,
@@ -57,25 +58,27 @@ pub(crate) struct PartWriter {
 }
 
 impl PartWriter {
-    /// Prepares a file that does not exist yet, for the bytes from `start` on.
+    /// Prepares a file that does not exist yet. Its first byte is the tar's byte `start`.
     pub(crate) fn new(path: PathBuf, version: Version, start: u64) -> Self {
-        let (block, timer) = (vec![0; HEAD], CheckpointTimer::default());
+        let block = vec![0; HEAD];
+        let timer = CheckpointTimer::default();
         Self { path, version, file: None, offset: 0, reached: start, block, timer }
     }
 
-    /// Bytes of the tar up to here are in the file for good.
+    /// The tar offset up to which complete blocks are in the file.
     pub(crate) fn reached(&self) -> u64 {
         self.reached
     }
 
-    /// Takes the bytes that follow, as many as the block has room for; gives their number.
+    /// Copies the bytes that follow into the block, as many as it has room for; returns their
+    /// number.
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(HEAD + BLOCK - self.block.len());
         self.block.extend_from_slice(&bytes[..taken]);
         taken
     }
 
-    /// Says when [`Self::note`] is due.
+    /// The timer that decides when [`Self::note`] is due.
     pub(crate) fn timer(&mut self) -> &mut CheckpointTimer {
         &mut self.timer
     }
@@ -84,7 +87,7 @@ impl PartWriter {
         self.block.len() == HEAD + BLOCK
     }
 
-    /// Writes the block, which need not be full; what comes then belongs to the next one.
+    /// Writes the block, full or not. The next byte begins a new block.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         self.note()?;
         self.offset += self.block.len() as u64;
@@ -93,8 +96,8 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Writes what there is of the block; what comes then belongs to it too. Such a block
-    /// does not count as reached.
+    /// Writes the current content of the block, which stays open for more bytes. A reader that
+    /// follows the growing file does not count an open block.
     pub(crate) fn note(&mut self) -> io::Result<()> {
         self.timer.restart();
         let bytes = &self.block[HEAD..];
@@ -112,12 +115,12 @@ impl PartWriter {
     }
 }
 
-/// Reads a part from its beginning on, also while it grows.
+/// Reads a part file from its beginning, also while it grows.
 #[derive(Debug)]
 pub(crate) struct PartReader {
     file: File,
     version: Version,
-    /// Where the next block begins, in the file and in the tar.
+    /// Offset of the next block in the file; `position` is its offset in the tar.
     offset: u64,
     position: u64,
 }
@@ -128,12 +131,12 @@ impl PartReader {
         Ok(Self { file: own_file::open(path, Access::Read)?, version, offset: 0, position: start })
     }
 
-    /// Where in the tar the next block begins.
+    /// Offset of the next block in the tar.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The next block; `None` if there is none yet that is whole and right.
+    /// The next block; `None` if there is no complete block with a valid digest yet.
     pub(crate) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut head = [0; HEAD];
         if !self.read(&mut head, self.offset)? {
@@ -156,7 +159,7 @@ impl PartReader {
         Ok(Some(bytes))
     }
 
-    /// Whether the file has so many bytes there.
+    /// Fills `buffer` from `offset`; `false` if the file ends before that.
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         match self.file.read_exact_at(buffer, offset) {
             Ok(()) => Ok(true),
@@ -174,18 +177,20 @@ pub(crate) struct Found {
     pub(crate) reached: u64,
 }
 
-/// A name for a part that begins at a byte of the tar, which no other attempt has used.
+/// A name for a part that begins at the tar offset `start`. The random suffix makes it unique among
+/// attempts.
 pub(crate) fn name(start: u64) -> String {
     format!("{start}.{:016x}", rand::random::<u64>())
 }
 
-/// The start that a name tells.
+/// The start offset that a file name contains.
 fn start_of(name: &str) -> Option<u64> {
     name.split_once('.')?.0.parse().ok()
 }
 
-/// Moves the parts of an earlier attempt to their new owner and reads each as far as it proves right. A former owner that
-/// still runs may go on writing to a file, which is why nobody else ever does.
+/// Moves the parts of an earlier attempt from its folder to the folder of the current attempt and
+/// validates the blocks of each part. The earlier attempt may still run and append to a file that
+/// was moved; therefore no other writer ever appends to it.
 pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<Found>> {
     let version = Version::of(source);
     let mut adopted = Vec::new();
@@ -252,18 +257,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_back_and_nothing_else() {
+    fn only_blocks_of_the_same_version_and_offset_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
         let bytes = bytes(2 * BLOCK + 1000);
         write(&path, 700, &bytes);
         assert_eq!(read(&path, version("a"), 700), bytes);
-        assert!(read(&path, version("b"), 700).is_empty(), "of another version");
-        assert!(read(&path, version("a"), 701).is_empty(), "of another place");
+        assert!(read(&path, version("b"), 700).is_empty(), "another version");
+        assert!(read(&path, version("a"), 701).is_empty(), "another offset");
     }
 
     #[test]
-    fn a_block_that_is_torn_or_damaged_ends_it() {
+    fn reading_ends_at_a_torn_or_damaged_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
         let bytes = bytes(2 * BLOCK + 1000);
@@ -279,7 +284,7 @@ mod tests {
             fs::write(&path, &damaged).unwrap();
             assert_eq!(read(&path, version("a"), 0), bytes[..blocks * BLOCK], "damaged at {place}");
         }
-        // A power cut leaves the length and no bytes.
+        // A power cut can leave a file of full length that contains only zeros.
         fs::write(&path, vec![0; whole.len()]).unwrap();
         assert!(read(&path, version("a"), 0).is_empty());
     }
@@ -318,7 +323,7 @@ mod tests {
         writer.write().unwrap();
         assert_eq!(writer.reached(), 700 + BLOCK as u64);
         writer.note().unwrap();
-        assert_eq!(length(), (HEAD + BLOCK) as u64, "there is nothing of the next block");
+        assert_eq!(length(), (HEAD + BLOCK) as u64, "an empty block is not written");
         writer.fill(&bytes[BLOCK..BLOCK + 2000]);
         writer.note().unwrap();
         writer.fill(&bytes[BLOCK + 2000..]);
@@ -327,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_taken_over_as_far_as_they_prove_right() {
+    fn adopted_parts_count_up_to_their_last_valid_block() {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
         assert_eq!(adopt(&from, &to, &source("a")).unwrap(), []);

@@ -1,4 +1,5 @@
-//! The beginning of a file that is not finished: how it stands in the journal, and how whoever goes on with it proves it.
+//! The partial file of a class: the first bytes of an unfinished file, how the journal records it,
+//! and how a resuming attempt verifies it.
 
 use std::{
     fs,
@@ -14,38 +15,39 @@ use crate::{
     storage::journal::{is_plain_file, read_digest, write_digest},
 };
 
-/// The beginning of a file, as the journal has it.
+/// The journal's record of a partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     /// Flat name, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
     pub(crate) size: u64,
-    /// Bytes of it that are there.
+    /// Number of bytes that were written.
     pub(crate) written: u64,
-    /// Digest of those.
+    /// Digest of the written bytes.
     #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
     pub(crate) blake3: blake3::Hash,
-    /// Offset in the tar at which the rest of the file stands.
+    /// Offset in the tar at which the rest of the file begins.
     pub(crate) position: u64,
 }
 
-/// A file of which the first bytes are there and were proved, and nothing behind them.
+/// A verified partial file, truncated to the verified bytes.
 #[derive(Debug)]
 pub(crate) struct BegunFile {
     /// Flat name, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
     pub(crate) size: u64,
-    /// Bytes of it that are there.
+    /// Number of bytes that were written.
     pub(crate) written: u64,
-    /// Of those.
+    /// Digest of the written bytes.
     pub(crate) digest: Digest,
 }
 
 impl Beginning {
-    /// Cuts the file to what the journal says of it, if that is there and holds.
-    pub(crate) fn prove(&self, path: &Path) -> io::Result<Option<BegunFile>> {
+    /// Verifies the file and truncates it to the recorded length; `None` if it is missing or
+    /// differs from the record.
+    pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<BegunFile>> {
         let is_there = self.written <= self.size
             && is_plain_file(path, &self.name)
             && fs::metadata(path).is_ok_and(|found| found.len() >= self.written);
@@ -53,7 +55,7 @@ impl Beginning {
             return Ok(None);
         }
         let file = match own_file::open(path, Access::ReadWrite) {
-            // A file of another member of the group that shares the area can be read only.
+            // In a shared area, the file of another member of the group may be readable only.
             Err(error) if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied => {
                 return Ok(None);
             }
@@ -65,7 +67,8 @@ impl Beginning {
             return Ok(None);
         }
         file.set_len(self.written)?;
-        let (name, digest) = (self.name.clone(), hasher.into());
+        let name = self.name.clone();
+        let digest = hasher.into();
         Ok(Some(BegunFile { name, size: self.size, written: self.written, digest }))
     }
 }

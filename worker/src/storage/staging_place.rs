@@ -1,9 +1,9 @@
-//! Where the staging area of a target is: beside the target, in the folder of `--staging`, or in
+//! The location of a target's staging area: beside the target, in the folder of `--staging`, or in
 //! the target.
 //!
-//! torchvision's and timm's folder loaders take each folder in the target for a class, so the area
-//! is in the target only where it can be nowhere else: a class is published by a rename, which
-//! stays within one mounted file system.
+//! The folder loaders of torchvision and timm treat each folder in the target as a class, so the
+//! area is in the target only if no other location works: a class is published by a rename, which
+//! must stay within one mounted file system.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,9 +12,9 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Name of an area that is in its target; former versions had no other.
+/// Name of an area in its target. Earlier versions had no other location.
 const IN_TARGET: &str = ".partial";
-/// Longest name of a folder, in bytes, on the common file systems.
+/// Longest name of a folder in bytes on common file systems.
 const NAME_MAX: usize = 255;
 
 /// Why the area cannot be beside the target.
@@ -22,10 +22,10 @@ const NAME_MAX: usize = 255;
 pub(crate) enum NotBeside {
     /// The target is the root of a file system, or of a mount.
     MountRoot,
-    /// The parent is in another part of the same mount, between which nothing can be renamed (a
+    /// The parent is in another part of the same mount, and a rename between the two fails (a
     /// subvolume, a project quota).
     CannotRename,
-    /// No folder can be made in the parent.
+    /// No folder can be created in the parent.
     ParentRefuses(io::Error),
 }
 
@@ -41,12 +41,13 @@ impl fmt::Display for NotBeside {
     }
 }
 
-/// The area in the target itself.
+/// The path of an area in the target itself.
 pub(crate) fn in_target(root: &Path) -> PathBuf {
     root.join(IN_TARGET)
 }
 
-/// `.<name of the target>.partial` beside the target, whose path has no links in it.
+/// The path of an area beside the target: `.<name of the target>.partial`. `root` must not contain
+/// links.
 pub(crate) fn beside(root: &Path) -> Result<PathBuf, NotBeside> {
     let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return Err(NotBeside::MountRoot) };
     if !are_on_one_mount(parent, root) {
@@ -56,7 +57,8 @@ pub(crate) fn beside(root: &Path) -> Result<PathBuf, NotBeside> {
     Ok(parent.join(name))
 }
 
-/// The area in a folder that may serve several targets: the path of the target is part of its name.
+/// The path of an area in a folder that may serve several targets. The name contains a digest of
+/// the target's path.
 pub(crate) fn in_folder(folder: &Path, root: &Path) -> PathBuf {
     let path = root.as_os_str().as_bytes();
     let name = root.file_name().unwrap_or_default();
@@ -64,25 +66,25 @@ pub(crate) fn in_folder(folder: &Path, root: &Path) -> PathBuf {
     folder.join(area_name([OsStr::new("."), name, OsStr::new(&digest), OsStr::new(IN_TARGET)], path))
 }
 
-/// The folder for what is moved out of the way of a class: beside the area, named like it. `None`
-/// where the area is in the target.
+/// The folder for files that are set aside when a class is published: beside the area, with a
+/// similar name. `None` if the area is in the target.
 pub(crate) fn set_aside(area: &Path, root: &Path) -> Option<PathBuf> {
     (area.parent() != Some(root)).then(|| area.with_extension("set-aside"))
 }
 
-/// The parts as one name, or a digest in place of a name that is too long.
+/// Joins the parts to one name; a digest replaces a name that is too long.
 fn area_name<const PARTS: usize>(parts: [&OsStr; PARTS], identity: &[u8]) -> OsString {
     let name: OsString = parts.into_iter().collect();
     if name.len() <= NAME_MAX { name } else { format!(".{:.32}{IN_TARGET}", blake3::hash(identity).to_hex()).into() }
 }
 
-/// The folder that a path names, without links, whether or not it exists already.
+/// The absolute path without links of a folder that may not exist yet.
 pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     for existing in absolute.ancestors() {
         let Ok(found) = existing.canonicalize() else { continue };
         let missing = absolute.strip_prefix(existing).unwrap_or(Path::new(""));
-        // `missing/..` would have to be made before it leads anywhere.
+        // `missing/..` cannot be resolved before `missing` is created.
         if missing.components().any(|part| part == Component::ParentDir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -91,8 +93,8 @@ pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Whether two folders are reached through one mount. rename(2) compares the mounts before it looks
-/// for the names, also where both show the same file system, whose device numbers are equal then.
+/// Whether two folders are in one mount. rename(2) compares the mounts before it looks up the
+/// names. Device numbers do not suffice: two mounts of one file system have the same.
 pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> bool {
     let missing = format!(".{:016x}", rand::random::<u64>());
     let renamed = fs::rename(one.join(&missing), other.join(&missing));
@@ -104,12 +106,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_area_is_named_for_its_target_and_fits_into_a_name() {
+    fn the_name_of_an_area_is_unique_for_its_target_and_not_too_long() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         assert_eq!(beside(&root.join("images")).unwrap(), root.join(".images.partial"));
         for length in [1, 245, 246, 247, 255] {
-            let (one, other) = ("n".repeat(length), "n".repeat(length - 1) + "x");
+            let one = "n".repeat(length);
+            let other = "n".repeat(length - 1) + "x";
             let areas = [one, other].map(|name| beside(&root.join(name)).unwrap());
             assert_ne!(areas[0], areas[1]);
             for area in areas {
@@ -123,8 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn one_folder_serves_targets_of_one_name() {
-        let (one, other) = (Path::new("/a/images"), Path::new("/b/images"));
+    fn one_folder_serves_several_targets_of_the_same_name() {
+        let one = Path::new("/a/images");
+        let other = Path::new("/b/images");
         assert_ne!(in_folder(Path::new("/s"), one), in_folder(Path::new("/s"), other));
         assert_eq!(in_folder(Path::new("/s"), one), in_folder(Path::new("/s"), one));
         let long = PathBuf::from("/a").join("n".repeat(255));
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_resolved_before_anything_is_made() {
+    fn a_path_is_resolved_before_any_folder_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         fs::create_dir(root.join("target")).unwrap();

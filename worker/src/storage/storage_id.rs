@@ -1,8 +1,8 @@
-//! The id of the storage behind a target: workers that read the same one share the target, however
-//! each of them reaches it.
+//! The id of the storage behind a target. Workers that read the same id share the target,
+//! independent of the paths under which they reach it.
 //!
-//! It is in a file in the target, because workers that see the target under different paths may
-//! have no other folder in common: their staging areas can be at different places. Folder loaders
+//! The id is in a file in the target, because workers that see the target under different paths may
+//! have no other folder in common: their staging areas can be in different places. Folder loaders
 //! ignore files.
 
 use std::{
@@ -17,22 +17,23 @@ use shared::own_file::open_regular;
 
 use crate::storage::file_tree::{is_gone, remove_if_there};
 
-/// The file in the target.
+/// Name of the file in the target.
 pub(crate) const FILE: &str = ".imagenet_downloader.storage";
-/// Hexadecimal digits of an id.
+/// Number of hexadecimal digits of an id.
 const DIGITS: usize = 32;
-/// Between two looks at a file that another process has just created.
+/// Delay between two reads of a file that another process has just created.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Looks before the file counts as one whose creator was killed, or that a power cut has emptied.
+/// Number of reads after which a file without an id is replaced: its creator was killed, or a power
+/// cut emptied it.
 const POLLS: u32 = 50;
 
-/// An id that no other storage has.
+/// A new random id.
 pub(crate) fn new() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// The storage's id: the one in the target, or `proposed` from now on. `area` is a folder on the
-/// same file system.
+/// The storage's id: the one in the target, or else `proposed`, which is then written. `area` is a
+/// folder on the same file system.
 pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<String> {
     let place = target.join(FILE);
     for _ in 0..POLLS {
@@ -54,7 +55,7 @@ pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<S
     read(&place)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
 }
 
-/// Removes the id, for the last process that uses the target.
+/// Removes the id. Called by the last process that uses the target.
 pub(crate) fn remove(target: &Path) -> io::Result<()> {
     remove_if_there(fs::remove_file(target.join(FILE)))
 }
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_start_at_the_same_moment_end_with_the_same_name() {
+    fn processes_that_start_at_the_same_time_agree_on_one_id() {
         for _ in 0..100 {
             let folder = tempfile::tempdir().unwrap();
             let start = Barrier::new(4);
@@ -92,20 +93,21 @@ mod tests {
                 threads.map(|thread| thread.join().unwrap())
             });
             assert!(found.iter().all(|id| *id == found[0]), "{found:?}");
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "what was not needed is gone");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file remains");
         }
     }
 
     #[test]
-    fn a_storage_keeps_its_name_and_two_have_two() {
-        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fn a_storage_keeps_its_id_and_another_one_has_another() {
+        let one = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
         let id = settle(one.path(), one.path(), &new()).unwrap();
         assert_eq!(settle(one.path(), one.path(), &new()).unwrap(), id);
         assert_ne!(settle(other.path(), other.path(), &new()).unwrap(), id);
     }
 
     #[test]
-    fn what_a_power_cut_has_emptied_is_filled_again() {
+    fn a_file_that_a_power_cut_emptied_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE), "").unwrap();
         let id = new();
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn something_else_in_the_way_is_an_error() {
+    fn a_folder_with_the_name_of_the_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(FILE)).unwrap();
         assert!(settle(folder.path(), folder.path(), &new()).is_err());

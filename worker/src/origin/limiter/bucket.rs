@@ -1,28 +1,33 @@
-//! `Bucket`: how fast bytes may come, over all transfers of this process. Pure.
+//! `Bucket`: a token bucket that limits the bytes per second over all transfers of this process.
+//! Pure.
 //!
-//! Whoever has received bytes is told its place in the order in which they came, and goes on when the bytes up to there had time to come.
+//! Each transfer that has received bytes gets its position in the total count of received bytes. It
+//! continues when the rate has allowed that many bytes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What was not used may be made up for by this much, so that late timers cost nothing.
+/// Unused rate is kept for at most this long, so that timers that fire late do not lower the
+/// throughput.
 const BURST: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// The rate limit of one process and the bytes received so far.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// Bytes a second; `None`: as many as come.
+    /// Bytes per second; `None`: unlimited.
     rate: Option<u64>,
-    /// Bytes that came faster than they may; below zero: that may come at once.
+    /// Bytes received above the rate. A negative value is the number of bytes that may be received
+    /// at once.
     debt: f64,
-    /// As of then.
+    /// The time at which `debt` was last updated.
     at: Instant,
-    /// Bytes that have come.
+    /// Total number of bytes received.
     spent: u64,
 }
 
-/// Up to where bytes must have had time to come before the next may.
+/// A position in the total count of received bytes. The transfer that holds it waits until the rate
+/// has allowed all bytes up to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Place(u64);
 
@@ -31,7 +36,7 @@ impl Bucket {
         Self { rate: None, debt: 0.0, at: now, spent: 0 }
     }
 
-    /// From now on so many bytes a second.
+    /// Sets the rate in bytes per second.
     pub(super) fn set_rate(&mut self, rate: Option<u64>, now: Instant) {
         self.settle(now);
         if self.rate.is_none() || rate.is_none() {
@@ -40,7 +45,7 @@ impl Bucket {
         self.rate = rate;
     }
 
-    /// So many bytes have come.
+    /// Counts received bytes; returns the position after them.
     pub(super) fn spend(&mut self, bytes: u64, now: Instant) -> Place {
         self.settle(now);
         self.spent += bytes;
@@ -50,12 +55,12 @@ impl Bucket {
         Place(self.spent)
     }
 
-    /// The place of whoever begins now: behind all that has come.
+    /// The position for a transfer that begins now: after all bytes received so far.
     pub(super) fn end(&self) -> Place {
         Place(self.spent)
     }
 
-    /// For how long to wait at a place before more bytes may come.
+    /// How long a transfer with this position waits before it may receive more bytes.
     pub(super) fn wait(&mut self, Place(place): Place, now: Instant) -> Duration {
         self.settle(now);
         let Some(rate) = self.rate else { return Duration::ZERO };
@@ -83,10 +88,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Receives chunks one after the other, each when it may, over so many transfers; gives the bytes of a time.
+    /// Simulates `transfers` that each receive `chunk` bytes whenever the bucket permits; returns
+    /// the bytes received in the time `over`.
     fn received(bucket: &mut Bucket, transfers: usize, chunk: u64, start: Instant, over: Duration) -> u64 {
         let mut places = vec![Place::default(); transfers];
-        let (mut now, mut bytes) = (start, 0);
+        let mut now = start;
+        let mut bytes = 0;
         while now < start + over {
             for place in &mut places {
                 if bucket.wait(*place, now).is_zero() {
@@ -100,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_kept_whatever_comes_at_once_and_over_however_many_transfers() {
+    fn the_rate_holds_for_any_chunk_size_and_number_of_transfers() {
         for (transfers, chunk) in [(1, 1000), (1, 300_000), (10, 16_384), (100, 64)] {
             let now = Instant::now();
             let mut bucket = Bucket::new(now);
@@ -112,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_is_made_up_for_by_a_twentieth_of_a_second_only() {
+    fn unused_rate_is_kept_for_fifty_milliseconds() {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
         bucket.set_rate(Some(1_000_000), now);
@@ -123,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_go_on_in_the_order_in_which_their_bytes_came() {
+    fn transfers_continue_in_the_order_in_which_they_received_bytes() {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
         bucket.set_rate(Some(1000), now);
@@ -134,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn another_rate_counts_for_those_who_wait_too_and_none_holds_nobody_back() {
+    fn a_changed_rate_applies_to_waiting_transfers_and_no_rate_means_no_wait() {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
         let place = bucket.spend(1 << 40, now);
-        assert_eq!(bucket.wait(place, now), Duration::ZERO, "without a limit");
+        assert_eq!(bucket.wait(place, now), Duration::ZERO, "no limit");
         bucket.set_rate(Some(1000), now);
-        assert_eq!(bucket.wait(place, now), Duration::ZERO, "what came before the limit");
+        assert_eq!(bucket.wait(place, now), Duration::ZERO, "bytes received before the limit do not count");
         let place = bucket.spend(10_000, now);
         assert_eq!(bucket.wait(place, now).as_secs(), 10);
         bucket.set_rate(Some(10_000), now);

@@ -1,35 +1,37 @@
-//! Why the origin has not answered yet, told once per cause: on this program's screen, and to the
-//! coordinator. After the first answer nothing is told: then a request that breaks is nothing
-//! unusual, and the coordinator says when the origin is away.
+//! Why the origin has not answered yet. Each distinct cause is reported once, in this program's log
+//! and to the coordinator. After the first answer nothing is reported here: single failed requests
+//! are normal then, and the coordinator detects and reports an outage.
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::origin::download_error::DownloadError;
 
-/// Different causes that are told.
-const MOST_CAUSES: usize = 8;
+/// Limit for the number of distinct causes that are reported.
+const MAX_CAUSES: usize = 8;
 
-/// What is known of an origin before its first answer.
+/// The causes reported before the origin's first answer.
 #[derive(Debug, Default)]
 pub(super) struct FirstTrouble(Mutex<State>);
 
+/// The state behind the lock of [`FirstTrouble`].
 #[derive(Debug, Default)]
 struct State {
     has_answered: bool,
-    /// Causes that were told, the last one at the end.
-    told: Vec<String>,
+    /// Causes that were reported, in order.
+    reported: Vec<String>,
 }
 
 impl FirstTrouble {
-    /// The origin has answered, whatever it said.
+    /// Records that the origin has answered, with any status.
     pub(super) fn answered(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.has_answered {
-            *state = State { has_answered: true, told: Vec::new() };
+            *state = State { has_answered: true, reported: Vec::new() };
         }
     }
 
-    /// Notes a request that had no answer; gives the sentence if it is the first of its cause.
+    /// Records a request that received no answer; returns the message to report if its cause is
+    /// new.
     pub(super) fn note(&self, error: &DownloadError, address: &str) -> Option<String> {
         let sentence = match error {
             DownloadError::Connection { why } => format!("{why}; is --url right? Trying again"),
@@ -37,17 +39,17 @@ impl FirstTrouble {
             _ => return None,
         };
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.has_answered || state.told.len() >= MOST_CAUSES || state.told.contains(&sentence) {
+        if state.has_answered || state.reported.len() >= MAX_CAUSES || state.reported.contains(&sentence) {
             return None;
         }
-        state.told.push(sentence.clone());
+        state.reported.push(sentence.clone());
         Some(sentence)
     }
 
-    /// The last sentence, while the origin has not answered; empty without one.
+    /// The latest message while the origin has not answered; empty if there is none.
     pub(super) fn last(&self) -> String {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.told.last().cloned().unwrap_or_default()
+        state.reported.last().cloned().unwrap_or_default()
     }
 }
 
@@ -62,16 +64,20 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once_until_the_origin_has_answered() {
+    fn a_cause_is_reported_once_until_the_origin_has_answered() {
         let first = FirstTrouble::default();
-        let said = Some("no connection to http://h:9: refused; is --url right? Trying again".to_owned());
-        assert_eq!(first.note(&refused(), "http://h:9"), said);
+        let message = Some("no connection to http://h:9: refused; is --url right? Trying again".to_owned());
+        assert_eq!(first.note(&refused(), "http://h:9"), message);
         assert_eq!(first.note(&refused(), "http://h:9"), None);
         let silent = DownloadError::Timeout { after: Duration::from_secs(2) };
-        let said = first.note(&silent, "http://h:9").unwrap();
-        assert_eq!(said, "no answer of http://h:9: Request timeout after 2s; trying again");
-        assert_eq!(first.last(), said);
-        assert_eq!(first.note(&DownloadError::NotATar { why: String::new() }, "http://h:9"), None, "that is an answer");
+        let message = first.note(&silent, "http://h:9").unwrap();
+        assert_eq!(message, "no answer of http://h:9: Request timeout after 2s; trying again");
+        assert_eq!(first.last(), message);
+        assert_eq!(
+            first.note(&DownloadError::NotATar { why: String::new() }, "http://h:9"),
+            None,
+            "the origin has answered"
+        );
         first.answered();
         assert_eq!(first.last(), "");
         let other = DownloadError::Connection { why: "reset".to_owned() };
@@ -82,6 +88,6 @@ mod tests {
     fn the_number_of_causes_is_bounded() {
         let first = FirstTrouble::default();
         let cause = |number| DownloadError::Connection { why: format!("cause {number}") };
-        assert_eq!((0..100).filter_map(|number| first.note(&cause(number), "")).count(), MOST_CAUSES);
+        assert_eq!((0..100).filter_map(|number| first.note(&cause(number), "")).count(), MAX_CAUSES);
     }
 }

@@ -1,25 +1,29 @@
-//! `Permits`: who may have a connection, in what order, and what of it the coordinator should hear at once. Pure.
+//! `Permits`: admission of requests in order of priority, up to the budget of connections; and
+//! which changes the coordinator needs to receive at once. Pure.
 //!
-//! Invariant: nobody is admitted while as many connections are open as the budget allows, or more.
+//! Invariant: no request is admitted while the number of open connections is at or above the
+//! budget.
 
 use std::collections::VecDeque;
 
-/// Who comes first when a connection is free; among equals, whoever came first.
+/// The order in which waiting requests are admitted; first in, first out within one priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// A transfer that goes on: what it has is of no use before the rest.
+    /// Continues a transfer. First, because the bytes received so far have no use without the rest.
     GoingOn,
-    /// Anything else that a class needs.
+    /// Any other request that a class needs.
     New,
-    /// A part of a tar that has a connection already: it comes in any case.
+    /// A part of a tar that is already being streamed. Last, because its bytes arrive without this
+    /// request too.
     Part,
 }
 
-/// Names a request that waits or is admitted.
+/// Identifies a request that waits or was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
 
-/// See the module. `Call` is how somebody who waits is called.
+/// The queues of waiting requests and the counts of open connections. `Call` notifies a waiting
+/// request of its admission.
 #[derive(Debug)]
 pub(super) struct Permits<Call> {
     limit: u32,
@@ -27,18 +31,18 @@ pub(super) struct Permits<Call> {
     flowing: u32,
     waiting: [VecDeque<(Ticket, Call)>; 3],
     last: Ticket,
-    /// What was told last.
-    told_wanted: u32,
-    /// The budget was lowered, and nobody was told yet that it is kept to.
-    owes_word: bool,
-    /// Something broke or was refused since it was told last.
-    in_trouble: bool,
-    /// Much has come since then.
-    has_plenty: bool,
+    /// The demand (`wanted`) in the last report.
+    reported_wanted: u32,
+    /// The budget was lowered, and the coordinator has no report yet that it is respected.
+    must_report_lowering: bool,
+    /// A request failed or was refused since the last report.
+    has_failures: bool,
+    /// Enough bytes for a throughput estimate were received since the last report.
+    has_received_enough: bool,
 }
 
 impl<Call> Permits<Call> {
-    /// So many connections at once.
+    /// Permits for at most `limit` connections at once.
     pub(super) fn new(limit: u32) -> Self {
         Self {
             limit,
@@ -46,10 +50,10 @@ impl<Call> Permits<Call> {
             flowing: 0,
             waiting: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
             last: Ticket(0),
-            told_wanted: 0,
-            owes_word: false,
-            in_trouble: false,
-            has_plenty: false,
+            reported_wanted: 0,
+            must_report_lowering: false,
+            has_failures: false,
+            has_received_enough: false,
         }
     }
 
@@ -57,40 +61,42 @@ impl<Call> Permits<Call> {
         self.limit
     }
 
-    /// Connections with a request on them.
+    /// Connections that are in use by a request.
     pub(super) fn open(&self) -> u32 {
         self.open
     }
 
-    /// Connections over which a body comes.
+    /// Connections that receive a body.
     pub(super) fn flowing(&self) -> u32 {
         self.flowing
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     pub(super) fn waiting(&self) -> u32 {
         self.waiting.iter().map(|queue| u32::try_from(queue.len()).unwrap_or(u32::MAX)).sum()
     }
 
-    /// Connections that this process could use now, the open ones included. Whatever else could be begun belongs here.
+    /// The demand: connections that this process could use now, the open ones included.
     pub(super) fn wanted(&self) -> u32 {
         self.open.saturating_add(self.waiting())
     }
 
-    /// Another budget. What is open beyond it stays open.
+    /// Sets the budget. Connections above a lower budget stay open until their requests end.
     pub(super) fn set_limit(&mut self, limit: u32) {
-        self.owes_word = limit < self.limit || limit < self.open || (self.owes_word && limit == self.limit);
+        self.must_report_lowering =
+            limit < self.limit || limit < self.open || (self.must_report_lowering && limit == self.limit);
         self.limit = limit;
     }
 
-    /// A request comes to the end of its queue.
+    /// Puts a request at the end of its queue.
     pub(super) fn ask(&mut self, priority: Priority, call: Call) -> Ticket {
         self.last.0 += 1;
         self.waiting[priority as usize].push_back((self.last, call));
         self.last
     }
 
-    /// Who is admitted now that somebody may be: it has a connection from now on.
+    /// Admits the next request if the budget allows one more; its connection counts as open from
+    /// now on.
     pub(super) fn admit(&mut self) -> Option<Call> {
         if self.open >= self.limit {
             return None;
@@ -100,7 +106,7 @@ impl<Call> Permits<Call> {
         Some(call)
     }
 
-    /// A request does not wait any more, or is not made although it was admitted.
+    /// Removes a request: it no longer waits, or it was admitted and is not made.
     pub(super) fn withdraw(&mut self, ticket: Ticket) {
         let before = self.waiting();
         for queue in &mut self.waiting {
@@ -111,39 +117,43 @@ impl<Call> Permits<Call> {
         }
     }
 
-    /// A body comes.
+    /// Records that an open connection receives a body.
     pub(super) fn flows(&mut self) {
         self.flowing += 1;
     }
 
-    /// A connection has no request on it any more.
+    /// Records that a connection is no longer in use.
     pub(super) fn release(&mut self, was_flowing: bool) {
         self.open -= 1;
         self.flowing -= u32::from(was_flowing);
     }
 
-    /// A request broke or was refused.
+    /// Records that a request failed or was refused.
     pub(super) fn trouble(&mut self) {
-        self.in_trouble = true;
+        self.has_failures = true;
     }
 
-    /// Enough has come to say how fast the origin is.
+    /// Records that enough bytes for a throughput estimate were received.
     pub(super) fn plenty(&mut self) {
-        self.has_plenty = true;
+        self.has_received_enough = true;
     }
 
-    /// Whether somebody waits for the word.
+    /// Whether there is a change that the coordinator needs to receive at once.
     pub(super) fn has_news(&self) -> bool {
         let wanted = self.wanted();
-        let wants_more = wanted > self.told_wanted && (self.told_wanted == 0 || wanted > self.limit);
-        self.in_trouble || self.has_plenty || wants_more || (self.owes_word && self.open <= self.limit)
+        let wants_more = wanted > self.reported_wanted && (self.reported_wanted == 0 || wanted > self.limit);
+        self.has_failures
+            || self.has_received_enough
+            || wants_more
+            || (self.must_report_lowering && self.open <= self.limit)
     }
 
-    /// The coordinator is told how it stands.
+    /// Records that the current state was reported to the coordinator.
     pub(super) fn told(&mut self) {
-        self.told_wanted = self.wanted();
-        (self.in_trouble, self.has_plenty) = (false, false);
-        self.owes_word &= self.open > self.limit;
+        self.reported_wanted = self.wanted();
+        self.has_failures = false;
+        self.has_received_enough = false;
+        self.must_report_lowering &= self.open > self.limit;
     }
 }
 
@@ -153,13 +163,13 @@ mod tests {
 
     use super::*;
 
-    /// Admits whoever may be, by name.
+    /// Admits as many requests as possible; returns their names.
     fn admitted(permits: &mut Permits<&'static str>) -> Vec<&'static str> {
         std::iter::from_fn(|| permits.admit()).collect()
     }
 
     #[test]
-    fn whoever_came_first_is_first_and_what_goes_on_is_before_what_is_new() {
+    fn requests_are_admitted_in_order_and_continued_transfers_before_new_ones() {
         let mut permits = Permits::new(1);
         for (priority, name) in [
             (Priority::New, "new 1"),
@@ -178,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_budget_takes_nothing_away_and_lets_nobody_follow() {
+    fn a_lower_budget_closes_no_connection_and_admits_no_request() {
         let mut permits = Permits::new(3);
         for name in ["a", "b", "c", "d"] {
             permits.ask(Priority::New, name);
@@ -191,7 +201,7 @@ mod tests {
         assert!(admitted(&mut permits).is_empty() && !permits.has_news());
         permits.release(false);
         assert!(admitted(&mut permits).is_empty());
-        assert!(permits.has_news(), "another worker may have the two");
+        assert!(permits.has_news(), "the coordinator can allocate the two connections to another worker");
         permits.told();
         assert!(!permits.has_news());
         permits.release(false);
@@ -199,20 +209,20 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_budget_that_is_kept_to_already_is_told_at_once() {
+    fn a_lower_budget_that_is_already_respected_is_reported_at_once() {
         let mut permits = Permits::<()>::new(3);
         permits.set_limit(2);
         assert!(permits.has_news());
         permits.told();
         permits.set_limit(3);
-        assert!(!permits.has_news(), "of a higher one there is no hurry");
+        assert!(!permits.has_news(), "a higher budget needs no report");
     }
 
     #[test]
-    fn more_is_asked_for_at_once_where_a_larger_budget_could_help() {
+    fn a_higher_demand_is_reported_at_once_if_a_larger_budget_could_help() {
         let mut permits = Permits::new(2);
         permits.ask(Priority::New, "a");
-        assert!(permits.has_news(), "from nothing");
+        assert!(permits.has_news(), "the first demand");
         permits.told();
         admitted(&mut permits);
         permits.ask(Priority::New, "b");
@@ -227,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_away_leaves_its_place_or_its_connection() {
+    fn a_withdrawn_request_leaves_the_queue_or_frees_its_connection() {
         let mut permits = Permits::new(1);
         let [a, b, _] = ["a", "b", "c"].map(|name| permits.ask(Priority::New, name));
         assert_eq!(admitted(&mut permits), ["a"]);
@@ -239,7 +249,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, nobody is admitted above the budget, and nobody waits below it.
+        /// After any sequence of operations, no request is admitted above the budget and none waits
+        /// below it.
         #[test]
         fn the_budget_is_never_exceeded(steps in prop::collection::vec((0_u8..5, 0_u32..6), 1..200)) {
             let mut permits = Permits::new(0);

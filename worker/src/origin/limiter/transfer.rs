@@ -1,16 +1,18 @@
-//! A body on its way over a connection that the gate has given leave for.
+//! A response body that is received over a connection for which the limiter has issued a permit.
 
 use bytes::Bytes;
 use reqwest::Response;
 
 use super::{Permit, bucket::Place};
 
-/// See the module. Dropped as soon as no more is wanted of it, it makes room for the next request.
+/// A response and the permit of its connection. Dropping it releases the permit, so the next
+/// request can start.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     response: Response,
     permit: Permit,
-    /// Of the bytes that came last, where they may not come as fast as they can.
+    /// The position in the token bucket after the bytes received last; `None` without a rate
+    /// limit.
     place: Option<Place>,
 }
 
@@ -20,19 +22,20 @@ impl Transfer {
         Self { response, permit, place: None }
     }
 
-    /// The answer's head.
+    /// Status and header fields of the response.
     pub(crate) fn response(&self) -> &Response {
         &self.response
     }
 
-    /// Waits until more may come. Whoever waits here waits for us and not for the origin.
-    pub(crate) async fn room(&mut self) {
+    /// Waits until the rate limit permits more bytes. This time is not the origin's: timeouts for
+    /// the origin must not include it.
+    pub(crate) async fn wait_for_rate(&mut self) {
         if let Some(place) = self.place.take() {
             self.permit.gate().room_after(place).await;
         }
     }
 
-    /// The next bytes; `None` when the body has ended.
+    /// The next bytes of the body; `None` at its end.
     pub(crate) async fn chunk(&mut self) -> reqwest::Result<Option<Bytes>> {
         let chunk = self.response.chunk().await?;
         if let Some(bytes) = &chunk {

@@ -1,4 +1,5 @@
-//! The stream beside the calls: what a worker observes of the origin, and the budgets that it gets for it.
+//! The bidirectional stream of the coordinator client: the worker sends observations of the origin
+//! and receives budgets.
 
 use std::time::Duration;
 
@@ -10,40 +11,40 @@ use tonic::{Code, Status, Streaming};
 use super::CoordinatorClient;
 use crate::origin::limiter::{Budget, Observation};
 
-/// However often the coordinator wants to be told of the pace.
-const OFTENEST: Duration = Duration::from_millis(5);
-const SELDOMEST: Duration = Duration::from_mins(1);
+/// Limits for the observation interval that the coordinator sets.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
+const LONGEST_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why there is no budget.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoBudget {
-    /// The coordinator gives none: it is older than they are, or keeps a worker from a call that it does not know.
+    /// The coordinator never provides one: it is too old, or denies the worker this call.
     #[error("the coordinator has none")]
     Never,
-    /// It may come over another stream.
+    /// This stream provides none; another stream may.
     #[error("{0}")]
     Now(String),
 }
 
-/// Where a session's observations go. Its stream ends with it.
+/// The sending half of a session's stream. Dropping it ends the stream.
 #[derive(Debug)]
 pub(crate) struct Observations {
     sender: mpsc::Sender<proto::Observation>,
     session: SessionId,
 }
 
-/// Room for one observation.
-pub(crate) struct Room<'stream> {
-    room: mpsc::Permit<'stream, proto::Observation>,
+/// A reserved slot in the stream for one observation.
+pub(crate) struct Reservation<'stream> {
+    permit: mpsc::Permit<'stream, proto::Observation>,
     session: SessionId,
 }
 
-/// A session's budgets, each in the place of the one before.
+/// The receiving half of a session's stream. Each budget replaces the one before.
 #[derive(Debug)]
 pub(crate) struct Budgets(Streaming<proto::Budget>);
 
 impl CoordinatorClient {
-    /// Opens the stream for the pace. Other than the calls it has no deadline of its own.
+    /// Opens the stream. Unlike the unary calls it has no deadline of its own.
     pub(crate) async fn pace(
         &mut self,
         session: SessionId,
@@ -58,22 +59,23 @@ impl CoordinatorClient {
 }
 
 impl Observations {
-    /// Waits until one may be sent: as long as that takes, a newer one takes its place. Cancel safe.
-    pub(crate) async fn room(&self) -> Result<Room<'_>, NoBudget> {
-        let room = self.sender.reserve().await.map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
-        Ok(Room { room, session: self.session })
+    /// Waits until an observation can be sent. The caller then sends its newest observation. Cancel
+    /// safe.
+    pub(crate) async fn reserve(&self) -> Result<Reservation<'_>, NoBudget> {
+        let permit = self.sender.reserve().await.map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
+        Ok(Reservation { permit, session: self.session })
     }
 }
 
-impl Room<'_> {
-    /// `first_trouble`: why the origin has not answered yet.
+impl Reservation<'_> {
+    /// Sends an observation. `first_trouble`: why the origin has not answered yet; empty if it has.
     pub(crate) fn send(self, observation: &Observation, first_trouble: String) {
-        self.room.send(wire_observation(self.session, observation, first_trouble));
+        self.permit.send(wire_observation(self.session, observation, first_trouble));
     }
 }
 
 impl Budgets {
-    /// Waits for the next one. Cancel safe.
+    /// Waits for the next budget. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Budget, NoBudget> {
         let next = self.0.message().await?;
         let wire = next.ok_or_else(|| NoBudget::Now("the coordinator ended the stream".to_owned()))?;
@@ -82,7 +84,7 @@ impl Budgets {
             connections: wire.connections,
             bytes_per_second: (wire.bytes_per_second > 0).then_some(wire.bytes_per_second),
             quiet: Duration::from_millis(wire.quiet_ms),
-            observe_every: Duration::from_millis(wire.observe_ms).clamp(OFTENEST, SELDOMEST),
+            observe_every: Duration::from_millis(wire.observe_ms).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             resumed: wire.resumed,
         })
     }
