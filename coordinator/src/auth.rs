@@ -1,11 +1,11 @@
-//! The door of the cluster: who may connect, and who may say what.
+//! Authentication and authorization: which clients may connect, and which calls they may make.
 //!
-//! [`incoming`] accepts a connection, registers it as pending in `connections` and does the
-//! handshake; [`Gate`] looks at each call before its body is read; the first call with a valid
-//! credential ends the pending state. A client without a credential can therefore hold a bounded
-//! number of connections for a bounded time, `frame_cost` bounds the memory behind them, and
-//! nothing that it sends is decoded. A credential that is revoked ends its calls (`call`), and its
-//! connection is pending again.
+//! [`incoming`] accepts a connection, registers it as pending in `connections` and performs the TLS
+//! handshake. [`Gate`], the auth layer, checks each call before its body is read. The first call
+//! with a valid credential ends the pending state. A client without a credential can therefore hold
+//! a bounded number of connections for a bounded time; `frame_cost` bounds their memory, and none
+//! of their messages is decoded. Revoking a credential ends its calls (`call`) and makes its
+//! connection pending again.
 
 mod call;
 mod connection;
@@ -27,6 +27,6 @@ pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;
 pub use server_credentials::{Door, DoorFiles, TlsFiles};
 
-/// Calls at the same time on one connection. HTTP/2 recommends at least 100, and hyper's clients
-/// open as many before they have seen this number; a worker has about five.
+/// Concurrent calls on one connection. HTTP/2 recommends at least 100 (RFC 9113 §6.5.2), and
+/// hyper's clients open as many before they have received this setting; a worker makes about five.
 pub const MAX_STREAMS: u32 = 100;

@@ -1,11 +1,13 @@
-//! The pace: one budget of connections to the origin for all workers together. Pure.
+//! The concurrency controller: one budget of connections to the origin for all workers together.
+//! Pure.
 //!
-//! Workers say what they do (an [`Observation`]); from all of it `climb` finds how many connections
-//! the origin is worth, `trouble` whether it breaks under them, `refusals` whether it refuses
-//! because of them, and `shares` gives each worker its part (a [`Budget`]). A refusal with
-//! `Retry-After` (`waits`), or an overload, stops all requests for a while.
+//! Each worker reports an [`Observation`]. From all observations `controller` finds the number of
+//! connections that gives the best throughput, `overload` detects failures caused by too many
+//! connections, `refusals` decides whether refusals are caused by their number, and `allocation`
+//! gives each worker its part as a [`Budget`]. A refusal with `Retry-After` (`waits`) or an
+//! overload pauses all requests.
 //!
-//! The ceilings that people give are never passed, whatever the origin would bear.
+//! Invariant: the limits given by `--max-connections` and `--max-rate` are never exceeded.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,77 +19,81 @@ mod controller;
 mod notice;
 mod overload;
 mod refusals;
-mod speed;
-mod throughput;
-mod trial;
+mod throughput_meter;
+mod totals;
+mod upper_bound;
+mod wait_probe;
 mod waits;
-mod wall;
 
-use allocation::{Share, divide};
-use controller::Climb;
+use allocation::{Allocation, divide};
+use controller::LimitController;
 pub use notice::Notice;
-use overload::{Meaning, Seen, Trouble};
+use overload::{CutReport, Diagnosis, OverloadDetector};
 use refusals::Refusals;
-use speed::Speed;
-use throughput::Flow;
-use trial::Trials;
+use throughput_meter::ThroughputMeter;
+use totals::FleetTotals;
+use wait_probe::WaitProbes;
 use waits::{JITTER, Waits};
 
-/// After an overload nobody asks for anything for so long; then twice as long each time, up to [`LONGEST_REST`].
-const FIRST_REST: Duration = Duration::from_millis(1100);
-const LONGEST_REST: Duration = Duration::from_secs(15);
-/// An overload after so long is a new one.
-const SAME_TROUBLE: Duration = Duration::from_secs(30);
-/// A wait that is extended by less is not announced again: requests that were under way together are refused one by one.
-const TOLD_AGAIN: Duration = Duration::from_secs(10);
-/// One worker speaks so often while a level is measured, and otherwise; more workers speak more seldom.
+/// Pause of all requests after the first overload. Each repeated overload doubles it, up to
+/// [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(1100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// An overload later than this after the previous one counts as a first one.
+const SAME_SERIES: Duration = Duration::from_secs(30);
+/// A wait that is extended by less than this is not announced again: the origin refuses requests
+/// that were in flight together one by one.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(10);
+/// Interval of one worker's observations while a level is measured ([`OBSERVE_CLOSELY`]) and
+/// otherwise ([`OBSERVE`]). In a large fleet it is at least [`OBSERVE_PER_WORKER`] per worker.
 const OBSERVE_CLOSELY: Duration = Duration::from_millis(20);
 const OBSERVE: Duration = Duration::from_millis(250);
 const OBSERVE_PER_WORKER: Duration = Duration::from_millis(2);
+/// Up to this number of workers the allocation is recomputed after each report.
 const FEW_WORKERS: u32 = 64;
 
-/// What a worker says of its connections to the origin. Counters since its process started.
+/// One worker's report on its connections to the origin. Counters start with the worker's process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// Version of the budget that it keeps to; 0: none yet.
+    /// Version of the budget that the worker applies; 0: none yet.
     pub seen: u64,
-    /// Connections with a request on them, now.
+    /// Connections with a request in flight, now.
     pub open: u32,
-    /// Those of them over which a body comes.
+    /// Those of the open connections whose response body is arriving.
     pub flowing: u32,
-    /// Connections that it could use now, the open ones included.
+    /// Connections that the worker could use now, including the open ones.
     pub wanted: u32,
-    /// Bytes of bodies.
+    /// Bytes of response bodies.
     pub received: u64,
     /// Requests to the origin.
     pub requests: u64,
-    /// Requests that broke: no connection, no answer, a body that broke off.
+    /// Failed requests: no connection, no response, or a body that ended early.
     pub cuts: u64,
-    /// 429 and 503.
+    /// Responses with status 429 or 503.
     pub refusals: u64,
-    /// The rest of the longest `Retry-After` that it was given and that has not passed.
+    /// Time left of the longest `Retry-After` that the worker has received, if it has not elapsed.
     pub retry_after: Option<Duration>,
 }
 
-/// What one worker may do, until it is told otherwise.
+/// What one worker may do until it receives a newer budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Grows whenever it changes.
+    /// Increases with each change.
     pub version: u64,
     /// Connections to the origin.
     pub connections: u32,
-    /// Bytes per second over all of them.
+    /// Bytes per second over all connections of the worker.
     pub bytes_per_second: Option<u64>,
-    /// Nothing is asked of the origin for so long.
+    /// The worker sends no request to the origin for this long.
     pub quiet: Duration,
-    /// How often to say what it does, if that changes.
+    /// Interval of the worker's observations, if they change.
     pub observe_every: Duration,
-    /// How often waits were lifted. With each time the wait that the origin has asked this worker
-    /// for ends as well.
+    /// Number of times that an admin has ended the waits. When it increases, the worker also ends
+    /// the wait that the origin has asked of it.
     pub resumed: u64,
 }
 
-/// What people allow: hard limits for all workers together.
+/// Limits from the command line for all workers together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ceilings {
     /// `--max-connections`, at least 1.
@@ -96,71 +102,73 @@ pub struct Ceilings {
     pub bytes_per_second: Option<u64>,
 }
 
-/// The pace as people see it.
+/// The state of the concurrency controller for status displays and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PaceStatus {
     /// Connections allowed to all workers together.
     pub limit: u32,
-    /// Connections with a request on them.
+    /// Connections with a request in flight.
     pub open: u32,
     /// Connections that the workers could use.
     pub wanted: u32,
-    /// Nobody asks for anything for so long.
+    /// No request is sent for this long.
     pub quiet: Duration,
-    /// What comes, over the last seconds.
+    /// Throughput, averaged over the last seconds.
     pub bytes_per_second: u64,
-    /// The level above which the origin broke, while it is remembered.
-    pub wall: Option<u32>,
-    /// Requests of the whole job.
+    /// The highest number of connections below the level at which the origin failed, while it is
+    /// remembered.
+    pub upper_bound: Option<u32>,
+    /// Requests since the coordinator's process started.
     pub requests: u64,
-    /// Requests that broke.
+    /// Failed requests.
     pub cuts: u64,
-    /// 429 and 503.
+    /// Responses with status 429 or 503.
     pub refusals: u64,
-    /// Times that the connections died together.
+    /// Detected overloads: bursts of failed requests.
     pub overloads: u64,
 }
 
-/// See the module.
+/// The state of the concurrency controller. It is owned by the dispatcher.
 #[derive(Debug)]
 pub struct Pace {
     ceilings: Ceilings,
-    shares: BTreeMap<SessionId, Share>,
-    flow: Flow,
-    climb: Climb,
+    allocations: BTreeMap<SessionId, Allocation>,
+    totals: FleetTotals,
+    controller: LimitController,
     refusals: Refusals,
-    trouble: Trouble,
+    overload_detector: OverloadDetector,
     began: Instant,
     divided_at: Instant,
     waits: Waits,
-    trials: Trials,
-    /// The end of the rest after the last overload.
-    rest_until: Instant,
-    /// The later one of `rest_until` and the end of the waits.
+    wait_probes: WaitProbes,
+    /// The end of the pause after the last overload.
+    pause_until: Instant,
+    /// The later one of `pause_until` and the end of the waits.
     quiet_until: Instant,
     resumed: u64,
-    rest: Duration,
+    pause: Duration,
     overload: Option<Overload>,
     observe_every: Duration,
-    speed: Speed,
+    throughput_meter: ThroughputMeter,
     counts: Counts,
     notices: Vec<Notice>,
-    /// The limit that people were told last.
-    told: u32,
-    /// The end of a wait that people were told last.
-    told_until: Instant,
-    turn: u64,
+    /// The limit that was announced last.
+    announced_limit: u32,
+    /// The end of the wait that was announced last.
+    announced_until: Instant,
+    budget_generation: u64,
 }
 
-/// The last time that the connections died together.
+/// The last detected overload.
 #[derive(Debug, Clone, Copy)]
 struct Overload {
     at: Instant,
-    /// How many were allowed before the trouble began.
-    before: u32,
-    fell_to: u32,
+    /// Limit before the first overload of this series.
+    first_limit: u32,
+    lowered_to: u32,
 }
 
+/// Counters since this coordinator started.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     requests: u64,
@@ -170,138 +178,153 @@ struct Counts {
 }
 
 impl Pace {
-    /// Begins carefully, or with as many connections as people allow.
+    /// Starts at one connection, or at `--max-connections` if it is given.
     pub fn new(ceilings: Ceilings, now: Instant) -> Self {
-        let climb = Climb::new(ceilings.connections, now);
+        let controller = LimitController::new(ceilings.connections, now);
         Self {
             ceilings,
-            shares: BTreeMap::new(),
-            flow: Flow::default(),
-            told: climb.limit(),
-            told_until: now,
-            climb,
+            allocations: BTreeMap::new(),
+            totals: FleetTotals::default(),
+            announced_limit: controller.limit(),
+            announced_until: now,
+            controller,
             refusals: Refusals::default(),
-            trouble: Trouble::default(),
+            overload_detector: OverloadDetector::default(),
             began: now,
             divided_at: now,
             waits: Waits::default(),
-            trials: Trials::default(),
-            rest_until: now,
+            wait_probes: WaitProbes::default(),
+            pause_until: now,
             quiet_until: now,
             resumed: 0,
-            rest: FIRST_REST,
+            pause: FIRST_PAUSE,
             overload: None,
             observe_every: OBSERVE_CLOSELY,
-            speed: Speed::default(),
+            throughput_meter: ThroughputMeter::default(),
             counts: Counts::default(),
             notices: Vec::new(),
-            turn: 0,
+            budget_generation: 0,
         }
     }
 
-    /// Takes what a worker says.
+    /// Records a worker's report.
     pub fn observed(&mut self, id: SessionId, observation: &Observation, now: Instant) {
-        let (open_before, workers_before) = (self.flow.open, self.flow.workers);
-        // What its process did before this session was counted, or nobody counts it any more.
-        let share = self.shares.entry(id).or_insert_with(|| Share::of_newcomer(observation));
-        let last = share.hear(*observation);
+        let open_before = self.totals.open;
+        let workers_before = self.totals.workers;
+        // What the process did before this session was counted in an earlier session, or is no
+        // longer counted.
+        let allocation = self.allocations.entry(id).or_insert_with(|| Allocation::of_new_session(observation));
+        let last = allocation.record(*observation);
         let since = |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
-        let (requests, cuts, refusals) = (since(|is| is.requests), since(|is| is.cuts), since(|is| is.refusals));
-        self.flow.replace(&last, observation);
+        let requests = since(|is| is.requests);
+        let cuts = since(|is| is.cuts);
+        let refusals = since(|is| is.refusals);
+        self.totals.replace(&last, observation);
         let counts = &mut self.counts;
         counts.requests = counts.requests.saturating_add(requests);
         counts.cuts = counts.cuts.saturating_add(cuts);
         counts.refusals = counts.refusals.saturating_add(refusals);
         let is_quiet = now < self.quiet_until;
-        let counts = |wait: &Duration| self.waits.told(id, now + *wait, refusals > 0);
-        if let Some(wait) = observation.retry_after.filter(counts) {
+        let is_in_force = |wait: &Duration| self.waits.reported(id, now + *wait, refusals > 0);
+        if let Some(wait) = observation.retry_after.filter(is_in_force) {
             if refusals > 0 {
-                self.refusals.refused(refusals, self.climb.limit(), self.climb.is_above_wall(), &self.flow);
+                self.refusals.refused(
+                    refusals,
+                    self.controller.limit(),
+                    self.controller.is_above_bound(),
+                    &self.totals,
+                );
             }
             let until = now + wait;
-            if (refusals > 0 && !is_quiet) || until > self.told_until + TOLD_AGAIN {
-                self.told_until = until;
+            if (refusals > 0 && !is_quiet) || until > self.announced_until + ANNOUNCE_AGAIN {
+                self.announced_until = until;
                 self.notices.push(Notice::Refused { rest: wait });
             }
-            self.silence(until);
+            self.extend_pause(until);
         } else if !is_quiet {
-            // Without a word on how long to wait, a refusal says no more than a cut. What the origin
-            // refuses one worker alone says nothing of the number of connections.
-            let refused = if self.waits.is_own(id) { 0 } else { refusals };
-            let seen =
-                Seen { worker: id, cuts: cuts.saturating_add(refused), open: open_before, workers: workers_before };
-            match self.trouble.observed(seen, self.climb.limit(), now) {
-                Meaning::None if cuts > 0 => self.climb.put_off(&self.flow, now),
-                Meaning::None => {}
-                Meaning::Overload { open } => self.overloaded(open, now),
-                Meaning::Independent => self.absolved(now),
+            // A refusal without `Retry-After` is handled like a failed request. If the origin
+            // refuses only this worker, its refusals are not evidence about the number of
+            // connections.
+            let refused = if self.waits.is_exclusive(id) { 0 } else { refusals };
+            let report = CutReport {
+                worker: id,
+                cuts: cuts.saturating_add(refused),
+                open: open_before,
+                workers: workers_before,
+            };
+            match self.overload_detector.observed(report, self.controller.limit(), now) {
+                Diagnosis::None if cuts > 0 => self.controller.postpone(&self.totals, now),
+                Diagnosis::None => {}
+                Diagnosis::Overload { open } => self.back_off(open, now),
+                Diagnosis::Independent => self.independent_failures(now),
             }
         }
-        self.reckon(now);
+        self.update(now);
     }
 
-    /// A session has ended: its share is free, and a wait that only it reported ends.
+    /// A session has ended. Its allocation becomes free, and a wait that only this session reported
+    /// ends.
     pub fn left(&mut self, id: SessionId, now: Instant) {
-        if self.waits.left(id) {
-            self.shorten(now);
+        if self.waits.session_ended(id) {
+            self.shorten_pause(now);
         }
-        if let Some(share) = self.shares.remove(&id) {
-            self.flow.replace(&share.last(), &Observation::default());
-            self.climb.forget(&self.flow, now);
-            self.reckon(now);
+        if let Some(allocation) = self.allocations.remove(&id) {
+            self.totals.replace(&allocation.last(), &Observation::default());
+            self.controller.worker_left(&self.totals, now);
+            self.update(now);
         }
     }
 
-    /// Ends the waits that the origin has asked for; gives what is left of the longest.
+    /// Ends the waits that the origin has asked for and returns the time left of the longest one.
     pub fn resume(&mut self, now: Instant) -> Duration {
         let left = self.waits.until().map(|until| until.saturating_duration_since(now)).unwrap_or_default();
-        self.waits.lift();
+        self.waits.end_all();
         self.resumed += 1;
-        self.shorten(now);
-        self.tell_everybody();
-        self.reckon(now);
+        self.shorten_pause(now);
+        self.renew_all_budgets();
+        self.update(now);
         left
     }
 
-    /// To be called once in a second: shares go round, and speeds are looked at.
+    /// Rotates allocations and samples the throughput. The caller calls it once per second.
     pub fn tick(&mut self, now: Instant) {
-        self.reckon(now);
+        self.update(now);
         self.divide(now);
     }
 
-    /// What a worker may do. A worker that has said nothing may do nothing.
+    /// The budget of a worker. A worker without a report has no connections.
     pub fn budget(&self, id: SessionId, now: Instant) -> Budget {
-        let share = self.shares.get(&id).copied().unwrap_or_default();
+        let allocation = self.allocations.get(&id).copied().unwrap_or_default();
         Budget {
-            version: share.version,
-            connections: self.connections(id, &share),
-            bytes_per_second: share.rate,
+            version: allocation.version,
+            connections: self.connections(id, &allocation),
+            bytes_per_second: allocation.rate,
             quiet: self.quiet_until(id).saturating_duration_since(now),
             observe_every: self.observe_every,
             resumed: self.resumed,
         }
     }
 
-    /// Changes whenever somebody's budget has.
+    /// A generation number. It increases when any worker's budget changes.
     pub fn turn(&self) -> u64 {
-        self.turn
+        self.budget_generation
     }
 
-    /// What people should hear, once.
+    /// Takes the announcements that were made since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
 
-    /// The pace as people see it.
+    /// The state for status displays and metrics.
     pub fn status(&self, now: Instant) -> PaceStatus {
         let Counts { requests, cuts, refusals, overloads } = self.counts;
         PaceStatus {
-            limit: self.climb.limit(),
-            open: self.flow.open,
-            wanted: self.flow.wanted,
+            limit: self.controller.limit(),
+            open: self.totals.open,
+            wanted: self.totals.wanted,
             quiet: self.quiet_until.saturating_duration_since(now),
-            bytes_per_second: self.speed.bytes_per_second(),
-            wall: self.climb.wall(now),
+            bytes_per_second: self.throughput_meter.bytes_per_second(),
+            upper_bound: self.controller.upper_bound(now),
             requests,
             cuts,
             refusals,
@@ -309,88 +332,90 @@ impl Pace {
         }
     }
 
-    fn overloaded(&mut self, open: u32, now: Instant) {
-        let last = self.overload.filter(|last| now - last.at < SAME_TROUBLE);
-        // What broke again although there were fewer needs a longer rest; a level that was tried again and broke does not.
-        let again = last.is_some_and(|last| open <= last.fell_to);
-        self.rest = if again { (self.rest * 2).min(LONGEST_REST) } else { FIRST_REST };
-        let before = last.map_or(self.climb.limit(), |last| last.before);
-        self.climb.fell(open, again, self.rest, &self.flow, now);
-        let limit = self.climb.limit();
-        self.overload = Some(Overload { at: now, before, fell_to: limit });
+    fn back_off(&mut self, open: u32, now: Instant) {
+        let last = self.overload.filter(|last| now - last.at < SAME_SERIES);
+        // If fewer connections fail again, the origin needs a longer pause. If a higher level is
+        // retried and fails, the first pause is enough.
+        let again = last.is_some_and(|last| open <= last.lowered_to);
+        self.pause = if again { (self.pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+        let first_limit = last.map_or(self.controller.limit(), |last| last.first_limit);
+        self.controller.back_off(open, again, self.pause, &self.totals, now);
+        let limit = self.controller.limit();
+        self.overload = Some(Overload { at: now, first_limit, lowered_to: limit });
         self.counts.overloads += 1;
-        self.trouble.forget();
-        self.rest_until = now + self.rest;
-        self.silence(self.rest_until);
-        self.notices.push(Notice::Overload { open, limit, rest: self.rest });
+        self.overload_detector.reset();
+        self.pause_until = now + self.pause;
+        self.extend_pause(self.pause_until);
+        self.notices.push(Notice::Overload { open, limit, rest: self.pause });
     }
 
-    fn absolved(&mut self, now: Instant) {
-        let before = self.overload.take().map_or(1, |last| last.before);
-        self.climb.absolved(before, &self.flow, now);
+    fn independent_failures(&mut self, now: Instant) {
+        let limit = self.overload.take().map_or(1, |last| last.first_limit);
+        self.controller.independent_failures(limit, &self.totals, now);
         self.notices.push(Notice::Independent);
     }
 
-    fn silence(&mut self, until: Instant) {
+    fn extend_pause(&mut self, until: Instant) {
         if until > self.quiet_until + JITTER {
             self.quiet_until = until;
-            self.tell_everybody();
+            self.renew_all_budgets();
         }
     }
 
-    /// Waits have ended before their time.
-    fn shorten(&mut self, now: Instant) {
-        let until = self.waits.until().map_or(self.rest_until, |until| until.max(self.rest_until)).max(now);
+    /// Recomputes the end of the pause after waits have ended early.
+    fn shorten_pause(&mut self, now: Instant) {
+        let until = self.waits.until().map_or(self.pause_until, |until| until.max(self.pause_until)).max(now);
         if until + JITTER < self.quiet_until {
             let rest = self.quiet_until - until;
             self.quiet_until = until;
-            self.told_until = until;
-            self.notices.push(Notice::Lifted { rest });
-            self.tell_everybody();
+            self.announced_until = until;
+            self.notices.push(Notice::EndedEarly { rest });
+            self.renew_all_budgets();
         }
     }
 
-    fn tell_everybody(&mut self) {
-        self.shares.values_mut().for_each(|share| share.version += 1);
-        self.turn += 1;
+    fn renew_all_budgets(&mut self) {
+        self.allocations.values_mut().for_each(|allocation| allocation.version += 1);
+        self.budget_generation += 1;
     }
 
-    fn reckon(&mut self, now: Instant) {
-        self.try_wait(now);
-        self.speed.observed(self.flow.received, now);
-        if let Some(limit) = self.refusals.observed(self.climb.limit(), &self.flow) {
-            self.climb.lower(limit);
+    fn update(&mut self, now: Instant) {
+        self.probe_waits(now);
+        self.throughput_meter.observed(self.totals.received, now);
+        if let Some(limit) = self.refusals.observed(self.controller.limit(), &self.totals) {
+            self.controller.lower(limit);
         }
         if now >= self.quiet_until {
-            if let Some(after) = self.refusals.ended(&self.flow) {
-                self.climb.returned(after, &self.flow, now);
+            if let Some(after) = self.refusals.ended(&self.totals) {
+                self.controller.wait_ended(after, &self.totals, now);
             }
-            self.climb.observed(&self.flow, self.observe_every, now);
+            self.controller.observed(&self.totals, self.observe_every, now);
         }
-        let limit = self.climb.limit();
-        if limit != self.told && !self.climb.is_measuring(&self.flow) {
-            self.told = limit;
+        let limit = self.controller.limit();
+        if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {
+            self.announced_limit = limit;
             self.notices.push(Notice::Limit(limit));
         }
-        // A large fleet is not divided anew with every word of one worker.
-        let workers = u32::try_from(self.shares.len()).unwrap_or(u32::MAX);
+        // In a large fleet the allocation is not recomputed for each report.
+        let workers = u32::try_from(self.allocations.len()).unwrap_or(u32::MAX);
         let slowest = OBSERVE_PER_WORKER * workers;
         if workers <= FEW_WORKERS || now - self.divided_at >= slowest {
             self.divide(now);
         }
-        let often = if self.climb.is_measuring(&self.flow) { OBSERVE_CLOSELY } else { OBSERVE };
+        let often = if self.controller.is_measuring(&self.totals) { OBSERVE_CLOSELY } else { OBSERVE };
         let every = often.max(slowest);
         if every > self.observe_every * 3 / 2 || every * 3 / 2 < self.observe_every {
             self.observe_every = every;
-            self.tell_everybody();
+            self.renew_all_budgets();
         }
     }
 
     fn divide(&mut self, now: Instant) {
         self.divided_at = now;
-        let (limit, rate) = (self.climb.limit(), self.ceilings.bytes_per_second);
-        if divide(&mut self.shares, limit, rate, now - self.began) {
-            self.turn += 1;
+        let limit = self.controller.limit();
+        let rate = self.ceilings.bytes_per_second;
+        if divide(&mut self.allocations, limit, rate, now - self.began) {
+            self.budget_generation += 1;
         }
     }
 }

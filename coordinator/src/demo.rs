@@ -1,5 +1,6 @@
-//! A little ImageNet, so that everything can be seen at work in a few seconds, faults included: in this process with `--demo`,
-//! and alone as `coordinator demo-origin`, for a cluster on one machine.
+//! A small origin for demonstrations. It shows the whole program within seconds, including faults:
+//! in this process with `--demo`, and alone as `coordinator demo-origin` for a cluster on one
+//! machine.
 
 use std::{
     io,
@@ -16,7 +17,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 mod origin;
 mod pictures;
 
-/// The classes of the demo and what happens to them. All but the last are of ImageNet.
+/// The classes of the demo and the origin's behaviour for each. All but the last exist in ImageNet.
 const CLASSES: [(&str, Script); 13] = [
     ("n02124075", Script::Plain),     // Egyptian cat
     ("n02099601", Script::Plain),     // golden retriever
@@ -33,47 +34,47 @@ const CLASSES: [(&str, Script); 13] = [
     ("n99999999", Script::Missing),
 ];
 
-/// A class of --demo takes about this long, so that there is something to see.
+/// Duration of a class of --demo, long enough to watch the progress.
 const CLASS_TAKES: Duration = Duration::from_millis(1500);
 
-/// How the origin answers for a class.
+/// The origin's behaviour for a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Script {
-    /// With the tar.
+    /// Sends the tar.
     Plain,
-    /// 503 the first time.
+    /// Answers 503 to the first request.
     BusyFirst,
-    /// The first answer breaks off in the middle of the body.
+    /// Closes the first connection in the middle of the body.
     CutFirst,
-    /// 404, always.
+    /// Always answers 404.
     Missing,
 }
 
-/// A running demo origin. It ends when this is dropped.
+/// A running demo origin. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Demo {
-    /// Where its tars are.
+    /// The URL of its tars.
     pub url: UrlTemplate,
-    /// The classes that it is asked for.
+    /// The classes of the demo job.
     pub wnids: Vec<Wnid>,
     server: JoinSet<io::Result<()>>,
 }
 
-/// The demo could not start.
+/// Why the demo could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// The address is not to be had.
+    /// The address cannot be used.
     #[error("start the demo's origin on {address}: {source}; give another address with --listen")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It served, and cannot any more.
+    /// The server failed after it had started.
     #[error("serve the demo's classes: {0}")]
     Serve(#[from] io::Error),
-    /// Its address is no URL.
+    /// The address is not a valid URL.
     #[error("use the URL of the demo's origin: {0}")]
     Url(#[from] InvalidUrl),
 }
@@ -82,15 +83,15 @@ impl Demo {
     /// As [`Self::listen`], on a free port of the loopback address.
     ///
     /// # Errors
-    /// [`DemoError`] when there is no port to be had.
+    /// [`DemoError`] if no port is available.
     pub async fn start() -> Result<Self, DemoError> {
         Self::listen((Ipv4Addr::LOCALHOST, 0).into(), CLASS_TAKES).await
     }
 
-    /// Draws the pictures and serves them; a class takes so long over one connection.
+    /// Creates the images and serves them. `class_takes`: duration of a class over one connection.
     ///
     /// # Errors
-    /// [`DemoError`] when the address is not to be had.
+    /// [`DemoError`] if the address cannot be used.
     pub async fn listen(address: SocketAddr, class_takes: Duration) -> Result<Self, DemoError> {
         let listener = TcpListener::bind(address).await.map_err(|source| DemoError::Bind { address, source })?;
         let url = UrlTemplate::parse(&format!("http://{}", listener.local_addr()?))?;
@@ -103,10 +104,10 @@ impl Demo {
         Ok(Self { url, wnids, server })
     }
 
-    /// Serves until something breaks.
+    /// Serves until an error occurs.
     ///
     /// # Errors
-    /// What broke.
+    /// The server's error.
     pub async fn served(mut self) -> Result<(), DemoError> {
         while let Some(ended) = self.server.join_next().await {
             ended.map_err(io::Error::other)??;
@@ -114,7 +115,7 @@ impl Demo {
         Ok(())
     }
 
-    /// What is about to be seen, in one line.
+    /// What the demo shows, in one line.
     pub fn announcement(&self) -> String {
         format!(
             "demo: {} classes from a little origin in this process; one connection is cut, one answer is 503, and n99999999 \
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_the_demo_cluster_names_what_its_origin_has() {
+    fn the_demo_list_matches_the_classes_of_the_origin() {
         let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo.csv");
         let mut listed = ClassList::read(list.as_ref()).unwrap().wnids;
         let mut served: Vec<Wnid> = wnids().into_iter().map(|(wnid, _)| wnid).collect();

@@ -1,5 +1,5 @@
-//! Single-host mode: a worker in the same process, over the same service. Its connections are pairs of memory pipes, so
-//! nothing listens and several runs on one machine never collide.
+//! Single-host mode: a worker in the same process, over the same gRPC service. Its connections are
+//! pairs of in-memory pipes, so no address is used and several runs on one machine never collide.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -15,40 +15,42 @@ use worker::Tally;
 
 use crate::config::SingleHost;
 
-/// Connections that wait to be accepted: a worker has two, one for renewals and one for the rest.
-const WAITING: usize = 4;
+/// Connections that wait to be accepted. A worker has two: one for heartbeats and one for all other
+/// calls.
+const MAX_WAITING_CONNECTIONS: usize = 4;
 
-/// What the worker in this process is given.
+/// Arguments of the worker in this process.
 #[derive(Debug)]
 pub struct DevWorker {
-    /// Its name, and how many downloads at a time.
+    /// Its name and its number of parallel downloads.
     pub single_host: SingleHost,
-    /// Where the classes go.
+    /// The target folder.
     pub target: PathBuf,
-    /// How it connects: the coordinator serves each pipe whose other end is sent here.
+    /// Connects the worker: the coordinator serves each pipe whose other end is sent here.
     pub connect: mpsc::Sender<DuplexStream>,
-    /// Where it draws its bars.
+    /// The terminal for progress bars.
     pub screen: Screen,
-    /// When it has to stop.
+    /// The signals to stop.
     pub shutdown: Shutdown,
-    /// Where it counts.
+    /// The worker's counters.
     pub tally: Arc<Tally>,
     /// The job's counts.
     pub counts: watch::Receiver<JobStatus>,
 }
 
-/// The worker in this process could not go on.
+/// The error that stopped the worker in this process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DevWorkerError(pub String);
 
-/// Both ends: where a worker connects, and what the service accepts.
+/// Both ends of the in-process transport: where a worker connects, and the connections for the
+/// service.
 pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io::Result<DuplexStream>>) {
-    let (connect, connections) = mpsc::channel(WAITING);
+    let (connect, connections) = mpsc::channel(MAX_WAITING_CONNECTIONS);
     (connect, ReceiverStream::new(connections).map(Ok))
 }
 
-/// Runs the worker until the job is done or the shutdown asks for an end.
+/// Runs the worker until the job is done or a shutdown is requested.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
     let DevWorker { single_host, target, connect, screen, shutdown, tally, counts } = worker;
     let config = worker::WorkerConfig {

@@ -1,4 +1,4 @@
-//! What the coordinator tells of the whole fleet: plain values, for people and their tools.
+//! The state of the whole fleet as plain values, for status commands and other tools.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct Fleet {
     pub job: JobStatus,
     /// What the coordinator is doing.
     pub phase: Phase,
-    /// How gently the origin is treated.
+    /// The state of the concurrency controller.
     pub origin: PaceStatus,
     /// The workers with a session, by name.
     pub workers: Vec<WorkerView>,
@@ -22,18 +22,18 @@ pub struct Fleet {
 /// What the coordinator is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Leasing.
+    /// Workers get leases.
     Running,
-    /// Started again: classes that a worker of its predecessor may hold are not granted before that is back, or its
-    /// lease has run out.
+    /// The coordinator was restarted. Classes that a worker may still hold are not granted until
+    /// that worker has reconnected or its lease has expired.
     Recovering,
-    /// There is work, and no worker.
+    /// Classes are pending, and no worker has a session.
     WaitingForWorkers,
-    /// The origin fails everybody: one class at a time finds out whether it is back.
+    /// The origin fails for all workers. One class at a time is retried until it responds.
     OriginPaused,
     /// Every class is settled.
     Done,
-    /// It was told to stop, which the service knows and the lease table does not.
+    /// A shutdown was requested. The service sets this phase; the lease table does not know it.
     Stopping,
 }
 
@@ -42,73 +42,74 @@ pub enum Phase {
 pub struct WorkerView {
     /// Its name.
     pub name: String,
-    /// What it may do.
+    /// Whether it gets leases.
     pub state: WorkerState,
     /// Parallel downloads.
     pub slots: u32,
-    /// Classes that it has now, second copies included: all workers together may have more than the job has leased.
+    /// Classes that it holds, including speculative attempts. The sum over all workers may
+    /// therefore exceed the job's leased classes.
     pub leased: u32,
-    /// Classes that it has settled in this session, by outcome.
+    /// Classes that it has settled as success in this session.
     pub success: u64,
-    /// As `success`.
+    /// Classes that it has settled as skipped in this session.
     pub skipped: u64,
-    /// As `success`.
+    /// Classes that it has settled as failed in this session.
     pub failed: u64,
     /// Bytes received from the origin since its process started.
     pub received_bytes: u64,
-    /// How long ago it was heard of.
+    /// Time since its last call.
     pub silent: Duration,
-    /// Names its storage; empty where it is not known.
+    /// Id of its storage; empty if unknown.
     pub storage: String,
-    /// Its version.
+    /// Version of its program.
     pub build: String,
 }
 
-/// Which classes are listed.
+/// Filter for a list of classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListedState {
-    /// Those with a worker.
+    /// Classes that a worker holds.
     Leased,
-    /// Those that have failed in this run.
+    /// Classes that have failed in this run.
     Failed,
 }
 
-/// A class with a worker, or one that has failed.
+/// A class that is leased or has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassView {
     /// The class.
     pub wnid: Wnid,
-    /// Its worker; empty where that is not known.
+    /// Name of its worker; empty if unknown.
     pub worker: String,
-    /// Where in the tar the worker was when it last said so.
+    /// Offset in the tar from the worker's last progress report.
     pub bytes: u64,
-    /// Length of the tar; 0 where it is not known.
+    /// Length of the tar; 0 if unknown.
     pub length: u64,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
 }
 
-/// A part of a list of classes, in the order of their ids.
+/// One page of a list of classes, ordered by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassPage {
     /// The classes.
     pub classes: Vec<ClassView>,
-    /// There may be others after the last.
+    /// Whether classes may follow after the last one.
     pub more: bool,
 }
 
-/// What a worker may do.
+/// Whether a worker gets leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerState {
     /// Gets leases.
     Active,
-    /// Finishes what it holds and ends.
+    /// Finishes its leases and exits.
     Draining,
-    /// Failed what others can do, and gets nothing for a while.
+    /// Failed classes that other workers can download, and gets no lease for a while.
     Quarantined,
 }
 
-/// One line of how the origin is treated.
+/// The state of the concurrency controller as one line.
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub(crate) fn in_words(origin: &PaceStatus) -> String {
     let PaceStatus { open, limit, quiet, bytes_per_second, .. } = *origin;

@@ -1,4 +1,4 @@
-//! What is seen of the coordinator over HTTP: health, readiness and metrics. It looks; nothing here changes anything.
+//! The coordinator's HTTP port: health, readiness and metrics. It is read-only.
 
 use std::{
     net::SocketAddr,
@@ -20,39 +20,39 @@ use crate::{
 
 mod metrics;
 
-/// What can be looked at once the job has begun.
+/// State that can be observed once the job has begun.
 #[derive(Debug)]
 pub(crate) struct AtWork {
     pub(crate) handle: DispatcherHandle,
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
-    /// What else has something to tell: the worker in this process, the door.
+    /// Further sources of metrics: the worker in this process, the server credentials.
     pub(crate) others: Vec<Arc<dyn Source>>,
 }
 
-/// What may be known of the coordinator, from its first moment to its last.
+/// Everything that can be observed, from start to end.
 #[derive(Debug)]
-struct Coordinator {
+struct CoordinatorState {
     at_work: OnceLock<AtWork>,
-    /// Told to stop, or at the end.
+    /// Cancelled when a shutdown is requested, or at the end.
     stopping: [CancellationToken; 2],
 }
 
-/// See the module.
+/// What the HTTP port serves.
 #[derive(Debug)]
 pub(crate) struct Outside {
-    coordinator: Arc<Coordinator>,
+    coordinator: Arc<CoordinatorState>,
     metrics: Metrics,
 }
 
 impl Outside {
-    /// A coordinator that starts, and stops when one of the tokens is cancelled.
+    /// A coordinator that is starting, and stops when one of the tokens is cancelled.
     fn new(stopping: [CancellationToken; 2]) -> Self {
-        let coordinator = Arc::new(Coordinator { at_work: OnceLock::new(), stopping });
+        let coordinator = Arc::new(CoordinatorState { at_work: OnceLock::new(), stopping });
         Self { metrics: Metrics::new("coordinator", crate::version::VERSION, Arc::clone(&coordinator)), coordinator }
     }
 
-    /// Takes the address and answers, from now on, as long as the tasks live.
+    /// Binds the address, and answers from now on as long as the tasks live.
     pub(crate) fn open(
         address: Address,
         stopping: [CancellationToken; 2],
@@ -64,13 +64,13 @@ impl Outside {
         Ok((outside, address))
     }
 
-    /// From now on it leases.
+    /// The job has begun.
     pub(crate) fn at_work(&self, at_work: AtWork) {
         self.coordinator.at_work.get_or_init(|| at_work);
     }
 }
 
-impl Coordinator {
+impl CoordinatorState {
     fn readiness(&self) -> Result<(), &'static str> {
         if self.stopping.iter().any(CancellationToken::is_cancelled) {
             return Err("stopping");
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_starts_is_alive_and_not_ready_and_what_stops_says_so() {
+    async fn a_starting_coordinator_is_alive_and_not_ready() {
         let [drain, close] = [CancellationToken::new(), CancellationToken::new()];
         let outside = Outside::new([drain, close.clone()]);
         assert!(outside.is_alive().await);

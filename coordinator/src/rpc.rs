@@ -1,5 +1,5 @@
-//! What answers over gRPC: the services `Coordinator` and `Admin`, and the conversions between
-//! wire types and the types of the coordinator.
+//! The gRPC services `Coordinator` and `Admin`, and the conversions between generated types and the
+//! coordinator's types.
 
 pub(crate) mod admin;
 pub(crate) mod conversions;

@@ -1,17 +1,19 @@
-//! Time that this process has lived through, on the clock by which leases run out. Pure.
+//! The time during which this process was running, for the expiry of leases. Pure.
 //!
-//! A process that was stopped (SIGSTOP, a paused container), or whose disk or processors kept it waiting, has not heard what
-//! its workers sent meanwhile: it handles that after it goes on. So the time in which it stood still must not count as their
-//! silence. The owner looks at the clock at each event, and there is one every second: a longer step is an absence.
+//! A process that was stopped (SIGSTOP, a paused container), or blocked by its disk or by CPU
+//! contention, has not read what its workers sent meanwhile; it handles these messages after it
+//! continues. This time must not count as the workers' silence. The owner reads the clock at each
+//! event, and there is one every second; a longer step counts as an absence.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest step between two looks that counts in full: the dispatcher has a tick every second.
+/// The longest step between two readings that counts in full. The dispatcher has a tick every
+/// second.
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
-/// The real clock without the absences of this process.
+/// The clock minus the absences of this process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RunningTime {
     last: Instant,
@@ -19,12 +21,12 @@ pub(crate) struct RunningTime {
 }
 
 impl RunningTime {
-    /// Begins at the real time.
+    /// Starts at the real time `now`.
     pub(crate) fn starting_at(now: Instant) -> Self {
         Self { last: now, absent: Duration::ZERO }
     }
 
-    /// The running time at this real time, which is now.
+    /// The running time at the current real time `now`.
     pub(crate) fn at(&mut self, now: Instant) -> Instant {
         let step = now.saturating_duration_since(self.last);
         self.last += step;
@@ -32,7 +34,7 @@ impl RunningTime {
         self.last - self.absent
     }
 
-    /// All absences so far.
+    /// The sum of all absences.
     pub(crate) fn absent(&self) -> Duration {
         self.absent
     }
@@ -43,16 +45,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_time_between_two_distant_looks_is_left_out() {
+    fn only_long_gaps_between_readings_are_excluded() {
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut time = RunningTime::starting_at(start);
         assert_eq!(time.at(start + second), start + second);
-        assert_eq!(time.at(start + 3 * second), start + 3 * second, "a tick that is a second late counts");
-        assert_eq!(time.at(start + 93 * second), start + 5 * second, "stood still for a minute and a half");
+        assert_eq!(time.at(start + 3 * second), start + 3 * second, "a tick that is one second late counts in full");
+        assert_eq!(time.at(start + 93 * second), start + 5 * second, "an absence of 90 s counts as 2 s");
         assert_eq!(time.absent(), 88 * second);
         assert_eq!(time.at(start + 94 * second), start + 6 * second);
-        assert_eq!(time.at(start + 93 * second), start + 6 * second, "never goes back");
+        assert_eq!(time.at(start + 93 * second), start + 6 * second, "the running time never decreases");
         assert_eq!(time.at(start + 95 * second), start + 7 * second);
     }
 }

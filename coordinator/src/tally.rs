@@ -1,5 +1,5 @@
-//! What has happened since this process started, counted without a lock where it happens. What stands now is the dispatcher's
-//! to tell; this is only for those who look from outside.
+//! Counters since this process started, for the metrics endpoint. They are updated without a lock.
+//! The current state of the job is published by the dispatcher.
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use shared::{
@@ -11,22 +11,22 @@ use tonic::Code;
 
 use crate::lease_table::CopyNews;
 
-/// See the module. Shared by all who count.
+/// The coordinator's counters, shared by all tasks that update them.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Leases granted.
     pub grants: Counter,
-    /// Results taken from workers, also those that were known before.
+    /// Results accepted from workers, including results that were known before.
     pub success: Counter,
     /// As `success`.
     pub skipped: Counter,
     /// As `success`.
     pub failed: Counter,
-    /// Second copies of classes.
+    /// Speculative attempts.
     pub copies: CopyTally,
-    /// Sessions that ended because nothing was heard of the worker.
+    /// Sessions that expired because the worker sent no heartbeat.
     pub expired_sessions: Counter,
-    /// Calls of workers and others.
+    /// Calls of workers and other clients.
     pub calls: Calls,
 }
 
@@ -42,21 +42,21 @@ impl Tally {
     }
 }
 
-/// Second copies of classes that others held.
+/// Counters of speculative attempts: second leases of classes that another worker holds.
 #[derive(Debug, Default)]
 pub struct CopyTally {
-    /// Begun.
+    /// Speculative attempts started.
     pub granted: Counter,
-    /// Lengths of their tars, in bytes.
+    /// Sum of the lengths of their tars, in bytes.
     pub granted_bytes: Counter,
-    /// First to publish.
+    /// Attempts that published their class first.
     pub won: Counter,
-    /// Left alone with the class, because the holder lost or failed it.
+    /// Attempts that became the only one, because the first holder lost or failed the class.
     pub took_over: Counter,
 }
 
 impl CopyTally {
-    /// Counts what became of a copy.
+    /// Counts an event of a speculative attempt.
     pub(crate) fn note(&self, news: &CopyNews) {
         match news {
             CopyNews::Granted { length, .. } => {
@@ -87,7 +87,7 @@ const METHODS: [(&str, &str, &str); 14] = [
     ("/grpc.health.v1.Health/Check", "Health", "Check"),
     ("/grpc.health.v1.Health/Watch", "Health", "Watch"),
 ];
-/// By number, as gRPC has them.
+/// gRPC status codes by their number.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -108,17 +108,18 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A call's name as gRPC writes it, or `other`.
+/// The full name of a known gRPC method, or `other`.
 pub(crate) fn known_call(path: &str) -> &'static str {
     let known = METHODS.iter().find(|(known, ..)| path == *known);
     known.map_or("other", |(path, ..)| path.trim_start_matches('/'))
 }
 
-/// How long calls took, by service, method and code.
+/// Durations of calls by method and code. The table has a cell for each combination, so that
+/// recording needs no lock.
 #[derive(Debug, Default)]
 pub struct Calls(pub(crate) Family<[Label; 3], Durations>);
 
-/// A call that is being answered; counted when it is dropped, as cancelled unless it was answered.
+/// A call in progress. It is recorded as cancelled unless a status code is set.
 #[derive(Debug)]
 pub(crate) struct Call {
     service: &'static str,
@@ -128,21 +129,21 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// A call has come, for this path.
+    /// Starts the clock of a call to `path`.
     pub(crate) fn begin(path: &str) -> Self {
         let known = METHODS.iter().find(|(known, ..)| path == *known);
         let (_, service, method) = *known.unwrap_or(&("", "other", "other"));
         Self { service, method, began: Instant::now(), code: Code::Cancelled }
     }
 
-    /// It was answered.
+    /// Sets the status code of the response.
     pub(crate) fn answered(&mut self, code: Code) {
         self.code = code;
     }
 }
 
 impl Calls {
-    /// Counts a call that has ended.
+    /// Records a call that has ended.
     pub(crate) fn ended(&self, call: &Call) {
         let code = usize::try_from(i32::from(call.code)).unwrap_or_default();
         let labels = labels(call.service, call.method, CODES[code.min(CODES.len() - 1)]);

@@ -1,89 +1,91 @@
-//! The time that the job still takes: the bytes that are still to come by the rate at which bytes
-//! have come lately. Pure.
+//! Estimates the time until the job is done: the remaining bytes divided by the recent throughput.
+//! Pure.
 //!
-//! Only bytes that came while this coordinator ran count: what a worker had received before its
-//! first word in a session is no progress of this process.
+//! Only bytes that arrive while this coordinator runs count. What a worker had received before its
+//! first report in a session is not progress of this process.
 
 use std::{collections::HashMap, time::Duration};
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-/// When no byte has come for so long, no time is told.
-const STALL: Duration = Duration::from_secs(5);
-/// Bytes must have come for so long before a time is told.
-const SHORTEST: f64 = 2.0;
-/// After a stall the first bytes are taken for those of so long.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// The rate is a mean over a part of the time left: when hours are left, a slow minute says little.
-const PART: f64 = 0.25;
-/// Seconds. Shorter, and the ends of single classes show; longer, and a change is seen too late.
+/// If no byte arrives for this long, no estimate is shown.
+const STALL_THRESHOLD: Duration = Duration::from_secs(5);
+/// Bytes must have arrived for this many seconds before an estimate is shown.
+const MIN_OBSERVED_SECONDS: f64 = 2.0;
+/// After a stall, the first bytes count as those of at most this time.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// Averaging window as a fraction of the time left: if hours are left, one slow minute has little
+/// weight.
+const WINDOW_FRACTION: f64 = 0.25;
+/// Bounds of the averaging window in seconds. With a shorter one the ends of single classes are
+/// visible; with a longer one changes appear too late.
 const WINDOW: std::ops::RangeInclusive<f64> = 20.0..=300.0;
 
-/// The estimate.
+/// The state of the estimate.
 #[derive(Debug)]
 pub(crate) struct TimeLeft {
     workers: HashMap<SessionId, Received>,
-    /// Bytes that have come, as counted at the last look.
+    /// Bytes counted at the last tick.
     counted: u64,
-    came: u64,
-    /// When bytes were last seen to have come.
-    moved: Instant,
+    received_total: u64,
+    /// The last tick at which new bytes had arrived.
+    last_progress: Instant,
     rate: Rate,
     stalls: Stalls,
     window: f64,
     left: Option<Duration>,
 }
 
-/// What one worker has received.
+/// Bytes that one worker has received.
 #[derive(Debug, Default)]
 struct Received {
-    /// As it last said, since its process started.
-    said: u64,
-    /// Of that what came after its last renewal, which said where in each tar it is.
-    since_renewal: u64,
+    /// The worker's last report, since its process started.
+    reported: u64,
+    /// Bytes received since its last heartbeat, which reported the offset in each tar.
+    since_heartbeat: u64,
 }
 
-/// Bytes and the seconds in which they came, both fading with age.
+/// Bytes and the seconds in which they arrived, both with exponential decay.
 #[derive(Debug, Default)]
 struct Rate {
     bytes: f64,
     seconds: f64,
 }
 
-/// Times without a byte.
+/// Periods without a byte.
 #[derive(Debug, Default)]
 struct Stalls {
     seconds: f64,
     longest: f64,
-    /// Seconds between them.
+    /// Seconds between these periods.
     between: f64,
 }
 
 impl Rate {
     fn note(&mut self, bytes: f64, seconds: f64, window: f64) {
-        let rest = (-seconds / window).exp();
-        self.bytes = self.bytes * rest + bytes;
-        self.seconds = self.seconds * rest + seconds;
+        let decay = (-seconds / window).exp();
+        self.bytes = self.bytes * decay + bytes;
+        self.seconds = self.seconds * decay + seconds;
     }
 }
 
 impl Stalls {
-    /// How much longer everything takes because of them. The longest may have been an outage that
-    /// does not come again; the others are expected to.
+    /// The factor by which stalls prolong the job. The longest stall is excluded, because it may
+    /// have been an outage that does not recur; the others are expected to recur.
     fn factor(&self) -> f64 {
         1.0 + (self.seconds - self.longest) / self.between.max(1.0)
     }
 }
 
 impl TimeLeft {
-    /// Nothing has come yet.
+    /// Starts without any received bytes.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             workers: HashMap::new(),
             counted: 0,
-            came: 0,
-            moved: now,
+            received_total: 0,
+            last_progress: now,
             rate: Rate::default(),
             stalls: Stalls::default(),
             window: *WINDOW.start(),
@@ -91,27 +93,27 @@ impl TimeLeft {
         }
     }
 
-    /// A worker has said how many bytes its process has received.
+    /// A worker has reported the bytes that its process has received.
     pub(crate) fn received(&mut self, session: SessionId, bytes: u64) {
-        let worker = self.workers.entry(session).or_insert(Received { said: bytes, since_renewal: 0 });
-        let more = bytes.saturating_sub(worker.said);
-        worker.said += more;
-        worker.since_renewal = worker.since_renewal.saturating_add(more);
-        self.came = self.came.saturating_add(more);
+        let worker = self.workers.entry(session).or_insert(Received { reported: bytes, since_heartbeat: 0 });
+        let more = bytes.saturating_sub(worker.reported);
+        worker.reported += more;
+        worker.since_heartbeat = worker.since_heartbeat.saturating_add(more);
+        self.received_total = self.received_total.saturating_add(more);
     }
 
-    /// The same, together with where in each tar it is.
+    /// As [`Self::received`], together with the worker's offset in each tar.
     pub(crate) fn renewed(&mut self, session: SessionId, bytes: u64) {
         self.received(session, bytes);
         if let Some(worker) = self.workers.get_mut(&session) {
-            worker.since_renewal = 0;
+            worker.since_heartbeat = 0;
         }
     }
 
-    /// A class is complete, with so many bytes beyond its position at the last renewal.
+    /// A class is complete, with `bytes` beyond its offset at the last heartbeat.
     pub(crate) fn completed(&mut self, session: SessionId, bytes: u64) {
         if let Some(worker) = self.workers.get_mut(&session) {
-            worker.since_renewal = worker.since_renewal.saturating_sub(bytes);
+            worker.since_heartbeat = worker.since_heartbeat.saturating_sub(bytes);
         }
     }
 
@@ -120,39 +122,41 @@ impl TimeLeft {
         self.workers.remove(&session);
     }
 
-    /// Looks at what has come, about once a second. `remaining`: bytes that were still to come at
-    /// the last renewals.
+    /// Updates the estimate about once per second. `remaining`: bytes that remained at the last
+    /// heartbeats.
     pub(crate) fn tick(&mut self, remaining: Option<u64>, now: Instant) -> Option<Duration> {
-        let silent = now - self.moved;
-        let more = self.came - self.counted;
+        let since_progress = now - self.last_progress;
+        let more = self.received_total - self.counted;
         if more > 0 {
-            self.note(float(more), silent);
-            (self.counted, self.moved) = (self.came, now);
+            self.note(float(more), since_progress);
+            (self.counted, self.last_progress) = (self.received_total, now);
         }
-        let is_known = (more > 0 || silent < STALL) && self.rate.seconds >= SHORTEST && self.rate.bytes > 0.0;
+        let is_known = (more > 0 || since_progress < STALL_THRESHOLD)
+            && self.rate.seconds >= MIN_OBSERVED_SECONDS
+            && self.rate.bytes > 0.0;
         self.left = remaining.filter(|_| is_known).and_then(|remaining| self.estimate(remaining));
         self.left
     }
 
     fn note(&mut self, bytes: f64, since_last: Duration) {
         let is_first = self.counted == 0;
-        let is_stall = since_last >= STALL;
+        let is_stall = since_last >= STALL_THRESHOLD;
         if is_stall && !is_first {
             let seconds = since_last.as_secs_f64();
             self.stalls.seconds += seconds;
             self.stalls.longest = self.stalls.longest.max(seconds);
         }
-        let seconds = if is_stall || is_first { since_last.min(INTERVAL) } else { since_last }.as_secs_f64();
+        let seconds = if is_stall || is_first { since_last.min(FIRST_INTERVAL) } else { since_last }.as_secs_f64();
         self.stalls.between += seconds;
         self.rate.note(bytes, seconds, self.window);
     }
 
     fn estimate(&mut self, remaining: u64) -> Option<Duration> {
-        let since_renewals = self.workers.values().map(|worker| worker.since_renewal);
-        let remaining = since_renewals.fold(remaining, u64::saturating_sub);
+        let since_heartbeats = self.workers.values().map(|worker| worker.since_heartbeat);
+        let remaining = since_heartbeats.fold(remaining, u64::saturating_sub);
         let seconds = float(remaining) * self.rate.seconds / self.rate.bytes * self.stalls.factor();
-        self.window = (seconds * PART).clamp(*WINDOW.start(), *WINDOW.end());
-        // More than a number of seconds can be is not known.
+        self.window = (seconds * WINDOW_FRACTION).clamp(*WINDOW.start(), *WINDOW.end());
+        // A number of seconds that does not fit in a `Duration` counts as unknown.
         Duration::try_from_secs_f64(seconds).ok()
     }
 }

@@ -1,4 +1,4 @@
-//! Exit codes and single sentences of the real program, where the machine refuses what it needs.
+//! Exit codes and error messages of the real program when the machine lacks a resource.
 
 use std::{
     path::Path,
@@ -15,7 +15,7 @@ fn shell(line: &str, folder: &Path) -> Output {
         .expect("sh starts")
 }
 
-/// What it said on standard error; it ended with 2.
+/// Runs a command that must exit with 2, and returns its standard error.
 fn could_not_run(line: &str, folder: &Path) -> String {
     let output = shell(line, folder);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -30,14 +30,14 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn nobody_needs_to_listen_for_an_exit_code_to_be_true() {
+fn the_exit_code_is_correct_when_output_cannot_be_written() {
     let folder = folder();
     for line in [
         r#""$1" --bogus 2>/dev/full"#,
         r#""$1" --bogus 2>&-"#,
         r#""$1" --fname nowhere.csv 2>/dev/full"#,
         r#""$1" --help >/dev/full"#,
-        // Refuses after the log is open, with a warning on the way.
+        // The program fails after the log is open, with a warning on the way.
         r#""$1" --ledger . 2>/dev/full"#,
     ] {
         could_not_run(line, folder.path());
@@ -45,13 +45,13 @@ fn nobody_needs_to_listen_for_an_exit_code_to_be_true() {
     assert_eq!(
         shell(r#""$1" --demo >/dev/full 2>/dev/full"#, folder.path()).status.code(),
         Some(1),
-        "of the one that fails"
+        "one class of the demo fails"
     );
     assert_eq!(shell(r#""$1" --demo >&- 2>&-"#, folder.path()).status.code(), Some(1));
 }
 
 #[test]
-fn a_file_that_is_for_others_is_told_with_what_to_do() {
+fn an_unreadable_file_is_reported_with_advice() {
     let folder = folder();
     if !may_become_another_user() {
         eprintln!("skipped: files of another user need setpriv, prlimit and root");
@@ -83,7 +83,7 @@ fn a_file_that_is_for_others_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_ledger_that_is_of_no_use_is_told_in_one_sentence() {
+fn an_unusable_ledger_is_reported_in_one_sentence() {
     let folder = folder();
     for (ledger, said) in [
         (".", "failed to open the ledger .: it is a folder; name a file with --ledger"),
@@ -109,12 +109,13 @@ fn a_ledger_that_is_of_no_use_is_told_in_one_sentence() {
 }
 
 #[test]
-fn a_runtime_that_cannot_start_is_told_in_one_sentence() {
+fn a_failed_start_of_the_runtime_is_reported_in_one_sentence() {
     let folder = folder();
-    // Whoever started the tests may have left them a file or two.
+    // The test runner may leave a few open files to its children.
     let starved = [
         r#"exec 3>&- 4>&- 5>&-; ulimit -n 4; exec "$1" --demo"#,
-        // A user of its own: the limit counts all threads of a user, also those of other tests.
+        // A user of its own: the limit counts all threads of a user, including those of other
+        // tests.
         r#"prlimit --nproc=1 setpriv --reuid=54322 --clear-groups "$1" --demo"#,
     ];
     for line in starved {
@@ -127,7 +128,7 @@ fn a_runtime_that_cannot_start_is_told_in_one_sentence() {
     }
 }
 
-/// And may that user start the program?
+/// Whether the tests can start the program as another user.
 fn may_become_another_user() -> bool {
     let line = r#"prlimit --nproc=99 setpriv --reuid=54321 --clear-groups "$1" --version"#;
     shell(line, Path::new("/")).status.success()

@@ -1,4 +1,4 @@
-//! `coordinator --help` is a manual: what it says is reviewed like code.
+//! Snapshots of `coordinator --help`, so that each change of the help is reviewed.
 
 use std::process::Command;
 

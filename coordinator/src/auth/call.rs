@@ -1,5 +1,5 @@
-//! A call from its head to the last byte of its answer. It ends at once when the credential that it
-//! was made with is revoked, also while it waits and while it streams.
+//! A call from its head to the last byte of its response. It ends as soon as its credential is
+//! revoked, also while it waits or streams.
 
 use std::{
     convert::Infallible,
@@ -17,8 +17,8 @@ use super::connection::OpenCall;
 
 const REVOKED: &str = "the token is not valid any more: give the file with one that is with --token-file";
 
-/// Answers the call, unless its credential is revoked first. `call` is dropped with the last byte
-/// of the answer.
+/// Answers the call unless its credential is revoked first. `call` is dropped after the last byte
+/// of the response.
 pub(super) async fn until_revoked(
     answer: impl Future<Output = Result<Response<Body>, Infallible>>,
     revoked: CancellationToken,
@@ -26,21 +26,22 @@ pub(super) async fn until_revoked(
 ) -> Result<Response<Body>, Infallible> {
     match revoked.run_until_cancelled(answer).await {
         Some(answer) => {
-            let body = |body| Body::new(Answer { body, revoked: Box::pin(revoked.cancelled_owned()), _call: call });
+            let body =
+                |body| Body::new(RevocableBody { body, revoked: Box::pin(revoked.cancelled_owned()), _call: call });
             answer.map(|answer| answer.map(body))
         }
         None => Ok(Status::unauthenticated(REVOKED).into_http()),
     }
 }
 
-/// The body of an answer.
-struct Answer {
+/// The body of a response.
+struct RevocableBody {
     body: Body,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
     _call: Option<OpenCall>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for RevocableBody {
     type Data = Bytes;
     type Error = Status;
 

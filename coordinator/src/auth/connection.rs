@@ -1,5 +1,5 @@
-//! A connection from outside, with TLS or without. It counts what it carries, and is cut when
-//! [`Connections`] says so or when its peer sends and takes no answer.
+//! A connection from outside, with or without TLS. It counts the bytes that it carries. It is
+//! closed when [`Connections`] cuts it or when its peer sends requests without reading responses.
 //!
 //! [`Connections`]: super::connections::Connections
 
@@ -31,31 +31,32 @@ use x509_parser::{
 
 use super::{
     Role,
-    connections::{Begun, Entry, MAX_COST},
+    connections::{Begun, ConnectionEntry, MAX_COST},
     frame_cost::FrameCost,
 };
 
-/// Who is at the other end, as far as the connection itself tells. Goes with each of its requests.
+/// What the connection itself shows about its peer. It is stored in the extensions of each request.
 #[derive(Debug, Clone)]
 pub struct Peer(Arc<PeerFacts>);
 
+/// The shared state behind a [`Peer`].
 #[derive(Debug)]
 struct PeerFacts {
     address: IpAddr,
-    /// Those of a certificate that was verified.
+    /// Names in the verified certificate.
     names: Option<Arc<[String]>>,
-    entry: Entry,
-    /// Bytes of its messages whose calls are not answered yet.
+    entry: ConnectionEntry,
+    /// Bytes of request messages whose calls are not answered yet.
     request_bytes: Arc<AtomicUsize>,
 }
 
 impl Peer {
     /// The peer of a new connection.
-    pub(super) fn new(address: IpAddr, names: Option<Vec<String>>, entry: Entry) -> Self {
+    pub(super) fn new(address: IpAddr, names: Option<Vec<String>>, entry: ConnectionEntry) -> Self {
         Self(Arc::new(PeerFacts { address, names: names.map(Into::into), entry, request_bytes: Arc::default() }))
     }
 
-    /// The counter of the bytes of its messages whose calls are not answered yet.
+    /// The counter of request bytes whose calls are not answered yet.
     pub(crate) fn request_bytes(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.0.request_bytes)
     }
@@ -69,7 +70,8 @@ impl Peer {
         self.0.names.clone()
     }
 
-    /// The peer has shown a valid credential for this role, which is valid until `revoked`.
+    /// The peer has shown a valid credential for this role; `revoked` is cancelled when it is
+    /// revoked.
     pub(super) fn admit(&self, role: Role, revoked: &CancellationToken) {
         self.0.entry.admit(role, revoked, Instant::now());
     }
@@ -79,10 +81,10 @@ impl Peer {
         self.0.entry.is_pending()
     }
 
-    /// Counts a call of an admitted connection until what is returned is dropped.
+    /// Counts a call of an admitted connection until the returned value is dropped.
     ///
     /// # Errors
-    /// When the connection has too many calls already.
+    /// If the connection has too many calls already.
     pub(super) fn call(&self) -> Result<Option<OpenCall>, TooManyCalls> {
         match self.0.entry.begin_call(Instant::now()) {
             Begun::Counted => Ok(Some(OpenCall(self.clone()))),
@@ -92,11 +94,11 @@ impl Peer {
     }
 }
 
-/// An observer's connection has too many calls at the same time.
+/// An observer's connection has too many concurrent calls.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TooManyCalls;
 
-/// A call over a connection, from its head to the last byte of its answer.
+/// A call on a connection, from its head to the last byte of its response.
 #[derive(Debug)]
 pub(super) struct OpenCall(Peer);
 
@@ -106,8 +108,8 @@ impl Drop for OpenCall {
     }
 }
 
-/// Removes the entry when the connection is closed, also while a call that came over it is still
-/// being answered.
+/// Removes the entry when the connection is closed, even while one of its calls is still being
+/// answered.
 struct Registered(Peer);
 
 impl Drop for Registered {
@@ -118,40 +120,39 @@ impl Drop for Registered {
 
 /// A connection from outside.
 pub struct Connection {
-    line: Either<TcpStream, TlsStream<TcpStream>>,
-    /// Dropped after the line.
+    stream: Either<TcpStream, TlsStream<TcpStream>>,
+    /// Dropped after the stream.
     peer: Registered,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: FrameCost,
-    /// Cost of what an admitted peer has sent since everything that was to be sent to it had been
-    /// sent.
+    /// Cost of what an admitted peer has sent since the last complete flush of responses.
     unanswered: u64,
 }
 
 impl Connection {
-    pub(super) fn plain(line: TcpStream, address: IpAddr, entry: Entry) -> Self {
-        Self::new(Either::Left(line), address, None, entry)
+    pub(super) fn plain(stream: TcpStream, address: IpAddr, entry: ConnectionEntry) -> Self {
+        Self::new(Either::Left(stream), address, None, entry)
     }
 
-    /// After the handshake.
-    pub(super) fn encrypted(line: TlsStream<TcpStream>, address: IpAddr, entry: Entry) -> Self {
-        let certificate = line.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    /// A connection after its TLS handshake.
+    pub(super) fn encrypted(stream: TlsStream<TcpStream>, address: IpAddr, entry: ConnectionEntry) -> Self {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let names = certificate.map(names);
-        Self::new(Either::Right(line), address, names, entry)
+        Self::new(Either::Right(stream), address, names, entry)
     }
 
     fn new(
-        line: Either<TcpStream, TlsStream<TcpStream>>,
+        stream: Either<TcpStream, TlsStream<TcpStream>>,
         address: IpAddr,
         names: Option<Vec<String>>,
-        entry: Entry,
+        entry: ConnectionEntry,
     ) -> Self {
         let cut = Box::pin(entry.cut().clone().cancelled_owned());
         let peer = Registered(Peer::new(address, names, entry));
-        Self { line, peer, cut, frames: FrameCost::default(), unanswered: 0 }
+        Self { stream, peer, cut, frames: FrameCost::default(), unanswered: 0 }
     }
 
-    /// An error when the connection has to be closed.
+    /// Returns an error when the connection has to be closed.
     fn poll_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.cut.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
@@ -159,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// Counts what was read. An error when that is too much.
+    /// Counts bytes that were read. Returns an error if they exceed a limit.
     fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
         let cost = self.frames.of(bytes);
         let entry = &self.peer.0.0.entry;
@@ -176,8 +177,8 @@ impl Connection {
     }
 }
 
-/// The common name and the DNS names. What cannot be read has no name: the handshake has verified it, so it is odd rather
-/// than forged.
+/// The common name and the DNS names. A certificate that cannot be parsed has no names: the
+/// handshake has verified it, so it is unusual but not forged.
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
     let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
@@ -206,7 +207,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         self.poll_cut(context)?;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.line).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         Poll::Ready(self.count(&buffer.filled()[before..]))
     }
 }
@@ -214,18 +215,18 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_cut(context)?;
-        Pin::new(&mut self.line).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_cut(context)?;
-        ready!(Pin::new(&mut self.line).poll_flush(context))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.unanswered = 0;
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -234,10 +235,10 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll_cut(context)?;
-        Pin::new(&mut self.line).poll_write_vectored(context, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.line.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

@@ -1,16 +1,17 @@
-//! All connections from outside: pending ones, over which no valid credential came, and admitted
-//! ones.
+//! All connections from outside: pending ones, on which no valid credential has arrived, and
+//! admitted ones.
 //!
-//! Invariants: there are at most [`Limits::pending`] pending connections when another one is
-//! accepted, each is pending for at most [`AUTH_TIMEOUT`], has sent at most [`MAX_COST`] meanwhile,
-//! and all of them together at most [`MAX_PENDING_COST`] (see [`super::frame_cost`] for the unit).
-//! Those of observers and those of workers have a limit each, so that neither observers nor pending
-//! connections keep workers out, and all limits together stay below the limit on open files.
+//! Invariants: when a connection is accepted, there are fewer than [`Limits::pending`] other
+//! pending connections. Each is pending for at most [`AUTH_TIMEOUT`] and sends at most [`MAX_COST`]
+//! in that time; all of them together send at most [`MAX_PENDING_COST`] (see [`super::frame_cost`]
+//! for the unit). Connections of observers and of workers have separate limits, so that neither
+//! observers nor pending connections displace workers. All limits together stay below the limit on
+//! open files.
 //!
-//! Which connection is closed: of the pending ones, the oldest, as soon as it has had
+//! Which connection is closed: among the pending ones, the oldest, once it has been pending for
 //! [`MIN_PENDING`]; if all together have sent too much, the oldest that has sent more than an equal
-//! share. An honest client shows its credential with its first request, so its connection is never
-//! the oldest for long. Of the others, the one that has been idle for longest.
+//! share. A correct client sends its credential with its first request, so its connection is never
+//! the oldest for long. Among the admitted ones, the one that has been idle for longest.
 
 use std::{
     collections::BTreeMap,
@@ -29,35 +30,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::Role;
 
-/// Pending connections. Each costs up to 70 KiB, with half a message of a TLS handshake, so that all
-/// of them together stay below 64 MiB.
+/// Limit of pending connections. Each takes up to 70 KiB with half a message of a TLS handshake, so
+/// all of them together take less than 64 MiB.
 const MAX_PENDING: u64 = 500;
-/// Connections of observers: `coordinator status` and other tools with a viewer's or admin's token.
+/// Limit of connections with a viewer's or admin's token: `coordinator status` and other tools.
 const MAX_OBSERVERS: u64 = 128;
-/// Calls at the same time on a connection of an observer; a command makes one. The answer to
-/// `GetFleet` for 10,000 workers has more than a MiB, and stays in memory until the observer has
-/// read it.
+/// Concurrent calls on one observer's connection; a command makes one. The response to `GetFleet`
+/// for 10,000 workers has more than 1 MiB and stays in memory until the observer has read it.
 const MAX_OBSERVER_CALLS: usize = 4;
-/// Open files for everything else: the ledger, logs, the class list, and the connections of health
-/// and metrics.
+/// Open files reserved for everything else: the ledger, logs, the class list, and connections of
+/// health and metrics endpoints.
 const RESERVED_FILES: u64 = 128;
-/// Assumed where there is no limit on open files.
+/// Assumed if there is no limit on open files.
 const MANY_FILES: u64 = 1 << 20;
-/// From the accept to the first call with a valid credential.
+/// Time from the accept to the first call with a valid credential.
 const AUTH_TIMEOUT: Duration = Duration::from_secs(10);
-/// No pending connection makes room for another one before this.
+/// A pending connection is not closed in favour of another one before this time.
 const MIN_PENDING: Duration = Duration::from_secs(1);
-/// How often a full set of pending connections is looked at.
+/// Interval at which a full set of pending connections is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// What one connection may send before it has proved who it is, and later while it takes no answer.
-/// The first request of an honest client may have reached the server as far as the windows let it,
-/// 1 MiB, before its header is looked at; to this come the frames of
-/// [`MAX_STREAMS`](super::MAX_STREAMS) calls.
+/// Limit of what one connection may send before it is authenticated, and afterwards while it reads
+/// no response. The first request of a correct client may reach the server up to the flow-control
+/// window, 1 MiB, before its header is checked; the frames of [`MAX_STREAMS`](super::MAX_STREAMS)
+/// calls are added to that.
 pub(super) const MAX_COST: u64 = 2 << 20;
-/// What all pending connections together may send.
+/// Limit of what all pending connections together may send.
 const MAX_PENDING_COST: u64 = 16 << 20;
 
-/// How many connections there may be of each kind.
+/// The maximum number of connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     pending: usize,
@@ -66,7 +66,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Divides the files that this process may open; `None`: without a limit.
+    /// Divides the number of files that this process may open; `None`: no limit.
     pub(super) fn within(open_files: Option<u64>) -> Self {
         let files = open_files.unwrap_or(MANY_FILES).saturating_sub(RESERVED_FILES).max(16);
         let pending = (files / 8).min(MAX_PENDING);
@@ -84,20 +84,22 @@ impl Limits {
 #[derive(Debug)]
 pub(super) struct Connections {
     limits: Limits,
-    state: Mutex<State>,
+    state: Mutex<Entries>,
     freed: Notify,
 }
 
+/// The entries of all connections, by number.
 #[derive(Debug, Default)]
-struct State {
-    /// By number, which is the order of their arrival.
+struct Entries {
+    /// By number, in the order of their arrival.
     pending: BTreeMap<u64, Pending>,
-    /// Of the pending ones that were not cut.
+    /// Sum over the pending connections that were not cut.
     pending_cost: u64,
     admitted: BTreeMap<u64, Admitted>,
     next: u64,
 }
 
+/// A connection without a valid credential.
 #[derive(Debug)]
 struct Pending {
     since: Instant,
@@ -105,36 +107,37 @@ struct Pending {
     signals: Arc<Signals>,
 }
 
-/// What the table and a connection tell each other without the lock.
+/// Flags that the table and a connection share without the lock.
 #[derive(Debug)]
 struct Signals {
-    /// The connection has to be closed.
+    /// Cancelled when the connection has to be closed.
     cut: CancellationToken,
     is_pending: AtomicBool,
 }
 
+/// A connection with a valid credential.
 #[derive(Debug)]
 struct Admitted {
     role: Role,
-    /// Calls that are not answered in full.
+    /// Calls whose response is not complete.
     calls: usize,
-    /// The begin or the end of the last call.
+    /// Start or end of the last call.
     used: Instant,
-    /// Cancelled when the credential that was shown last is not valid any more.
+    /// Cancelled when the last shown credential is revoked.
     revoked: CancellationToken,
     signals: Arc<Signals>,
 }
 
 impl Admitted {
-    /// Smallest for the one that has been idle for longest.
+    /// Sorts the connection that has been idle for longest first.
     fn order(&self) -> (bool, Instant) {
         (self.calls > 0, self.used)
     }
 }
 
-/// The entry of one connection; removed when dropped.
+/// The entry of one connection. It is removed when dropped.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ConnectionEntry {
     connections: Arc<Connections>,
     number: u64,
     signals: Arc<Signals>,
@@ -158,13 +161,14 @@ impl Connections {
     /// Waits until a connection may be accepted.
     pub(super) async fn room(&self) {
         while !self.makes_room(Instant::now()) {
-            // Each is removed within [`AUTH_TIMEOUT`], cut here or not.
+            // Each pending connection is removed within [`AUTH_TIMEOUT`], whether or not it is cut
+            // here.
             drop(timeout(POLL_INTERVAL, self.freed.notified()).await);
         }
     }
 
-    /// Whether a connection may be accepted. If not, cuts the oldest one that has had
-    /// [`MIN_PENDING`]; at times one more than necessary.
+    /// Whether a connection may be accepted. If not, cuts the oldest one that has been pending for
+    /// [`MIN_PENDING`]. It may cut one more than necessary.
     fn makes_room(&self, now: Instant) -> bool {
         let mut state = self.lock();
         if state.pending.len() < self.limits.pending {
@@ -178,18 +182,18 @@ impl Connections {
     }
 
     /// Registers an accepted connection as pending.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Entry {
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> ConnectionEntry {
         let signals = Arc::new(Signals { cut: CancellationToken::new(), is_pending: AtomicBool::new(true) });
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
         state.pending.insert(number, Pending { since: now, cost: 0, signals: Arc::clone(&signals) });
         drop(state);
-        Entry { connections: Arc::clone(self), number, signals }
+        ConnectionEntry { connections: Arc::clone(self), number, signals }
     }
 
-    /// Closes what has been pending for too long. Connections whose credential was revoked are
-    /// pending again from now on.
+    /// Cuts connections that have been pending for too long. Connections whose credential was
+    /// revoked become pending again.
     pub(super) fn sweep(&self, now: Instant) {
         let mut state = self.lock();
         let late = state.pending.iter().filter(|(_, pending)| now - pending.since >= AUTH_TIMEOUT);
@@ -205,22 +209,21 @@ impl Connections {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic in between leaves the entries inconsistent.
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // The entries are consistent wherever a panic can occur.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// The pending connection that is so for longest and has sent more than this, of those that
-    /// were not cut.
+impl Entries {
+    /// The oldest pending connection that was not cut and has sent more than `cost`.
     fn oldest_above(&self, cost: Option<u64>) -> Option<(u64, Instant)> {
         let entries = self.pending.iter().filter(|(_, pending)| !pending.signals.cut.is_cancelled());
         let above = entries.filter(|(_, pending)| cost.is_none_or(|cost| pending.cost > cost));
         above.map(|(number, pending)| (*number, pending.since)).min_by_key(|(_, since)| *since)
     }
 
-    /// Cuts a pending connection; what it has sent does not count any more.
+    /// Cuts a pending connection. What it has sent is no longer counted.
     fn cut(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number)
             && !pending.signals.cut.is_cancelled()
@@ -247,7 +250,7 @@ impl State {
         }
     }
 
-    /// Whether it was pending.
+    /// Returns whether the connection was pending.
     fn remove_pending(&mut self, number: u64) -> bool {
         let Some(pending) = self.pending.remove(&number) else { return false };
         if !pending.signals.cut.is_cancelled() {
@@ -256,8 +259,7 @@ impl State {
         true
     }
 
-    /// Cuts connections of this kind, those first that have been idle for longest, until there is
-    /// room for one more.
+    /// Cuts connections of this kind, the longest idle first, until one more is allowed.
     fn make_room_for(&mut self, role: Role, limits: Limits) {
         let is_worker = role == Role::Worker;
         if self.admitted.len() < limits.of(role) {
@@ -273,8 +275,9 @@ impl State {
     }
 }
 
-impl Entry {
-    /// The connection has shown a valid credential for this role, which is valid until `revoked`.
+impl ConnectionEntry {
+    /// The connection has shown a valid credential for this role; `revoked` is cancelled when it is
+    /// revoked.
     pub(super) fn admit(&self, role: Role, revoked: &CancellationToken, now: Instant) {
         let limits = self.connections.limits;
         let mut state = self.connections.lock();
@@ -291,8 +294,8 @@ impl Entry {
         }
     }
 
-    /// Adds to what the pending connection has sent, and cuts it or another one if that is too
-    /// much.
+    /// Adds to what the pending connection has sent. If that is too much, cuts this connection or
+    /// another one.
     pub(super) fn charge(&self, cost: u64) {
         self.connections.lock().charge(self.number, cost);
     }
@@ -306,7 +309,7 @@ impl Entry {
         &self.signals.cut
     }
 
-    /// Counts a call that begins; an admitted connection with a call is not idle.
+    /// Counts a call that begins. An admitted connection with a call is not idle.
     pub(super) fn begin_call(&self, now: Instant) -> Begun {
         let mut state = self.connections.lock();
         let Some(admitted) = state.admitted.get_mut(&self.number) else { return Begun::Uncounted };
@@ -318,7 +321,7 @@ impl Entry {
         Begun::Counted
     }
 
-    /// A call that was counted has ended.
+    /// A counted call has ended.
     pub(super) fn end_call(&self, now: Instant) {
         if let Some(admitted) = self.connections.lock().admitted.get_mut(&self.number) {
             admitted.calls = admitted.calls.saturating_sub(1);
@@ -336,7 +339,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionEntry {
     fn drop(&mut self) {
         self.remove();
     }

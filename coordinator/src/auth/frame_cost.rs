@@ -1,29 +1,29 @@
-//! What the bytes that a connection sends may cost this process in memory. Pure.
+//! Estimates the memory that the bytes of a connection may cost this process. Pure.
 //!
-//! HTTP/2's frames are much smaller than what they bring about: a HEADERS frame of 15 bytes becomes
-//! a stream, a task and an answer. So each frame counts with its bytes and with an amount for what
-//! is kept because of it.
+//! HTTP/2 frames are much smaller than the state that they create: a HEADERS frame of 15 bytes
+//! creates a stream, a task and a response. Each frame therefore counts with its bytes plus a fixed
+//! amount for that state.
 
-/// The client's connection preface (RFC 9113, section 3.4), which no frame header precedes.
+/// Length of the client's connection preface (RFC 9113 §3.4), which has no frame header.
 const PREFACE: u32 = 24;
-/// Bytes of a frame header.
+/// Length of a frame header in bytes.
 const HEADER: usize = 9;
-/// The type of HEADERS.
+/// Frame type HEADERS (RFC 9113 §6.2).
 const HEADERS: u8 = 1;
-/// For a request: the stream, its task, its header fields and the answer. Measured: an open stream
-/// takes up to 10 KiB, of which a connection has a limited number, and one that was answered about
-/// 1 KiB.
+/// Cost of a request in bytes: the stream, its task, its header fields and the response. Measured:
+/// an open stream takes up to 10 KiB, and a connection has a limited number of them; an answered
+/// stream takes about 1 KiB.
 const REQUEST: u64 = 4 << 10;
-/// For any other frame: an entry of a queue, or an acknowledgement that waits to be sent.
+/// Cost of any other frame in bytes: a queue entry, or an acknowledgement that waits to be sent.
 const FRAME: u64 = 256;
 
-/// Where in the client's frames a connection is.
+/// Parser state of one connection's frames.
 #[derive(Debug)]
 pub(super) struct FrameCost {
-    /// Bytes of the next frame header that are there.
+    /// Bytes of the next frame header that have arrived.
     header: [u8; HEADER],
     known: usize,
-    /// Bytes of the current frame that are still to come.
+    /// Bytes of the current frame that have not arrived.
     left: u32,
 }
 
@@ -34,7 +34,7 @@ impl Default for FrameCost {
 }
 
 impl FrameCost {
-    /// The cost of these bytes, which follow those of the last call.
+    /// The cost of `bytes`, which follow the bytes of the last call.
     pub(super) fn of(&mut self, mut bytes: &[u8]) -> u64 {
         let mut cost = bytes.len() as u64;
         while !bytes.is_empty() {
@@ -62,8 +62,8 @@ mod tests {
 
     const LONG: usize = 16_384;
 
-    /// The preface, SETTINGS with one setting, HEADERS with six bytes, DATA with 16 KiB, and DATA
-    /// without content.
+    /// The preface, SETTINGS with one setting, HEADERS with six bytes, DATA with 16 KiB, and empty
+    /// DATA.
     fn connection() -> Vec<u8> {
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         bytes.extend([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7F, 0xFF, 0xFF, 0xFF]);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn each_frame_counts_with_its_bytes_and_its_kind_however_the_bytes_are_divided() {
+    fn the_cost_does_not_depend_on_how_the_bytes_are_split() {
         let bytes = connection();
         let expected = bytes.len() as u64 + REQUEST + 3 * FRAME;
         for size in [1, 2, 7, 9, 24, 25, 1000, bytes.len()] {

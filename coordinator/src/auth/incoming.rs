@@ -1,5 +1,5 @@
-//! Accepts connections and does their handshakes, all of them at the same time. Each is pending
-//! until its first valid call.
+//! Accepts connections and performs their TLS handshakes concurrently. Each connection is pending
+//! until its first call with a valid credential.
 
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,71 +15,73 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Connection, Door,
-    connections::{Connections, Entry, Limits},
+    connections::{ConnectionEntry, Connections, Limits},
 };
-use crate::auth::log_limiter::Sparing;
+use crate::auth::log_limiter::LogLimiter;
 
-/// From the first byte to the last.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How long somebody whose certificate was refused may take to hear it.
-const LINGER: Duration = Duration::from_secs(1);
-/// How often pending connections and revoked credentials are looked at.
-const SWEEP: Duration = Duration::from_secs(1);
-/// After an accept that failed, e.g. for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Timeout of a whole TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a certificate was rejected, time for the client to read the TLS alert.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval at which pending connections and revoked credentials are checked.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Delay after a failed accept, e.g. for want of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The connections of a listener that are ready for calls. Never ends, and one that fails is told to the log alone.
+/// The connections of a listener that are ready for calls. The stream never ends; failed
+/// connections are only logged.
 pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io::Result<Connection>> {
     let mut watch = JoinSet::new();
     watch.spawn(Arc::clone(&door).watch());
-    let entrance = Entrance {
+    let acceptor_state = Acceptor {
         listener,
         door,
         connections: Arc::new(Connections::new(Limits::within(limits::raise_open_files(None)))),
         handshakes: JoinSet::new(),
-        sweep: interval(SWEEP),
+        sweep: interval(SWEEP_INTERVAL),
         accept_after: Instant::now(),
-        told: Sparing::default(),
+        log_limiter: LogLimiter::default(),
         _watch: watch,
     };
-    stream::unfold(entrance, |mut entrance| async move {
-        let connection = entrance.next().await;
-        Some((Ok(connection), entrance))
+    stream::unfold(acceptor_state, |mut acceptor_state| async move {
+        let connection = acceptor_state.next().await;
+        Some((Ok(connection), acceptor_state))
     })
 }
 
-struct Entrance {
+/// A listener and the handshakes in progress.
+struct Acceptor {
     listener: TcpListener,
     door: Arc<Door>,
     connections: Arc<Connections>,
-    handshakes: JoinSet<Result<Connection, Failed>>,
+    handshakes: JoinSet<Result<Connection, FailedHandshake>>,
     sweep: Interval,
     accept_after: Instant,
-    told: Sparing,
+    log_limiter: LogLimiter,
     _watch: JoinSet<()>,
 }
 
-impl Entrance {
+impl Acceptor {
     async fn next(&mut self) -> Connection {
         loop {
             let accept = async {
                 sleep_until(self.accept_after).await;
-                // Until there is room, a connection waits in the system's queue.
+                // Until there is room, connections wait in the kernel's accept queue.
                 self.connections.room().await;
                 self.listener.accept().await
             };
             tokio::select! {
                 accepted = accept => match accepted {
-                    Ok((line, address)) => if let Some(connection) = self.enter(line, address) { return connection },
+                    Ok((stream, address)) => if let Some(connection) = self.enter(stream, address) { return connection },
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
-                        self.accept_after = Instant::now() + PAUSE;
+                        self.accept_after = Instant::now() + ACCEPT_RETRY_DELAY;
                     }
                 },
                 Some(done) = self.handshakes.join_next() => match done {
                     Ok(Ok(connection)) => return connection,
-                    Ok(Err(failed)) => self.tell(&failed),
-                    // A panic has been told.
+                    Ok(Err(failed)) => self.log_failure(&failed),
+                    // The panic hook has logged the panic.
                     Err(_) => {}
                 },
                 _ = self.sweep.tick() => self.connections.sweep(Instant::now()),
@@ -87,59 +89,59 @@ impl Entrance {
         }
     }
 
-    /// Who was refused is told in the log, but a crowd of strangers does not fill it.
-    fn tell(&mut self, Failed { address, error }: &Failed) {
+    /// Logs a failed handshake, at a limited rate.
+    fn log_failure(&mut self, FailedHandshake { address, error }: &FailedHandshake) {
         if !error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
-            // A probe of the port, or somebody who went away.
+            // A port scan, or a client that disconnected.
             tracing::debug!(%address, %error, "no handshake");
-        } else if let Some(untold) = self.told.may_tell(Instant::now()) {
+        } else if let Some(untold) = self.log_limiter.may_log(Instant::now()) {
             tracing::info!(%address, untold, "the TLS handshake failed: {error}");
         }
     }
 
-    /// Registers an accepted connection, and begins the handshake if there has to be one.
-    fn enter(&mut self, line: TcpStream, address: SocketAddr) -> Option<Connection> {
+    /// Registers an accepted connection and starts its handshake if TLS is configured.
+    fn enter(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
         let entry = self.connections.enter(Instant::now());
-        // Small answers are sent at once.
-        if let Err(error) = line.set_nodelay(true) {
+        // Small responses are sent immediately.
+        if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%address, %error, "the connection was lost at once");
             return None;
         }
-        let Some(tls) = &self.door.tls else { return Some(Connection::plain(line, address.ip(), entry)) };
-        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), line, address, entry));
+        let Some(tls) = &self.door.tls else { return Some(Connection::plain(stream, address.ip(), entry)) };
+        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), stream, address, entry));
         None
     }
 }
 
-/// A handshake that came to nothing.
-struct Failed {
+/// A failed handshake.
+struct FailedHandshake {
     address: SocketAddr,
     error: io::Error,
 }
 
 async fn handshake(
     acceptor: TlsAcceptor,
-    line: TcpStream,
+    stream: TcpStream,
     address: SocketAddr,
-    entry: Entry,
-) -> Result<Connection, Failed> {
+    entry: ConnectionEntry,
+) -> Result<Connection, FailedHandshake> {
     let cut = entry.cut().clone();
-    match timeout(HANDSHAKE, cut.run_until_cancelled(acceptor.accept(line).into_fallible())).await {
-        Ok(Some(Ok(line))) => Ok(Connection::encrypted(line, address.ip(), entry)),
-        Ok(Some(Err((error, line)))) => {
+    match timeout(HANDSHAKE_TIMEOUT, cut.run_until_cancelled(acceptor.accept(stream).into_fallible())).await {
+        Ok(Some(Ok(stream))) => Ok(Connection::encrypted(stream, address.ip(), entry)),
+        Ok(Some(Err((error, stream)))) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
             if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {
-                drop(timeout(LINGER, cut.run_until_cancelled(linger(line))).await);
+                drop(timeout(ALERT_TIMEOUT, cut.run_until_cancelled(linger(stream))).await);
             }
-            Err(Failed { address, error })
+            Err(FailedHandshake { address, error })
         }
-        Ok(None) | Err(_) => Err(Failed { address, error: io::ErrorKind::TimedOut.into() }),
+        Ok(None) | Err(_) => Err(FailedHandshake { address, error: io::ErrorKind::TimedOut.into() }),
     }
 }
 
-/// Waits until the other side has hung up. It has sent its first call already, and if that were left unread, the system would
-/// reset the connection, and the other side might never see the alert that says why.
-async fn linger(mut line: TcpStream) -> io::Result<u64> {
-    line.shutdown().await?;
-    tokio::io::copy(&mut line, &mut tokio::io::sink()).await
+/// Waits until the client closes the connection. It has already sent its first call; with unread
+/// data the kernel would reset the connection, and the client might never read the TLS alert.
+async fn linger(mut stream: TcpStream) -> io::Result<u64> {
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
 }

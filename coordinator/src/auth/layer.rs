@@ -1,4 +1,4 @@
-//! Looks at each call before its body is read: who calls, and may they?
+//! The auth layer: authenticates and authorizes each call before its body is read.
 
 use std::{
     convert::Infallible,
@@ -16,21 +16,23 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{Door, Peer, Role, call::until_revoked, connection::TooManyCalls, role::is_for_everybody, tokens::Grant};
-use crate::auth::log_limiter::Sparing;
+use super::{
+    Door, Peer, Role, call::until_revoked, connection::TooManyCalls, log_limiter::LogLimiter,
+    role::needs_no_credential, tokens::Authenticated,
+};
 
-/// Who calls; stands in the extensions of each request.
+/// The authenticated caller. It is stored in the extensions of each request.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
     names: Option<Arc<[String]>>,
-    /// What it has proved itself with.
+    /// The credential that the caller has shown.
     credential: Option<CredentialId>,
-    /// Knows the credentials that are valid.
+    /// The valid credentials.
     door: Option<Arc<Door>>,
 }
 
 impl Caller {
-    /// What it has proved itself with; `None` where nothing is asked for.
+    /// The credential that the caller has shown; `None` where none is required.
     pub fn credential(&self) -> Option<CredentialId> {
         self.credential
     }
@@ -43,10 +45,11 @@ impl Caller {
         tokens.iter().flat_map(|tokens| tokens.of_workers()).chain(certificates).collect()
     }
 
-    /// Whether it may register as a worker of this name: a certificate is good for the names in it alone.
+    /// Whether the caller may register as a worker of this name. A certificate is valid only for
+    /// the names in it.
     ///
     /// # Errors
-    /// `PERMISSION_DENIED`, in words for the worker's operator.
+    /// `PERMISSION_DENIED`, with a message for the worker's operator.
     pub fn may_be_named(&self, name: &str) -> Result<(), Status> {
         match &self.names {
             Some(names) if !names.iter().any(|own| own == name) => Err(Status::permission_denied(format!(
@@ -58,31 +61,33 @@ impl Caller {
     }
 }
 
-/// The gate; a layer around the services.
+/// The auth layer around the services.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Rules>);
 
+/// Which callers are accepted.
 #[derive(Debug)]
 enum Rules {
-    /// In this process, or nothing was asked for.
-    Open,
-    /// Over the target's socket: the system has proved the user.
+    /// No credential is required: connections within the process, or no credentials are configured.
+    NoCredentials,
+    /// Connections over the Unix socket in the target: the operating system has authenticated the
+    /// user.
     Operator,
-    Locked {
+    Credentials {
         door: Arc<Door>,
-        told: Mutex<Sparing>,
+        limiter: Mutex<LogLimiter>,
     },
 }
 
-/// Why a call goes no further.
+/// The reason why a call is rejected.
 enum Refusal {
-    /// Of a credential, or for want of one.
+    /// The credential is missing or not valid.
     Unknown(&'static str),
     Forbidden {
         role: Role,
         needed: Role,
     },
-    /// The connection has too many calls at the same time.
+    /// The connection has too many concurrent calls.
     Busy,
 }
 
@@ -94,10 +99,10 @@ const WRONG_TOKEN: &str =
 impl Gate {
     /// For connections within the process.
     pub fn open() -> Self {
-        Self(Arc::new(Rules::Open))
+        Self(Arc::new(Rules::NoCredentials))
     }
 
-    /// For connections of the user who runs the coordinator: the role of an admin.
+    /// For connections of the user who runs the coordinator. They have the role of an admin.
     pub fn operator() -> Self {
         Self(Arc::new(Rules::Operator))
     }
@@ -107,50 +112,53 @@ impl Gate {
         if !door.is_locked() {
             return Self::open();
         }
-        Self(Arc::new(Rules::Locked { door, told: Mutex::default() }))
+        Self(Arc::new(Rules::Credentials { door, limiter: Mutex::default() }))
     }
 }
 
 impl Rules {
-    /// Who calls, and the signal that ends the call. Admits the connection unless the call needs no
-    /// credential.
+    /// The caller, and the token that is cancelled when its credential is revoked. Admits the
+    /// connection unless the method needs no credential.
     fn check(
         &self,
         path: &str,
         headers: &HeaderMap,
         peer: Option<&Peer>,
     ) -> Result<(Caller, CancellationToken), Refusal> {
-        // Without a credential of its own a call ends with the connection alone.
+        // Without a credential that can be revoked, only the end of the connection ends the call.
         let never = CancellationToken::new();
-        if is_for_everybody(path) {
+        if needs_no_credential(path) {
             return Ok((Caller::default(), never));
         }
         let admit = |role, revoked: &CancellationToken| {
             peer.inspect(|peer| peer.admit(role, revoked));
         };
         if let Self::Operator = self {
-            let (role, needed) = (Role::Admin, Role::needed_for(path));
+            let role = Role::Admin;
+            let needed = Role::needed_for(path);
             return if role.includes(needed) {
                 Ok((Caller::default(), never))
             } else {
                 Err(Refusal::Forbidden { role, needed })
             };
         }
-        let Self::Locked { door, .. } = self else {
+        let Self::Credentials { door, .. } = self else {
             admit(Role::Worker, &never);
             return Ok((Caller::default(), never));
         };
         let names = peer.and_then(Peer::names);
         let shown = bearer(headers);
-        let Grant { role, credential, revoked } = match (shown, &door.tokens, &names) {
-            (Some(shown), Some(tokens), _) => tokens.get().grant_of(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
+        let Authenticated { role, credential, revoked } = match (shown, &door.tokens, &names) {
+            (Some(shown), Some(tokens), _) => tokens.get().authenticate(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
             (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
-            (_, _, Some(_)) => Grant { role: Role::Worker, credential: CredentialId::CERTIFICATE, revoked: never },
+            (_, _, Some(_)) => {
+                Authenticated { role: Role::Worker, credential: CredentialId::CERTIFICATE, revoked: never }
+            }
             (None, _, None) => return Err(Refusal::Unknown(NO_TOKEN)),
         };
         admit(role, &revoked);
         let needed = Role::needed_for(path);
-        // A certificate says more than a token beside it: it bears the worker's name.
+        // A certificate takes precedence over a token, because it carries the worker's name.
         let credential = Some(if names.is_some() { CredentialId::CERTIFICATE } else { credential });
         let caller = Caller { names, credential, door: Some(Arc::clone(door)) };
         if role.includes(needed) { Ok((caller, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
@@ -166,8 +174,8 @@ impl Rules {
             Refusal::Busy => return Status::resource_exhausted(BUSY),
             Refusal::Unknown(what) => what,
         };
-        if let Self::Locked { told, .. } = self
-            && let Some(untold) = told.lock().unwrap_or_else(PoisonError::into_inner).may_tell(Instant::now())
+        if let Self::Credentials { limiter, .. } = self
+            && let Some(untold) = limiter.lock().unwrap_or_else(PoisonError::into_inner).may_log(Instant::now())
         {
             tracing::info!(?address, untold, "a call was refused: {what}");
         }
@@ -180,21 +188,21 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 impl<S> Layer<S> for Gate {
-    type Service = Gated<S>;
+    type Service = AuthService<S>;
 
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated { rules: Arc::clone(&self.0), inner }
+    fn layer(&self, inner: S) -> AuthService<S> {
+        AuthService { rules: Arc::clone(&self.0), inner }
     }
 }
 
-/// The services behind the gate.
+/// The services behind the auth layer.
 #[derive(Debug, Clone)]
-pub struct Gated<S> {
+pub struct AuthService<S> {
     rules: Arc<Rules>,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Gated<S>
+impl<S> Service<Request<Body>> for AuthService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,

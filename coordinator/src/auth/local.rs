@@ -1,9 +1,9 @@
-//! The Unix socket in the target: commands of the user who runs the coordinator, and of root,
-//! reach it there without an address and without a token. Only its owner can connect (mode 0600),
-//! and the system says who has connected. The caller has the operator's role ([`Gate::operator`]).
+//! The Unix socket in the target. Commands of the user who runs the coordinator, and of root, use
+//! it without an address and a token. Only its owner can connect (mode 0600), and the kernel
+//! reports the peer's user id. The caller has the operator's role ([`Gate::operator`]).
 //!
-//! Invariant: while the socket stands under its name, this process listens at it, unless the
-//! process was killed. The target's lock keeps a second coordinator away.
+//! Invariant: while the socket exists under its name, this process listens on it, unless the
+//! process was killed. The target's lock excludes a second coordinator.
 //!
 //! [`Gate::operator`]: super::Gate::operator
 
@@ -33,32 +33,32 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-/// Connections at the same time; more wait in the system's queue.
+/// Concurrent connections; further ones wait in the kernel's accept queue.
 const MAX_CONNECTIONS: usize = 32;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 32;
-/// After an accept that failed, e.g. for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Delay after a failed accept, e.g. for want of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The socket's file. Removed when dropped.
+/// The socket's file. It is removed when dropped.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another file under this name stays.
+    /// Device and inode. A different file under this name is not removed.
     identity: (u64, u64),
 }
 
-/// Listens in the target; takes the place of a socket that a killed coordinator has left.
+/// Listens in the target. Replaces a socket that a killed coordinator has left.
 ///
 /// # Errors
-/// When something else stands under the name, or the file system has no sockets.
+/// If another file has the name, or the file system does not support sockets.
 pub fn bind_socket(target: &Path) -> io::Result<(SocketFile, UnixListener)> {
     let path = target.join(SOCKET);
     let address = SocketPath::of(&path)?;
-    remove_former(&path, address.path())?;
+    remove_stale(&path, address.path())?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // The file gets the mode that the socket has when it is bound.
+    // `bind` gives the file the mode that the socket has at that time.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(address.path())?)?;
     let metadata = path.symlink_metadata()?;
@@ -68,12 +68,12 @@ pub fn bind_socket(target: &Path) -> io::Result<(SocketFile, UnixListener)> {
     Ok((file, listener))
 }
 
-fn remove_former(path: &Path, address: &Path) -> io::Result<()> {
-    let former = match path.symlink_metadata() {
+fn remove_stale(path: &Path, address: &Path) -> io::Result<()> {
+    let existing = match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        former => former?,
+        existing => existing?,
     };
-    if !former.file_type().is_socket() {
+    if !existing.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "another file has its name; remove that"));
     }
     match net::UnixStream::connect(address) {
@@ -93,31 +93,31 @@ impl Drop for SocketFile {
     }
 }
 
-/// The connections of this user and of root. Never ends.
+/// The connections of this user and of root. The stream never ends.
 pub fn local_connections(listener: UnixListener) -> impl Stream<Item = io::Result<LocalConnection>> {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    stream::unfold((listener, room), |(listener, room)| async move {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    stream::unfold((listener, permits), |(listener, permits)| async move {
         let connection = loop {
-            let permit = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
-            match listener.accept().await.and_then(|(line, _)| Ok((line.peer_cred()?.uid(), line))) {
-                Ok((user, line)) if is_trusted_peer(user) => break LocalConnection { line, _permit: permit },
+            let permit = Arc::clone(&permits).acquire_owned().await.expect("it is never closed");
+            match listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
+                Ok((user, stream)) if is_trusted_peer(user) => break LocalConnection { stream, _permit: permit },
                 Ok((user, _)) => {
                     tracing::info!(user, "a connection of another user to the target's socket was refused");
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the target's socket could not be accepted");
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         };
-        Some((Ok(connection), (listener, room)))
+        Some((Ok(connection), (listener, permits)))
     })
 }
 
-/// A connection over the socket.
+/// A connection over the Unix socket.
 #[derive(Debug)]
 pub struct LocalConnection {
-    line: UnixStream,
+    stream: UnixStream,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -133,21 +133,21 @@ impl AsyncRead for LocalConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for LocalConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.line).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.line).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -160,12 +160,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_its_owner_can_connect_and_it_goes_with_the_coordinator() {
+    async fn only_the_owner_can_connect_and_the_socket_is_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         for target in [folder.path().to_owned(), folder.path().join("y".repeat(200))] {
             fs::create_dir_all(&target).unwrap();
             let path = target.join(SOCKET);
-            // One that a killed coordinator has left.
+            // A socket that a killed coordinator has left.
             drop(net::UnixListener::bind(SocketPath::of(&path).unwrap().path()).unwrap());
             let (file, listener) = bind_socket(&target).unwrap();
             let metadata = path.symlink_metadata().unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_stays_and_neither_goes_a_file_that_came_later() {
+    async fn other_files_under_the_name_are_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SOCKET);
         fs::write(&path, "a file").unwrap();

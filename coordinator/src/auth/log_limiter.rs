@@ -1,33 +1,34 @@
-//! Says when something that strangers can bring about as often as they like may be told: a few times a minute.
+//! Rate-limited logging: limits log lines that unauthenticated clients can cause, to a few per
+//! minute.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Lines in each [`PERIOD`].
-const LINES: u32 = 5;
+/// Maximum number of lines in each [`PERIOD`].
+const MAX_LINES: u32 = 5;
 const PERIOD: Duration = Duration::from_mins(1);
 
-/// What was told lately.
+/// Counts the lines of the current period.
 #[derive(Debug, Default)]
-pub(super) struct Sparing {
+pub(super) struct LogLimiter {
     since: Option<Instant>,
-    told: u32,
-    untold: u64,
+    logged: u32,
+    suppressed: u64,
 }
 
-impl Sparing {
-    /// Whether this may be told; then, how many before it were not.
-    pub(super) fn may_tell(&mut self, now: Instant) -> Option<u64> {
+impl LogLimiter {
+    /// Whether a line may be logged now. If so, returns how many were suppressed before it.
+    pub(super) fn may_log(&mut self, now: Instant) -> Option<u64> {
         if self.since.is_none_or(|since| now - since >= PERIOD) {
-            (self.since, self.told) = (Some(now), 0);
+            (self.since, self.logged) = (Some(now), 0);
         }
-        if self.told == LINES {
-            self.untold += 1;
+        if self.logged == MAX_LINES {
+            self.suppressed += 1;
             return None;
         }
-        self.told += 1;
-        Some(std::mem::take(&mut self.untold))
+        self.logged += 1;
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -36,11 +37,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_is_told_a_few_times_a_minute_and_counted() {
-        let (mut sparing, start) = (Sparing::default(), Instant::now());
-        let told = (0..1000).filter_map(|_| sparing.may_tell(start)).collect::<Vec<_>>();
-        assert_eq!(told, [0; 5]);
-        assert_eq!(sparing.may_tell(start + PERIOD), Some(995));
-        assert_eq!(sparing.may_tell(start + PERIOD), Some(0));
+    fn lines_beyond_the_limit_are_suppressed_and_counted() {
+        let mut limiter = LogLimiter::default();
+        let start = Instant::now();
+        let logged = (0..1000).filter_map(|_| limiter.may_log(start)).collect::<Vec<_>>();
+        assert_eq!(logged, [0; 5]);
+        assert_eq!(limiter.may_log(start + PERIOD), Some(995));
+        assert_eq!(limiter.may_log(start + PERIOD), Some(0));
     }
 }

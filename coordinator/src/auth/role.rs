@@ -1,15 +1,16 @@
-//! Who may call what. A call that nobody has heard of is for nobody but an admin, who is told so by the service.
+//! Which role may call which method. Methods that are not listed require the admin role; the
+//! service answers `UNIMPLEMENTED`.
 
 use std::{fmt, str::FromStr};
 
-/// What a credential is good for.
+/// The role of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Takes leases and reports.
+    /// Takes leases and reports results.
     Worker,
-    /// Looks on.
+    /// Reads the state of the job.
     Viewer,
-    /// Looks on and interferes.
+    /// Reads the state of the job and changes it.
     Admin,
 }
 
@@ -19,7 +20,7 @@ pub enum Role {
 pub struct InvalidRole;
 
 impl Role {
-    /// The least that may call the method of this path, `/package.Service/Method`.
+    /// The role that the method of this path (`/package.Service/Method`) requires.
     pub fn needed_for(path: &str) -> Self {
         match path.strip_prefix("/imagenet.v1.") {
             Some(
@@ -35,14 +36,15 @@ impl Role {
         }
     }
 
-    /// Whether it is good for a call that needs another.
+    /// Whether this role may make a call that requires `needed`.
     pub fn includes(self, needed: Self) -> bool {
         self == needed || (self, needed) == (Self::Admin, Self::Viewer)
     }
 }
 
-/// Whether the method needs no credential: a probe has none, and learns only that somebody is there.
-pub(super) fn is_for_everybody(path: &str) -> bool {
+/// Whether the method requires no credential. Health probes have none, and learn only that the
+/// service is running.
+pub(super) fn needs_no_credential(path: &str) -> bool {
     path.starts_with("/grpc.health.v1.Health/")
 }
 
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_role_may_call_its_own() {
+    fn each_role_may_call_its_own_methods() {
         let table = [
             ("/imagenet.v1.Coordinator/Register", [true, false, false]),
             ("/imagenet.v1.Coordinator/Renew", [true, false, false]),

@@ -1,4 +1,4 @@
-//! What the door was told: its certificate, the tokens, and how open it stands.
+//! The server's credentials: its certificate, the tokens, and whether clients must authenticate.
 
 use std::{
     fmt,
@@ -21,32 +21,32 @@ use super::{
     tokens::Tokens,
 };
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// How often it is told that the certificate ends soon.
-const REMIND: Duration = Duration::from_hours(24);
+/// Interval at which the files are checked for changes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval of the warning that the certificate expires soon.
+const WARNING_INTERVAL: Duration = Duration::from_hours(24);
 
-/// The files that flags name.
+/// The files that the flags name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DoorFiles {
-    /// Without them the wire is plaintext.
+    /// Without these files the connection is plaintext.
     pub tls: Option<TlsFiles>,
     /// The tokens by role.
     pub tokens: Option<PathBuf>,
 }
 
-/// The files of TLS.
+/// The TLS files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The server's certificate and those of its issuers.
     pub certificate: PathBuf,
-    /// Its key.
+    /// Its private key.
     pub key: PathBuf,
-    /// Whose certificates let workers in.
+    /// CA certificates that verify workers' certificates.
     pub client_authority: Option<PathBuf>,
 }
 
-/// What was in them, and is in them now.
+/// The current content of the files.
 #[derive(Debug)]
 pub struct Door {
     pub(super) tls: Option<Watched<ServerTls>>,
@@ -55,12 +55,12 @@ pub struct Door {
 }
 
 impl DoorFiles {
-    /// Those that hold secrets.
+    /// The files that hold secrets.
     pub fn secret_paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.tls.iter().map(|files| &files.key).chain(&self.tokens)
     }
 
-    /// Reads them all.
+    /// Reads all files.
     ///
     /// # Errors
     /// [`TlsError`], which names the file.
@@ -73,7 +73,7 @@ impl DoorFiles {
             let earlier = Mutex::new(None);
             Watched::new(vec![path.clone()], move |sources| {
                 let mut earlier = earlier.lock().unwrap_or_else(PoisonError::into_inner);
-                let tokens = read_again(&sources[0], earlier.as_ref())?;
+                let tokens = reload(&sources[0], earlier.as_ref())?;
                 *earlier = Some(tokens.clone());
                 Ok(tokens)
             })
@@ -86,9 +86,8 @@ impl DoorFiles {
     }
 }
 
-/// The tokens of a file that has changed. Without one in it, all are revoked; at the start it is
-/// refused.
-fn read_again(source: &tls::Source, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
+/// The tokens of a changed file. An empty file revokes all tokens; at the start it is an error.
+fn reload(source: &tls::Source, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
     let Some(earlier) = earlier else { return Tokens::read(source) };
     let tokens = match Tokens::read(source) {
         Err(TlsError::NoTokens { path }) => {
@@ -119,23 +118,23 @@ impl Source for Door {
 }
 
 impl Door {
-    /// Whether the wire is encrypted.
+    /// Whether connections are encrypted.
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether a credential is asked for.
+    /// Whether clients must authenticate.
     pub fn is_locked(&self) -> bool {
         self.tokens.is_some() || self.has_client_authority
     }
 
-    /// The name under which workers of other hosts find the coordinator, from its certificate.
+    /// The name in the certificate under which workers of other hosts reach the coordinator.
     pub fn advertised_name(&self) -> Option<String> {
         self.tls.as_ref().and_then(|tls| tls.get().name.clone())
     }
 
-    /// What a worker's command has to have to come in, by the names of files that `coordinator init` and its documentation
-    /// use. `--insecure` of a worker is for loopback alone.
+    /// The flags that a worker needs to connect, with the file names that `coordinator init` and
+    /// its documentation use. A worker accepts `--insecure` for loopback only.
     pub fn worker_flags(&self, is_loopback: bool) -> &'static str {
         match (&self.tokens, &self.tls) {
             (Some(_), None) if is_loopback => " --token-file worker.token --insecure",
@@ -148,22 +147,22 @@ impl Door {
         }
     }
 
-    /// Looks at the files for ever.
+    /// Checks the files for changes and warns before the certificate expires. Never ends.
     pub(super) async fn watch(self: Arc<Self>) {
-        let mut remind = Instant::now();
+        let mut warn_at = Instant::now();
         loop {
-            if remind <= Instant::now()
+            if warn_at <= Instant::now()
                 && let Some(left) = self.tls.as_ref().and_then(|tls| tls.get().ends_soon(SystemTime::now()))
             {
-                remind = Instant::now() + REMIND;
+                warn_at = Instant::now() + WARNING_INTERVAL;
                 tracing::warn!(
                     "the coordinator's certificate {}; replace the files of --tls-cert and --tls-key",
                     end_in_words(left)
                 );
             }
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             let door = Arc::clone(&self);
-            let looked = spawn_blocking(move || {
+            let checked = spawn_blocking(move || {
                 if let Some(tls) = &door.tls {
                     tls.look();
                 }
@@ -171,7 +170,7 @@ impl Door {
                     tokens.look();
                 }
             });
-            if looked.await.is_err() {
+            if checked.await.is_err() {
                 tracing::warn!("certificates and tokens could not be looked at, trying again");
             }
         }
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workers_command_names_what_this_door_asks_for() {
+    fn the_workers_command_has_the_flags_that_the_credentials_require() {
         let folder = tempfile::tempdir().unwrap();
         let arguments = crate::config::InitArgs {
             dir: folder.path().to_owned(),
@@ -220,16 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_token_file_revokes_all_and_one_that_is_written_anew_does_not() {
+    fn an_emptied_token_file_revokes_all_tokens_and_a_rewritten_one_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         let text = "worker worker-0123456789\n";
         let files = DoorFiles { tls: None, tokens: Some(path.clone()) };
         std::fs::write(&path, "# none\n").unwrap();
-        assert!(files.open().is_err(), "at the start it is refused");
+        assert!(files.open().is_err(), "at the start an empty file is an error");
         std::fs::write(&path, text).unwrap();
         let tokens = files.open().unwrap().tokens.unwrap();
-        let grant = || tokens.get().grant_of(b"worker-0123456789");
+        let grant = || tokens.get().authenticate(b"worker-0123456789");
         let first = grant().unwrap();
         for content in ["", text, "# none\n", text] {
             std::fs::write(&path, content).unwrap();
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_has_ended_is_told_as_ended() {
+    fn the_time_until_expiry_is_worded_in_days() {
         let hour = Duration::from_hours(1);
         for (left, words) in [
             (Duration::ZERO, "has ended, and no worker believes it any more"),

@@ -1,6 +1,6 @@
-//! The server's side of a handshake, made of its files. The whole configuration is replaced when one of them changes, the
-//! authority of the clients too, and with it the memory of earlier sessions, so that no client goes on with the old
-//! certificate unawares.
+//! The server's TLS configuration, built from its files. When one of the files changes, including
+//! the clients' CA, the whole configuration is replaced. That also discards the session cache, so
+//! that no client resumes a session with the old certificate.
 
 use std::{
     net::IpAddr,
@@ -13,28 +13,29 @@ use shared::outcome::printable;
 use shared::tls::{HTTP2, Source, TlsError, certificates, certified_key, provider, roots};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-/// A certificate that ends so soon is told.
-const SOON: Duration = Duration::from_hours(24 * 14);
+/// A certificate that expires within this time causes a warning.
+const EXPIRY_WARNING: Duration = Duration::from_hours(24 * 14);
 
-/// What a handshake needs.
+/// The TLS configuration and facts about the certificate.
 #[derive(Debug)]
 pub(super) struct ServerTls {
     pub(super) config: Arc<ServerConfig>,
-    /// When the certificate ends.
+    /// When the certificate expires.
     pub(super) ends: SystemTime,
-    /// The first name in it that is good for other hosts, as it stands in a URL.
+    /// The first name in the certificate that other hosts can use, in the form that a URL needs.
     pub(super) name: Option<String>,
 }
 
 impl ServerTls {
-    /// How long the certificate is still good for, if that is not long.
+    /// Time until the certificate expires, if that is less than [`EXPIRY_WARNING`].
     pub(super) fn ends_soon(&self, now: SystemTime) -> Option<Duration> {
         let left = self.ends.duration_since(now).unwrap_or_default();
-        (left < SOON).then_some(left)
+        (left < EXPIRY_WARNING).then_some(left)
     }
 }
 
-/// `sources`: the certificate, its key and, if clients may show certificates, their authority.
+/// Builds the configuration. `sources`: the certificate, its key and, if clients may show
+/// certificates, their CA.
 pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
     let [certificate, key, rest @ ..] = sources else {
         unreachable!("a server has a certificate and a key");
@@ -45,7 +46,7 @@ pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
     let builder = match rest.first() {
         None => builder.with_no_client_auth(),
         Some(authority) => {
-            // Whoever shows none can still have a token.
+            // A client without a certificate can still have a token.
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider())
                 .allow_unauthenticated()
                 .build()
@@ -61,8 +62,8 @@ pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
     Ok(ServerTls { config: Arc::new(config), ends, name })
 }
 
-/// The first name of a certificate that is neither of this host alone (`localhost`, a loopback
-/// address, the host's own short name, all of which `init` puts in front) nor a pattern.
+/// The first name that is neither specific to this host (`localhost`, a loopback address, or the
+/// host's own short name, which `init` puts first) nor a wildcard.
 fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
@@ -81,7 +82,7 @@ fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
     names.value.general_names.iter().find_map(name)
 }
 
-/// What cannot be read ends at once, and is told.
+/// The expiry date. A certificate that cannot be parsed counts as expired, which causes a warning.
 fn end_of(certificate: &CertificateDer<'_>) -> SystemTime {
     let end = X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.validity().not_after);
     let seconds = end.and_then(|end| u64::try_from(end.timestamp()).ok()).unwrap_or_default();
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_for_other_hosts_is_the_first_that_is_not_of_this_host_alone() {
+    fn the_advertised_name_is_the_first_that_other_hosts_can_use() {
         let own = shared::worker_name::host_name();
         let name = |names: &[&str]| {
             let key = KeyPair::generate().unwrap();
@@ -110,17 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_told_two_weeks_before_it_ends() {
+    fn an_expiring_certificate_is_reported_two_weeks_before() {
         let now = SystemTime::now();
         let day = Duration::from_hours(24);
-        for (days, told) in [(15, false), (13, true), (0, true)] {
+        for (days, is_warned) in [(15, false), (13, true), (0, true)] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
             params.not_after = (now + day * days).into();
             let pem = params.self_signed(&key).unwrap().pem();
             let sources =
                 [pem, key.serialize_pem()].map(|text| Source { path: "x".into(), bytes: text.into_bytes().into() });
-            assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), told, "{days}");
+            assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), is_warned, "{days}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The tokens by role, as the coordinator's token file has them: `role token` on a line. A token alone is a worker's, so the
-//! file that a worker has is good for the coordinator too. Several tokens of a role are valid at once, for their rotation.
+//! The tokens by role, as in the coordinator's token file: `role token` on each line. A token
+//! without a role is a worker's, so a worker's token file is also valid for the coordinator.
+//! Several tokens of a role are valid at the same time, for their rotation.
 //!
-//! Each token has a signal of its own, which outlives a reload that keeps the token and is
-//! cancelled by one that does not.
+//! Each token has a cancellation signal. A reload that keeps the token keeps the signal; a reload
+//! that drops the token cancels it.
 
 use std::fmt;
 
@@ -16,32 +17,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::Role;
 
-/// A token's SHA-256: enough to know the token when it is shown, and useless to others.
+/// A token's SHA-256: enough to recognize the token, and useless to derive it.
 type Digest = [u8; 32];
 
-/// The valid tokens. The tokens themselves are in memory only while their file is read.
+/// The valid tokens. The tokens in clear are in memory only while their file is read.
 #[derive(Clone, Default)]
-pub(super) struct Tokens(Vec<Entry>);
+pub(super) struct Tokens(Vec<TokenEntry>);
 
+/// One token of the file.
 #[derive(Clone)]
-struct Entry {
+struct TokenEntry {
     role: Role,
     digest: Digest,
     revoked: CancellationToken,
 }
 
-/// What a valid token is good for.
+/// The result of a successful authentication.
 #[derive(Debug)]
-pub(super) struct Grant {
+pub(super) struct Authenticated {
     pub(super) role: Role,
-    /// What tells the token from others; not the token.
+    /// Identifies the token without revealing it.
     pub(super) credential: CredentialId,
-    /// Cancelled when the token is not valid for this role any more.
+    /// Cancelled when the token is no longer valid for this role.
     pub(super) revoked: CancellationToken,
 }
 
 impl Tokens {
-    /// Those of the file; at least one.
+    /// Parses the file. It must contain at least one token.
     pub(super) fn read(source: &Source) -> Result<Self, TlsError> {
         let tokens = source.lines().map(|(line, text)| {
             entry(text).map_err(|error| TlsError::TokenLine { path: source.path.clone(), line, source: error })
@@ -53,8 +55,8 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// These tokens in the place of earlier ones: those that are in both go on, the others of the
-    /// earlier ones are revoked.
+    /// Replaces earlier tokens by these. Tokens that are in both stay valid; the other earlier ones
+    /// are revoked.
     pub(super) fn replacing(mut self, earlier: &Self) -> Self {
         for entry in &mut self.0 {
             if let Some(same) = earlier.0.iter().find(|other| entry.is_same_as(other)) {
@@ -69,15 +71,15 @@ impl Tokens {
         self
     }
 
-    /// What tells the workers' tokens apart.
+    /// Ids of the workers' tokens.
     pub(super) fn of_workers(&self) -> impl Iterator<Item = CredentialId> {
         let of_workers = self.0.iter().filter(|entry| entry.role == Role::Worker);
-        of_workers.map(Entry::credential)
+        of_workers.map(TokenEntry::credential)
     }
 
-    /// What the token that was shown is good for. Takes the same time whichever it is, and wherever
-    /// it differs from the others.
-    pub(super) fn grant_of(&self, shown: &[u8]) -> Option<Grant> {
+    /// The role and id of a token. Takes constant time: the time does not depend on which token
+    /// matches or on where the others differ.
+    pub(super) fn authenticate(&self, shown: &[u8]) -> Option<Authenticated> {
         let shown = sha256(shown);
         let mut found = 0_u32;
         for (number, entry) in (1_u32..).zip(&self.0) {
@@ -86,16 +88,16 @@ impl Tokens {
         }
         let index = usize::try_from(found).ok()?.checked_sub(1)?;
         let entry = &self.0[index];
-        Some(Grant { role: entry.role, credential: entry.credential(), revoked: entry.revoked.clone() })
+        Some(Authenticated { role: entry.role, credential: entry.credential(), revoked: entry.revoked.clone() })
     }
 }
 
-impl Entry {
+impl TokenEntry {
     fn is_same_as(&self, other: &Self) -> bool {
         self.role == other.role && self.digest == other.digest
     }
 
-    /// 64 bits of a digest of the digest: they stand in the ledger.
+    /// 64 bits of a digest of the digest, because the ledger stores it.
     fn credential(&self) -> CredentialId {
         let digest = blake3::derive_key("imagenet_downloader 2026-11-30 id of a worker's token", &self.digest);
         let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
@@ -114,11 +116,11 @@ fn sha256(bytes: &[u8]) -> Digest {
     digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-fn entry(line: &str) -> Result<Entry, InvalidToken> {
+fn entry(line: &str) -> Result<TokenEntry, InvalidToken> {
     let (role, token) = halves(line);
     let role = if role.is_empty() { Role::Worker } else { role.parse().map_err(|_| InvalidToken::NoRole)? };
     let token: Token = token.parse()?;
-    Ok(Entry { role, digest: sha256(token.reveal().as_bytes()), revoked: CancellationToken::new() })
+    Ok(TokenEntry { role, digest: sha256(token.reveal().as_bytes()), revoked: CancellationToken::new() })
 }
 
 #[cfg(test)]
@@ -147,19 +149,19 @@ mod tests {
             ("", None),
             ("worker", None),
         ] {
-            assert_eq!(tokens.grant_of(shown.as_bytes()).map(|grant| grant.role), role, "{shown}");
+            assert_eq!(tokens.authenticate(shown.as_bytes()).map(|grant| grant.role), role, "{shown}");
         }
     }
 
     #[test]
-    fn a_token_alone_is_a_workers() {
-        let grant = tokens("0123456789abcdef\n").unwrap().grant_of(b"0123456789abcdef");
+    fn a_token_without_a_role_is_a_workers() {
+        let grant = tokens("0123456789abcdef\n").unwrap().authenticate(b"0123456789abcdef");
         assert_eq!(grant.map(|grant| grant.role), Some(Role::Worker));
     }
 
     #[test]
-    fn what_a_new_file_keeps_goes_on_and_what_it_does_not_is_revoked() {
-        let revoked = |tokens: &Tokens, shown: &str| tokens.grant_of(shown.as_bytes()).unwrap().revoked;
+    fn a_reload_revokes_exactly_the_tokens_that_were_removed() {
+        let revoked = |tokens: &Tokens, shown: &str| tokens.authenticate(shown.as_bytes()).unwrap().revoked;
         let kept = "worker-0123456789";
         let gone = "viewer-0123456789";
         let other_role = "admin-01234567890";
@@ -167,13 +169,13 @@ mod tests {
         let signals = [kept, gone, other_role].map(|shown| revoked(&first, shown));
         let second = tokens(&format!("viewer {other_role}\nworker {kept}")).unwrap().replacing(&first);
         assert_eq!(signals.each_ref().map(CancellationToken::is_cancelled), [false, true, true]);
-        assert!(!revoked(&second, other_role).is_cancelled(), "it is valid for its new role");
+        assert!(!revoked(&second, other_role).is_cancelled(), "the token is valid for its new role");
         let _third = tokens("worker another-0123456789").unwrap().replacing(&second);
-        assert!(signals[0].is_cancelled(), "two reloads later the first signal is still the token's");
+        assert!(signals[0].is_cancelled(), "the signal is kept across two reloads");
     }
 
     #[test]
-    fn a_line_that_is_none_is_told_by_its_number_and_never_shown() {
+    fn an_invalid_line_is_reported_by_number_without_its_content() {
         for (text, line) in
             [("worker secret", 1), ("\n# x\nboss 0123456789abcdef", 3), ("worker 0123456789abcdef x", 1)]
         {

@@ -1,5 +1,5 @@
-//! `coordinator retry`, `coordinator drain` and `coordinator resume`: what a running coordinator is
-//! asked to do.
+//! `coordinator retry`, `coordinator drain` and `coordinator resume`: requests to a running
+//! coordinator.
 
 use std::{collections::BTreeSet, io::Write, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
 /// Makes failed classes pending again.
 pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
     let mut client = Client::new(&arguments.coordinator)?;
-    // One that is named twice is one class.
+    // Duplicates count once.
     let named: Vec<Wnid> = arguments.wnids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     let retried = client.retry(&named).await?;
-    // A job that is done stays done.
+    // A job that is done cannot be reopened.
     if retried.classes == 0 && client.fleet().await?.fleet.job.is_done() {
         return Err(CommandError::JobDone);
     }
@@ -40,7 +40,7 @@ fn retried_in_words(Retried { classes: retried, invalid_rows }: Retried, named: 
     }
 }
 
-/// Rows that count as failed, and cannot be tried again.
+/// Rows of the list that count as failed and cannot be retried.
 fn invalid_in_words(rows: u64) -> String {
     match rows {
         0 => String::new(),
@@ -49,7 +49,7 @@ fn invalid_in_words(rows: u64) -> String {
     }
 }
 
-/// Tells a worker to finish and end.
+/// Asks a worker to finish its leases and exit.
 pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
     Client::new(&arguments.coordinator)?.drain(&arguments.name).await?;
     let line = format!("worker {} takes nothing new, finishes what it holds and ends", arguments.name);
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_left_of_a_wait_is_said_in_words() {
+    fn the_time_left_of_a_wait_is_worded() {
         for (left, said) in [
             (0, "the origin has asked for no wait"),
             (300, "the workers ask the origin again now; it had asked to wait for another 1s"),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn how_many_are_tried_again_is_said_in_words() {
+    fn the_number_of_retried_classes_is_worded() {
         for (retried, named, said) in [
             (0, 0, "no failed class to try again"),
             (1, 0, "1 failed class is tried again"),

@@ -1,5 +1,5 @@
-//! `coordinator status --classes`: the classes that workers hold, and those that have failed. They are
-//! written page by page, so memory does not grow with the list.
+//! `coordinator status --classes`: lists leased and failed classes. It writes them page by page, so
+//! memory does not grow with the list.
 
 use std::io::Write;
 
@@ -12,10 +12,10 @@ use crate::{
     rpc::admin::client::Client,
 };
 
-/// For programs; the names of the fields are a promise that the help makes.
+/// The JSON output of a class. The help documents the names of the fields, so they are stable.
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-enum Line<'class> {
+enum ClassJson<'class> {
     Leased { wnid: String, worker: Option<&'class str>, bytes: u64, length: Option<u64> },
     Failed { wnid: String, worker: Option<&'class str>, kind: String, message: &'class str },
 }
@@ -36,7 +36,7 @@ pub(super) async fn list(
                 tell(out, heading).map_err(CommandError::Say)?;
             }
             for class in &page.classes {
-                let line = if as_json { json(&Line::from(class)) } else { in_words(class) };
+                let line = if as_json { json(&ClassJson::from(class)) } else { in_words(class) };
                 tell(out, &line).map_err(CommandError::Say)?;
             }
             listed += page.classes.len() as u64;
@@ -65,7 +65,7 @@ fn in_words(class: &ClassView) -> String {
     }
 }
 
-impl<'class> From<&'class ClassView> for Line<'class> {
+impl<'class> From<&'class ClassView> for ClassJson<'class> {
     fn from(class: &'class ClassView) -> Self {
         let wnid = class.wnid.to_string();
         let worker = (!class.worker.is_empty()).then_some(class.worker.as_str());
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn people_and_programs_read_a_line_for_each_class() {
+    fn each_class_is_one_line_in_both_formats() {
         let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         let failed = class(0, Some(failure));
         let unknown = ClassView { worker: String::new(), ..class(0, None) };
@@ -96,11 +96,11 @@ mod tests {
         assert_eq!(in_words(&unknown), "  n00000001  -  12.3MB");
         assert_eq!(in_words(&failed), "  n00000001  w1  HTTPError: 404 Client Error: Not Found");
         assert_eq!(
-            json(&Line::from(&unknown)),
+            json(&ClassJson::from(&unknown)),
             r#"{"state":"leased","wnid":"n00000001","worker":null,"bytes":12300000,"length":null}"#
         );
         assert_eq!(
-            json(&Line::from(&failed)),
+            json(&ClassJson::from(&failed)),
             r#"{"state":"failed","wnid":"n00000001","worker":"w1","kind":"HTTPError","message":"404 Client Error: Not Found"}"#
         );
     }

@@ -1,4 +1,4 @@
-//! `coordinator demo-origin`: the demo's origin as a program of its own.
+//! `coordinator demo-origin`: the demo's origin as a separate program.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use shared::exit_code::Exit;
 use super::{CommandError, tell};
 use crate::{config::DemoOriginArgs, demo::Demo};
 
-/// Serves until it is dropped, or something breaks.
+/// Serves until it is dropped or an error occurs.
 pub(super) async fn run(arguments: &DemoOriginArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
     let demo = Demo::listen(arguments.listen, arguments.class_takes).await?;
     tell(out, &format!("serving {} classes, for --url {}", demo.wnids.len(), demo.url)).map_err(CommandError::Say)?;

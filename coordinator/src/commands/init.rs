@@ -1,8 +1,9 @@
-//! `coordinator init`: makes what a cluster needs to be closed to strangers, a certificate authority, the coordinator's
-//! certificate, and a token for each role.
+//! `coordinator init`: creates what a cluster needs for authentication: a certificate authority
+//! (CA), the coordinator's certificate, and a token for each role.
 //!
-//! Nothing is ever overwritten: a cluster whose authority is replaced has lost its workers. What has been taken away is made
-//! anew, by the authority that is there; so certificates and tokens are renewed.
+//! Invariant: no file is ever overwritten, because a cluster with a new CA loses its workers. Files
+//! that were removed are created again with the existing CA; this is how certificates and tokens
+//! are renewed.
 
 use std::{
     fs::{DirBuilder, OpenOptions},
@@ -27,12 +28,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{auth::Role, config::InitArgs};
 
-/// The certificates are good for so long: about ten years.
+/// Validity of the certificates: about ten years.
 const VALIDITY: Duration = Duration::from_hours(24 * 3650);
-/// They were good a day ago: clocks differ.
-const EARLIER: Duration = Duration::from_hours(24);
+/// The validity starts this long ago, to allow for clock differences between hosts.
+const CLOCK_SKEW: Duration = Duration::from_hours(24);
 
-/// Where one of the files goes.
+/// The path of one of the files.
 fn file(arguments: &InitArgs, name: &str) -> PathBuf {
     match &arguments.worker_token_file {
         Some(path) if name == WORKER_TOKEN => path.clone(),
@@ -40,10 +41,10 @@ fn file(arguments: &InitArgs, name: &str) -> PathBuf {
     }
 }
 
-/// Why there is nothing new; fit to follow "failed to".
+/// Why nothing was created; fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// There is something already.
+    /// One of the files exists already.
     #[error(
         "make certificates and tokens: {} is there already and nothing is ever overwritten; use what is there, or give \
          another folder with --dir", path.display()
@@ -52,72 +53,72 @@ pub enum InitError {
         /// The file.
         path: PathBuf,
     },
-    /// It is kept elsewhere, as it should be.
+    /// The CA's key is missing. Operators are advised to keep it elsewhere.
     #[error(
         "make certificates: {} is missing, which signs them; put it back for as long as this takes, or give another folder \
          with --dir", path.display()
     )]
     NoKey {
-        /// The authority's key.
+        /// The CA's key.
         path: PathBuf,
     },
-    /// What it signed would be believed by nobody.
+    /// The key does not belong to the CA's certificate, so its signatures would not be valid.
     #[error(
         "make certificates: {} is not the key of {}; put the one back that belongs to it", key.display(),
         certificate.display()
     )]
     OtherKey {
-        /// The authority's certificate.
+        /// The CA's certificate.
         certificate: PathBuf,
-        /// The key of another.
+        /// The key of another CA.
         key: PathBuf,
     },
-    /// The file system.
+    /// A file or folder cannot be written.
     #[error("write {}: {source}; give another folder, which can be written", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Other users could replace what is made, or have put some of it there already.
+    /// Other users could replace the files in the folder, or have put some there already.
     #[error("write secrets into {}: {source} with {flag}", folder.display())]
     OpenFolder {
         /// The folder.
         folder: PathBuf,
-        /// Who can write to it.
+        /// Which users can write to it.
         source: io::Error,
         /// The flag that names the folder.
         flag: &'static str,
     },
-    /// The authority that is there.
+    /// The existing CA cannot be read.
     #[error("read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The same.
+    /// The existing CA is not valid.
     #[error(transparent)]
     Authority(#[from] TlsError),
-    /// The certificates.
+    /// A certificate cannot be created.
     #[error("make certificates: {0}; look at the names given with --advertise")]
     Certificate(#[from] rcgen::Error),
-    /// The next steps.
+    /// The next steps cannot be printed.
     #[error("write to standard output: {0}")]
     Say(io::Error),
 }
 
-/// A file to be: its name, its content, and whether others may read it.
-type New = (&'static str, String, bool);
-/// Files that belong together: all are there, or none.
+/// A file to be written: its name, its content, and whether other users may read it.
+type NewFile = (&'static str, String, bool);
+/// Files that belong together: either all of them exist or none.
 const AUTHORITY: [&str; 2] = ["ca.pem", "ca.key"];
 const SERVER: [&str; 2] = ["server.pem", "server.key"];
 const TOKENS: [&str; 4] = ["tokens", WORKER_TOKEN, "viewer.token", "admin.token"];
 const WORKER_TOKEN: &str = "worker.token";
 
-/// Makes what is missing and says what to do next.
+/// Creates what is missing and prints the next steps.
 ///
 /// # Errors
 /// [`InitError`]; what was written before stays.
@@ -138,7 +139,7 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
     let has_authority = has_all(arguments, &AUTHORITY)?;
     let first = match (has_authority, has_server, has_tokens) {
         (true, true, true) => Some(AUTHORITY[0]),
-        // Nothing that is there would belong to a new authority.
+        // Existing certificates and tokens would not belong to a new CA.
         (false, true, _) => Some(SERVER[0]),
         (false, _, true) => Some(TOKENS[0]),
         _ => None,
@@ -164,14 +165,15 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
     out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
 }
 
-/// Makes a folder if it is missing, and checks it again: another user may have made it in between.
+/// Creates a folder if it is missing, and checks it afterwards: another user may have created it in
+/// between.
 fn make_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     created.map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
     check_folder(folder, flag)
 }
 
-/// Refuses a folder in which other users could replace the files, or have put some already.
+/// Rejects a folder in which other users could replace the files, or have put some already.
 fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     check_private_folder(folder).map_err(|source| {
@@ -184,7 +186,7 @@ fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
     })
 }
 
-/// Whether they are there, all of them or none.
+/// Whether all of the files exist. It is an error if only some do.
 fn has_all(arguments: &InitArgs, names: &[&str]) -> Result<bool, InitError> {
     let is_there = |name: &&&str| is_there(&file(arguments, name));
     match names.iter().filter(is_there).count() {
@@ -201,14 +203,14 @@ fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// What signs, and the digest of its certificate.
+/// The CA that signs, and the digest of its certificate.
 struct Signer {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     digest: Authority,
 }
 
-fn new_authority(files: &mut Vec<New>) -> Result<Signer, InitError> {
+fn new_authority(files: &mut Vec<NewFile>) -> Result<Signer, InitError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "imagenet cluster authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -216,7 +218,8 @@ fn new_authority(files: &mut Vec<New>) -> Result<Signer, InitError> {
     valid_now(&mut params);
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
-    let (pem, digest) = (certificate.pem(), Authority::of(certificate.der()));
+    let pem = certificate.pem();
+    let digest = Authority::of(certificate.der());
     files.push((AUTHORITY[0], pem.clone(), true));
     files.push((AUTHORITY[1], key.serialize_pem(), false));
     Ok(Signer { issuer: Issuer::new(params, key), pem, digest })
@@ -227,7 +230,8 @@ fn read_authority(folder: &Path) -> Result<Signer, InitError> {
         let path = folder.join(name);
         std::fs::read_to_string(&path).map_err(|source| InitError::Read { path, source })
     });
-    let (pem, key) = (pem?, KeyPair::from_pem(&key?)?);
+    let pem = pem?;
+    let key = KeyPair::from_pem(&key?)?;
     let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes().into() };
     let certificate = certificates(&source)?.swap_remove(0);
     if !belongs(&key, &certificate) {
@@ -243,7 +247,7 @@ fn belongs(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
         .is_ok_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
 
-fn server(authority: &Signer, advertise: &[String], files: &mut Vec<New>) -> Result<(), InitError> {
+fn server(authority: &Signer, advertise: &[String], files: &mut Vec<NewFile>) -> Result<(), InitError> {
     let own = host_name();
     let names = ["localhost", "127.0.0.1", "::1", &own].into_iter().map(str::to_owned).chain(advertise.iter().cloned());
     let mut names: Vec<String> = names.collect();
@@ -257,13 +261,13 @@ fn server(authority: &Signer, advertise: &[String], files: &mut Vec<New>) -> Res
     valid_now(&mut params);
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &authority.issuer)?;
-    // Workers know the authority by its digest, so they must be shown the certificate.
+    // Workers verify the CA by its digest, so the chain must contain its certificate.
     files.push((SERVER[0], certificate.pem() + &authority.pem, true));
     files.push((SERVER[1], key.serialize_pem(), false));
     Ok(())
 }
 
-fn tokens(authority: &Signer, files: &mut Vec<New>) {
+fn tokens(authority: &Signer, files: &mut Vec<NewFile>) {
     let [worker, viewer, admin] = [(); 3].map(|()| Token::new(authority.digest, rand::random()));
     let all = format!(
         "# For the coordinator's --token-file: a role and a token on each line. Several tokens of one role are valid at\n\
@@ -282,7 +286,7 @@ fn tokens(authority: &Signer, files: &mut Vec<New>) {
 
 fn valid_now(certificate: &mut CertificateParams) {
     let now = SystemTime::now();
-    certificate.not_before = (now - EARLIER).into();
+    certificate.not_before = (now - CLOCK_SKEW).into();
     certificate.not_after = (now + VALIDITY).into();
 }
 
@@ -295,9 +299,10 @@ fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     })
 }
 
-fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
+fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
     let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
-    let (folder, worker_token) = (arguments.dir.display(), file(arguments, WORKER_TOKEN));
+    let folder = arguments.dir.display();
+    let worker_token = file(arguments, WORKER_TOKEN);
     let worker_token = worker_token.display();
     let host = arguments.advertise.iter().find(|host| can_be_reached(host)).cloned().unwrap_or_else(host_name);
     let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { format!("[{host}]") } else { host };
@@ -318,7 +323,7 @@ fn next_steps(arguments: &InitArgs, files: &[New]) -> String {
     )
 }
 
-/// Whether a worker can connect to it: not to a name with a star, and not to an unspecified address.
+/// Whether a worker can connect to `host`: it is neither a wildcard nor an unspecified address.
 fn can_be_reached(host: &str) -> bool {
     !host.starts_with("*.") && !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
@@ -345,10 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn private_files_are_private_and_the_next_steps_name_no_secret() {
+    fn private_files_have_mode_600_and_the_output_contains_no_secret() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("a/b");
-        let said = run(&dir, &["node1.example.org", "10.0.0.5"]).unwrap();
+        let output = run(&dir, &["node1.example.org", "10.0.0.5"]).unwrap();
         for (name, mode) in [
             ("ca.pem", 0o644),
             ("ca.key", 0o600),
@@ -362,15 +367,18 @@ mod tests {
             assert_eq!(dir.join(name).metadata().unwrap().permissions().mode() & 0o777, mode, "{name}");
         }
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(said.contains("worker --connect https://node1.example.org:50051 --token-file worker.token"), "{said}");
-        assert!(!said.contains("idl1."), "{said}");
+        assert!(
+            output.contains("worker --connect https://node1.example.org:50051 --token-file worker.token"),
+            "{output}"
+        );
+        assert!(!output.contains("idl1."), "{output}");
         for (advertised, host) in [
             (&["*.example.org", "0.0.0.0", "127.0.0.2"][..], "127.0.0.2"),
             (&["::", "fd00::1"], "[fd00::1]"),
             (&["*.example.org"], &host_name()),
         ] {
-            let said = run(&folder.path().join(host), advertised).unwrap();
-            assert!(said.contains(&format!("worker --connect https://{host}:50051")), "{said}");
+            let output = run(&folder.path().join(host), advertised).unwrap();
+            assert!(output.contains(&format!("worker --connect https://{host}:50051")), "{output}");
         }
     }
 
@@ -381,12 +389,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_ever_overwritten() {
+    fn existing_files_are_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         run(dir, &[]).unwrap();
         let all = contents(dir);
-        // All is there; half of what belongs together is; what belongs to an authority that is not.
+        // All files exist; half of a group exists; files exist that belong to a missing CA.
         let taken: [&[&str]; 5] =
             [&[], &["ca.pem"], &["server.key"], &["tokens"], &["ca.pem", "ca.key", "server.pem", "server.key"]];
         for taken in taken {
@@ -403,9 +411,9 @@ mod tests {
         }
     }
 
-    /// Between the first check and the moment at which the folder would be made.
+    /// Another user creates the folder between the first check and its creation.
     #[test]
-    fn a_folder_that_another_user_makes_in_between_gets_no_secrets() {
+    fn a_folder_that_another_user_creates_in_between_is_refused() {
         use std::{
             fs,
             os::unix::fs::{PermissionsExt as _, chown},
@@ -425,12 +433,12 @@ mod tests {
     }
 
     #[test]
-    fn without_the_key_of_the_authority_it_says_what_is_missing() {
+    fn a_missing_or_wrong_ca_key_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         run(dir, &[]).unwrap();
-        let theirs = tempfile::tempdir().unwrap();
-        run(theirs.path(), &[]).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        run(other.path(), &[]).unwrap();
         std::fs::remove_file(dir.join("server.pem")).unwrap();
         std::fs::remove_file(dir.join("server.key")).unwrap();
         std::fs::rename(dir.join("ca.key"), dir.join("away")).unwrap();
@@ -439,7 +447,7 @@ mod tests {
         assert!(error.contains("ca.key is missing, which signs them; put it back"), "{error}");
         assert_eq!(contents(dir), before);
 
-        std::fs::copy(theirs.path().join("ca.key"), dir.join("ca.key")).unwrap();
+        std::fs::copy(other.path().join("ca.key"), dir.join("ca.key")).unwrap();
         let error = run(dir, &[]).unwrap_err().to_string();
         assert!(error.contains("ca.key is not the key of") && error.contains("put the one back"), "{error}");
         assert!(!dir.join("server.pem").exists());
@@ -449,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_away_is_made_anew_by_the_same_authority() {
+    fn removed_files_are_created_again_with_the_same_ca() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         run(dir, &[]).unwrap();
@@ -458,8 +466,8 @@ mod tests {
             for name in group {
                 std::fs::remove_file(dir.join(name)).unwrap();
             }
-            let said = run(dir, &["node2"]).unwrap();
-            assert!(said.starts_with(&format!("Made in {}: {}.", dir.display(), group.join(", "))), "{said}");
+            let output = run(dir, &["node2"]).unwrap();
+            assert!(output.starts_with(&format!("Made in {}: {}.", dir.display(), group.join(", "))), "{output}");
             for (name, content) in contents(dir) {
                 assert_eq!(content != before[&name], group.contains(&name.as_str()), "{name}");
             }
@@ -475,30 +483,31 @@ mod tests {
     }
 
     #[test]
-    fn a_second_time_makes_nothing_and_is_no_error_where_only_what_is_missing_was_asked_for() {
+    fn a_second_init_with_if_missing_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let (dir, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
-        let worker_token_file = Some(theirs.join("worker.token"));
+        let dir = folder.path().join("ours");
+        let other = folder.path().join("other");
+        let worker_token_file = Some(other.join("worker.token"));
         let arguments = InitArgs { dir: dir.clone(), advertise: Vec::new(), worker_token_file, if_missing: true };
-        let said = run_with(&arguments).unwrap();
-        assert!(said.contains(&format!("after copying {}/worker.token to it", theirs.display())), "{said}");
-        let all = [contents(&dir), contents(&theirs)];
+        let output = run_with(&arguments).unwrap();
+        assert!(output.contains(&format!("after copying {}/worker.token to it", other.display())), "{output}");
+        let all = [contents(&dir), contents(&other)];
         assert_eq!(all.each_ref().map(BTreeMap::len), [7, 1]);
         let secret = String::from_utf8(all[1]["worker.token"].clone()).unwrap();
         assert!(String::from_utf8(all[0]["tokens"].clone()).unwrap().contains(&format!("worker {secret}")));
 
         assert!(run_with(&arguments).unwrap().contains("is in"));
-        assert_eq!([contents(&dir), contents(&theirs)], all);
-        // As it should be: the authority's key is kept elsewhere.
+        assert_eq!([contents(&dir), contents(&other)], all);
+        // Keeping the CA's key elsewhere is recommended.
         std::fs::remove_file(dir.join("ca.key")).unwrap();
         run_with(&arguments).unwrap();
         std::fs::remove_file(dir.join("tokens")).unwrap();
         run_with(&arguments).unwrap_err();
-        assert_eq!(contents(&theirs), all[1]);
+        assert_eq!(contents(&other), all[1]);
     }
 
     #[test]
-    fn hosts_have_no_port() {
+    fn hosts_with_a_port_or_a_scheme_are_rejected() {
         for wrong in [
             "node1:50051",
             "https://node1",

@@ -1,4 +1,4 @@
-//! `coordinator status`: the job and its workers as a table for people, or as one JSON object for programs.
+//! `coordinator status`: prints the job and its workers as a table, or as one JSON object.
 
 use std::{
     future::pending,
@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     AdminError, CommandError, bytes, classes, json, tell,
-    workers_table::{self, word},
+    workers_table::{self, state_name},
 };
 use crate::{
     concurrency::PaceStatus,
@@ -31,14 +31,14 @@ use crate::{
     },
 };
 
-/// How often `--watch` looks.
-const GLANCE: Duration = Duration::from_secs(2);
-/// Between two questions to a coordinator that does not answer, as workers do.
-const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
-/// Takes the cursor home and clears the screen.
+/// Interval of `--watch`.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Backoff between attempts to reach a coordinator that does not respond. Workers use the same.
+const RECONNECT_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+/// Moves the cursor to the top left and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
-/// Tells of the fleet once, or until the job is done.
+/// Prints the state of the fleet once, or until the job is done.
 pub(super) async fn run(
     arguments: &StatusArgs,
     screen: &Screen,
@@ -46,11 +46,11 @@ pub(super) async fn run(
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
     let mut client = Client::new(&arguments.coordinator)?;
-    // Without a terminal, and for programs, one is told after the other.
+    // Without a terminal and with `--json`, the outputs follow one another.
     let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
     let columns = workers_table::columns_of_terminal();
     let show = |overview: &Overview, out: &mut _| {
-        let text = if arguments.json { json(&Status::from(overview)) } else { text(overview, columns) };
+        let text = if arguments.json { json(&StatusJson::from(overview)) } else { text(overview, columns) };
         tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
     };
     let mut interrupted = pin!(shutdown.drain.cancelled());
@@ -77,17 +77,17 @@ pub(super) async fn run(
     }
 }
 
-/// Looks at a job until it is done.
+/// Follows a job until it is done.
 struct Watcher {
     client: Client,
-    /// The job's end, as the coordinator that answered last tells it. A coordinator ends with its job, so it may not
-    /// answer again.
+    /// The job's end, as reported by the coordinator that responded last. A coordinator exits with
+    /// its job, so it may not respond again.
     end: Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>,
 }
 
 impl Watcher {
-    /// The next look at a job that is not done: after a pause, or at its end. A coordinator that does not answer is asked
-    /// again until one does: it may have been stopped, and started again.
+    /// The next state of a job that is not done: after an interval, or at its end. If the
+    /// coordinator does not respond, retries until one does: it may be restarted.
     async fn next(&mut self, before: Overview, screen: &Screen) -> Result<Overview, CommandError> {
         let Self { client, end } = self;
         if end.is_none() {
@@ -95,14 +95,14 @@ impl Watcher {
         }
         tokio::select! {
             biased;
-            job = ended(end) => return Ok(last(client, before, job).await),
-            () = sleep(GLANCE) => {}
+            job = ended(end) => return Ok(fetch_final(client, before, job).await),
+            () = sleep(POLL_INTERVAL) => {}
         }
         let mut attempts = 0;
         loop {
             let answer = tokio::select! {
                 biased;
-                job = ended(end) => return Ok(last(client, before, job).await),
+                job = ended(end) => return Ok(fetch_final(client, before, job).await),
                 answer = client.fleet() => answer,
             };
             match answer {
@@ -117,7 +117,7 @@ impl Watcher {
                         let line = format!("no answer from {coordinator} ({why}); trying again until there is one");
                         screen.say(&line);
                     }
-                    sleep(RECONNECT.delay(attempts, rand::random())).await;
+                    sleep(RECONNECT_BACKOFF.delay(attempts, rand::random())).await;
                     attempts = attempts.saturating_add(1);
                 }
                 Err(error) => return Err(error.into()),
@@ -126,10 +126,10 @@ impl Watcher {
     }
 }
 
-/// The job's end. A coordinator that goes away before it tells none.
+/// Waits for the job's end. Never returns if the coordinator stops before that.
 async fn ended(end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>) -> JobStatus {
-    if let Some(told) = end {
-        if let Some(job) = told.await {
+    if let Some(done) = end {
+        if let Some(job) = done.await {
             return job;
         }
         *end = None;
@@ -137,22 +137,23 @@ async fn ended(end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> +
     pending().await
 }
 
-/// The last look at a job that is done.
-async fn last(client: &mut Client, before: Overview, job: JobStatus) -> Overview {
-    let answer = timeout(GLANCE, client.fleet()).await.ok().and_then(Result::ok);
-    at_end(before, job, answer)
+/// The final state of a job that is done.
+async fn fetch_final(client: &mut Client, before: Overview, job: JobStatus) -> Overview {
+    let answer = timeout(POLL_INTERVAL, client.fleet()).await.ok().and_then(Result::ok);
+    final_overview(before, job, answer)
 }
 
-/// The last word on a job that is done. The coordinator may be gone before anybody can ask it again; what its workers did
-/// in the last seconds is not known then, and rows of before would contradict the counts.
-fn at_end(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
+/// Combines the final counts with the last response. If the coordinator has already exited, the
+/// workers' last seconds are unknown; the former rows are omitted, because they would contradict
+/// the counts.
+fn final_overview(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
     let workers =
         answer.filter(|answer| answer.fleet.job.is_done()).map_or_else(Vec::new, |answer| answer.fleet.workers);
     let origin = before.fleet.origin;
     Overview { fleet: Fleet { job, phase: Phase::Done, origin, workers }, ..before }
 }
 
-/// For people, on a terminal with so many columns.
+/// The state as text, on a terminal with `columns` columns.
 fn text(overview: &Overview, columns: Option<usize>) -> String {
     let job = &overview.fleet.job;
     let text = format!(
@@ -191,9 +192,9 @@ fn in_words(phase: Phase) -> &'static str {
     }
 }
 
-/// For programs; the names of the fields are a promise that the help makes.
+/// The JSON output. The help documents the names of the fields, so they are stable.
 #[derive(Serialize)]
-struct Status<'overview> {
+struct StatusJson<'overview> {
     run_id: &'overview str,
     epoch: u32,
     phase: &'static str,
@@ -206,12 +207,13 @@ struct Status<'overview> {
     received_bytes: u64,
     time_left_ms: Option<u64>,
     done: bool,
-    origin: OriginLine,
-    workers: Vec<WorkerLine<'overview>>,
+    origin: OriginJson,
+    workers: Vec<WorkerJson<'overview>>,
 }
 
+/// The state of the concurrency controller in the JSON output.
 #[derive(Serialize)]
-struct OriginLine {
+struct OriginJson {
     connections: u32,
     limit: u32,
     wanted: u32,
@@ -223,8 +225,9 @@ struct OriginLine {
     overloads: u64,
 }
 
+/// One worker in the JSON output.
 #[derive(Serialize)]
-struct WorkerLine<'overview> {
+struct WorkerJson<'overview> {
     name: &'overview str,
     state: &'static str,
     slots: u32,
@@ -238,7 +241,7 @@ struct WorkerLine<'overview> {
     build: &'overview str,
 }
 
-impl<'overview> From<&'overview Overview> for Status<'overview> {
+impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
     fn from(overview: &'overview Overview) -> Self {
         let job = &overview.fleet.job;
         Self {
@@ -267,7 +270,7 @@ impl<'overview> From<&'overview Overview> for Status<'overview> {
     }
 }
 
-impl From<PaceStatus> for OriginLine {
+impl From<PaceStatus> for OriginJson {
     fn from(origin: PaceStatus) -> Self {
         Self {
             connections: origin.open,
@@ -283,11 +286,11 @@ impl From<PaceStatus> for OriginLine {
     }
 }
 
-impl<'overview> From<&'overview WorkerView> for WorkerLine<'overview> {
+impl<'overview> From<&'overview WorkerView> for WorkerJson<'overview> {
     fn from(worker: &'overview WorkerView) -> Self {
         Self {
             name: &worker.name,
-            state: word(worker.state),
+            state: state_name(worker.state),
             slots: worker.slots,
             leased: worker.leased,
             success: worker.success,
@@ -306,7 +309,7 @@ mod tests {
     use super::*;
     use crate::fleet::WorkerState;
 
-    fn asked() -> PaceStatus {
+    fn origin() -> PaceStatus {
         PaceStatus {
             limit: 8,
             open: 5,
@@ -352,12 +355,12 @@ mod tests {
         Overview {
             run_id: "5eed".to_owned(),
             epoch: 3,
-            fleet: Fleet { job, phase: Phase::Running, origin: asked(), workers },
+            fleet: Fleet { job, phase: Phase::Running, origin: origin(), workers },
         }
     }
 
     #[test]
-    fn people_read_a_table() {
+    fn the_status_is_a_table() {
         assert_eq!(
             text(&overview(), None),
             "\
@@ -379,19 +382,23 @@ w                  quarantined     10       9        8        7       6      950
         let mut alone = overview();
         alone.fleet.workers.clear();
         alone.fleet.phase = Phase::WaitingForWorkers;
-        let said = text(&alone, None);
-        assert!(said.starts_with("waiting for workers\n") && said.ends_with("\nno workers"), "{said}");
+        let output = text(&alone, None);
+        assert!(output.starts_with("waiting for workers\n") && output.ends_with("\nno workers"), "{output}");
     }
 
     #[test]
-    fn the_last_answer_does_not_contradict_itself() {
+    fn the_final_status_is_consistent() {
         let job = JobStatus { total: 100, success: 58, skipped: 30, failed: 12, ..JobStatus::default() };
-        let gone = at_end(overview(), job, None);
-        assert!(text(&gone, None).starts_with("done\n100 classes: 58 success, "), "{}", text(&gone, None));
-        assert!(text(&gone, None).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&gone, None));
-        assert!(json(&Status::from(&gone)).ends_with(r#","workers":[]}"#));
-        // An answer of before the end is no better.
-        assert_eq!(at_end(overview(), job, Some(overview())), gone);
+        let unreachable = final_overview(overview(), job, None);
+        assert!(
+            text(&unreachable, None).starts_with("done\n100 classes: 58 success, "),
+            "{}",
+            text(&unreachable, None)
+        );
+        assert!(text(&unreachable, None).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&unreachable, None));
+        assert!(json(&StatusJson::from(&unreachable)).ends_with(r#","workers":[]}"#));
+        // A response from before the end is ignored.
+        assert_eq!(final_overview(overview(), job, Some(overview())), unreachable);
 
         let mut answer = overview();
         answer.fleet.job = job;
@@ -399,13 +406,13 @@ w                  quarantined     10       9        8        7       6      950
         answer.fleet.workers[0].leased = 0;
         let workers = answer.fleet.workers.clone();
         assert_eq!(
-            at_end(overview(), job, Some(answer)).fleet,
-            Fleet { job, phase: Phase::Done, origin: asked(), workers }
+            final_overview(overview(), job, Some(answer)).fleet,
+            Fleet { job, phase: Phase::Done, origin: origin(), workers }
         );
     }
 
     #[test]
-    fn programs_read_one_object() {
+    fn the_json_status_is_one_object() {
         let mut one = overview();
         one.fleet.workers.pop();
         let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
@@ -413,6 +420,6 @@ w                  quarantined     10       9        8        7       6      950
         let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
         let expected =
             format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},{origin},"workers":[{worker}]}}"#);
-        assert_eq!(json(&Status::from(&one)), expected);
+        assert_eq!(json(&StatusJson::from(&one)), expected);
     }
 }

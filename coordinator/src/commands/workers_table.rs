@@ -1,5 +1,5 @@
-//! The workers of `coordinator status` as a table. On a terminal that is too narrow for all columns it
-//! has fewer, and long names are cut, because a terminal would break the lines anywhere.
+//! The workers of `coordinator status` as a table. On a narrow terminal it has fewer columns and
+//! truncates long names, because the terminal would wrap the lines.
 
 use std::io::{self, IsTerminal as _};
 
@@ -9,28 +9,28 @@ use shared::job_line::clock;
 use super::bytes;
 use crate::fleet::{WorkerState, WorkerView};
 
-const ALL: [&str; 9] =
+const ALL_COLUMNS: [&str; 9] =
     ["worker", "state", "slots", "leased", "success", "skipped", "failed", "received", "last heard of"];
-/// `leased` with the slots, `there` for success and skipped.
-const FEW: [&str; 7] = ["worker", "state", "leased", "there", "failed", "received", "heard of"];
-/// Names are not cut to less, in characters.
-const SHORTEST_NAME: usize = 8;
+/// Columns on a narrow terminal: `leased` includes the slots, `there` is success plus skipped.
+const NARROW_COLUMNS: [&str; 7] = ["worker", "state", "leased", "there", "failed", "received", "heard of"];
+/// Names are not truncated to fewer characters.
+const MIN_NAME_LENGTH: usize = 8;
 
-/// The columns of the terminal on standard output, if it is one.
+/// The number of columns of the terminal on standard output, if it is one.
 pub(super) fn columns_of_terminal() -> Option<usize> {
     let size = io::stdout().is_terminal().then(|| rustix::termios::tcgetwinsize(io::stdout()).ok()).flatten()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// The table, without a line end behind the last line.
+/// The table, without a line end after the last line.
 pub(super) fn text(workers: &[WorkerView], columns: Option<usize>) -> String {
-    let all = lines(&ALL, workers.iter().map(|worker| all_of(worker).to_vec()));
+    let all = lines(&ALL_COLUMNS, workers.iter().map(|worker| full_row(worker).to_vec()));
     let Some(columns) = columns.filter(|columns| width(&all) > *columns) else { return all.join("\n") };
-    let few = |longest| lines(&FEW, workers.iter().map(|worker| few_of(worker, longest).to_vec()));
-    let whole = few(usize::MAX);
+    let narrow = |longest| lines(&NARROW_COLUMNS, workers.iter().map(|worker| narrow_row(worker, longest).to_vec()));
+    let untruncated = narrow(usize::MAX);
     let longest = workers.iter().map(|worker| worker.name.chars().count()).max().unwrap_or_default();
-    let excess = width(&whole).saturating_sub(columns);
-    if excess == 0 { whole } else { few(longest.saturating_sub(excess).max(SHORTEST_NAME)) }.join("\n")
+    let excess = width(&untruncated).saturating_sub(columns);
+    if excess == 0 { untruncated } else { narrow(longest.saturating_sub(excess).max(MIN_NAME_LENGTH)) }.join("\n")
 }
 
 fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
@@ -47,22 +47,22 @@ fn width(lines: &[String]) -> usize {
     lines.iter().map(|line| line.chars().count()).max().unwrap_or_default()
 }
 
-fn all_of(worker: &WorkerView) -> [String; ALL.len()] {
+fn full_row(worker: &WorkerView) -> [String; ALL_COLUMNS.len()] {
     let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, .. } = worker;
     [
         name.clone(),
-        word(*state).to_owned(),
+        state_name(*state).to_owned(),
         slots.to_string(),
         leased.to_string(),
         success.to_string(),
         skipped.to_string(),
         failed.to_string(),
         bytes(*received_bytes),
-        heard_of(worker),
+        last_seen(worker),
     ]
 }
 
-fn few_of(worker: &WorkerView, longest_name: usize) -> [String; FEW.len()] {
+fn narrow_row(worker: &WorkerView, longest_name: usize) -> [String; NARROW_COLUMNS.len()] {
     let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, .. } = worker;
     let name = if name.chars().count() > longest_name {
         name.chars().take(longest_name.saturating_sub(1)).chain(['…']).collect()
@@ -71,22 +71,22 @@ fn few_of(worker: &WorkerView, longest_name: usize) -> [String; FEW.len()] {
     };
     [
         name,
-        word(*state).to_owned(),
+        state_name(*state).to_owned(),
         format!("{leased}/{slots}"),
         success.saturating_add(*skipped).to_string(),
         failed.to_string(),
         bytes(*received_bytes),
-        heard_of(worker),
+        last_seen(worker),
     ]
 }
 
-fn heard_of(worker: &WorkerView) -> String {
+fn last_seen(worker: &WorkerView) -> String {
     let seconds = worker.silent.as_secs();
     format!("{} ago", if seconds < 60 { format!("{seconds}s") } else { clock(worker.silent) })
 }
 
-/// A state as people and programs read it.
-pub(super) fn word(state: WorkerState) -> &'static str {
+/// The name of a state in both output formats.
+pub(super) fn state_name(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Active => "active",
         WorkerState::Draining => "draining",
@@ -120,7 +120,7 @@ mod tests {
     fn no_line_is_wider_than_the_terminal() {
         let workers = [worker("w"), worker(&"node1.cluster.example.org-".repeat(2))];
         assert!(width(&text(&workers, None).lines().map(str::to_owned).collect::<Vec<_>>()) > 100);
-        assert_eq!(text(&workers, Some(200)), text(&workers, None), "where there is room all is shown");
+        assert_eq!(text(&workers, Some(200)), text(&workers, None), "a wide terminal shows all columns");
         assert_eq!(
             text(&workers, Some(80)),
             "\

@@ -1,8 +1,10 @@
 //! Divides the connections among the workers that want some. Pure.
 //!
-//! Invariant: what all workers together may still have open is never more than the limit was when they heard of it. What one
-//! gives up goes to another only when the first has said that it is closed, or has not said so for [`GRACE`]: a worker that
-//! never says it takes from the others no more than that time.
+//! Invariant: all workers together never have more connections open than the limit allowed when
+//! they last received a budget. A connection that one worker must give up is assigned to another
+//! worker only when the first has reported it closed, or when [`GRACE`] has passed without that
+//! report. A worker that never reports thus keeps connections from the others for at most
+//! [`GRACE`].
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,55 +12,56 @@ use shared::ids::SessionId;
 
 use super::Observation;
 
-/// Where there are fewer connections than workers, they go round so often.
+/// Rotation period if there are fewer connections than workers.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// For so long a worker that keeps more open than it was told is believed. A tar of 1.3 GB takes that at 11 MB/s, and one of
-/// the usual 110 MB at 0.9 MB/s.
+/// Time for which a worker may report more open connections than its budget allows. In this time a
+/// tar of 1.3 GB takes 11 MB/s, and one of the usual 110 MB takes 0.9 MB/s.
 const GRACE: Duration = Duration::from_mins(2);
 
-/// One worker's part.
+/// One worker's allocation, with its last report.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Share {
+pub(super) struct Allocation {
     last: Observation,
-    /// What it is told.
+    /// Connections in the current budget.
     pub(super) connections: u32,
-    /// Bytes per second; `None`: as many as it can.
+    /// Bytes per second in the current budget; `None`: no limit.
     pub(super) rate: Option<u64>,
-    /// Grows with each change of what it is told.
+    /// Version of the budget; increases with each change.
     pub(super) version: u64,
-    /// The most that it was told since the version that it keeps to.
-    most_since: u32,
-    /// The most that it was ever told.
+    /// The most connections in any budget since the version that the worker has acknowledged.
+    most_since_acknowledged: u32,
+    /// The most connections in any budget of this session.
     most_ever: u32,
-    /// Since when it may have more open than it is told.
-    above_since: Option<Duration>,
+    /// Since when the worker may have more connections open than its budget allows.
+    excess_since: Option<Duration>,
 }
 
-impl Share {
-    /// A worker that nobody knows yet; what it has done so far is not news.
-    pub(super) fn of_newcomer(observation: &Observation) -> Self {
+impl Allocation {
+    /// A new session. What its process counted before is not added to the totals.
+    pub(super) fn of_new_session(observation: &Observation) -> Self {
         let last = Observation { open: 0, flowing: 0, wanted: 0, ..*observation };
         Self { last, version: observation.seen + 1, ..Self::default() }
     }
 
-    /// Takes what it says; gives what it said last.
-    pub(super) fn hear(&mut self, observation: Observation) -> Observation {
+    /// Records a report and returns the previous one.
+    pub(super) fn record(&mut self, observation: Observation) -> Observation {
         if observation.seen >= self.version {
-            self.most_since = self.connections;
+            self.most_since_acknowledged = self.connections;
         }
         std::mem::replace(&mut self.last, observation)
     }
 
-    /// What it said last.
+    /// The last report.
     pub(super) fn last(&self) -> Observation {
         self.last
     }
 
-    /// Connections that it may have open by what it is known to have heard. More than it was ever told it can have from
-    /// a former session only, and then a fair part is believed.
+    /// Connections that the worker may have open, given the version that it has acknowledged.
+    /// Connections beyond every budget of this session can only come from a former session; they
+    /// are accepted up to the fair share.
     fn reserved(&self, fair: u32, now: Duration) -> u32 {
-        if self.above_since.is_some_and(|since| now.saturating_sub(since) > GRACE) {
+        if self.excess_since.is_some_and(|since| now.saturating_sub(since) > GRACE) {
             return self.connections;
         }
         self.possible(fair)
@@ -66,62 +69,64 @@ impl Share {
 
     fn possible(&self, fair: u32) -> u32 {
         let open = self.last.open.min(self.most_ever.max(fair));
-        self.most_since.max(self.connections).max(open)
+        self.most_since_acknowledged.max(self.connections).max(open)
     }
 
     fn note_excess(&mut self, fair: u32, now: Duration) {
         if self.possible(fair) > self.connections {
-            self.above_since.get_or_insert(now);
+            self.excess_since.get_or_insert(now);
         } else {
-            self.above_since = None;
+            self.excess_since = None;
         }
     }
 
-    fn tell(&mut self, connections: u32) {
+    fn assign(&mut self, connections: u32) {
         if self.connections != connections {
             self.connections = connections;
-            self.most_since = self.most_since.max(connections);
+            self.most_since_acknowledged = self.most_since_acknowledged.max(connections);
             self.most_ever = self.most_ever.max(connections);
             self.version += 1;
         }
     }
 }
 
-/// Gives each worker its part of `limit` connections and of `rate`; whether anybody is to be told something new.
+/// Divides `limit` connections and `rate` among the workers. Returns whether any budget has
+/// changed.
 pub(super) fn divide(
-    shares: &mut BTreeMap<SessionId, Share>,
+    allocations: &mut BTreeMap<SessionId, Allocation>,
     limit: u32,
     rate: Option<u64>,
     elapsed: Duration,
 ) -> bool {
-    let before: u64 = shares.values().map(|share| share.version).sum();
-    let fair = fair_parts(shares, limit, elapsed);
-    // Who gives something up is told first; what is not in use goes to the others.
-    for (share, fair) in shares.values_mut().zip(&fair) {
-        let less = share.connections.min(*fair);
-        share.tell(less);
-        share.note_excess(*fair, elapsed);
+    let before: u64 = allocations.values().map(|allocation| allocation.version).sum();
+    let fair = fair_parts(allocations, limit, elapsed);
+    // Budgets that become smaller are set first; connections that are not in use go to the others.
+    for (allocation, fair) in allocations.values_mut().zip(&fair) {
+        let less = allocation.connections.min(*fair);
+        allocation.assign(less);
+        allocation.note_excess(*fair, elapsed);
     }
-    let reserved = shares.values().zip(&fair).map(|(share, fair)| share.reserved(*fair, elapsed));
+    let reserved = allocations.values().zip(&fair).map(|(allocation, fair)| allocation.reserved(*fair, elapsed));
     let mut free = limit.saturating_sub(reserved.fold(0, u32::saturating_add));
-    for (share, fair) in shares.values_mut().zip(&fair) {
-        let reserved = share.reserved(*fair, elapsed);
-        let told = (*fair).min(reserved.saturating_add(free)).max(share.connections);
-        free -= told.saturating_sub(reserved);
-        share.tell(told);
+    for (allocation, fair) in allocations.values_mut().zip(&fair) {
+        let reserved = allocation.reserved(*fair, elapsed);
+        let assigned = (*fair).min(reserved.saturating_add(free)).max(allocation.connections);
+        free -= assigned.saturating_sub(reserved);
+        allocation.assign(assigned);
     }
-    divide_rate(shares, rate);
-    shares.values().map(|share| share.version).sum::<u64>() != before
+    divide_rate(allocations, rate);
+    allocations.values().map(|allocation| allocation.version).sum::<u64>() != before
 }
 
-/// Everybody gets the same, or what it wants if that is less; what does not divide goes round.
-fn fair_parts(shares: &BTreeMap<SessionId, Share>, limit: u32, elapsed: Duration) -> Vec<u32> {
-    let wanted: Vec<u32> = shares.values().map(|share| share.last.wanted).collect();
+/// Max-min fairness: each worker gets an equal part, or what it wants if that is less. The
+/// remainder rotates every [`ROUND`].
+fn fair_parts(allocations: &BTreeMap<SessionId, Allocation>, limit: u32, elapsed: Duration) -> Vec<u32> {
+    let wanted: Vec<u32> = allocations.values().map(|allocation| allocation.last.wanted).collect();
     let mut parts = vec![0; wanted.len()];
     let mut left = limit;
     loop {
-        let hungry: Vec<usize> = (0..parts.len()).filter(|at| parts[*at] < wanted[*at]).collect();
-        let count = u32::try_from(hungry.len()).unwrap_or(u32::MAX);
+        let unsatisfied: Vec<usize> = (0..parts.len()).filter(|at| parts[*at] < wanted[*at]).collect();
+        let count = u32::try_from(unsatisfied.len()).unwrap_or(u32::MAX);
         if count == 0 || left == 0 {
             return parts;
         }
@@ -129,11 +134,11 @@ fn fair_parts(shares: &BTreeMap<SessionId, Share>, limit: u32, elapsed: Duration
         if each == 0 {
             let round = usize::try_from(elapsed.as_secs() / ROUND.as_secs()).unwrap_or(0);
             for turn in 0..left as usize {
-                parts[hungry[(turn + round) % hungry.len()]] += 1;
+                parts[unsatisfied[(turn + round) % unsatisfied.len()]] += 1;
             }
             return parts;
         }
-        for at in hungry {
+        for at in unsatisfied {
             let more = each.min(wanted[at] - parts[at]);
             parts[at] += more;
             left -= more;
@@ -141,16 +146,18 @@ fn fair_parts(shares: &BTreeMap<SessionId, Share>, limit: u32, elapsed: Duration
     }
 }
 
-/// A rate follows the connections. It is at least one byte a second: on the wire 0 is no limit.
-fn divide_rate(shares: &mut BTreeMap<SessionId, Share>, rate: Option<u64>) {
+/// Divides the rate in proportion to the connections. Each part is at least 1 byte per second,
+/// because 0 means "no limit" in the protocol.
+fn divide_rate(allocations: &mut BTreeMap<SessionId, Allocation>, rate: Option<u64>) {
     let Some(rate) = rate else { return };
-    let weight = |share: &Share| u64::from(share.connections.max(share.last.open.min(share.most_ever)));
-    let all: u64 = shares.values().map(weight).sum();
-    for share in shares.values_mut() {
-        let part = (rate * weight(share)).checked_div(all).unwrap_or(0).max(1);
-        if share.rate != Some(part) {
-            share.rate = Some(part);
-            share.version += 1;
+    let weight =
+        |allocation: &Allocation| u64::from(allocation.connections.max(allocation.last.open.min(allocation.most_ever)));
+    let all: u64 = allocations.values().map(weight).sum();
+    for allocation in allocations.values_mut() {
+        let part = (rate * weight(allocation)).checked_div(all).unwrap_or(0).max(1);
+        if allocation.rate != Some(part) {
+            allocation.rate = Some(part);
+            allocation.version += 1;
         }
     }
 }
@@ -161,9 +168,9 @@ mod tests {
 
     use super::*;
 
-    /// A worker at the other end of a slow line.
+    /// A simulated worker whose messages arrive late.
     #[derive(Debug, Clone, Copy, Default)]
-    struct Far {
+    struct RemoteWorker {
         allowed: u32,
         seen: u64,
         open: u32,
@@ -172,136 +179,140 @@ mod tests {
 
     #[derive(Debug, Clone, Copy)]
     enum Step {
-        Hear(usize),
-        Say(usize),
+        Receive(usize),
+        Report(usize),
         Open(usize),
         Close(usize),
-        Want(usize, u32),
+        Demand(usize, u32),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         let worker = 0..4_usize;
         prop_oneof![
-            worker.clone().prop_map(Step::Hear),
-            worker.clone().prop_map(Step::Say),
+            worker.clone().prop_map(Step::Receive),
+            worker.clone().prop_map(Step::Report),
             worker.clone().prop_map(Step::Open),
             worker.clone().prop_map(Step::Close),
-            (worker, 0..6_u32).prop_map(|(worker, wanted)| Step::Want(worker, wanted)),
+            (worker, 0..6_u32).prop_map(|(worker, wanted)| Step::Demand(worker, wanted)),
         ]
     }
 
-    fn divided(shares: &mut BTreeMap<SessionId, Share>, limit: u32, seconds: u64) {
-        divide(shares, limit, None, Duration::from_secs(seconds));
+    fn divided(allocations: &mut BTreeMap<SessionId, Allocation>, limit: u32, seconds: u64) {
+        divide(allocations, limit, None, Duration::from_secs(seconds));
     }
 
     #[test]
-    fn a_worker_that_claims_open_connections_or_acknowledges_nothing_keeps_others_from_theirs_for_the_grace_only() {
-        let liar = |open, seen| Observation { seen, open, wanted: 1000, ..Observation::default() };
-        let honest = Observation { wanted: 10, ..Observation::default() };
+    fn a_worker_with_false_reports_holds_connections_for_the_grace_period_only() {
+        let misreporting = |open, seen| Observation { seen, open, wanted: 1000, ..Observation::default() };
+        let correct = Observation { wanted: 10, ..Observation::default() };
         for open in [0, 1000] {
-            let mut shares = BTreeMap::from([(SessionId(0), Share::of_newcomer(&liar(open, 0)))]);
-            shares.get_mut(&SessionId(0)).unwrap().hear(liar(open, 0));
-            divided(&mut shares, 10, 0);
-            assert_eq!(told(&shares), [10], "open {open}: alone it has all");
-            let mut newcomer = Share::of_newcomer(&honest);
-            newcomer.hear(honest);
-            shares.insert(SessionId(1), newcomer);
-            divided(&mut shares, 10, 1);
-            assert_eq!(told(&shares), [5, 0], "open {open}: it may not have heard yet");
-            divided(&mut shares, 10, 2 + GRACE.as_secs());
-            assert_eq!(told(&shares), [5, 5], "open {open}");
+            let mut allocations = BTreeMap::from([(SessionId(0), Allocation::of_new_session(&misreporting(open, 0)))]);
+            allocations.get_mut(&SessionId(0)).unwrap().record(misreporting(open, 0));
+            divided(&mut allocations, 10, 0);
+            assert_eq!(assigned(&allocations), [10], "open {open}: a single worker gets the whole limit");
+            let mut newcomer = Allocation::of_new_session(&correct);
+            newcomer.record(correct);
+            allocations.insert(SessionId(1), newcomer);
+            divided(&mut allocations, 10, 1);
+            assert_eq!(
+                assigned(&allocations),
+                [5, 0],
+                "open {open}: the first worker has not acknowledged its smaller budget"
+            );
+            divided(&mut allocations, 10, 2 + GRACE.as_secs());
+            assert_eq!(assigned(&allocations), [5, 5], "open {open}");
         }
-        // One that comes later is believed a fair part.
-        let mut shares = wanting(&[10]);
-        divided(&mut shares, 10, 0);
-        let share = shares.get_mut(&SessionId(0)).unwrap();
-        share.hear(Observation { seen: share.version, open: 4, wanted: 10, ..Observation::default() });
-        let mut late = Share::of_newcomer(&liar(1000, 0));
-        late.hear(liar(1000, 0));
-        shares.insert(SessionId(1), late);
-        divided(&mut shares, 10, 1);
-        assert_eq!(told(&shares)[0], 5);
+        // For a worker that connects later, only the fair share is reserved.
+        let mut allocations = wanting(&[10]);
+        divided(&mut allocations, 10, 0);
+        let allocation = allocations.get_mut(&SessionId(0)).unwrap();
+        allocation.record(Observation { seen: allocation.version, open: 4, wanted: 10, ..Observation::default() });
+        let mut late = Allocation::of_new_session(&misreporting(1000, 0));
+        late.record(misreporting(1000, 0));
+        allocations.insert(SessionId(1), late);
+        divided(&mut allocations, 10, 1);
+        assert_eq!(assigned(&allocations)[0], 5);
     }
 
     proptest! {
         #[test]
-        fn never_more_than_the_limit_is_open_however_late_the_news(limit in 1..8_u32, steps in vec(step(), 0..300)) {
-            let mut far = [Far::default(); 4];
-            let mut shares = BTreeMap::<SessionId, Share>::new();
+        fn the_limit_is_never_exceeded_when_messages_arrive_late(limit in 1..8_u32, steps in vec(step(), 0..300)) {
+            let mut workers = [RemoteWorker::default(); 4];
+            let mut allocations = BTreeMap::<SessionId, Allocation>::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
-                    Step::Hear(at) => {
-                        let told = shares.get(&SessionId(at as u64)).copied().unwrap_or_default();
-                        (far[at].allowed, far[at].seen) = (told.connections, told.version);
+                    Step::Receive(at) => {
+                        let assigned = allocations.get(&SessionId(at as u64)).copied().unwrap_or_default();
+                        (workers[at].allowed, workers[at].seen) = (assigned.connections, assigned.version);
                     }
-                    Step::Say(at) => {
-                        let Far { seen, open, wanted, .. } = far[at];
-                        let said = Observation { seen, open, wanted, ..Observation::default() };
-                        let share = shares.entry(SessionId(at as u64)).or_insert_with(|| Share::of_newcomer(&said));
-                        share.hear(said);
+                    Step::Report(at) => {
+                        let RemoteWorker { seen, open, wanted, .. } = workers[at];
+                        let report = Observation { seen, open, wanted, ..Observation::default() };
+                        let allocation = allocations.entry(SessionId(at as u64)).or_insert_with(|| Allocation::of_new_session(&report));
+                        allocation.record(report);
                     }
-                    Step::Open(at) if far[at].open < far[at].allowed => far[at].open += 1,
+                    Step::Open(at) if workers[at].open < workers[at].allowed => workers[at].open += 1,
                     Step::Open(_) => {}
-                    Step::Close(at) => far[at].open = far[at].open.saturating_sub(1),
-                    Step::Want(at, wanted) => far[at].wanted = wanted,
+                    Step::Close(at) => workers[at].open = workers[at].open.saturating_sub(1),
+                    Step::Demand(at, wanted) => workers[at].wanted = wanted,
                 }
-                // All of it within the grace.
-                divide(&mut shares, limit, None, Duration::from_millis(number as u64));
-                prop_assert!(far.iter().map(|far| far.open).sum::<u32>() <= limit, "{far:?} {shares:?}");
+                // The whole sequence is shorter than the grace period.
+                divide(&mut allocations, limit, None, Duration::from_millis(number as u64));
+                prop_assert!(workers.iter().map(|worker| worker.open).sum::<u32>() <= limit, "{workers:?} {allocations:?}");
             }
         }
     }
 
-    fn wanting(wanted: &[u32]) -> BTreeMap<SessionId, Share> {
-        let share = |wanted: &u32| {
-            let said = Observation { wanted: *wanted, ..Observation::default() };
-            let mut share = Share::of_newcomer(&said);
-            share.hear(said);
-            share
+    fn wanting(wanted: &[u32]) -> BTreeMap<SessionId, Allocation> {
+        let allocation = |wanted: &u32| {
+            let report = Observation { wanted: *wanted, ..Observation::default() };
+            let mut allocation = Allocation::of_new_session(&report);
+            allocation.record(report);
+            allocation
         };
-        wanted.iter().enumerate().map(|(at, wanted)| (SessionId(at as u64), share(wanted))).collect()
+        wanted.iter().enumerate().map(|(at, wanted)| (SessionId(at as u64), allocation(wanted))).collect()
     }
 
-    fn told(shares: &BTreeMap<SessionId, Share>) -> Vec<u32> {
-        shares.values().map(|share| share.connections).collect()
-    }
-
-    #[test]
-    fn everybody_gets_the_same_or_what_it_wants() {
-        let mut shares = wanting(&[10, 1, 0, 10]);
-        divided(&mut shares, 9, 0);
-        assert_eq!(told(&shares), [4, 1, 0, 4]);
-        divided(&mut shares, 100, 0);
-        assert_eq!(told(&shares), [10, 1, 0, 10]);
+    fn assigned(allocations: &BTreeMap<SessionId, Allocation>) -> Vec<u32> {
+        allocations.values().map(|allocation| allocation.connections).collect()
     }
 
     #[test]
-    fn where_there_are_fewer_than_workers_they_go_round() {
-        let mut shares = wanting(&[5, 5, 5]);
+    fn each_worker_gets_an_equal_part_or_what_it_wants() {
+        let mut allocations = wanting(&[10, 1, 0, 10]);
+        divided(&mut allocations, 9, 0);
+        assert_eq!(assigned(&allocations), [4, 1, 0, 4]);
+        divided(&mut allocations, 100, 0);
+        assert_eq!(assigned(&allocations), [10, 1, 0, 10]);
+    }
+
+    #[test]
+    fn fewer_connections_than_workers_rotate() {
+        let mut allocations = wanting(&[5, 5, 5]);
         let mut had = [false; 3];
         for round in 0..3 {
-            divided(&mut shares, 1, round * ROUND.as_secs());
-            // Each says that it has closed what it had.
-            for share in shares.values_mut() {
-                share.hear(Observation { seen: share.version, wanted: 5, ..Observation::default() });
+            divided(&mut allocations, 1, round * ROUND.as_secs());
+            // Each worker reports that its former connections are closed.
+            for allocation in allocations.values_mut() {
+                allocation.record(Observation { seen: allocation.version, wanted: 5, ..Observation::default() });
             }
-            divided(&mut shares, 1, round * ROUND.as_secs());
-            let told = told(&shares);
-            assert_eq!(told.iter().sum::<u32>(), 1);
-            had[told.iter().position(|told| *told == 1).unwrap()] = true;
+            divided(&mut allocations, 1, round * ROUND.as_secs());
+            let assigned = assigned(&allocations);
+            assert_eq!(assigned.iter().sum::<u32>(), 1);
+            had[assigned.iter().position(|assigned| *assigned == 1).unwrap()] = true;
         }
         assert_eq!(had, [true; 3]);
     }
 
     #[test]
-    fn a_rate_is_divided_as_the_connections_are() {
-        let mut shares = wanting(&[3, 1]);
-        divide(&mut shares, 4, Some(4000), Duration::ZERO);
-        let rates: Vec<_> = shares.values().map(|share| share.rate.unwrap()).collect();
+    fn a_rate_is_divided_in_proportion_to_the_connections() {
+        let mut allocations = wanting(&[3, 1]);
+        divide(&mut allocations, 4, Some(4000), Duration::ZERO);
+        let rates: Vec<_> = allocations.values().map(|allocation| allocation.rate.unwrap()).collect();
         assert_eq!(rates, [3000, 1000]);
-        let mut shares = wanting(&[3, 0]);
-        divide(&mut shares, 4, Some(4000), Duration::ZERO);
-        let rates: Vec<_> = shares.values().map(|share| share.rate.unwrap()).collect();
-        assert_eq!(rates, [4000, 1], "0 would be no limit");
+        let mut allocations = wanting(&[3, 0]);
+        divide(&mut allocations, 4, Some(4000), Duration::ZERO);
+        let rates: Vec<_> = allocations.values().map(|allocation| allocation.rate.unwrap()).collect();
+        assert_eq!(rates, [4000, 1], "0 would mean no limit");
     }
 }

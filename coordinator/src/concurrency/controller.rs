@@ -1,11 +1,13 @@
-//! Finds how many connections the origin is worth: it takes more as long as more brings more, and remembers where trouble
-//! began. Pure.
+//! Finds the number of connections that gives the best throughput. It raises the limit as long as
+//! more connections bring more bytes, and remembers the level at which the origin failed. Pure.
 //!
-//! A level of connections is held until as many bodies flow, then measured, and compared with the level before it. Where one
-//! connection more brings what one connection did, the level doubles; where it brings little, the climb is over; where it
-//! brings nothing, the level goes back. An origin with one total rate is thus served by two connections and an origin with a
-//! rate per connection by all that the workers have, and neither has to break to be found out. After a while the next
-//! level is tried again, because origins change.
+//! The controller holds a level of connections until all of them receive a body, measures the
+//! throughput, and compares it with the level below. If an added connection brings as much as the
+//! existing ones, the next level has a multiple of the connections; if it brings little, the level
+//! is held; if it brings nothing, the controller returns to the level below. An origin with a total
+//! rate is thus used with two connections, and an origin with a rate per connection with all
+//! connections that the workers want, without provoking failures. After a hold the next level is
+//! measured again, because origins change.
 
 use std::time::Duration;
 
@@ -13,55 +15,68 @@ use tokio::time::Instant;
 
 use super::{
     refusals::{After, Lower},
-    wall::Wall,
+    upper_bound::UpperBound,
 };
-use crate::concurrency::throughput::{Flow, Sample, per_second};
+use crate::concurrency::totals::{FleetTotals, Sample, per_second};
 
-/// A level with twice the connections is measured for so long, or until [`PLENTY`] has come; a smaller step for longer, because
-/// what it brings is harder to see.
+/// Time over which a level with twice the connections is measured, unless [`ENOUGH_BYTES`] arrive
+/// earlier. A smaller step is measured for longer, because its gain is harder to detect.
 const WINDOW: Duration = Duration::from_millis(80);
-/// Where there are several workers, for at least so many words of theirs: their counts are as old as that. A small step for
-/// twice as many.
-const WORDS: u32 = 4;
-/// So many bytes are measured in less: a fast origin should not be kept waiting.
-const PLENTY: u64 = 8 << 20;
+/// With several workers, a window covers at least this number of report intervals, because their
+/// counters are up to one interval old. A small step takes twice as many.
+const REPORTS_PER_WINDOW: u32 = 4;
+/// A level that has received this many bytes is measured before [`WINDOW`] ends, so that a fast
+/// origin is not delayed.
+const ENOUGH_BYTES: u64 = 8 << 20;
+/// A level with [`ENOUGH_BYTES`] is measured for at least this long.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
-/// So many bytes at the speed of [`FAST`] connections say at once that the next level is worth it, also before this one is at its
-/// speed: the first milliseconds of a short job, in which most of the machine has nothing to do. Of a single worker, whose counts
-/// are of now. It is more than an origin that is slow on purpose gives away at once.
-const AT_ONCE: u64 = 4 << 20;
-/// So many at that speed are enough for a second connection, which is all that this end needs while it waits for [`AT_ONCE`].
-const SOON: u64 = 1 << 20;
-/// Who opens connections for many small tars seldom has all their bodies flowing: so many requests a connection, and what
-/// flows is what will.
+/// If this many bytes arrive at [`FAST_CONNECTION_RATE`] per connection, the level is raised
+/// without a full window, also before slow start has ended. This uses the first milliseconds of a
+/// short job. It applies to a single worker, whose counters are current. The amount is larger than
+/// the initial burst of rate-limited origins.
+const IMMEDIATE_STEP_BYTES: u64 = 4 << 20;
+/// This many bytes at that rate are enough to open a second connection. One more connection uses
+/// the client while [`IMMEDIATE_STEP_BYTES`] is not yet reached.
+const SECOND_CONNECTION_BYTES: u64 = 1 << 20;
+/// With small tars most connections are between two bodies, so that the bodies of all of them
+/// seldom arrive at once. A level therefore also counts as reached after this many requests per
+/// connection.
 const ROUNDS: u64 = 2;
-/// Connections over which nothing comes by then do not count for a level.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(3);
-/// A connection begins slowly (RFC 5681 §3.1): until it is at its speed, and while it is measured, so many times go by
-/// that it took to its first byte.
+/// A connection that has received nothing after this time does not delay the measurement of a
+/// level.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// TCP slow start (RFC 5681 §3.1): the warm-up before a measurement, and the measurement itself,
+/// take at least this multiple of the time to the first byte.
 const SLOW_START: u32 = 2;
-/// Of what the added connections would bring if each brought as much as those before: from here on the climb goes on.
-const WORTH_IT: f64 = 0.25;
-/// The next level has so many times the connections of this one, by what this one brought.
-const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (WORTH_IT, SMALL_STEP)];
+/// The limit is raised further if each added connection brings at least this fraction of what an
+/// existing connection brought.
+const MIN_GAIN: f64 = 0.25;
+/// Factors from one level to the next, by the gain of this level: `(minimum gain, factor)`.
+const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (MIN_GAIN, SMALL_STEP)];
+/// Factor to the next level before one has been measured.
 const FIRST_STEP: f64 = 2.0;
-/// A connection that brings more bytes a second than that is limited by this end and not by the origin, which has shown no
-/// sign of being tired: then more of them use more of this end.
-const FAST: f64 = 100e6;
-/// From so many connections on half of that says the same, where nothing has broken: they share what this end can do.
-const SHARED: u32 = 8;
-/// Two connections are followed by eight, and these by all.
+/// Bytes per second of one connection above which the client, and not the origin, is the
+/// bottleneck. The origin shows no sign of overload, so more connections use more of the client.
+const FAST_CONNECTION_RATE: f64 = 100e6;
+/// From this number of connections on, half of [`FAST_CONNECTION_RATE`] is enough if nothing has
+/// failed: the connections share the client's capacity.
+const SHARED_LINK_CONNECTIONS: u32 = 8;
+/// Factor between levels of a fast origin: two connections, then eight, then all.
 const FAST_STEP: f64 = 4.0;
+/// The smallest factor. Also used while an upper bound is known.
 const SMALL_STEP: f64 = 1.25;
-/// A level without gain is not left for so long at first, then for twice as long each time, up to [`LONGEST_HOLD`].
+/// Time for which a level without gain is held at first. It doubles each time, up to
+/// [`LONGEST_HOLD`].
 const FIRST_HOLD: Duration = Duration::from_millis(300);
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
-/// While a level is held its rate is looked at so often; when it has changed by more than a third, so has the origin.
-const LOOK: Duration = Duration::from_secs(1);
-const CHANGED: f64 = 1.0 / 3.0;
-/// What one connection cannot bring because of its pauses between two tars, a second one can.
-const FEW: u32 = 2;
+/// Interval at which the throughput of a held level is checked. A change by more than
+/// [`RATE_CHANGE`] ends the hold.
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const RATE_CHANGE: f64 = 1.0 / 3.0;
+/// A single connection pauses between two tars. A second connection uses these pauses.
+const PARALLEL_MINIMUM: u32 = 2;
 
+/// A number of connections and its measured throughput.
 #[derive(Debug, Clone, Copy)]
 struct Level {
     connections: u32,
@@ -69,320 +84,353 @@ struct Level {
     rate: f64,
 }
 
+/// The phase of the current level.
 #[derive(Debug, Clone, Copy)]
-enum Phase {
-    /// Waits until the level is reached, and until everybody has spoken who spoke seldom before.
-    Settling {
-        since: Sample,
-        word: Duration,
-    },
-    /// At the level; measured once the connections are at their speed, and for at least so long.
+enum LevelPhase {
+    /// Waits until the level is reached and each worker has reported once at its former interval.
+    Settling { since: Sample, report_interval: Duration },
+    /// The level is reached. It is measured after the warm-up, for at least `least`.
     Measuring {
-        /// When it began to settle.
+        /// When the settling phase of this level began.
         since: Sample,
         from: Sample,
         begins: Instant,
         least: Duration,
     },
-    Holding {
-        until: Instant,
-        looked: Sample,
-        rate: Option<f64>,
-    },
+    /// Holds the level until `until`, and checks its throughput meanwhile.
+    Holding { until: Instant, checked: Sample, rate: Option<f64> },
 }
 
-/// See the module.
+/// The controller of the fleet's limit: the level, its measurement, and the levels before it.
 #[derive(Debug)]
-pub(super) struct Climb {
+pub(super) struct LimitController {
     limit: u32,
     ceiling: Option<u32>,
-    /// The most connections that were ever wanted at once: who is between two tars wants none for a moment.
+    /// The most connections that were wanted at once. A slot between two tars wants none for a
+    /// moment.
     most_wanted: u32,
-    phase: Phase,
+    phase: LevelPhase,
     /// The level below this one, once it is measured.
     below: Option<Level>,
-    /// The next level by this one.
+    /// Factor from this level to the next one.
     step: f64,
     hold: Duration,
-    wall: Option<Wall>,
-    /// The level at which nothing came any more.
-    stuck_at: Option<u32>,
+    upper_bound: Option<UpperBound>,
+    /// The level at which throughput dropped to zero.
+    stalled_at: Option<u32>,
 }
 
-impl Climb {
-    /// Begins at one connection, or at the ceiling where people have said one.
+impl LimitController {
+    /// Starts at one connection, or at the ceiling if there is one.
     pub(super) fn new(ceiling: Option<u32>, now: Instant) -> Self {
         Self {
             limit: ceiling.unwrap_or(1).max(1),
             ceiling,
             most_wanted: 1,
-            phase: Phase::Settling { since: Sample::of(&Flow::default(), now), word: Duration::ZERO },
-            stuck_at: None,
+            phase: LevelPhase::Settling {
+                since: Sample::of(&FleetTotals::default(), now),
+                report_interval: Duration::ZERO,
+            },
+            stalled_at: None,
             below: None,
             step: FIRST_STEP,
             hold: FIRST_HOLD,
-            wall: None,
+            upper_bound: None,
         }
     }
 
-    /// Connections of all workers together.
+    /// Connections allowed to all workers together.
     pub(super) fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// The level above which the origin broke, while it is remembered.
-    pub(super) fn wall(&self, now: Instant) -> Option<u32> {
-        self.wall.and_then(|wall| wall.remembered(now))
+    /// The highest level that is known to be served, while it is remembered.
+    pub(super) fn upper_bound(&self, now: Instant) -> Option<u32> {
+        self.upper_bound.and_then(|upper_bound| upper_bound.remembered(now))
     }
 
-    /// Whether a level is being measured, so that news should come often.
-    pub(super) fn is_measuring(&self, flow: &Flow) -> bool {
-        flow.wanted > self.limit && !matches!(self.phase, Phase::Holding { .. })
+    /// Whether a level is being measured, so that workers must report often.
+    pub(super) fn is_measuring(&self, totals: &FleetTotals) -> bool {
+        totals.wanted > self.limit && !matches!(self.phase, LevelPhase::Holding { .. })
     }
 
-    /// Takes what the fleet does now; each worker says it at least once in `word`.
-    pub(super) fn observed(&mut self, flow: &Flow, word: Duration, now: Instant) {
-        self.most_wanted = self.most_wanted.max(flow.wanted);
-        // Who has all the connections that are wanted can say nothing about more of them.
-        let is_tight = flow.wanted > self.limit;
-        let sample = Sample::of(flow, now);
+    /// Takes the fleet's totals. Each worker reports at least once per `report_interval`.
+    pub(super) fn observed(&mut self, totals: &FleetTotals, report_interval: Duration, now: Instant) {
+        self.most_wanted = self.most_wanted.max(totals.wanted);
+        // If the workers have all connections that they want, more of them cannot be measured.
+        let is_limited = totals.wanted > self.limit;
+        let sample = Sample::of(totals, now);
         match self.phase {
-            Phase::Settling { word, .. } if !is_tight => self.phase = Phase::Settling { since: sample, word },
-            Phase::Measuring { .. } if !is_tight => self.phase = Phase::Settling { since: sample, word },
-            Phase::Settling { since, .. } | Phase::Measuring { from: since, .. } if since.is_stuck(flow, now) => {
-                self.stuck(sample, word);
+            LevelPhase::Settling { report_interval, .. } if !is_limited => {
+                self.phase = LevelPhase::Settling { since: sample, report_interval };
             }
-            Phase::Settling { since, .. } | Phase::Measuring { since, .. } if self.is_fast(since, flow, now) => {
-                self.measured(since.rate(flow, now), sample, word);
+            LevelPhase::Measuring { .. } if !is_limited => {
+                self.phase = LevelPhase::Settling { since: sample, report_interval }
             }
-            Phase::Settling { since, .. } | Phase::Measuring { since, .. }
-                if self.is_alone_and_fast(since, flow, now) =>
+            LevelPhase::Settling { since, .. } | LevelPhase::Measuring { from: since, .. }
+                if since.is_stalled(totals, now) =>
             {
-                // As if it had begun with two: the first MiB of a connection is no measure for others.
-                self.limit = FEW;
-                self.phase = Phase::Settling { since: sample, word };
+                self.add_after_stall(sample, report_interval);
             }
-            Phase::Settling { since, word: before } => {
-                if let Some(slow) = self.is_settled(since, before.max(word), flow, now) {
-                    self.phase = Phase::Measuring { since, from: sample, begins: now + slow, least: slow };
+            LevelPhase::Settling { since, .. } | LevelPhase::Measuring { since, .. }
+                if self.is_fast(since, totals, now) =>
+            {
+                self.measured(since.rate(totals, now), sample, report_interval);
+            }
+            LevelPhase::Settling { since, .. } | LevelPhase::Measuring { since, .. }
+                if self.is_single_and_fast(since, totals, now) =>
+            {
+                // The measurement starts anew with two connections: the first MiB of a connection
+                // does not predict the rate of others.
+                self.limit = PARALLEL_MINIMUM;
+                self.phase = LevelPhase::Settling { since: sample, report_interval };
+            }
+            LevelPhase::Settling { since, report_interval: before } => {
+                if let Some(warm_up) = self.warm_up(since, before.max(report_interval), totals, now) {
+                    self.phase = LevelPhase::Measuring { since, from: sample, begins: now + warm_up, least: warm_up };
                 }
             }
-            // What began this level is not yet at its speed.
-            Phase::Measuring { since, from, begins, least } if from.at < begins => {
+            // The connections of this level are still in TCP slow start.
+            LevelPhase::Measuring { since, from, begins, least } if from.at < begins => {
                 if now >= begins {
-                    self.phase = Phase::Measuring { since, from: sample, begins: now, least };
+                    self.phase = LevelPhase::Measuring { since, from: sample, begins: now, least };
                 }
             }
-            Phase::Measuring { from, least, .. } => {
-                let (bytes, time) = (flow.received.saturating_sub(from.received), now - from.at);
-                let is_long = time >= self.window(flow, word).max(least);
-                let is_plenty = self.step() >= 2.0 && bytes >= PLENTY && time >= SHORTEST_WINDOW.max(least);
-                if bytes > 0 && (is_long || is_plenty) {
-                    self.measured(per_second(bytes, time), sample, word);
+            LevelPhase::Measuring { from, least, .. } => {
+                let bytes = totals.received.saturating_sub(from.received);
+                let time = now - from.at;
+                let is_long = time >= self.window(totals, report_interval).max(least);
+                let is_enough_received =
+                    self.step() >= 2.0 && bytes >= ENOUGH_BYTES && time >= SHORTEST_WINDOW.max(least);
+                if bytes > 0 && (is_long || is_enough_received) {
+                    self.measured(per_second(bytes, time), sample, report_interval);
                 }
             }
-            Phase::Holding { until, looked, rate } => self.held(until, looked, rate, is_tight, sample, word),
+            LevelPhase::Holding { until, checked, rate } => {
+                self.check_hold(until, checked, rate, is_limited, sample, report_interval);
+            }
         }
     }
 
-    /// Whether what has come says enough without a window.
-    fn is_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
-        let is_plenty = flow.received.saturating_sub(since.received) >= AT_ONCE;
-        is_plenty && flow.workers <= 1 && self.step() >= FIRST_STEP && since.rate(flow, now) >= self.fast()
+    /// Whether the bytes that have arrived are enough to raise the level without a full window.
+    fn is_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
+        let is_enough_received = totals.received.saturating_sub(since.received) >= IMMEDIATE_STEP_BYTES;
+        is_enough_received
+            && totals.workers <= 1
+            && self.step() >= FIRST_STEP
+            && since.rate(totals, now) >= self.fast_rate()
     }
 
-    /// Whether the first connection shows that a second one finds work.
-    fn is_alone_and_fast(&self, since: Sample, flow: &Flow, now: Instant) -> bool {
-        let is_first = self.limit == 1 && self.highest(now) >= FEW && self.wall.is_none();
-        let is_enough = flow.received.saturating_sub(since.received) >= SOON;
-        is_first && is_enough && flow.workers <= 1 && since.rate(flow, now) >= FAST
+    /// Whether the first connection is fast enough to open a second one.
+    fn is_single_and_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
+        let is_first = self.limit == 1 && self.highest(now) >= PARALLEL_MINIMUM && self.upper_bound.is_none();
+        let is_enough = totals.received.saturating_sub(since.received) >= SECOND_CONNECTION_BYTES;
+        is_first && is_enough && totals.workers <= 1 && since.rate(totals, now) >= FAST_CONNECTION_RATE
     }
 
-    /// Bytes per second from which on this end is what limits the connections of this level.
-    fn fast(&self) -> f64 {
-        let of_each = if self.limit < SHARED || self.wall.is_some() { FAST } else { FAST / 2.0 };
-        of_each * f64::from(self.limit)
+    /// Throughput of this level from which on the client is the bottleneck.
+    fn fast_rate(&self) -> f64 {
+        let per_connection = if self.limit < SHARED_LINK_CONNECTIONS || self.upper_bound.is_some() {
+            FAST_CONNECTION_RATE
+        } else {
+            FAST_CONNECTION_RATE / 2.0
+        };
+        per_connection * f64::from(self.limit)
     }
 
-    /// Whether as many connections are at work as the level has, and no more; then for how long they are still too slow.
-    fn is_settled(&self, since: Sample, word: Duration, flow: &Flow, now: Instant) -> Option<Duration> {
+    /// Once the level is reached, how long slow start still takes. The level is reached when no
+    /// more connections are open than allowed, and all of them receive bodies.
+    fn warm_up(
+        &self,
+        since: Sample,
+        report_interval: Duration,
+        totals: &FleetTotals,
+        now: Instant,
+    ) -> Option<Duration> {
         let waited = now - since.at;
-        if flow.open > self.limit || flow.received == since.received || waited < word {
+        if totals.open > self.limit || totals.received == since.received || waited < report_interval {
             return None;
         }
-        if flow.requests - since.requests >= ROUNDS * u64::from(self.limit) {
+        if totals.requests - since.requests >= ROUNDS * u64::from(self.limit) {
             return Some(Duration::ZERO);
         }
-        if waited >= GIVEN_UP_AFTER {
-            return Some(Duration::ZERO); // what does not come, also because nobody hears of its worker, is not waited for
+        if waited >= STALLED_AFTER {
+            // Connections without data are not waited for: their worker may be unreachable.
+            return Some(Duration::ZERO);
         }
-        (flow.flowing >= self.limit).then(|| waited.saturating_sub(word * 4) * SLOW_START)
+        (totals.flowing >= self.limit).then(|| waited.saturating_sub(report_interval * 4) * SLOW_START)
     }
 
-    /// Nothing comes over any connection: one more, up to twice as many.
-    fn stuck(&mut self, sample: Sample, word: Duration) {
-        let most = self.stuck_at.get_or_insert(self.limit).saturating_mul(2);
+    /// No connection receives data: allows one more, up to twice as many.
+    fn add_after_stall(&mut self, sample: Sample, report_interval: Duration) {
+        let most = self.stalled_at.get_or_insert(self.limit).saturating_mul(2);
         self.limit = (self.limit + 1).min(most).min(self.highest(sample.at)).max(self.limit);
         (self.below, self.step) = (None, FIRST_STEP);
-        self.phase = Phase::Settling { since: sample, word };
+        self.phase = LevelPhase::Settling { since: sample, report_interval };
     }
 
-    /// How long this level is to be measured.
-    fn window(&self, flow: &Flow, word: Duration) -> Duration {
-        let words = match flow.workers {
-            0 | 1 => 0, // its counts are of now
-            _ if self.step() < 2.0 => WORDS * 2,
-            _ => WORDS,
+    /// Time for which this level is measured.
+    fn window(&self, totals: &FleetTotals, report_interval: Duration) -> Duration {
+        let reports = match totals.workers {
+            // The counters of a single worker are current.
+            0 | 1 => 0,
+            _ if self.step() < 2.0 => REPORTS_PER_WINDOW * 2,
+            _ => REPORTS_PER_WINDOW,
         };
-        WINDOW.max(word * words).div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
+        WINDOW.max(report_interval * reports).div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
     }
 
-    /// This level by the one below, or the next one by this.
+    /// Factor from the level below to this one or, if the level below is not measured, from this
+    /// one to the next.
     fn step(&self) -> f64 {
         self.below.map_or(self.step, |below| f64::from(self.limit) / f64::from(below.connections))
     }
 
-    fn held(
+    fn check_hold(
         &mut self,
         until: Instant,
-        looked: Sample,
+        checked: Sample,
         rate: Option<f64>,
-        is_tight: bool,
+        is_limited: bool,
         sample: Sample,
-        word: Duration,
+        report_interval: Duration,
     ) {
-        if is_tight && sample.at >= until {
-            // Measured anew before the next level is: both in the same weather.
+        if is_limited && sample.at >= until {
+            // This level is measured again before the next one, so that both are measured under the
+            // same conditions.
             (self.below, self.step) = (None, SMALL_STEP);
-            self.phase = Phase::Settling { since: sample, word };
+            self.phase = LevelPhase::Settling { since: sample, report_interval };
             return;
         }
-        let time = sample.at - looked.at;
-        if time < LOOK {
+        let time = sample.at - checked.at;
+        if time < RATE_CHECK_INTERVAL {
             return;
         }
-        let now_rate = per_second(sample.received.saturating_sub(looked.received), time);
-        let has_changed = rate.is_some_and(|rate| (now_rate - rate).abs() > rate * CHANGED);
-        let until = if has_changed && is_tight { sample.at } else { until };
-        self.phase = Phase::Holding { until, looked: sample, rate: Some(now_rate) };
+        let now_rate = per_second(sample.received.saturating_sub(checked.received), time);
+        let has_changed = rate.is_some_and(|rate| (now_rate - rate).abs() > rate * RATE_CHANGE);
+        let until = if has_changed && is_limited { sample.at } else { until };
+        self.phase = LevelPhase::Holding { until, checked: sample, rate: Some(now_rate) };
     }
 
-    fn measured(&mut self, rate: f64, sample: Sample, word: Duration) {
-        self.stuck_at = None;
+    fn measured(&mut self, rate: f64, sample: Sample, report_interval: Duration) {
+        self.stalled_at = None;
         let level = Level { connections: self.limit, rate };
-        if let Some(wall) = &mut self.wall {
-            wall.raise(self.limit);
+        if let Some(upper_bound) = &mut self.upper_bound {
+            upper_bound.raise(self.limit);
         }
         let below = self.below.replace(level);
-        if rate >= self.fast() {
+        if rate >= self.fast_rate() {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
-            return self.climb(sample, word);
+            return self.raise(sample, report_interval);
         }
         let Some(below) = below else {
-            if self.limit == FEW && self.wall.is_none() {
-                // Taken before one was measured: these two may be all that the origin is worth.
+            if self.limit == PARALLEL_MINIMUM && self.upper_bound.is_none() {
+                // The level below was skipped without a measurement, so two connections may already
+                // be the maximum.
                 self.step = SMALL_STEP;
             }
-            return self.climb(sample, word);
+            return self.raise(sample, report_interval);
         };
         let gain = (rate / below.rate - 1.0) / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
         tracing::debug!(self.limit, rate, gain, "a level of connections was measured");
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
             (self.step, self.hold) = (step, FIRST_HOLD);
-            return self.climb(sample, word);
+            return self.raise(sample, report_interval);
         }
         self.below = Some(below);
-        self.limit = below.connections.max(FEW).min(self.highest(sample.at));
+        self.limit = below.connections.max(PARALLEL_MINIMUM).min(self.highest(sample.at));
         self.hold(sample);
     }
 
-    fn climb(&mut self, sample: Sample, word: Duration) {
-        let step = if self.wall.is_some() { SMALL_STEP } else { self.step };
+    fn raise(&mut self, sample: Sample, report_interval: Duration) {
+        let step = if self.upper_bound.is_some() { SMALL_STEP } else { self.step };
         let next = times(self.limit, step).min(self.highest(sample.at)).min(self.most_wanted);
         if next <= self.limit {
             return self.hold(sample);
         }
         self.limit = next;
-        self.phase = Phase::Settling { since: sample, word };
+        self.phase = LevelPhase::Settling { since: sample, report_interval };
     }
 
     fn hold(&mut self, sample: Sample) {
-        self.phase = Phase::Holding { until: sample.at + self.hold, looked: sample, rate: None };
+        self.phase = LevelPhase::Holding { until: sample.at + self.hold, checked: sample, rate: None };
         self.hold = (self.hold * 2).min(LONGEST_HOLD);
     }
 
     fn highest(&self, now: Instant) -> u32 {
-        let bears = self.wall.map_or(u32::MAX, |wall| wall.highest(now));
-        self.ceiling.unwrap_or(u32::MAX).min(bears)
+        let bound = self.upper_bound.map_or(u32::MAX, |upper_bound| upper_bound.highest(now));
+        self.ceiling.unwrap_or(u32::MAX).min(bound)
     }
 
-    /// `open` connections were too many: back to what the origin bore, or to half, and nothing more for `rest`. Levels from
-    /// there on are left alone for a while, and tried in small steps then. What was too many `again` goes back to one
-    /// connection, which finds out soonest whether their number is the cause.
-    pub(super) fn fell(&mut self, open: u32, again: bool, rest: Duration, flow: &Flow, now: Instant) {
-        // While a level is being reached, nobody has said yet what is open.
-        let open = if matches!(self.phase, Phase::Settling { .. }) { self.limit } else { open };
+    /// Lowers the limit after an overload with `open` connections: to the level below if it is
+    /// measured, otherwise to half. It is held for `pause` and a hold; levels above are avoided for
+    /// a while and then tried in small steps. After a repeated overload (`again`) one connection is
+    /// left, which shows soonest whether the number of connections is the cause.
+    pub(super) fn back_off(&mut self, open: u32, again: bool, pause: Duration, totals: &FleetTotals, now: Instant) {
+        // While a level is being reached, the reports do not show yet how many connections are
+        // open.
+        let open = if matches!(self.phase, LevelPhase::Settling { .. }) { self.limit } else { open };
         let too_many = open.clamp(1, self.limit);
-        self.wall = Some(Wall::new((too_many - 1).max(1), self.wall, now));
-        let bore = self.below.take().map(|level| level.connections).filter(|bore| *bore < too_many);
-        self.limit = if again { 1 } else { bore.unwrap_or(too_many / 2).max(1) };
+        self.upper_bound = Some(UpperBound::new((too_many - 1).max(1), self.upper_bound, now));
+        let served = self.below.take().map(|level| level.connections).filter(|served| *served < too_many);
+        self.limit = if again { 1 } else { served.unwrap_or(too_many / 2).max(1) };
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
-        let looked = Sample::of(flow, now);
-        self.phase = Phase::Holding { until: now + rest + self.hold, looked, rate: None };
+        let checked = Sample::of(totals, now);
+        self.phase = LevelPhase::Holding { until: now + pause + self.hold, checked, rate: None };
     }
 
-    /// Whether the origin broke or refused under this level before, and it is tried again.
-    pub(super) fn is_above_wall(&self) -> bool {
-        self.wall.is_some_and(|wall| wall.is_below(self.limit))
+    /// Whether the limit is above the known upper bound, because a higher level is being retried.
+    pub(super) fn is_above_bound(&self) -> bool {
+        self.upper_bound.is_some_and(|upper_bound| upper_bound.is_exceeded_by(self.limit))
     }
 
-    /// So many connections at most, until [`Climb::returned`].
+    /// Lowers the limit until [`LimitController::wait_ended`].
     pub(super) fn lower(&mut self, limit: u32) {
         self.limit = limit;
     }
 
-    /// The wait that a refusal asked for is over: back to the level that there was, or to a lower one.
-    pub(super) fn returned(&mut self, after: After, flow: &Flow, now: Instant) {
-        let looked = Sample::of(flow, now);
+    /// The wait of a refusal is over: returns to the level before it, or to a lower one.
+    pub(super) fn wait_ended(&mut self, after: After, totals: &FleetTotals, now: Instant) {
+        let checked = Sample::of(totals, now);
         if let After::Lower(Lower { limit, highest }) = after {
-            self.wall = Some(Wall::new(highest, self.wall, now));
+            self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
             self.limit = limit;
             (self.below, self.hold) = (None, FIRST_HOLD);
-            return self.hold(looked);
+            return self.hold(checked);
         }
         self.phase = match self.phase {
-            Phase::Holding { until, .. } => Phase::Holding { until, looked, rate: None },
-            _ => Phase::Settling { since: looked, word: Duration::ZERO },
+            LevelPhase::Holding { until, .. } => LevelPhase::Holding { until, checked, rate: None },
+            _ => LevelPhase::Settling { since: checked, report_interval: Duration::ZERO },
         };
     }
 
-    /// A worker has gone, and what was measured with it says nothing any more.
-    pub(super) fn forget(&mut self, flow: &Flow, now: Instant) {
-        self.most_wanted = flow.wanted.max(1);
-        if self.wall.is_none() {
+    /// A worker has left, so measurements that included it are no longer valid.
+    pub(super) fn worker_left(&mut self, totals: &FleetTotals, now: Instant) {
+        self.most_wanted = totals.wanted.max(1);
+        if self.upper_bound.is_none() {
             (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-            self.phase = Phase::Settling { since: Sample::of(flow, now), word: Duration::ZERO };
+            self.phase = LevelPhase::Settling { since: Sample::of(totals, now), report_interval: Duration::ZERO };
         }
     }
 
-    /// Something broke over the only connection that is left: no second one before it is clear what that means.
-    pub(super) fn put_off(&mut self, flow: &Flow, now: Instant) {
-        if self.limit == 1 && self.wall.is_some() {
-            let looked = Sample::of(flow, now);
-            self.phase = Phase::Holding { until: now + LOOK * 2, looked, rate: None };
+    /// A request failed on the only connection. A second connection waits until the cause is known.
+    pub(super) fn postpone(&mut self, totals: &FleetTotals, now: Instant) {
+        if self.limit == 1 && self.upper_bound.is_some() {
+            let checked = Sample::of(totals, now);
+            self.phase = LevelPhase::Holding { until: now + RATE_CHECK_INTERVAL * 2, checked, rate: None };
         }
     }
 
-    /// The trouble had nothing to do with the number of connections: as before it.
-    pub(super) fn absolved(&mut self, to: u32, flow: &Flow, now: Instant) {
-        self.wall = None;
+    /// The failures do not depend on the number of connections: returns to the limit before them.
+    pub(super) fn independent_failures(&mut self, to: u32, totals: &FleetTotals, now: Instant) {
+        self.upper_bound = None;
         self.limit = self.limit.max(to);
         (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-        self.phase = Phase::Settling { since: Sample::of(flow, now), word: Duration::ZERO };
+        self.phase = LevelPhase::Settling { since: Sample::of(totals, now), report_interval: Duration::ZERO };
     }
 }
 
-/// At least one more.
+/// Multiplies, and adds at least one.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is positive")]
 fn times(limit: u32, step: f64) -> u32 {
     ((f64::from(limit) * step) as u32).max(limit.saturating_add(1))
@@ -392,137 +440,188 @@ fn times(limit: u32, step: f64) -> u32 {
 mod tests {
     use super::*;
 
-    /// What is allowed after so many seconds in which so many connections are all that come, and nothing over them.
-    fn limit_after(climb: &mut Climb, seconds: u32, start: Instant) -> u32 {
+    /// The limit after `seconds` in which all allowed connections are open and receive nothing.
+    fn limit_after(controller: &mut LimitController, seconds: u32, start: Instant) -> u32 {
         for tenth in 0..seconds * 10 {
-            let open = climb.limit();
-            let flow = Flow { open, flowing: open, wanted: 5, received: 20_000, requests: 5, workers: 1 };
-            climb.observed(&flow, Duration::from_millis(100), start + Duration::from_millis(100) * tenth);
+            let open = controller.limit();
+            let totals = FleetTotals { open, flowing: open, wanted: 5, received: 20_000, requests: 5, workers: 1 };
+            controller.observed(&totals, Duration::from_millis(100), start + Duration::from_millis(100) * tenth);
         }
-        climb.limit()
+        controller.limit()
     }
 
-    /// What is allowed when one connection has brought so many bytes within so long.
+    /// The limit after one connection has received `received` bytes within `within`.
     fn limit_with(received: u64, within: Duration, workers: usize) -> u32 {
         let start = Instant::now();
-        let mut climb = Climb::new(None, start);
-        let asked = Flow { open: 1, wanted: 10, requests: 1, workers, ..Flow::default() };
-        climb.observed(&asked, Duration::from_millis(20), start);
-        climb.observed(&Flow { flowing: 1, received, ..asked }, Duration::from_millis(20), start + within);
-        climb.limit()
+        let mut controller = LimitController::new(None, start);
+        let first_request = FleetTotals { open: 1, wanted: 10, requests: 1, workers, ..FleetTotals::default() };
+        controller.observed(&first_request, Duration::from_millis(20), start);
+        controller.observed(
+            &FleetTotals { flowing: 1, received, ..first_request },
+            Duration::from_millis(20),
+            start + within,
+        );
+        controller.limit()
     }
 
     #[test]
-    fn a_fast_origin_is_taken_at_its_word_at_once() {
+    fn a_fast_origin_raises_the_limit_without_a_full_window() {
         let soon = Duration::from_millis(10);
-        assert_eq!(limit_with(AT_ONCE, soon, 1), 4);
-        assert_eq!(limit_with(AT_ONCE - 1, soon, 1), 2, "a second one finds work");
-        assert_eq!(limit_with(SOON, soon, 1), 2);
-        assert_eq!(limit_with(SOON - 1, soon, 1), 1, "what an origin has in its buffers says nothing");
-        assert_eq!(limit_with(AT_ONCE, Duration::from_millis(50), 1), 1, "that is less than 100 MB/s");
-        assert_eq!(limit_with(AT_ONCE, soon, 2), 1, "what several workers tell is not all of now");
+        assert_eq!(limit_with(IMMEDIATE_STEP_BYTES, soon, 1), 4);
+        assert_eq!(
+            limit_with(IMMEDIATE_STEP_BYTES - 1, soon, 1),
+            2,
+            "the first connection is fast enough for a second one"
+        );
+        assert_eq!(limit_with(SECOND_CONNECTION_BYTES, soon, 1), 2);
+        assert_eq!(
+            limit_with(SECOND_CONNECTION_BYTES - 1, soon, 1),
+            1,
+            "bytes from the origin's buffers are not a rate"
+        );
+        assert_eq!(limit_with(IMMEDIATE_STEP_BYTES, Duration::from_millis(50), 1), 1, "the rate is below 100 MB/s");
+        assert_eq!(limit_with(IMMEDIATE_STEP_BYTES, soon, 2), 1, "counters of several workers are not all current");
     }
 
     #[test]
-    fn what_came_before_a_level_was_measured_counts_too() {
-        let (start, word) = (Instant::now(), Duration::from_millis(20));
-        let mut climb = Climb::new(None, start);
-        let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-        climb.observed(&asked, word, start);
-        climb.observed(&Flow { flowing: 1, received: SOON - 1, ..asked }, word, start + word);
-        assert!(matches!(climb.phase, Phase::Measuring { .. }) && climb.limit() == 1);
-        climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..asked }, word, start + word * 3 / 2);
-        assert_eq!(climb.limit(), 4);
+    fn bytes_received_before_the_measurement_count() {
+        let start = Instant::now();
+        let report_interval = Duration::from_millis(20);
+        let mut controller = LimitController::new(None, start);
+        let first_request = FleetTotals { open: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+        controller.observed(&first_request, report_interval, start);
+        controller.observed(
+            &FleetTotals { flowing: 1, received: SECOND_CONNECTION_BYTES - 1, ..first_request },
+            report_interval,
+            start + report_interval,
+        );
+        assert!(matches!(controller.phase, LevelPhase::Measuring { .. }) && controller.limit() == 1);
+        controller.observed(
+            &FleetTotals { flowing: 1, received: IMMEDIATE_STEP_BYTES, ..first_request },
+            report_interval,
+            start + report_interval * 3 / 2,
+        );
+        assert_eq!(controller.limit(), 4);
     }
 
     #[test]
-    fn eight_connections_that_share_a_fast_line_are_followed_by_all_that_are_ever_wanted() {
-        let (start, word) = (Instant::now(), Duration::from_millis(20));
+    fn a_fast_shared_link_raises_the_limit_from_eight_to_all_wanted_connections() {
+        let start = Instant::now();
+        let report_interval = Duration::from_millis(20);
         let limit_at = |rate: u64| {
-            let mut climb = Climb::new(None, start);
-            let mut flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-            climb.observed(&flow, word, start);
+            let mut controller = LimitController::new(None, start);
+            let mut totals =
+                FleetTotals { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+            controller.observed(&totals, report_interval, start);
             for (pause, milliseconds) in [(0, 10), (1, 30)] {
-                // One of them is between two tars then.
-                (flow.open, flow.flowing, flow.wanted) = (climb.limit(), climb.limit(), 10 - pause);
-                flow.requests = u64::from(climb.limit());
-                flow.received = milliseconds * rate / 1000;
-                climb.observed(&flow, word, start + Duration::from_millis(milliseconds));
+                // One of the connections is between two tars.
+                (totals.open, totals.flowing, totals.wanted) = (controller.limit(), controller.limit(), 10 - pause);
+                totals.requests = u64::from(controller.limit());
+                totals.received = milliseconds * rate / 1000;
+                controller.observed(&totals, report_interval, start + Duration::from_millis(milliseconds));
             }
-            climb.limit()
+            controller.limit()
         };
         assert_eq!(limit_at(600_000_000), 10);
-        assert!(limit_at(90_000_000) < 8, "one is not fast");
+        assert!(limit_at(90_000_000) < 8, "90 MB/s over eight connections is not fast");
     }
 
     #[test]
-    fn what_a_worker_wanted_that_has_gone_is_not_climbed_to() {
-        let (start, word) = (Instant::now(), Duration::from_millis(20));
-        let mut climb = Climb::new(None, start);
-        climb.observed(&Flow { wanted: 100, workers: 2, ..Flow::default() }, word, start);
-        let left = Flow { open: 1, wanted: 3, requests: 1, workers: 1, ..Flow::default() };
-        climb.forget(&left, start);
-        climb.observed(&Flow { flowing: 1, received: AT_ONCE, ..left }, word, start + word / 2);
-        assert_eq!(climb.limit(), 3);
-    }
-
-    #[test]
-    fn connections_that_stall_keep_nobody_from_the_origin() {
+    fn the_demand_of_a_worker_that_left_does_not_raise_the_limit() {
         let start = Instant::now();
-        assert_eq!(limit_after(&mut Climb::new(None, start), 1, start), 1);
-        assert!((2..=3).contains(&limit_after(&mut Climb::new(None, start), 5, start)));
-        assert_eq!(limit_after(&mut Climb::new(Some(2), start), 60, start), 2, "the ceiling is the ceiling");
+        let report_interval = Duration::from_millis(20);
+        let mut controller = LimitController::new(None, start);
+        controller.observed(&FleetTotals { wanted: 100, workers: 2, ..FleetTotals::default() }, report_interval, start);
+        let left = FleetTotals { open: 1, wanted: 3, requests: 1, workers: 1, ..FleetTotals::default() };
+        controller.worker_left(&left, start);
+        controller.observed(
+            &FleetTotals { flowing: 1, received: IMMEDIATE_STEP_BYTES, ..left },
+            report_interval,
+            start + report_interval / 2,
+        );
+        assert_eq!(controller.limit(), 3);
     }
 
     #[test]
-    fn only_a_first_connection_brings_a_second_one_and_no_ceiling_is_passed() {
-        let (start, word) = (Instant::now(), Duration::from_millis(20));
+    fn stalled_connections_do_not_block_other_transfers() {
+        let start = Instant::now();
+        assert_eq!(limit_after(&mut LimitController::new(None, start), 1, start), 1);
+        assert!((2..=3).contains(&limit_after(&mut LimitController::new(None, start), 5, start)));
+        assert_eq!(
+            limit_after(&mut LimitController::new(Some(2), start), 60, start),
+            2,
+            "the ceiling is never exceeded"
+        );
+    }
+
+    #[test]
+    fn only_a_first_connection_opens_a_second_one_within_the_ceiling() {
+        let start = Instant::now();
+        let report_interval = Duration::from_millis(20);
         for ceiling in [1, 8] {
-            let mut climb = Climb::new(Some(ceiling), start);
-            let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-            climb.observed(&asked, word, start);
-            climb.observed(&Flow { flowing: 1, received: SOON, ..asked }, word, start + word / 2);
-            assert_eq!(climb.limit(), ceiling);
+            let mut controller = LimitController::new(Some(ceiling), start);
+            let first_request = FleetTotals { open: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+            controller.observed(&first_request, report_interval, start);
+            controller.observed(
+                &FleetTotals { flowing: 1, received: SECOND_CONNECTION_BYTES, ..first_request },
+                report_interval,
+                start + report_interval / 2,
+            );
+            assert_eq!(controller.limit(), ceiling);
         }
     }
 
     #[test]
-    fn what_broke_is_not_tried_again_because_one_connection_is_fast() {
-        let (start, word) = (Instant::now(), Duration::from_millis(20));
-        let mut climb = Climb::new(None, start);
-        let flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-        climb.limit = 4;
-        climb.fell(4, true, Duration::ZERO, &flow, start);
-        let later = start + Duration::from_secs(5);
-        climb.observed(&flow, word, later);
-        climb.observed(&Flow { received: SOON, ..flow }, word, later + word / 2);
-        assert_eq!(climb.limit(), 1);
-    }
-
-    #[test]
-    fn a_second_connection_comes_also_while_the_first_is_measured() {
-        let (start, word) = (Instant::now(), Duration::from_millis(4));
-        let mut climb = Climb::new(None, start);
-        let asked = Flow { open: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-        climb.observed(&asked, word, start);
-        climb.observed(&Flow { flowing: 1, received: SOON - 1, ..asked }, word, start + word);
-        assert!(matches!(climb.phase, Phase::Measuring { .. }));
-        climb.observed(&Flow { flowing: 1, received: SOON, ..asked }, word, start + word * 2);
-        assert_eq!(climb.limit(), 2);
-    }
-
-    #[test]
-    fn what_the_first_connection_brought_is_not_counted_for_two() {
+    fn a_fast_connection_does_not_retry_a_level_that_failed() {
         let start = Instant::now();
-        let mut climb = Climb::new(None, start);
-        let flow = Flow { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..Flow::default() };
-        for (received, milliseconds) in [(0, 0), (SOON, 1), (AT_ONCE, 20)] {
-            climb.observed(
-                &Flow { received, ..flow },
+        let report_interval = Duration::from_millis(20);
+        let mut controller = LimitController::new(None, start);
+        let totals = FleetTotals { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+        controller.limit = 4;
+        controller.back_off(4, true, Duration::ZERO, &totals, start);
+        let later = start + Duration::from_secs(5);
+        controller.observed(&totals, report_interval, later);
+        controller.observed(
+            &FleetTotals { received: SECOND_CONNECTION_BYTES, ..totals },
+            report_interval,
+            later + report_interval / 2,
+        );
+        assert_eq!(controller.limit(), 1);
+    }
+
+    #[test]
+    fn a_second_connection_opens_while_the_first_is_measured() {
+        let start = Instant::now();
+        let report_interval = Duration::from_millis(4);
+        let mut controller = LimitController::new(None, start);
+        let first_request = FleetTotals { open: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+        controller.observed(&first_request, report_interval, start);
+        controller.observed(
+            &FleetTotals { flowing: 1, received: SECOND_CONNECTION_BYTES - 1, ..first_request },
+            report_interval,
+            start + report_interval,
+        );
+        assert!(matches!(controller.phase, LevelPhase::Measuring { .. }));
+        controller.observed(
+            &FleetTotals { flowing: 1, received: SECOND_CONNECTION_BYTES, ..first_request },
+            report_interval,
+            start + report_interval * 2,
+        );
+        assert_eq!(controller.limit(), 2);
+    }
+
+    #[test]
+    fn bytes_of_the_first_connection_do_not_count_for_two() {
+        let start = Instant::now();
+        let mut controller = LimitController::new(None, start);
+        let totals = FleetTotals { open: 1, flowing: 1, wanted: 10, requests: 1, workers: 1, ..FleetTotals::default() };
+        for (received, milliseconds) in [(0, 0), (SECOND_CONNECTION_BYTES, 1), (IMMEDIATE_STEP_BYTES, 20)] {
+            controller.observed(
+                &FleetTotals { received, ..totals },
                 Duration::from_millis(20),
                 start + Duration::from_millis(milliseconds),
             );
         }
-        assert_eq!(climb.limit(), 2);
+        assert_eq!(controller.limit(), 2);
     }
 }

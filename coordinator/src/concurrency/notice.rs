@@ -1,34 +1,34 @@
-//! What the pace tells people, in words. Pure.
+//! Announcements of the concurrency controller for log and screen. Pure.
 
 use std::{fmt, time::Duration};
 
-/// What people should hear of the pace.
+/// A change of the concurrency controller that is shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Connections died together.
+    /// Connections failed at the same time.
     Overload {
-        /// So many were open.
+        /// Connections that were open.
         open: u32,
-        /// So many are allowed from now on.
+        /// Connections that are allowed from now on.
         limit: u32,
-        /// No request is sent for so long.
+        /// No request is sent for this long.
         rest: Duration,
     },
-    /// 429 or 503.
+    /// The origin answered with 429 or 503 and `Retry-After`.
     Refused {
-        /// No request is sent for so long.
+        /// No request is sent for this long.
         rest: Duration,
     },
-    /// A wait that the origin asked for has ended before its time.
-    Lifted {
-        /// So much before.
+    /// A wait that the origin asked for has ended early.
+    EndedEarly {
+        /// Time that was left of the wait.
         rest: Duration,
     },
-    /// The origin answers other workers than the one that it has asked to wait.
-    Own,
-    /// Cuts go on over a single connection.
+    /// The origin serves other workers than the one that it has asked to wait.
+    OneWorkerOnly,
+    /// Connections also fail with a single connection.
     Independent,
-    /// Another number of connections is held, because more brought nothing.
+    /// The limit has changed, because more connections brought no gain.
     Limit(u32),
 }
 
@@ -47,10 +47,12 @@ impl fmt::Display for Notice {
                     rest.as_secs_f64()
                 )
             }
-            Self::Lifted { rest } => {
+            Self::EndedEarly { rest } => {
                 write!(formatter, "the wait that the origin asked for ends {:.1} s early", rest.as_secs_f64())
             }
-            Self::Own => formatter.write_str("the origin answers other workers: the wait is for one of them alone"),
+            Self::OneWorkerOnly => {
+                formatter.write_str("the origin answers other workers: the wait is for one of them alone")
+            }
             Self::Independent => formatter.write_str("connections fail even one at a time; not lowering the limit"),
             Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
         }

@@ -1,9 +1,11 @@
-//! Tells an origin that breaks under too many connections from one that breaks anyway. Pure.
+//! Distinguishes an origin that fails under too many connections from one whose connections fail at
+//! any number. Pure.
 //!
-//! Connections that die together are the sign (FACTS: 20 groups of 8 to 15 within seconds, while 15 were open, none while 5
-//! were), or one after the other without end. One worker's line, or one class, is not: where several workers have
-//! connections, several must see it. What also happens over a single connection is not the fault of their number: then cuts
-//! are put up with for a while.
+//! An overload shows as many connections that fail at the same time (seen on the real server: 20
+//! groups of 8 to 15 within seconds while 15 were open, none while 5 were), or as failures that go
+//! on steadily. Failures of one worker's network or of one class are no overload: if several
+//! workers have connections, at least two must report failures. Failures that also happen with a
+//! single connection do not depend on the number of connections; they are then ignored for a while.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -13,96 +15,100 @@ use std::{
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-/// Cuts within so long belong together.
-const TOGETHER: Duration = Duration::from_millis(500);
-/// Over this time so many may break, or as many as are open; a class that always fails is tried again five times at most.
-const STEADILY: Duration = Duration::from_secs(5);
+/// Failures within this time form one burst.
+const BURST_WINDOW: Duration = Duration::from_millis(500);
+/// Window for steady failures. In it [`STEADY_CUTS`] failures, or as many as connections are open,
+/// are an overload. A class that always fails is retried at most five times by default.
+const STEADY_WINDOW: Duration = Duration::from_secs(5);
 const STEADY_CUTS: u64 = 12;
-/// So many cuts over a single connection within [`STEADILY`], and their number is not the cause.
-const ALONE: u64 = 3;
-/// How long cuts then say nothing.
-const PUT_UP_WITH: Duration = Duration::from_mins(1);
+/// This many failures with a single connection within [`STEADY_WINDOW`] show that the number of
+/// connections is not the cause.
+const INDEPENDENT_CUTS: u64 = 3;
+/// Time for which failures are then ignored.
+const IGNORE_CUTS_FOR: Duration = Duration::from_mins(1);
 
-/// What cuts mean.
+/// The result of evaluating failed requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// Nothing in particular.
+pub(super) enum Diagnosis {
+    /// No conclusion.
     None,
-    /// Too many connections: so many were open when it began.
+    /// Too many connections.
     Overload {
-        /// Connections then.
+        /// Connections that were open when the overload began.
         open: u32,
     },
-    /// They break whatever their number.
+    /// Connections fail at any number of connections.
     Independent,
 }
 
+/// One report with failed requests.
 #[derive(Debug, Clone, Copy)]
-struct Event {
+struct CutEvent {
     at: Instant,
     worker: SessionId,
     cuts: u64,
     open: u32,
 }
 
-/// What a worker has seen since its last word.
+/// Failed requests of one worker since its last report.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct CutReport {
     pub(super) worker: SessionId,
     pub(super) cuts: u64,
-    /// Connections of all workers before that.
+    /// Open connections of all workers before the failures.
     pub(super) open: u32,
-    /// Workers that had some.
+    /// Workers with open connections.
     pub(super) workers: usize,
 }
 
-/// See the module.
+/// Detects overloads from the failed requests of the last seconds.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
-    /// The last [`STEADILY`].
-    events: VecDeque<Event>,
-    put_up_until: Option<Instant>,
+pub(super) struct OverloadDetector {
+    /// Failures within the last [`STEADY_WINDOW`].
+    events: VecDeque<CutEvent>,
+    ignored_until: Option<Instant>,
 }
 
-impl Trouble {
-    /// Takes what a worker has seen; `limit`: connections that are allowed.
-    pub(super) fn observed(&mut self, seen: Seen, limit: u32, now: Instant) -> Meaning {
-        while self.events.front().is_some_and(|event| now - event.at > STEADILY) {
+impl OverloadDetector {
+    /// Evaluates a worker's report. `limit`: connections that are allowed.
+    pub(super) fn observed(&mut self, report: CutReport, limit: u32, now: Instant) -> Diagnosis {
+        while self.events.front().is_some_and(|event| now - event.at > STEADY_WINDOW) {
             self.events.pop_front();
         }
-        if seen.cuts == 0 || self.put_up_until.is_some_and(|until| now < until) {
-            return Meaning::None;
+        if report.cuts == 0 || self.ignored_until.is_some_and(|until| now < until) {
+            return Diagnosis::None;
         }
-        let Seen { worker, cuts, open, workers } = seen;
-        self.events.push_back(Event { at: now, worker, cuts, open });
-        let (steady, _, witnesses) = self.cuts(now, STEADILY);
+        let CutReport { worker, cuts, open, workers } = report;
+        self.events.push_back(CutEvent { at: now, worker, cuts, open });
+        let (steady, _, steady_workers) = self.cuts(now, STEADY_WINDOW);
         if limit == 1 {
-            if steady < ALONE {
-                return Meaning::None;
+            if steady < INDEPENDENT_CUTS {
+                return Diagnosis::None;
             }
-            self.put_up_until = Some(now + PUT_UP_WITH);
+            self.ignored_until = Some(now + IGNORE_CUTS_FOR);
             self.events.clear();
-            return Meaning::Independent;
+            return Diagnosis::Independent;
         }
-        let (burst, most, together) = self.cuts(now, TOGETHER);
+        let (burst, most, burst_workers) = self.cuts(now, BURST_WINDOW);
         let enough = workers.min(2);
-        let is_burst = burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && together >= enough;
-        let is_steady = steady >= STEADY_CUTS.max(open.into()) && witnesses >= enough;
-        // What was opened and broke before anybody could speak of it was open all the same.
+        let is_burst = burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && burst_workers >= enough;
+        let is_steady = steady >= STEADY_CUTS.max(open.into()) && steady_workers >= enough;
+        // Connections that opened and failed between two reports were open as well.
         let open = most.max(u32::try_from(burst).unwrap_or(limit)).min(limit);
-        if is_burst || is_steady { Meaning::Overload { open } } else { Meaning::None }
+        if is_burst || is_steady { Diagnosis::Overload { open } } else { Diagnosis::None }
     }
 
-    /// Cuts of this last time, the most connections that were open, and the number of workers that saw cuts.
+    /// Failures within `time`, the most connections that were open, and the number of workers that
+    /// reported failures.
     fn cuts(&self, now: Instant, time: Duration) -> (u64, u32, usize) {
-        let of_late = || self.events.iter().filter(|event| now - event.at <= time);
-        let workers: BTreeSet<SessionId> = of_late().map(|event| event.worker).collect();
-        let cuts = of_late().map(|event| event.cuts).fold(0, u64::saturating_add);
-        (cuts, of_late().map(|event| event.open).max().unwrap_or(0), workers.len())
+        let recent = || self.events.iter().filter(|event| now - event.at <= time);
+        let workers: BTreeSet<SessionId> = recent().map(|event| event.worker).collect();
+        let cuts = recent().map(|event| event.cuts).fold(0, u64::saturating_add);
+        (cuts, recent().map(|event| event.open).max().unwrap_or(0), workers.len())
     }
 
-    /// The connections were given a rest: what was is forgotten.
-    pub(super) fn forget(&mut self) {
+    /// Discards all failures, because the connections have been paused.
+    pub(super) fn reset(&mut self) {
         self.events.clear();
     }
 }

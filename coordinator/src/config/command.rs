@@ -1,4 +1,4 @@
-//! What the program does besides jobs: its commands, their flags and their help.
+//! The program's commands other than running a job, with their flags and help.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use shared::{
 use super::init::InitArgs;
 use super::positive;
 
-// A manual page keeps the lines that begin with a space, up to 71 columns; the others it fills.
+// A manual page keeps lines that begin with a space, up to 71 columns, and re-wraps all others.
 const VERIFY_HELP: &str = "\
 One line for each file that differs, one for each folder that is not
 proved, and the totals:
@@ -76,29 +76,31 @@ Exit codes:
        do it
   130  interrupted (SIGINT), 143 terminated (SIGTERM)";
 
-/// The help of `--connect` where it may be left out.
+/// Help of `--connect` for commands that have a default for it.
 const CONNECT: &str = "Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a \
                        certificate [default: the coordinator that works in --target on this machine; if none does, \
                        http://127.0.0.1:50051]";
 
-/// What the program does besides jobs.
+/// The program's commands other than running a job.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the certificates and tokens of a cluster of several machines, and say what to do with them
+    /// Make the certificates and tokens of a cluster of several machines, and say what to do with
+    /// them
     Init(InitArgs),
     /// Tell how far the job is, and what each worker does
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Try failed classes of a running job again
     ///
-    /// They are pending again, as if nobody had tried them. A job that has ended is tried again with `coordinator
-    /// --retry-failed`.
+    /// They are pending again, as if nobody had tried them. A job that has ended is tried again
+    /// with `coordinator --retry-failed`.
     #[command(after_help = EXIT_CODES)]
     Retry(RetryArgs),
     /// Tell a worker to finish what it holds, and to end
     ///
-    /// It takes nothing new, and its program ends with exit code 0 when it has delivered what it holds. The others go on.
-    /// A restart of the coordinator does not change that. A worker that is started again under the name takes classes.
+    /// It takes nothing new, and its program ends with exit code 0 when it has delivered what it
+    /// holds. The others go on. A restart of the coordinator does not change that. A worker that is
+    /// started again under the name takes classes.
     #[command(after_help = EXIT_CODES)]
     Drain(DrainArgs),
     /// Ask the origin again now, although it has asked to wait
@@ -110,47 +112,48 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Check that every file of every class is still what was downloaded
     ///
-    /// Compares each class folder with the manifest in it: which files there are, their sizes and their BLAKE3 digests. Only
-    /// reads, asks nobody, and may run beside a job. Tars and dot files are not looked at.
+    /// Compares each class folder with the manifest in it: which files there are, their sizes and
+    /// their BLAKE3 digests. Only reads, asks nobody, and may run beside a job. Tars and dot files
+    /// are not looked at.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
     /// Serve the classes of --demo to other programs, until it is stopped
     ///
-    /// The little origin of --demo without the rest, to see a coordinator and workers at work as they are on several machines,
-    /// its faults included: one class is missing, one first answers 503, one breaks off. Plain HTTP; it reads nothing and keeps
-    /// nothing.
+    /// The little origin of --demo without the rest, to see a coordinator and workers at work as
+    /// they are on several machines, its faults included: one class is missing, one first answers
+    /// 503, one breaks off. Plain HTTP; it reads nothing and keeps nothing.
     DemoOrigin(DemoOriginArgs),
     #[command(flatten)]
     #[expect(missing_docs, reason = "its variants say it")]
     Manual(Manual),
 }
 
-/// Where the coordinator is that a command is for.
+/// How a command reaches the coordinator.
 #[derive(Debug, Clone, Args)]
 #[command(mut_arg("connect", |connect| connect.required(false).help(CONNECT)))]
 pub struct CoordinatorArgs {
-    /// The way to it over TCP.
+    /// The coordinator's address over TCP.
     #[command(flatten)]
-    pub way: ConnectArgs,
-    /// The coordinator's target folder. A coordinator of this user is found there without an address and a token, with
-    /// --dev too
+    pub address: ConnectArgs,
+    /// The coordinator's target folder. A coordinator of this user is found there without an
+    /// address and a token, with --dev too
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
 }
 
 impl CoordinatorArgs {
-    /// The socket of the coordinator in the target; `None` where an address was given.
+    /// The socket of the coordinator in the target; `None` if an address was given.
     pub(crate) fn socket(&self) -> Option<Result<PathBuf, NoSocket>> {
-        self.way.connect.is_none().then(|| find_socket(&self.target))
+        self.address.connect.is_none().then(|| find_socket(&self.target))
     }
 
-    /// What is to be said before anything is sent. Nothing but calls goes over the socket.
+    /// Warnings to print before anything is sent. The socket needs none.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        if let Some(Ok(_)) = self.socket() { Vec::new() } else { self.way.warnings() }
+        if let Some(Ok(_)) = self.socket() { Vec::new() } else { self.address.warnings() }
     }
 }
 
-/// What `coordinator status` is told.
+/// Arguments of `coordinator status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
@@ -162,12 +165,13 @@ pub struct StatusArgs {
     /// Also list the classes: what each worker is on, and what has failed and why
     #[arg(long, env = "IMAGENET_CLASSES", value_parser = yes_or_no, conflicts_with = "watch")]
     pub classes: bool,
-    /// Tell it again every two seconds until the job is done; if the coordinator is started again, wait for it and go on
+    /// Tell it again every two seconds until the job is done; if the coordinator is started again,
+    /// wait for it and go on
     #[arg(long, env = "IMAGENET_WATCH", value_parser = yes_or_no)]
     pub watch: bool,
 }
 
-/// What `coordinator retry` is told.
+/// Arguments of `coordinator retry`.
 #[derive(Debug, Clone, Args)]
 pub struct RetryArgs {
     #[command(flatten)]
@@ -178,7 +182,7 @@ pub struct RetryArgs {
     pub wnids: Vec<Wnid>,
 }
 
-/// What `coordinator drain` is told.
+/// Arguments of `coordinator drain`.
 #[derive(Debug, Clone, Args)]
 pub struct DrainArgs {
     #[command(flatten)]
@@ -189,7 +193,7 @@ pub struct DrainArgs {
     pub name: String,
 }
 
-/// What `coordinator resume` is told.
+/// Arguments of `coordinator resume`.
 #[derive(Debug, Clone, Args)]
 pub struct ResumeArgs {
     #[command(flatten)]
@@ -197,16 +201,18 @@ pub struct ResumeArgs {
     pub coordinator: CoordinatorArgs,
 }
 
-/// What `coordinator verify` is told.
+/// Arguments of `coordinator verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
     /// Folder with the class folders
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
-    /// A folder without a manifest is a failure, too (made by hand or by another tool; a job gives it one once it is proved)
+    /// A folder without a manifest is a failure, too (made by hand or by another tool; a job gives
+    /// it one once it is proved)
     #[arg(long, env = "IMAGENET_STRICT", value_parser = yes_or_no)]
     pub strict: bool,
-    /// Mark the classes that differ, so that the next job downloads them again. Until then their files stay as they are
+    /// Mark the classes that differ, so that the next job downloads them again. Until then their
+    /// files stay as they are
     #[arg(long, env = "IMAGENET_REPAIR", value_parser = yes_or_no)]
     pub repair: bool,
     /// For programs: one JSON object a line
@@ -214,7 +220,7 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-/// What `coordinator demo-origin` is told.
+/// Arguments of `coordinator demo-origin`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoOriginArgs {
     /// Where it answers; port 0 takes a free one

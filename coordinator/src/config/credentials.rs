@@ -1,4 +1,5 @@
-//! Who may join: the flags of the door, and what goes together (DESIGN.md §6).
+//! The flags for authentication, and the check of their combination: connections from other hosts
+//! need TLS and a credential.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -9,7 +10,7 @@ use shared::flag::yes_or_no;
 use super::ConfigError;
 use crate::auth::{DoorFiles, TlsFiles};
 
-/// Who may join.
+/// The flags for authentication.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Who may join (`coordinator init` makes certificates and tokens)")]
 pub struct DoorConfig {
@@ -19,36 +20,38 @@ pub struct DoorConfig {
     /// Private key of the certificate, PEM
     #[arg(long, env = "IMAGENET_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Authority whose certificates let workers in, PEM; each worker under the name in its certificate
+    /// Authority whose certificates let workers in, PEM; each worker under the name in its
+    /// certificate
     #[arg(long, env = "IMAGENET_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a worker's); read again when it
-    /// changes
+    /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a
+    /// worker's); read again when it changes
     #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Listen in plaintext, or without asking for a credential, where others can connect: only on a
-    /// network that is closed itself, or, where the job has credentials for the origin, on a machine
-    /// without other users
+    /// network that is closed itself, or, where the job has credentials for the origin, on a
+    /// machine without other users
     #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
 }
 
-/// How open the door stands.
+/// Which programs can connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
-    /// Only this machine can connect.
+    /// Programs on this machine only.
     Loopback,
-    /// Others can; the wire is encrypted and a credential is needed.
+    /// Programs on other hosts, with TLS and a credential.
     Closed,
-    /// Others can, and it was said that this is meant to be.
+    /// Programs on other hosts, without TLS or without a credential, as `--insecure` permits.
     Insecure,
 }
 
 impl DoorConfig {
-    /// The files, and how open the door stands at this address; nothing that listens is as good as loopback.
+    /// The files, and the exposure at this address. Without an address it is the same as on
+    /// loopback.
     ///
-    /// A job with secrets is never open: a worker is told them when it registers, and every
-    /// program that can connect can register.
+    /// A job with secrets requires a credential: a worker receives the secrets when it registers,
+    /// and every program that can connect can register.
     pub(super) fn check(
         self,
         listen: Option<SocketAddr>,
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_open_to_this_machine() {
+    fn loopback_needs_no_credential() {
         for listen in ["127.0.0.1:50051", "127.9.9.9:1", "[::1]:1", "nowhere"] {
             for flags in [&[][..], &["token"], &["tls", "token"], &["tls"], &["insecure"]] {
                 assert_eq!(check(listen, flags), Ok(Exposure::Loopback), "{listen} {flags:?}");
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_both_the_wire_and_the_door_are_closed_or_it_is_said_that_they_are_not() {
+    fn other_addresses_need_tls_and_a_credential_or_insecure() {
         for listen in ["0.0.0.0:50051", "10.0.0.5:50051", "[::]:50051", "[::ffff:127.0.0.1]:1"] {
             assert_eq!(check(listen, &["tls", "token"]), Ok(Exposure::Closed));
             assert_eq!(check(listen, &["tls", "client-ca"]), Ok(Exposure::Closed));

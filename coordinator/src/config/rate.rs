@@ -1,11 +1,11 @@
-//! A rate, as people write it.
+//! Parsing of rates in human units.
 
 use bytesize::ByteSize;
 
-/// Bytes a second: `10MiB`, `10MiB/s`, `500000`.
+/// Parses bytes per second: `10MiB`, `10MiB/s`, `500000`.
 ///
 /// # Errors
-/// Says what a rate looks like.
+/// If the text is not a rate; the message shows the format.
 pub(super) fn parse(text: &str) -> Result<u64, String> {
     let bytes = text.strip_suffix("/s").unwrap_or(text).trim_end();
     match bytes.parse() {
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_a_size_with_or_without_the_second() {
+    fn a_rate_is_a_size_with_or_without_per_second() {
         for (text, bytes) in [
             ("10MiB", 10 << 20),
             ("10MiB/s", 10 << 20),

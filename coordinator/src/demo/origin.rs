@@ -1,4 +1,5 @@
-//! The demo's origin: ranges, validators and, by script, a few of the faults that the real one has.
+//! The demo's HTTP origin: it supports ranges and validators and, by script, some faults of the
+//! real server.
 
 use std::{
     collections::HashMap,
@@ -24,36 +25,37 @@ use shared::Wnid;
 
 use super::{Script, pictures};
 
+/// Bytes of one piece of a body.
 const CHUNK: usize = 4096;
 const LAST_MODIFIED: HeaderValue = HeaderValue::from_static("Sat, 01 Jan 2022 00:00:00 GMT");
 
-/// A class and how often it was asked for.
-struct Class {
+/// A class and its number of requests.
+struct DemoClass {
     script: Script,
     tar: Bytes,
     etag: HeaderValue,
     requests: AtomicU32,
 }
 
-/// What there is, and how long a class takes over one connection.
-struct Classes {
-    by_file: HashMap<String, Class>,
+/// All classes, and the duration of a class over one connection.
+struct DemoClasses {
+    by_file: HashMap<String, DemoClass>,
     class_takes: Duration,
 }
 
-/// Serves `/<wnid>.tar` for each of the classes. Draws all pictures, so not for an async task.
+/// Serves `/<wnid>.tar` for each class. Creates all images, so it must not run in an async task.
 pub(super) fn router(classes: &[(Wnid, Script)], class_takes: Duration) -> Router {
     let class = |(seed, (wnid, script)): (u32, &(Wnid, Script))| {
         let tar = Bytes::from(pictures::tar_of(*wnid, seed));
         let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len())).expect("an id and a number are text");
-        (format!("{wnid}.tar"), Class { script: *script, tar, etag, requests: AtomicU32::new(0) })
+        (format!("{wnid}.tar"), DemoClass { script: *script, tar, etag, requests: AtomicU32::new(0) })
     };
-    let classes = Classes { by_file: (0..).zip(classes).map(class).collect(), class_takes };
+    let classes = DemoClasses { by_file: (0..).zip(classes).map(class).collect(), class_takes };
     Router::new().route("/{file}", get(answer)).with_state(Arc::new(classes))
 }
 
 async fn answer(
-    State(classes): State<Arc<Classes>>,
+    State(classes): State<Arc<DemoClasses>>,
     Path(file): Path<String>,
     method: Method,
     headers: HeaderMap,
@@ -98,14 +100,15 @@ async fn answer(
     response
 }
 
-/// The start of `Range: bytes=N-`, unless `If-Range` names another version; every other form of range may be ignored.
+/// Parses `Range: bytes=N-`, unless `If-Range` names another version. A server may ignore other
+/// forms of ranges (RFC 9110 §14.2).
 fn range_start(headers: &HeaderMap, etag: &HeaderValue) -> Option<usize> {
     let is_current = headers.get(header::IF_RANGE).is_none_or(|version| version == etag || version == LAST_MODIFIED);
     let range = headers.get(header::RANGE).filter(|_| is_current)?;
     range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
 }
 
-/// The body in small pieces, at the pace of a tar of `length` bytes that takes so long.
+/// The body in small pieces, delayed so that a tar of `length` bytes takes `takes`.
 fn paced(body: Bytes, length: usize, takes: Duration) -> impl Stream<Item = io::Result<Bytes>> + use<> {
     let pieces = u32::try_from(length.div_ceil(CHUNK)).unwrap_or(u32::MAX);
     let pause = takes / pieces.max(1);
@@ -126,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(router: &Router, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+    async fn send(router: &Router, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(name, *value);
@@ -143,11 +146,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_answer_is_cut_and_a_range_brings_the_rest() {
+    async fn the_first_response_is_cut_and_a_range_request_gets_the_rest() {
         let router = router_of(Script::CutFirst);
-        let head = ask(&router, Method::HEAD, "/n02124075.tar", &[]).await;
-        let (length, etag) = (text(&head, &header::CONTENT_LENGTH), text(&head, &header::ETAG));
-        let mut first = ask(&router, Method::GET, "/n02124075.tar", &[]).await.into_body().into_data_stream();
+        let head = send(&router, Method::HEAD, "/n02124075.tar", &[]).await;
+        let length = text(&head, &header::CONTENT_LENGTH);
+        let etag = text(&head, &header::ETAG);
+        let mut first = send(&router, Method::GET, "/n02124075.tar", &[]).await.into_body().into_data_stream();
         let mut received = Vec::new();
         while let Some(Ok(piece)) = first.next().await {
             received.extend(piece);
@@ -155,7 +159,7 @@ mod tests {
         assert_eq!(received.len(), length.parse::<usize>().unwrap() / 2);
         let range = format!("bytes={}-", received.len());
         let rest =
-            ask(&router, Method::GET, "/n02124075.tar", &[(header::RANGE, &range), (header::IF_RANGE, &etag)]).await;
+            send(&router, Method::GET, "/n02124075.tar", &[(header::RANGE, &range), (header::IF_RANGE, &etag)]).await;
         assert_eq!(rest.status(), StatusCode::PARTIAL_CONTENT);
         assert!(text(&rest, &header::CONTENT_RANGE).ends_with(&format!("/{length}")));
         received.extend(to_bytes(rest.into_body(), usize::MAX).await.unwrap());
@@ -166,22 +170,22 @@ mod tests {
     async fn another_version_is_sent_whole_and_a_range_beyond_the_end_is_refused() {
         let router = router_of(Script::Plain);
         let other = [(header::RANGE, "bytes=5-"), (header::IF_RANGE, "\"other\"")];
-        assert_eq!(ask(&router, Method::GET, "/n02124075.tar", &other).await.status(), StatusCode::OK);
+        assert_eq!(send(&router, Method::GET, "/n02124075.tar", &other).await.status(), StatusCode::OK);
         let beyond = [(header::RANGE, "bytes=99999999-")];
-        let refused = ask(&router, Method::GET, "/n02124075.tar", &beyond).await;
+        let refused = send(&router, Method::GET, "/n02124075.tar", &beyond).await;
         assert_eq!(refused.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_origin_answers_the_second_time_and_a_missing_class_never() {
+    async fn a_busy_class_is_served_the_second_time_and_a_missing_one_never() {
         let router = router_of(Script::BusyFirst);
-        let busy = ask(&router, Method::GET, "/n02124075.tar", &[]).await;
+        let busy = send(&router, Method::GET, "/n02124075.tar", &[]).await;
         assert_eq!((busy.status(), text(&busy, &header::RETRY_AFTER)), (StatusCode::SERVICE_UNAVAILABLE, "1".into()));
-        assert_eq!(ask(&router, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::OK);
-        assert_eq!(ask(&router, Method::GET, "/n00000000.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(send(&router, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::OK);
+        assert_eq!(send(&router, Method::GET, "/n00000000.tar", &[]).await.status(), StatusCode::NOT_FOUND);
         let missing = router_of(Script::Missing);
         for _ in 0..2 {
-            assert_eq!(ask(&missing, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+            assert_eq!(send(&missing, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::NOT_FOUND);
         }
     }
 }

@@ -1,15 +1,16 @@
-//! The demo's pictures: small JPEGs, drawn by rule, so that the same class has the same bytes on every run.
+//! The demo's images: small JPEGs, generated deterministically, so that a class has the same bytes
+//! on every run.
 
 use jpeg_encoder::{ColorType, Encoder};
 use shared::Wnid;
 
-/// Width and height.
+/// Width and height in pixels.
 const SIDE: u16 = 96;
-/// Tars are padded to whole records.
+/// Tars are padded to whole records of this many bytes.
 const RECORD: usize = 10_240;
 const QUALITY: u8 = 85;
 
-/// The tar of a class, as ImageNet has it: `<wnid>_<number>.JPEG`, one after the other.
+/// The tar of a class in ImageNet's form: `<wnid>_<number>.JPEG`, one after the other.
 pub(super) fn tar_of(wnid: Wnid, seed: u32) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for number in 0..20 + seed * 8 % 21 {
@@ -27,7 +28,7 @@ pub(super) fn tar_of(wnid: Wnid, seed: u32) -> Vec<u8> {
     bytes
 }
 
-/// One picture: a pattern and a colour for each class, moved on a little for each number.
+/// One image: a pattern and a colour for each class, shifted by each number.
 fn draw(seed: u32, number: u32) -> Vec<u8> {
     let mut pixels = Vec::with_capacity(usize::from(SIDE) * usize::from(SIDE) * 3);
     let mut noise = seed.wrapping_mul(0x9e37_79b9) ^ number.wrapping_mul(0x85eb_ca6b) | 1;
@@ -59,7 +60,7 @@ fn draw(seed: u32, number: u32) -> Vec<u8> {
     jpeg
 }
 
-/// Up and down again between 0 and 255, without a jump.
+/// A triangle wave between 0 and 255.
 fn wave(value: u32) -> u8 {
     let folded = value % 510;
     u8::try_from(folded.min(510 - folded)).unwrap_or(u8::MAX)
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_is_a_padded_tar_of_real_pictures_and_always_the_same() {
+    fn a_class_is_a_padded_deterministic_tar_of_jpegs() {
         let wnid: Wnid = "n02124075".parse().unwrap();
         let bytes = tar_of(wnid, 3);
         assert_eq!(bytes.len() % RECORD, 0);

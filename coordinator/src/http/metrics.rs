@@ -1,13 +1,13 @@
-//! The coordinator's metrics, by name. What stands now comes from the dispatcher's published status.
+//! The coordinator's metrics. Current values come from the dispatcher's published status.
 
 use std::fmt;
 
 use shared::metrics::{Page, Source};
 
-use super::{AtWork, Coordinator};
+use super::{AtWork, CoordinatorState};
 use crate::fleet::Phase;
 
-impl Source for Coordinator {
+impl Source for CoordinatorState {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let ready = u64::from(self.readiness().is_ok());
         page.gauge("ready", "1 while it leases classes, as /readyz says.", ready)?;
@@ -17,7 +17,8 @@ impl Source for Coordinator {
 
 impl AtWork {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        let (status, tally) = (self.handle.status(), self.handle.tally());
+        let status = self.handle.status();
+        let tally = self.handle.tally();
         page.gauge("coordinator_epoch", "How often a coordinator was started on this ledger.", self.epoch.into())?;
         page.gauge("job_classes", "Rows of the job's list, those that are no id too.", status.total)?;
         page.gauges(
@@ -78,7 +79,7 @@ impl AtWork {
         self.others.iter().try_for_each(|other| other.write(page))
     }
 
-    /// What all workers together do to the origin, as far as they keep to a budget.
+    /// Metrics of the origin, over all workers that take part in the shared budget.
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         let origin = self.handle.pace();
         for (name, help, value) in [

@@ -1,4 +1,4 @@
-//! Why the coordinator could not run, or not go on.
+//! Errors for which the coordinator cannot run or cannot continue.
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
@@ -17,90 +17,90 @@ use crate::{
     target::TargetError,
 };
 
-/// Why the coordinator could not run, or not go on; fit to follow "failed to".
+/// Why the coordinator cannot run or cannot continue; fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// A flag or a file that it names.
+    /// A flag, or a file that it names, is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The CSV cannot be read, or holds no class.
+    /// The CSV cannot be read, or contains no class.
     #[error(transparent)]
     ClassList(ClassListError),
-    /// The CSV has no column of classes.
+    /// The CSV has no `wnid` column.
     #[error("read {}: {source}", path.display())]
     Column {
         /// The CSV.
         path: PathBuf,
-        /// What is missing.
+        /// The missing column.
         source: ClassListError,
     },
-    /// The demo's origin.
+    /// The demo's origin cannot start.
     #[error(transparent)]
     Demo(#[from] DemoError),
-    /// The target folder.
+    /// The target folder cannot be used.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The detailed log.
+    /// The detailed log cannot be opened.
     #[error("open the log: {0}")]
     Log(io::Error),
-    /// Logs and traces.
+    /// Logs or traces cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
-    /// A thread that the job needs.
+    /// A thread that the job needs cannot be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
-    /// The failure log.
+    /// The failure log cannot be written.
     #[error(transparent)]
     FailureLog(#[from] FailureLogError),
-    /// The ledger.
+    /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// There is nothing that `--retry-failed` could mean.
+    /// `--retry-failed` was given and the ledger has no earlier run.
     #[error(transparent)]
     NoLastRun(#[from] NoLastRun),
-    /// Or nothing to which it could be applied.
+    /// `--retry-failed` was given and no class of the list failed in the last run.
     #[error(transparent)]
     NothingToRetry(#[from] NothingToRetry),
-    /// Another program has the address.
+    /// Another program uses the address.
     #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
     AddressInUse(SocketAddr),
-    /// The address is not to be had.
+    /// The address cannot be used.
     #[error("listen on {address}: {source}; give another address with --listen")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Something else than a job.
+    /// A command other than a job failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The address of health and metrics.
+    /// The address of health and metrics cannot be used.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The service.
+    /// The gRPC server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The worker in this process.
+    /// The worker in this process failed.
     #[error(transparent)]
     Worker(#[from] DevWorkerError),
-    /// A wrong URL, or a login that is missing.
+    /// The origin refuses all requests: the URL is wrong, or a login is missing.
     #[error(transparent)]
     OriginRefuses(OriginRefusesAll),
-    /// A mistake of ours: the counts cannot be trusted any more.
+    /// The dispatcher task ended unexpectedly, which is a bug: the counts are no longer reliable.
     #[error(
         "go on: the task that keeps the counts has died, which is a bug; run the same command again to resume from what is in the ledger"
     )]
     DispatcherDied,
-    /// `--dry-run`.
+    /// `--dry-run` failed.
     #[error(transparent)]
     DryRun(#[from] DryRunError),
-    /// The worker in this process left before the job was done.
+    /// The worker in this process stopped before the job was done.
     #[error("go on: worker {name} stopped: {reason}")]
     WorkerStopped {
         /// The worker's name.
         name: String,
-        /// Its last words.
+        /// The reason that it gave.
         reason: String,
     },
 }

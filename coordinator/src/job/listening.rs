@@ -1,4 +1,4 @@
-//! Where workers and commands reach the coordinator.
+//! The addresses on which workers and commands reach the coordinator.
 
 use std::{io, net::SocketAddr, path::Path};
 
@@ -13,23 +13,23 @@ use crate::{
     rpc::service::LeaseTerms,
 };
 
-/// Where workers connect to, with the command that does it.
+/// Prints the address and the command that starts a worker.
 pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
     let scheme = if door.has_tls() { "https" } else { "http" };
-    // With TLS workers verify the name; nothing can connect to "any address".
+    // With TLS, workers verify the name. An unspecified address is not one to connect to.
     let advertised = door.advertised_name().filter(|_| !address.ip().is_loopback());
     let host = match advertised {
         Some(name) => format!("{name}:{}", address.port()),
         None if address.ip().is_unspecified() => format!("{}:{}", shared::worker_name::host_name(), address.port()),
         None => address.to_string(),
     };
-    let how = match exposure {
+    let note = match exposure {
         Exposure::Loopback => " (local only)",
         Exposure::Closed => "",
         Exposure::Insecure => " (INSECURE)",
     };
     let flags = door.worker_flags(exposure == Exposure::Loopback);
-    screen.say(&format!("listening on {address}{how}; start workers with: worker --connect {scheme}://{host}{flags}"));
+    screen.say(&format!("listening on {address}{note}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
         let who = if door.is_locked() { "with a credential" } else { "that reaches the port" };
@@ -39,7 +39,7 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
     }
 }
 
-/// Takes an address, if there is one to take; returns the one that it became.
+/// Binds an address, if there is one. Returns it with its actual port.
 pub(super) async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpListener, SocketAddr)>, CoordinatorError> {
     let Some(address) = address else { return Ok(None) };
     let bound = async {
@@ -54,8 +54,8 @@ pub(super) async fn listen(address: Option<SocketAddr>) -> Result<Option<(TcpLis
 }
 
 impl Job {
-    /// Listens at the socket in the target, for commands of this user. A job does without where it cannot;
-    /// without an address commands do not find it then.
+    /// Listens on the socket in the target, for commands of this user. If that fails, the job runs
+    /// without it; commands then need `--listen`.
     pub(super) fn listen_in(
         &mut self,
         target: &Path,

@@ -1,5 +1,5 @@
-//! `--stay`: after its end the job is still there to be asked. Workers that come late hear that it is done, people see how it
-//! went, and a manager that starts again whatever ends has no reason to.
+//! `--stay`: the job continues to answer after its end. Late workers learn that it is done, users
+//! can read its result, and a service manager that restarts exited programs has no reason to.
 
 use shared::{job_line::Screen, shutdown::Shutdown};
 
@@ -8,9 +8,9 @@ use crate::job::CoordinatorError;
 use crate::ledger::Entry;
 
 impl Job {
-    /// Keeps that the job is finished, and goes on answering until told to stop, or until something breaks.
+    /// Records that the job is finished, and answers until a shutdown or an error.
     pub(super) async fn stay(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
-        // Now, because whoever stays may be killed.
+        // Written now, because the process may be killed while it stays.
         self.writer.write(Entry { finished: true, ..Entry::default() }).await;
         screen.say("the job is done; this stays to tell, until it is told to stop");
         let mut status = self.handle.watch();

@@ -1,7 +1,8 @@
-//! How `SQLite` opens the ledger's file, which depends on the file system.
+//! Opens the ledger with `SQLite`, in a way that depends on the file system.
 //!
-//! Invariant: the file's format is the same everywhere, a database with a write-ahead log. So a ledger can be copied to
-//! another file system, and what a killed coordinator left is recovered on any of them.
+//! Invariant: the file format is the same on all file systems, a database with a write-ahead log. A
+//! ledger can therefore be copied to another file system, and the log of a killed coordinator is
+//! recovered on any of them.
 
 use std::{
     io::{self, ErrorKind},
@@ -13,30 +14,30 @@ use shared::own_file::{self, Access};
 
 use super::file_lock::{MODE, Sharing};
 
-/// What `SQLite` adds to a database's name for its own files.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// Suffixes of the files that `SQLite` keeps beside a database.
+const SIDE_FILE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 const NO_FILE_NAME: &str = "a path that ends in ..";
 
-/// What is read of a database before anything of it is changed.
+/// Facts that are read from a database before it is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
     /// `PRAGMA user_version`.
     pub(super) version: i64,
-    /// It has tables or other objects.
+    /// Whether it has tables or other objects.
     pub(super) has_tables: bool,
 }
 
-/// The path from the root, without links in its folders: `SQLite` is opened to follow none.
+/// The absolute path without symbolic links in its folders: `SQLite` is opened with `NOFOLLOW`.
 pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let name = absolute.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, NO_FILE_NAME))?;
     Ok(absolute.parent().unwrap_or(Path::new("/")).canonicalize()?.join(name))
 }
 
-/// Refuses files beside the ledger that this program has not made, before `SQLite` reads them.
+/// Rejects files beside the ledger that this program has not created, before `SQLite` reads them.
 pub(super) fn check_beside(path: &Path) -> io::Result<()> {
-    for suffix in BESIDE {
-        let file = beside(path, suffix);
+    for suffix in SIDE_FILE_SUFFIXES {
+        let file = side_file(path, suffix);
         match own_file::open(&file, Access::Read).and_then(|file| own_file::check_alone(&file)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             checked => checked.map_err(|error| about(&file, &error))?,
@@ -45,11 +46,11 @@ pub(super) fn check_beside(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes rights from other users that the files beside a ledger of a former version give them.
+/// Removes permissions of other users from the files beside a ledger of an earlier version.
 pub(super) fn restrict_beside(path: &Path) -> io::Result<()> {
     let mode = own_file::mode_in_folder_of(path, MODE)?;
-    for suffix in BESIDE {
-        let file = beside(path, suffix);
+    for suffix in SIDE_FILE_SUFFIXES {
+        let file = side_file(path, suffix);
         match own_file::open(&file, Access::Read).and_then(|file| own_file::restrict(&file, mode)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             restricted => restricted.map_err(|error| about(&file, &error))?,
@@ -62,18 +63,18 @@ fn about(file: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", file.display()))
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn side_file(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Reads the format without changing a byte, for a process that has the ledger's lock. An ordinary
-/// connection would recover a write-ahead log that a killed coordinator has left, and remove it at
-/// its end. This one reads the log into memory of its own. `None` where the format cannot be read
-/// this way, as with a transaction that has to be rolled back first.
+/// Reads the format without changing the file. The caller holds the ledger's lock. An ordinary
+/// connection would recover the write-ahead log of a killed coordinator and remove it at its end;
+/// this connection reads the log into its own memory. Returns `None` if the format cannot be read
+/// this way, e.g. if a transaction has to be rolled back first.
 pub(super) fn format(path: &Path) -> Option<Format> {
-    let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+    let has_log = side_file(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
     let connection = if has_log {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none").ok()?;
@@ -81,41 +82,44 @@ pub(super) fn format(path: &Path) -> Option<Format> {
         connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;").ok()?;
         connection
     } else {
-        unchanging(path)?
+        open_immutable(path)?
     };
     let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).ok();
     let version = number("PRAGMA user_version")?;
     Some(Format { version, has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0 })
 }
 
-/// A connection that takes no locks and reads no write-ahead log.
-fn unchanging(path: &Path) -> Option<Connection> {
+/// A connection that takes no locks and does not read the write-ahead log.
+fn open_immutable(path: &Path) -> Option<Connection> {
     let mut uri = url::Url::from_file_path(path).ok()?;
     uri.set_query(Some("immutable=1"));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     Connection::open_with_flags(uri.as_str(), flags).ok()
 }
 
-/// Opens the file, whose path is [`resolved`]. Reads nothing yet.
+/// Opens the file, whose path is [`resolved`]. Does not read it.
 pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = match sharing {
         Sharing::Readers | Sharing::Alone => Connection::open_with_flags(path, flags)?,
         Sharing::Unlocked => Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?,
     };
-    // To sort many results takes memory for a moment, and no file elsewhere: a container has nowhere else to write.
+    // Sorting many results uses memory instead of a temporary file: a container may have no
+    // writable folder for one.
     connection.execute_batch("PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY;")?;
     if sharing != Sharing::Readers {
-        // Set before the first access, it makes `SQLite` keep the index of the write-ahead log out of shared memory.
+        // Set before the first access, this keeps the index of the write-ahead log out of shared
+        // memory.
         connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;")?;
     }
     Ok(connection)
 }
 
-/// The process that wrote its name into the ledger last. Reads without locks, because a coordinator on a network file system
-/// excludes readers, and therefore only what is not in the write-ahead log any more.
+/// The process that last wrote its name into the ledger. Reads without locks, because a coordinator
+/// on a network file system excludes readers; therefore it sees only what is no longer in the
+/// write-ahead log.
 pub(super) fn owner(path: &Path) -> Option<String> {
-    let connection = unchanging(&std::path::absolute(path).ok()?)?;
+    let connection = open_immutable(&std::path::absolute(path).ok()?)?;
     let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
     Some(owner).filter(|owner| !owner.is_empty())
 }
@@ -151,43 +155,46 @@ mod tests {
         records
     }
 
-    /// What a SIGKILL would leave of an open database: its files as they are, in another folder.
+    /// The files that SIGKILL would leave of an open database, copied to another folder.
     fn killed(path: &Path, folder: &Path) -> PathBuf {
         let left = folder.join("left");
         for suffix in ["", "-wal", "-shm", "-journal"] {
-            if beside(path, suffix).exists() {
-                fs::copy(beside(path, suffix), beside(&left, suffix)).unwrap();
+            if side_file(path, suffix).exists() {
+                fs::copy(side_file(path, suffix), side_file(&left, suffix)).unwrap();
             }
         }
         left
     }
 
     #[test]
-    fn what_a_killed_coordinator_left_on_one_file_system_is_recovered_on_another() {
-        for former in Sharing::ALL {
+    fn the_log_of_a_killed_coordinator_is_recovered_on_any_file_system() {
+        for earlier in Sharing::ALL {
             for next in Sharing::ALL {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger");
-                let mut ledger = Ledger::open_as(&path, former).unwrap();
+                let mut ledger = Ledger::open_as(&path, earlier).unwrap();
                 let run = ledger.run("list", "url", false).unwrap();
                 ledger.next_epoch().unwrap();
                 write(&mut ledger, &run, 0);
                 let left = killed(&path, folder.path());
-                assert!(beside(&left, "-wal").metadata().unwrap().len() > 0);
+                assert!(side_file(&left, "-wal").metadata().unwrap().len() > 0);
 
                 let mut ledger = Ledger::open_as(&left, next).unwrap();
-                assert_eq!(ledger.next_epoch().unwrap(), 2, "{former:?}, {next:?}");
+                assert_eq!(ledger.next_epoch().unwrap(), 2, "{earlier:?}, {next:?}");
                 assert!(ledger.run("list", "url", false).unwrap().resumed);
                 write(&mut ledger, &run, 100);
                 drop(ledger);
-                assert!(!beside(&left, "-wal").exists(), "a log that is not needed stays: {former:?}, {next:?}");
-                let ledger = Ledger::open_as(&left, former).unwrap();
-                assert_eq!(settled(&ledger, &run), [records(0), records(100)].concat(), "{former:?}, {next:?}");
+                assert!(
+                    !side_file(&left, "-wal").exists(),
+                    "the write-ahead log was not removed: {earlier:?}, {next:?}"
+                );
+                let ledger = Ledger::open_as(&left, earlier).unwrap();
+                assert_eq!(settled(&ledger, &run), [records(0), records(100)].concat(), "{earlier:?}, {next:?}");
             }
         }
     }
 
-    /// All files of a folder.
+    /// The content of all files of a folder.
     fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
@@ -196,19 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_of_a_newer_format_or_of_another_program_is_refused_before_a_byte_is_changed() {
+    fn a_newer_or_foreign_ledger_is_refused_without_a_change() {
         for mode in ["DELETE", "WAL"] {
             for (what, tables) in [("newer", "PRAGMA user_version = 6"), ("foreign", "PRAGMA user_version = 0")] {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger");
-                let former = Connection::open(&path).unwrap();
-                schema::create(&former).unwrap();
-                former.execute_batch(&format!("PRAGMA journal_mode={mode}; {tables};")).unwrap();
+                let earlier = Connection::open(&path).unwrap();
+                schema::create(&earlier).unwrap();
+                earlier.execute_batch(&format!("PRAGMA journal_mode={mode}; {tables};")).unwrap();
                 let place = tempfile::tempdir().unwrap();
                 let left = killed(&path, place.path());
-                drop(former);
+                drop(earlier);
                 for (state, path) in [("killed", left), ("closed", path)] {
-                    let has_log = beside(&path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+                    let has_log = side_file(&path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
                     assert_eq!(has_log, (mode, state) == ("WAL", "killed"), "{mode}, {state}");
                     let before = contents(path.parent().unwrap());
                     let refused = Ledger::open(&path).unwrap_err();
@@ -228,19 +235,19 @@ mod tests {
         for sharing in Sharing::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger");
-            let former = Connection::open(&path).unwrap();
-            schema::create(&former).unwrap();
+            let earlier = Connection::open(&path).unwrap();
+            schema::create(&earlier).unwrap();
             let changes = "PRAGMA cache_size=1; BEGIN; UPDATE coordinator SET epoch = 7;
                            CREATE TABLE filler (x); INSERT INTO filler VALUES (zeroblob(1000000));";
-            former.execute_batch(changes).unwrap();
+            earlier.execute_batch(changes).unwrap();
             let left = killed(&path, folder.path());
-            assert!(beside(&left, "-journal").metadata().unwrap().len() > 0);
+            assert!(side_file(&left, "-journal").metadata().unwrap().len() > 0);
             assert_eq!(Ledger::open_as(&left, sharing).unwrap().next_epoch().unwrap(), 1, "{sharing:?}");
         }
     }
 
     #[test]
-    fn only_where_the_file_system_is_local_can_others_read_and_is_memory_shared() {
+    fn only_a_local_file_system_allows_readers_and_shared_memory() {
         for sharing in Sharing::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("led%20?ger#");
@@ -248,7 +255,7 @@ mod tests {
             let run = ledger.run("list", "url", false).unwrap();
             ledger.next_epoch().unwrap();
             write(&mut ledger, &run, 0);
-            assert_eq!(beside(&path, "-shm").exists(), sharing == Sharing::Readers, "{sharing:?}");
+            assert_eq!(side_file(&path, "-shm").exists(), sharing == Sharing::Readers, "{sharing:?}");
             let process = format!("process {} on ", std::process::id());
             assert!(owner(&path).is_some_and(|owner| owner.starts_with(&process)), "{sharing:?}");
             if sharing == Sharing::Unlocked {

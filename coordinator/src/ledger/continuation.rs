@@ -1,6 +1,5 @@
-//! What a coordinator that is started again has to know of the workers of the one before it: which
-//! had a session, whose their names are, which processes were told to end, and which classes may
-//! have been granted.
+//! The state of workers that a restarted coordinator reads: which had a session, which credential
+//! owns their names, which processes are being drained, and which classes may have been granted.
 
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use super::{Ledger, LedgerError, Run};
 use crate::lease_table::{Drain, Mark};
 
 impl Ledger {
-    /// Workers that had a session when the last coordinator of the run ended, and the time to live that their leases had.
+    /// Workers that had a session when the last coordinator of the run ended, and the TTL of their
+    /// leases.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -25,7 +25,7 @@ impl Ledger {
         workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// The names that workers have used in the run, and whose they are.
+    /// The names that workers have used in the run, and the credential that owns each.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -39,7 +39,7 @@ impl Ledger {
         names().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// The processes of workers that were told to end, by their nonces.
+    /// The worker processes that are being drained, by their nonces.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -52,8 +52,8 @@ impl Ledger {
         drains().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// The positions of the list that may have been granted in the run; `None` where that is not
-    /// known, because an earlier version began the run.
+    /// The positions of the list that may have been granted in the run; `None` if unknown, because
+    /// an earlier version started the run.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -64,13 +64,13 @@ impl Ledger {
             .connection
             .query_row(select, [run.row], columns)
             .map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
-        // What makes no sense is as good as not known.
+        // A value that cannot be parsed counts as unknown.
         let position = granted.and_then(|granted| granted.try_into().ok());
         Ok(position.zip(positions(&beyond)).map(|(position, beyond)| Mark { position, beyond }))
     }
 }
 
-/// Positions that are separated by commas.
+/// Parses positions separated by commas.
 fn positions(text: &str) -> Option<Vec<usize>> {
     text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn drains_outlive_the_coordinator_and_the_run_and_the_mark_only_rises() {
+    fn drains_and_marks_persist_and_the_mark_never_decreases() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
@@ -127,12 +127,12 @@ mod tests {
         assert!(again.resumed);
         assert_eq!(ledger.granted(&again).unwrap(), Some(sample(256)));
         let next = ledger.run("another list", "url", false).unwrap();
-        assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)), "a mark is of its run");
+        assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)), "each run has its own mark");
         assert_eq!(ledger.drains().unwrap(), [("other".to_owned(), b"2".to_vec())]);
     }
 
     #[test]
-    fn in_a_run_that_version_4_began_any_class_may_have_been_granted() {
+    fn in_a_run_of_version_4_any_class_may_have_been_granted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
@@ -147,7 +147,7 @@ mod tests {
         assert!(again.resumed && schema::backup_of(&path, 4).exists());
         let entry = Entry { granted: Some(Mark::from(7)), drains: vec![told("one", b"1")], ..Entry::default() };
         ledger.write(&run, TTL, &[entry]).unwrap();
-        assert_eq!(ledger.granted(&again).unwrap(), None, "grants of before are not in it");
+        assert_eq!(ledger.granted(&again).unwrap(), None, "grants before the migration are unknown");
         assert_eq!(ledger.drains().unwrap().len(), 1);
         let next = ledger.run("another list", "url", false).unwrap();
         assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)));

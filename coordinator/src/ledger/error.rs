@@ -1,4 +1,4 @@
-//! Why a ledger cannot be used, in sentences that say what to do.
+//! Errors of the ledger, with advice for the user.
 
 use std::{io, path::PathBuf};
 
@@ -7,44 +7,44 @@ use shared::limits;
 
 use super::schema::VERSION;
 
-/// Why the ledger is of no use.
+/// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Another coordinator has it.
+    /// Another coordinator uses it.
     #[error("open the ledger {}: it is in use by {owner}; wait for it, or give another file with --ledger", path.display())]
     Busy {
         /// The ledger.
         path: PathBuf,
-        /// Who said to have it.
+        /// The process that uses it, as stored in the ledger.
         owner: String,
     },
-    /// A folder.
+    /// The path is a folder.
     #[error("open the ledger {}: it is a folder; name a file with --ledger", path.display())]
     Directory {
         /// The path as given.
         path: PathBuf,
     },
-    /// A pipe or a device, which keeps nothing.
+    /// The path is a pipe or a device, which stores nothing.
     #[error("open the ledger {}: it is no regular file; give another one with --ledger", path.display())]
     NotAFile {
         /// The path as given.
         path: PathBuf,
     },
-    /// The file itself.
+    /// The file cannot be opened.
     #[error("open the ledger {}: {source}; give another file with --ledger", path.display())]
     File {
         /// The ledger.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A database of another program.
+    /// The file is a database of another program.
     #[error("open the ledger {}: it is a database of something else and no ledger; give another file with --ledger", path.display())]
     Foreign {
         /// The path as given.
         path: PathBuf,
     },
-    /// Written by a later version.
+    /// The file was written by a later version.
     #[error(
         "open the ledger {}: its format is {found}, and this version knows {VERSION}; use a newer coordinator, or give another file with --ledger",
         path.display()
@@ -55,20 +55,20 @@ pub enum LedgerError {
         /// Its format.
         found: i64,
     },
-    /// What is in it.
+    /// The content cannot be read.
     #[error("read the ledger {}: {source}{}", path.display(), advice(source))]
     Read {
         /// The ledger.
         path: PathBuf,
-        /// What `SQLite` said.
+        /// `SQLite`'s error.
         source: rusqlite::Error,
     },
-    /// A result that could not be written. It was not confirmed to the worker.
+    /// A result could not be written. It was not acknowledged to the worker.
     #[error("write the ledger {}: {source}{}", path.display(), advice(source))]
     Write {
         /// The ledger.
         path: PathBuf,
-        /// What `SQLite` said.
+        /// `SQLite`'s error.
         source: rusqlite::Error,
     },
 }
@@ -88,7 +88,7 @@ fn advice(error: &rusqlite::Error) -> &'static str {
             " (another program has it open: close that, and run the same command again)"
         }
         Some(ErrorCode::OutOfMemory) => "",
-        // No table, no row, another type: not what this program has written.
+        // A missing table, row or type: the file was not written by this program.
         _ => " (it is damaged or no ledger: move it away, and the next run finds again what is in the target)",
     }
 }

@@ -1,36 +1,37 @@
-//! What the ledger knows of the failed classes of a run. Only reads.
+//! The failed classes of a run in the ledger. Only reads.
 
 use rusqlite::params;
 use shared::{Wnid, outcome::FailureKind};
 
 use super::{Ledger, LedgerError, Record, Run, record};
 
-/// Causes that are told apart; of one with many texts (paths, sizes) the kind alone counts.
-const MOST_CAUSES: i64 = 1000;
+/// Maximum number of distinct causes. For kinds with variable texts (paths, sizes) only the kind
+/// counts.
+const MAX_CAUSES: i64 = 1000;
 
-/// Why classes failed, and how many.
+/// A cause of failures, with the number of classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// The classes.
+    /// Number of failed classes.
     pub classes: u64,
-    /// The kind of the failure; of an HTTP error with what the origin said.
+    /// The kind of the failure; for an HTTP error also the status.
     pub text: String,
 }
 
 impl Ledger {
-    /// Why the classes of a run failed, the most frequent cause first.
+    /// Causes of the failures of a run, the most frequent first.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
     pub fn causes(&self, run: &Run) -> Result<Vec<Cause>, LedgerError> {
         let causes = || -> rusqlite::Result<Vec<Cause>> {
-            // The text of an HTTP error ends with the URL, which is another one for each class.
+            // The message of an HTTP error ends with the URL, which differs for each class.
             let select = "SELECT count(*), CASE WHEN kind = ?2 THEN kind || ': ' ||
                               substr(message, 1, instr(message || ' for url: ', ' for url: ') - 1)
                           ELSE kind END AS text
                           FROM result WHERE run = ?1 AND outcome = 'failed' GROUP BY text ORDER BY 1 DESC LIMIT ?3";
             let mut statement = self.connection.prepare(select)?;
-            let about = params![run.row, FailureKind::HttpError.to_string(), MOST_CAUSES];
+            let about = params![run.row, FailureKind::HttpError.to_string(), MAX_CAUSES];
             let cause = |row: &rusqlite::Row<'_>| {
                 Ok(Cause { classes: row.get::<_, i64>(0)?.cast_unsigned(), text: row.get(1)? })
             };
@@ -39,7 +40,7 @@ impl Ledger {
         causes().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// The failed classes of a run that follow `after`, by their ids, at most so many.
+    /// Failed classes of a run with ids after `after`, ordered by id, at most `most`.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_by_their_cause_and_told_by_the_page() {
+    fn failures_are_counted_by_cause_and_listed_by_page() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
@@ -89,9 +90,9 @@ mod tests {
         let entry = Entry { records: records.clone(), ..Entry::default() };
         ledger.write(&run, Duration::from_secs(30), &[entry]).unwrap();
         let causes = ledger.causes(&run).unwrap();
-        let told: Vec<_> = causes.iter().map(|cause| (cause.classes, cause.text.as_str())).collect();
+        let counted: Vec<_> = causes.iter().map(|cause| (cause.classes, cause.text.as_str())).collect();
         assert_eq!(
-            told,
+            counted,
             [
                 (3, "HTTPError: 404 Client Error: Not Found"),
                 (2, "NotATar"),

@@ -1,4 +1,4 @@
-//! What the last run has left, for a job that tries again what failed. Only reads.
+//! Results of the last run, for a job with `--retry-failed`. Only reads.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,18 +13,18 @@ use shared::{
 
 use super::{Ledger, LedgerError, Record, Run};
 
-/// How the last run left its classes; those that it did not come to are in neither.
+/// The classes of the last run. Classes that it did not settle are in neither map.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LastRun {
-    /// Complete.
+    /// Complete classes.
     pub there: HashMap<Wnid, Published>,
-    /// To be tried again.
+    /// Classes to retry.
     pub failed: HashSet<Wnid>,
-    /// Workers that have what is complete.
+    /// The workers that have the complete classes.
     pub workers: HashMap<Wnid, String>,
 }
 
-/// Nothing has run yet.
+/// The ledger contains no earlier run.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "find the last run in the ledger {}: there is none; run the same command without --retry-failed, or give that run's \
@@ -35,17 +35,17 @@ pub struct NoLastRun {
 }
 
 impl NoLastRun {
-    /// Where there is not even a ledger, none should be made.
+    /// Checks that the ledger exists, so that opening it does not create one.
     ///
     /// # Errors
-    /// Itself, if nothing stands under the path.
+    /// If there is no file under the path.
     pub fn unless_there(path: &Path) -> Result<(), Self> {
         if path.symlink_metadata().is_ok() { Ok(()) } else { Err(Self { path: path.to_owned() }) }
     }
 }
 
 impl Ledger {
-    /// Classes that the last run of a URL left failed, other than this one.
+    /// Classes that failed in the last run of `url` other than `run`.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -61,8 +61,10 @@ impl Ledger {
         read().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
     }
 
-    /// What is there to be tried again. A run that settled nothing, e.g. because its URL was wrong, is passed over. An unfinished run of this list and origin (or one that is finished and only shown) is
-    /// not the last one: it is itself the attempt that goes on, and the one before it says what it is about.
+    /// The run that `--retry-failed` refers to. A run that settled nothing, e.g. because its URL
+    /// was wrong, is skipped. An unfinished run of this list and origin, or a finished one that is
+    /// only shown, is also skipped: it is the retry that is being resumed, and refers to the run
+    /// before it.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -91,8 +93,8 @@ impl Ledger {
         Ok(Ok(last))
     }
 
-    /// Calls `each` with every class that a run before this one has left complete, and the worker
-    /// that has it. What `--existing trust` has taken unseen is not among them.
+    /// Calls `each` with every class that an earlier run completed, and the worker that has it.
+    /// Classes that `--existing trust` accepted unread are excluded.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -139,15 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_before_is_of_the_last_run_of_the_url_that_settled_anything() {
+    fn earlier_failures_come_from_the_last_run_of_the_url_with_results() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let first = ledger.run("list", "url", false).unwrap();
         assert_eq!(ledger.failed_before(&first, "url").unwrap(), []);
         let published = Outcome::Success(Published::default());
         write(&mut ledger, &first, &[(1, published), (2, failed()), (3, failed())], true);
-        assert_eq!(ledger.failed_before(&first, "url").unwrap(), [], "its own failures are not of an earlier run");
-        // The URL was wrong, so nothing was settled; it is no last run.
+        assert_eq!(
+            ledger.failed_before(&first, "url").unwrap(),
+            [],
+            "failures of the run itself are not of an earlier run"
+        );
+        // The URL was wrong, so this run settled nothing and is not the last run.
         let wrong = ledger.run("list", "wrong", false).unwrap();
         assert_eq!(ledger.failed_before(&wrong, "wrong").unwrap(), []);
         let left = ledger.last_run("retry", "url", false).unwrap().unwrap();
@@ -157,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_about_the_run_before_it_also_when_it_goes_on() {
+    fn a_resumed_retry_refers_to_the_run_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let said = ledger.last_run("retry", "url", false).unwrap().unwrap_err().to_string();
@@ -176,16 +182,20 @@ mod tests {
 
         let retry = ledger.run("retry", "url", false).unwrap();
         write(&mut ledger, &retry, &[(3, Outcome::Success(published))], false);
-        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "it was killed and goes on");
+        assert_eq!(
+            ledger.last_run("retry", "url", false).unwrap().unwrap(),
+            left,
+            "the retry was killed and is resumed"
+        );
         assert!(ledger.run("retry", "url", false).unwrap().resumed);
 
         write(&mut ledger, &retry, &[(4, failed())], true);
         let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into(), ..LastRun::default() };
-        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "the next one is about this one");
+        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "the next retry refers to this one");
     }
 
     #[test]
-    fn where_there_is_no_ledger_none_is_made() {
+    fn a_missing_ledger_is_not_created() {
         let folder = tempfile::tempdir().unwrap();
         assert!(NoLastRun::unless_there(&folder.path().join("ledger")).is_err());
         assert!(NoLastRun::unless_there(folder.path()).is_ok());

@@ -1,4 +1,4 @@
-//! The ledger's tables, and how an older file becomes one of today.
+//! The ledger's tables, and the migration of older files.
 
 use std::{
     fs::{self, File},
@@ -50,7 +50,7 @@ CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROW
 PRAGMA user_version = 5;
 COMMIT;";
 
-/// Version 2 knows who settled a class, and who works for the run.
+/// Version 2 stores the worker that settled a class, and the workers of the run.
 const FROM_1: &str = "
 BEGIN;
 ALTER TABLE result ADD COLUMN worker TEXT;
@@ -58,23 +58,23 @@ CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT C
 PRAGMA user_version = 2;
 COMMIT;";
 
-/// Version 3 knows by which time to live the workers live; before, nearly all had the flag's default.
+/// Version 3 stores the TTL of the workers' leases. For older files the flag's default is assumed.
 const FROM_2: &str = "
 BEGIN;
 ALTER TABLE session ADD COLUMN ttl_ms INTEGER NOT NULL DEFAULT 30000;
 PRAGMA user_version = 3;
 COMMIT;";
 
-/// Version 4 knows whose the workers' names are in this run.
+/// Version 4 stores the credential that owns each worker's name in this run.
 const FROM_3: &str = "
 BEGIN;
 CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = 4;
 COMMIT;";
 
-/// Version 5 has the processes that were told to end, and the positions of the list that may have
-/// been granted: those before `granted`, and those in `beyond`, separated by commas. For a run of an
-/// earlier version `granted` is not known (NULL): any may have been.
+/// Version 5 stores the worker processes that are being drained, and the positions of the list that
+/// may have been granted: those before `granted`, and those in `beyond`, separated by commas. For a
+/// run of an earlier version `granted` is unknown (NULL): any class may have been granted.
 const FROM_4: &str = "
 BEGIN;
 ALTER TABLE run ADD COLUMN granted INTEGER;
@@ -83,25 +83,26 @@ CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROW
 PRAGMA user_version = 5;
 COMMIT;";
 
-/// Makes the tables of a new file.
+/// Creates the tables of a new file.
 pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(SCHEMA)
 }
 
-/// Brings a file of an earlier version up to date; what it was stays beside it.
+/// Migrates a file of an earlier version. A backup of it stays beside it.
 pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusqlite::Result<()> {
     let backup = backup_of(path, found);
-    // One that is there is of a start that was cut off before it changed anything.
+    // An existing backup is from a start that was interrupted before it changed anything.
     if !backup.exists() {
-        // Under another name first: half a copy must not be taken for one.
+        // The copy is written under another name first, so that a partial copy is never taken for a
+        // backup.
         let half = backup.with_extension("half");
         let cannot = |error: io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
         match fs::remove_file(&half) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
             _ => {}
         }
-        // Made here, because `SQLite` would give it the rights of the umask. It writes to an empty
-        // file.
+        // The file is created here, because `SQLite` would create it with the umask's permissions.
+        // `VACUUM INTO` accepts an empty file.
         File::options().write(true).create_new(true).mode(MODE).open(&half).map_err(cannot)?;
         connection.execute("VACUUM INTO ?1", [half.to_string_lossy()])?;
         File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
@@ -115,7 +116,7 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
     Ok(())
 }
 
-/// Where the file is kept as an earlier version wrote it.
+/// The path of the backup of an earlier version's file.
 pub(super) fn backup_of(path: &Path, version: i64) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".format-{version}"));

@@ -1,4 +1,5 @@
-//! The wire door for people and their tools: the fleet, and what may be asked of it. Who may call is the gate's business.
+//! The service `Admin` for status commands and tools. The auth layer decides which callers are
+//! allowed.
 
 use proto::admin_server::Admin;
 use shared::shutdown::Shutdown;
@@ -13,18 +14,18 @@ use crate::{
 pub(crate) mod client;
 mod wire;
 
-/// A sentence names at most so many workers.
+/// Maximum number of workers that a message names.
 const MAX_NAMES: usize = 20;
 
-/// Answers the calls of the service `Admin`.
+/// Implements the calls of the service `Admin`.
 pub(crate) struct AdminDoor {
-    /// Who knows.
+    /// The owner of the job's state.
     pub(crate) dispatcher: DispatcherHandle,
-    /// The run, as it stands in each manifest.
+    /// Id of the run, as in each manifest.
     pub(crate) run_id: String,
-    /// Of this start of the coordinator.
+    /// Number of this start of the coordinator.
     pub(crate) epoch: u32,
-    /// Whether it is being stopped, which the dispatcher does not know.
+    /// Whether the coordinator is stopping. The dispatcher does not know this.
     pub(crate) shutdown: Shutdown,
 }
 
@@ -83,7 +84,7 @@ impl Admin for AdminDoor {
     }
 }
 
-/// The workers that there are, in words.
+/// The registered workers, for a message.
 fn known(workers: &[WorkerView]) -> String {
     if workers.is_empty() {
         return "no worker is there now".to_owned();
@@ -120,7 +121,7 @@ mod tests {
         rpc::conversions::MAX_BATCH,
     };
 
-    fn door(tasks: &mut JoinSet<()>) -> AdminDoor {
+    fn service(tasks: &mut JoinSet<()>) -> AdminDoor {
         let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
         let ledger = Writer::to_nowhere(tasks);
@@ -130,22 +131,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_fleet_is_told_with_run_epoch_and_phase() {
+    async fn the_fleet_has_run_epoch_and_phase() {
         let mut tasks = JoinSet::new();
-        let door = door(&mut tasks);
-        let ask = async || door.get_fleet(Request::new(proto::GetFleetRequest {})).await.unwrap().into_inner();
-        let fleet = ask().await;
+        let service = service(&mut tasks);
+        let get_fleet = async || service.get_fleet(Request::new(proto::GetFleetRequest {})).await.unwrap().into_inner();
+        let fleet = get_fleet().await;
         assert_eq!((fleet.run_id.as_str(), fleet.epoch, fleet.phase()), ("run", 7, proto::Phase::WaitingForWorkers));
         assert_eq!(fleet.job.map(|job| (job.total, job.failed, job.pending)), Some((3, 1, 2)));
-        door.shutdown.drain.cancel();
-        assert_eq!(ask().await.phase(), proto::Phase::Stopping);
+        service.shutdown.drain.cancel();
+        assert_eq!(get_fleet().await.phase(), proto::Phase::Stopping);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_makes_no_sense_is_refused_in_words() {
+    async fn invalid_requests_are_refused_with_a_message() {
         let mut tasks = JoinSet::new();
-        let door = door(&mut tasks);
-        let retry = |wnids: Vec<String>| door.retry_failed(Request::new(proto::RetryFailedRequest { wnids }));
+        let service = service(&mut tasks);
+        let retry = |wnids: Vec<String>| service.retry_failed(Request::new(proto::RetryFailedRequest { wnids }));
         let refused = retry(vec!["cat".to_owned()]).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
         assert!(refused.message().starts_with("\"cat\" is not a WordNet id"), "{refused}");
@@ -157,16 +158,16 @@ mod tests {
             (tonic::Code::NotFound, "n00000009 is not in the list of this job")
         );
         let all = retry(vec![]).await.unwrap().into_inner();
-        assert_eq!((all.retried, all.invalid_rows), (0, 1), "nothing has failed but a row");
+        assert_eq!((all.retried, all.invalid_rows), (0, 1), "only an invalid row has failed");
 
         let worker_name = "x\u{1b}".to_owned();
-        let unknown = door.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();
+        let unknown = service.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();
         assert_eq!(unknown.code(), tonic::Code::NotFound);
         assert_eq!(unknown.message(), "there is no worker x\\u{1b}; no worker is there now");
     }
 
     #[test]
-    fn a_sentence_names_a_few_workers() {
+    fn a_message_names_at_most_twenty_workers() {
         let named = |count: usize| {
             let worker = |number| WorkerView { name: format!("w{number}"), ..wire::tests::worker() };
             known(&(1..=count).map(worker).collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! With times that are passed in: which connections have to go.
+//! Which connections are cut, with explicit times.
 
 use tokio::task::JoinSet;
 
@@ -8,23 +8,24 @@ fn connections() -> Arc<Connections> {
     Arc::new(Connections::new(Limits { pending: 100, observers: 4, workers: 8 }))
 }
 
-fn full(connections: &Arc<Connections>, now: Instant) -> Vec<Entry> {
+fn full(connections: &Arc<Connections>, now: Instant) -> Vec<ConnectionEntry> {
     (0..connections.limits.pending).map(|_| connections.enter(now)).collect()
 }
 
-fn admitted(connections: &Arc<Connections>, role: Role, now: Instant) -> Entry {
+fn admitted(connections: &Arc<Connections>, role: Role, now: Instant) -> ConnectionEntry {
     let entry = connections.enter(now);
     entry.admit(role, &CancellationToken::new(), now);
     entry
 }
 
-fn is_cut(entry: &Entry) -> bool {
+fn is_cut(entry: &ConnectionEntry) -> bool {
     entry.cut().is_cancelled()
 }
 
 #[test]
-fn when_all_are_pending_the_oldest_goes_after_a_second_and_makes_room() {
-    let (connections, now) = (connections(), Instant::now());
+fn a_full_set_of_pending_connections_drops_the_oldest_after_a_second() {
+    let connections = connections();
+    let now = Instant::now();
     let mut entries = full(&connections, now);
     assert!(!connections.makes_room(now) && !is_cut(&entries[0]));
     let later = now + MIN_PENDING;
@@ -35,8 +36,9 @@ fn when_all_are_pending_the_oldest_goes_after_a_second_and_makes_room() {
 }
 
 #[test]
-fn one_that_does_not_go_when_told_to_is_not_waited_for() {
-    let (connections, now) = (connections(), Instant::now());
+fn a_cut_connection_that_stays_does_not_block_the_next_one() {
+    let connections = connections();
+    let now = Instant::now();
     let entries = full(&connections, now);
     let later = now + MIN_PENDING;
     assert!(!connections.makes_room(later) && !connections.makes_room(later));
@@ -44,8 +46,9 @@ fn one_that_does_not_go_when_told_to_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_accepted_as_soon_as_there_is_room() {
-    let (connections, now) = (connections(), Instant::now());
+async fn a_connection_is_accepted_as_soon_as_another_one_closes() {
+    let connections = connections();
+    let now = Instant::now();
     let mut entries = full(&connections, now);
     let mut accepting = JoinSet::new();
     accepting.spawn({
@@ -61,8 +64,9 @@ async fn a_connection_is_accepted_as_soon_as_there_is_room() {
 }
 
 #[test]
-fn a_valid_credential_or_the_end_of_a_connection_makes_room() {
-    let (connections, now) = (connections(), Instant::now());
+fn a_valid_credential_or_a_closed_connection_frees_a_place() {
+    let connections = connections();
+    let now = Instant::now();
     let mut entries = full(&connections, now);
     entries[5].admit(Role::Worker, &CancellationToken::new(), now);
     entries.truncate(99);
@@ -75,8 +79,9 @@ fn a_valid_credential_or_the_end_of_a_connection_makes_room() {
 }
 
 #[test]
-fn no_connection_is_pending_for_longer_than_the_time_for_it() {
-    let (connections, now) = (connections(), Instant::now());
+fn no_connection_is_pending_for_longer_than_the_auth_timeout() {
+    let connections = connections();
+    let now = Instant::now();
     let early = connections.enter(now);
     let late = connections.enter(now + Duration::from_secs(1));
     connections.sweep(now + AUTH_TIMEOUT);
@@ -84,47 +89,50 @@ fn no_connection_is_pending_for_longer_than_the_time_for_it() {
 }
 
 #[test]
-fn one_connection_may_send_so_much_before_it_is_admitted_and_no_more() {
-    let (connections, now) = (connections(), Instant::now());
+fn a_pending_connection_is_cut_when_it_exceeds_its_cost() {
+    let connections = connections();
+    let now = Instant::now();
     let [one, other] = [connections.enter(now), connections.enter(now)];
     one.charge(MAX_COST);
     assert!(!is_cut(&one));
     one.charge(1);
     assert!(is_cut(&one) && !is_cut(&other));
     one.charge(MAX_PENDING_COST);
-    assert_eq!(connections.lock().pending_cost, 0, "what has to go does not count");
+    assert_eq!(connections.lock().pending_cost, 0, "cut connections are not counted");
 }
 
 #[test]
-fn together_they_may_send_so_much_and_the_oldest_that_has_sent_much_goes_first() {
-    let (connections, now) = (connections(), Instant::now());
-    let quiet = connections.enter(now);
-    quiet.charge(1000);
+fn above_the_total_cost_the_oldest_costly_connection_is_cut() {
+    let connections = connections();
+    let now = Instant::now();
+    let small = connections.enter(now);
+    small.charge(1000);
     let each = MAX_COST / 2;
-    let loud: Vec<Entry> = (0..MAX_PENDING_COST / each)
+    let large: Vec<ConnectionEntry> = (0..MAX_PENDING_COST / each)
         .map(|number| {
             let entry = connections.enter(now + Duration::from_millis(number));
             entry.charge(each);
             entry
         })
         .collect();
-    assert!(is_cut(&loud[0]), "the quiet one and these are too much");
-    assert!(!is_cut(&quiet) && !loud[1..].iter().any(is_cut));
-    drop(loud);
+    assert!(is_cut(&large[0]), "all of them together exceed the limit");
+    assert!(!is_cut(&small) && !large[1..].iter().any(is_cut));
+    drop(large);
     assert_eq!(connections.lock().pending_cost, 1000);
-    quiet.admit(Role::Worker, &CancellationToken::new(), now);
+    small.admit(Role::Worker, &CancellationToken::new(), now);
     assert_eq!(connections.lock().pending_cost, 0);
 }
 
 #[test]
-fn of_too_many_observers_the_one_that_has_been_idle_for_longest_goes_and_no_worker_does() {
-    let (connections, now) = (connections(), Instant::now());
+fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
+    let connections = connections();
+    let now = Instant::now();
     let at = |seconds| now + Duration::from_secs(seconds);
-    let workers: Vec<Entry> = (0..8).map(|_| admitted(&connections, Role::Worker, now)).collect();
+    let workers: Vec<ConnectionEntry> = (0..8).map(|_| admitted(&connections, Role::Worker, now)).collect();
     let roles = [Role::Viewer, Role::Admin, Role::Viewer, Role::Viewer];
-    let observers: Vec<Entry> =
+    let observers: Vec<ConnectionEntry> =
         (1..).zip(roles).map(|(second, role)| admitted(&connections, role, at(second))).collect();
-    // The first one has a call, the second one has had one lately.
+    // The first observer has a call in progress; the second one had one recently.
     assert_eq!(observers[0].begin_call(at(10)), Begun::Counted);
     assert_eq!(observers[1].begin_call(at(20)), Begun::Counted);
     observers[1].end_call(at(21));
@@ -139,10 +147,11 @@ fn of_too_many_observers_the_one_that_has_been_idle_for_longest_goes_and_no_work
 }
 
 #[test]
-fn an_observer_has_a_few_calls_at_the_same_time_and_a_worker_has_no_such_limit() {
-    let (connections, now) = (connections(), Instant::now());
+fn concurrent_calls_are_limited_for_observers_and_not_for_workers() {
+    let connections = connections();
+    let now = Instant::now();
     let [worker, viewer] = [Role::Worker, Role::Viewer].map(|role| admitted(&connections, role, now));
-    let begin = |entry: &Entry| (0..=MAX_OBSERVER_CALLS).map(|_| entry.begin_call(now)).collect::<Vec<_>>();
+    let begin = |entry: &ConnectionEntry| (0..=MAX_OBSERVER_CALLS).map(|_| entry.begin_call(now)).collect::<Vec<_>>();
     assert_eq!(begin(&worker), [Begun::Counted; 5]);
     let few = [Begun::Counted; MAX_OBSERVER_CALLS];
     assert_eq!(begin(&viewer), [&few[..], &[Begun::TooMany]].concat());
@@ -153,18 +162,20 @@ fn an_observer_has_a_few_calls_at_the_same_time_and_a_worker_has_no_such_limit()
 
 #[test]
 fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown() {
-    let (connections, now) = (connections(), Instant::now());
-    let (old, new) = (CancellationToken::new(), CancellationToken::new());
+    let connections = connections();
+    let now = Instant::now();
+    let old = CancellationToken::new();
+    let new = CancellationToken::new();
     let entries = [connections.enter(now), connections.enter(now), connections.enter(now)];
     for entry in &entries {
         entry.admit(Role::Worker, &old, now);
     }
-    // The second one has shown the new token already, the third one shows it in time.
+    // The second connection has shown the new token already, the third one shows it in time.
     entries[1].admit(Role::Worker, &new, now);
     let later = now + Duration::from_hours(1);
     old.cancel();
     connections.sweep(later);
-    assert_eq!(entries.each_ref().map(Entry::is_pending), [true, false, true]);
+    assert_eq!(entries.each_ref().map(ConnectionEntry::is_pending), [true, false, true]);
     entries[2].admit(Role::Worker, &new, later);
     connections.sweep(later + AUTH_TIMEOUT);
     assert_eq!(entries.each_ref().map(is_cut), [true, false, false]);

@@ -1,5 +1,5 @@
-//! The commands' side of the wire. Every call has an outer deadline: tonic's own does not cover connecting (grpc-rust issue
-//! 1635).
+//! The gRPC client of the commands. Each call has a deadline of its own, because tonic's deadline
+//! does not cover connecting (grpc-rust issue 1635).
 
 use std::time::Duration;
 
@@ -19,103 +19,105 @@ use crate::{
     rpc::conversions::MAX_BATCH,
 };
 
-/// Nobody waits longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Deadline of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a coordinator tells of itself.
+/// The response to `GetFleet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overview {
-    /// The run, as it stands in each manifest.
+    /// Id of the run, as in each manifest.
     pub(crate) run_id: String,
-    /// Counts the starts of the coordinator.
+    /// Number of times that a coordinator was started on this ledger.
     pub(crate) epoch: u32,
-    /// The rest.
+    /// The state of the fleet.
     pub(crate) fleet: Fleet,
 }
 
-/// Why the coordinator did not do it; fit to follow "failed to".
+/// Why a command failed; fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The flags lead nowhere.
+    /// The connection flags are not valid.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// No answer.
+    /// There is no response.
     #[error("reach {coordinator}: {why}; {advice}")]
     Unreachable {
-        /// Where.
+        /// The coordinator's address.
         coordinator: String,
-        /// As far as is known.
+        /// The cause, as far as it is known.
         why: String,
-        /// What to do.
+        /// Advice for the user.
         advice: String,
     },
-    /// One of the two could not prove who it is, or may not do this.
+    /// One side could not authenticate the other, or the call is not allowed.
     #[error("be let in by {coordinator}: {why}")]
     Denied {
-        /// Where.
+        /// The coordinator's address.
         coordinator: String,
-        /// In its words.
+        /// The coordinator's message.
         why: String,
     },
-    /// It is there and will not do it.
-    #[error("{asked}: {why}")]
+    /// The coordinator rejects the request.
+    #[error("{request}: {why}")]
     Refused {
-        /// What it was asked to do.
-        asked: &'static str,
-        /// In its words.
+        /// The requested action.
+        request: &'static str,
+        /// The coordinator's message.
         why: String,
     },
 }
 
-/// The way to a coordinator.
+/// A connection to a coordinator.
 pub(crate) struct Client {
     stub: AdminClient<CoordinatorChannel>,
     channel: CoordinatorChannel,
-    end: End,
+    endpoint: Endpoint,
 }
 
-/// The coordinator that is asked, for sentences.
-struct End {
+/// The coordinator's address and advice, for error messages.
+struct Endpoint {
     coordinator: String,
     advice: String,
 }
 
 impl Client {
-    /// Connects at the first call: to the address that was given, or else to the socket in the target, or where none
-    /// answers there to the address at which coordinators listen on this machine.
+    /// Connects at the first call: to the given address, otherwise to the socket in the target or,
+    /// if no coordinator listens there, to the default address on this machine.
     pub(crate) fn new(arguments: &CoordinatorArgs) -> Result<Self, AdminError> {
         let (connector, advice) = match arguments.socket() {
             Some(Ok(socket)) => (Connector::Socket(socket.into()), "is it still running?".to_owned()),
             Some(Err(none)) => (
-                arguments.way.connector()?,
+                arguments.address.connector()?,
                 format!(
                     "is it running? Give its target with --target (as far as is known, {none}), or its address with --connect"
                 ),
             ),
             None => (
-                arguments.way.connector()?,
+                arguments.address.connector()?,
                 "is it running, and is this its address? Give another with --connect".to_owned(),
             ),
         };
         let channel = connector.channel();
-        // Of ten thousand workers each has a line.
+        // The response has a row for each of up to ten thousand workers.
         let stub = AdminClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        Ok(Self { stub, channel, end: End { coordinator: connector.end(), advice } })
+        Ok(Self { stub, channel, endpoint: Endpoint { coordinator: connector.end(), advice } })
     }
 
-    /// The whole fleet.
+    /// Gets the state of the fleet.
     pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
-        Ok(within(&self.end, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {})).await?.into())
+        Ok(call_within(&self.endpoint, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {}))
+            .await?
+            .into())
     }
 
-    /// A page of the classes that workers hold or that have failed.
+    /// Gets one page of the classes that are leased or have failed.
     pub(crate) async fn classes(&mut self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, AdminError> {
         let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
         let request = proto::ListClassesRequest { state: proto::ListedState::from(state).into(), after };
-        Ok(within(&self.end, "list the classes", self.stub.list_classes(request)).await?.into())
+        Ok(call_within(&self.endpoint, "list the classes", self.stub.list_classes(request)).await?.into())
     }
 
-    /// The job's last counts, as soon as it is done; nothing if the coordinator goes away before.
+    /// The job's final counts, once it is done; `None` if the coordinator stops before.
     pub(crate) fn done(&self) -> impl Future<Output = Option<JobStatus>> + use<> {
         let mut stub = CoordinatorClient::new(self.channel.clone());
         async move {
@@ -129,45 +131,45 @@ impl Client {
         }
     }
 
-    /// Makes failed classes pending again, all of them where none is named.
+    /// Makes failed classes pending again; all of them if `wnids` is empty.
     pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<Retried, AdminError> {
         let mut retried = Retried::default();
-        // Nothing named is one batch, too: all of them.
+        // An empty list is one batch; it means all failed classes.
         let batches = wnids.chunks(MAX_BATCH).chain(wnids.is_empty().then_some(wnids));
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
             let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
-            let reply = within(&self.end, "try failed classes again", call).await?;
+            let reply = call_within(&self.endpoint, "try failed classes again", call).await?;
             retried.classes += reply.retried;
             retried.invalid_rows = reply.invalid_rows;
         }
         Ok(retried)
     }
 
-    /// Tells a worker to finish and end.
+    /// Asks a worker to finish its leases and exit.
     pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
         let request = proto::DrainWorkerRequest { worker_name: name.to_owned() };
-        within(&self.end, "drain a worker", self.stub.drain_worker(request)).await?;
+        call_within(&self.endpoint, "drain a worker", self.stub.drain_worker(request)).await?;
         Ok(())
     }
 
-    /// Ends the waits that the origin has asked for; says what is left of the longest.
+    /// Ends the waits that the origin has request for and returns the time left of the longest one.
     pub(crate) async fn resume(&mut self) -> Result<Duration, AdminError> {
         let call = self.stub.resume(proto::ResumeRequest {});
-        Ok(Duration::from_millis(within(&self.end, "resume requests to the origin", call).await?.left_ms))
+        Ok(Duration::from_millis(call_within(&self.endpoint, "resume requests to the origin", call).await?.left_ms))
     }
 }
 
-async fn within<T>(
-    End { coordinator, advice }: &End,
-    asked: &'static str,
+async fn call_within<T>(
+    Endpoint { coordinator, advice }: &Endpoint,
+    request: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, AdminError> {
-    let refused = |why| AdminError::Refused { asked, why };
+    let refused = |why| AdminError::Refused { request, why };
     let unreachable = |why| AdminError::Unreachable { coordinator: coordinator.clone(), why, advice: advice.clone() };
     let denied = |why| AdminError::Denied { coordinator: coordinator.clone(), why };
-    match timeout(PATIENCE, call).await {
-        Err(_) => Err(unreachable(format!("no answer for {}s", PATIENCE.as_secs()))),
+    match timeout(CALL_TIMEOUT, call).await {
+        Err(_) => Err(unreachable(format!("no answer for {}s", CALL_TIMEOUT.as_secs()))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => {
             let why = connect::reason(&status);

@@ -1,4 +1,4 @@
-//! The fleet to and from the wire.
+//! Conversions of the fleet to and from generated types.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     rpc::conversions::milliseconds,
 };
 
-/// Bytes of a name or an id that are shown.
+/// Maximum length in bytes of a name or id that is shown.
 const LONGEST_TEXT: usize = 200;
 
-/// As it is sent.
+/// The response to `GetFleet`.
 pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
     proto::Fleet {
         job: Some(fleet.job.into()),
@@ -45,7 +45,7 @@ impl From<proto::Fleet> for Overview {
     }
 }
 
-/// A name or an id of the coordinator's, fit for a terminal.
+/// A name or id from the coordinator, safe to print on a terminal.
 fn text(wire: &str) -> String {
     printable_within(wire, LONGEST_TEXT)
 }
@@ -100,7 +100,7 @@ impl From<ClassPage> for proto::ListClassesReply {
 }
 
 impl From<proto::ListClassesReply> for ClassPage {
-    /// What is no class is passed over.
+    /// Invalid class ids are skipped.
     fn from(wire: proto::ListClassesReply) -> Self {
         let class = |class: proto::ListedClass| {
             let failure = match class.outcome.map(Outcome::try_from).transpose().ok()? {
@@ -108,7 +108,8 @@ impl From<proto::ListClassesReply> for ClassPage {
                 Some(Outcome::Success(_) | Outcome::Skipped(_)) | None => None,
             };
             let wnid = class.wnid.parse().ok()?;
-            let (bytes, length) = (class.bytes, class.length);
+            let bytes = class.bytes;
+            let length = class.length;
             Some(ClassView { wnid, worker: text(&class.worker), bytes, length, failure })
         };
         Self { classes: wire.classes.into_iter().filter_map(class).collect(), more: wire.more }
@@ -182,7 +183,7 @@ impl From<Phase> for proto::Phase {
 impl From<proto::Phase> for Phase {
     fn from(wire: proto::Phase) -> Self {
         match wire {
-            // What a newer coordinator does is running, too.
+            // Phases of newer coordinators are shown as running.
             proto::Phase::Unspecified | proto::Phase::Running => Self::Running,
             proto::Phase::Recovering => Self::Recovering,
             proto::Phase::WaitingForWorkers => Self::WaitingForWorkers,
@@ -217,7 +218,7 @@ impl From<proto::WorkerState> for WorkerState {
 pub(crate) mod tests {
     use super::*;
 
-    /// An origin that has been asked.
+    /// An origin that has received requests.
     pub(crate) fn origin() -> PaceStatus {
         PaceStatus {
             limit: 8,
@@ -233,7 +234,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// A worker that has done something.
+    /// A worker with some results.
     pub(crate) fn worker() -> WorkerView {
         WorkerView {
             name: "node1".to_owned(),
@@ -251,7 +252,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn everything_survives_the_wire() {
+    fn all_fields_survive_the_conversion() {
         let job =
             JobStatus { total: 40, success: 8, skipped: 7, failed: 6, leased: 9, pending: 10, ..JobStatus::default() };
         for phase in [

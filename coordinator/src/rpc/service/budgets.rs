@@ -1,4 +1,5 @@
-//! One worker's stream for the pace: observations come in, a budget goes out whenever it has changed.
+//! One worker's budget stream: the worker sends observations, and the coordinator sends a budget
+//! whenever it has changed.
 
 use std::time::Duration;
 
@@ -14,23 +15,24 @@ use crate::{
     rpc::conversions::milliseconds,
 };
 
-/// Bytes of one worker since its start, at the most: those of all workers are added.
-const MOST_RECEIVED: u64 = 1 << 48;
-/// Workers honour no `Retry-After` for longer.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
+/// Upper limit for the bytes that one worker reports. The counters of all workers are added, and
+/// their sum must not overflow.
+const MAX_RECEIVED: u64 = 1 << 48;
+/// Workers honour no longer `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
 
-/// Bytes of a sentence on why the origin has not answered.
-const LONGEST_TROUBLE: usize = 500;
+/// Limit in bytes for the worker's message on why the origin has not responded.
+const MAX_MESSAGE: usize = 500;
 
-/// See the module.
+/// The state of one worker's budget stream.
 pub(super) struct Pacing {
     dispatcher: DispatcherHandle,
     session: SessionId,
     observations: Streaming<proto::Observation>,
     changes: watch::Receiver<()>,
-    /// What the worker was told last.
+    /// Version of the budget that was sent last.
     sent: Option<u64>,
-    /// What is to be told first.
+    /// The budget to send first.
     next: Option<Budget>,
 }
 
@@ -38,7 +40,7 @@ impl Pacing {
     /// Waits for the first observation, which names the session.
     ///
     /// # Errors
-    /// `NOT_FOUND` when that is not known (any more).
+    /// `NOT_FOUND` if the session is not known or has ended.
     pub(super) async fn open(
         dispatcher: DispatcherHandle,
         mut observations: Streaming<proto::Observation>,
@@ -46,7 +48,7 @@ impl Pacing {
         let none = || Status::invalid_argument("a stream for the pace begins with an observation");
         let first = observations.message().await?.ok_or_else(none)?;
         let session = SessionId(first.session_id);
-        // What changes from here on is seen below.
+        // Subscribed before the first budget is read, so that no later change is missed.
         let changes = dispatcher.watch_budgets();
         let budget = dispatcher.observe(session, observation(&first)).await.map_err(refused)?;
         if let Some(trouble) = first_trouble(&first) {
@@ -55,17 +57,18 @@ impl Pacing {
         Ok(Self { dispatcher, session, observations, changes, sent: None, next: Some(budget) })
     }
 
-    /// Ends with the worker's side, with the session, or with the dispatcher.
+    /// The stream of budgets. It ends when the worker closes its side, when the session ends, or
+    /// when the dispatcher stops.
     pub(super) fn budgets(self) -> impl Stream<Item = Result<proto::Budget, Status>> {
         stream::try_unfold(self, |mut pacing| async move { Ok(pacing.changed().await?.map(|budget| (budget, pacing))) })
     }
 
-    /// The next budget that the worker does not know.
+    /// The next budget whose version the worker does not have.
     async fn changed(&mut self) -> Result<Option<proto::Budget>, Status> {
         loop {
             let budget = match self.next.take() {
                 Some(budget) => budget,
-                None => match self.heard().await? {
+                None => match self.next_budget().await? {
                     Some(budget) => budget,
                     None => return Ok(None),
                 },
@@ -76,8 +79,8 @@ impl Pacing {
         }
     }
 
-    /// What the worker may do after the next observation, or after a change that somebody else has brought about.
-    async fn heard(&mut self) -> Result<Option<Budget>, Status> {
+    /// The budget after the next observation, or after a change caused by another worker.
+    async fn next_budget(&mut self) -> Result<Option<Budget>, Status> {
         let budget = tokio::select! {
             observed = self.observations.message() => {
                 let Some(observed) = observed? else { return Ok(None) };
@@ -100,25 +103,25 @@ impl Pacing {
     }
 }
 
-/// What a worker says, as far as it can be true: one that is mistaken does not silence the others for ever.
+/// Clamps the reported values to plausible ones, so that a faulty worker cannot pause the others
+/// indefinitely.
 fn observation(wire: &proto::Observation) -> Observation {
     Observation {
         seen: wire.seen_version.min(u32::MAX.into()),
         open: wire.open.min(MAX_SLOTS),
         flowing: wire.flowing.min(MAX_SLOTS),
         wanted: wire.wanted.min(MAX_SLOTS),
-        received: wire.received_bytes.min(MOST_RECEIVED),
+        received: wire.received_bytes.min(MAX_RECEIVED),
         requests: wire.requests.min(u32::MAX.into()),
         cuts: wire.cuts.min(u32::MAX.into()),
         refusals: wire.refusals.min(u32::MAX.into()),
-        retry_after: (wire.retry_after_ms > 0)
-            .then(|| Duration::from_millis(wire.retry_after_ms).min(LONGEST_RETRY_AFTER)),
+        retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms).min(MAX_RETRY_AFTER)),
     }
 }
 
-/// Why a worker has had no answer of the origin yet.
+/// The worker's message on why the origin has not responded yet.
 fn first_trouble(wire: &proto::Observation) -> Option<String> {
-    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, LONGEST_TROUBLE))
+    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, MAX_MESSAGE))
 }
 
 fn message(budget: Budget) -> proto::Budget {
@@ -137,10 +140,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_true_is_not_believed() {
-        let (open, flowing, wanted) = (u32::MAX, u32::MAX, u32::MAX);
-        let (seen_version, retry_after_ms) = (u64::MAX, u64::MAX);
-        let most = u64::MAX;
+    fn implausible_observations_are_clamped() {
+        let open = u32::MAX;
+        let flowing = u32::MAX;
+        let wanted = u32::MAX;
+        let seen_version = u64::MAX;
+        let retry_after_ms = u64::MAX;
+        let max = u64::MAX;
         let wire = proto::Observation {
             open,
             flowing,
@@ -148,18 +154,18 @@ mod tests {
             seen_version,
             retry_after_ms,
             session_id: 1,
-            received_bytes: most,
-            requests: most,
-            cuts: most,
-            refusals: most,
+            received_bytes: max,
+            requests: max,
+            cuts: max,
+            refusals: max,
             first_trouble: "\u{1b}".repeat(1000),
         };
-        let believed = observation(&wire);
-        assert!(first_trouble(&wire).is_some_and(|text| text.len() <= LONGEST_TROUBLE && !text.contains('\u{1b}')));
-        assert_eq!([believed.open, believed.flowing, believed.wanted], [MAX_SLOTS; 3]);
-        assert_eq!(believed.retry_after, Some(LONGEST_RETRY_AFTER));
-        for counter in [believed.seen, believed.received, believed.requests, believed.cuts, believed.refusals] {
-            assert!(counter.checked_mul(20_000).is_some(), "those of all workers are added: {counter}");
+        let clamped = observation(&wire);
+        assert!(first_trouble(&wire).is_some_and(|text| text.len() <= MAX_MESSAGE && !text.contains('\u{1b}')));
+        assert_eq!([clamped.open, clamped.flowing, clamped.wanted], [MAX_SLOTS; 3]);
+        assert_eq!(clamped.retry_after, Some(MAX_RETRY_AFTER));
+        for counter in [clamped.seen, clamped.received, clamped.requests, clamped.cuts, clamped.refusals] {
+            assert!(counter.checked_mul(20_000).is_some(), "the sum over all workers overflows: {counter}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Around every call, whichever service answers it: how long it took and how it ended, for the metrics, and its place in a
-//! trace.
+//! A layer around all services: records duration and status of each call for the metrics, and adds
+//! it to its trace.
 
 use std::{
     pin::Pin,
@@ -17,13 +17,13 @@ use tracing::Span;
 
 use crate::tally::{Call, Tally, known_call};
 
-/// The span of a call. Probes ask too often to be traced.
+/// The span of a call. Health probes are too frequent to be traced.
 pub(super) fn traced(request: &Request<()>) -> Span {
     let path = request.uri().path();
     if path.starts_with("/grpc.health.") { Span::none() } else { trace::called(known_call(path), request.headers()) }
 }
 
-/// Wraps a server's services.
+/// The layer that counts calls.
 #[derive(Debug, Clone)]
 pub(super) struct Counted(pub(super) Arc<Tally>);
 
@@ -56,12 +56,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut running = Running { call: Call::begin(request.uri().path()), tally: Arc::clone(&self.tally) };
+        let mut running = RunningCall { call: Call::begin(request.uri().path()), tally: Arc::clone(&self.tally) };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
             if let Ok(response) = &answer {
-                // An error stands in the head of the answer; where there is none the call was answered.
+                // An error is in the headers of the response; without one the call succeeded.
                 let status = Status::from_header_map(response.headers());
                 running.call.answered(status.map_or(Code::Ok, |status| status.code()));
             }
@@ -70,13 +70,13 @@ where
     }
 }
 
-/// Counts also a call whose caller has gone away.
-struct Running {
+/// Counts the call when it is dropped, also if the client has disconnected.
+struct RunningCall {
     call: Call,
     tally: Arc<Tally>,
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.tally.calls.ended(&self.call);
     }

@@ -4,7 +4,7 @@ use futures_util::{Stream, stream};
 use shared::job::JobStatus;
 use tokio::sync::watch;
 
-/// The counts now, then whenever they have changed, up to those of the finished job.
+/// The current counts, then each change, up to the counts of the finished job.
 pub(super) fn changes(watch: watch::Receiver<JobStatus>) -> impl Stream<Item = JobStatus> {
     stream::unfold(Some((watch, true)), |state| async move {
         let (mut watch, first) = state?;

@@ -1,5 +1,5 @@
-//! The standard health service, for probes that speak gRPC: whether the coordinator leases. It is asked without a credential,
-//! and says nothing else.
+//! The standard gRPC health service, for probes: whether the coordinator grants leases. It requires
+//! no credential and reveals nothing else.
 
 use proto::coordinator_server::SERVICE_NAME;
 use shared::shutdown::Shutdown;
@@ -12,42 +12,44 @@ use tonic_health::{
 
 use crate::fleet::Phase;
 
-/// The program as a whole, and the service that workers need.
+/// The names that are reported: the program as a whole, and the service for workers.
 const NAMES: [&str; 2] = ["", SERVICE_NAME];
 
-/// The service, and who keeps it up to date. Nothing is healthy yet.
+/// The service and its reporter. The initial status is `NOT_SERVING`.
 pub(super) async fn health() -> (Reporter, HealthServer<impl Health>) {
     let (reporter, service) = health_reporter();
     let reporter = Reporter(reporter);
-    reporter.tell(ServingStatus::NotServing).await;
+    reporter.set_status(ServingStatus::NotServing).await;
     (reporter, service)
 }
 
+/// Updates the status of the health service.
 pub(super) struct Reporter(HealthReporter);
 
 impl Reporter {
-    async fn tell(&self, status: ServingStatus) {
+    async fn set_status(&self, status: ServingStatus) {
         for name in NAMES {
             self.0.set_service_status(name, status).await;
         }
     }
 
-    /// Tells the truth until the end. Then whoever watches is let go, so that nobody waits for them.
+    /// Reports the phase until the shutdown. Then ends the streams of watchers, so that the server
+    /// can stop.
     pub(super) async fn follow(mut self, mut phase: watch::Receiver<Phase>, shutdown: Shutdown) {
-        let serve_until_told = async {
-            // The dispatcher may be gone before: then there is nothing to serve.
+        let serve_until_aborted = async {
+            // The dispatcher may end first; then there is nothing to serve.
             if phase.wait_for(|phase| *phase != Phase::Recovering).await.is_ok() {
-                self.tell(ServingStatus::Serving).await;
+                self.set_status(ServingStatus::Serving).await;
                 std::future::pending::<()>().await;
             }
             shutdown.abort.cancelled().await;
         };
         tokio::select! {
-            () = serve_until_told => {}
+            () = serve_until_aborted => {}
             () = shutdown.drain.cancelled() => {}
             () = shutdown.abort.cancelled() => {}
         }
-        self.tell(ServingStatus::NotServing).await;
+        self.set_status(ServingStatus::NotServing).await;
         shutdown.abort.cancelled().await;
         for name in NAMES {
             self.0.clear_service_status(name).await;

@@ -1,4 +1,4 @@
-//! What flows over the connections of all workers together, now and since a moment. Pure.
+//! Totals over the connections of all workers, and rates between two moments. Pure.
 
 use std::time::Duration;
 
@@ -6,29 +6,29 @@ use tokio::time::Instant;
 
 use super::Observation;
 
-/// When nothing comes over all the connections of a level for so long, one more is taken: those that stall must not keep
-/// everybody from the origin until they time out.
-const STUCK: Duration = Duration::from_secs(2);
+/// If no connection of a level receives data for this long, one more connection is allowed, so that
+/// stalled connections do not block all transfers until they time out.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 
-/// The connections of all workers together, at one moment.
+/// Totals over the connections of all workers, at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Flow {
-    /// Connections with a request on them.
+pub(super) struct FleetTotals {
+    /// Connections with a request in flight.
     pub(super) open: u32,
-    /// Those of them over which a body comes.
+    /// Those of the open connections whose response body is arriving.
     pub(super) flowing: u32,
     /// Connections that the workers could use.
     pub(super) wanted: u32,
-    /// Bytes so far.
+    /// Bytes received so far.
     pub(super) received: u64,
-    /// Requests so far.
+    /// Requests sent so far.
     pub(super) requests: u64,
-    /// Workers with a connection.
+    /// Workers with an open connection.
     pub(super) workers: usize,
 }
 
-impl Flow {
-    /// One worker does something else than it did.
+impl FleetTotals {
+    /// Replaces one worker's last report with a new one.
     pub(super) fn replace(&mut self, last: &Observation, observation: &Observation) {
         let change = |all: u32, last: u32, now: u32| all.saturating_sub(last).saturating_add(now);
         self.open = change(self.open, last.open, observation.open);
@@ -40,7 +40,7 @@ impl Flow {
     }
 }
 
-/// What had flowed at a moment.
+/// Totals at one moment, for computing rates.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
     pub(super) at: Instant,
@@ -49,18 +49,18 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    pub(super) fn of(flow: &Flow, at: Instant) -> Self {
-        Self { at, received: flow.received, requests: flow.requests }
+    pub(super) fn of(totals: &FleetTotals, at: Instant) -> Self {
+        Self { at, received: totals.received, requests: totals.requests }
     }
 
-    /// Bytes per second since then.
-    pub(super) fn rate(self, flow: &Flow, now: Instant) -> f64 {
-        per_second(flow.received.saturating_sub(self.received), now - self.at)
+    /// Bytes per second since this sample.
+    pub(super) fn rate(self, totals: &FleetTotals, now: Instant) -> f64 {
+        per_second(totals.received.saturating_sub(self.received), now - self.at)
     }
 
-    /// Whether connections are open, and nothing has come over them since then.
-    pub(super) fn is_stuck(self, flow: &Flow, now: Instant) -> bool {
-        flow.open > 0 && flow.received == self.received && now - self.at >= STUCK
+    /// Whether connections are open and nothing has arrived on them for [`STALLED_AFTER`].
+    pub(super) fn is_stalled(self, totals: &FleetTotals, now: Instant) -> bool {
+        totals.open > 0 && totals.received == self.received && now - self.at >= STALLED_AFTER
     }
 }
 

@@ -5,20 +5,20 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 
 /// The throughput is a mean over this time.
-const SPEED_OVER: Duration = Duration::from_secs(3);
+const AVERAGED_OVER: Duration = Duration::from_secs(3);
 /// Time between two samples.
-const SPEED_EVERY: Duration = Duration::from_millis(250);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Samples of the bytes received over the last [`SPEED_OVER`].
+/// Samples of the bytes received over the last [`AVERAGED_OVER`].
 #[derive(Debug, Default)]
-pub(super) struct Speed(VecDeque<(Instant, u64)>);
+pub(super) struct ThroughputMeter(VecDeque<(Instant, u64)>);
 
-impl Speed {
+impl ThroughputMeter {
     pub(super) fn observed(&mut self, received: u64, now: Instant) {
-        if self.0.back().is_none_or(|(at, _)| now - *at >= SPEED_EVERY) {
+        if self.0.back().is_none_or(|(at, _)| now - *at >= SAMPLE_INTERVAL) {
             self.0.push_back((now, received));
         }
-        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > SPEED_OVER) {
+        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > AVERAGED_OVER) {
             self.0.pop_front();
         }
     }

@@ -1,0 +1,135 @@
+//! Probes a wait that only one session reports. A second session, which the origin has not asked to
+//! wait, sends one request: the probe. If the origin serves it, the wait applies to the reporting
+//! session only. If the probe is refused, fails or gets no response, the wait stays in force for
+//! all, and the next session sends a probe after [`SOLO_HOLD`].
+//!
+//! `Retry-After` addresses the client that was refused (RFC 9110 §10.2.3). Workers have addresses
+//! of their own, so the origin may mean only one of them; and a single worker may be faulty or
+//! malicious.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use shared::ids::SessionId;
+use tokio::time::Instant;
+
+use super::{Observation, Pace, notice::Notice, waits::SOLO_HOLD};
+use crate::concurrency::allocation::Allocation;
+
+/// A request without a response within this time counts as not served.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The running probe and the result of the last one.
+#[derive(Debug, Default)]
+pub(super) struct WaitProbes {
+    running: Option<WaitProbe>,
+    /// The next prober is the session after this one, so that all sessions take turns.
+    last_prober: Option<SessionId>,
+    /// The session whose wait the last probe has confirmed, and the time of the next probe of it.
+    confirmed: Option<(SessionId, Instant)>,
+}
+
+/// A probe in progress.
+#[derive(Debug, Clone, Copy)]
+struct WaitProbe {
+    /// The session that reports the wait.
+    reporter: SessionId,
+    /// The session that may send a request.
+    prober: SessionId,
+    /// The prober's counters before the probe.
+    before: Observation,
+    began: Instant,
+}
+
+/// The result of the prober's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProbeResult {
+    Served,
+    /// The request was refused, failed, or got no response in time.
+    NotServed,
+    /// The prober has sent no request.
+    NotSent,
+}
+
+impl WaitProbes {
+    /// Starts a probe in the next session that wants a connection, if the other sessions have fewer
+    /// open than the limit. It uses reported open connections, not allocations: the reporter's
+    /// allocation may hold the last connection.
+    fn start(&mut self, allocations: &BTreeMap<SessionId, Allocation>, reporter: SessionId, limit: u32, now: Instant) {
+        let others = || allocations.iter().filter(|(id, _)| **id != reporter);
+        let open = others().map(|(_, allocation)| allocation.last().open).fold(0, u32::saturating_add);
+        let mut free = others().filter(|(_, allocation)| allocation.last().open < allocation.last().wanted);
+        let follows = |id: SessionId| self.last_prober.is_none_or(|last| id.0 > last.0);
+        let next = free.clone().find(|(id, _)| follows(**id)).or_else(|| free.next());
+        if let Some((prober, allocation)) = next.filter(|_| open < limit) {
+            self.last_prober = Some(*prober);
+            self.running = Some(WaitProbe { reporter, prober: *prober, before: allocation.last(), began: now });
+        }
+    }
+
+    fn is_prober(&self, id: SessionId) -> bool {
+        self.running.is_some_and(|probe| probe.prober == id)
+    }
+
+    fn is_confirmed(&self, reporter: SessionId, now: Instant) -> bool {
+        self.confirmed.is_some_and(|(confirmed, until)| confirmed == reporter && now < until)
+    }
+}
+
+impl WaitProbe {
+    /// The result of the probe; `None` while it is in progress.
+    fn answer(&self, seen: &Observation, now: Instant) -> Option<ProbeResult> {
+        let has_sent = seen.requests > self.before.requests;
+        let is_over = now - self.began >= PROBE_TIMEOUT;
+        match () {
+            () if seen.cuts > self.before.cuts || seen.refusals > self.before.refusals => Some(ProbeResult::NotServed),
+            () if has_sent && seen.open <= seen.flowing => Some(ProbeResult::Served),
+            () if is_over && has_sent => Some(ProbeResult::NotServed),
+            () if is_over => Some(ProbeResult::NotSent),
+            () => None,
+        }
+    }
+}
+
+impl Pace {
+    /// Starts and ends probes.
+    pub(super) fn probe_waits(&mut self, now: Instant) {
+        self.waits.count(self.allocations.len() > 1, now);
+        let reporter = self.waits.exclusive_for_too_long(now);
+        let before = self.wait_probes.running;
+        let running = before.filter(|probe| Some(probe.reporter) == reporter);
+        let prober = running.and_then(|probe| Some((probe, self.allocations.get(&probe.prober)?)));
+        let answer = prober.map(|(probe, allocation)| probe.answer(&allocation.last(), now));
+        match (reporter, answer) {
+            (Some(_), Some(None)) => return,
+            (Some(reporter), Some(Some(ProbeResult::Served))) => {
+                self.waits.mark_exclusive(reporter);
+                self.notices.push(Notice::OneWorkerOnly);
+                self.shorten_pause(now);
+            }
+            (Some(reporter), Some(Some(ProbeResult::NotServed))) => {
+                self.wait_probes.confirmed = Some((reporter, now + SOLO_HOLD));
+            }
+            _ => {}
+        }
+        self.wait_probes.running = None;
+        if let Some(reporter) =
+            self.waits.exclusive_for_too_long(now).filter(|id| !self.wait_probes.is_confirmed(*id, now))
+        {
+            self.wait_probes.start(&self.allocations, reporter, self.controller.limit(), now);
+        }
+        if before.is_some() || self.wait_probes.running.is_some() {
+            self.renew_all_budgets();
+        }
+    }
+
+    /// The instant until which a session may not send requests to the origin.
+    pub(super) fn quiet_until(&self, id: SessionId) -> Instant {
+        if self.wait_probes.is_prober(id) { self.pause_until } else { self.quiet_until }
+    }
+
+    /// Connections that a session may have; the prober has one more for its request.
+    pub(super) fn connections(&self, id: SessionId, allocation: &Allocation) -> u32 {
+        let probe = self.wait_probes.running.filter(|probe| probe.prober == id);
+        probe.map_or(allocation.connections, |probe| probe.before.open.saturating_add(1))
+    }
+}
