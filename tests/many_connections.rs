@@ -1,4 +1,5 @@
-//! A coordinator serves as many connections as the system lets it, not only as many as a program is given at first.
+//! A coordinator accepts as many connections as the hard limit on open files allows, not only the
+//! soft limit.
 
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ fn more_connections_than_the_soft_limit_on_open_files_are_served() {
         let mut open = Vec::new();
         while open.len() < CONNECTIONS {
             let first = async {
-                let mut client = CoordinatorClient::connect(address.clone()).await.expect("it listens");
-                let mut counts = client.watch(WatchRequest {}).await.expect("it serves").into_inner();
-                let status = counts.message().await.expect("it goes on").expect("the job is not done");
+                let mut client = CoordinatorClient::connect(address.clone()).await.expect("the coordinator listens");
+                let mut counts = client.watch(WatchRequest {}).await.expect("the coordinator answers").into_inner();
+                let status = counts.message().await.expect("the stream continues").expect("the job is not done");
                 assert_eq!(status.pending, 1);
                 (client, counts)
             };

@@ -1,4 +1,5 @@
-//! Memory does not grow with the size of a tar or a header, however many come at once.
+//! Memory does not grow with the size of a tar or a header, or with the number of concurrent
+//! classes.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tests::{
 
 const LIMIT: u64 = 150 << 20;
 
-/// A class that is refused for an extension header just above the limit.
+/// A class that is rejected for an extension header just above the limit.
 fn oversized_header(kind: u8) -> Segments {
     let length = 65 << 10;
     let header = Entry::of_kind(kind, "x").stating_size(length).gnu().header().to_vec();
@@ -28,7 +29,7 @@ fn ten_large_tars_at_once_stay_below_the_limit() {
         origin.class(&wnid, content);
         wnids.push(wnid);
     };
-    // Three of 200 MB, one of them a few huge files, and seven of 20 MB.
+    // Three tars of 200 MB, one of them with a few huge files, and seven of 20 MB.
     serve(streamed_images("n00000001", 2000, 100_000, 1));
     serve(streamed_images("n00000002", 20, 10_000_000, 2));
     serve(streamed_images("n00000003", 2000, 100_000, 3));

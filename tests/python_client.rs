@@ -1,5 +1,6 @@
-//! The protocol belongs to no language: a worker made from `coordinator.proto` with stock `grpcio` does its part of a job
-//! beside a worker of ours, and asks for the server's health as orchestrators do.
+//! The protocol is independent of the language: a worker generated from `coordinator.proto` with
+//! stock `grpcio` does its part of a job alongside a worker of this repository, and queries the
+//! server's health as orchestrators do.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,9 +18,9 @@ use tests::{
 
 const CLASSES: u64 = 8;
 
-/// A Python that has what `requirements.txt` names; `.ci/run` installs it here.
+/// A Python with the packages in `requirements.txt`; `.ci/run` installs it here.
 fn python() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package stands in the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in the workspace");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Some(target.join("python_client/bin/python")).filter(|python| python.is_file())
 }
@@ -29,7 +30,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_client_in_python_does_its_part_beside_a_worker_of_ours() {
+fn a_python_client_works_alongside_a_worker_of_this_repository() {
     let Some(python) = python() else {
         eprintln!(
             "skipped: no Python client; python3 -m venv target/python_client && \
@@ -48,13 +49,13 @@ fn a_client_in_python_does_its_part_beside_a_worker_of_ours() {
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python_client/client.py"));
     command.args(["--connect", &coordinator.address.to_string()]);
     let mut client = job.start_program(command);
-    // It comes first, so that it gets classes whatever the speed of the other.
-    let holds = client.wait_until("it says what it holds", |client| lines(&client.stdout()).into_iter().next());
+    // It starts first, so that it gets classes regardless of the other worker's speed.
+    let holds = client.wait_until("it prints its leases", |client| lines(&client.stdout()).into_iter().next());
     let worker = job.start_worker("ours", &coordinator, job.target_path());
     let client = client.wait();
     assert_eq!(client.code, Some(0), "{}\n--- stderr\n{}", client.stdout, client.stderr);
-    let said = lines(&client.stdout);
-    let [_, done] = said.as_slice() else { panic!("{said:?}") };
+    let output = lines(&client.stdout);
+    let [_, done] = output.as_slice() else { panic!("{output:?}") };
     let counts = ["success", "skipped", "failures", "total"].map(|name| done[name].as_u64().expect("a count"));
     assert_eq!(counts, [CLASSES - 1, 0, 1, CLASSES]);
 
@@ -69,7 +70,7 @@ fn a_client_in_python_does_its_part_beside_a_worker_of_ours() {
     assert_eq!(
         classes(job.target_path()),
         ours.collect::<Vec<_>>(),
-        "what it released is ours, what it reported is not"
+        "the other worker downloads exactly what the client released"
     );
     for wnid in [&published, &failed] {
         assert!(origin.gets(wnid).is_empty(), "{wnid} was downloaded although the client held it");

@@ -1,8 +1,8 @@
-//! The structure of the sources: imports between the modules of a crate run one way, and files stay
-//! short enough to be read in one sitting.
+//! The structure of the sources: imports between the modules of a crate run one way, and files are
+//! short.
 //!
-//! A module here is a file or folder directly below `src`, with all that is in it. Modules inside of
-//! such a folder may use each other. Tests may import what they like.
+//! A module here is a file or folder directly below `src`, including everything in it. Modules
+//! inside such a folder may import each other. Tests may import any module.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// Lines of a source file without its tests, at most.
+/// Maximum number of lines of a source file without its tests.
 const LONGEST_FILE: usize = 400;
 const CRATES: [&str; 3] = ["shared", "worker", "coordinator"];
 /// What is defined or re-exported in `lib.rs`.
@@ -27,7 +27,7 @@ const WORKER: [&str; 8] = ["session", "slots", "fetch", "parts", "extract", "ori
 /// A source file.
 struct Source {
     path: PathBuf,
-    /// Its module, e.g. `["origin", "limiter"]`; none for `lib.rs`.
+    /// Its module path, e.g. `["origin", "limiter"]`; empty for `lib.rs`.
     module: Vec<String>,
     text: String,
 }
@@ -62,7 +62,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
 
 /// Collects the paths that a file uses, each from the root of its crate.
 struct Uses {
-    /// Where in the crate the visitor is.
+    /// The module path at the visitor's current position.
     module: Vec<String>,
     found: BTreeSet<Vec<String>>,
 }
@@ -95,7 +95,7 @@ impl Uses {
         }
     }
 
-    /// Paths in the arguments of a macro, which are not parsed.
+    /// Collects paths in the arguments of a macro, which `syn` does not parse.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
@@ -164,7 +164,7 @@ impl<'ast> Visit<'ast> for Uses {
     }
 }
 
-/// Which module of a crate imports which others.
+/// The modules that each module of a crate imports.
 fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let modules: BTreeSet<&String> = sources.iter().filter_map(|source| source.module.first()).collect();
     let is_test = |source: &&Source| source.module.iter().any(|part| part == "tests" || part == "simulation");
@@ -226,12 +226,9 @@ fn the_folders_of_the_worker_import_in_the_order_of_a_class() {
         }
     }
     let [parts, extract, origin, storage] = ["parts", "extract", "origin", "storage"].map(|folder| &imports[folder]);
-    assert!(!parts.contains("extract"), "they are side by side");
-    assert!(!origin.contains("storage"), "they are side by side");
-    assert!(
-        !extract.contains("origin") && !storage.contains("observe"),
-        "the tar is read and written without a network"
-    );
+    assert!(!parts.contains("extract"), "`parts` and `extract` do not import each other");
+    assert!(!origin.contains("storage"), "`origin` and `storage` do not import each other");
+    assert!(!extract.contains("origin") && !storage.contains("observe"), "reading and writing a tar needs no network");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! SIGSTOP of the coordinator for three times the leases' time to live, while classes are under way in one worker and another
-//! one has free slots: no session ends for it, and no class is downloaded twice.
+//! SIGSTOP of the coordinator for three times the leases' time to live, while one worker downloads
+//! and another one has free slots: no session expires, and no class is downloaded twice.
 //!
-//! `STOPS` is the number of stops (2 by default), spread over clusters that run at the same time.
+//! `STOPS` is the number of stops (2 by default), spread over clusters that run concurrently.
 
 use std::{fs, thread, time::Duration};
 
@@ -14,20 +14,21 @@ use tests::{
 };
 use tokio::time::Instant;
 
-/// The time to live; with the margin of ten seconds behind it a session ends after 16 s of silence.
+/// The leases' time to live. With the margin of ten seconds after it, a session expires after 16 s
+/// of silence.
 const LEASE: [&str; 4] = ["--lease-ttl", "6s", "--timeout", "10m"];
 const STOPPED: Duration = Duration::from_secs(18);
-/// Clusters that run at the same time.
+/// Clusters that run concurrently.
 const CLUSTERS: u32 = 10;
-/// Stops of one cluster while the same classes are under way.
+/// Stops of one cluster during the same downloads.
 const STOPS_IN_A_JOB: u32 = 5;
-const LONG: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Waits until a worker has registered so often.
+/// Waits until a worker has registered this many times.
 #[track_caller]
 fn wait_for_registrations(fleet: &Fleet, worker: &str, count: usize) {
     let log = fleet.job.target_path().join(format!("imagenet_downloader.{worker}.log"));
-    wait_for(&format!("{worker} has registered {count} times"), LONG, || {
+    wait_for(&format!("{worker} has registered {count} times"), TIMEOUT, || {
         let log = fs::read_to_string(&log).unwrap_or_default();
         log.lines().filter(|line| line.contains("registered with the coordinator")).count() >= count
     });
@@ -36,20 +37,21 @@ fn wait_for_registrations(fleet: &Fleet, worker: &str, count: usize) {
 fn stop_for(coordinator: &Running, span: Duration) {
     coordinator.signal(Signal::STOP);
     let stopped = Instant::now();
-    wait_until(LONG, || (stopped.elapsed() > span).then_some(()));
+    wait_until(TIMEOUT, || (stopped.elapsed() > span).then_some(()));
     coordinator.signal(Signal::CONT);
 }
 
-/// A job whose coordinator stands still so often; how long each worker took to be back at the most.
+/// Runs a job whose coordinator is stopped this many times; returns the longest time until a worker
+/// was back.
 fn job(stops: u32) -> Duration {
     let fleet = Fleet::new(2, 25, 15_000..25_000, &LEASE).deadline(Duration::from_mins(8));
     for (wnid, _) in &fleet.tars {
-        fleet.origin.script_of(wnid).expect("it is served").script([Answer::stall_at(100_000)]);
+        fleet.origin.script_of(wnid).expect("the class is served").script([Answer::stall_at(100_000)]);
     }
     let coordinator = fleet.start_coordinator();
     let busy = fleet.start_worker("busy", 2);
     for (wnid, _) in &fleet.tars {
-        fleet.wait_for_gets(wnid, 1, LONG);
+        fleet.wait_for_gets(wnid, 1, TIMEOUT);
     }
     let free = fleet.start_worker("free", 4);
     wait_for_registrations(&fleet, "free", 1);
@@ -61,24 +63,25 @@ fn job(stops: u32) -> Duration {
             wait_for_registrations(&fleet, worker, 1 + stop as usize);
         }
         longest = longest.max(awake.elapsed());
-        // No class was requested by another worker than its own.
+        // No class was requested by a second worker.
         fleet.assert_nothing_came_twice();
     }
     fleet.origin.end_stalls();
     let log = fleet.job.target_path().join("imagenet_downloader.log");
     fleet.assert_done(coordinator, [busy, free], Table::of(2, 0, 0));
     assert_eq!(fleet.origin.bytes_sent_again(), 0);
-    let log = fs::read_to_string(log).expect("the coordinator writes it");
+    let log = fs::read_to_string(log).expect("the coordinator writes its log");
     assert!(!log.contains("was silent for too long"), "{log}");
     assert_eq!(log.matches("the coordinator stood still for").count(), stops as usize, "{log}");
     longest
 }
 
 #[test]
-fn a_coordinator_that_stood_still_ends_no_session_and_no_class_is_downloaded_twice() {
+fn a_coordinator_that_was_stopped_expires_no_session_and_no_class_is_downloaded_twice() {
     let stops: u32 = std::env::var("STOPS").ok().and_then(|stops| stops.parse().ok()).unwrap_or(2);
     let mut left = stops;
-    let (mut longest, began) = (Duration::ZERO, Instant::now());
+    let mut longest = Duration::ZERO;
+    let began = Instant::now();
     while left > 0 {
         let clusters = left.min(CLUSTERS);
         let each = left.div_ceil(clusters).min(STOPS_IN_A_JOB);
@@ -91,7 +94,7 @@ fn a_coordinator_that_stood_still_ends_no_session_and_no_class_is_downloaded_twi
             }
         }
         for job in jobs {
-            longest = longest.max(job.join().expect("the job went well"));
+            longest = longest.max(job.join().expect("the job does not panic"));
         }
     }
     let took = began.elapsed();

@@ -1,4 +1,4 @@
-//! Flags that make no sense, and URLs in all their forms (D9).
+//! Invalid flags, and all forms of URLs (D9).
 
 use tests::{
     archives::{assert_class_is, images},
@@ -9,7 +9,7 @@ use tests::{
 const WNID: &str = "n00000001";
 
 #[test]
-fn flags_that_make_no_sense_are_refused_with_their_name() {
+fn invalid_flags_are_rejected_by_name() {
     let origin = Origin::start();
     for (args, word) in [
         (&["--workers", "0"][..], "--workers"),
@@ -36,7 +36,7 @@ fn flags_that_make_no_sense_are_refused_with_their_name() {
 }
 
 #[test]
-fn a_variable_that_is_neither_yes_nor_no_is_refused() {
+fn a_boolean_variable_with_another_value_is_rejected() {
     let origin = Origin::start();
     let job = Job::new().classes([WNID]).origin(&origin).variable("IMAGENET_DELETE_TAR", "vielleicht");
     job.assert_could_not_run(&job.run(), &["'vielleicht' for '--delete-tar': it is neither yes nor no"]);
@@ -47,7 +47,7 @@ fn a_variable_that_is_neither_yes_nor_no_is_refused() {
 }
 
 #[test]
-fn files_that_flags_name_must_be_there_and_make_sense() {
+fn files_named_by_flags_must_exist_and_be_valid() {
     let origin = Origin::start();
     let job = Job::new().classes([WNID]).origin(&origin);
     let junk = job.folder().join("junk");
@@ -64,7 +64,7 @@ fn files_that_flags_name_must_be_there_and_make_sense() {
 }
 
 #[test]
-fn what_is_no_url_is_refused() {
+fn an_invalid_url_is_rejected() {
     for url in [
         "image-net.org/data",
         "",
@@ -101,7 +101,7 @@ fn a_url_may_end_in_slashes_have_a_path_or_be_a_template() {
 }
 
 #[test]
-fn an_ipv6_address_is_an_origin_too() {
+fn an_origin_may_have_an_ipv6_address() {
     let Ok(origin) = Origin::listen("[::1]:0") else {
         println!("skipped: this machine has no IPv6");
         return;
@@ -121,7 +121,7 @@ fn credentials_in_a_url_are_used_and_never_shown() {
     let job = Job::new().classes([WNID, "n99999999"]).url(&url).args(["--delete-tar"]);
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(1, 0, 1));
-    // The Base64 form of user:s3cr3t.
+    // Base64 of `user:s3cr3t`.
     assert_eq!(origin.gets(WNID)[0].header("authorization"), Some("Basic dXNlcjpzM2NyM3Q="));
     let read = |name: &str| std::fs::read_to_string(job.target_path().join(name)).unwrap_or_default();
     let manifest = read("n00000001/.manifest.json");
@@ -131,7 +131,7 @@ fn credentials_in_a_url_are_used_and_never_shown() {
 }
 
 #[test]
-fn a_worker_without_a_coordinator_to_connect_to_says_so() {
+fn a_worker_without_connect_is_an_error() {
     let job = Job::new();
     job.assert_could_not_run(&job.start_worker_with([]).wait(), &["--connect"]);
     job.assert_could_not_run(&job.start_worker_with(["--connect", "nonsense"]).wait(), &["connect"]);

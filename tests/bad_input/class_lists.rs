@@ -1,4 +1,4 @@
-//! The CSV, from slightly odd to no CSV at all (D1 to D6).
+//! The CSV, from unusual but valid forms to files that are not CSV at all (D1 to D6).
 
 use std::{fs::File, io::Write};
 
@@ -20,7 +20,7 @@ fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
 }
 
 #[test]
-fn odd_but_readable_lists_are_read_in_full() {
+fn unusual_but_valid_lists_are_read_in_full() {
     let (origin, tars) = setting(3);
     for text in [
         "wnid\nn00000001\nn00000002\nn00000003\n",
@@ -39,21 +39,21 @@ fn odd_but_readable_lists_are_read_in_full() {
 }
 
 #[test]
-fn an_id_that_stands_twice_is_one_class() {
+fn a_repeated_id_is_one_class() {
     let (origin, _tars) = setting(2);
     let job = Job::new().classes(["n00000001", "n00000002", "n00000001", "n00000001"]).origin(&origin);
     job.assert_ended(&job.run(), 0, Table::of(2, 0, 0).with_duplicates(2));
     assert_eq!(origin.gets("n00000001").len(), 1);
-    // Also where there is nothing to do.
+    // Also if no class is left to download.
     let again = job.args(["--retry-failed"]);
     again.assert_ended(&again.run(), 0, Table::of(0, 2, 0).with_duplicates(2));
 }
 
 #[test]
-fn the_causes_of_all_failures_are_counted_before_the_table_and_their_log_is_named() {
+fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
     let (origin, _tars) = setting(1);
     origin.class("n00000004", vec![0; 1024]);
-    origin.script_of("n00000004").expect("it is served").forever(Answer::html());
+    origin.script_of("n00000004").expect("the class is served").forever(Answer::html());
     let listed = ["n00000001", "n00000002", "n00000003", "n00000004", "cat"];
     let job = Job::new().classes(listed).origin(&origin);
     let ended = job.run();
@@ -67,7 +67,7 @@ fn the_causes_of_all_failures_are_counted_before_the_table_and_their_log_is_name
 }
 
 #[test]
-fn a_row_without_an_id_is_told_with_its_line_and_the_others_are_done() {
+fn a_row_without_an_id_is_reported_with_its_line_and_the_others_are_done() {
     let (origin, _tars) = setting(2);
     let long = "n".repeat(300);
     let junk = [
@@ -102,7 +102,7 @@ fn a_row_without_an_id_is_told_with_its_line_and_the_others_are_done() {
 }
 
 #[test]
-fn without_a_wnid_column_nothing_runs() {
+fn a_list_without_a_wnid_column_is_rejected() {
     let (origin, _tars) = setting(1);
     for text in ["id,label\nn00000001,a\n", "n00000001\n", "wnids\nn00000001\n", "a;wnid\n1;n00000001\n"] {
         let job = Job::new().csv_text(text).origin(&origin);
@@ -112,7 +112,7 @@ fn without_a_wnid_column_nothing_runs() {
 }
 
 #[test]
-fn a_list_without_a_single_id_is_a_mistake() {
+fn a_list_without_any_id_is_an_error() {
     let (origin, _tars) = setting(1);
     for text in ["", "\n\n", "wnid\n", "wnid,label\n\n\n", "wnid\njunk\nn123\n"] {
         let job = Job::new().csv_text(text).origin(&origin);
@@ -121,7 +121,7 @@ fn a_list_without_a_single_id_is_a_mistake() {
 }
 
 #[test]
-fn what_is_no_file_of_text_is_told_as_such() {
+fn a_list_that_is_not_a_text_file_is_reported_as_such() {
     let (origin, _tars) = setting(1);
     let job = Job::new().origin(&origin);
     let folder = job.folder().to_path_buf();

@@ -1,4 +1,4 @@
-//! What a user can get wrong: each mistake has one sentence, and the good part of the input is done all the same.
+//! User errors: each gets one error message, and the valid part of the input is processed.
 
 mod arguments;
 mod class_lists;

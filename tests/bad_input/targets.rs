@@ -9,7 +9,7 @@ use tests::{
 const WNID: &str = "n00000001";
 
 #[test]
-fn a_target_that_is_no_writable_folder_is_refused() {
+fn a_target_that_is_not_a_writable_folder_is_rejected() {
     let origin = Origin::start();
     let job = Job::new().classes([WNID]).origin(&origin);
     let file = job.folder().join("file");
@@ -18,7 +18,7 @@ fn a_target_that_is_no_writable_folder_is_refused() {
     job.assert_could_not_run(&job.run(), &["file"]);
     assert_eq!(std::fs::read(&file).unwrap(), b"mine");
     let mut job = job;
-    // Nobody may write there, not even root.
+    // Folders that are not writable even for root.
     for target in ["/dev/null/x", "/proc/nowhere/x"] {
         job = job.target(target);
         job.assert_could_not_run(&job.run(), &[target]);
@@ -27,7 +27,7 @@ fn a_target_that_is_no_writable_folder_is_refused() {
 }
 
 #[test]
-fn a_target_without_the_right_to_write_is_refused() {
+fn a_target_without_write_permission_is_rejected() {
     let origin = Origin::start();
     let job = Job::new().classes([WNID]).origin(&origin);
     let target = job.target_path().to_path_buf();
@@ -42,7 +42,7 @@ fn a_target_without_the_right_to_write_is_refused() {
 }
 
 #[test]
-fn a_target_that_is_missing_is_made_and_a_link_to_one_is_followed() {
+fn a_missing_target_is_created_and_a_link_to_a_target_is_followed() {
     let origin = Origin::start();
     let tar = images(WNID, 2, 100..900, 1);
     origin.class(WNID, tar.clone());
@@ -68,7 +68,7 @@ fn a_second_coordinator_on_the_same_target_is_refused() {
     first.wait_until("the download is under way", |_| (origin.bytes_sent() > 10_000).then_some(()));
     let second = job.run();
     job.assert_could_not_run(&second, &["coordinator", "--target"]);
-    assert!(first.is_running(), "the first is not disturbed");
+    assert!(first.is_running(), "the first coordinator keeps running");
     origin.limit_rate(0);
     job.assert_ended(&first.wait(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(WNID));

@@ -1,4 +1,5 @@
-//! `coordinator demo-origin`: the demo's classes for programs of their own, as the Compose file has them.
+//! `coordinator demo-origin`: serves the demo's classes to separate programs, as in the Compose
+//! file.
 
 use rustix::process::Signal;
 use tests::cluster::{Job, Table};
@@ -8,7 +9,7 @@ fn a_coordinator_and_a_worker_finish_the_demo_from_an_origin_of_its_own() {
     let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo.csv");
     let job = Job::new().csv_at(list);
     let mut origin = job.start_with(["demo-origin", "--listen", "127.0.0.1:0", "--class-takes", "300ms"]);
-    let url = origin.wait_until("it says where it is", |origin| {
+    let url = origin.wait_until("it prints its URL", |origin| {
         Some(origin.stdout().trim().strip_prefix("serving 13 classes, for --url ")?.to_owned())
     });
     let job = job.url(&url).args(["--delete-tar"]);

@@ -1,4 +1,4 @@
-//! The coordinator's own commands, as people and their scripts use them.
+//! The coordinator's commands, as used by users and scripts.
 
 mod demo_origin;
 mod drain;
@@ -17,10 +17,10 @@ use tests::{
     running::Finished,
 };
 
-/// Slow enough that a class is still under way when somebody looks.
+/// Bytes per second: slow enough that a class is still in progress when a command runs.
 const SLOW: u64 = 5_000;
 
-/// An origin with so many classes of a few images each.
+/// An origin with `count` classes of a few images each.
 fn origin_of(count: u64) -> (Origin, Vec<String>) {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=count).map(|number| format!("n{number:08}")).collect();
@@ -36,17 +36,17 @@ fn command<'word>(job: &Job, words: impl IntoIterator<Item = &'word str>) -> Fin
     job.start_with(words).wait()
 }
 
-/// Runs a command for a running coordinator.
+/// Runs a command against a running coordinator.
 #[track_caller]
 fn ask(job: &Job, coordinator: &Coordinator, words: &[&str]) -> Finished {
     let address = format!("http://{}", coordinator.address);
     command(job, words.iter().copied().chain(["--connect", &address]))
 }
 
-/// What `status --json` says.
+/// The output of `status --json`.
 #[track_caller]
 fn status(job: &Job, coordinator: &Coordinator) -> Value {
-    let told = ask(job, coordinator, &["status", "--json"]);
-    assert_eq!((told.code, told.stderr.as_str()), (Some(0), ""));
-    serde_json::from_str(&told.stdout).expect("one JSON object")
+    let output = ask(job, coordinator, &["status", "--json"]);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    serde_json::from_str(&output.stdout).expect("one JSON object")
 }

@@ -1,4 +1,4 @@
-//! `coordinator resume`: the origin is asked again although it has asked to wait.
+//! `coordinator resume`: requests to the origin start again although it has sent `Retry-After`.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tests::{
 use super::{ask, origin_of, status};
 
 #[test]
-fn all_workers_ask_again_also_the_one_that_was_asked_to_wait() {
+fn all_workers_send_requests_again_including_the_one_that_got_retry_after() {
     let (origin, wnids) = origin_of(12);
     let refusal = || Answer::too_many_requests(900);
-    origin.script_of(&wnids[5]).expect("it is served").script([refusal()]);
+    origin.script_of(&wnids[5]).expect("the class is served").script([refusal()]);
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
     let nothing = ask(&job, &coordinator, &["resume"]);
@@ -27,17 +27,17 @@ fn all_workers_ask_again_also_the_one_that_was_asked_to_wait() {
         job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target])
     });
     let quiet = |status: &Value| status["origin"]["quiet_ms"].as_u64().expect("a number");
-    wait_for("the origin is left alone", Duration::from_mins(1), || {
+    wait_for("requests to the origin are paused", Duration::from_mins(1), || {
         let status = status(&job, &coordinator);
         quiet(&status) > 600_000 && status["origin"]["connections"] == 0
     });
-    let told = ask(&job, &coordinator, &["resume"]);
-    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    let output = ask(&job, &coordinator, &["resume"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
     let words = "the workers ask the origin again now; it had asked to wait for another 14m ";
-    assert!(told.stdout.starts_with(words), "{}", told.stdout);
+    assert!(output.stdout.starts_with(words), "{}", output.stdout);
     for worker in workers {
         assert_eq!(worker.wait().code, Some(0));
     }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(12, 0, 0));
-    assert_eq!(origin.gets(&wnids[5]).len(), 2, "refused once");
+    assert_eq!(origin.gets(&wnids[5]).len(), 2, "rejected once");
 }

@@ -13,18 +13,18 @@ const MISSING: [&str; 3] = ["n00000011", "n00000012", "n00000013"];
 const ROW: &str = "1 row of the list holds no class id and stays failed until the list is corrected";
 
 #[test]
-fn classes_that_were_not_there_come_when_the_origin_has_them() {
+fn missing_classes_are_downloaded_once_the_origin_has_them() {
     let (origin, wnids) = origin_of(1);
-    // Holds the job open.
-    origin.script_of(&wnids[0]).expect("it is served").script([Answer::stall_at(10_000)]);
+    // Keeps the job running.
+    origin.script_of(&wnids[0]).expect("the class is served").script([Answer::stall_at(10_000)]);
     let listed = wnids.iter().map(String::as_str).chain(MISSING).chain(["cat"]);
     let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
     let mut coordinator = job.start_coordinator();
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let connect = format!("http://{}", coordinator.address);
-    coordinator.running.wait_until("all three have failed, and the row", |_| {
-        let told = command(&job, ["status", "--json", "--connect", &connect]);
-        told.stdout.contains("\"failed\":4").then_some(())
+    coordinator.running.wait_until("the three classes and the row have failed", |_| {
+        let output = command(&job, ["status", "--json", "--connect", &connect]);
+        output.stdout.contains("\"failed\":4").then_some(())
     });
     assert_eq!(job.failures().len(), 4);
     let listed = ask(&job, &coordinator, &["status", "--classes"]);
@@ -36,7 +36,7 @@ fn classes_that_were_not_there_come_when_the_origin_has_them() {
         assert!(listed.stdout.contains(line), "no {line:?} in:\n{}{}", listed.stdout, listed.stderr);
     }
     let listed = ask(&job, &coordinator, &["status", "--classes", "--json"]);
-    let lines = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("an object a line"));
+    let lines = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("one object per line"));
     let states: Vec<Value> = lines.skip(1).map(|line: Value| line["state"].clone()).collect();
     assert_eq!(states, ["leased", "failed", "failed", "failed"]);
 
@@ -56,7 +56,9 @@ fn classes_that_were_not_there_come_when_the_origin_has_them() {
     }
     let one = ask(&job, &coordinator, &["retry", MISSING[1], MISSING[1]]);
     assert_eq!((one.code, one.stdout.as_str()), (Some(0), "1 failed class is tried again\n"), "{}", one.stderr);
-    coordinator.running.wait_until("the named one is there", |_| job.class_folder(MISSING[1]).exists().then_some(()));
+    coordinator
+        .running
+        .wait_until("the named class is complete", |_| job.class_folder(MISSING[1]).exists().then_some(()));
     assert!(!job.class_folder(MISSING[0]).exists() && !job.class_folder(MISSING[2]).exists());
 
     let rest = ask(&job, &coordinator, &["retry"]);
@@ -66,7 +68,7 @@ fn classes_that_were_not_there_come_when_the_origin_has_them() {
         "{}",
         rest.stderr
     );
-    coordinator.running.wait_until("the others are there", |_| {
+    coordinator.running.wait_until("the other classes are complete", |_| {
         (job.class_folder(MISSING[0]).exists() && job.class_folder(MISSING[2]).exists()).then_some(())
     });
     origin.end_stalls();

@@ -1,4 +1,4 @@
-//! `coordinator --retry-failed`: a job of what the last run has left failed, and of nothing else.
+//! `coordinator --retry-failed`: a job of exactly the classes that failed in the last run.
 
 use std::fs;
 
@@ -15,7 +15,8 @@ use super::origin_of;
 
 const MISSING: [&str; 2] = ["n00000011", "n00000012"];
 
-/// An origin with two classes, and a job of these and two that are not there, which has ended.
+/// An origin with two classes, and a finished job of these and of two that the origin does not
+/// have.
 fn half_failed() -> (Origin, Job) {
     let (origin, wnids) = origin_of(2);
     let listed = wnids.iter().map(String::as_str).chain(MISSING);
@@ -30,45 +31,45 @@ fn serve(origin: &Origin, wnid: &str) {
 }
 
 #[test]
-fn only_what_failed_is_asked_for_and_the_next_time_only_what_failed_again() {
+fn only_failed_classes_are_requested_and_next_time_only_those_that_failed_again() {
     let (origin, job) = half_failed();
     serve(&origin, MISSING[0]);
     origin.forget_requests();
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(1, 2, 1));
-    let said = "trying again the 2 classes that the last run has left failed\n";
-    assert!(finished.stderr.contains(said), "{}", finished.stderr);
-    let asked: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
-    assert!(asked.iter().all(|wnid| MISSING.contains(&wnid.as_str())), "{asked:?}");
-    // Not a word of what failed in the run before.
+    let message = "trying again the 2 classes that the last run has left failed\n";
+    assert!(finished.stderr.contains(message), "{}", finished.stderr);
+    let requested: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
+    assert!(requested.iter().all(|wnid| MISSING.contains(&wnid.as_str())), "{requested:?}");
+    // Failures of the run before are not in the log.
     assert_eq!(job.failures().len(), 1, "{:?}", job.failures());
     assert!(job.failure_of(MISSING[1]).starts_with("HTTPError: 404"));
 
-    // A class whose folder is gone is not there any more.
+    // A class whose folder was removed counts as missing.
     fs::remove_dir_all(job.class_folder("n00000001")).unwrap();
     serve(&origin, MISSING[1]);
     origin.forget_requests();
     let finished = job.run();
     job.assert_ended(&finished, 0, Table::of(2, 2, 0));
-    let said =
+    let message =
         "1 class that the last run has left complete is not there any more or damaged, and is part of this job\n";
-    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    assert!(finished.stderr.contains(message), "{}", finished.stderr);
     assert_eq!(origin.all_requests().len(), 2, "{:?}", origin.all_requests());
     assert_eq!(job.failures(), Vec::<String>::new());
 
     let nothing = job.run();
     job.assert_ended(&nothing, 0, Table::of(0, 4, 0));
-    let said = "nothing to try again: the last run has left every class of the list complete\n";
-    assert!(nothing.stderr.contains(said), "{}", nothing.stderr);
+    let message = "nothing to try again: the last run has left every class of the list complete\n";
+    assert!(nothing.stderr.contains(message), "{}", nothing.stderr);
     assert_eq!(origin.all_requests().len(), 2);
 
-    // The plain command is about the whole list again.
+    // The command without the flag covers the whole list again.
     let job = job.args(["--delete-tar"]);
     job.assert_ended(&job.run(), 0, Table::of(0, 4, 0));
 }
 
 #[test]
-fn rows_that_the_last_run_did_not_come_to_are_told_and_bad_rows_count_as_always() {
+fn rows_that_the_last_run_did_not_reach_are_reported_and_invalid_rows_count_as_failed() {
     let (origin, job) = half_failed();
     for wnid in MISSING {
         serve(&origin, wnid);
@@ -76,19 +77,19 @@ fn rows_that_the_last_run_did_not_come_to_are_told_and_bad_rows_count_as_always(
     let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\nn00000077\ncat\n");
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(2, 1, 1));
-    let said = "1 class of the list, which the last run did not come to, is not part of this job; the same command \
+    let message = "1 class of the list, which the last run did not come to, is not part of this job; the same command \
                 without --retry-failed downloads it\n";
-    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+    assert!(finished.stderr.contains(message), "{}", finished.stderr);
     assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"));
     assert_eq!(origin.requests("n00000077").len(), 0);
     assert_eq!(classes(job.target_path()), ["n00000001", "n00000002", "n00000011", "n00000012"]);
-    // Nothing has failed, and yet not every class is there.
+    // No class has failed, but not every class is complete.
     let words = [
         "failed to try again what failed: nothing has, but the last run did not come to 1 class of the list; the same \
          command without --retry-failed downloads it",
     ];
     job.assert_could_not_run(&job.run(), &words);
-    // Nothing but the bad row is left.
+    // Only the bad row is left.
     let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\ncat\n");
     let nothing = job.run();
     job.assert_ended(&nothing, 1, Table::of(0, 3, 1));
@@ -97,7 +98,7 @@ fn rows_that_the_last_run_did_not_come_to_are_told_and_bad_rows_count_as_always(
 }
 
 #[test]
-fn a_retry_of_another_list_leaves_the_last_run_what_it_was() {
+fn a_retry_of_another_list_does_not_change_the_last_run() {
     let (origin, mut job) = half_failed();
     let failures = job.failures();
     let listed = format!("wnid\nn00000001\nn00000002\n{}\n{}\n", MISSING[0], MISSING[1]);
@@ -120,18 +121,18 @@ fn a_retry_of_another_list_leaves_the_last_run_what_it_was() {
 }
 
 #[test]
-fn a_retry_that_was_interrupted_goes_on_with_the_same_command() {
+fn an_interrupted_retry_resumes_with_the_same_command() {
     let (origin, job) = half_failed();
     serve(&origin, MISSING[0]);
     serve(&origin, MISSING[1]);
-    origin.script_of(MISSING[1]).expect("it is served").script([Answer::stall_at(10_000)]);
+    origin.script_of(MISSING[1]).expect("the class is served").script([Answer::stall_at(10_000)]);
     for signal in [Signal::KILL, Signal::INT] {
         let mut running = job.start();
-        running.wait_until("one is there", |_| job.class_folder(MISSING[0]).exists().then_some(()));
-        running.wait_until("the other is under way", |_| (!origin.gets(MISSING[1]).is_empty()).then_some(()));
+        running.wait_until("the first class is complete", |_| job.class_folder(MISSING[0]).exists().then_some(()));
+        running.wait_until("the second class is in progress", |_| (!origin.gets(MISSING[1]).is_empty()).then_some(()));
         running.signal(signal);
         drop(running.wait());
-        origin.script_of(MISSING[1]).expect("it is served").script([Answer::stall_at(20_000)]);
+        origin.script_of(MISSING[1]).expect("the class is served").script([Answer::stall_at(20_000)]);
         origin.forget_requests();
     }
     origin.end_stalls();
@@ -141,7 +142,8 @@ fn a_retry_that_was_interrupted_goes_on_with_the_same_command() {
     assert_eq!(origin.gets("n00000001").len(), 0);
 }
 
-/// The first of the two may have been reported before the kill or not: then the folder proves it, as part of this very run.
+/// The kill may come before or after the report of the first class. If before, its folder proves it
+/// as part of this run.
 #[track_caller]
 fn finished_table(stdout: &str) -> Table {
     let table = Table::read(stdout);

@@ -1,4 +1,4 @@
-//! `coordinator status`: how far the job is and who works for it, as a table and as JSON.
+//! `coordinator status`: progress of the job and its workers, as a table and as JSON.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use tests::{
 
 use super::{SLOW, ask, command, origin_of, status};
 
-/// The status once it is as wanted.
+/// Waits until the status meets a condition and returns it.
 #[track_caller]
 fn status_when(job: &Job, coordinator: &mut Coordinator, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let address = format!("http://{}", coordinator.address);
     coordinator.running.wait_until(what, |_| {
-        let told = command(job, ["status", "--json", "--connect", &address]);
-        let status = serde_json::from_str(&told.stdout).ok()?;
+        let output = command(job, ["status", "--json", "--connect", &address]);
+        let status = serde_json::from_str(&output.stdout).ok()?;
         is_so(&status).then_some(status)
     })
 }
 
 #[test]
-fn two_workers_at_work_are_seen_with_what_they_do() {
+fn two_workers_are_shown_with_their_classes() {
     let (origin, wnids) = origin_of(8);
     origin.limit_rate(SLOW);
     let args = ["--delete-tar"];
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
     let mut coordinator = job.start_coordinator();
 
-    // C22: there is work, and nobody to do it.
+    // C22: classes are pending and no worker is registered.
     let alone = status(&job, &coordinator);
     assert_eq!((&alone["phase"], &alone["workers"]), (&json!("waiting_for_workers"), &json!([])));
     let table = ask(&job, &coordinator, &["status"]);
@@ -71,13 +71,13 @@ fn two_workers_at_work_are_seen_with_what_they_do() {
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(8, 0, 0));
 }
 
-/// The line of counts without its last word, which must be the received bytes.
+/// The line of counts without its last word, which must be `received`.
 #[track_caller]
 fn counts(line: &str) -> String {
     let begins = "8 classes: 0 success, 0 skipped, 0 failed, 4 leased, 4 pending; ";
     let bytes = line.strip_prefix(begins).and_then(|rest| rest.strip_suffix("B received"));
     assert!(bytes.is_some_and(|bytes| bytes.starts_with(|digit: char| digit.is_ascii_digit())), "{line}");
-    line.strip_suffix("received").expect("just seen").to_owned()
+    line.strip_suffix("received").expect("the suffix was checked").to_owned()
 }
 
 #[test]
@@ -88,11 +88,11 @@ fn watching_ends_with_the_job() {
     let coordinator = job.start_coordinator();
     let address = format!("http://{}", coordinator.address);
     let mut watching = job.start_with(["status", "--watch", "--connect", &address]);
-    watching.wait_until("it tells the first time", |running| {
+    watching.wait_until("it prints the status for the first time", |running| {
         running.stdout().starts_with("waiting for workers\n").then_some(())
     });
     let worker = job.start_worker("w1", &coordinator, job.target_path());
-    watching.wait_until("it tells again", |running| running.stdout().contains("\nrunning\n").then_some(()));
+    watching.wait_until("it prints the status again", |running| running.stdout().contains("\nrunning\n").then_some(()));
     assert!(!watching.stdout().contains('\u{1b}'), "an escape code without a terminal");
     origin.limit_rate(0);
     assert_eq!(worker.wait().code, Some(0));
@@ -100,15 +100,16 @@ fn watching_ends_with_the_job() {
     let ended = watching.wait();
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("\ndone\n2 classes: 2 success, 0 skipped, 0 failed, "), "{}", ended.stdout);
-    // Whether it was still there to be asked or not: nobody holds a class any more.
-    let (_, last) = ended.stdout.split_once("\ndone\n").expect("just seen");
+    // The last status may or may not list the worker, but no class is leased any more.
+    let (_, last) = ended.stdout.split_once("\ndone\n").expect("the last status is printed");
     let leased = last.lines().skip(3).filter_map(|row| row.split_whitespace().nth(3)).collect::<Vec<_>>();
     assert!(leased.iter().all(|leased| *leased == "0"), "{last}");
 }
 
-/// As workers do. Without a coordinator there the first look ends with a sentence.
+/// `status --watch` reconnects as workers do. If no coordinator answers at the start, it ends with
+/// an error message.
 #[test]
-fn watching_goes_on_with_the_next_coordinator() {
+fn watching_continues_with_the_next_coordinator() {
     let fleet = Fleet::new(12, 2, 6_000..8_000, &[]);
     fleet.origin.limit_rate(SLOW);
     let coordinator = fleet.start_coordinator();
@@ -116,23 +117,28 @@ fn watching_goes_on_with_the_next_coordinator() {
     fleet.wait_for_gets("n00000001", 1, Duration::from_secs(40));
     let url = fleet.url();
     let mut watching = fleet.job.start_with(["status", "--watch", "--json", "--connect", &url]);
-    watching.wait_until("it tells the first time", |it| it.stdout().contains("\"phase\":\"running\"").then_some(()));
+    watching.wait_until("it prints the status for the first time", |it| {
+        it.stdout().contains("\"phase\":\"running\"").then_some(())
+    });
     coordinator.kill();
     let away = format!("no answer from the coordinator at {url} (");
-    watching.wait_until("it says that none answers", |it| it.stderr().contains(&away).then_some(()));
+    watching.wait_until("it prints that no coordinator answers", |it| it.stderr().contains(&away).then_some(()));
     let coordinator = fleet.start_coordinator();
-    watching.wait_until("it goes on", |it| it.stdout().contains("\"epoch\":2").then_some(()));
+    watching.wait_until("it prints the status of the next coordinator", |it| {
+        it.stdout().contains("\"epoch\":2").then_some(())
+    });
     fleet.origin.limit_rate(0);
     fleet.assert_done(coordinator, [worker], Table::of(12, 0, 0));
     let ended = watching.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.stderr.lines().count(), 2, "{}", ended.stderr);
-    let last: Value = serde_json::from_str(ended.stdout.lines().last().unwrap_or_default()).expect("one object a line");
+    let last: Value =
+        serde_json::from_str(ended.stdout.lines().last().unwrap_or_default()).expect("one object per line");
     assert_eq!((&last["done"], &last["success"]), (&json!(true), &json!(12)));
 }
 
 #[test]
-fn a_coordinator_that_is_away_is_told_in_one_sentence() {
+fn an_unreachable_coordinator_is_reported_in_one_message() {
     let job = Job::new();
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
     let address = format!("http://{free}");

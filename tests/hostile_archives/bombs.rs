@@ -1,4 +1,4 @@
-//! A few bytes that claim terabytes, and headers that want all the memory there is (S5, S7, S8, S9).
+//! Short archives that claim terabytes, and headers that would fill all memory (S5, S7, S8, S9).
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tests::{
     raw_tar::Entry,
 };
 
-use super::{Assault, after_a_good_file, assert_rejected};
+use super::{HostileJob, after_a_good_file, assert_rejected};
 
 const MIB: u64 = 1 << 20;
 
-/// An extension header of this kind that is 400 MiB long.
+/// An extension header of this kind with a length of 400 MiB.
 fn huge_extension(kind: u8) -> Segments {
     let length = 400 * MIB;
     let header = Entry::of_kind(kind, "x").stating_size(length).gnu();
@@ -38,19 +38,19 @@ fn sparse_files_reject_the_archive() {
 }
 
 #[test]
-fn an_extension_header_is_refused_by_its_size_and_not_read() {
+fn an_extension_header_is_rejected_by_its_size_without_being_read() {
     let comment = "c".repeat(70_000);
     assert_rejected([after_a_good_file([Entry::pax(&[("comment", &comment)]), Entry::file("a.JPEG", b"a")])]);
     for kind in [b'x', b'g', b'L', b'K'] {
-        let mut assault = Assault::new();
-        assault.add(huge_extension(kind));
-        let failures = assault.assert_all_rejected(&["TarError"]);
+        let mut hostile = HostileJob::new();
+        hostile.add(huge_extension(kind));
+        let failures = hostile.assert_all_rejected(&["TarError"]);
         assert!(!failures[0].contains("aaaa"), "{failures:?}");
     }
 }
 
 #[test]
-fn a_comment_of_sixty_kib_is_still_read() {
+fn a_comment_of_sixty_kib_is_within_the_limit() {
     let origin = Origin::start();
     let comment = "c".repeat(60_000);
     origin.class("n00000001", after_a_good_file([Entry::pax(&[("comment", &comment)]), Entry::file("a.JPEG", b"a")]));
@@ -58,11 +58,12 @@ fn a_comment_of_sixty_kib_is_still_read() {
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
 }
 
-/// Runs one class per archive, all at once, and gives the peak memory.
+/// Runs one class per archive, all at once; returns the peak memory.
 fn rejected_at_once(archives: Vec<Segments>) -> Option<u64> {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=archives.len()).map(|number| format!("n{number:08}")).collect();
-    let (count, workers) = (archives.len() as u64, archives.len().to_string());
+    let count = archives.len() as u64;
+    let workers = archives.len().to_string();
     for (wnid, archive) in wnids.iter().zip(archives) {
         origin.class(wnid, archive);
     }
@@ -73,7 +74,7 @@ fn rejected_at_once(archives: Vec<Segments>) -> Option<u64> {
     job.assert_ended(&finished, 1, Table::of(0, 0, count));
     for wnid in &wnids {
         assert!(job.failure_of(wnid).starts_with("TarError: "), "{:?}", job.failures());
-        assert!(origin.gets(wnid)[0].sent < 200 * MIB, "{wnid} was read to its end");
+        assert!(origin.gets(wnid)[0].sent < 200 * MIB, "{wnid} was downloaded to its end");
     }
     finished.peak_memory
 }
@@ -82,7 +83,8 @@ fn rejected_at_once(archives: Vec<Segments>) -> Option<u64> {
 fn sixteen_bombs_at_once_stay_within_memory() {
     let peak = rejected_at_once((0..16).map(|number| huge_extension(b"xL"[number % 2])).collect());
     assert!(peak.is_none_or(|bytes| bytes < 150 * MIB), "{peak:?}");
-    // One of the other kind among them: it makes 200,000 files before its limit, and takes them away again.
+    // One bomb of another kind: it creates 200,000 files before its limit, and they are removed
+    // again.
     let mixed = (0..16).map(|number| if number == 0 { empty_files(300_000) } else { huge_extension(b'x') });
     let peak = rejected_at_once(mixed.collect());
     assert!(peak.is_none_or(|bytes| bytes < 150 * MIB), "{peak:?}");

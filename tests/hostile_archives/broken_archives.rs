@@ -1,4 +1,5 @@
-//! Archives that are cut, damaged or ambiguous: whatever two readers could see differently is refused (S6).
+//! Truncated, damaged or ambiguous archives: an archive that two readers could interpret
+//! differently is rejected (S6).
 
 use tests::{
     archives::{BLOCK, assert_class_is, images},
@@ -7,7 +8,7 @@ use tests::{
     raw_tar::{Entry, tar_of, without_end_marker},
 };
 
-use super::{Assault, after_a_good_file, assert_rejected};
+use super::{HostileJob, after_a_good_file, assert_rejected};
 
 fn three_files() -> Vec<Entry> {
     (1..=3).map(|number| Entry::file(format!("{number}.JPEG"), &[number; 1000])).collect()
@@ -19,11 +20,12 @@ fn a_tar_that_ends_before_its_end_marker_is_rejected() {
     let entries = without_end_marker(three_files());
     let cuts = [300, BLOCK, BLOCK + 300, 3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK, entries.len() - 1];
     assert_rejected(cuts.map(|length| whole[..length].to_vec()));
-    // A single byte may be anything.
-    let mut assault = Assault::new();
-    assault.add(whole[..1].to_vec());
-    assault.assert_all_rejected(&["TarError", "NotATar"]);
-    // Cut exactly between entries, and with half an end marker: both Rust tar crates call these complete.
+    // A single byte could be the start of any file.
+    let mut hostile = HostileJob::new();
+    hostile.add(whole[..1].to_vec());
+    hostile.assert_all_rejected(&["TarError", "NotATar"]);
+    // Cut exactly between entries, and with half an end marker: both Rust tar crates accept these
+    // as complete.
     assert_rejected([entries.clone(), [entries, vec![0; BLOCK]].concat()]);
 }
 
@@ -76,23 +78,25 @@ fn a_lone_zero_block_between_entries_is_rejected() {
     assert_rejected([tar]);
 }
 
-/// An inner header, and a file that only a reader with the wrong size would see.
+/// A header in another file's contents, and a file that only a reader with the wrong size would
+/// find.
 fn smuggled() -> Vec<u8> {
     without_end_marker([Entry::file("smuggled.JPEG", b"evil")])
 }
 
-/// RUSTSEC-2025-0111 ("tarmageddon") and those that followed: what a PAX size means must not depend on the reader.
+/// RUSTSEC-2025-0111 ("tarmageddon") and its successors: the meaning of a PAX size must not depend
+/// on the reader.
 fn pax_size_samples() -> Vec<Vec<u8>> {
     let inner = smuggled();
     let length = inner.len().to_string();
     let outer = |size: u64| Entry::file("outer.JPEG", &inner).stating_size(size);
     vec![
-        // The header says 0, PAX says all of it.
+        // The header's size is 0, the PAX size is the full length.
         after_a_good_file([Entry::pax(&[("size", &length)]), outer(0)]),
-        // The header says all of it, PAX says 0.
+        // The header's size is the full length, the PAX size is 0.
         after_a_good_file([Entry::pax(&[("size", "0")]), outer(inner.len() as u64)]),
         after_a_good_file([Entry::pax(&[("size", "512")]), outer(inner.len() as u64)]),
-        // The size twice, and once more in a second header.
+        // The size twice in one PAX header, and in two PAX headers.
         after_a_good_file([Entry::pax(&[("size", "0"), ("size", &length)]), outer(0)]),
         after_a_good_file([Entry::pax(&[("size", &length)]), Entry::pax(&[("size", "0")]), outer(0)]),
         // A PAX header between a long name and its file.
@@ -101,7 +105,7 @@ fn pax_size_samples() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_size_that_is_told_twice_means_the_same_to_every_reader() {
+fn a_size_that_is_given_twice_means_the_same_to_every_reader() {
     let origin = Origin::start();
     let samples = pax_size_samples();
     let wnids: Vec<String> = (1..=samples.len()).map(|number| format!("n{number:08}")).collect();
@@ -137,14 +141,14 @@ fn malformed_pax_headers_are_rejected() {
         raw(b"30 size=99999999999999999999\n"),
         raw(b"11 path\0=abc\n"),
         after_a_good_file([Entry::pax(&[("size", "184467440737095516150")]), Entry::file("a.JPEG", b"a")]),
-        // An extension header with nothing to extend.
+        // An extension header without a following entry.
         after_a_good_file([Entry::pax(&[("path", "a.JPEG")])]),
         after_a_good_file([Entry::long_name("a.JPEG")]),
     ]);
 }
 
 #[test]
-fn a_broken_archive_that_stands_in_the_target_is_no_class_either() {
+fn a_broken_archive_in_the_target_is_rejected_too() {
     let origin = Origin::start();
     let tar = images("n00000001", 5, 1000..9000, 1);
     origin.class("n00000001", tar.clone());

@@ -1,4 +1,5 @@
-//! What is merely odd is accepted, and what headers ask for beyond contents is ignored (S10).
+//! Unusual but valid archives are accepted; modes, owners and attributes in headers are ignored
+//! (S10).
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -15,7 +16,7 @@ fn accepted(tar: &[u8]) -> Job {
     accepted_as(tar, tar)
 }
 
-/// Accepted, with the files of a tar that says the same in a plainer way.
+/// Panics unless the tar is accepted with the same files as a simpler tar.
 fn accepted_as(tar: &[u8], plainer: &[u8]) -> Job {
     let origin = Origin::start();
     origin.class(WNID, tar.to_vec());
@@ -84,7 +85,7 @@ fn an_end_marker_without_a_whole_record_is_enough() {
 }
 
 #[test]
-fn a_size_in_base_256_is_a_size() {
+fn a_size_in_base_256_is_accepted() {
     let mut field = [0; 12];
     field[0] = 0x80;
     field[11] = 100;
@@ -103,7 +104,7 @@ fn an_empty_file_whose_size_has_no_digit_is_empty() {
 }
 
 #[test]
-fn the_folder_of_a_class_may_be_written_as_an_empty_file_with_a_slash_behind_its_name() {
+fn the_folder_of_a_class_may_be_an_empty_file_with_a_trailing_slash() {
     let image = || Entry::file("n00000001/a.JPEG", b"1");
     let plainer = tar_of([image()]);
     for kind in [0, b'0', b'5'] {

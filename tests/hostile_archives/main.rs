@@ -1,5 +1,5 @@
-//! Archives that want more than to be unpacked: rejected whole, with nothing visible, nothing outside the class's folder,
-//! and no harm to the other classes of the job.
+//! Malicious archives: each is rejected as a whole, nothing of it becomes visible, nothing outside
+//! the class's folder changes, and the other classes of the job are complete.
 
 mod bombs;
 mod broken_archives;
@@ -19,26 +19,27 @@ use tests::{
 
 const GOOD: &str = "n00000000";
 
-/// A tar that begins well, so that a reader which trusts it has something to leave behind.
+/// A tar that begins with a valid file, so that a reader without checks would leave something
+/// behind.
 fn after_a_good_file(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     tar_of(std::iter::once(Entry::file("first.JPEG", &[7; 3000])).chain(entries))
 }
 
-/// A job with one class per case and a good one among them.
-struct Assault {
+/// A job with one class per case and a valid class.
+struct HostileJob {
     origin: Origin,
     job: Job,
     wnids: Vec<String>,
 }
 
-impl Assault {
+impl HostileJob {
     fn new() -> Self {
         let origin = Origin::start();
         origin.class(GOOD, images(GOOD, 20, 1000..20_000, 1));
         Self { origin, job: Job::new(), wnids: Vec::new() }
     }
 
-    /// The folder that an escape would reach; only the job's own things are in it.
+    /// The folder that a path traversal would reach; it contains only files of the job.
     fn outside(&self) -> &Path {
         self.job.folder()
     }
@@ -49,7 +50,8 @@ impl Assault {
         self.wnids.push(wnid);
     }
 
-    /// Runs the job: the good class arrives, each of the others fails as one of the kinds. Gives their failures.
+    /// Runs the job: the valid class is complete, each of the others fails with one of these kinds.
+    /// Returns the failures.
     #[track_caller]
     fn assert_all_rejected(self, kinds: &[&str]) -> Vec<String> {
         let Self { origin, job, wnids } = self;
@@ -62,7 +64,7 @@ impl Assault {
         assert_eq!(classes(job.target_path()), [GOOD], "an archive that was rejected is visible");
         assert_class_is(&images(GOOD, 20, 1000..20_000, 1), &job.class_folder(GOOD));
         for wnid in &wnids {
-            assert_eq!(origin.gets(wnid).len(), 1, "{wnid}: another download could not help");
+            assert_eq!(origin.gets(wnid).len(), 1, "{wnid}: a rejected archive is not downloaded again");
         }
         let failures: Vec<String> = wnids.iter().map(|wnid| job.failure_of(wnid)).collect();
         for (wnid, failure) in wnids.iter().zip(&failures) {
@@ -73,17 +75,17 @@ impl Assault {
     }
 }
 
-/// Names of all that stands beside the target, without the output of the programs.
+/// Names of all entries beside the target, without the programs' output files.
 fn outside(job: &Job) -> Vec<String> {
     let all = snapshot(job.folder()).into_iter().map(|(path, thing)| (path.display().to_string(), thing));
     let ours = all.filter(|(path, _)| !path.starts_with("target") && !path.starts_with("output"));
     ours.map(|(path, thing)| format!("{path}: {thing:?}")).collect()
 }
 
-/// Rejected as a broken or unsafe tar, each of them.
+/// Panics unless each tar is rejected as broken or unsafe.
 #[track_caller]
 fn assert_rejected(tars: impl IntoIterator<Item = Vec<u8>>) -> Vec<String> {
-    let mut assault = Assault::new();
-    tars.into_iter().for_each(|tar| assault.add(tar));
-    assault.assert_all_rejected(&["TarError"])
+    let mut hostile = HostileJob::new();
+    tars.into_iter().for_each(|tar| hostile.add(tar));
+    hostile.assert_all_rejected(&["TarError"])
 }

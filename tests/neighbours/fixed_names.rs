@@ -1,5 +1,5 @@
-//! What is planted under the fixed names of files: logs, the ledger and its other files, the id of
-//! the storage, the probe, a tar, a manifest.
+//! Another user's files and links under the fixed names: logs, the ledger and its companion files,
+//! the storage id, the probe, a tar, a manifest.
 
 use std::fs;
 
@@ -7,18 +7,17 @@ use tests::archives::unpack_by_hand;
 
 use crate::scene::{Ending, Planted, Scene, WNID, attackers, give, set_mode, victims};
 
-/// Folders in which every user can make files: with the sticky bit, and without it.
+/// Modes of folders in which every user can create files: with the sticky bit, and without it.
 const TARGETS: [u32; 2] = [0o1777, 0o777];
 
-/// Each way of planting, in each folder, for each victim.
+/// Runs each kind of planted file, in each folder, for each victim.
 #[track_caller]
 fn for_each(name: &str, ending: impl Fn(Planted, u32) -> Ending<'static>) {
     for victim in victims() {
         for mode in TARGETS {
             for planted in Planted::ALL {
                 let scene = Scene::new(victim, 0o755, mode);
-                // With the sticky bit only the owner of the folder may remove what others have
-                // made.
+                // With the sticky bit only the folder's owner may remove files of other users.
                 if mode == 0o1777 {
                     give(scene.target(), 0, mode);
                 }
@@ -57,7 +56,7 @@ fn nothing_is_read_or_written_through_the_names_of_the_ledgers_other_files() {
 #[test]
 fn the_id_of_the_storage_is_not_read_through_a_link() {
     for_each(".imagenet_downloader.storage", |planted, mode| match (planted, mode) {
-        // What holds no id is replaced, where it can be.
+        // A file without a valid id is replaced if possible.
         (Planted::File | Planted::HardLink, 0o777) => Ending::Done,
         (Planted::File | Planted::HardLink, _) => Ending::DoneOrRefused,
         _ => Ending::Refused(&[".imagenet_downloader.storage: it ", "remove it"]),
@@ -66,12 +65,12 @@ fn the_id_of_the_storage_is_not_read_through_a_link() {
 
 #[test]
 fn a_probe_is_not_written_through_a_link() {
-    // The name that former versions used; it is not used any more, so nothing is in the way.
+    // A name that earlier versions used; this version does not use it, so it is no obstacle.
     for_each(".imagenet_downloader.probe", |_, _| Ending::Done);
 }
 
 #[test]
-fn a_tar_is_not_read_through_a_link_and_a_pipe_is_none() {
+fn a_tar_is_not_read_through_a_link_or_from_a_pipe() {
     for_each("n00000001.tar", |_, _| Ending::DoneOrFailed);
 }
 
@@ -94,7 +93,7 @@ fn a_manifest_is_not_written_through_a_link() {
 
 /// The attacker is in the folder before the victim, and owns the class.
 #[test]
-fn an_image_of_a_folder_that_is_proved_is_not_read_through_a_link() {
+fn an_image_of_a_verified_folder_is_not_read_through_a_link() {
     for victim in victims() {
         for planted in Planted::ALL {
             let scene = Scene::new(victim, 0o755, 0o755);

@@ -1,6 +1,6 @@
-//! Other users of one host, who put something under the names that the programs use: nothing
-//! private is read, written, removed or published, and nothing waits. Needs root, to be several
-//! users.
+//! Attacks by other users of the host, who create files under the names that the programs use: no
+//! private file is read, written, removed or published, and the programs do not block. Needs root,
+//! to act as several users.
 
 mod fixed_names;
 mod manifests;

@@ -1,4 +1,4 @@
-//! Rights of what the programs make, whatever the umask.
+//! Permissions of the files that the programs create, under any umask.
 
 use std::{
     fs,
@@ -23,7 +23,8 @@ fn count_images(area: &Path) -> usize {
     attempts.map(|attempt| fs::read_dir(attempt.path().join("class")).map_or(0, Iterator::count)).sum()
 }
 
-/// A run that stands still in the middle of its class, under a umask.
+/// Starts a run under a umask, calls `look` while the origin stalls in the middle of the class, and
+/// stops the run.
 #[track_caller]
 fn in_the_middle(mut scene: Scene, umask: &str, look: impl Fn(&Scene)) -> Scene {
     let user = scene.victim.to_string();
@@ -31,8 +32,8 @@ fn in_the_middle(mut scene: Scene, umask: &str, look: impl Fn(&Scene)) -> Scene 
     scene.job = scene.job.under(["sh", "-c", &shell, "sh"]);
     scene.stall_at_half();
     let mut running = scene.job.start();
-    running.wait_until("half of it is there", |_| (scene.origin.bytes_sent() > 10_000).then_some(()));
-    running.wait_until("it has logs", |_| mode(&scene.target().join("failed_downloads.log")));
+    running.wait_until("half of the tar was sent", |_| (scene.origin.bytes_sent() > 10_000).then_some(()));
+    running.wait_until("the logs exist", |_| mode(&scene.target().join("failed_downloads.log")));
     look(&scene);
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
@@ -41,7 +42,7 @@ fn in_the_middle(mut scene: Scene, umask: &str, look: impl Fn(&Scene)) -> Scene 
 }
 
 #[test]
-fn logs_and_the_ledger_are_not_writable_by_others_and_the_area_is_ours_alone() {
+fn logs_and_the_ledger_are_not_writable_by_others_and_the_staging_folder_is_private() {
     for victim in victims() {
         for umask in ["0", "002", "077"] {
             let scene = in_the_middle(Scene::new(victim, 0o1777, 0o755), umask, |scene| {
@@ -63,7 +64,7 @@ fn logs_and_the_ledger_are_not_writable_by_others_and_the_area_is_ours_alone() {
 }
 
 #[test]
-fn what_a_former_run_has_made_with_worse_rights_is_put_right() {
+fn permissions_of_an_earlier_run_that_are_too_wide_are_corrected() {
     for victim in victims() {
         let scene = Scene::new(victim, 0o1777, 0o755);
         scene.run("the former run", Ending::Done);
@@ -78,9 +79,10 @@ fn what_a_former_run_has_made_with_worse_rights_is_put_right() {
     }
 }
 
-/// The set-group-ID bit, with the group's right to write, is how an administrator says so.
+/// An administrator shares a target by setting its set-group-ID bit and the group's write
+/// permission.
 #[test]
-fn where_a_group_shares_the_target_its_members_go_on_at_each_others_checkpoints() {
+fn members_of_a_group_that_shares_the_target_resume_each_others_classes() {
     if victims().is_empty() {
         return;
     }
@@ -110,14 +112,14 @@ fn where_a_group_shares_the_target_its_members_go_on_at_each_others_checkpoints(
     let second = start("member", "54413").wait();
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     assert_class_is(&scene.tar, &shared.join(WNID));
-    assert!(scene.origin.gets(WNID)[0].start() > 0, "the checkpoint is lost");
+    assert!(scene.origin.gets(WNID)[0].start() > 0, "the class was not resumed");
     assert!(!area.exists());
     assert_eq!(coordinator.running.wait().code, Some(0));
     scene.origin.end_stalls();
 }
 
 #[test]
-fn where_a_group_shares_the_target_a_member_goes_on_with_the_logs_and_the_ledger_of_another() {
+fn a_member_of_a_group_that_shares_the_target_continues_the_logs_and_the_ledger_of_another() {
     if victims().is_empty() {
         return;
     }

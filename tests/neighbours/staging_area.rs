@@ -1,4 +1,4 @@
-//! What is planted under the name of the staging area, and in an area.
+//! Attacks on the staging folder: files under its name, and files in it.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::scene::{
     Ending, Planted, Scene, WNID, attackers, attackers_file, attackers_folder, give, set_mode, victims,
 };
 
-/// A folder that every user can write to, such as /tmp.
+/// Mode of a folder that every user can write to, such as /tmp.
 const LIKE_TMP: u32 = 0o1777;
 const ATTEMPT: &str = "n00000001.0123456789abcdef";
 
@@ -28,9 +28,8 @@ fn second_header(tar: &[u8]) -> usize {
     512 + usize::from_str_radix(size, 8).expect("a size").next_multiple_of(512)
 }
 
-/// The journal of an attempt that claims that the first bytes of its tar are those of an empty
-/// file.
-fn lying_journal(scene: &Scene) -> String {
+/// A journal that claims that the first bytes of its tar are those of an empty file.
+fn forged_journal(scene: &Scene) -> String {
     let length = scene.tar.len();
     let source = json!({
         "url": format!("{}/{WNID}.tar", scene.origin.url()),
@@ -44,18 +43,18 @@ fn lying_journal(scene: &Scene) -> String {
     format!("{}\n{file}\n", json!({ "version": 1, "source": source }))
 }
 
-/// An attempt in an area whose tar is a link to a private file.
+/// An attempt in a staging folder, with a link to a private file in the place of its tar.
 fn plant_attempt(scene: &Scene, area: &Path) {
     let attempt = area.join(ATTEMPT);
     attackers_folder(&attempt);
     attackers_folder(&attempt.join("class"));
     attackers_file(&attempt.join("class/a.JPEG"), b"");
-    attackers_file(&attempt.join("journal"), lying_journal(scene).as_bytes());
+    attackers_file(&attempt.join("journal"), forged_journal(scene).as_bytes());
     scene.plant(Planted::Link, &attempt.join("tar"));
 }
 
 #[test]
-fn an_area_of_another_user_is_refused_and_stays_as_it_is() {
+fn a_staging_folder_of_another_user_is_rejected_and_not_changed() {
     for victim in victims() {
         for mode in [0o777, 0o1777, 0o755, 0o2777] {
             let scene = Scene::new(victim, LIKE_TMP, 0o755);
@@ -66,7 +65,7 @@ fn an_area_of_another_user_is_refused_and_stays_as_it_is() {
             let words = [
                 ".images.partial",
                 "belongs to user 54411",
-                // It cannot be entered, or it can and is not used.
+                // The folder cannot be entered, or it can and is not used.
                 if mode & 0o002 == 0 && victim != 0 {
                     "run it as user 54411"
                 } else {
@@ -75,13 +74,13 @@ fn an_area_of_another_user_is_refused_and_stays_as_it_is() {
                 "--staging",
             ];
             scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));
-            assert!(snapshot(&area(&scene)) == before, "it was changed");
+            assert!(snapshot(&area(&scene)) == before, "the staging folder was changed");
         }
     }
 }
 
 #[test]
-fn a_link_or_a_file_under_the_areas_name_is_refused() {
+fn a_link_or_a_file_under_the_staging_folders_name_is_rejected() {
     for victim in victims() {
         let scene = Scene::new(victim, LIKE_TMP, 0o755);
         symlink(scene.home(), area(&scene)).unwrap();
@@ -98,7 +97,7 @@ fn a_link_or_a_file_under_the_areas_name_is_refused() {
 }
 
 #[test]
-fn an_area_of_ours_that_others_can_write_to_is_refused_and_nothing_is_lost() {
+fn a_staging_folder_that_others_can_write_to_is_rejected_and_nothing_is_lost() {
     for victim in victims() {
         for mode in [0o777, 0o775, 0o1777, 0o702] {
             let scene = Scene::new(victim, LIKE_TMP, 0o755);
@@ -108,8 +107,9 @@ fn an_area_of_ours_that_others_can_write_to_is_refused_and_nothing_is_lost() {
             let before = snapshot(&area(&scene));
             let words = [".images.partial", "other users can write to it", "chmod go-w"];
             scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));
-            assert!(snapshot(&area(&scene)) == before, "it was changed");
-            // Even one who does not look before: what is not of this program is not used.
+            assert!(snapshot(&area(&scene)) == before, "the staging folder was changed");
+            // Also if the mode is corrected without an inspection: attempts of other users are not
+            // used.
             set_mode(&area(&scene), 0o700);
             scene.run("an attempt of the attacker", Ending::Done);
             assert!(fs::read(scene.target().join("n00000001.tar")).unwrap() == scene.tar);
@@ -117,9 +117,9 @@ fn an_area_of_ours_that_others_can_write_to_is_refused_and_nothing_is_lost() {
     }
 }
 
-/// The area that former versions had in the target.
+/// Earlier versions had the staging folder in the target.
 #[test]
-fn an_area_in_the_target_that_is_not_ours_is_neither_used_nor_removed() {
+fn a_staging_folder_of_another_user_in_the_target_is_neither_used_nor_removed() {
     for victim in victims() {
         let scene = Scene::new(victim, LIKE_TMP, 0o777);
         let link = scene.target().join(".partial");
@@ -135,17 +135,17 @@ fn an_area_in_the_target_that_is_not_ours_is_neither_used_nor_removed() {
         attackers_folder(&former.join("n00000002.1/replaced"));
         let before = snapshot(&former);
         scene.run("an area of the attacker", Ending::Done);
-        assert!(snapshot(&former) == before, "it was changed");
-        assert!(!scene.job.class_folder("n00000002").exists(), "what the attacker has made was published");
+        assert!(snapshot(&former) == before, "the former staging folder was changed");
+        assert!(!scene.job.class_folder("n00000002").exists(), "files of the attacker were published");
     }
 }
 
-/// Everything that an attempt consists of, as if it could have been planted after all.
+/// All parts of an attempt, even if there is no known way to plant them.
 #[test]
-fn what_is_planted_in_an_attempt_is_not_followed() {
+fn files_planted_in_an_attempt_are_not_followed() {
     let names = ["journal", "tar", "class", "parts", "parts/0.0123456789abcdef", "class/first", "replaced"];
     let victims = victims();
-    // The kills wait for checkpoints, so they can wait beside each other.
+    // The kills wait for journal entries, so the cases run in parallel.
     thread::scope(|scope| {
         for name in names {
             let victims = &victims;
@@ -165,14 +165,14 @@ fn plant_in_attempt(victim: u32, name: &str, planted: Planted) {
     let scene = Scene::new(victim, LIKE_TMP, 0o755);
     let attempt = area(&scene).join(ATTEMPT);
     interrupted(&scene, &attempt);
-    let first = files(&scene.tar).into_keys().next().expect("it has images");
+    let first = files(&scene.tar).into_keys().next().expect("the tar has images");
     let place = attempt.join(name.replace("first", &first));
     if place.is_dir() {
-        fs::remove_dir_all(&place).expect("root may");
+        fs::remove_dir_all(&place).expect("root may remove it");
     }
     fs::remove_file(&place).unwrap_or_default();
     if name.starts_with("parts/") && !attempt.join("parts").exists() {
-        fs::create_dir(attempt.join("parts")).expect("root may");
+        fs::create_dir(attempt.join("parts")).expect("root may create it");
         give(&attempt.join("parts"), victim, 0o755);
     }
     scene.plant(planted, &place);
@@ -180,14 +180,14 @@ fn plant_in_attempt(victim: u32, name: &str, planted: Planted) {
 }
 
 #[test]
-fn a_journal_does_not_publish_what_its_tar_leads_to() {
+fn a_journal_does_not_publish_the_target_of_a_linked_tar() {
     for victim in victims() {
         let scene = Scene::new(victim, LIKE_TMP, 0o755);
         let attempt = area(&scene).join(ATTEMPT);
         interrupted(&scene, &attempt);
-        // The bytes are in a file of the victim's own, so only what they are tells.
+        // The copy belongs to the victim, so only the contents are wrong.
         fs::copy(scene.secret(), attempt.join("tar")).unwrap();
-        fs::write(attempt.join("journal"), lying_journal(&scene)).unwrap();
+        fs::write(attempt.join("journal"), forged_journal(&scene)).unwrap();
         fs::write(attempt.join("class/a.JPEG"), "").unwrap();
         give(&attempt.join("class/a.JPEG"), victim, 0o644);
         scene.run("a journal that lies", Ending::Done);
@@ -196,7 +196,7 @@ fn a_journal_does_not_publish_what_its_tar_leads_to() {
 }
 
 #[test]
-fn a_lock_file_that_is_none_makes_nothing_wait() {
+fn a_planted_lock_file_does_not_block() {
     for victim in victims() {
         for planted in Planted::ALL {
             let scene = Scene::new(victim, LIKE_TMP, 0o755);
@@ -208,15 +208,15 @@ fn a_lock_file_that_is_none_makes_nothing_wait() {
     }
 }
 
-/// An attempt of the victim's that was killed in the middle, under a fixed name.
+/// Starts an attempt of the victim, kills it in the middle, and gives it a fixed name.
 fn interrupted(scene: &Scene, attempt: &Path) {
     scene.stall_at_half();
     let mut running = scene.job.start();
-    running.wait_until("half of it is there", |_| {
+    running.wait_until("half of the tar was sent", |_| {
         let attempts = fs::read_dir(area(scene)).into_iter().flatten().flatten();
         let found = attempts.map(|entry| entry.path()).find(|path| path.join("class").is_dir())?;
         let lines = fs::read_to_string(found.join("journal")).ok()?.lines().count();
-        (lines > 2).then(|| fs::rename(found, attempt).expect("root may"))
+        (lines > 2).then(|| fs::rename(found, attempt).expect("root may rename it"))
     });
     running.signal(Signal::KILL);
     running.wait();

@@ -1,4 +1,4 @@
-//! Errors that only a broken disk has.
+//! Errors that occur only on a broken disk.
 
 use std::{fs, process::Command};
 
@@ -10,13 +10,12 @@ use tests::{
 };
 
 const WNID: &str = "n00000001";
-/// In the place of the C library's, which the standard library calls.
+/// Replaces `closedir` of the C library, which the standard library calls.
 const CLOSEDIR: &str = "#include <errno.h>\nint closedir(void *folder) { (void)folder; errno = EIO; return -1; }\n";
 
-/// A job is interrupted, goes on at its checkpoint and cleans up, so all that lists folders is
-/// used.
+/// The job is interrupted, resumes and cleans up, so all code that lists folders runs.
 #[test]
-fn a_folder_whose_listing_cannot_be_closed_ends_nothing() {
+fn a_folder_whose_listing_cannot_be_closed_does_not_fail_the_job() {
     let origin = Origin::start();
     let tar = images(WNID, 20, 10_000..20_000, 1);
     origin.class(WNID, tar.clone());
@@ -31,7 +30,7 @@ fn a_folder_whose_listing_cannot_be_closed_ends_nothing() {
     origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of it is there", |_| (origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| (origin.bytes_sent() > half).then_some(()));
     running.signal(Signal::KILL);
     running.wait();
     origin.limit_rate(0);

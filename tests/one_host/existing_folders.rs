@@ -1,4 +1,4 @@
-//! What already stands in the target: believed only when it is proved, and never harmed.
+//! Existing folders in the target: accepted only if verified, and never changed.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use tests::{
 
 const WNID: &str = "n00000001";
 
-/// Large enough that one image more or less shows in the size of the tar.
+/// Images large enough that one image more or less changes the size of the tar.
 fn setting() -> (Origin, Vec<u8>, Job) {
     let origin = Origin::start();
     let tar = images(WNID, 6, 11_000..20_000, 1);
@@ -25,13 +25,13 @@ fn setting() -> (Origin, Vec<u8>, Job) {
 fn assert_conflict(job: &Job, origin: &Origin, before: &Snapshot) {
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
-    assert_eq!(snapshot(&job.class_folder(WNID)), *before, "the folder was touched");
+    assert_eq!(snapshot(&job.class_folder(WNID)), *before, "the folder was changed");
     let sent: u64 = origin.gets(WNID).iter().map(|get| get.sent).sum();
     assert!(sent <= 1, "nothing is downloaded for a folder that stays");
 }
 
 #[test]
-fn a_folder_made_by_hand_is_proved_and_adopted() {
+fn a_folder_of_another_tool_is_verified_and_adopted() {
     let (origin, tar, job) = setting();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
@@ -44,11 +44,11 @@ fn a_folder_made_by_hand_is_proved_and_adopted() {
 
     origin.forget_requests();
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
-    assert_eq!(origin.all_requests().len(), 0, "once adopted, a folder is as good as a downloaded one");
+    assert_eq!(origin.all_requests().len(), 0, "an adopted folder needs no request");
 }
 
 #[test]
-fn a_folder_whose_sizes_do_not_add_up_is_a_conflict_and_stays_untouched() {
+fn a_folder_whose_sizes_do_not_match_is_a_conflict_and_is_not_changed() {
     let (origin, tar, job) = setting();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
@@ -69,7 +69,7 @@ fn replace_puts_the_complete_class_in_its_place() {
 }
 
 #[test]
-fn a_replacement_that_cannot_be_had_costs_nothing() {
+fn a_failed_replacement_keeps_the_old_folder() {
     let (origin, tar, job) = setting();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
@@ -82,7 +82,7 @@ fn a_replacement_that_cannot_be_had_costs_nothing() {
 }
 
 #[test]
-fn trust_asks_nobody() {
+fn existing_trust_sends_no_request() {
     let (origin, tar, job) = setting();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
@@ -93,7 +93,7 @@ fn trust_asks_nobody() {
 }
 
 #[test]
-fn an_origin_that_proves_nothing_is_no_conflict_unless_it_never_will() {
+fn an_origin_that_cannot_verify_a_folder_is_a_conflict_only_if_permanent() {
     for (status, failure_begins) in [(405, "Conflict: "), (503, "HTTPError: 503 Server Error")] {
         let (origin, tar, job) = setting();
         unpack_by_hand(&tar, &job.class_folder(WNID));
@@ -103,17 +103,17 @@ fn an_origin_that_proves_nothing_is_no_conflict_unless_it_never_will() {
         job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
         let failure = job.failure_of(WNID);
         assert!(failure.starts_with(failure_begins) && failure.contains(&status.to_string()), "{failure}");
-        assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was touched");
-        // A HEAD, and what it could not say by a GET, which is tried again where that can help.
+        assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was changed");
+        // A HEAD, and a GET for what the HEAD did not tell, which is retried where that can help.
         let methods: Vec<String> = origin.requests(WNID).into_iter().map(|request| request.method).collect();
-        let asked = if status == 503 { &["HEAD", "GET", "GET"][..] } else { &["HEAD", "GET"] };
-        assert_eq!(methods, asked, "{status}");
+        let expected = if status == 503 { &["HEAD", "GET", "GET"][..] } else { &["HEAD", "GET"] };
+        assert_eq!(methods, expected, "{status}");
     }
 }
 
-/// What a `HEAD` does not say, the first byte does.
+/// If a `HEAD` does not tell the length, a GET of the first byte does.
 #[test]
-fn a_head_that_says_nothing_or_something_else_proves_nothing() {
+fn a_head_without_a_length_or_with_a_wrong_one_verifies_nothing() {
     for head in [
         Answer::plain().stating_length(0),
         Answer::plain().stating_length(20_480),
@@ -128,18 +128,18 @@ fn a_head_that_says_nothing_or_something_else_proves_nothing() {
     ] {
         let (origin, tar, job) = setting();
         unpack_by_hand(&tar, &job.class_folder(WNID));
-        let said = format!("{head:?}");
-        origin.script_of(WNID).expect("it is served").heads(head);
+        let head_text = format!("{head:?}");
+        origin.script_of(WNID).expect("the class is served").heads(head);
         job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
         let gets = origin.gets(WNID);
-        assert_eq!((gets.len(), gets[0].sent), (1, 1), "{said}");
+        assert_eq!((gets.len(), gets[0].sent), (1, 1), "{head_text}");
         assert_class_is(&tar, &job.class_folder(WNID));
     }
 }
 
-/// Neither does an origin that says no length at all: the folder stays, and it is said what to do.
+/// The origin never tells a length: the folder is kept, and the message names a remedy.
 #[test]
-fn without_any_length_nothing_is_proved() {
+fn without_any_length_a_folder_is_not_verified() {
     let (origin, tar, job) = setting();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     let before = snapshot(&job.class_folder(WNID));
@@ -148,7 +148,7 @@ fn without_any_length_nothing_is_proved() {
     let failure = job.failure_of(WNID);
     assert!(failure.starts_with("Conflict: ") && failure.contains("does not say how long the tar is"), "{failure}");
     assert!(failure.contains("--existing replace"), "{failure}");
-    assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was touched");
+    assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was changed");
 }
 
 #[test]

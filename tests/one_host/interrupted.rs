@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the exit code says so, the work stays, and the same command goes on where it stopped.
+//! Ctrl-C and SIGTERM: the exit code tells the signal, finished work is kept, and the same command
+//! resumes.
 
 use std::time::Duration;
 
@@ -15,12 +16,13 @@ use tokio::time::Instant;
 const SMALL: &str = "n00000001";
 const LARGE: &str = "n00000002";
 
-/// Interrupts a job in the middle of its large class and lets the same command finish it; gives the table of the latter.
+/// Interrupts a job in the middle of its large class and lets the same command finish it; returns
+/// the table of the second run.
 #[track_caller]
 fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     let origin = Origin::start();
     let small = images(SMALL, 2, 1000..2000, 1);
-    // Too short to come in parts.
+    // Too short to be downloaded in parts.
     let large = images(LARGE, 150, 40_000..60_000, 2);
     origin.class(SMALL, small.clone());
     origin.class(LARGE, large.clone());
@@ -29,13 +31,13 @@ fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     let job = Job::new().classes([SMALL, LARGE]).origin(&origin).args(args.iter().copied()).deadline(deadline);
 
     let mut running = job.start();
-    running.wait_until("three megabytes are under way", |_| {
+    running.wait_until("three megabytes were sent", |_| {
         (origin.bytes_sent() > 3_000_000 && job.class_folder(SMALL).exists()).then_some(())
     });
     running.signal(signal);
     let finished = running.wait();
     assert_eq!(finished.code, Some(code), "{}", finished.stderr);
-    assert!(staging(job.target_path()).is_dir(), "the checkpoint is kept");
+    assert!(staging(job.target_path()).is_dir(), "the journal is kept");
     assert!(!job.class_folder(LARGE).exists());
     let sent = origin.gets(LARGE)[0].sent;
 
@@ -47,8 +49,8 @@ fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     let gets = origin.gets(LARGE);
     assert_eq!(gets.len(), 1, "{gets:#?}");
     assert!(gets[0].if_range.is_some());
-    // What the kernels held between the two, and the image that was not complete, may come again.
-    assert!(gets[0].start() >= sent / 2, "went on at {} of {sent}", gets[0].start());
+    // Data in kernel buffers at the interruption and the incomplete image may be sent again.
+    assert!(gets[0].start() >= sent / 2, "resumed at {} of {sent}", gets[0].start());
     assert_eq!(gets[0].start() + gets[0].sent, large.len() as u64);
     assert_eq!(origin.gets(SMALL).len(), 0);
     table
@@ -65,14 +67,18 @@ fn sigterm_keeps_the_work() {
 }
 
 #[test]
-fn an_interrupted_tar_that_is_kept_goes_on_too() {
+fn an_interrupted_tar_that_is_kept_resumes_too() {
     interrupt(Signal::INT, 130, &[]);
 }
 
 #[test]
-fn an_interrupted_run_goes_on_with_its_counts() {
+fn an_interrupted_run_continues_its_counts() {
     let table = interrupt(Signal::INT, 130, &["--delete-tar"]);
-    assert_eq!(table, Table::of(2, 0, 0), "what an earlier process of the same run completed is no skip");
+    assert_eq!(
+        table,
+        Table::of(2, 0, 0),
+        "classes that an earlier process of the same run completed do not count as skipped"
+    );
 }
 
 #[test]
@@ -81,13 +87,13 @@ fn a_job_that_waits_for_a_silent_origin_ends_at_once() {
     origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::silence());
     let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
     let mut running = job.start();
-    running.wait_until("the origin is asked", |_| (!origin.gets(SMALL).is_empty()).then_some(()));
+    running.wait_until("the origin gets the request", |_| (!origin.gets(SMALL).is_empty()).then_some(()));
     running.signal(Signal::INT);
     assert_eq!(running.wait().code, Some(130));
 }
 
 #[test]
-fn a_job_that_was_told_to_wait_ends_at_once() {
+fn a_job_that_waits_for_a_retry_after_ends_at_once() {
     let origin = Origin::start();
     origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::too_many_requests(600));
     let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
@@ -97,19 +103,19 @@ fn a_job_that_was_told_to_wait_ends_at_once() {
     assert_eq!(running.wait().code, Some(143));
 }
 
-/// Sends a signal; the end has to come soon, whatever is being waited for.
+/// Sends a signal and panics unless the process ends soon, regardless of what it waits for.
 #[track_caller]
 fn assert_ends_soon(running: Running, signal: Signal, code: i32) {
-    let told = Instant::now();
+    let signalled_at = Instant::now();
     running.signal(signal);
     let finished = running.wait();
-    let took = told.elapsed();
+    let took = signalled_at.elapsed();
     assert_eq!(finished.code, Some(code), "{}", finished.stderr);
     assert!(took < Duration::from_secs(3), "it took {took:?}");
 }
 
 #[test]
-fn sigterm_does_not_wait_for_the_proof_of_a_folder() {
+fn sigterm_does_not_wait_for_the_verification_of_a_folder() {
     let origin = Origin::start();
     let tar = images(SMALL, 2, 1000..2000, 1);
     origin.class(SMALL, tar.clone()).forever(Answer::silence());
@@ -118,20 +124,20 @@ fn sigterm_does_not_wait_for_the_proof_of_a_folder() {
     let is_asked = |_: &Running| origin.requests(SMALL).iter().any(|request| request.method == "HEAD").then_some(());
 
     let mut in_one_process = job.start();
-    in_one_process.wait_until("the origin is asked", is_asked);
+    in_one_process.wait_until("the origin gets the request", is_asked);
     assert_ends_soon(in_one_process, Signal::TERM, 143);
 
     origin.forget_requests();
     let coordinator = job.start_coordinator();
     let mut worker = job.start_worker("w1", &coordinator, job.target_path());
-    worker.wait_until("the origin is asked", is_asked);
+    worker.wait_until("the origin gets the request", is_asked);
     assert_ends_soon(worker, Signal::TERM, 143);
 }
 
 #[test]
 fn ctrl_c_does_not_wait_for_a_backoff() {
     let origin = Origin::start();
-    // Each waits for a random time, so there are many: some would wait for too long.
+    // Each class waits for a random backoff; with 40 classes some waits are long.
     let wnids: Vec<String> = (1..=40).map(|number| format!("n{number:08}")).collect();
     for wnid in &wnids {
         let tar = images(wnid, 4, 1000..2000, 1);

@@ -1,4 +1,4 @@
-//! A whole job as a user runs it: what arrives, what is told, and what the same command does the second time.
+//! Complete jobs on one host: the files, the output, and a second run of the same command.
 
 mod broken_disk;
 mod damaged_folders;
@@ -47,7 +47,7 @@ fn flaky(number: u64) -> Vec<Answer> {
 }
 
 #[test]
-fn a_flaky_origin_loses_nothing_and_the_same_command_has_nothing_to_do() {
+fn a_flaky_origin_loses_no_class_and_a_second_run_has_nothing_to_do() {
     let origin = Origin::start();
     let tars: Vec<(String, Vec<u8>)> =
         (1..=12).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 8, 1000..20_000, n))).collect();
@@ -70,7 +70,10 @@ fn a_flaky_origin_loses_nothing_and_the_same_command_has_nothing_to_do() {
         assert!(job.class_folder(wnid).join(".manifest.json").is_file());
     }
     let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    assert!(log.contains("n00000001") && !log.contains('\u{1b}'), "the detailed log names what was done");
+    assert!(
+        log.contains("n00000001") && !log.contains('\u{1b}'),
+        "the detailed log names the class, without escape codes"
+    );
 
     origin.forget_requests();
     let job = job.classes(wnids);
@@ -80,7 +83,7 @@ fn a_flaky_origin_loses_nothing_and_the_same_command_has_nothing_to_do() {
 }
 
 #[test]
-fn what_failed_is_tried_again_by_the_same_command() {
+fn failed_classes_are_retried_by_the_same_command() {
     let origin = Origin::start();
     let tar = images("n00000001", 3, 100..2000, 1);
     let job = Job::new().classes(["n00000001"]).origin(&origin);
@@ -92,7 +95,7 @@ fn what_failed_is_tried_again_by_the_same_command() {
 }
 
 #[test]
-fn the_tar_stays_and_is_the_origins() {
+fn the_kept_tar_equals_the_origins() {
     let origin = Origin::start();
     let tar = images("n00000001", 8, 1000..20_000, 1);
     origin.class("n00000001", tar.clone()).script([Answer::cut_at(30_001), Answer::cut_at(5000)]);
@@ -106,7 +109,7 @@ fn the_tar_stays_and_is_the_origins() {
 }
 
 #[test]
-fn with_delete_tar_none_is_ever_written() {
+fn with_delete_tar_no_tar_is_written() {
     let origin = Origin::start();
     let tar = images("n00000001", 60, 10_000..20_000, 1);
     origin.class("n00000001", tar.clone());
@@ -124,7 +127,7 @@ fn with_delete_tar_none_is_ever_written() {
 }
 
 #[test]
-fn jobs_on_one_machine_do_not_get_into_each_others_way() {
+fn jobs_on_one_machine_do_not_interfere() {
     let origin = Origin::start();
     origin.class("n00000001", images("n00000001", 20, 10_000..20_000, 1));
     origin.limit_rate(200_000);

@@ -1,4 +1,5 @@
-//! Long lists and many downloads at once: the means stay bounded, and their limits are told before anything begins.
+//! Long lists and many concurrent downloads: resources stay bounded, and limits are reported before
+//! the job begins.
 
 use std::{fs, time::Duration};
 
@@ -11,12 +12,12 @@ use tests::{
 };
 
 #[test]
-fn fifteen_hundred_classes_that_are_not_there_leave_nothing_behind() {
+fn fifteen_hundred_missing_classes_leave_no_files() {
     const CLASSES: u64 = 1500;
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=CLASSES + 1).map(|number| format!("n{number:08}")).collect();
-    // Without a class that is there the job would end after the first twenty.
-    let there = wnids.last().expect("there are classes");
+    // If no class existed, the job would end after the first twenty failures.
+    let there = wnids.last().expect("the list is not empty");
     origin.class(there, images(there, 1, 500..900, 1));
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--workers", "10"]);
     let partial = staging(job.target_path());
@@ -26,25 +27,26 @@ fn fifteen_hundred_classes_that_are_not_there_leave_nothing_behind() {
         most = most.max(fs::read_dir(&partial).map_or(0, Iterator::count));
         !running.is_running()
     });
-    // One for each download that runs, one for each that is being cleared away, and a few marks.
-    assert!(most <= 25, "{most} things in the staging folder at once");
+    // One entry per running download, one per attempt that is being removed, and a few lock files.
+    assert!(most <= 25, "{most} entries in the staging folder at once");
     job.assert_ended(&running.wait(), 1, Table::of(1, 0, CLASSES));
     let failures = job.failures();
     assert_eq!(failures.len() as u64, CLASSES);
     assert!(failures.iter().all(|line| line.contains(" - HTTPError: 404 Client Error")), "{failures:?}");
-    assert_eq!(origin.all_requests().len() as u64, CLASSES + 1, "one question a class");
+    assert_eq!(origin.all_requests().len() as u64, CLASSES + 1, "one request per class");
 }
 
-/// Either answer is good, but the job must not break in the middle; and the advice has to work.
+/// The limit may be reported or suffice, but the job must not fail in the middle; and the suggested
+/// limit has to work.
 #[test]
-fn too_few_file_descriptors_are_told_at_the_start_or_do_not_matter() {
+fn too_few_file_descriptors_are_reported_at_the_start_or_suffice() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
     let tars: Vec<Vec<u8>> = (1..).zip(&wnids).map(|(seed, wnid)| images(wnid, 3, 5000..9000, seed)).collect();
     for (wnid, tar) in wnids.iter().zip(&tars) {
         origin.class(wnid, tar.clone());
     }
-    // A fifth of a second a class, so that many downloads run at once.
+    // A class takes 0.2 s, so that many downloads run at once.
     origin.limit_rate(100_000);
     let few = ["sh", "-c", "ulimit -n 256 && exec \"$0\" \"$@\""];
     let args = ["--delete-tar", "--workers", "350"];
@@ -54,7 +56,7 @@ fn too_few_file_descriptors_are_told_at_the_start_or_do_not_matter() {
         job.assert_could_not_run(&finished, &["--workers "]);
         let sentences = finished.stderr.lines().filter(|line| line.starts_with("error: ")).count();
         assert_eq!(sentences, 1, "{}", finished.stderr);
-        assert_eq!(origin.all_requests().len(), 0, "it was told too late");
+        assert_eq!(origin.all_requests().len(), 0, "requests were sent before the limit was reported");
         let advice = finished.stderr.split_once("--workers ").map(|(_, advice)| advice);
         let number: String = advice.into_iter().flat_map(str::chars).take_while(char::is_ascii_digit).collect();
         job = job.args(["--delete-tar", "--workers", &number]);

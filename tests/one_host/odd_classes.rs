@@ -1,4 +1,5 @@
-//! One class that cannot be stored, for a reason that is its own: it fails alone, and all others arrive.
+//! A class that cannot be stored because of its own folder or tar: it fails alone, and all others
+//! are complete.
 
 use std::{
     ffi::OsStr,
@@ -16,11 +17,12 @@ use tests::{
 };
 
 const WNIDS: [&str; 3] = ["n00000001", "n00000002", "n00000003"];
-/// In the middle, so that some are left when it fails.
+/// The second of three classes, so that another one is left when it fails.
 const ODD: &str = WNIDS[1];
-/// Makes root somebody who owns nothing.
-const AS_NOBODY: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+/// Command prefix that runs a program as a user who owns no files.
+const AS_UNPRIVILEGED: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
 
+/// A job of three classes and its origin.
 struct Setting {
     _origin: Origin,
     tars: [Vec<u8>; 3],
@@ -39,7 +41,7 @@ impl Setting {
         Self { _origin: origin, tars, job }
     }
 
-    /// The odd one as another tool would have made it.
+    /// Unpacks the odd class without a manifest, as another tool does.
     fn unpack_odd(&self) {
         unpack_by_hand(&self.tars[1], &self.job.class_folder(ODD));
     }
@@ -56,33 +58,33 @@ impl Setting {
     }
 }
 
-/// A folder with something in it under the name of the odd class's tar; gives what is in it, too.
+/// Creates a non-empty folder under the name of the odd class's tar; also returns the file in it.
 fn with_a_folder_under_the_name_of_the_tar(args: &[&str]) -> (Setting, PathBuf) {
     let setting = Setting::with(args);
-    let in_the_way = setting.job.target_path().join(format!("{ODD}.tar"));
-    fs::create_dir(&in_the_way).expect("the target is ours");
-    fs::write(in_the_way.join("precious"), "mine").expect("the folder is ours");
-    (setting, in_the_way)
+    let blocking = setting.job.target_path().join(format!("{ODD}.tar"));
+    fs::create_dir(&blocking).expect("the target is writable");
+    fs::write(blocking.join("precious"), "mine").expect("the folder is writable");
+    (setting, blocking)
 }
 
 #[test]
-fn a_folder_where_a_tar_is_to_be_kept_fails_that_class_alone() {
-    let (setting, in_the_way) = with_a_folder_under_the_name_of_the_tar(&[]);
+fn a_folder_under_the_name_of_a_kept_tar_fails_that_class_alone() {
+    let (setting, blocking) = with_a_folder_under_the_name_of_the_tar(&[]);
     setting.assert_only_the_odd_one_fails();
-    assert_eq!(fs::read_to_string(in_the_way.join("precious")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(blocking.join("precious")).unwrap(), "mine");
 }
 
 #[test]
-fn a_folder_under_the_name_of_a_tar_is_no_tar_to_delete() {
-    let (setting, in_the_way) = with_a_folder_under_the_name_of_the_tar(&["--delete-tar"]);
+fn a_folder_under_the_name_of_a_tar_is_not_deleted() {
+    let (setting, blocking) = with_a_folder_under_the_name_of_the_tar(&["--delete-tar"]);
     let table = setting.job.assert_all_there(&setting.job.run(), 3);
     assert_eq!(table, Table::of(3, 0, 0));
     assert_class_is(&setting.tars[1], &setting.job.class_folder(ODD));
-    assert_eq!(fs::read_to_string(in_the_way.join("precious")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(blocking.join("precious")).unwrap(), "mine");
 }
 
 #[test]
-fn a_name_that_is_no_text_fails_that_class_alone() {
+fn a_file_name_that_is_not_utf8_fails_that_class_alone() {
     let setting = Setting::with(&["--delete-tar"]);
     setting.unpack_odd();
     let folder = setting.job.class_folder(ODD);
@@ -96,25 +98,25 @@ fn a_name_that_is_no_text_fails_that_class_alone() {
     assert_eq!(snapshot(&folder), before);
 }
 
-/// Gives the target to nobody, who can then run the program; false if this user may not do so.
-fn give_to_nobody(job: &Job) -> bool {
-    let nobody = Some(65534);
+/// Gives the target to the unprivileged user; false if the program cannot run as that user.
+fn give_to_unprivileged(job: &Job) -> bool {
+    let unprivileged = Some(65534);
     let open = |path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).is_ok();
-    let may = Command::new(AS_NOBODY[0]).args(&AS_NOBODY[1..]).arg("true").output();
+    let may = Command::new(AS_UNPRIVILEGED[0]).args(&AS_UNPRIVILEGED[1..]).arg("true").output();
     may.is_ok_and(|output| output.status.success())
         && open(job.folder())
-        && std::os::unix::fs::chown(job.target_path(), nobody, nobody).is_ok()
+        && std::os::unix::fs::chown(job.target_path(), unprivileged, unprivileged).is_ok()
         && job.start_with(["--version"]).wait().code == Some(0)
 }
 
 #[test]
-fn a_folder_of_somebody_else_fails_that_class_alone() {
+fn a_folder_of_another_user_fails_that_class_alone() {
     for existing in ["adopt", "replace"] {
         let mut setting = Setting::with(&["--delete-tar", "--existing", existing]);
         setting.unpack_odd();
-        setting.job = setting.job.under(AS_NOBODY);
-        if !give_to_nobody(&setting.job) {
-            println!("skipped: this user may not become another one, or the programs stand where nobody may look");
+        setting.job = setting.job.under(AS_UNPRIVILEGED);
+        if !give_to_unprivileged(&setting.job) {
+            println!("skipped: this user may not become another one, or another user may not read the programs");
             return;
         }
         let before = snapshot(&setting.job.class_folder(ODD));

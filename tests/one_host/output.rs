@@ -1,5 +1,5 @@
-//! Output is no part of a job: whatever becomes of the terminal, a pipe or a log, all classes are
-//! there and the exit code is true.
+//! Output errors do not affect a job: whatever happens to the terminal, a pipe or a log, all
+//! classes are complete and the exit code is correct.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -15,7 +15,7 @@ use tests::{
 
 const WNIDS: [&str; 3] = ["n00000001", "n00000002", "n00000003"];
 const MISSING: &str = "n99999999";
-/// The last class is missing, so that the warning of it comes when the terminal is gone.
+/// The last class is missing, so that its warning is written after the terminal is gone.
 const ALL: [&str; 4] = [WNIDS[0], WNIDS[1], WNIDS[2], MISSING];
 
 fn tar(wnid: &str) -> Vec<u8> {
@@ -41,10 +41,11 @@ fn on_terminal(mode: &str) -> [String; 3] {
 }
 
 fn log(job: &Job) -> String {
-    std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log")
+    std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("the log exists")
 }
 
-/// Three classes are there, the fourth is in the failure log, and nothing panicked.
+/// Panics unless three classes are complete, the fourth is in the failure log, and nothing
+/// panicked.
 #[track_caller]
 fn assert_done(job: &Job, finished: &Finished) {
     assert_eq!(finished.code, Some(1), "{}\n{}", finished.stderr, log(job));
@@ -70,18 +71,21 @@ fn a_terminal_that_vanishes_changes_nothing() {
 }
 
 #[test]
-fn a_terminal_that_is_read_has_bars_and_the_lines_above_them() {
+fn a_terminal_shows_bars_and_log_lines_above_them() {
     let origin = origin();
     let job = job(&origin).under(on_terminal("read").each_ref().map(String::as_str));
     let finished = job.run();
     assert_done(&job, &finished);
-    let said = &finished.stderr;
-    assert!(said.contains("[00] n00000001: ") && said.contains("WARN n99999999 failed: HTTPError: 404"), "{said}");
+    let stderr = &finished.stderr;
+    assert!(
+        stderr.contains("[00] n00000001: ") && stderr.contains("WARN n99999999 failed: HTTPError: 404"),
+        "{stderr}"
+    );
 }
 
-/// More lines than a terminal buffers: bars, and each cause of which classes failed.
+/// More output than a terminal buffers: progress bars, and every failure.
 #[test]
-fn a_terminal_that_takes_nothing_holds_nothing_up() {
+fn a_terminal_that_does_not_accept_output_does_not_block_the_job() {
     let origin = Origin::start();
     let missing: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
     for (status, wnid) in (430..450).cycle().zip(&missing) {
@@ -100,7 +104,7 @@ fn a_terminal_that_takes_nothing_holds_nothing_up() {
 }
 
 #[test]
-fn output_that_goes_nowhere_changes_nothing() {
+fn output_that_cannot_be_written_changes_nothing() {
     for (redirection, summary) in [
         (r#"exec "$@" >/dev/full 2>/dev/full"#, "failed to write the summary"),
         (r#"exec "$@" >&- 2>&- <&-"#, ""),
@@ -112,14 +116,14 @@ fn output_that_goes_nowhere_changes_nothing() {
         assert_done(&job, &finished);
         assert!(finished.stdout.is_empty() && finished.stderr.is_empty(), "{finished:?}");
         assert!(log(&job).contains(summary), "{}", log(&job));
-        // A file that was opened as descriptor 1 or 2 would have been written to.
+        // If a file had been opened as descriptor 1 or 2, the output would be in it.
         let ledger = std::fs::read(job.target_path().join(".imagenet_downloader.ledger")).unwrap();
         assert!(ledger.starts_with(b"SQLite format 3\0"));
     }
 }
 
 #[test]
-fn a_log_that_cannot_be_written_is_told_once() {
+fn a_log_that_cannot_be_written_is_reported_once() {
     let origin = origin();
     let job = job(&origin);
     std::os::unix::fs::symlink("/dev/full", job.target_path().join("imagenet_downloader.log")).unwrap();
@@ -129,7 +133,8 @@ fn a_log_that_cannot_be_written_is_told_once() {
     assert_eq!(classes(job.target_path()), WNIDS);
 }
 
-/// The failure log is a folder while the class fails, and can be written when the next one does.
+/// The path of the failure log is a folder while the first class fails, and becomes writable before
+/// the second one fails.
 #[test]
 fn a_failure_log_that_cannot_be_written_for_a_while_is_complete_at_the_end() {
     let origin = origin();
@@ -139,24 +144,24 @@ fn a_failure_log_that_cannot_be_written_for_a_while_is_complete_at_the_end() {
     let path = job.target_path().join("failed_downloads.log");
     origin.class(MISSING, tar(MISSING)).script([Answer::stall_at(1000)]);
     let mut running = job.start();
-    running.wait_until("both are on their way", |_| (origin.all_requests().len() == 2).then_some(()));
+    running.wait_until("both classes were requested", |_| (origin.all_requests().len() == 2).then_some(()));
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     origin.end_stalls();
-    let told = "failed_downloads.log: Is a directory";
-    running.wait_until("it is told", |running| running.stderr().contains(told).then_some(()));
+    let message = "failed_downloads.log: Is a directory";
+    running.wait_until("the error is logged", |running| running.stderr().contains(message).then_some(()));
     std::fs::remove_dir(&path).unwrap();
     let finished = running.wait();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-    assert_eq!(finished.stderr.matches(told).count(), 1, "{}", finished.stderr);
+    assert_eq!(finished.stderr.matches(message).count(), 1, "{}", finished.stderr);
     assert_eq!(job.failures().len(), 2, "{:?}", job.failures());
 }
 
 #[test]
-fn a_reader_that_closes_the_pipe_has_seen_enough_and_a_full_disk_is_told() {
+fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let job = Job::new();
     for name in ["coordinator", "worker"] {
-        for (arguments, redirection, code, said) in [
+        for (arguments, redirection, code, stderr) in [
             ("--help", "| true", 0, ""),
             ("completions bash", "| true", 0, ""),
             ("--help", ">/dev/full", 2, "error: failed to write to standard output: No space left on device"),
@@ -167,13 +172,13 @@ fn a_reader_that_closes_the_pipe_has_seen_enough_and_a_full_disk_is_told() {
             command.args(["-c", &format!(r#"set -o pipefail; "$0" {arguments} {redirection}"#)]).arg(program(name));
             let finished = job.start_program(command).wait();
             assert_eq!(finished.code, Some(code), "{name} {arguments} {redirection}: {}", finished.stderr);
-            assert!(finished.stderr.starts_with(said), "{}", finished.stderr);
+            assert!(finished.stderr.starts_with(stderr), "{}", finished.stderr);
         }
     }
 }
 
 #[test]
-fn debug_is_about_these_programs_and_not_about_frames_unless_they_are_named() {
+fn the_debug_level_covers_these_programs_and_libraries_only_if_named() {
     let origin = origin();
     for (asked, has_frames) in [("debug", false), ("debug,h2=debug", true)] {
         let job = job(&origin).variable("RUST_LOG", asked);

@@ -1,4 +1,4 @@
-//! A second signal ends both programs within a second, whatever their threads wait for.
+//! A second signal ends both programs within a second, regardless of what their threads wait for.
 
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
@@ -15,12 +15,13 @@ use tests::{
 use tokio::time::Instant;
 
 const WNID: &str = "n00000001";
-/// The second that is promised, and what a busy machine may add to it.
+/// The promised second, and a margin for a busy machine.
 const A_SECOND: Duration = Duration::from_millis(1500);
-/// Two signals that come at once may be seen as one, so the second one is sent again at this interval.
-const AGAIN: Duration = Duration::from_millis(50);
+/// Two signals in quick succession may be merged into one, so the second one is sent repeatedly at
+/// this interval.
+const RESEND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// SIGINT and SIGTERM no longer end the process by themselves.
+/// Whether the process has handlers for SIGINT and SIGTERM.
 fn listens_for_signals(running: &Running) -> Option<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
@@ -28,17 +29,17 @@ fn listens_for_signals(running: &Running) -> Option<()> {
     [Signal::INT, Signal::TERM].iter().all(|signal| caught & 1 << (signal.as_raw() - 1) != 0).then_some(())
 }
 
-/// Tells it to end, and then to end at once.
+/// Sends a first signal and then the second one.
 #[track_caller]
 fn assert_ends_within_a_second(mut running: Running, signals: [Signal; 2], code: i32) {
-    running.wait_until("it listens for signals", listens_for_signals);
+    running.wait_until("its signal handlers are installed", listens_for_signals);
     running.signal(signals[0]);
-    let told = Instant::now();
-    while wait_until(AGAIN, || (!running.is_running()).then_some(())).is_none() {
-        assert!(told.elapsed() < Duration::from_secs(20), "it does not end");
+    let first_signal = Instant::now();
+    while wait_until(RESEND_INTERVAL, || (!running.is_running()).then_some(())).is_none() {
+        assert!(first_signal.elapsed() < Duration::from_secs(20), "it does not end");
         running.signal(signals[1]);
     }
-    let took = told.elapsed();
+    let took = first_signal.elapsed();
     let finished = running.wait();
     assert_eq!(finished.code, Some(code), "{}", finished.stderr);
     assert!(took < A_SECOND, "it took {took:?}");
@@ -49,7 +50,7 @@ fn worker_of(job: &Job, address: &str) -> Running {
     job.start_worker_with(["--connect", address, "--name", "w", "--target", target])
 }
 
-/// Lines of the log are written all the time: each class is cut again and again.
+/// Every class is cut repeatedly, so log lines are written all the time.
 fn cut_again_and_again(origin: &Origin) -> Job {
     let wnids: Vec<String> = (1..=8).map(|number| format!("n{number:08}")).collect();
     for wnid in &wnids {
@@ -79,7 +80,7 @@ fn while_the_log_is_opened() {
 }
 
 #[test]
-fn while_the_log_takes_nothing() {
+fn while_writes_to_the_log_block() {
     let origin = Origin::start();
     let job = cut_again_and_again(&origin);
     let mut log = HangingLog::put_at(&job.target_path().join("imagenet_downloader.log"));
@@ -90,7 +91,7 @@ fn while_the_log_takes_nothing() {
 }
 
 #[test]
-fn while_the_log_of_a_worker_takes_nothing() {
+fn while_writes_to_a_workers_log_block() {
     let origin = Origin::start();
     let job = cut_again_and_again(&origin);
     let coordinator = job.start_coordinator();
@@ -103,9 +104,9 @@ fn while_the_log_of_a_worker_takes_nothing() {
 
 #[test]
 fn while_a_coordinator_does_not_answer_the_registration() {
-    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let job = Job::new();
-    let mut worker = worker_of(&job, &format!("http://{}", silent.local_addr().expect("it listens")));
+    let mut worker = worker_of(&job, &format!("http://{}", silent.local_addr().expect("the listener is bound")));
     worker.wait_until("it connects", |_| silent.accept().ok());
     assert_ends_within_a_second(worker, [Signal::INT, Signal::INT], 130);
 }
@@ -117,14 +118,15 @@ fn while_a_coordinator_does_not_answer_that_the_worker_leaves() {
     let job = Job::new().classes([WNID]).origin(&origin).args(["--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let mut worker = worker_of(&job, &format!("http://{}", coordinator.address));
-    worker.wait_until("the class is under way", |_| origin.gets(WNID).first().filter(|get| get.sent > 0).map(drop));
+    worker.wait_until("the class is in progress", |_| origin.gets(WNID).first().filter(|get| get.sent > 0).map(drop));
     coordinator.running.signal(Signal::STOP);
     assert_ends_within_a_second(worker, [Signal::TERM, Signal::TERM], 143);
     coordinator.running.signal(Signal::CONT);
     origin.end_stalls();
 }
 
-/// In memory, where no sync of others' data keeps a thread in the kernel, which no signal ends.
+/// In memory: on a disk, a thread may wait in the kernel for a sync of other processes' data, which
+/// no signal ends.
 #[test]
 fn while_a_class_of_many_files_is_published() {
     let memory = Path::new("/dev/shm");
@@ -136,12 +138,12 @@ fn while_a_class_of_many_files_is_published() {
     let job = Job::new().classes([WNID]).origin(&origin).target(folder.path().join("target"));
     let mut running = job.start();
     let length = tar.len() as u64;
-    running.wait_until("it has its proof", |_| holds(folder.path(), MANIFEST).then_some(()));
+    running.wait_until("the manifest is written", |_| holds(folder.path(), MANIFEST).then_some(()));
     running.signal(Signal::TERM);
     running.signal(Signal::INT);
-    let told = Instant::now();
+    let first_signal = Instant::now();
     let finished = running.wait();
-    let took = told.elapsed();
+    let took = first_signal.elapsed();
     assert!(took < A_SECOND, "it took {took:?}");
     assert!(matches!(finished.code, Some(0 | 130 | 143)), "{finished:?}");
     assert_eq!(job.run().code, Some(0));

@@ -1,4 +1,5 @@
-//! A worker that stands still for longer than its leases live: others take over, and it wakes up to a changed world.
+//! A worker that is stopped (SIGSTOP) for longer than its leases: other workers take over its
+//! classes, and it continues correctly.
 
 use tests::{
     answer::Answer,
@@ -8,11 +9,11 @@ use tests::{
     running::{Running, Signal},
 };
 
-/// Takes fifteen seconds: the shortest lease and the margin behind it.
+/// Takes fifteen seconds: the shortest lease and the margin after it.
 #[test]
-fn a_worker_that_wakes_up_after_its_leases_have_gone_harms_nothing_and_goes_on() {
+fn a_worker_that_resumes_after_its_leases_expired_does_no_harm_and_continues() {
     let origin = Origin::start();
-    // In the order in which they are leased, and leased again.
+    // In the order in which they are leased the first and the second time.
     let [taken, stalled, kept] = ["n00000001", "n00000002", "n00000003"];
     let tars = [(taken, 1), (stalled, 2), (kept, 3)].map(|(wnid, seed)| images(wnid, 160, 40_000..60_000, seed));
     for (wnid, tar) in [taken, stalled, kept].iter().zip(&tars) {
@@ -29,19 +30,19 @@ fn a_worker_that_wakes_up_after_its_leases_have_gone_harms_nothing_and_goes_on()
     };
 
     let mut sleeper = start("sleeper", "3");
-    sleeper.wait_until("five megabytes of each class are under way", |_| {
+    sleeper.wait_until("five megabytes of each class were sent", |_| {
         let far = |wnid| origin.gets(wnid).first().is_some_and(|get| get.sent > 5_000_000);
         [taken, stalled, kept].into_iter().all(far).then_some(())
     });
     sleeper.signal(Signal::STOP);
     origin.limit_rate(0);
-    origin.script_of(stalled).expect("it is served").script([Answer::stall_at(100_000)]);
+    origin.script_of(stalled).expect("the class is served").script([Answer::stall_at(100_000)]);
     let mut other = start("other", "1");
-    other.wait_until("it has the first class, and is held up in the second", |_| {
+    other.wait_until("it has completed the first class and stalls in the second", |_| {
         (job.class_folder(taken).exists() && origin.gets(stalled).len() > 1).then_some(())
     });
     sleeper.signal(Signal::CONT);
-    sleeper.wait_until("it brings the third class, which nobody else can", |_| {
+    sleeper.wait_until("it completes the third class, which no other worker holds", |_| {
         job.class_folder(kept).exists().then_some(())
     });
     origin.end_stalls();
@@ -55,5 +56,5 @@ fn a_worker_that_wakes_up_after_its_leases_have_gone_harms_nothing_and_goes_on()
         assert_class_is(tar, &job.class_folder(wnid));
     }
     let gets = origin.gets(taken);
-    assert!(gets.len() == 2 && gets[1].start() > 3_000_000, "nothing went on at the checkpoint: {gets:#?}");
+    assert!(gets.len() == 2 && gets[1].start() > 3_000_000, "no class was resumed at its journal: {gets:#?}");
 }

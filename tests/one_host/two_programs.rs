@@ -1,4 +1,4 @@
-//! Coordinator and workers as programs of their own, on loopback.
+//! Coordinator and workers as separate programs on loopback.
 
 use tests::{
     archives::{assert_class_is, images},
@@ -18,14 +18,14 @@ fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
 }
 
 #[test]
-fn one_worker_does_the_job_and_leaves_content() {
+fn one_worker_does_the_job_and_exits_with_success() {
     let (origin, tars) = setting(3);
     let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());
     let job = Job::new().classes(wnids.chain(["n99999999"])).origin(&origin).args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let finished = worker.wait();
-    assert_eq!(finished.code, Some(0), "failed classes are the job's, not the worker's: {}", finished.stderr);
+    assert_eq!(finished.code, Some(0), "failed classes do not change a worker's exit code: {}", finished.stderr);
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(3, 0, 1));
     for (wnid, tar) in &tars {
         assert_class_is(tar, &job.class_folder(wnid));
@@ -55,7 +55,7 @@ fn two_workers_on_one_storage_download_each_class_once() {
 }
 
 #[test]
-fn two_workers_on_disks_of_their_own_share_the_classes() {
+fn two_workers_with_separate_disks_share_the_classes() {
     let (origin, tars) = setting(8);
     origin.limit_rate(200_000);
     let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());

@@ -1,4 +1,4 @@
-//! An origin that is away for a while costs time and nothing else (O8).
+//! An origin that is unavailable for a while delays the job and has no other effect (O8).
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tests::{
 };
 
 #[test]
-fn an_origin_that_is_away_fails_no_class_is_asked_seldom_and_found_when_it_is_back() {
+fn an_unavailable_origin_fails_no_class_gets_few_requests_and_is_found_when_it_returns() {
     let origin = Origin::start();
     let tars: Vec<(String, Vec<u8>)> = (1..=40)
         .map(|number| format!("n{number:08}"))
@@ -23,13 +23,13 @@ fn an_origin_that_is_away_fails_no_class_is_asked_seldom_and_found_when_it_is_ba
     let args = ["--delete-tar", "--retries", "0", "--workers", "4"];
     let job = Job::new().classes(wnids).origin(&origin).args(args).deadline(Duration::from_mins(2));
     let mut running = job.start();
-    running.wait_until("it says that it is the origin", |running| {
+    running.wait_until("it logs that the origin does not answer", |running| {
         running.stderr().contains("(HTTPError: 503 Server Error: Service Unavailable").then_some(())
     });
-    let in_vain = origin.all_requests().len();
-    // Twelve that failed in a row, and what was under way with them: a slot may have begun its next class before the coordinator
-    // has heard how the last one ended.
-    assert!((12..=20).contains(&in_vain), "{in_vain} requests");
+    let during_outage = origin.all_requests().len();
+    // Twelve failures in a row pause the job. In addition there are the requests in progress: a
+    // slot may begin its next class before the coordinator has received the result of the last one.
+    assert!((12..=20).contains(&during_outage), "{during_outage} requests");
     for (wnid, tar) in &tars {
         origin.class(wnid, tar.clone());
     }

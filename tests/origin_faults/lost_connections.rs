@@ -1,4 +1,4 @@
-//! Connections that break: cuts, resets, bodies that end early, pools gone stale (O1, O2, O13, O21).
+//! Broken connections: cuts, resets, truncated bodies, stale pooled connections (O1, O2, O13, O21).
 
 use tests::{
     answer::Answer,
@@ -10,7 +10,7 @@ use tests::{
 use super::{QUICK, WNID, assert_arrives, assert_fails_after_a_retry, class};
 
 #[test]
-fn a_cut_goes_on_where_it_broke_and_no_byte_comes_twice() {
+fn a_cut_download_resumes_at_its_end_and_no_byte_is_sent_twice() {
     let tar = class();
     let gets = assert_arrives(&tar, [20_000, 30_000, 10_000].map(Answer::cut_at), &QUICK);
     let starts: Vec<u64> = gets.iter().map(tests::origin::Request::start).collect();
@@ -20,7 +20,7 @@ fn a_cut_goes_on_where_it_broke_and_no_byte_comes_twice() {
 }
 
 #[test]
-fn a_cut_at_any_place_of_the_tar_leaves_it_whole() {
+fn a_cut_at_any_offset_leaves_the_tar_complete() {
     let tar = images(WNID, 4, 300..2000, 1);
     let origin = Origin::start();
     let places =
@@ -37,9 +37,9 @@ fn a_cut_at_any_place_of_the_tar_leaves_it_whole() {
 }
 
 #[test]
-fn progress_renews_the_attempts() {
+fn progress_resets_the_attempts() {
     let gets = assert_arrives(&class(), (0..8).map(|_| Answer::cut_at(9000)), &QUICK);
-    assert_eq!(gets.len(), 9, "--retries 1, and yet eight cuts are survived");
+    assert_eq!(gets.len(), 9, "with --retries 1 eight cuts are survived");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_tar_that_always_ends_early_fails_and_nothing_is_visible() {
 }
 
 #[test]
-fn without_a_length_only_the_end_marker_proves_the_tar() {
+fn without_a_length_only_the_end_marker_completes_the_tar() {
     let tar = class();
     assert_arrives(&tar, [Answer::plain().without_length()], &QUICK);
     assert_arrives(&tar, [Answer::plain().chunked()], &QUICK);
@@ -88,10 +88,10 @@ fn of_a_body_longer_than_its_length_only_the_length_counts() {
     }
 }
 
-/// The real server drops idle connections without a word, and a request on one of them then breaks (FACTS: 41 times in one
-/// night). Such a break says nothing about the class, so it costs no attempt.
+/// The real server closes idle connections silently, so a request on one of them fails (41 times in
+/// one night of the field log). Such a failure is not the class's, so it costs no attempt.
 #[test]
-fn a_connection_that_went_stale_in_the_pool_costs_no_attempt() {
+fn a_stale_pooled_connection_costs_no_attempt() {
     for answer in [Answer::plain().hanging_up(), Answer::plain().hanging_up_on_the_next()] {
         let origin = Origin::start();
         let wnids: Vec<String> = (1..=6).map(|number| format!("n{number:08}")).collect();
@@ -105,7 +105,7 @@ fn a_connection_that_went_stale_in_the_pool_costs_no_attempt() {
 }
 
 #[test]
-fn without_validators_a_cut_begins_anew() {
+fn without_validators_a_cut_download_starts_over() {
     let tar = class();
     for (validators, goes_on) in
         [(Validators::Strong, true), (Validators::Date, true), (Validators::Weak, false), (Validators::None, false)]

@@ -1,4 +1,4 @@
-//! Statuses that pass, waits that are asked for, and origins that say nothing (O6, O7, O9, O10).
+//! Temporary statuses, `Retry-After`, and origins that do not answer (O6, O7, O9, O10).
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn three_server_errors_cost_three_more_requests() {
 }
 
 #[test]
-fn a_status_that_may_pass_is_tried_again_and_then_told() {
+fn a_temporary_status_is_retried_and_then_reported() {
     for (status, words) in [
         (500, "500 Server Error"),
         (502, "502 Server Error"),
@@ -39,31 +39,31 @@ fn without_retries_there_is_one_request() {
 }
 
 #[test]
-fn a_wait_that_one_request_is_asked_for_holds_back_all() {
+fn a_retry_after_of_one_request_delays_all_requests() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=8).map(|number| format!("n{number:08}")).collect();
     for wnid in &wnids {
         origin.class(wnid, images(wnid, 5, 10_000..20_000, 1));
     }
-    // The others take a fifth of a second each, so that some are always left to ask for.
+    // The other classes take 0.2 s each, so that some are always left to request.
     origin.limit_rate(400_000);
-    origin.script_of("n00000003").expect("it is served").script([Answer::too_many_requests(5)]);
+    origin.script_of("n00000003").expect("the class is served").script([Answer::too_many_requests(5)]);
     let args = ["--delete-tar", "--workers", "2"];
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
     job.assert_ended(&job.run(), 0, Table::of(8, 0, 0));
 
-    let told = origin.requests("n00000003")[0].at;
+    let rejected_at = origin.requests("n00000003")[0].at;
     let requests = origin.all_requests();
     let later: Vec<Duration> =
-        requests.iter().filter(|request| request.at > told).map(|request| request.at - told).collect();
+        requests.iter().filter(|request| request.at > rejected_at).map(|request| request.at - rejected_at).collect();
     assert!(!later.is_empty());
-    // One may have been on its way when the answer came.
+    // A request may have been in transit when the answer arrived.
     let too_early = later.iter().filter(|after| (100..4900).contains(&after.as_millis())).count();
     assert_eq!(too_early, 0, "{later:?}");
 }
 
 #[test]
-fn a_wait_may_be_a_date() {
+fn retry_after_may_be_a_date() {
     let past = Answer::status(503).header("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT");
     let nonsense = Answer::status(503).header("Retry-After", "soon");
     assert_arrives(&class(), [past, nonsense], &["--delete-tar", "--retries", "2"]);
@@ -79,7 +79,7 @@ fn a_date_is_measured_by_the_origins_clock() {
 }
 
 #[test]
-fn a_stall_is_a_timeout_and_is_told_as_one() {
+fn a_stall_is_reported_as_a_timeout() {
     let args = ["--delete-tar", "--retries", "1", "--timeout", "2s"];
     let (failure, gets) = assert_fails(Answer::stall_at(300).ignoring_range(), &args);
     assert_eq!(failure, "Timeout: Request timeout after 2s");
@@ -88,14 +88,14 @@ fn a_stall_is_a_timeout_and_is_told_as_one() {
 }
 
 #[test]
-fn a_stall_that_passes_goes_on_where_it_began() {
+fn a_temporary_stall_resumes_at_its_offset() {
     let tar = class();
     let gets = assert_arrives(&tar, [Answer::stall_at(40_000)], &QUICK);
     assert_eq!(gets[1].start(), 40_000);
 }
 
 #[test]
-fn a_drip_is_too_slow_and_a_slow_line_is_not() {
+fn a_drip_is_too_slow_and_a_slow_link_is_not() {
     let args = ["--delete-tar", "--retries", "0", "--timeout", "2s"];
     let (failure, _) = assert_fails(Answer::drip(10, Duration::from_millis(100)), &args);
     assert!(failure.starts_with("Timeout: ") && failure.contains("too slow"), "{failure}");
@@ -110,9 +110,9 @@ fn a_drip_is_too_slow_and_a_slow_line_is_not() {
 }
 
 #[test]
-fn an_origin_that_is_not_there_is_a_connection_error() {
-    let nobody = { Origin::start().url() };
-    let job = Job::new().classes([WNID]).url(&nobody).args(QUICK);
+fn an_origin_without_a_listener_is_a_connection_error() {
+    let unreachable = { Origin::start().url() };
+    let job = Job::new().classes([WNID]).url(&unreachable).args(QUICK);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(job.failure_of(WNID).starts_with("ConnectionError: "), "{:?}", job.failures());
     let job = job.url("http://no-such-host.invalid/tars");

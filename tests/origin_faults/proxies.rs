@@ -1,4 +1,4 @@
-//! Origins that are reached through a proxy.
+//! Origins behind a forward proxy.
 
 use tests::{
     answer::Answer,
@@ -10,9 +10,9 @@ use tests::{
 
 use super::{QUICK, WNID, class};
 
-/// The proxy is the user's own choice, so it may stand at a private address, whatever redirects may not.
+/// The user configures the proxy, so it may have a private address, unlike a redirect target.
 #[test]
-fn a_proxy_of_a_private_name_reaches_an_origin_that_only_it_knows() {
+fn a_proxy_at_a_private_address_reaches_an_origin_whose_name_only_it_resolves() {
     let origin = Origin::start();
     for host in ["localhost", "127.0.0.1"] {
         origin.class(WNID, class()).script([Answer::cut_at(50_000)]);
@@ -23,15 +23,17 @@ fn a_proxy_of_a_private_name_reaches_an_origin_that_only_it_knows() {
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&class(), &job.class_folder(WNID));
         let request = format!("GET http://{authority}/{WNID}.tar HTTP/1.1");
-        assert_eq!(proxy.asked(), [request.clone(), request], "{host}");
+        assert_eq!(proxy.request_lines(), [request.clone(), request], "{host}");
     }
-    assert!(origin.gets(WNID)[1].start() > 0, "the cut went on where it broke, through the proxy too");
+    assert!(origin.gets(WNID)[1].start() > 0, "the download resumed through the proxy");
 }
 
-/// The proxy resolves the names, so only those that say it themselves are known to be private.
+/// Only the proxy resolves names, so a redirect is refused only if its host is a private address or
+/// a name such as `localhost`.
 #[test]
 fn a_redirect_to_another_host_goes_through_the_proxy_without_the_origins_secrets() {
-    let (origin, other) = (Origin::start(), Origin::start());
+    let origin = Origin::start();
+    let other = Origin::start();
     origin.class(WNID, class()).forever(Answer::redirect(&format!("http://cdn.test/{WNID}.tar")));
     other.class(WNID, class()).script([Answer::cut_at(50_000)]);
     let proxy = ForwardProxy::start(&[("origin.test", origin.address()), ("cdn.test", other.address())]);
@@ -54,12 +56,12 @@ fn a_redirect_to_another_host_goes_through_the_proxy_without_the_origins_secrets
         job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
         let failure = job.failure_of(WNID);
         assert!(failure.contains(&format!("redirect to another host refused: {host}")), "{failure}");
-        assert!(proxy.asked().iter().all(|line| !line.contains(host)), "{:#?}", proxy.asked());
+        assert!(proxy.request_lines().iter().all(|line| !line.contains(host)), "{:#?}", proxy.request_lines());
     }
 }
 
 #[test]
-fn a_proxy_that_cannot_be_used_ends_the_program_before_the_first_class() {
+fn an_unusable_proxy_ends_the_program_before_the_first_class() {
     let origin = Origin::start();
     origin.class(WNID, class());
     for (variable, value, words) in [
@@ -72,7 +74,7 @@ fn a_proxy_that_cannot_be_used_ends_the_program_before_the_first_class() {
         job.assert_could_not_run(&finished, &[words]);
         assert!(!finished.stderr.contains("s3cr3t"), "{}", finished.stderr);
         assert!(job.failures().is_empty(), "{:?}", job.failures());
-        // Where it does not apply it does no harm.
+        // A proxy setting that does not apply to the request is ignored.
         let job = Job::new().classes([WNID]).origin(&origin).args(QUICK).variable(variable, value);
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     }

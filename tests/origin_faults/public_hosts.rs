@@ -1,4 +1,5 @@
-//! Redirects between public hosts, on a host of its own that has such addresses (O19, S11, S13). Needs root and iproute2.
+//! Redirects between public addresses, on a host that has such addresses (O19, S11, S13). Needs
+//! root and iproute2.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -13,18 +14,19 @@ use tests::{
 
 use super::{QUICK, WNID, class};
 
-const SOON: Duration = Duration::from_secs(30);
-/// Reserved for documentation, and public by their form.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Reserved for documentation (RFC 5737), but outside the private ranges.
 const ORIGIN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
-/// A host where these addresses are, and what serves there.
+/// A host with these addresses, and an origin at each.
 fn public_host() -> Option<(Network, Host, Origin, Origin)> {
     let (network, [host]) = Network::of(["client"])?;
     host.add_address(ORIGIN);
     host.add_address(OTHER);
     let listen = |address| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port on that host");
-    let (origin, other) = (listen(ORIGIN), listen(OTHER));
+    let origin = listen(ORIGIN);
+    let other = listen(OTHER);
     Some((network, host, origin, other))
 }
 
@@ -70,8 +72,7 @@ fn a_redirect_from_a_public_host_to_a_private_address_sends_no_packet_there() {
     }
 }
 
-/// DNS rebinding: the name of a public origin leads into the private network in the middle of the
-/// run.
+/// DNS rebinding: the name of a public origin resolves to a private address later in the run.
 #[test]
 fn the_origins_name_does_not_turn_private_later_in_the_run() {
     const LATER: &str = "n00000002";
@@ -88,14 +89,13 @@ fn the_origins_name_does_not_turn_private_later_in_the_run() {
         }
         host.know(&format!("{ORIGIN} origin.test\n"));
         origin.class(LATER, class());
-        // Each class needs a connection of its own, and the first one waits until the name has
-        // turned.
+        // Each class needs its own connection, and the first one stalls until the name is changed.
         origin.class(WNID, class()).script([Answer::stall_at(50_000).hanging_up()]);
         let args = ["--delete-tar", "--retries", "0", "--timeout", "20s", "--workers", "1"];
         let job = Job::new().classes([WNID, LATER]).args(args).under(host.command());
         let job = job.url(&format!("http://origin.test:{port}"));
         let running = job.start();
-        wait_for("the first class is under way", SOON, || origin.gets(WNID).iter().any(|get| get.sent > 0));
+        wait_for("the first class is in progress", TIMEOUT, || origin.gets(WNID).iter().any(|get| get.sent > 0));
         host.know(&format!("{turned} origin.test\n"));
         origin.end_stalls();
         job.assert_ended(&running.wait(), 1, Table::of(1, 0, 1));
@@ -116,7 +116,8 @@ fn an_origin_at_a_private_address_may_redirect_to_another_one() {
     host.add_address(mirror);
     host.know(&format!("{} origin.test\n{mirror} mirror.test\n", host.address));
     let listen = |address| host.on(|| Origin::listen(&format!("{address}:0"))).expect("a free port");
-    let (origin, other) = (listen(host.address), listen(mirror));
+    let origin = listen(host.address);
+    let other = listen(mirror);
     other.class(WNID, class());
     for name in [mirror.to_string(), "mirror.test".to_owned()] {
         let there = format!("http://{name}:{}/{WNID}.tar", other.address().port());
@@ -126,9 +127,9 @@ fn an_origin_at_a_private_address_may_redirect_to_another_one() {
     }
 }
 
-/// `*` excepts addresses as well as names.
+/// `no_proxy` excludes addresses as well as names.
 #[test]
-fn no_proxy_with_a_star_goes_to_the_origin_itself() {
+fn no_proxy_with_a_star_bypasses_the_proxy() {
     let Some((_network, host, origin, _other)) = public_host() else { return };
     origin.class(WNID, class());
     for (excepted, is_direct) in [("*", true), ("203.0.113.0/24", true), ("other.test", false)] {

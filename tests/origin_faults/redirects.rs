@@ -1,4 +1,4 @@
-//! Where an origin may send us, and where not (O18, O19; S11, S13).
+//! Redirects that are followed and redirects that are refused (O18, O19; S11, S13).
 
 use tests::{
     answer::Answer,
@@ -9,7 +9,7 @@ use tests::{
 
 use super::{QUICK, WNID, assert_arrives, assert_fails_at_once, class};
 
-/// Hops within the origin, the last of which leads to the tar.
+/// A job with redirects within the origin, the last of which leads to the tar.
 fn job_behind_hops(origin: &Origin, hops: usize) -> Job {
     let script = (0..hops).map(|hop| Answer::redirect(&format!("/hop{hop}/{WNID}.tar")));
     origin.class(WNID, class()).script(script);
@@ -41,7 +41,7 @@ fn six_hops_and_loops_are_refused() {
     assert!(origin.gets(WNID).len() <= 6, "{:#?}", origin.gets(WNID));
 }
 
-/// The classic private addresses; the origin's own range is another matter.
+/// Private addresses outside the origin's own range.
 #[test]
 fn private_addresses_in_any_notation_are_refused() {
     for host in ["169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]", "0.0.0.0", "[fd00::1]", "167772161"] {
@@ -62,12 +62,12 @@ fn job_with_secrets(origin: &Origin) -> Job {
     job.args(QUICK.into_iter().chain(["--header-file", &secrets]))
 }
 
-/// `user:s3cr3t-p4ss`.
+/// Base64 of `user:s3cr3t-p4ss`.
 const AUTHORIZATION: &str = "Basic dXNlcjpzM2NyM3QtcDRzcw==";
 
-/// Another port is another server, and so is another host of the origin's own range.
+/// Another port is another server, and so is another host in the origin's own range.
 #[test]
-fn another_server_is_followed_without_the_origins_secrets() {
+fn a_redirect_to_another_server_is_followed_without_the_origins_secrets() {
     for address in ["127.0.0.1:0", "127.0.0.2:0"] {
         let Ok(other) = Origin::listen(address) else {
             println!("skipped: {address} is no address of this machine");
@@ -89,11 +89,11 @@ fn another_server_is_followed_without_the_origins_secrets() {
             assert_eq!(request.header("authorization"), Some(AUTHORIZATION));
         }
         let gets = other.gets(WNID);
-        assert_eq!((gets[0].start(), gets[1].start()), (0, 50_000), "the rest is asked for along the same way");
+        assert_eq!((gets[0].start(), gets[1].start()), (0, 50_000), "the rest is requested through the same redirects");
         for request in gets {
-            let says = |secret: &str| request.headers.iter().any(|(_, value)| value.contains(secret));
-            assert!(!says("s3cr3t") && !says("Basic"), "{request:#?}");
-            // Cookies do not know of ports (RFC 6265 §8.5).
+            let contains = |secret: &str| request.headers.iter().any(|(_, value)| value.contains(secret));
+            assert!(!contains("s3cr3t") && !contains("Basic"), "{request:#?}");
+            // Cookies ignore the port (RFC 6265, 8.5).
             assert_eq!(request.header("cookie"), (address == "127.0.0.1:0").then_some("at-origin=1"));
         }
         let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
@@ -104,7 +104,7 @@ fn another_server_is_followed_without_the_origins_secrets() {
 }
 
 #[test]
-fn within_the_origin_secrets_go_along() {
+fn a_redirect_within_the_origin_keeps_the_secrets() {
     let origin = Origin::start();
     let absolute = Answer::redirect(&format!("{}/moved/{WNID}.tar", origin.url()));
     origin.class(WNID, class()).script([Answer::redirect(&format!("/hop/{WNID}.tar")), absolute]);
@@ -118,7 +118,8 @@ fn within_the_origin_secrets_go_along() {
     }
 }
 
-/// Cookies go back by path and host, beside those of `--header-file`, and are forgotten with the request.
+/// Cookies are sent back by path and host, in addition to those of `--header-file`, and are
+/// discarded after the request.
 #[test]
 fn a_cookie_of_a_redirect_comes_back_in_the_same_request() {
     let origin = Origin::start();

@@ -1,4 +1,4 @@
-//! Certificates: one that does not prove the origin ends the class at once, in clear words (O20).
+//! TLS certificates: an invalid one fails the class at once, with a clear message (O20).
 
 use tests::{
     answer::Answer,
@@ -24,14 +24,14 @@ fn run(certificate: Certificate, trusts_authority: bool) -> (Origin, Job, Option
 }
 
 #[test]
-fn an_authority_of_ones_own_is_believed() {
+fn a_configured_authority_is_trusted() {
     let (_origin, job, code) = run(Certificate::Valid, true);
     assert_eq!(code, Some(0), "{:?}", job.failures());
     assert_class_is(&class(), &job.class_folder(WNID));
 }
 
 #[test]
-fn unknown_expired_and_foreign_certificates_are_refused() {
+fn unknown_expired_and_foreign_certificates_are_rejected() {
     for (certificate, trusted) in
         [(Certificate::Valid, false), (Certificate::Expired, true), (Certificate::WrongName, true)]
     {
@@ -39,9 +39,9 @@ fn unknown_expired_and_foreign_certificates_are_refused() {
         assert_eq!(code, Some(1), "{certificate:?}");
         let failure = job.failure_of(WNID);
         assert!(failure.starts_with("ConnectionError: certificate refused: "), "{failure}");
-        let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log");
-        assert!(!log.contains("trying again"), "it will not be better the next time: {log}");
-        assert_eq!(origin.all_requests().len(), 0, "nothing is said to a server that did not prove itself");
+        let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("the log exists");
+        assert!(!log.contains("trying again"), "an invalid certificate is not retried: {log}");
+        assert_eq!(origin.all_requests().len(), 0, "a server with an invalid certificate gets no request");
     }
 }
 
@@ -50,14 +50,14 @@ fn plain_http_behind_https_is_a_connection_error() {
     let origin = Origin::start();
     origin.class(WNID, class());
     let job = Job::new().classes([WNID]).url(&format!("https://{}", origin.address()));
-    // A busy machine must not make a timeout of it.
+    // A long timeout, so that a busy machine does not turn the error into a timeout.
     let job = job.args(["--retries", "0", "--timeout", "20s"]);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(job.failure_of(WNID).starts_with("ConnectionError: "), "{:?}", job.failures());
 }
 
 #[test]
-fn authorities_are_needed_for_https_alone() {
+fn authorities_are_needed_only_for_https() {
     let origin = Origin::start();
     origin.class(WNID, class());
     let without = |url: &str| {
@@ -70,7 +70,7 @@ fn authorities_are_needed_for_https_alone() {
     job.assert_could_not_run(&job.run(), &["on a system without CA certificates give --cacert"]);
 }
 
-/// A job behind TLS that trusts what a file says.
+/// A job behind TLS that trusts the certificates in this bundle.
 fn job_that_trusts(front: &TlsFront, bundle: impl AsRef<[u8]>) -> Job {
     let job = Job::new().classes([WNID]).url(&front.url());
     let path = job.folder().join("bundle.pem");
@@ -79,30 +79,30 @@ fn job_that_trusts(front: &TlsFront, bundle: impl AsRef<[u8]>) -> Job {
     job.args(QUICK.into_iter().chain(["--cacert", &path]))
 }
 
-/// As curl and wget do: what `openssl req -x509` makes says of itself that it is an authority.
+/// As curl and wget do: a certificate of `openssl req -x509` claims to be a CA.
 #[test]
-fn a_self_signed_certificate_is_believed_if_it_is_named() {
+fn a_self_signed_certificate_is_trusted_if_configured() {
     let origin = Origin::start();
     origin.class(WNID, class());
     let front = TlsFront::start(origin.address(), Certificate::SelfSigned);
-    let named = std::fs::read(self_signed()).expect("the certificate stands in the repository");
+    let named = std::fs::read(self_signed()).expect("the certificate is in the repository");
     let job = job_that_trusts(&front, named);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&class(), &job.class_folder(WNID));
 
-    let other_name = format!("https://localhost:{}", front.url().rsplit(':').next().expect("there is a port"));
-    std::fs::remove_dir_all(job.class_folder(WNID)).expect("the class is there");
+    let other_name = format!("https://localhost:{}", front.url().rsplit(':').next().expect("the URL has a port"));
+    std::fs::remove_dir_all(job.class_folder(WNID)).expect("the class exists");
     let job = job.url(&other_name);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(job.failure_of(WNID).contains("certificate refused"), "{:?}", job.failures());
 
-    let authority = std::fs::read(authority()).expect("the certificate stands in the repository");
+    let authority = std::fs::read(authority()).expect("the certificate is in the repository");
     let job = job_that_trusts(&front, authority);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
 }
 
 #[test]
-fn a_bundle_is_used_however_it_was_saved_or_refused_with_a_sentence() {
+fn a_bundle_in_any_supported_encoding_is_used_and_others_are_rejected_with_a_message() {
     let origin = Origin::start();
     origin.class(WNID, class());
     let front = TlsFront::start(origin.address(), Certificate::Valid);
@@ -125,14 +125,15 @@ fn a_bundle_is_used_however_it_was_saved_or_refused_with_a_sentence() {
     assert_eq!(origin.all_requests().len(), requests);
 }
 
-/// Without a length only the end of the connection ends the body, and TLS does not say that it is one.
+/// Without a length the end of the connection ends the body; without `close_notify` it may be a
+/// truncation.
 #[test]
-fn a_connection_that_ends_without_close_notify_is_the_end_if_the_tar_ends_there() {
+fn a_connection_without_close_notify_is_complete_if_the_tar_ends_there() {
     for (answers, requests) in [
         (vec![Answer::plain().without_length()], 1),
         (vec![Answer::plain().chunked().hanging_up()], 1),
         (vec![Answer::cut_at(50_000).without_length(), Answer::plain().without_length()], 2),
-        // Here the end is told, so what comes before it is a cut.
+        // With chunked coding the end is known, so an earlier end is a cut.
         (vec![Answer::cut_at(50_000).chunked(), Answer::plain()], 2),
     ] {
         let origin = Origin::start();

@@ -1,4 +1,5 @@
-//! Answers that are no tar: permanent, told as what they are, and bounded (O3, O4, O5, O11, O12, O17).
+//! Answers that are not a tar: permanent failures with an exact message and bounded resources (O3,
+//! O4, O5, O11, O12, O17).
 
 use tests::{
     answer::Answer,
@@ -12,7 +13,7 @@ use tests::{
 use super::{QUICK, WNID, assert_arrives, assert_fails, assert_fails_at_once, class};
 
 #[test]
-fn a_class_that_is_not_there_is_asked_for_once() {
+fn a_missing_class_is_requested_once() {
     for (status, words) in
         [(404, "404 Client Error"), (403, "403 Client Error"), (410, "410 Client Error"), (401, "401")]
     {
@@ -22,7 +23,7 @@ fn a_class_that_is_not_there_is_asked_for_once() {
 }
 
 #[test]
-fn an_empty_answer_is_no_class() {
+fn an_empty_answer_fails_the_class() {
     let failure = assert_fails(Answer::body(Vec::new()), &QUICK).0;
     assert!(failure.starts_with("TarError: ") || failure.starts_with("NotATar: "), "{failure}");
     assert_fails_at_once(Answer::body(vec![0; 1024]), "TarError");
@@ -30,7 +31,7 @@ fn an_empty_answer_is_no_class() {
 }
 
 #[test]
-fn a_page_is_told_with_its_first_words_and_harms_no_other_class() {
+fn an_html_page_is_reported_with_its_first_words_and_fails_no_other_class() {
     let failure = assert_fails_at_once(Answer::html(), "NotATar");
     assert!(failure.contains("<!DOCTYPE html>"), "{failure}");
     assert_fails_at_once(Answer::html().without_length(), "NotATar");
@@ -41,7 +42,7 @@ fn a_page_is_told_with_its_first_words_and_harms_no_other_class() {
         origin.class(wnid, images(wnid, 3, 100..9000, 1));
     }
     for wnid in &wnids[..4] {
-        origin.script_of(wnid).expect("it is served").forever(Answer::html());
+        origin.script_of(wnid).expect("the class is served").forever(Answer::html());
     }
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(QUICK);
     job.assert_ended(&job.run(), 1, Table::of(4, 0, 4));
@@ -52,7 +53,7 @@ fn a_page_is_told_with_its_first_words_and_harms_no_other_class() {
 }
 
 #[test]
-fn a_page_cannot_steer_the_terminal() {
+fn an_html_page_cannot_control_the_terminal() {
     let page = b"<html>\x1b[2J\x1b]0;owned\x07\x9b31m\xe2\x80\xaegnp</html>".to_vec();
     let origin = Origin::start();
     origin.class(WNID, class()).forever(Answer::body(page));
@@ -67,7 +68,7 @@ fn a_page_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn compressed_bodies_are_refused_as_such() {
+fn compressed_bodies_are_rejected_as_such() {
     let failure = assert_fails_at_once(Answer::plain().header("Content-Encoding", "gzip"), "NotATar");
     assert!(failure.contains("gzip"), "{failure}");
     for (magic, name) in [
@@ -82,9 +83,9 @@ fn compressed_bodies_are_refused_as_such() {
     }
 }
 
-/// RFC 9112 §6.3: where both are there, the chunks say where the body ends.
+/// RFC 9112, 6.3: with both headers, the chunked coding determines the end of the body.
 #[test]
-fn a_length_beside_chunks_is_ignored() {
+fn a_content_length_with_chunked_coding_is_ignored() {
     let tar = class();
     for length in [0, 17, tar.len(), tar.len() + 10_240] {
         let answer = Answer::plain().chunked().header("Content-Length", &length.to_string());
@@ -94,7 +95,7 @@ fn a_length_beside_chunks_is_ignored() {
 }
 
 #[test]
-fn headers_without_end_are_cut_short_and_memory_stays_flat() {
+fn endless_headers_are_limited_and_memory_stays_flat() {
     for answer in [Answer::endless_header(), Answer::padded_header(1 << 20), Answer::padded_header(64 << 20)] {
         let origin = Origin::start();
         origin.class(WNID, class()).forever(answer);
@@ -109,29 +110,29 @@ fn headers_without_end_are_cut_short_and_memory_stays_flat() {
 }
 
 #[test]
-fn a_body_without_end_is_cut_at_a_limit_and_the_disk_is_freed() {
+fn an_endless_body_is_limited_and_the_disk_is_freed() {
     let endless = |size| {
         let header = Entry::file("n00000001_1.JPEG", b"").stating_size(size).header().to_vec();
         Segments::new(vec![Segment::Bytes(header), Segment::Pattern { seed: 1, length: 1 << 50 }])
     };
-    // No file is that long, so not a byte of it is wanted.
+    // The file exceeds the size limit, so no byte of its contents is read.
     let (failure, gets) = assert_fails(Answer::body(endless(3 << 30)).without_length(), &QUICK);
     assert!(failure.starts_with("TarError: "), "{failure}");
     assert!(gets.len() == 1 && gets[0].sent < 64 << 20, "{gets:#?}");
-    // What follows a file of 1 MiB is no header.
+    // The bytes after a file of 1 MiB are not a header.
     let (failure, gets) = assert_fails(Answer::body(endless(1 << 20)).without_length(), &QUICK);
     assert!(failure.starts_with("TarError: "), "{failure}");
     assert!(gets.len() == 1 && gets[0].sent < 64 << 20, "{gets:#?}");
-    // Zeros behind the end marker are padding, but not for ever.
+    // Zeros after the end marker are padding, up to a limit.
     let entry = Entry::file("n00000001_1.JPEG", b"").header().to_vec();
     let zeros = Segments::new(vec![Segment::Bytes(entry), Segment::Fill { byte: 0, length: 1 << 50 }]);
     assert_fails_at_once(Answer::body(zeros).without_length(), "TarError");
-    // And a tar that is announced as longer than any class is not even begun.
+    // A tar whose announced length exceeds the limit is not read.
     assert_fails_at_once(Answer::body(endless(1 << 20)), "TarError");
 }
 
 #[test]
-fn a_status_that_passes_is_asked_again() {
+fn a_temporary_status_is_retried() {
     let statuses = [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524];
     let origin = Origin::start();
     let wnids = statuses.map(|status| format!("n00000{status}"));
@@ -153,7 +154,7 @@ fn many_small_headers_are_read() {
 }
 
 #[test]
-fn an_encoding_that_changes_nothing_is_accepted_and_chunks_of_an_upload_are_no_tar() {
+fn an_identity_encoding_is_accepted_and_upload_chunks_are_not_a_tar() {
     for encoding in ["aws-chunked", "identity", "aws-chunked, identity"] {
         let answer = Answer::plain().header("Content-Encoding", encoding);
         assert_eq!(assert_arrives(&class(), [answer], &QUICK).len(), 1, "{encoding}");
@@ -164,12 +165,12 @@ fn an_encoding_that_changes_nothing_is_accepted_and_chunks_of_an_upload_are_no_t
     assert_fails_at_once(Answer::body(uploaded).header("Content-Encoding", "aws-chunked"), "NotATar");
 }
 
-/// Some proxies answer everything with 206.
+/// Some proxies answer every request with 206.
 #[test]
-fn the_whole_as_a_part_is_the_whole() {
+fn a_206_with_the_whole_tar_is_accepted() {
     let whole = || Answer::plain().calling_the_whole_a_part();
     assert_eq!(assert_arrives(&class(), [whole()], &QUICK).len(), 1);
     let cut = Answer::cut_at(50_000).calling_the_whole_a_part();
     let gets = assert_arrives(&class(), [cut, whole()], &QUICK);
-    assert_eq!((gets.len(), gets[1].start()), (2, 50_000), "the whole came at the second request");
+    assert_eq!((gets.len(), gets[1].start()), (2, 50_000), "the second request got the whole tar");
 }

@@ -1,5 +1,6 @@
-//! An origin with one line for all, that breaks every transfer as soon as more than so many are open, and then answers nobody
-//! for a second. How many it stands, nobody is told.
+//! An origin with one shared link that resets all transfers as soon as more than a fixed number are
+//! open, and then leaves requests unanswered for a second. The job is not configured with that
+//! number.
 
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ const TOTAL_RATE: u64 = 6_000_000;
 const MOST_OVERLOADS: u64 = 5;
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How the job is done.
+/// Which processes run the job.
 #[derive(Debug, Clone, Copy)]
 enum With {
     OneProcess,
     FourWorkers,
 }
 
-/// Downloads from an origin that stands so many transfers; says what that took.
+/// Downloads from an origin with this overload limit; returns a summary of the cost.
 #[track_caller]
 fn downloads(most: usize, with: With) -> String {
     let args: &[&str] = if let With::OneProcess = with { &["--workers", "20"] } else { &[] };
@@ -32,38 +33,40 @@ fn downloads(most: usize, with: With) -> String {
             setting.finish(coordinator, workers);
         }
     }
-    let (requests, overloads) = (setting.origin.all_requests().len() as u64, setting.origin.overloads());
-    let told = format!("{with:?}, {most} transfers: {requests} requests for {CLASSES} classes, {overloads} overloads");
-    assert!(requests * 2 <= CLASSES * 3 && overloads <= MOST_OVERLOADS, "{told}");
-    told
+    let requests = setting.origin.all_requests().len() as u64;
+    let overloads = setting.origin.overloads();
+    let summary =
+        format!("{with:?}, {most} transfers: {requests} requests for {CLASSES} classes, {overloads} overloads");
+    assert!(requests * 2 <= CLASSES * 3 && overloads <= MOST_OVERLOADS, "{summary}");
+    summary
 }
 
 #[test]
-fn an_origin_that_breaks_above_three_transfers_is_found_out_with_few_requests() {
+fn one_process_finds_a_limit_of_three_transfers_with_few_requests() {
     println!("{}", downloads(3, With::OneProcess));
 }
 
 #[test]
-fn so_is_one_that_breaks_above_five() {
+fn one_process_finds_a_limit_of_five_transfers() {
     println!("{}", downloads(5, With::OneProcess));
 }
 
 #[test]
-fn so_is_one_that_breaks_above_eight() {
+fn one_process_finds_a_limit_of_eight_transfers() {
     println!("{}", downloads(8, With::OneProcess));
 }
 
 #[test]
-fn four_workers_find_out_together_what_breaks_above_three() {
+fn four_workers_find_a_limit_of_three_transfers_together() {
     println!("{}", downloads(3, With::FourWorkers));
 }
 
 #[test]
-fn four_workers_find_out_together_what_breaks_above_five() {
+fn four_workers_find_a_limit_of_five_transfers_together() {
     println!("{}", downloads(5, With::FourWorkers));
 }
 
 #[test]
-fn four_workers_find_out_together_what_breaks_above_eight() {
+fn four_workers_find_a_limit_of_eight_transfers_together() {
     println!("{}", downloads(8, With::FourWorkers));
 }

@@ -1,4 +1,5 @@
-//! Gentle to the origin, and no slower for it: one pace for all workers, found without being told.
+//! The concurrency controller: one budget for all workers, found without configuration, that
+//! protects the origin without slowing the job.
 
 mod breaking_origins;
 mod ceilings;
@@ -14,7 +15,7 @@ use tests::{
     running::Running,
 };
 
-/// A job, and the origin that it is gentle to.
+/// A job and its origin.
 struct Setting {
     origin: Origin,
     job: Job,
@@ -22,7 +23,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// So many classes of five images each, and the coordinator's arguments.
+    /// `classes` classes of five images each, and the coordinator's arguments.
     fn new(classes: u64, sizes: Range<usize>, args: &[&str]) -> Self {
         let wnids = (1..=classes).map(|number| (format!("n{number:08}"), number));
         let tars: Vec<_> = wnids.map(|(wnid, seed)| (wnid.clone(), images(&wnid, 5, sizes.clone(), seed))).collect();
@@ -35,19 +36,20 @@ impl Setting {
         Self { origin, job, tars }
     }
 
-    /// Starts so many worker processes, each with so many slots, on one storage.
+    /// Starts worker processes with `slots` slots each, on one storage.
     fn start_workers(&self, coordinator: &Coordinator, workers: u32, slots: u32) -> Vec<Running> {
         let connect = format!("http://{}", coordinator.address);
         let target = self.job.target_path().to_str().expect("a plain path");
         let start = |number: u32| {
-            let (name, slots) = (format!("worker{number}"), slots.to_string());
+            let name = format!("worker{number}");
+            let slots = slots.to_string();
             let args = ["--connect", &connect, "--name", &name, "--workers", &slots, "--target", target];
             self.job.start_worker_with(args)
         };
         (1..=workers).map(start).collect()
     }
 
-    /// Waits for the end of all; every class has come whole.
+    /// Waits for the end of all processes; panics unless every class is complete.
     #[track_caller]
     fn finish(&self, coordinator: Coordinator, workers: Vec<Running>) {
         for worker in workers {
@@ -58,7 +60,7 @@ impl Setting {
         self.assert_all_whole();
     }
 
-    /// Runs the job in one process; every class has come whole.
+    /// Runs the job in one process; panics unless every class is complete.
     #[track_caller]
     fn finish_in_one_process(&self) {
         self.job.assert_ended(&self.job.run(), 0, Table::of(self.tars.len() as u64, 0, 0));

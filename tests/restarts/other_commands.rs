@@ -1,4 +1,5 @@
-//! Started again with another list or another origin in the same target: a new run, in which what is there is skipped.
+//! Restarts with another list or another origin in the same target: a new run, which skips complete
+//! classes.
 
 use tests::{
     archives::assert_class_is,
@@ -9,9 +10,9 @@ use tests::{
     wait::wait_for,
 };
 
-use crate::{LONG, wnid};
+use crate::{TIMEOUT, wnid};
 
-/// A job of three classes that was interrupted when the first one was there.
+/// A job of three classes that was interrupted when the first one was complete.
 fn interrupted() -> Fleet {
     let fleet = crate::fleet(3, 50_000);
     let mut coordinator = fleet.start_coordinator();
@@ -26,7 +27,7 @@ fn interrupted() -> Fleet {
 }
 
 #[test]
-fn another_list_is_another_run_that_skips_what_is_there() {
+fn another_list_is_another_run_that_skips_complete_classes() {
     let fleet = interrupted();
     let lists: [(&[u64], Table); 2] = [(&[1, 2], Table::of(1, 1, 0)), (&[2, 3, 1], Table::of(1, 2, 0))];
     for (classes, table) in lists {
@@ -41,11 +42,11 @@ fn another_list_is_another_run_that_skips_what_is_there() {
     for (wnid, tar) in &fleet.tars {
         assert_class_is(tar, &fleet.job.class_folder(wnid));
     }
-    assert_eq!(fleet.gets(&wnid(1)), 1, "it was there");
+    assert_eq!(fleet.gets(&wnid(1)), 1, "the class was complete");
 }
 
 #[test]
-fn another_origin_is_another_run_that_skips_what_is_there() {
+fn another_origin_is_another_run_that_skips_complete_classes() {
     let fleet = interrupted();
     let elsewhere = Origin::start();
     for (wnid, tar) in &fleet.tars {
@@ -57,12 +58,12 @@ fn another_origin_is_another_run_that_skips_what_is_there() {
     let worker = fleet.start_worker("worker", 1);
     assert_eq!(worker.wait().code, Some(0));
     job.assert_ended(&coordinator.wait(), 0, Table::of(2, 1, 0));
-    assert!(elsewhere.gets(&wnid(1)).is_empty(), "it was there");
+    assert!(elsewhere.gets(&wnid(1)).is_empty(), "the class was complete");
 }
 
-/// As a person or a rotation of logs may do.
+/// As a user or log rotation may do.
 #[test]
-fn a_failure_log_that_is_removed_while_the_job_runs_loses_nothing_that_fails_later() {
+fn a_failure_log_that_is_removed_during_the_job_gets_later_failures() {
     let fleet = Fleet::new(2, 25, 15_000..25_000, &[]);
     fleet.origin.limit_rate(100_000);
     let wnids = [wnid(1), wnid(2), wnid(8), wnid(9)];
@@ -71,24 +72,24 @@ fn a_failure_log_that_is_removed_while_the_job_runs_loses_nothing_that_fails_lat
     let coordinator = job.start_coordinator_at(fleet.address());
     let worker = fleet.start_worker_in(job.target_path(), &fleet.url(), "worker", 1);
     let log = job.target_path().join("failed_downloads.log");
-    wait_for("the first failure is told", LONG, || !job.failures().is_empty());
-    std::fs::remove_file(&log).expect("it is there");
+    wait_for("the first failure is logged", TIMEOUT, || !job.failures().is_empty());
+    std::fs::remove_file(&log).expect("the log exists");
     assert_eq!(worker.wait().code, Some(0));
     job.assert_ended(&coordinator.wait(), 1, Table::of(2, 0, 2));
     assert!(job.failure_of(&wnids[3]).starts_with("HTTPError"));
-    assert_eq!(job.failures().len(), 1, "the other one went with the file: {:?}", job.failures());
+    assert_eq!(job.failures().len(), 1, "only the later failure is in the new file: {:?}", job.failures());
 }
 
-/// It would empty the failure log and write into the log of the first one.
+/// A second coordinator would empty the failure log and write into the log of the first one.
 #[test]
-fn a_second_coordinator_on_one_target_is_refused_whatever_its_ledger() {
+fn a_second_coordinator_on_one_target_is_rejected_with_any_ledger() {
     let fleet = crate::fleet(1, 100_000);
     let mut coordinator = fleet.start_coordinator();
-    coordinator.wait_until("it has its ledger", |_| {
+    coordinator.wait_until("the ledger exists", |_| {
         fleet.job.target_path().join(".imagenet_downloader.ledger").exists().then_some(())
     });
     let worker = fleet.start_worker("worker", 1);
-    fleet.wait_for_gets(&wnid(1), 1, LONG);
+    fleet.wait_for_gets(&wnid(1), 1, TIMEOUT);
     let ledger = fleet.job.folder().join("another.ledger");
     let ledger = ledger.to_str().expect("a plain path");
     let job = Job::new().classes([wnid(1).as_str()]).origin(&fleet.origin).args(["--ledger", ledger]);

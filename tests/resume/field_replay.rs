@@ -1,5 +1,5 @@
-//! The night on which the tool that this one replaces lost 633 classes, each to one broken connection, and threw away what it
-//! had of them.
+//! Replays the field log: in one night the predecessor of this tool lost 633 classes, each to one
+//! broken connection, and discarded the bytes that it had received.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use tests::{
     origin::Origin,
 };
 
-/// Tars and cuts are so many times smaller than they were.
+/// Divisor of the sizes of tars and cuts.
 const SCALE: u64 = 500;
-/// Of a scaled tar; 500 times smaller they would all be headers.
+/// Image size of a scaled tar, in bytes. If images were scaled too, headers would dominate.
 const IMAGE: u64 = 50_000;
-/// Of a hundred bytes of all tars.
-const TWICE_AT_MOST: u64 = 2;
+/// In percent of the bytes of all tars.
+const MAX_REPEATED_PERCENT: u64 = 2;
 
 /// A class that was cut once.
 struct Cut {
@@ -25,10 +25,10 @@ struct Cut {
     tar: Arc<Segments>,
 }
 
-/// The cuts of the log, scaled.
+/// The cuts of the field log, scaled.
 fn cuts() -> Vec<Cut> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/field_cuts.csv");
-    let text = std::fs::read_to_string(path).expect("it stands in the repository");
+    let text = std::fs::read_to_string(path).expect("the file is in the repository");
     let rows = text.lines().filter(|line| !line.starts_with('#')).skip(1);
     rows.zip(1..).map(|(row, seed)| cut(row, seed)).collect()
 }
@@ -43,8 +43,9 @@ fn cut(row: &str, seed: u64) -> Cut {
 }
 
 #[test]
-fn the_633_cuts_of_the_field_cost_no_class_and_hardly_a_byte() {
-    let (origin, cuts) = (Origin::start(), cuts());
+fn the_633_cuts_of_the_field_log_cost_no_class_and_few_bytes() {
+    let origin = Origin::start();
+    let cuts = cuts();
     assert_eq!(cuts.len(), 633);
     for Cut { wnid, at, tar } in &cuts {
         origin.class(wnid, Arc::clone(tar)).script([Answer::cut_at(*at)]);
@@ -55,9 +56,10 @@ fn the_633_cuts_of_the_field_cost_no_class_and_hardly_a_byte() {
     for Cut { wnid, tar, .. } in &cuts {
         assert_streamed_class_is(&**tar, &job.class_folder(wnid));
     }
-    let (all, twice): (u64, _) = (cuts.iter().map(|cut| cut.tar.length()).sum(), origin.bytes_sent_again());
+    let all: u64 = cuts.iter().map(|cut| cut.tar.length()).sum();
+    let twice = origin.bytes_sent_again();
     let requests = origin.all_requests().len();
     println!("{twice} of {all} bytes were sent twice, in {requests} requests");
-    assert!(requests >= 2 * cuts.len(), "{requests} requests: they were not cut");
-    assert!(twice * 100 <= all * TWICE_AT_MOST, "{twice} of {all} bytes were sent twice");
+    assert!(requests >= 2 * cuts.len(), "{requests} requests: the classes were not cut");
+    assert!(twice * 100 <= all * MAX_REPEATED_PERCENT, "{twice} of {all} bytes were sent twice");
 }

@@ -1,4 +1,5 @@
-//! A worker is killed in the middle of a large class, and another one on the same storage has it next.
+//! A worker is killed in the middle of a large class, and another one on the same storage leases it
+//! next.
 
 use std::{fs::File, sync::Arc, time::Duration};
 
@@ -15,16 +16,17 @@ use tests::{
 
 const WNID: &str = "n00000001";
 const CLASS: u64 = 400_000_000;
-/// Bytes per second of each connection until the kill: slower than the worker over ten of them, so that little is under way
-/// in the kernel.
+/// Bytes per second of each connection until the kill: less than the worker processes over ten of
+/// them, so that little data is in kernel buffers.
 const RATE: u64 = 4_000_000;
 const KILLED_AT: u64 = CLASS / 10 * 6;
-/// From one checkpoint to the next, and five of a hundred bytes beside it.
-const TWICE_AT_MOST: u64 = (16 << 20) + CLASS / 20;
+/// The distance of two journal entries, and 5 % of the class.
+const MAX_REPEATED: u64 = (16 << 20) + CLASS / 20;
 
-/// A class of so many images is killed at 60 % and goes on elsewhere; says what that cost.
+/// Kills a worker at 60 % of a class of `images` images and lets another one complete it; returns a
+/// summary of the cost.
 #[track_caller]
-fn is_killed_and_goes_on(images: u64, delete_tar: bool) -> String {
+fn kill_and_resume(images: u64, delete_tar: bool) -> String {
     let origin = Origin::start();
     let tar = Arc::new(streamed_images(WNID, images, CLASS / images, 1));
     origin.class(WNID, Arc::clone(&tar));
@@ -34,7 +36,7 @@ fn is_killed_and_goes_on(images: u64, delete_tar: bool) -> String {
     let storage = job.folder().join("storage");
     let coordinator = job.start_coordinator();
     let mut killed = job.start_worker("killed", &coordinator, &storage);
-    killed.wait_until("three fifths of the class are there", |_| (origin.bytes_sent() > KILLED_AT).then_some(()));
+    killed.wait_until("three fifths of the class were sent", |_| (origin.bytes_sent() > KILLED_AT).then_some(()));
     killed.kill();
     let sent = origin.bytes_sent();
     assert!(sent < tar.length(), "all of it was sent before the kill");
@@ -50,34 +52,34 @@ fn is_killed_and_goes_on(images: u64, delete_tar: bool) -> String {
         assert_same(&*tar, kept);
     }
     let twice = origin.bytes_sent_again();
-    assert!(twice <= TWICE_AT_MOST, "{twice} bytes were sent twice, {TWICE_AT_MOST} may be: {:#?}", origin.gets(WNID));
+    assert!(twice <= MAX_REPEATED, "{twice} bytes were sent twice, {MAX_REPEATED} may be: {:#?}", origin.gets(WNID));
     format!("{images} images, killed after {sent} bytes: {twice} were sent twice")
 }
 
 #[test]
-fn killed_at_three_fifths_a_class_goes_on_at_its_checkpoint_in_another_worker() {
-    println!("{}", is_killed_and_goes_on(400, true));
+fn a_class_killed_at_60_percent_resumes_at_its_journal_in_another_worker() {
+    println!("{}", kill_and_resume(400, true));
 }
 
 #[test]
-fn so_does_a_class_whose_tar_is_kept() {
-    println!("{}", is_killed_and_goes_on(400, false));
+fn a_class_with_a_kept_tar_resumes_at_its_journal_in_another_worker() {
+    println!("{}", kill_and_resume(400, false));
 }
 
 #[test]
-fn a_long_image_has_checkpoints_inside() {
-    println!("{}", is_killed_and_goes_on(4, true));
+fn a_long_image_has_journal_entries_inside() {
+    println!("{}", kill_and_resume(4, true));
 }
 
 #[test]
-fn so_has_a_long_image_of_a_tar_that_is_kept() {
-    println!("{}", is_killed_and_goes_on(4, false));
+fn a_long_image_of_a_kept_tar_has_journal_entries_inside() {
+    println!("{}", kill_and_resume(4, false));
 }
 
-/// At most so many of a hundred bytes may come again.
-const AGAIN_AT_MOST: u64 = 30;
+/// In percent of all bytes.
+const MAX_REPEATED_PERCENT: u64 = 30;
 
-/// Nine classes of nearly three megabytes, each with so many images, at 700 KB/s a connection.
+/// Nine classes of nearly 3 MB, each with `images_of_a_class` images, at 700 KB/s per connection.
 fn short_classes(images_of_a_class: usize, args: &[&str]) -> Fleet {
     let size = 2_900_000 / images_of_a_class;
     let wnids = (1..=9).map(|number| (format!("n{number:08}"), number));
@@ -88,61 +90,62 @@ fn short_classes(images_of_a_class: usize, args: &[&str]) -> Fleet {
     fleet
 }
 
-/// Five processes in a row, which are given their numbers, are killed when another seventh of all has come.
+/// Starts five processes in a row, numbered, and kills each when another seventh of all bytes was
+/// sent.
 #[track_caller]
-fn five_are_killed(fleet: &Fleet, start: impl Fn(u32) -> Running) {
+fn kill_five(fleet: &Fleet, start: impl Fn(u32) -> Running) {
     let length: u64 = fleet.tars.iter().map(|(_, tar)| tar.len() as u64).sum();
     for kill in 1..=5 {
         let here = fleet.origin.bytes_sent();
         let mut running = start(kill);
-        running.wait_until("another seventh of the job has come", |_| {
+        running.wait_until("another seventh of the job was sent", |_| {
             (fleet.origin.bytes_sent() > here + length / 7).then_some(())
         });
         running.kill();
     }
 }
 
-/// Says how much it was.
+/// Panics if too many bytes were sent twice; returns a summary.
 #[track_caller]
-fn assert_little_came_again(fleet: &Fleet) -> String {
+fn assert_few_repeated_bytes(fleet: &Fleet) -> String {
     let length: u64 = fleet.tars.iter().map(|(_, tar)| tar.len() as u64).sum();
     let again = fleet.origin.bytes_sent_again();
-    assert!(again * 100 <= length * AGAIN_AT_MOST, "{again} of {length} bytes came again");
-    format!("{again} of {length} bytes came again, {} %", again * 100 / length)
+    assert!(again * 100 <= length * MAX_REPEATED_PERCENT, "{again} of {length} bytes were sent again");
+    format!("{again} of {length} bytes were sent again, {} %", again * 100 / length)
 }
 
 #[test]
-fn five_kills_of_workers_with_short_classes_and_slow_connections_cost_little() {
+fn five_kills_of_workers_with_short_classes_and_slow_connections_cost_few_bytes() {
     let fleet = short_classes(100, &["--delete-tar", "--lease-ttl", "3s"]);
     let coordinator = fleet.start_coordinator();
-    five_are_killed(&fleet, |kill| fleet.start_worker(&format!("killed{kill}"), 4));
+    kill_five(&fleet, |kill| fleet.start_worker(&format!("killed{kill}"), 4));
     let last = fleet.start_worker("last", 4);
     fleet.assert_done(coordinator, [last], Table::of(9, 0, 0));
-    println!("{}", assert_little_came_again(&fleet));
+    println!("{}", assert_few_repeated_bytes(&fleet));
 }
 
 #[test]
-fn so_do_five_kills_of_a_process_that_keeps_the_tars_of_long_images() {
+fn five_kills_of_a_process_that_keeps_the_tars_of_long_images_cost_few_bytes() {
     let fleet = short_classes(2, &["--workers", "4"]);
-    five_are_killed(&fleet, |_| fleet.job.start());
+    kill_five(&fleet, |_| fleet.job.start());
     fleet.job.assert_all_there(&fleet.job.run(), 9);
     for (wnid, tar) in &fleet.tars {
         assert_class_is(tar, &fleet.job.class_folder(wnid));
         assert!(std::fs::read(fleet.job.target_path().join(format!("{wnid}.tar"))).is_ok_and(|kept| kept == *tar));
     }
-    println!("{}", assert_little_came_again(&fleet));
+    println!("{}", assert_few_repeated_bytes(&fleet));
 }
 
-/// The origin stands still in the middle of a class, and the worker is killed a second later.
+/// The origin stalls in the middle of a class, and the worker is killed a second later.
 #[test]
-fn what_came_before_a_silence_is_not_fetched_again_after_a_kill() {
+fn data_received_before_a_stall_is_not_fetched_again_after_a_kill() {
     let origin = Origin::start();
     let tar = images(WNID, 100, 10_000..20_000, 1);
     origin.class(WNID, tar.clone()).script([Answer::stall_at(600_000)]);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let worker = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("the class is under way", Duration::from_secs(20), || {
+    wait_for("the class is in progress", Duration::from_secs(20), || {
         origin.gets(WNID).first().is_some_and(|get| get.sent >= 600_000)
     });
     assert!(wait_until(Duration::from_secs(1), || origin.gets(WNID).get(1).map(drop)).is_none());

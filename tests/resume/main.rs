@@ -1,4 +1,5 @@
-//! No byte twice: what broke or was killed goes on where it ended, whoever goes on with it.
+//! No byte is downloaded twice: an interrupted download resumes at its end, also in another process
+//! or on another host.
 
 mod field_replay;
 mod killed;

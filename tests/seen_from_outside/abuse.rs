@@ -1,7 +1,8 @@
 //! Probes are answered in time while other connections abuse the HTTP port of either program.
 //!
-//! A probe is what a kubelet sends: one request on a connection of its own, one second in all. By
-//! default few of them are sent beside each kind of abuse. `PROBES=30` sends so many, one a second.
+//! A probe behaves like a kubelet's: one request on its own connection, with a total timeout of one
+//! second. By default a few probes are sent during each kind of abuse; `PROBES=30` sends 30, one
+//! per second.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -17,22 +18,23 @@ use std::{
 use tests::{cluster::Job, origin::Origin, wait::wait_until};
 use tokio::time::Instant;
 
-/// Of a probe, as a kubelet has it by default.
+/// Timeout of a probe: the kubelet's default.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most of the abuse has begun by then.
-const SOON: Duration = Duration::from_secs(5);
-/// A round of probes is repeated, because a busy machine may keep the test itself from running.
+/// Most connections of an attack are open after this time.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// A round of probes is repeated, because the test itself may be delayed on a busy machine.
 const ROUNDS: usize = 20;
 
-/// One kind of abuse: connections that are opened again as soon as the program ends them.
+/// One kind of abuse: connections that are opened again as soon as the program closes them.
 struct Abuse {
     name: &'static str,
-    /// Connections at the same time, of each thread.
+    /// Concurrent connections of each thread.
     connections: usize,
     threads: usize,
-    /// Sent at the beginning of each.
+    /// Sent at the beginning of each connection.
     opening: fn() -> Vec<u8>,
-    /// Done to each of them in turn; an error means that the program has ended the connection.
+    /// Applied to the connections in turn; an error means that the program has closed the
+    /// connection.
     step: fn(&mut TcpStream) -> io::Result<()>,
 }
 
@@ -83,7 +85,7 @@ const KINDS: [Abuse; 8] = [
     Abuse { name: "a thousand", connections: 500, threads: 2, opening: Vec::new, step: is_open },
 ];
 
-/// Fails once the program has ended the connection.
+/// Fails once the program has closed the connection.
 fn is_open(connection: &mut TcpStream) -> io::Result<()> {
     match connection.peek(&mut [0]) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
@@ -161,7 +163,7 @@ fn open(address: SocketAddr, opening: &[u8]) -> io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Whether `/healthz` says 200 within the timeout.
+/// Checks that `/healthz` returns 200 within the timeout.
 fn probe(address: SocketAddr) -> Result<(), String> {
     let begun = Instant::now();
     let request = || -> io::Result<String> {
@@ -178,19 +180,19 @@ fn probe(address: SocketAddr) -> Result<(), String> {
     }
 }
 
-/// Sends the probes beside each kind of abuse: a line for each kind, and what failed.
-fn probe_beside_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
-    let asked = std::env::var("PROBES").ok().map(|count| count.parse::<usize>().expect("a number of probes"));
-    let count = asked.unwrap_or(5);
-    let interval = Duration::from_millis(if asked.is_some() { 1000 } else { 100 });
-    let rounds = if asked.is_some() { 1 } else { ROUNDS };
+/// Sends probes during each kind of abuse; returns a line for each kind, and the failures.
+fn probe_during_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
+    let probes = std::env::var("PROBES").ok().map(|count| count.parse::<usize>().expect("a number of probes"));
+    let count = probes.unwrap_or(5);
+    let interval = Duration::from_millis(if probes.is_some() { 1000 } else { 100 });
+    let rounds = if probes.is_some() { 1 } else { ROUNDS };
     let mut lines = Vec::new();
     let mut failed = Vec::new();
     for abuse in &KINDS {
         let attack = Attack::start(abuse, address);
         let all = abuse.connections * abuse.threads;
-        // A program that does not accept them is abused by fewer.
-        wait_until(SOON, || (attack.opened.load(Ordering::Relaxed) >= all).then_some(()));
+        // A program may refuse some of the connections.
+        wait_until(OPEN_TIMEOUT, || (attack.opened.load(Ordering::Relaxed) >= all).then_some(()));
         let mut failures = Vec::new();
         for _ in 0..rounds {
             failures = (0..count)
@@ -214,26 +216,26 @@ fn probe_beside_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn probes_of_the_coordinator_pass_beside_each_kind_of_abuse() {
+fn probes_of_the_coordinator_pass_during_each_kind_of_abuse() {
     let origin = Origin::start();
     let job = Job::new().classes(["n00000001"]).origin(&origin).deadline(Duration::from_mins(9));
     let coordinator = job.start_coordinator();
-    let (lines, failed) = probe_beside_abuse(coordinator.http);
+    let (lines, failed) = probe_during_abuse(coordinator.http);
     println!("coordinator\n{}", lines.join("\n"));
     assert!(failed.is_empty(), "{failed:#?}");
     coordinator.running.kill();
 }
 
 #[test]
-fn probes_of_a_worker_pass_beside_each_kind_of_abuse() {
+fn probes_of_a_worker_pass_during_each_kind_of_abuse() {
     let job = Job::new().deadline(Duration::from_mins(9));
-    // A port that is taken and answers nothing.
+    // A port that is in use and does not answer.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let connect = format!("http://{}", silent.local_addr().expect("it is bound"));
     let target = job.target_path().to_str().expect("a plain path");
     let mut worker = job.start_worker_with(["--connect", &connect, "--target", target, "--http", "127.0.0.1:0"]);
     let address = worker.wait_for_http();
-    let (lines, failed) = probe_beside_abuse(address);
+    let (lines, failed) = probe_during_abuse(address);
     println!("worker\n{}", lines.join("\n"));
     assert!(failed.is_empty(), "{failed:#?}");
     worker.kill();

@@ -1,4 +1,4 @@
-//! Where it can be looked at: the port that was asked for, a free one, or one sentence that says what to do.
+//! The address of the HTTP port: as given, a free port, or an error message with a remedy.
 
 use std::{net::TcpListener, sync::LazyLock, thread::sleep, time::Duration};
 
@@ -13,28 +13,28 @@ use tests::{
 
 use crate::{origin, wnids};
 
-const SOON: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The default port, taken until all tests have ended: by this process, unless somebody else keeps it.
+/// Keeps the default port occupied until all tests have ended, unless another process occupies it.
 static DEFAULT_PORT: LazyLock<Option<TcpListener>> = LazyLock::new(|| {
     (0..200).find_map(|_| {
         let taken = TcpListener::bind("127.0.0.1:8080").ok();
         if taken.is_none() {
-            // A program of another test has it, and ends soon.
+            // A program of another test has the port, and ends soon.
             sleep(Duration::from_millis(50));
         }
         taken
     })
 });
 
-/// A job of one class that hangs until the origin ends its stalls.
+/// A job of one class that stalls until the origin ends its stalls.
 fn hanging_job(origin: &Origin, wnids: &[String]) -> Job {
-    origin.script_of(&wnids[0]).expect("it is served").script([Answer::stall_at(10_000)]);
+    origin.script_of(&wnids[0]).expect("the class is served").script([Answer::stall_at(10_000)]);
     Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
 }
 
 #[test]
-fn port_0_takes_a_free_one_and_prints_it_in_one_line() {
+fn port_0_takes_a_free_port_and_prints_it_in_one_line() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
     let job = hanging_job(&origin, &wnids).args(["--http", "127.0.0.1:0"]);
@@ -59,7 +59,7 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
     assert_ne!(addresses[0], addresses[1]);
     for address in addresses {
         assert_ne!(address.port(), 8080);
-        wait_for("it is ready", SOON, || get(address, "/readyz") == Some((200, "ok\n".to_owned())));
+        wait_for("the job is ready", TIMEOUT, || get(address, "/readyz") == Some((200, "ok\n".to_owned())));
     }
     origin.end_stalls();
     for (job, running) in jobs.iter().zip(running) {
@@ -68,7 +68,7 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
 }
 
 #[test]
-fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
+fn a_busy_port_is_an_error_if_configured_or_if_others_must_find_it() {
     let busy = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let asked_for = busy.local_addr().expect("it is bound").to_string();
     LazyLock::force(&DEFAULT_PORT);
@@ -89,7 +89,7 @@ fn a_busy_port_is_refused_when_it_was_asked_for_or_others_are_to_find_it() {
 }
 
 #[test]
-fn an_address_that_other_machines_reach_is_told_in_one_warning_line() {
+fn an_address_that_other_machines_reach_causes_one_warning() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
     let job = hanging_job(&origin, &wnids).args(["--http", "0.0.0.0:0"]);

@@ -1,4 +1,4 @@
-//! A collector of traces in the test's own process, and ports that only look like one.
+//! A trace collector in the test's own process, and ports that do not behave like one.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -21,7 +21,8 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-/// A span, as far as these tests look at it. Ids are in hexadecimal digits; a root has an empty parent.
+/// The fields of a span that these tests check. Ids are hexadecimal; the parent of a root span is
+/// empty.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
     pub(crate) service: String,
@@ -32,23 +33,25 @@ pub(crate) struct Span {
     wnid: String,
 }
 
-/// What has come in.
+/// Everything that the collector has received.
 #[derive(Debug, Default)]
 struct Received {
     spans: Vec<Span>,
     headers: Vec<MetadataMap>,
 }
 
+/// An OTLP collector that keeps the spans and headers that it receives; stops when dropped.
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Received>>,
     _runtime: Runtime,
 }
 
-struct Door(Arc<Mutex<Received>>);
+/// The gRPC service of the collector.
+struct TraceReceiver(Arc<Mutex<Received>>);
 
 #[tonic::async_trait]
-impl TraceService for Door {
+impl TraceService for TraceReceiver {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -88,7 +91,7 @@ impl Collector {
     pub(crate) fn start() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let received = Arc::<Mutex<Received>>::default();
-        let service = TraceServiceServer::new(Door(Arc::clone(&received)));
+        let service = TraceServiceServer::new(TraceReceiver(Arc::clone(&received)));
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let served = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
@@ -111,7 +114,7 @@ impl Collector {
         received.headers.iter().all(|headers| headers.contains_key(name)).then_some(value)
     }
 
-    /// The one span of this name that a class has; waits for it.
+    /// The only span of this name for a class; waits for it.
     #[track_caller]
     pub(crate) fn span_of(&self, wnid: &str, name: &str) -> Span {
         let of_class = |span: &Span| span.name == name && span.wnid == wnid;
@@ -124,14 +127,14 @@ impl Collector {
     }
 }
 
-/// A port that takes connections and never says a word.
+/// A port that accepts connections and never answers.
 pub(crate) fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let address = listener.local_addr().expect("it is bound");
     (listener, format!("http://{address}"))
 }
 
-/// A port where nobody is.
-pub(crate) fn away() -> String {
+/// A port without a listener.
+pub(crate) fn closed_port() -> String {
     silent().1
 }

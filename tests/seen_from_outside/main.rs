@@ -1,4 +1,4 @@
-//! What an operator sees without a log in hand: probes, metrics, gRPC health and traces of the real programs.
+//! Observability of the real programs without their logs: probes, metrics, gRPC health and traces.
 
 mod abuse;
 mod addresses;

@@ -1,4 +1,4 @@
-//! Metrics of a job that runs and of one that is finished.
+//! Metrics of a running job and of a finished one.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tests::{
 
 use crate::{origin, wnids};
 
-const SOON: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[track_caller]
 fn assert_adds_up(scrape: &Scrape, total: f64) {
@@ -20,7 +20,7 @@ fn assert_adds_up(scrape: &Scrape, total: f64) {
     assert!((scrape.sum("imagenet_classes{") - total).abs() < 0.5, "{}", scrape.text);
 }
 
-/// No label may have as many values as there are classes.
+/// No label has the class as its value: it would have as many values as there are classes.
 #[track_caller]
 fn assert_no_wnid(text: &str) {
     let is_wnid =
@@ -30,7 +30,7 @@ fn assert_no_wnid(text: &str) {
 }
 
 #[test]
-fn the_coordinators_metrics_add_up_while_it_works_and_when_it_is_done() {
+fn the_coordinators_metrics_add_up_during_and_after_the_job() {
     let wnids = wnids(6);
     let origin = origin(&wnids);
     origin.limit_rate(15_000);
@@ -57,18 +57,20 @@ fn the_coordinators_metrics_add_up_while_it_works_and_when_it_is_done() {
     assert!(idle.text.contains("imagenet_build_info{program=\"coordinator\",version="), "{}", idle.text);
 
     let worker = job.start_worker("w1", &coordinator, job.target_path());
-    let busy = wait_until(SOON, || Some(scrape()).filter(|now| now.value("imagenet_classes{state=\"leased\"}") > 0.5));
+    let busy =
+        wait_until(TIMEOUT, || Some(scrape()).filter(|now| now.value("imagenet_classes{state=\"leased\"}") > 0.5));
     let busy = busy.expect("a class is leased");
     assert_adds_up(&busy, 8.0);
-    // Held back, so that the coordinator waits for somebody and can be looked at when all is done.
+    // This worker is stopped, so that the coordinator waits for it at the end and its final metrics
+    // can be scraped.
     let other = job.start_worker("w2", &coordinator, job.target_path());
-    wait_for("both are registered", SOON, || scrape().value("imagenet_workers") > 1.5);
+    wait_for("both workers are registered", TIMEOUT, || scrape().value("imagenet_workers") > 1.5);
     other.signal(Signal::STOP);
     let is_done = |now: &Scrape| {
         now.sum("imagenet_classes{state=\"leased\"}") + now.sum("imagenet_classes{state=\"pending\"}") < 0.5
     };
-    let done =
-        wait_until(SOON, || Some(scrape()).filter(is_done)).expect("all is settled while somebody is waited for");
+    let done = wait_until(TIMEOUT, || Some(scrape()).filter(is_done))
+        .expect("all classes are settled while the coordinator waits for a worker");
     other.signal(Signal::CONT);
     assert_adds_up(&done, 8.0);
     assert_no_wnid(&done.text);
@@ -91,10 +93,10 @@ fn the_coordinators_metrics_add_up_while_it_works_and_when_it_is_done() {
 }
 
 #[test]
-fn a_workers_metrics_say_what_it_does_and_has_done() {
+fn a_workers_metrics_show_current_and_finished_work() {
     let wnids = wnids(4);
     let origin = origin(&wnids);
-    let class = |number: usize| origin.script_of(&wnids[number]).expect("it is there");
+    let class = |number: usize| origin.script_of(&wnids[number]).expect("the class is served");
     class(1).script([Answer::cut_at(10_000)]);
     class(3).script([Answer::stall_at(20_000)]);
     let rows = wnids.iter().map(String::as_str).chain(["n99999999"]);
@@ -107,10 +109,10 @@ fn a_workers_metrics_say_what_it_does_and_has_done() {
     let http = worker.wait_for_http();
     let ok = Some((200, "ok\n".to_owned()));
     assert_eq!(get(http, "/healthz"), ok);
-    wait_for("the worker is ready", SOON, || get(http, "/readyz") == ok);
+    wait_for("the worker is ready", TIMEOUT, || get(http, "/readyz") == ok);
     let scrape = || Scrape::of(http).expect("the worker answers");
     let is_stuck = |now: &Scrape| now.sum("imagenet_worker_classes_total{") > 3.5;
-    let stuck = wait_until(SOON, || Some(scrape()).filter(is_stuck)).expect("all but one are done");
+    let stuck = wait_until(TIMEOUT, || Some(scrape()).filter(is_stuck)).expect("all classes but one are done");
     assert_no_wnid(&stuck.text);
     for (sample, value) in [
         ("imagenet_worker_registered", 1.0),
@@ -133,7 +135,7 @@ fn a_workers_metrics_say_what_it_does_and_has_done() {
 }
 
 #[test]
-fn on_one_host_both_are_seen_in_one_place() {
+fn on_one_host_the_metrics_of_both_programs_are_at_one_address() {
     let wnids = wnids(1);
     let origin = origin(&wnids);
     origin.limit_rate(1000);
@@ -141,8 +143,9 @@ fn on_one_host_both_are_seen_in_one_place() {
     let job = job.args(["--http", "127.0.0.1:0", "--workers", "3"]);
     let mut running = job.start();
     let http = running.wait_for_http();
-    let both = wait_until(SOON, || Scrape::of(http).filter(|now| now.get("imagenet_worker_busy_slots") == Some(1.0)));
-    let both = both.expect("the worker in the process works");
+    let both =
+        wait_until(TIMEOUT, || Scrape::of(http).filter(|now| now.get("imagenet_worker_busy_slots") == Some(1.0)));
+    let both = both.expect("the metrics of the worker in the process are there");
     assert_adds_up(&both, 1.0);
     assert!((both.value("imagenet_worker_slots") - 3.0).abs() < 0.1, "{}", both.text);
     running.kill();

@@ -1,5 +1,6 @@
-//! One coordinator and its workers on hosts of their own, with certificates and tokens, as a cluster really is. The hosts are
-//! network namespaces; where there can be none, each story says so in a line.
+//! One coordinator and its workers on separate hosts, with certificates and tokens, as in a real
+//! cluster. The hosts are network namespaces; where these are not possible, each test prints that
+//! it is skipped.
 
 mod names;
 mod together;
@@ -15,10 +16,10 @@ use tests::{
     running::Running,
 };
 
-const LONG: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 const PORT: u16 = 50051;
 
-/// A job whose coordinator and origin have hosts of their own.
+/// A job whose coordinator and origin are on separate hosts.
 struct Cluster {
     job: Job,
     origin: Origin,
@@ -28,7 +29,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// So many classes of about half a megabyte; `reached` as names or addresses under which the coordinator will be found.
+    /// `classes` classes of about half a megabyte; `reached` are the names or addresses of the
+    /// coordinator.
     fn new(classes: u64, [coordinator, origin]: [&Host; 2], reached: &str) -> Self {
         let tars: Vec<_> = (1..=classes)
             .map(|number| (format!("n{number:08}"), images(&format!("n{number:08}"), 25, 15_000..25_000, number)))
@@ -45,12 +47,12 @@ impl Cluster {
         cluster
     }
 
-    /// A file that `coordinator init` made.
+    /// The path of a file that `coordinator init` created.
     fn file(&self, name: &str) -> String {
         self.job.folder().join("trust").join(name).to_str().expect("a plain path").to_owned()
     }
 
-    /// Starts the coordinator on its host, or starts it again on another one.
+    /// Starts the coordinator on a host, or restarts it on another one.
     fn start_coordinator(&mut self, host: &Host) -> Running {
         let files = [("--tls-cert", "server.pem"), ("--tls-key", "server.key"), ("--token-file", "tokens")];
         let files = files.map(|(flag, name)| [flag.to_owned(), self.file(name)]).concat();
@@ -65,19 +67,22 @@ impl Cluster {
         self.job.folder().join(&host.name)
     }
 
-    /// Starts a worker on a host, which writes to a disk of that host.
+    /// Starts a worker on a host; it writes to a disk of that host.
     fn start_worker(&self, host: &Host, slots: &str) -> Running {
-        self.start_worker_that_knows(&self.coordinator.address.to_string(), host, slots)
+        self.start_worker_with_address(&self.coordinator.address.to_string(), host, slots)
     }
 
-    fn start_worker_that_knows(&self, coordinator: &str, host: &Host, slots: &str) -> Running {
-        let (url, disk) = (format!("https://{coordinator}:{PORT}"), self.disk(host));
-        let (token, disk) = (self.file("worker.token"), disk.to_str().expect("a plain path"));
+    fn start_worker_with_address(&self, coordinator: &str, host: &Host, slots: &str) -> Running {
+        let url = format!("https://{coordinator}:{PORT}");
+        let disk = self.disk(host);
+        let token = self.file("worker.token");
+        let disk = disk.to_str().expect("a plain path");
         let args = ["--connect", &url, "--token-file", &token, "--name", &host.name, "--target", disk];
         host.start_worker(&self.job, args.into_iter().chain(["--workers", slots, "--allow-private-origin"]))
     }
 
-    /// All have ended, the counts are right, and each class is complete on one of the hosts.
+    /// Panics unless all processes succeed, the counts are right, and each class is complete on one
+    /// of the hosts.
     #[track_caller]
     fn assert_done(&self, coordinator: Running, workers: impl IntoIterator<Item = Running>, hosts: &[&Host]) {
         for worker in workers {
@@ -94,7 +99,7 @@ impl Cluster {
         }
     }
 
-    /// How many classes a host has.
+    /// The number of complete classes on a host.
     fn classes_of(&self, host: &Host) -> usize {
         classes(&self.disk(host)).len()
     }

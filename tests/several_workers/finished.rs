@@ -1,4 +1,4 @@
-//! A list that is finished already: nobody needs a lease to find that out.
+//! A list that is already complete: workers find that out without leases.
 
 use std::{
     fs,
@@ -14,11 +14,11 @@ use tests::{
 };
 use tokio::time::Instant;
 
-/// More than one report holds; by hand it was done with all 21,843 of `ImageNet`.
+/// More than fits into one report. Run by hand with all 21,843 classes of `ImageNet` as well.
 const CLASSES: usize = 5000;
 
 #[test]
-fn a_finished_list_is_passed_over_in_seconds_by_three_workers_on_one_storage() {
+fn a_complete_list_takes_seconds_with_three_workers_on_one_storage() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=CLASSES).map(|number| format!("n{number:08}")).collect();
     origin.class(&wnids[0], images(&wnids[0], 4, 100..200, 1));
@@ -43,10 +43,10 @@ fn a_finished_list_is_passed_over_in_seconds_by_three_workers_on_one_storage() {
 }
 
 #[test]
-fn what_each_worker_has_on_its_own_disk_is_counted_wherever_it_is() {
+fn complete_classes_on_any_workers_disk_are_counted() {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=600).map(|number| format!("n{number:08}")).collect();
-    let missing = wnids.last().expect("there are some");
+    let missing = wnids.last().expect("the list is not empty");
     for wnid in [&wnids[0], missing] {
         origin.class(wnid, images(wnid, 20, 100..200, 1));
     }
@@ -69,14 +69,15 @@ fn what_each_worker_has_on_its_own_disk_is_counted_wherever_it_is() {
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, wnids.len() as u64 - 1, 0));
-    let asked: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
-    assert_eq!(asked, [missing.as_str()], "one class is on no disk");
+    let requested: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
+    assert_eq!(requested, [missing.as_str()], "one class is on no disk");
 }
 
-/// Makes classes complete, after the model of one that is: with the same images, which are linked.
+/// Makes classes complete by hard-linking the images of a complete class.
 pub(crate) fn complete(job: &Job, model: &str, wnids: &[String]) {
-    let manifest = fs::read_to_string(job.class_folder(model).join(".manifest.json")).expect("it is complete");
-    let entries = fs::read_dir(job.class_folder(model)).expect("it is complete").flatten().map(|entry| entry.path());
+    let manifest = fs::read_to_string(job.class_folder(model).join(".manifest.json")).expect("the class is complete");
+    let entries =
+        fs::read_dir(job.class_folder(model)).expect("the class is complete").flatten().map(|entry| entry.path());
     let images: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|end| end == "JPEG")).collect();
     for wnid in wnids {
         let folder = job.class_folder(wnid);
@@ -89,10 +90,10 @@ pub(crate) fn complete(job: &Job, model: &str, wnids: &[String]) {
     }
 }
 
-/// The same manifest for another class: it ends with a digest of what is before it.
+/// The manifest of another class, with its digest, which covers all bytes before it, recomputed.
 fn renamed(manifest: &str, model: &str, wnid: &str) -> String {
     let renamed = manifest.replace(&format!("\"wnid\": \"{model}\""), &format!("\"wnid\": \"{wnid}\""));
     let mark = "  \"digest\": \"";
-    let (covered, _) = renamed.split_once(mark).expect("it ends with a digest");
+    let (covered, _) = renamed.split_once(mark).expect("the manifest ends with a digest");
     format!("{covered}{mark}{}\"\n}}\n", blake3::hash(covered.as_bytes()).to_hex())
 }

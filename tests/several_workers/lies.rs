@@ -1,26 +1,26 @@
-//! What a scripted coordinator changes in its answers, beyond what a test can say with
-//! [`crate::scripted::Answers`] alone.
+//! Changes to the answers of a scripted coordinator, beyond what [`crate::scripted::Answers`] can
+//! express.
 
 use std::{fmt, sync::Arc};
 
 use proto::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
-/// Moves the cursor, sets a title, turns the text around, hides a part of it, forges a line.
+/// Moves the cursor, sets a title, reverses text, hides a part of it, and forges a line.
 pub(crate) const STEERS: &str =
     "\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{61c}\u{ad}\u{200b}\u{2066}\u{feff}\u{e0041}\r\nINFO forged";
 
 /// Changes an answer before it is sent.
 type Lie<Reply> = Arc<dyn Fn(&mut Reply) + Send + Sync>;
 
-/// None at first.
+/// The changes to each kind of answer; none by default.
 #[derive(Clone, Default)]
 pub(crate) struct Lies {
     pub(crate) register: Option<Lie<proto::RegisterReply>>,
     pub(crate) renew: Option<Lie<proto::RenewReply>>,
     pub(crate) acquire: Option<Lie<proto::AcquireReply>>,
     pub(crate) report: Option<Lie<proto::ReportReply>>,
-    /// Registrations are refused with these words.
+    /// Rejects registrations with this message.
     pub(crate) refusal: Option<String>,
 }
 
@@ -47,16 +47,16 @@ impl Lies {
         Self { report: Some(Arc::new(lie)), ..Self::default() }
     }
 
-    /// In the job that registrations are answered with.
+    /// Changes the job in the answers to registrations.
     pub(crate) fn in_the_job(lie: impl Fn(&mut proto::JobOptions) + Send + Sync + 'static) -> Self {
-        Self::in_registrations(move |reply| lie(reply.job.as_mut().expect("there is a job")))
+        Self::in_registrations(move |reply| lie(reply.job.as_mut().expect("the reply has a job")))
     }
 
     pub(crate) fn refusal(words: &str) -> Self {
         Self { refusal: Some(words.to_owned()), ..Self::default() }
     }
 
-    /// An answer as it is sent.
+    /// The changed answer.
     pub(crate) fn told<Reply>(lie: Option<&Lie<Reply>>, mut reply: Reply) -> Reply {
         if let Some(lie) = lie {
             lie(&mut reply);
@@ -65,7 +65,7 @@ impl Lies {
     }
 }
 
-/// Answers the admin's calls with texts that a terminal interprets.
+/// An admin service whose answers contain terminal escape sequences.
 #[derive(Debug)]
 pub(crate) struct LyingAdmin;
 

@@ -1,4 +1,5 @@
-//! Workers that cannot go on: the coordinator tells which one, why, and what to do on its machine.
+//! Workers that cannot continue: the coordinator's log names the worker, the reason and the remedy
+//! on its machine.
 
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use tests::{
 
 const WNIDS: [&str; 2] = ["n00000001", "n00000002"];
 
-/// Waits for the line about a worker that has stopped, which stands on the coordinator's screen once.
+/// Waits for the line about a stopped worker, which the coordinator prints once.
 #[track_caller]
 fn line_about(coordinator: &mut Coordinator, worker: &str) -> String {
     let begins = format!("WARN worker {worker} stopped: ");
-    coordinator.running.wait_until("it tells that the worker has stopped", |it| {
+    coordinator.running.wait_until("it prints that the worker has stopped", |it| {
         let stderr = it.stderr();
         let lines: Vec<&str> = stderr.lines().filter(|line| line.contains(&begins)).collect();
         assert!(lines.len() < 2, "{lines:?}");
@@ -24,9 +25,9 @@ fn line_about(coordinator: &mut Coordinator, worker: &str) -> String {
 }
 
 #[test]
-fn a_worker_whose_disk_is_full_is_told_with_its_name_its_folder_and_what_to_do_there() {
+fn a_worker_with_a_full_disk_is_reported_with_name_folder_and_remedy() {
     let origin = Origin::start();
-    // The disk fills up in the second class, and has no room for another one like the first.
+    // The disk fills up during the second class, and has no room for another class like the first.
     let tars = [images(WNIDS[0], 240, 40_000..60_000, 1), images(WNIDS[1], 400, 40_000..60_000, 2)];
     for (wnid, tar) in WNIDS.iter().zip(&tars) {
         origin.class(wnid, tar.clone());
@@ -54,9 +55,9 @@ fn a_worker_whose_disk_is_full_is_told_with_its_name_its_folder_and_what_to_do_t
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
 }
 
-/// As when it is unmounted.
+/// As after an unmount.
 #[test]
-fn a_worker_whose_folder_is_gone_is_told_too() {
+fn a_worker_whose_folder_vanished_is_reported_too() {
     let origin = Origin::start();
     for (wnid, seed) in WNIDS.iter().zip(1..) {
         origin.class(wnid, images(wnid, 10, 40_000..60_000, seed));
@@ -67,7 +68,7 @@ fn a_worker_whose_folder_is_gone_is_told_too() {
     let folders = ["gone", "moved"].map(|name| job.folder().join(name));
     std::fs::create_dir(&folders[0]).expect("the folder is ours");
     let lost = job.start_worker("lost", &coordinator, &folders[0]);
-    coordinator.running.wait_until("a class is asked for", |_| (!origin.gets(WNIDS[0]).is_empty()).then_some(()));
+    coordinator.running.wait_until("a class is requested", |_| (!origin.gets(WNIDS[0]).is_empty()).then_some(()));
     std::fs::rename(&folders[0], &folders[1]).expect("the folder is ours");
     std::fs::remove_dir_all(job.folder().join(".gone.partial")).expect("the folder is ours");
     origin.limit_rate(0);

@@ -1,4 +1,4 @@
-//! Workers that are killed, stopped, told to end twice or starved.
+//! Workers that are killed, stopped (SIGSTOP), signalled twice, or starved of CPU time.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -24,22 +24,22 @@ fn setting() -> (Origin, Vec<u8>) {
     (origin, tar)
 }
 
-fn underway(origin: &Origin) -> bool {
+fn in_progress(origin: &Origin) -> bool {
     origin.gets(WNID).first().is_some_and(|get| get.sent >= 500_000)
 }
 
 #[test]
-fn a_worker_that_starts_again_has_its_classes_back_long_before_its_leases_end() {
+fn a_restarted_worker_has_its_classes_again_long_before_its_leases_expire() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("it is served").script([Answer::stall_at(600_000)]);
+    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let first = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("the class is under way", Duration::from_secs(20), || underway(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
     first.kill();
     let begun = Instant::now();
     let second = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("it goes on with the class", Duration::from_secs(10), || origin.gets(WNID).len() > 1);
+    wait_for("it resumes the class", Duration::from_secs(10), || origin.gets(WNID).len() > 1);
     let took = begun.elapsed();
     assert_eq!(second.wait().code, Some(0), "{took:?}");
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
@@ -47,19 +47,19 @@ fn a_worker_that_starts_again_has_its_classes_back_long_before_its_leases_end() 
     origin.end_stalls();
 }
 
-/// Five sixths of the lease, as 25 s are of 30 s.
+/// Five sixths of the lease, like 25 s of 30 s.
 #[test]
-fn a_worker_that_stands_still_for_less_than_its_lease_loses_nothing() {
+fn a_worker_that_is_stopped_for_less_than_its_lease_loses_nothing() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("it is served").script([Answer::stall_at(600_000)]);
+    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "6s"]);
     let coordinator = job.start_coordinator();
     let sleeper = job.start_worker("sleeper", &coordinator, job.target_path());
-    wait_for("the class is under way", Duration::from_secs(20), || underway(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
     let other = job.start_worker("other", &coordinator, job.target_path());
     sleeper.signal(Signal::STOP);
     let taken = wait_until(Duration::from_secs(5), || (origin.gets(WNID).len() > 1).then_some(()));
-    assert!(taken.is_none(), "somebody else was given the class");
+    assert!(taken.is_none(), "the class was granted to another worker");
     sleeper.signal(Signal::CONT);
     origin.end_stalls();
     for worker in [sleeper, other] {
@@ -68,18 +68,19 @@ fn a_worker_that_stands_still_for_less_than_its_lease_loses_nothing() {
     }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(WNID));
-    let (sent, length) = (origin.bytes_sent(), tar.len() as u64);
+    let sent = origin.bytes_sent();
+    let length = tar.len() as u64;
     assert!(sent <= length + length / 10, "{sent} bytes were sent of {length}");
 }
 
 #[test]
-fn two_signals_end_a_worker_at_once_and_its_class_goes_on_in_another() {
+fn two_signals_end_a_worker_at_once_and_another_one_resumes_its_class() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("it is served").script([Answer::stall_at(600_000)]);
+    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let first = job.start_worker("first", &coordinator, job.target_path());
-    wait_for("the class is under way", Duration::from_secs(20), || underway(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
     let begun = Instant::now();
     first.signal(Signal::TERM);
     first.signal(Signal::TERM);
@@ -97,12 +98,12 @@ fn two_signals_end_a_worker_at_once_and_its_class_goes_on_in_another() {
 #[test]
 fn a_starved_worker_renews_in_time() {
     let (origin, tar) = setting();
-    // About six seconds.
+    // The class takes about six seconds.
     origin.limit_rate(tar.len() as u64 / 6);
     let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "3s"]);
     let coordinator = job.start_coordinator();
     let worker = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("the class is under way", Duration::from_secs(20), || !origin.gets(WNID).is_empty());
+    wait_for("the class is in progress", Duration::from_secs(20), || !origin.gets(WNID).is_empty());
     let over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
         for _ in 0..64 {

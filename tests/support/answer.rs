@@ -1,112 +1,113 @@
-//! One scripted answer of the origin: honest in all that the script leaves alone.
+//! One scripted answer of the origin. What the script does not change stays a correct answer.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::content::Content;
 
-/// An answer. [`Answer::plain`] is the honest one; each method spoils one thing.
+/// A scripted answer. [`Answer::plain`] is the correct one; each method introduces one fault.
 #[derive(Clone, Default)]
 pub struct Answer {
-    /// `None`: 200 or 206, as the request asks.
+    /// `None`: 200 or 206, depending on the request.
     pub(crate) status: Option<u16>,
-    /// Added, or put in the place of the honest ones.
+    /// Added to the correct headers; replaces a correct header of the same name.
     pub(crate) headers: Vec<(String, String)>,
     /// `None`: the class's tar.
     pub(crate) body: Option<Arc<dyn Content>>,
     pub(crate) framing: Framing,
     pub(crate) ending: Ending,
     pub(crate) drip: Option<(usize, Duration)>,
-    pub(crate) range: RangeManners,
-    pub(crate) head: HeadManners,
+    pub(crate) range: RangeBehaviour,
+    pub(crate) head: HeadBehaviour,
     pub(crate) tag: Tag,
     pub(crate) replaced_by: Option<Arc<dyn Content>>,
 }
 
-/// How the end of the body is told.
+/// How the answer delimits its body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// The right `Content-Length`.
+    /// The correct `Content-Length`.
     #[default]
     Honest,
-    /// This `Content-Length`, whatever is sent.
+    /// This `Content-Length`, regardless of how many bytes are sent.
     Stated(u64),
-    /// Not at all: the connection ends.
+    /// No length: the end of the connection ends the body.
     UntilClose,
-    /// In chunks, and the last one may be missing.
+    /// Chunked transfer coding; without `ended` the last chunk is missing.
     Chunked { ended: bool },
 }
 
-/// What becomes of the connection.
+/// What happens to the connection after the answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Kept for the next request.
+    /// Kept open for the next request.
     #[default]
     KeepAlive,
-    /// Closed after the answer, which does not say so.
+    /// Closed after the answer, without a `Connection: close` header.
     HangUp,
-    /// Kept, but the next request on it is answered by closing it.
+    /// Kept open; the next request on it closes it without an answer.
     HangUpOnNext,
-    /// Closed in an orderly way after so many bytes of the body.
+    /// Closed with a FIN after this many bytes of the body.
     CutAt(u64),
-    /// Reset after so many bytes of the body.
+    /// Reset with an RST after this many bytes of the body.
     ResetAt(u64),
-    /// Silent after so many bytes of the body, until the client goes.
+    /// Nothing is sent after this many bytes of the body, until the client disconnects.
     StallAt(u64),
 }
 
-/// How a `Range` is understood.
+/// How a `Range` request is answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum RangeManners {
+pub(crate) enum RangeBehaviour {
     #[default]
     Honest,
-    /// 200 and all of the tar.
+    /// 200 with the complete tar.
     Ignored,
-    /// 206 although `If-Range` names another version.
+    /// 206 even if `If-Range` names another version.
     Unconditional,
-    /// 206 only where `If-Range` is the `Last-Modified`.
+    /// 206 only if `If-Range` equals the `Last-Modified`.
     ByDate,
-    /// The whole as a part: 206 with the `Content-Range` of all of the tar.
+    /// 206 with the complete tar and a matching `Content-Range`.
     WholeCalledPart,
-    /// The right part with its `Content-Range`, but as 200.
+    /// The requested range and its `Content-Range`, but status 200.
     CalledWhole,
-    /// 206, but of a part that begins so many bytes later than asked for, and says so.
+    /// 206 with a range that begins this many bytes later than requested, and the `Content-Range` of
+    /// the range sent.
     StartsLate(u64),
-    /// 206 with this total length.
+    /// 206 with this total length in `Content-Range`.
     Total(u64),
 }
 
-/// Which validators are sent.
+/// Which `ETag` and `Last-Modified` the answer has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Tag {
-    /// The class's.
+    /// Those of the class.
     #[default]
     Honest,
     /// This `ETag`.
     Stated(String),
-    /// None at all.
+    /// Neither.
     None,
 }
 
-/// How the head is sent.
+/// How the head of the answer is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum HeadManners {
+pub(crate) enum HeadBehaviour {
     #[default]
     Honest,
-    /// Nothing is ever sent.
+    /// Neither head nor body is sent.
     Silent,
     /// Header lines without end.
     Endless,
-    /// A header of so many bytes more.
+    /// A head that is this many bytes longer.
     Padded(usize),
 }
 
 impl Answer {
-    /// The honest answer.
+    /// The correct answer.
     pub fn plain() -> Self {
         Self::default()
     }
 
-    /// A status, with a short text as its body.
+    /// An answer with this status and a short text as its body.
     pub fn status(code: u16) -> Self {
         Self { status: Some(code), ..Self::default() }.with_body(format!("status {code}\n").into_bytes())
     }
@@ -121,165 +122,167 @@ impl Answer {
         Self::status(302).header("Location", location)
     }
 
-    /// 200 with a page, as a login or a maintenance page comes.
+    /// 200 with an HTML page, like a login or maintenance page.
     pub fn html() -> Self {
         let page = "<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>URL not valid</body></html>\n";
         Self::body(page.as_bytes().to_vec()).header("Content-Type", "text/html; charset=utf-8")
     }
 
-    /// 200 with other bytes than the class's tar.
+    /// 200 with other bytes than the tar of the class.
     pub fn body(bytes: impl Content + 'static) -> Self {
-        Self { range: RangeManners::Ignored, ..Self::default() }.with_body(bytes)
+        Self { range: RangeBehaviour::Ignored, ..Self::default() }.with_body(bytes)
     }
 
-    /// Closed in an orderly way after so many bytes of this answer's body.
+    /// Closes the connection with a FIN after `bytes` bytes of this answer's body.
     pub fn cut_at(bytes: u64) -> Self {
         Self { ending: Ending::CutAt(bytes), ..Self::default() }
     }
 
-    /// Reset after so many bytes of this answer's body.
+    /// Resets the connection after `bytes` bytes of this answer's body.
     pub fn reset_at(bytes: u64) -> Self {
         Self { ending: Ending::ResetAt(bytes), ..Self::default() }
     }
 
-    /// Silent after so many bytes of this answer's body.
+    /// Sends nothing more after `bytes` bytes of this answer's body.
     pub fn stall_at(bytes: u64) -> Self {
         Self { ending: Ending::StallAt(bytes), ..Self::default() }
     }
 
-    /// So many bytes at a time, with a pause after each.
+    /// Sends `bytes` bytes at a time and pauses for the time of `every` after each portion.
     pub fn drip(bytes: usize, every: Duration) -> Self {
         Self { drip: Some((bytes, every)), ..Self::default() }
     }
 
-    /// Takes the request and answers nothing.
+    /// Reads the request and never answers.
     pub fn silence() -> Self {
-        Self { head: HeadManners::Silent, ..Self::default() }
+        Self { head: HeadBehaviour::Silent, ..Self::default() }
     }
 
-    /// Header lines without end.
+    /// Sends header lines without end.
     pub fn endless_header() -> Self {
-        Self { head: HeadManners::Endless, ..Self::default() }
+        Self { head: HeadBehaviour::Endless, ..Self::default() }
     }
 
-    /// An honest answer whose head is so many bytes longer.
+    /// A correct answer with a head that is `bytes` bytes longer.
     pub fn padded_header(bytes: usize) -> Self {
-        Self { head: HeadManners::Padded(bytes), ..Self::default() }
+        Self { head: HeadBehaviour::Padded(bytes), ..Self::default() }
     }
 
-    /// A `Range` is answered with 200 and all of the tar.
+    /// Answers a `Range` request with 200 and the complete tar.
     #[must_use]
     pub fn ignoring_range(mut self) -> Self {
-        self.range = RangeManners::Ignored;
+        self.range = RangeBehaviour::Ignored;
         self
     }
 
-    /// A `Range` is answered with 206 although the version has changed.
+    /// Answers a `Range` request with 206 even if the version has changed.
     #[must_use]
     pub fn ignoring_if_range(mut self) -> Self {
-        self.range = RangeManners::Unconditional;
+        self.range = RangeBehaviour::Unconditional;
         self
     }
 
-    /// A `Range` with the `ETag` as its condition is answered with 200 and all of the tar, one with the `Last-Modified` with 206.
+    /// Answers a `Range` request with 206 if its condition is the `Last-Modified`, with 200 and the
+    /// complete tar if it is the `ETag`.
     #[must_use]
     pub fn honouring_dates_only(mut self) -> Self {
-        self.range = RangeManners::ByDate;
+        self.range = RangeBehaviour::ByDate;
         self
     }
 
-    /// All of the tar is sent with 206 and its `Content-Range`, whatever is asked for.
+    /// Answers every request with 206, the complete tar and its `Content-Range`.
     #[must_use]
     pub fn calling_the_whole_a_part(mut self) -> Self {
-        self.range = RangeManners::WholeCalledPart;
+        self.range = RangeBehaviour::WholeCalledPart;
         self
     }
 
-    /// A `Range` is answered with the part that is asked for, but with 200.
+    /// Answers a `Range` request with the requested range, but with status 200.
     #[must_use]
     pub fn calling_a_part_whole(mut self) -> Self {
-        self.range = RangeManners::CalledWhole;
+        self.range = RangeBehaviour::CalledWhole;
         self
     }
 
-    /// A `Range` is answered with a part that begins later than asked for.
+    /// Answers a `Range` request with a range that begins later than requested.
     #[must_use]
     pub fn starting_late(mut self, bytes: u64) -> Self {
-        self.range = RangeManners::StartsLate(bytes);
+        self.range = RangeBehaviour::StartsLate(bytes);
         self
     }
 
-    /// A `Range` is answered with another total length.
+    /// Answers a `Range` request with another total length.
     #[must_use]
     pub fn with_total(mut self, bytes: u64) -> Self {
-        self.range = RangeManners::Total(bytes);
+        self.range = RangeBehaviour::Total(bytes);
         self
     }
 
-    /// Another `ETag` than the class's.
+    /// Sends another `ETag` than that of the class.
     #[must_use]
     pub fn with_etag(mut self, etag: &str) -> Self {
         self.tag = Tag::Stated(etag.to_owned());
         self
     }
 
-    /// Neither `ETag` nor `Last-Modified`.
+    /// Sends neither `ETag` nor `Last-Modified`.
     #[must_use]
     pub fn without_validators(mut self) -> Self {
         self.tag = Tag::None;
         self
     }
 
-    /// A header more, or in the place of the honest one.
+    /// Adds a header, or replaces the correct one of this name.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A `Content-Length` that need not be right. The body that is too short for it is followed by an orderly close.
+    /// Sends this `Content-Length`, which may be wrong. If the body is shorter, the connection is
+    /// closed with a FIN after it.
     #[must_use]
     pub fn stating_length(mut self, length: u64) -> Self {
         self.framing = Framing::Stated(length);
         self
     }
 
-    /// No `Content-Length`: the body ends with the connection.
+    /// Sends no `Content-Length`: the end of the connection ends the body.
     #[must_use]
     pub fn without_length(mut self) -> Self {
         self.framing = Framing::UntilClose;
         self
     }
 
-    /// In chunks.
+    /// Uses the chunked transfer coding.
     #[must_use]
     pub fn chunked(mut self) -> Self {
         self.framing = Framing::Chunked { ended: true };
         self
     }
 
-    /// In chunks, the last of which never comes.
+    /// Uses the chunked transfer coding and never sends the last chunk.
     #[must_use]
     pub fn chunked_without_end(mut self) -> Self {
         self.framing = Framing::Chunked { ended: false };
         self
     }
 
-    /// The connection is closed after the answer, which does not say so.
+    /// Closes the connection after the answer, without a `Connection: close` header.
     #[must_use]
     pub fn hanging_up(mut self) -> Self {
         self.ending = Ending::HangUp;
         self
     }
 
-    /// The next request on the connection gets no answer but its end.
+    /// Closes the connection instead of answering the next request on it.
     #[must_use]
     pub fn hanging_up_on_the_next(mut self) -> Self {
         self.ending = Ending::HangUpOnNext;
         self
     }
 
-    /// Once this answer is given the class has another tar, with another `ETag`.
+    /// After this answer the class has another tar with another `ETag`.
     #[must_use]
     pub fn then_replaced_by(mut self, tar: impl Content + 'static) -> Self {
         self.replaced_by = Some(Arc::new(tar));

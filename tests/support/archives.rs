@@ -1,4 +1,5 @@
-//! Good tars as ImageNet makes them: flat, GNU headers, 10,240-byte records; deterministic by seed.
+//! Well-formed tars like those of ImageNet: flat, GNU headers, records of 10,240 bytes. The same
+//! seed gives the same tar.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,14 +13,14 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::content::{Content, Reader, Segment, Segments, same};
 
-/// GNU tar pads an archive to whole records of twenty blocks.
+/// GNU tar pads an archive to whole records of twenty blocks. Bytes.
 pub const RECORD: usize = 10_240;
-/// Headers and contents are laid out in blocks of this size.
+/// Size in bytes of a tar block: headers and contents begin at multiples of it.
 pub const BLOCK: usize = 512;
-/// The proof that the programs put into a class folder, beside the images.
+/// Name of the manifest that the programs write into a class folder.
 pub const MANIFEST: &str = ".manifest.json";
 
-/// A class's tar: `count` files `<wnid>_<n>.JPEG` whose sizes lie in `sizes`.
+/// The tar of a class: `count` files `<wnid>_<n>.JPEG` with sizes in `sizes`.
 pub fn images(wnid: &str, count: usize, sizes: Range<usize>, seed: u64) -> Vec<u8> {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut builder = tar::Builder::new(Vec::new());
@@ -32,14 +33,14 @@ pub fn images(wnid: &str, count: usize, sizes: Range<usize>, seed: u64) -> Vec<u
         let mut header = gnu_header(image.len() as u64);
         builder
             .append_data(&mut header, format!("{wnid}_{number}.JPEG"), image.as_slice())
-            .expect("a vector takes all");
+            .expect("writing to a vector does not fail");
     }
-    let mut tar = builder.into_inner().expect("a vector takes all");
+    let mut tar = builder.into_inner().expect("writing to a vector does not fail");
     pad_to_record(&mut tar);
     tar
 }
 
-/// A tar too large for memory: `count` files of `size` bytes each, made as they are read.
+/// A tar too large for memory: `count` files of `size` bytes each, generated on reading.
 pub fn streamed_images(wnid: &str, count: u64, size: u64, seed: u64) -> Segments {
     let mut segments = Vec::new();
     for number in 1..=count {
@@ -53,28 +54,29 @@ pub fn streamed_images(wnid: &str, count: u64, size: u64, seed: u64) -> Segments
     Segments::new(segments).with_end_marker()
 }
 
-/// Zero bytes up to the end of the record.
+/// Appends zero bytes up to the end of the record.
 pub fn pad_to_record(tar: &mut Vec<u8>) {
     tar.resize(tar.len().next_multiple_of(RECORD), 0);
 }
 
-/// The files of a good tar, by name.
+/// The files of a well-formed tar, by name.
 pub fn files(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(tar);
-    let entries = archive.entries().expect("the tar is good");
+    let entries = archive.entries().expect("the tar is well-formed");
     entries
-        .map(|entry| entry.expect("the tar is good"))
+        .map(|entry| entry.expect("the tar is well-formed"))
         .filter(|entry| entry.header().entry_type().is_file())
         .map(|mut entry| {
-            let name = entry.path().expect("the tar is good").to_string_lossy().into_owned();
+            let name = entry.path().expect("the tar is well-formed").to_string_lossy().into_owned();
             let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).expect("the tar is good");
+            entry.read_to_end(&mut bytes).expect("the tar is well-formed");
             (name.rsplit('/').next().unwrap_or_default().to_owned(), bytes)
         })
         .collect()
 }
 
-/// In what a folder differs from the tar's files: names and bytes, the manifest allowed beside them.
+/// The first difference between a folder and the tar's files in names or bytes; a manifest is
+/// allowed.
 pub fn difference(tar: &[u8], folder: &Path) -> Option<String> {
     let mut missing = files(tar);
     let entries = match std::fs::read_dir(folder) {
@@ -97,25 +99,25 @@ pub fn difference(tar: &[u8], folder: &Path) -> Option<String> {
     missing.keys().next().map(|name| format!("{name} and {} more are missing", missing.len() - 1))
 }
 
-/// Panics unless the folder holds exactly the tar's files, and at most a manifest beside them.
+/// Panics unless the folder holds exactly the tar's files, and at most a manifest in addition.
 #[track_caller]
 pub fn assert_class_is(tar: &[u8], folder: &Path) {
     if let Some(difference) = difference(tar, folder) {
-        panic!("{} is not what its tar says: {difference}", folder.display());
+        panic!("{} differs from its tar: {difference}", folder.display());
     }
 }
 
-/// The same for a tar that need not fit into memory.
+/// Like [`assert_class_is`], for a tar that need not fit into memory.
 #[track_caller]
 pub fn assert_streamed_class_is(tar: &(impl Content + ?Sized), folder: &Path) {
     let mut archive = tar::Archive::new(Reader::new(tar));
     let mut names = BTreeSet::from([MANIFEST.to_owned()]);
-    for entry in archive.entries().expect("the tar is good") {
-        let entry = entry.expect("the tar is good");
-        let name = entry.path().expect("the tar is good").to_string_lossy().into_owned();
+    for entry in archive.entries().expect("the tar is well-formed") {
+        let entry = entry.expect("the tar is well-formed");
+        let name = entry.path().expect("the tar is well-formed").to_string_lossy().into_owned();
         let path = folder.join(&name);
         let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(same(entry, file).expect("both can be read"), "{} is not what its tar says", path.display());
+        assert!(same(entry, file).expect("both can be read"), "{} differs from its tar", path.display());
         names.insert(name);
     }
     for entry in std::fs::read_dir(folder).expect("the folder can be listed") {
@@ -124,7 +126,7 @@ pub fn assert_streamed_class_is(tar: &(impl Content + ?Sized), folder: &Path) {
     }
 }
 
-/// Unpacks a good tar as an older tool or a person would: the files, and no manifest.
+/// Unpacks a well-formed tar as `tar -x` does: the files, and no manifest.
 pub fn unpack_by_hand(tar: &[u8], folder: &Path) {
     std::fs::create_dir_all(folder).expect("the folder can be made");
     for (name, bytes) in files(tar) {
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_seen() {
+    fn every_difference_is_detected() {
         let tar = images("n00000001", 3, 10..20, 1);
         let folder = tempfile::tempdir().unwrap();
         unpack_by_hand(&tar, folder.path());
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "n00000001_2.JPEG is not what its tar says")]
+    #[should_panic(expected = "n00000001_2.JPEG differs from its tar")]
     fn a_difference_from_a_tar_that_is_streamed_is_seen() {
         let tar = streamed_images("n00000001", 3, 700, 1);
         let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
-//! A bad line: passes TCP on between workers and a coordinator, and does to it what a test says at run time.
+//! A TCP proxy between workers and a coordinator that injects network faults at run time.
 //!
-//! It changes no byte. A line that is dark holds back what is sent, as a partition does, and delivers it when it is light
-//! again; a frozen connection never carries anything again, as if the host at its other end had been pulled.
+//! It never changes the bytes. A blocked direction holds back what is sent, as a partition does,
+//! and delivers it once it is unblocked. A frozen connection never carries anything again, as if
+//! the peer's host had lost power.
 
 use std::{
     io::{self, Read, Write},
@@ -20,18 +21,18 @@ use tokio::time::Instant;
 
 use crate::http2_frames::Frames;
 
-/// How often a line that has nothing to carry looks whether anything has changed.
-const GLANCE: Duration = Duration::from_millis(5);
+/// How often an idle connection polls for changed rules.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const OPEN: u8 = 0;
 const CLOSED: u8 = 1;
 const RESET: u8 = 2;
 
-/// A direction.
+/// A direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// Requests.
+pub enum Direction {
+    /// From the client to the server: requests.
     ToServer,
-    /// Answers.
+    /// From the server to the client: answers.
     ToClient,
 }
 
@@ -43,6 +44,7 @@ pub struct ChaosProxy {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// State that the proxy shares with the threads of its connections.
 #[derive(Debug, Default)]
 struct State {
     rules: Mutex<Rules>,
@@ -52,12 +54,12 @@ struct State {
     stopping: AtomicBool,
 }
 
-/// What happens to all connections from now on.
+/// The faults that apply to all connections.
 #[derive(Debug, Clone, Default)]
 struct Rules {
     server: Option<SocketAddr>,
     refuses: bool,
-    dark: [bool; 2],
+    blocked: [bool; 2],
     flapping: Option<Flapping>,
     delay: (Duration, Duration),
     bytes_per_second: u64,
@@ -65,26 +67,27 @@ struct Rules {
     resets: [Option<u64>; 2],
 }
 
+/// Alternating passing and blocked periods.
 #[derive(Debug, Clone, Copy)]
 struct Flapping {
     since: Instant,
-    light: Duration,
-    dark: Duration,
+    passing: Duration,
+    blocked: Duration,
 }
 
-/// Two connections that are one.
+/// One proxied connection: its two sockets.
 #[derive(Debug)]
 struct Link {
     client: TcpStream,
     server: TcpStream,
     end: AtomicU8,
     frozen: AtomicBool,
-    farewell: AtomicBool,
+    goaway_pending: AtomicBool,
     last_carried: Mutex<Instant>,
 }
 
 impl ChaosProxy {
-    /// Listens on loopback before a server.
+    /// Listens on loopback and forwards to a server.
     pub fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
@@ -97,100 +100,103 @@ impl ChaosProxy {
         Self { address, state, acceptor: Some(acceptor) }
     }
 
-    /// Where clients connect to.
+    /// The URL that clients connect to.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// New connections are led to this server from now on.
-    pub fn lead_to(&self, server: SocketAddr) {
+    /// Forwards new connections to this server from now on.
+    pub fn forward_to(&self, server: SocketAddr) {
         self.state.rules().server = Some(server);
     }
 
-    /// New connections are reset at once, or no longer.
+    /// Resets new connections at once, or stops doing so.
     pub fn refuse(&self, refuses: bool) {
         self.state.rules().refuses = refuses;
     }
 
-    /// Nothing gets through in this direction, or it does again; connections stay open.
-    pub fn darken(&self, way: Way, dark: bool) {
-        self.state.rules().dark[way as usize] = dark;
+    /// Blocks or unblocks a direction; connections stay open.
+    pub fn block(&self, direction: Direction, blocked: bool) {
+        self.state.rules().blocked[direction as usize] = blocked;
     }
 
-    /// Nothing gets through in either direction, or it does again.
+    /// Blocks or unblocks both directions.
     pub fn partition(&self, cut_off: bool) {
-        self.state.rules().dark = [cut_off; 2];
+        self.state.rules().blocked = [cut_off; 2];
     }
 
-    /// Light and dark take turns, beginning with light; for ever if it is not called again with no darkness.
-    pub fn flap(&self, light: Duration, dark: Duration) {
-        let flapping = Flapping { since: Instant::now(), light, dark };
-        self.state.rules().flapping = Some(flapping).filter(|flapping| !flapping.dark.is_zero());
+    /// Alternates between a passing and a blocked period, beginning with the passing one, until it
+    /// is called with a `blocked` of zero.
+    pub fn flap(&self, passing: Duration, blocked: Duration) {
+        let flapping = Flapping { since: Instant::now(), passing, blocked };
+        self.state.rules().flapping = Some(flapping).filter(|flapping| !flapping.blocked.is_zero());
     }
 
-    /// Whatever is carried comes so much later, give or take the second time.
+    /// Delays all data by `by`, plus or minus a random time of at most `give_or_take`.
     pub fn delay(&self, by: Duration, give_or_take: Duration) {
         self.state.rules().delay = (by, give_or_take);
     }
 
-    /// Carries no more than so many bytes per second on each connection and direction; 0 lifts the limit.
+    /// Limits each connection and direction to `bytes_per_second`; 0 removes the limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
         self.state.rules().bytes_per_second = bytes_per_second;
     }
 
-    /// Closes connections on which nothing was carried for so long.
+    /// Closes connections that have carried nothing for `longest`; `None` stops that.
     pub fn close_when_silent(&self, longest: Option<Duration>) {
         self.state.rules().longest_silence = longest;
     }
 
-    /// After so many bytes more in this direction the connection that carries the last of them is reset: once.
-    pub fn reset_after(&self, way: Way, bytes: u64) {
-        self.state.rules().resets[way as usize] = Some(bytes);
+    /// Resets one connection, once: the one that carries the last of the next `bytes` bytes in this
+    /// direction.
+    pub fn reset_after(&self, direction: Direction, bytes: u64) {
+        self.state.rules().resets[direction as usize] = Some(bytes);
     }
 
-    /// Takes back what [`Self::reset_after`] was asked for and has not done.
-    pub fn reset_no_more(&self) {
+    /// Cancels calls of [`Self::reset_after`] that have not taken effect yet.
+    pub fn cancel_resets(&self) {
         self.state.rules().resets = [None; 2];
     }
 
-    /// Whether a reset that was asked for is still to come.
-    pub fn reset_is_pending(&self, way: Way) -> bool {
-        self.state.rules().resets[way as usize].is_some()
+    /// Whether a reset by [`Self::reset_after`] is still pending.
+    pub fn reset_is_pending(&self, direction: Direction) -> bool {
+        self.state.rules().resets[direction as usize].is_some()
     }
 
-    /// Resets every connection that is open now.
+    /// Resets every open connection.
     pub fn cut(&self) {
         self.state.each_link(|link| link.end(RESET));
     }
 
-    /// Closes every connection that is open now in an orderly way.
+    /// Closes every open connection with a FIN.
     pub fn close(&self) {
         self.state.each_link(|link| link.end(CLOSED));
     }
 
-    /// The connections that are open now stay so and never carry anything again; new ones do.
+    /// Keeps the open connections open but carries nothing on them any more; new connections are
+    /// not affected.
     pub fn freeze(&self) {
         self.state.each_link(|link| link.frozen.store(true, Ordering::Relaxed));
     }
 
-    /// Tells every client in HTTP/2's words (GOAWAY) that its connection takes no new request.
-    pub fn say_goodbye(&self) {
-        self.state.each_link(|link| link.farewell.store(true, Ordering::Relaxed));
+    /// Sends an HTTP/2 GOAWAY to every client: its connection accepts no new requests.
+    pub fn send_goaway(&self) {
+        self.state.each_link(|link| link.goaway_pending.store(true, Ordering::Relaxed));
     }
 
-    /// Connections that were ever accepted and led on.
+    /// Number of connections accepted and forwarded since the start.
     pub fn connections(&self) -> u64 {
         self.state.opened.load(Ordering::Relaxed)
     }
 
-    /// Connections that are open now.
+    /// Number of connections open now.
     pub fn open_connections(&self) -> usize {
         self.state.links().len()
     }
 
-    /// Bytes carried in a direction.
-    pub fn carried(&self, way: Way) -> u64 {
-        self.state.carried[way as usize].load(Ordering::Relaxed)
+    /// Bytes carried in a direction since the start.
+    pub fn carried(&self, direction: Direction) -> u64 {
+        self.state.carried[direction as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -217,10 +223,10 @@ impl State {
         self.links().iter().for_each(|link| act(link));
     }
 
-    /// How many of these bytes still get through, and whether the connection is reset behind them.
-    fn spring(&self, way: Way, bytes: usize) -> (usize, bool) {
+    /// How many of these bytes pass, and whether the connection is reset after them.
+    fn bytes_before_reset(&self, direction: Direction, bytes: usize) -> (usize, bool) {
         let mut rules = self.rules();
-        let reset = &mut rules.resets[way as usize];
+        let reset = &mut rules.resets[direction as usize];
         match *reset {
             Some(left) if left <= bytes as u64 => {
                 *reset = None;
@@ -235,14 +241,14 @@ impl State {
 }
 
 impl Rules {
-    fn is_dark(&self, way: Way) -> bool {
-        let flaps = self.flapping.is_some_and(|Flapping { since, light, dark }| {
-            since.elapsed().as_nanos() % (light + dark).as_nanos() >= light.as_nanos()
+    fn is_blocked(&self, direction: Direction) -> bool {
+        let flaps = self.flapping.is_some_and(|Flapping { since, passing, blocked }| {
+            since.elapsed().as_nanos() % (passing + blocked).as_nanos() >= passing.as_nanos()
         });
-        self.dark[way as usize] || flaps
+        self.blocked[direction as usize] || flaps
     }
 
-    fn late(&self) -> Duration {
+    fn next_delay(&self) -> Duration {
         let (by, give_or_take) = self.delay;
         (by + give_or_take.mul_f64(2.0 * rand::rng().random::<f64>())).saturating_sub(give_or_take)
     }
@@ -261,31 +267,35 @@ impl Link {
         self.last_carried.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// The rules by which something is carried next; `None` at the end.
-    fn wait_for_light(&self, way: Way, state: &State) -> Option<Rules> {
+    /// Waits until the direction is not blocked and returns the rules; `None` once the connection
+    /// ends.
+    fn wait_until_passing(&self, direction: Direction, state: &State) -> Option<Rules> {
         while self.end.load(Ordering::Relaxed) == OPEN && !state.stopping.load(Ordering::Relaxed) {
             let rules = state.rules().clone();
-            if !self.frozen.load(Ordering::Relaxed) && !rules.is_dark(way) {
+            if !self.frozen.load(Ordering::Relaxed) && !rules.is_blocked(direction) {
                 return Some(rules);
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         None
     }
 
-    /// Carries bytes one way until the connection ends.
-    fn carry(&self, way: Way, state: &State) -> io::Result<()> {
-        let (mut from, mut to) = match way {
-            Way::ToServer => (&self.client, &self.server),
-            Way::ToClient => (&self.server, &self.client),
+    /// Carries bytes in one direction until the connection ends.
+    fn carry(&self, direction: Direction, state: &State) -> io::Result<()> {
+        let (mut from, mut to) = match direction {
+            Direction::ToServer => (&self.client, &self.server),
+            Direction::ToClient => (&self.server, &self.client),
         };
         let mut frames = Frames::default();
         let mut buffer = [0; 16 << 10];
-        while let Some(rules) = self.wait_for_light(way, state) {
-            if way == Way::ToClient && frames.is_between() && self.farewell.swap(false, Ordering::Relaxed) {
+        while let Some(rules) = self.wait_until_passing(direction, state) {
+            if direction == Direction::ToClient
+                && frames.is_between()
+                && self.goaway_pending.swap(false, Ordering::Relaxed)
+            {
                 to.write_all(&Frames::GOAWAY)?;
             }
-            // A fiftieth of a second's worth at once.
+            // Portions of at most 20 ms at the rate limit.
             let slice = match usize::try_from(rules.bytes_per_second / 50) {
                 Ok(0) | Err(_) => buffer.len(),
                 Ok(slice) => slice.min(buffer.len()),
@@ -303,14 +313,15 @@ impl Link {
             if read == 0 {
                 return to.shutdown(Shutdown::Write);
             }
-            std::thread::sleep(rules.late() + rules.time_for(read));
-            // What was under way when it became dark.
-            let Some(_) = self.wait_for_light(way, state) else { break };
-            let (passes, reset) = state.spring(way, read);
-            // Noted first: once the other side has the bytes, nobody can look at a count without them.
-            state.carried[way as usize].fetch_add(passes as u64, Ordering::Relaxed);
+            std::thread::sleep(rules.next_delay() + rules.time_for(read));
+            // Data read before a block began is held back too.
+            let Some(_) = self.wait_until_passing(direction, state) else { break };
+            let (passes, reset) = state.bytes_before_reset(direction, read);
+            // Counted before the write: a peer that has received the bytes never sees a count
+            // without them.
+            state.carried[direction as usize].fetch_add(passes as u64, Ordering::Relaxed);
             to.write_all(&buffer[..passes])?;
-            frames.saw(&buffer[..passes]);
+            frames.advance(&buffer[..passes]);
             *self.last_carried() = Instant::now();
             if reset {
                 self.end(RESET);
@@ -320,7 +331,7 @@ impl Link {
     }
 }
 
-/// Two threads a connection; all are waited for when the proxy stops.
+/// Two threads for each connection; all are joined when the proxy stops.
 fn accept(listener: &TcpListener, state: &Arc<State>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for client in listener.incoming() {
@@ -329,7 +340,8 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         }
         threads.retain(|thread| !thread.is_finished());
         let Rules { refuses, server, .. } = state.rules().clone();
-        // Whether it is refused or the server is not there, the client sees the end of its connection.
+        // Dropping the client's socket ends its connection, both on refusal and if the server is
+        // unreachable.
         let Some(link) = client.ok().filter(|_| !refuses).and_then(|client| open(client, server?)) else { continue };
         let link = Arc::new(link);
         state.opened.fetch_add(1, Ordering::Relaxed);
@@ -337,10 +349,11 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
         let state = Arc::clone(state);
         threads.push(std::thread::spawn(move || {
             std::thread::scope(|scope| {
-                for way in [Way::ToServer, Way::ToClient] {
-                    let (link, state) = (&link, &state);
+                for direction in [Direction::ToServer, Direction::ToClient] {
+                    let link = &link;
+                    let state = &state;
                     scope.spawn(move || {
-                        if link.carry(way, state).is_err() {
+                        if link.carry(direction, state).is_err() {
                             link.end(RESET);
                         }
                     });
@@ -348,13 +361,13 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             });
             if link.end.load(Ordering::Relaxed) == RESET {
                 for stream in [&link.client, &link.server] {
-                    set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket can be told not to linger");
+                    set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket has a linger option");
                 }
             }
             state.links().retain(|other| !Arc::ptr_eq(other, &link));
         }));
     }
-    // Ends a write that nobody reads.
+    // Unblocks writes whose peer does not read.
     state.each_link(|link| {
         drop(link.client.shutdown(Shutdown::Both));
         drop(link.server.shutdown(Shutdown::Both));
@@ -368,14 +381,14 @@ fn open(client: TcpStream, server: SocketAddr) -> Option<Link> {
     let server = TcpStream::connect_timeout(&server, Duration::from_secs(1)).ok()?;
     for stream in [&client, &server] {
         stream.set_nodelay(true).ok()?;
-        stream.set_read_timeout(Some(GLANCE)).ok()?;
+        stream.set_read_timeout(Some(POLL_INTERVAL)).ok()?;
     }
     Some(Link {
         client,
         server,
         end: AtomicU8::new(OPEN),
         frozen: AtomicBool::new(false),
-        farewell: AtomicBool::new(false),
+        goaway_pending: AtomicBool::new(false),
         last_carried: Mutex::new(Instant::now()),
     })
 }

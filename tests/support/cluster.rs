@@ -1,4 +1,4 @@
-//! A job as a person would start it: the real programs, a CSV, a target folder, and a deadline.
+//! A job with the real programs, a CSV, a target folder and a deadline.
 
 use std::{
     net::SocketAddr,
@@ -16,10 +16,10 @@ use crate::{
     running::{Finished, Running, tail},
 };
 
-/// How long a job may take unless the test says otherwise.
+/// How long a job may take unless the test sets another deadline.
 const DEADLINE: Duration = Duration::from_mins(3);
 
-/// A job in a folder of its own. The same job can be run again, with other classes or arguments too.
+/// A job in a temporary folder. It can be run again, also with other classes or arguments.
 #[derive(Debug)]
 pub struct Job {
     folder: TempDir,
@@ -32,34 +32,34 @@ pub struct Job {
     deadline: Duration,
 }
 
-/// The numbers of the closing table.
+/// The counts of the summary table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
-    /// Completed by this run.
+    /// Classes that this run completed.
     pub success: u64,
-    /// Complete before.
+    /// Classes that were complete before this run.
     pub skipped: u64,
-    /// Not there.
+    /// Classes that are not complete after this run.
     pub failed: u64,
-    /// All rows, each class once.
+    /// All classes in the list, without duplicates.
     pub total: u64,
     /// Rows that repeat a class.
     pub duplicates: u64,
 }
 
 impl Table {
-    /// A table whose counts add up.
+    /// A table with consistent counts.
     pub fn of(success: u64, skipped: u64, failed: u64) -> Self {
         Self { success, skipped, failed, total: success + skipped + failed, duplicates: 0 }
     }
 
-    /// The same for a list with so many rows that repeat a class.
+    /// The same table for a list with `duplicates` duplicate rows.
     #[must_use]
     pub fn with_duplicates(self, duplicates: u64) -> Self {
         Self { duplicates, ..self }
     }
 
-    /// Reads the table from standard output; panics if it is not all that stands there.
+    /// Parses the table from standard output; panics if standard output holds anything else.
     #[track_caller]
     pub fn read(stdout: &str) -> Self {
         let number = |word: &str| {
@@ -72,7 +72,7 @@ impl Table {
         table
     }
 
-    /// Exactly what standard output must hold.
+    /// The exact text that the program prints for this table.
     pub fn text(&self) -> String {
         let line = "=".repeat(80);
         let Self { success, skipped, failed, total, duplicates } = self;
@@ -111,7 +111,7 @@ impl Job {
         }
     }
 
-    /// A CSV with these ids, in this order.
+    /// Writes a CSV with these ids, in this order.
     #[must_use]
     pub fn classes<'id>(self, wnids: impl IntoIterator<Item = &'id str>) -> Self {
         let row = |wnid| format!("{wnid},\"a label, with a comma\"\n");
@@ -119,7 +119,7 @@ impl Job {
         self.csv_text(lines.concat())
     }
 
-    /// A CSV with this text.
+    /// Writes a CSV with this text.
     #[must_use]
     pub fn csv_text(mut self, text: impl AsRef<[u8]>) -> Self {
         let path = self.folder.path().join("data.csv");
@@ -128,138 +128,143 @@ impl Job {
         self
     }
 
-    /// A CSV that may not even exist.
+    /// Uses the CSV at this path, which need not exist.
     #[must_use]
     pub fn csv_at(mut self, path: impl Into<PathBuf>) -> Self {
         self.csv = Some(path.into());
         self
     }
 
-    /// Where the tars come from.
+    /// Uses this origin for the tars.
     #[must_use]
     pub fn origin(self, origin: &Origin) -> Self {
         self.url(&origin.url())
     }
 
-    /// Where the tars come from, as it is given on the command line.
+    /// Uses this base URL, as given on the command line.
     #[must_use]
     pub fn url(mut self, url: &str) -> Self {
         self.url = Some(url.to_owned());
         self
     }
 
-    /// Another target folder than its own.
+    /// Uses another target folder.
     #[must_use]
     pub fn target(mut self, path: impl Into<PathBuf>) -> Self {
         self.target = path.into();
         self
     }
 
-    /// Further arguments, in the place of those given before.
+    /// Sets further arguments; they replace earlier ones.
     #[must_use]
     pub fn args<'word>(mut self, args: impl IntoIterator<Item = &'word str>) -> Self {
         self.args = args.into_iter().map(str::to_owned).collect();
         self
     }
 
-    /// Runs the coordinator under another command, which is given the program and its arguments as its last ones.
+    /// Runs the coordinator under another command, to which the program and its arguments are
+    /// appended.
     #[must_use]
     pub fn under<'word>(mut self, command: impl IntoIterator<Item = &'word str>) -> Self {
         self.under = command.into_iter().map(str::to_owned).collect();
         self
     }
 
-    /// A variable more in the environment of the coordinator and of workers.
+    /// Adds an environment variable for the coordinator and the workers.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Another deadline than one minute.
+    /// Replaces the default deadline of three minutes.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// A folder for whatever else the test needs, gone with the job.
+    /// A folder for other files of the test, removed with the job.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where the classes go.
+    /// The target folder.
     pub fn target_path(&self) -> &Path {
         &self.target
     }
 
-    /// A class's folder under its final name.
+    /// The folder of a class under its final name.
     pub fn class_folder(&self, wnid: &str) -> PathBuf {
         self.target.join(wnid)
     }
 
-    /// The lines of `failed_downloads.log`; none if there is no such file.
+    /// The lines of `failed_downloads.log`; none if the file does not exist.
     pub fn failures(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.target.join("failed_downloads.log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The line of a class in `failed_downloads.log`, without the class. Panics unless there is exactly one.
+    /// The line of a class in `failed_downloads.log`, without the class. Panics unless there is
+    /// exactly one.
     #[track_caller]
     pub fn failure_of(&self, wnid: &str) -> String {
         let prefix = format!("{wnid} - ");
         let failures = self.failures();
         let found: Vec<&str> = failures.iter().filter_map(|line| line.strip_prefix(prefix.as_str())).collect();
-        let [failure] = found.as_slice() else { panic!("{wnid} has not one line in the failure log: {failures:#?}") };
+        let [failure] = found.as_slice() else {
+            panic!("expected one line of {wnid} in the failure log: {failures:#?}")
+        };
         (*failure).to_owned()
     }
 
-    /// Runs it on one host, in one process.
+    /// Runs the job on one host, in one process, to its end.
     #[track_caller]
     pub fn run(&self) -> Finished {
         self.start().wait()
     }
 
-    /// Starts it on one host, in one process.
+    /// Starts the job on one host, in one process.
     pub fn start(&self) -> Running {
         let mut command = self.coordinator_command();
         command.arg("--dev");
         self.spawn(command, "imagenet_downloader.log")
     }
 
-    /// Starts the program with exactly these arguments and the job's target as its working directory.
+    /// Starts the program with exactly these arguments and the job's target as its working
+    /// directory.
     pub fn start_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
         let mut command = self.coordinator();
         command.args(args).current_dir(&self.target);
         self.spawn(command, "imagenet_downloader.log")
     }
 
-    /// Starts only the coordinator, which workers on loopback can join.
+    /// Starts only the coordinator; workers on loopback can join it.
     pub fn start_coordinator(&self) -> Coordinator {
         let mut command = self.coordinator_command();
-        // By its variable and not its flag: the dashboard is not what these tests are about.
+        // Set by the environment variable, not the flag: the dashboard is not under test here.
         command.args(["--listen", "127.0.0.1:0"]).env("IMAGENET_HTTP", "127.0.0.1:0");
         let mut running = self.spawn(command, "imagenet_downloader.log");
         let http = running.wait_for_http();
         let origin = self.url.as_deref().and_then(|url| url.strip_prefix("http://")?.parse().ok());
         let known: Vec<SocketAddr> = origin.into_iter().chain([http]).collect();
         let address = running.wait_for_address(&known);
-        // Addresses are told a moment before there is something to tell of the job.
-        running.wait_until("it works", |_| {
-            let (_, says) = http::get(http, "/readyz")?;
-            (says != "starting\n").then_some(())
+        // The addresses are printed shortly before the job's state is available.
+        running.wait_until("it is ready", |_| {
+            let (_, body) = http::get(http, "/readyz")?;
+            (body != "starting\n").then_some(())
         });
         Coordinator { running, address, http }
     }
 
-    /// Starts the coordinator at an address that stays its own when it is started again.
+    /// Starts the coordinator at a fixed address, which a later start can use again.
     pub fn start_coordinator_at(&self, address: SocketAddr) -> Running {
         let mut command = self.coordinator_command();
         command.args(["--listen", &address.to_string()]).env("IMAGENET_HTTP", "127.0.0.1:0");
         self.spawn(command, "imagenet_downloader.log")
     }
 
-    /// Starts a worker that writes into a target of its own, or into the job's.
+    /// Starts a worker with this target folder, which may be the job's.
     pub fn start_worker(&self, name: &str, coordinator: &Coordinator, target: &Path) -> Running {
         let mut command = Command::new(program("worker"));
         command.args(["--connect", &format!("http://{}", coordinator.address), "--name", name]);
@@ -277,21 +282,24 @@ impl Job {
         self.spawn(command, "imagenet_downloader.log")
     }
 
-    /// Starts another program, with the job's target as its working directory.
+    /// Starts another program with the job's target as its working directory.
     pub fn start_program(&self, mut command: Command) -> Running {
         command.current_dir(&self.target);
         self.spawn(command, "imagenet_downloader.log")
     }
 
-    /// Panics with what the program said unless it ended with this code and this table, and nothing else on stdout.
+    /// Panics with the program's output unless it ended with this exit code and exactly this table
+    /// on stdout.
     #[track_caller]
     pub fn assert_ended(&self, finished: &Finished, code: i32, table: Table) {
-        let (found, signal, stdout) = (finished.code, finished.signal, &finished.stdout);
-        let said = || format!("{:#?}\n--- stderr\n{}", self.failures(), tail(&finished.stderr));
+        let found = finished.code;
+        let signal = finished.signal;
+        let stdout = &finished.stdout;
+        let output = || format!("{:#?}\n--- stderr\n{}", self.failures(), tail(&finished.stderr));
         assert!(
             found == Some(code) && *stdout == table.text(),
             "code {found:?}, signal {signal:?}\n{stdout}\n--- failures\n{}",
-            said()
+            output()
         );
         folders::assert_no_partial(&self.target);
         for text in [stdout, &finished.stderr] {
@@ -299,17 +307,19 @@ impl Job {
         }
     }
 
-    /// Panics unless every class is there; which of them an earlier process completed is left open, and told.
+    /// Panics unless every class is complete; returns the table, which tells how many of them an
+    /// earlier process completed.
     #[track_caller]
     pub fn assert_all_there(&self, finished: &Finished, classes: u64) -> Table {
-        let said = tail(&finished.stderr);
-        assert_eq!(finished.code, Some(0), "{}\n--- stderr\n{said}", finished.stdout);
+        let output = tail(&finished.stderr);
+        assert_eq!(finished.code, Some(0), "{}\n--- stderr\n{output}", finished.stdout);
         let table = Table::read(&finished.stdout);
         self.assert_ended(finished, 0, Table::of(table.success, classes - table.success.min(classes), 0));
         table
     }
 
-    /// Panics unless it could not run: code 2, nothing on stdout, and one sentence that holds all the words.
+    /// Panics unless the program could not run: exit code 2, nothing on stdout, and an error
+    /// message that contains all these words.
     #[track_caller]
     pub fn assert_could_not_run(&self, finished: &Finished, words: &[&str]) {
         let Finished { code, stdout, stderr, .. } = finished;
@@ -320,10 +330,10 @@ impl Job {
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 
-    /// The program without arguments.
+    /// The command without arguments.
     fn coordinator(&self) -> Command {
         let mut words = self.under.iter().map(PathBuf::from).chain([program("coordinator")]);
-        let mut command = Command::new(words.next().expect("there is the program at least"));
+        let mut command = Command::new(words.next().expect("the program itself is always there"));
         command.args(words).envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -351,8 +361,8 @@ impl Job {
 pub struct Coordinator {
     /// The process.
     pub running: Running,
-    /// Where it listens for workers.
+    /// The address that it listens on for workers.
     pub address: SocketAddr,
-    /// Where its dashboard is.
+    /// The address of its dashboard.
     pub http: SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! One connection of the origin: reads requests and lets each be answered, until either side ends it.
+//! One connection of the origin: reads requests and answers each, until either side closes it.
 
 use std::{
     io::{ErrorKind, Read},
@@ -19,12 +19,12 @@ use crate::{
 
 const LONGEST_HEAD: usize = 64 << 10;
 const MOST_HEADERS: usize = 64;
-/// How often a thread that waits looks whether the origin is to stop.
-const GLANCE: Duration = Duration::from_millis(50);
+/// How often a waiting thread checks whether the origin stops.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Answers requests until the connection ends.
 pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
-    if stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(GLANCE))).is_err() {
+    if stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(POLL_INTERVAL))).is_err() {
         return;
     }
     let mut received = Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
         }
         let number = state.record(request.clone());
         if state.traffic.is_silent() {
-            while state.traffic.is_silent() && !is_gone(stream, state) {}
+            while state.traffic.is_silent() && !wait_for_disconnect(stream, state) {}
             return;
         }
         if hang_up {
@@ -48,12 +48,12 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
             Ok(Next::Serve) if !closes => {}
             Ok(Next::HangUp) => hang_up = true,
             Ok(Next::Stall) => {
-                while state.stalls() && !is_gone(stream, state) {}
+                while state.stalls() && !wait_for_disconnect(stream, state) {}
                 return;
             }
             Ok(Next::Reset) => {
-                // A close that lingers for no time is a reset.
-                set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket can be told not to linger");
+                // Closing with a linger time of zero sends an RST.
+                set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket has a linger option");
                 return;
             }
             Ok(Next::Serve | Next::Close) | Err(_) => return,
@@ -61,8 +61,8 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
     }
 }
 
-/// Waits for a glance; whether the client has gone or the origin is to stop.
-pub(crate) fn is_gone(mut stream: &TcpStream, state: &State) -> bool {
+/// Waits for at most [`POLL_INTERVAL`]; whether the client has disconnected or the origin stops.
+pub(crate) fn wait_for_disconnect(mut stream: &TcpStream, state: &State) -> bool {
     let mut ignored = [0; 1024];
     let read = stream.read(&mut ignored);
     let waits = matches!(&read, Err(error) if is_timeout(error.kind()));
@@ -89,7 +89,7 @@ fn read_request(mut stream: &TcpStream, received: &mut Vec<u8>, id: u64, state: 
     }
 }
 
-/// The first request of what was received, and its length.
+/// Parses the first request in the received bytes; also returns its length.
 fn parse(received: &[u8], connection: u64) -> Option<(Request, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut head = httparse::Request::new(&mut headers);

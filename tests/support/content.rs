@@ -1,4 +1,4 @@
-//! What the origin serves: bytes in memory, a file, or a tar that is made while it is read.
+//! Contents that the origin serves: bytes in memory, a file, or a tar that is generated on reading.
 
 use std::{
     fs::File,
@@ -14,15 +14,15 @@ use crate::{
     raw_tar::Entry,
 };
 
-/// Bytes of known length that can be read from any place.
+/// Bytes of known length with random access.
 pub trait Content: Send + Sync {
     /// Length in bytes.
     fn length(&self) -> u64;
 
-    /// Reads some bytes from `offset` on; 0 at the end.
+    /// Reads at least one byte from `offset` on; 0 at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Sends so many bytes from `offset` on.
+    /// Sends `count` bytes from `offset` on.
     fn send(&self, offset: u64, count: usize, to: &TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; count];
         let mut filled = 0;
@@ -35,9 +35,9 @@ pub trait Content: Send + Sync {
         io::Write::write_all(&mut &*to, &buffer)
     }
 
-    /// All bytes; for contents that fit into memory.
+    /// All bytes; only for contents that fit into memory.
     fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; usize::try_from(self.length()).expect("fits into memory")];
+        let mut bytes = vec![0; usize::try_from(self.length()).expect("the content fits into memory")];
         let mut filled = 0;
         while filled < bytes.len() {
             let read = self.read_at(filled as u64, &mut bytes[filled..]).expect("the content can be read");
@@ -80,7 +80,7 @@ impl<T: Content + ?Sized> Content for Arc<T> {
     }
 }
 
-/// A file on disk; nothing of it is held in memory.
+/// A file on disk; no part of it is kept in memory.
 #[derive(Debug)]
 pub struct OnDisk {
     file: File,
@@ -105,12 +105,12 @@ impl Content for OnDisk {
         self.file.read_at(buffer, offset)
     }
 
-    /// The kernel copies: a benchmark should measure the client and not this origin.
+    /// Uses `sendfile`, so that a benchmark measures the client and not this origin.
     #[cfg(target_os = "linux")]
     fn send(&self, mut offset: u64, count: usize, to: &TcpStream) -> io::Result<()> {
         let end = offset + count as u64;
         while offset < end {
-            let left = usize::try_from(end - offset).expect("no more than was asked for");
+            let left = usize::try_from(end - offset).expect("at most `count`");
             if rustix::fs::sendfile(to, &self.file, Some(&mut offset), left)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -119,28 +119,28 @@ impl Content for OnDisk {
     }
 }
 
-/// A part of a content that is made while it is read.
+/// A part of a content that is generated on reading.
 #[derive(Debug, Clone)]
 pub enum Segment {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// One byte, again and again.
+    /// One byte, repeated.
     Fill {
-        /// Which.
+        /// The byte.
         byte: u8,
-        /// How often.
+        /// Number of repetitions.
         length: u64,
     },
-    /// Bytes without a visible rule, the same for the same seed.
+    /// Pseudo-random bytes, determined by the seed.
     Pattern {
         /// Chooses the bytes.
         seed: u64,
-        /// How many.
+        /// Number of bytes.
         length: u64,
     },
-    /// Headers of empty files with names of their own.
+    /// Headers of empty files, each with another name.
     EmptyFiles {
-        /// How many.
+        /// Number of files.
         count: u64,
     },
 }
@@ -154,11 +154,11 @@ impl Segment {
         }
     }
 
-    /// Fills the buffer, which ends no later than the segment.
+    /// Fills the buffer, which must not reach beyond the segment's end.
     fn fill(&self, offset: u64, buffer: &mut [u8]) {
         match self {
             Self::Bytes(bytes) => {
-                let offset = usize::try_from(offset).expect("it is in memory");
+                let offset = usize::try_from(offset).expect("the segment is in memory");
                 buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
             }
             Self::Fill { byte, .. } => buffer.fill(*byte),
@@ -168,7 +168,8 @@ impl Segment {
     }
 }
 
-/// Eight bytes at a time from a mixing function (splitmix64), so that any place can be read without those before it.
+/// Eight bytes at a time from a mixing function (splitmix64), which gives random access without the
+/// bytes before.
 fn fill_with_pattern(seed: u64, offset: u64, buffer: &mut [u8]) {
     let mut position = offset;
     let mut rest = buffer;
@@ -186,11 +187,12 @@ fn fill_with_pattern(seed: u64, offset: u64, buffer: &mut [u8]) {
     }
 }
 
-/// Only the name's digits differ from header to header, so the checksum is the template's plus theirs.
+/// Only the digits of the name differ between headers, so the checksum is the template's plus the
+/// digits' sum.
 fn fill_with_headers(offset: u64, buffer: &mut [u8]) {
     const DIGITS: usize = 12;
     let template = Entry::file("e_000000000000", b"").header();
-    let zeros = u32::from(b'0') * u32::try_from(DIGITS).expect("a few");
+    let zeros = u32::from(b'0') * u32::try_from(DIGITS).expect("a small number");
     let stated = std::str::from_utf8(&template[148..154]).expect("octal digits");
     let base = u32::from_str_radix(stated, 8).expect("octal digits") - zeros;
     let mut position = offset;
@@ -210,16 +212,16 @@ fn fill_with_headers(offset: u64, buffer: &mut [u8]) {
     }
 }
 
-/// Segments one after another.
+/// A sequence of segments.
 #[derive(Debug, Clone)]
 pub struct Segments {
     segments: Vec<Segment>,
-    /// Where each segment ends.
+    /// End offset of each segment.
     ends: Vec<u64>,
 }
 
 impl Segments {
-    /// Joins segments.
+    /// Concatenates segments.
     pub fn new(segments: Vec<Segment>) -> Self {
         let ends = segments
             .iter()
@@ -231,7 +233,7 @@ impl Segments {
         Self { segments, ends }
     }
 
-    /// Adds the two zero blocks that end a tar, and fills the record.
+    /// Appends the two zero blocks that end a tar, and pads to a whole record.
     #[must_use]
     pub fn with_end_marker(self) -> Self {
         let length = self.length();
@@ -271,7 +273,7 @@ pub struct Reader<'content, C: ?Sized> {
 }
 
 impl<'content, C: Content + ?Sized> Reader<'content, C> {
-    /// At the beginning.
+    /// A reader at the beginning.
     pub fn new(content: &'content C) -> Self {
         Self { content, offset: 0 }
     }
@@ -291,10 +293,11 @@ pub fn assert_same(content: &(impl Content + ?Sized), file: impl io::Read) {
     assert!(same(Reader::new(content), file).expect("both can be read"), "the file is not the content");
 }
 
-/// Whether two readers give the same bytes.
+/// Whether two readers yield the same bytes.
 pub(crate) fn same(mut one: impl io::Read, mut other: impl io::Read) -> io::Result<bool> {
     const CHUNK: usize = 256 << 10;
-    let (mut left, mut right) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    let mut left = Vec::with_capacity(CHUNK);
+    let mut right = Vec::with_capacity(CHUNK);
     loop {
         left.clear();
         right.clear();
@@ -311,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_that_are_made_on_the_way_are_good_headers() {
+    fn generated_headers_are_valid() {
         let tar = Segments::new(vec![Segment::EmptyFiles { count: 1000 }]).with_end_marker().to_vec();
         let files = crate::archives::files(&tar);
         assert_eq!(files.len(), 1000);

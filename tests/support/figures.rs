@@ -1,4 +1,5 @@
-//! What the origin saw, for whoever runs it as a program: two paths that no class has.
+//! Counters and request log of an origin that runs as a separate program, at two paths that no
+//! class has.
 
 use std::{
     io::{self, Write as _},
@@ -9,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::{origin::State, request_log::Request};
 
-/// The figures as JSON.
+/// Path of the counters, as JSON.
 pub const FIGURES: &str = "/.figures";
-/// All requests as JSON, in the order in which they came.
+/// Path of all requests in order of arrival, as JSON.
 pub const REQUESTS: &str = "/.requests";
 
-/// Answers a request for figures, which counts nowhere; false: it is for something else.
+/// Answers a request for counters, which is not counted itself; false for any other request.
 pub(crate) fn answer(mut stream: &TcpStream, state: &State, request: &Request) -> io::Result<bool> {
     let figures = match request.path.as_str() {
         FIGURES => figures(state),
@@ -49,7 +50,7 @@ fn requests(state: &State) -> Value {
     let log = state.requests();
     let first = log.requests.first().map(|request| request.at);
     let seconds = |request: &Request| first.map_or(0.0, |first| (request.at - first).as_secs_f64());
-    let told = log.requests.iter().map(|request| {
+    let entries = log.requests.iter().map(|request| {
         json!({
             "seconds": seconds(request),
             "connection": request.connection,
@@ -60,5 +61,5 @@ fn requests(state: &State) -> Value {
             "sent": request.sent,
         })
     });
-    told.collect()
+    entries.collect()
 }

@@ -1,5 +1,5 @@
-//! A cluster on loopback: a coordinator that can be started again and again at one address, workers that find it there, and
-//! a look into its ledger.
+//! A cluster on loopback: a coordinator that can be restarted at the same address, its workers, and
+//! read access to its ledger.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use crate::{
     wait::wait_for,
 };
 
-/// Below the ports that the system gives away by itself: whoever connects while nobody listens must not be given the very port
-/// that it connects to, and so meet itself.
+/// Below the ephemeral ports. Otherwise a client that connects while there is no listener could be
+/// given that port as its own source port, and TCP would connect it to itself (simultaneous open).
 const PORTS: Range<u16> = 20_000..32_000;
 
-/// Classes and how they are settled in the last run: outcome, kind of failure, message.
+/// Classes and their results in the last run: outcome, failure kind, message.
 pub type Settled = BTreeMap<String, (String, Option<String>, Option<String>)>;
 
-/// A job with its origin, and the address at which its workers find whatever process is its coordinator.
+/// A job with its origin and the fixed address of its coordinator.
 #[derive(Debug)]
 pub struct Fleet {
-    /// Where the tars come from.
+    /// The source of the tars.
     pub origin: Origin,
-    /// Each class's tar, in the order of the list.
+    /// The tar of each class, in list order.
     pub tars: Vec<(String, Vec<u8>)>,
     /// The job; all workers write into its target.
     pub job: Job,
@@ -39,7 +39,8 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// So many classes `n00000001`, `n00000002`, … of `files` images each, and the coordinator's arguments.
+    /// Classes `n00000001`, `n00000002` and so on with `files` images each, and the coordinator's
+    /// arguments.
     pub fn new(classes: u64, files: usize, sizes: Range<usize>, args: &[&str]) -> Self {
         let wnids = (1..=classes).map(|number| (number, format!("n{number:08}")));
         let tars = wnids.map(|(number, wnid)| (wnid.clone(), images(&wnid, files, sizes.clone(), number)));
@@ -57,24 +58,24 @@ impl Fleet {
         Self { origin, tars, job, address: lasting_address() }
     }
 
-    /// Another deadline than one minute.
+    /// Replaces the default deadline of three minutes.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.job = self.job.deadline(deadline);
         self
     }
 
-    /// Where the coordinator listens.
+    /// The address of the coordinator.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The same as workers are told.
+    /// The URL by which workers reach the coordinator.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Starts the coordinator, or starts it again.
+    /// Starts or restarts the coordinator.
     pub fn start_coordinator(&self) -> Running {
         self.job.start_coordinator_at(self.address)
     }
@@ -84,35 +85,37 @@ impl Fleet {
         self.start_worker_at(&self.url(), name, slots)
     }
 
-    /// Starts a worker that finds the coordinator in another way.
+    /// Starts a worker that connects to another URL, for example that of a proxy.
     pub fn start_worker_at(&self, url: &str, name: &str, slots: u32) -> Running {
         self.start_worker_in(self.job.target_path(), url, name, slots)
     }
 
-    /// Starts a worker with another target, too.
+    /// Starts a worker with another URL and another target.
     pub fn start_worker_in(&self, target: &Path, url: &str, name: &str, slots: u32) -> Running {
-        let (slots, target) = (slots.to_string(), target.to_str().expect("a plain path"));
+        let slots = slots.to_string();
+        let target = target.to_str().expect("a plain path");
         self.job.start_worker_with(["--connect", url, "--name", name, "--workers", &slots, "--target", target])
     }
 
-    /// What the ledger holds of the last run; nothing before there is one.
+    /// The results of the last run in the ledger; empty if there is none yet.
     pub fn settled(&self) -> Settled {
         read_settled(&self.job.target_path().join(".imagenet_downloader.ledger")).unwrap_or_default()
     }
 
-    /// How often a class was asked for.
+    /// Number of GET requests for a class.
     pub fn gets(&self, wnid: &str) -> usize {
         self.origin.gets(wnid).len()
     }
 
-    /// Waits until so many GET requests were made for a class.
+    /// Waits until a class has `count` GET requests.
     #[track_caller]
     pub fn wait_for_gets(&self, wnid: &str, count: usize, deadline: Duration) {
-        let what = format!("{wnid} is asked for {count} times");
+        let what = format!("{wnid} is requested {count} times");
         wait_for(&what, deadline, || self.gets(wnid) >= count);
     }
 
-    /// Waits for the end of all; panics unless they end with 0 and this table, and every class is right.
+    /// Waits for all processes to end; panics unless they exit with 0, the table matches and every
+    /// class is correct.
     #[track_caller]
     pub fn assert_done(&self, coordinator: Running, workers: impl IntoIterator<Item = Running>, table: Table) {
         for worker in workers {
@@ -125,7 +128,7 @@ impl Fleet {
         }
     }
 
-    /// Panics unless every class was asked for exactly once.
+    /// Panics unless every class was requested exactly once.
     #[track_caller]
     pub fn assert_nothing_came_twice(&self) {
         for (wnid, _) in &self.tars {
@@ -135,7 +138,7 @@ impl Fleet {
     }
 }
 
-/// A port of loopback that nobody has now, and that nobody is given by chance later.
+/// A free port on loopback that the system does not assign to other sockets.
 pub fn lasting_address() -> SocketAddr {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let mut ports = std::iter::repeat_with(|| rand::random_range(PORTS)).take(1000);

@@ -1,4 +1,4 @@
-//! What stands in a target folder, and whether any of it has changed.
+//! Snapshots of target folders, to detect changes.
 
 use std::{
     collections::BTreeMap,
@@ -10,20 +10,20 @@ use std::{
 /// Name, kind, mode and contents of everything below a folder.
 pub type Snapshot = BTreeMap<PathBuf, Thing>;
 
-/// One thing in a snapshot.
+/// One entry of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thing {
     /// A file: mode and contents.
     File(u32, Vec<u8>),
     /// A folder: mode.
     Folder(u32),
-    /// A symbolic link: where it leads.
+    /// A symbolic link: its target.
     Link(PathBuf),
-    /// Anything else.
+    /// Any other file type: mode.
     Special(u32),
 }
 
-/// Everything below a folder as it is now; nothing if there is no such folder.
+/// Everything below a folder; empty if the folder does not exist.
 pub fn snapshot(folder: &Path) -> Snapshot {
     let mut found = Snapshot::new();
     collect(folder, folder, &mut found);
@@ -33,22 +33,22 @@ pub fn snapshot(folder: &Path) -> Snapshot {
 fn collect(root: &Path, folder: &Path, found: &mut Snapshot) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let metadata = path.symlink_metadata().expect("nobody else works here");
+        let metadata = path.symlink_metadata().expect("no other process changes this folder");
         let thing = if metadata.is_symlink() {
-            Thing::Link(fs::read_link(&path).expect("it is a link"))
+            Thing::Link(fs::read_link(&path).expect("the entry is a link"))
         } else if metadata.is_dir() {
             collect(root, &path, found);
             Thing::Folder(metadata.mode() & 0o7777)
         } else if metadata.is_file() {
-            Thing::File(metadata.mode() & 0o7777, fs::read(&path).expect("it can be read"))
+            Thing::File(metadata.mode() & 0o7777, fs::read(&path).expect("the file can be read"))
         } else {
             Thing::Special(metadata.mode())
         };
-        found.insert(path.strip_prefix(root).expect("it is below").to_owned(), thing);
+        found.insert(path.strip_prefix(root).expect("the path is below the root").to_owned(), thing);
     }
 }
 
-/// The class folders that stand under their final names.
+/// The class folders that have their final names.
 pub fn classes(target: &Path) -> Vec<String> {
     let names = fs::read_dir(target).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
     let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -63,7 +63,8 @@ pub fn tars(target: &Path) -> Vec<PathBuf> {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "tar")).collect()
 }
 
-/// Whether the folder holds something with this name at any depth; what vanishes while it is looked at does not count.
+/// Whether the folder contains this name at any depth; entries that vanish during the search are
+/// ignored.
 pub fn holds(folder: &Path, name: &str) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.any(|entry| {
@@ -72,18 +73,18 @@ pub fn holds(folder: &Path, name: &str) -> bool {
     })
 }
 
-/// The longest file at any depth; what vanishes while it is looked at does not count.
+/// The longest file at any depth; entries that vanish during the search are ignored.
 pub fn longest_file(folder: &Path) -> Option<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let found = entries.filter_map(|entry| {
-        let (path, metadata) = (entry.path(), entry.path().symlink_metadata().ok()?);
+        let path = entry.path();
+        let metadata = entry.path().symlink_metadata().ok()?;
         if metadata.is_dir() { longest_file(&path) } else { Some((metadata.len(), path)) }
     });
     found.max()
 }
 
-/// The folder in which classes are put together: beside the target, or in it where it can be
-/// nowhere else.
+/// The staging folder: beside the target, or in the target where no other place is possible.
 pub fn staging(target: &Path) -> PathBuf {
     let in_target = target.join(".partial");
     let beside = target.canonicalize().ok().and_then(|target| {
@@ -93,7 +94,7 @@ pub fn staging(target: &Path) -> PathBuf {
     beside.filter(|_| !in_target.exists()).unwrap_or(in_target)
 }
 
-/// Staging and checkpoints are gone once a job is done, and so is what went with them.
+/// Panics unless staging and journals are removed, as they must be after a job.
 #[track_caller]
 pub fn assert_no_partial(target: &Path) {
     let left = staging(target);

@@ -1,5 +1,5 @@
-//! A forward proxy for plain http: takes one request a connection in absolute form and passes it on to a server, which it
-//! alone knows by that name.
+//! A forward proxy for plain HTTP: takes one request per connection in absolute form and passes it
+//! to a server. Only the proxy resolves the server's name.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -20,15 +20,16 @@ pub struct ForwardProxy {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// State that the proxy shares with its thread.
 #[derive(Debug, Default)]
 struct State {
     stopping: AtomicBool,
-    asked: Mutex<Vec<String>>,
+    request_lines: Mutex<Vec<String>>,
 }
 
 impl ForwardProxy {
-    /// Listens on loopback. A request for one of these authorities (`host:port`) goes to the server beside it; no other one is
-    /// answered.
+    /// Listens on loopback. Forwards a request for one of these authorities (`host:port`) to the
+    /// server beside it; answers all others with 502.
     pub fn start(hosts: &[(&str, SocketAddr)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
@@ -41,7 +42,8 @@ impl ForwardProxy {
                     if state.stopping.load(Ordering::Relaxed) {
                         return;
                     }
-                    // A client that goes away early breaks its own connection only.
+                    // An error on one connection, such as an early close by the client, does not
+                    // affect others.
                     drop(pass_on(stream, &hosts, &state));
                 }
             }
@@ -54,9 +56,9 @@ impl ForwardProxy {
         self.address.port()
     }
 
-    /// The first line of each request so far.
-    pub fn asked(&self) -> Vec<String> {
-        self.state.asked.lock().expect("nothing panics while it holds this lock").clone()
+    /// The request lines so far.
+    pub fn request_lines(&self) -> Vec<String> {
+        self.state.request_lines.lock().expect("nothing panics while it holds this lock").clone()
     }
 }
 
@@ -76,9 +78,10 @@ fn pass_on(client: TcpStream, hosts: &[(String, SocketAddr)], state: &State) -> 
     let mut client = BufReader::new(client);
     let mut line = String::new();
     client.read_line(&mut line)?;
-    state.asked.lock().expect("nothing panics while it holds this lock").push(line.trim_end().to_owned());
+    state.request_lines.lock().expect("nothing panics while it holds this lock").push(line.trim_end().to_owned());
     let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let method = words.next().unwrap_or_default();
+    let target = words.next().unwrap_or_default();
     let path_on = |host: &str| target.strip_prefix(host).filter(|path| path.starts_with('/'));
     let Some((path, server)) = hosts.iter().find_map(|(host, server)| Some((path_on(host)?, server))) else {
         return answer.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

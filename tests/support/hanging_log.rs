@@ -1,5 +1,5 @@
-//! A log on a disk that hangs, as on a network disk whose server is away: a program that opens it,
-//! or writes to it, waits in a system call.
+//! A log on a disk that hangs, like a network disk whose server is unreachable: a program that
+//! opens the log or writes to it blocks in a system call.
 
 use std::{
     fs::{self, File},
@@ -11,29 +11,29 @@ use std::{
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 
-/// A log that hangs when it is opened, until this is dropped: the kernel asks for a permission that
-/// nothing gives.
+/// A log whose opening blocks until this is dropped: fanotify asks for a permission that is never
+/// given.
 #[derive(Debug)]
 pub struct HangingOpen {
     _asked: Fanotify,
 }
 
 impl HangingOpen {
-    /// Makes the log; `None` where this user or this kernel cannot make it hang.
+    /// Creates the log; `None` where this user or this kernel cannot make it block.
     pub fn put_at(log: &Path) -> Option<Self> {
         fs::write(log, "").expect("the folder is ours");
-        let asked = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).ok()?;
-        asked.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM, CWD, Some(log)).ok()?;
-        Some(Self { _asked: asked })
+        let watch = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).ok()?;
+        watch.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM, CWD, Some(log)).ok()?;
+        Some(Self { _asked: watch })
     }
 }
 
-/// A log that can be opened and written until it is made to hang: a link to a pipe.
+/// A log that can be opened and written until [`HangingLog::hang`]: a link to a pipe.
 #[derive(Debug)]
 pub struct HangingLog(File);
 
 impl HangingLog {
-    /// Puts it in the place of a log.
+    /// Creates the pipe and the link at the path of a log.
     pub fn put_at(log: &Path) -> Self {
         let pipe = log.with_extension("pipe");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo can be made");
@@ -42,7 +42,7 @@ impl HangingLog {
         Self(open(&pipe, flags, Mode::empty()).expect("a fifo can be opened").into())
     }
 
-    /// A program that writes to it from now on waits for ever.
+    /// Fills the pipe, so that each later write blocks.
     pub fn hang(&mut self) {
         for piece in [&[b'\n'; 4096][..], b"\n"] {
             loop {

@@ -1,5 +1,6 @@
-//! Several hosts on one machine: network namespaces on a bridge that has a namespace of its own, so that nothing outside them
-//! changes and runs at the same time do not meet. Needs root and iproute2.
+//! Several hosts on one machine: network namespaces, connected by a bridge in a namespace of its
+//! own. The machine's own network is not changed and parallel runs do not interfere. Needs root and
+//! iproute2.
 
 use std::{
     fs::{self, File},
@@ -16,14 +17,14 @@ use crate::{cluster::Job, programs::program, running::Running};
 
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
-/// A network of hosts with the addresses 10.77.0.1, 10.77.0.2, …; gone when it is dropped.
+/// A network of hosts with the addresses 10.77.0.1, 10.77.0.2 and so on; removed when dropped.
 #[derive(Debug)]
 pub struct Network {
     name: String,
     hosts: Vec<Host>,
 }
 
-/// A host of it.
+/// A host of a [`Network`].
 #[derive(Debug, Clone)]
 pub struct Host {
     /// Its name in this network.
@@ -31,13 +32,14 @@ pub struct Host {
     /// Its address.
     pub address: Ipv4Addr,
     space: String,
-    /// The bridge's end of its cable, in the bridge's namespace.
+    /// The namespace and the name of the veth device at the bridge.
     socket: [String; 2],
 }
 
 impl Network {
-    /// Hosts with these names, all connected; `None` with a line that says why where that cannot be.
-    #[expect(clippy::print_stdout, reason = "a story that does not run says so")]
+    /// Creates connected hosts with these names; prints the reason and returns `None` where that is
+    /// not possible.
+    #[expect(clippy::print_stdout, reason = "a skipped test prints the reason")]
     pub fn of<const HOSTS: usize>(names: [&str; HOSTS]) -> Option<(Self, [Host; HOSTS])> {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
         let mut network = Self { name: format!("imagenet-{}-{number}", std::process::id()), hosts: Vec::new() };
@@ -59,7 +61,8 @@ impl Network {
         ip(&["-n", &bridge, "link", "add", "bridge", "type", "bridge"])?;
         ip(&["-n", &bridge, "link", "set", "bridge", "up"])?;
         for (number, name) in (1..).zip(names) {
-            let (space, socket) = (format!("{bridge}-{name}"), format!("to{number}"));
+            let space = format!("{bridge}-{name}");
+            let socket = format!("to{number}");
             let address = Ipv4Addr::new(10, 77, 0, number);
             ip(&["netns", "add", &space])?;
             self.hosts.push(Host {
@@ -90,12 +93,12 @@ impl Drop for Network {
 }
 
 impl Host {
-    /// The command under which a program runs on this host.
+    /// The command prefix that runs a program on this host.
     pub fn command(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.space]
     }
 
-    /// Starts a worker on it, with exactly these arguments.
+    /// Starts a worker on this host, with exactly these arguments.
     pub fn start_worker<'word>(&self, job: &Job, args: impl IntoIterator<Item = &'word str>) -> Running {
         let [ip, words @ ..] = self.command();
         let mut command = Command::new(ip);
@@ -103,34 +106,36 @@ impl Host {
         job.start_program(command)
     }
 
-    /// Does something on this host; sockets that are made there belong to it.
+    /// Runs a function on this host; sockets that it creates belong to the host.
     pub fn on<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let space = File::open(format!("/run/netns/{}", self.space)).expect("the host is there");
+        let space = File::open(format!("/run/netns/{}", self.space)).expect("the namespace exists");
         std::thread::scope(|scope| {
             let acting = scope.spawn(|| {
-                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("the host is ours");
+                move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("root may enter the namespace");
                 act()
             });
-            acting.join().expect("what is done on a host does not panic")
+            acting.join().expect("the function does not panic")
         })
     }
 
-    /// Gives it one more address, which only programs on this host reach: one that looks public, for example.
+    /// Adds an address that only programs on this host reach, for example one outside the private
+    /// ranges.
     #[track_caller]
     pub fn add_address(&self, address: Ipv4Addr) {
         must(ip(&["-n", &self.space, "addr", "add", &format!("{address}/32"), "dev", "lo"]));
     }
 
-    /// Pulls its cable, or plugs it in again.
+    /// Takes the host's network link down or up.
     #[track_caller]
-    pub fn pull(&self, pulled: bool) {
+    pub fn set_link_down(&self, down: bool) {
         let [bridge, socket] = &self.socket;
-        must(ip(&["-n", bridge, "link", "set", socket, if pulled { "down" } else { "up" }]));
+        must(ip(&["-n", bridge, "link", "set", socket, if down { "down" } else { "up" }]));
     }
 
-    /// Makes its cable so narrow, in both directions, e.g. `64kbit`.
+    /// Limits the rate of the link in both directions, for example to `64kbit`.
     #[track_caller]
-    pub fn narrow(&self, rate: &str) {
+    pub fn limit_rate(&self, rate: &str) {
         let [bridge, socket] = &self.socket;
         for (space, device) in [(&self.space, "eth0"), (bridge, socket.as_str())] {
             let limit = ["rate", rate, "burst", "4k", "latency", "2s"];
@@ -138,8 +143,8 @@ impl Host {
         }
     }
 
-    /// What names mean on this host, as in `/etc/hosts`: for programs that are started afterwards, and for the running ones if
-    /// something was said before they were started.
+    /// Sets the host's `/etc/hosts`. Applies to programs started afterwards, and to running ones if
+    /// it was set once before their start.
     #[track_caller]
     pub fn know(&self, hosts: &str) {
         let folder = self.files();
@@ -148,7 +153,7 @@ impl Host {
         fs::write(folder.join("hosts"), format!("127.0.0.1 localhost\n{hosts}")).expect("root may write there");
     }
 
-    /// What stands in here is in `/etc` for programs on this host.
+    /// The folder whose files `ip netns exec` mounts over those in `/etc`.
     fn files(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(&self.space)
     }
@@ -165,6 +170,6 @@ fn ip(args: &[&str]) -> Result<(), String> {
 
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{program} {}: {said}", args.join(" "))) }
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{program} {}: {stderr}", args.join(" "))) }
 }

@@ -1,4 +1,4 @@
-//! Looking at a program over HTTP as a probe or Prometheus does, with nothing but a socket.
+//! A minimal HTTP client over a plain socket, in the role of a probe or of Prometheus.
 
 use std::{
     collections::BTreeMap,
@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-/// Who looks does not wait for ever.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of connecting and of each read.
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Status and body of a path; `None` if nobody answers.
+/// Status and body of a path; `None` if the server does not answer.
 pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut connection = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    connection.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    let mut connection = TcpStream::connect_timeout(&address, IO_TIMEOUT).ok()?;
+    connection.set_read_timeout(Some(IO_TIMEOUT)).expect("a socket takes a timeout");
     write!(connection, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).ok()?;
@@ -22,17 +22,17 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((status, body.to_owned()))
 }
 
-/// A scrape that was looked at closely: every sample belongs to a metric whose help and type were told before, as
-/// `OpenMetrics` has them.
+/// A validated scrape: every sample belongs to a metric whose help and type precede it.
 #[derive(Debug, Clone)]
 pub struct Scrape {
-    /// The text as it came.
+    /// The text as received.
     pub text: String,
     samples: BTreeMap<String, f64>,
 }
 
 impl Scrape {
-    /// Scrapes `/metrics`; `None` if nobody answers. Panics if the text is not what Prometheus wants.
+    /// Scrapes `/metrics`; `None` if the server does not answer. Panics if the text violates the
+    /// format of Prometheus.
     #[track_caller]
     pub fn of(address: SocketAddr) -> Option<Self> {
         let (status, text) = get(address, "/metrics")?;
@@ -75,12 +75,12 @@ impl Scrape {
         self.get(sample).unwrap_or_else(|| panic!("no {sample} in\n{}", self.text))
     }
 
-    /// The value of a sample, if it is there.
+    /// The value of a sample, if present.
     pub fn get(&self, sample: &str) -> Option<f64> {
         self.samples.get(sample).copied()
     }
 
-    /// The sum of all samples that begin so.
+    /// The sum of all samples with this prefix.
     pub fn sum(&self, beginning: &str) -> f64 {
         self.samples.iter().filter(|(sample, _)| sample.starts_with(beginning)).map(|(_, value)| value).sum()
     }

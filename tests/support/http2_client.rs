@@ -1,4 +1,4 @@
-//! HTTP/2 frames of a client, byte by byte: what no HTTP client lets a test send.
+//! HTTP/2 frames of a client, encoded by hand: HTTP clients do not send most of these sequences.
 
 /// A PING without an acknowledgement.
 pub(crate) const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -41,17 +41,17 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A gRPC request whose header fields go into HPACK's dynamic table with the first HEADERS frame,
-/// so that each later one has a few bytes.
+/// A gRPC request. Its first HEADERS frame adds the header fields to HPACK's dynamic table, so each
+/// later one needs only a few bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Request {
     path: &'static str,
     token: Option<String>,
-    /// Length of a further field, which each later request holds four times.
+    /// Length of an additional field, which each later request contains four times.
     field: Option<usize>,
 }
 
-/// The number of the field that was added to the table last.
+/// HPACK index of the field that was added to the dynamic table last (RFC 7541, 2.3.3).
 const LAST_ADDED: u8 = 62;
 
 impl Request {
@@ -59,19 +59,19 @@ impl Request {
         Self { path, ..Self::default() }
     }
 
-    /// With a credential.
+    /// With this credential.
     pub(crate) fn token(mut self, token: Option<String>) -> Self {
         self.token = token;
         self
     }
 
-    /// With a further field of this length.
+    /// With an additional field of this length.
     pub(crate) fn field(mut self, length: usize) -> Self {
         self.field = Some(length);
         self
     }
 
-    /// Fields that have no number in the static table.
+    /// Fields whose names have no index in the static table.
     fn named(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("content-type", "application/grpc".to_owned()), ("te", "trailers".to_owned())];
         fields.extend(self.token.iter().map(|token| ("authorization", format!("Bearer {token}"))));
@@ -79,11 +79,12 @@ impl Request {
         fields
     }
 
-    /// HEADERS that fill the table; the request ends with them.
+    /// HEADERS that fill the dynamic table and end the request.
     pub(crate) fn first(&self) -> Vec<u8> {
-        // :method POST, :scheme https.
+        // Static indexes of `:method POST` and `:scheme https`.
         let mut block = vec![0x83, 0x87];
-        // :path and :authority by their names' numbers, the others by name, all into the table.
+        // `:path` and `:authority` by the index of their names, the others with literal names; all
+        // are added to the dynamic table.
         block.push(0x44);
         string(&mut block, self.path.as_bytes());
         block.push(0x41);
@@ -96,9 +97,9 @@ impl Request {
         frame(HEADERS, END_HEADERS | END_STREAM, FIRST_STREAM, &block)
     }
 
-    /// HEADERS that refer to the table.
-    pub(crate) fn again(&self, stream: u32, ends: bool) -> Vec<u8> {
-        let added = 2 + u8::try_from(self.named().len()).expect("a few fields");
+    /// HEADERS that refer to the dynamic table.
+    pub(crate) fn repeated(&self, stream: u32, ends: bool) -> Vec<u8> {
+        let added = 2 + u8::try_from(self.named().len()).expect("a small number of fields");
         let mut block = vec![0x83, 0x87];
         block.extend((LAST_ADDED..LAST_ADDED + added).rev().map(|number| 0x80 | number));
         if self.field.is_some() {
@@ -109,7 +110,7 @@ impl Request {
     }
 }
 
-/// A length with a prefix of seven bits, then the octets, without Huffman's code.
+/// A length with a 7-bit prefix, then the octets without Huffman coding (RFC 7541, 5.2).
 fn string(block: &mut Vec<u8>, octets: &[u8]) {
     let length = octets.len();
     if let Ok(short @ 0..127) = u8::try_from(length) {

@@ -1,6 +1,6 @@
-//! As much of HTTP/2 as is needed to say something between two frames of a server.
+//! Tracks HTTP/2 frame boundaries, as needed to insert a frame between two frames of a server.
 
-/// Where in the server's HTTP/2 frames a connection is.
+/// Position of a byte stream within its HTTP/2 frames.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     header: Vec<u8>,
@@ -8,16 +8,17 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Length 8, type 7, stream 0; every request so far will be answered; no error.
+    /// GOAWAY: length 8, type 7, stream 0; highest last stream id, so all requests so far are
+    /// answered; no error.
     pub(crate) const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
 
-    /// The last frame is complete and the next one has not begun.
+    /// Whether the last frame is complete and the next one has not begun.
     pub(crate) fn is_between(&self) -> bool {
         self.header.is_empty() && self.left == 0
     }
 
-    /// These bytes were carried.
-    pub(crate) fn saw(&mut self, mut bytes: &[u8]) {
+    /// Advances by the bytes that were carried.
+    pub(crate) fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let inside = self.left.min(bytes.len());
             self.left -= inside;

@@ -2,8 +2,8 @@
 
 use proto::{Failure, FailureKind, Outcome, ReportRequest, outcome::Kind};
 
-/// A worker's limits are 4,096 results and 1 MiB; these have 1,023 KiB. It changes nothing: a
-/// failure counts only with the token of a lease that stands.
+/// A worker's limits are 4,096 results and 1 MiB; this report has 1,023 KiB. It changes no state:
+/// the coordinator accepts a failure only with the token of a valid lease.
 pub fn largest_report() -> ReportRequest {
     let kind = FailureKind::NotATar.into();
     let failure = Failure { kind, message: "m".repeat(160), ..Failure::default() };
@@ -23,7 +23,7 @@ mod tests {
     use prost::Message as _;
 
     #[test]
-    fn it_has_nearly_a_mebibyte() {
+    fn the_report_has_nearly_a_mebibyte() {
         let length = super::largest_report().encoded_len();
         assert!((983 << 10..=1 << 20).contains(&length), "{length} bytes");
     }

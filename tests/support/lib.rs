@@ -1,7 +1,8 @@
-//! What the stories stand on: tars good and bad, ImageNet's server with a script of faults, and the real programs as
-//! processes that a deadline ends.
+//! Test support: well-formed and malformed tars, a stand-in for ImageNet's server with scripted
+//! faults, and the real programs as processes with a deadline.
 //!
-//! Nothing here knows the inside of the programs: command lines, files, exit codes and bytes on the wire are the contract.
+//! The tests treat the programs as black boxes: command lines, files, exit codes and bytes on the
+//! wire are the contract.
 
 pub mod archives;
 pub mod content;

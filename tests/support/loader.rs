@@ -1,4 +1,4 @@
-//! A target as folder loaders see it (torchvision's `ImageFolder`, timm): each folder in it is a
+//! A target as dataset loaders see it (torchvision's `ImageFolder`, timm): each folder in it is a
 //! class.
 
 use std::{
@@ -15,34 +15,34 @@ use rustix::{
 
 use crate::archives::{MANIFEST, difference};
 
-/// Watches a target from now on. The kernel reports each folder that appears, however short it is
-/// there.
+/// Watches a target with inotify. The kernel reports each folder that appears, even if it exists
+/// only for a moment.
 #[derive(Debug)]
 pub struct LoaderView {
     target: PathBuf,
     tars: BTreeMap<String, Vec<u8>>,
     events: OwnedFd,
-    /// Folders under each name: during an exchange of two folders there are two for a moment, never
-    /// none.
+    /// Number of folders per name: during an exchange of two folders there are two for a moment,
+    /// never none.
     folders: BTreeMap<String, u32>,
     /// Classes whose folders were compared with their tars.
     complete: BTreeSet<String>,
 }
 
 impl LoaderView {
-    /// Watches a target that is there already, into which these classes are downloaded.
+    /// Watches an existing target into which these classes are downloaded.
     pub fn of(target: &Path, tars: &[(String, Vec<u8>)]) -> Self {
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify descriptor");
         let appears = WatchFlags::CREATE | WatchFlags::MOVED_TO;
         let vanishes = WatchFlags::DELETE | WatchFlags::MOVED_FROM;
-        inotify::add_watch(&events, target, appears | vanishes | WatchFlags::ONLYDIR).expect("the target is there");
+        inotify::add_watch(&events, target, appears | vanishes | WatchFlags::ONLYDIR).expect("the target exists");
         let tars = tars.iter().cloned().collect();
         let folders = folders(target).map(|name| (name, 1)).collect();
         Self { target: target.to_owned(), tars, events, folders, complete: BTreeSet::new() }
     }
 
-    /// Panics unless every folder that is in the target, or was since the last look, is a complete
-    /// class.
+    /// Panics unless every folder that is in the target, or was there since the last check, is a
+    /// complete class.
     #[track_caller]
     pub fn assert_only_complete_classes(&mut self) {
         self.assert_no_folder_was_made_or_vanished();
@@ -57,8 +57,8 @@ impl LoaderView {
         }
     }
 
-    /// Panics if since the last look a folder was made in the target, or one lost its name without
-    /// another in its place.
+    /// Panics if since the last check a folder was created in the target, or a folder lost its name
+    /// without a replacement.
     #[track_caller]
     pub fn assert_no_folder_was_made_or_vanished(&mut self) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -74,24 +74,24 @@ impl LoaderView {
             let is_class = self.tars.contains_key(&name);
             let folders = self.folders.entry(name.clone()).or_default();
             if flags.contains(ReadFlags::MOVED_TO) {
-                assert!(is_class, "a folder that is no class was renamed into the target: {name}");
+                assert!(is_class, "{name} is not a class and was renamed into the target");
                 *folders += 1;
             } else {
-                // Of an exchange the kernel reports the new folder first.
-                assert!(*folders > 1, "for a moment there was no folder {name}");
+                // In an exchange the kernel reports the new folder first.
+                assert!(*folders > 1, "there was a moment without a folder {name}");
                 *folders -= 1;
             }
         }
     }
 
-    /// How many classes a loader finds.
+    /// The number of classes that a loader finds.
     pub fn classes(&self) -> usize {
         self.complete.len()
     }
 }
 
-/// Folders as `os.scandir` and `is_dir` find them: links are followed.
+/// Folders as `os.scandir` and `is_dir` find them: symbolic links are followed.
 fn folders(target: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(target).expect("the target is there").flatten();
+    let entries = fs::read_dir(target).expect("the target exists").flatten();
     entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned())
 }

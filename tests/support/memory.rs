@@ -1,20 +1,20 @@
-//! What a process holds in memory, as Linux tells it.
+//! The resident memory of a process, from Linux's `/proc`.
 
 use std::{fs, io};
 
 /// Resident memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// At this moment.
+    /// The current value.
     pub now: u64,
-    /// The most since the process began, or since [`reset_peak`].
+    /// The maximum since the process began, or since [`reset_peak`].
     pub peak: u64,
 }
 
-/// What the process holds.
+/// Reads the memory of a process.
 ///
 /// # Errors
-/// When there is no such process.
+/// If there is no such process.
 pub fn of(process: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let bytes = |name: &str| {
@@ -24,10 +24,10 @@ pub fn of(process: u32) -> io::Result<Memory> {
     Ok(Memory { now: bytes("VmRSS:"), peak: bytes("VmHWM:") })
 }
 
-/// Lets the peak begin again with what the process holds now; see `clear_refs` in proc(5).
+/// Sets the peak to the current value; see `clear_refs` in proc(5).
 ///
 /// # Errors
-/// When the process is gone, or belongs to another user.
+/// If the process has ended or belongs to another user.
 pub fn reset_peak(process: u32) -> io::Result<()> {
     fs::write(format!("/proc/{process}/clear_refs"), "5")
 }

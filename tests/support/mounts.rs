@@ -1,4 +1,4 @@
-//! File systems that a test mounts for itself; this needs root.
+//! File systems that a test mounts; this needs root.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A mount, gone when it is dropped.
+/// A mount; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mount {
     at: PathBuf,
@@ -16,8 +16,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// A file system in memory with these options, in a folder of its own; `None` where this user
-    /// may not mount one.
+    /// Mounts a tmpfs with these options in a temporary folder; `None` if this user may not mount.
     pub fn memory(options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().ok()?;
         let at = folder.path().join("disk");
@@ -25,14 +24,14 @@ impl Mount {
         run(&["-t", "tmpfs", "-o", options, "tmpfs"], &at).then_some(Self { at, _folder: Some(folder) })
     }
 
-    /// Shows a folder at another place as well; `None` where this user may not.
+    /// Bind-mounts a folder at another path; `None` if this user may not mount.
     pub fn bind(folder: &Path, at: &Path) -> Option<Self> {
         std::fs::create_dir_all(at).ok()?;
         run(&["--bind", folder.to_str()?], at).then(|| Self { at: at.to_owned(), _folder: None })
     }
 
-    /// `lower` below a layer of its own in `folder`, which must be empty; `None` where this user
-    /// may not.
+    /// Mounts an overlay: `lower` read-only, the writable layer in `folder`, which must be empty;
+    /// `None` if this user may not mount.
     pub fn overlay(lower: &Path, folder: &Path) -> Option<Self> {
         let [upper, work, at] = ["upper", "work", "merged"].map(|name| folder.join(name));
         for part in [&upper, &work, &at] {
@@ -43,14 +42,14 @@ impl Mount {
         run(&["-t", "overlay", "-o", &options, "overlay"], &at).then_some(Self { at, _folder: None })
     }
 
-    /// Where it is.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.at
     }
 
-    /// Gives a file system in memory other limits.
+    /// Changes the limits of a tmpfs.
     pub fn resize(&self, options: &str) {
-        assert!(run(&["-o", &format!("remount,{options}")], &self.at), "mount was there before");
+        assert!(run(&["-o", &format!("remount,{options}")], &self.at), "a mount that worked before works again");
     }
 }
 
@@ -64,8 +63,8 @@ fn run(args: &[&str], at: &Path) -> bool {
     Command::new("mount").args(args).arg(at).output().is_ok_and(|output| output.status.success())
 }
 
-/// Says in one line why a story that mounts something does not run.
-#[expect(clippy::print_stdout, reason = "a story that does not run says so")]
+/// Prints why a test that mounts a file system is skipped.
+#[expect(clippy::print_stdout, reason = "a skipped test prints the reason")]
 pub fn skipped() {
     println!("skipped: this user may not mount a file system");
 }

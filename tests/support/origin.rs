@@ -1,6 +1,6 @@
-//! ImageNet's server with a script of faults per class, and a record of all that was asked of it.
+//! A stand-in for ImageNet's server with a script of faults per class and a log of all requests.
 //!
-//! Faults go by budget: each scripted answer is given once, then the honest one again.
+//! Faults are counted, not random: each scripted answer is given once, then the correct one again.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,7 +16,7 @@ use std::{
 pub use crate::request_log::Request;
 use crate::{answer::Answer, connection, content::Content, request_log::RequestLog, traffic::Traffic};
 
-/// A running server; stops when it is dropped.
+/// A running server; stops when dropped.
 #[derive(Debug)]
 pub struct Origin {
     address: SocketAddr,
@@ -25,7 +25,7 @@ pub struct Origin {
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// What proves that two answers are about the same version of a tar.
+/// Which headers identify the version of a tar.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Validators {
     /// A strong `ETag` and `Last-Modified`.
@@ -35,26 +35,28 @@ pub enum Validators {
     Weak,
     /// `Last-Modified` only.
     Date,
-    /// Nothing.
+    /// Neither.
     None,
 }
 
+/// A served class: its tar and its script.
 pub(crate) struct Class {
     pub(crate) content: Arc<dyn Content>,
     pub(crate) version: u32,
     pub(crate) validators: Validators,
     script: VecDeque<Answer>,
     forever: Option<Answer>,
-    /// To `HEAD` only.
+    /// Answer to `HEAD` requests only.
     heads: Option<Answer>,
 }
 
+/// State that the origin shares with the threads of its connections.
 #[derive(Default)]
 pub(crate) struct State {
     classes: Mutex<HashMap<String, Class>>,
     requests: Mutex<RequestLog>,
     connections: Mutex<HashMap<u64, TcpStream>>,
-    /// Answers to the GET requests of these numbers, whatever class they are for.
+    /// Answers to the GET requests with these numbers, for any class.
     numbered: Mutex<HashMap<u64, Answer>>,
     gets: AtomicU64,
     most_connections: AtomicU64,
@@ -71,18 +73,19 @@ impl std::fmt::Debug for State {
 }
 
 impl Origin {
-    /// Serves on a free port of 127.0.0.1.
+    /// Listens on a free port of 127.0.0.1.
     pub fn start() -> Self {
         Self::listen("127.0.0.1:0").expect("a free port on loopback")
     }
 
-    /// Serves on an address.
+    /// Listens on an address.
     pub fn listen(address: &str) -> std::io::Result<Self> {
         let listener = Arc::new(TcpListener::bind(address)?);
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
         let acceptor = std::thread::spawn({
-            let (listener, state) = (Arc::clone(&listener), Arc::clone(&state));
+            let listener = Arc::clone(&listener);
+            let state = Arc::clone(&state);
             move || accept(&listener, &state)
         });
         Ok(Self { address, listener, state, acceptor: Some(acceptor) })
@@ -98,7 +101,7 @@ impl Origin {
         self.address
     }
 
-    /// Serves a class, honestly until a script says otherwise.
+    /// Serves a class, with correct answers until a script changes that.
     pub fn class(&self, wnid: &str, content: impl Content + 'static) -> Scripted<'_> {
         let class = Class {
             content: Arc::new(content),
@@ -112,29 +115,32 @@ impl Origin {
         Scripted { origin: self, wnid: wnid.to_owned() }
     }
 
-    /// The script of a class that is served already.
+    /// The script of a class that is already served.
     pub fn script_of(&self, wnid: &str) -> Option<Scripted<'_>> {
         let known = self.state.classes().contains_key(wnid);
         known.then(|| Scripted { origin: self, wnid: wnid.to_owned() })
     }
 
-    /// Answers the GET request of that number, from 1 on and among those that are answered, whatever class it is for.
+    /// Sets the answer to the GET request with this number, for any class. Counted from 1, answered
+    /// requests only.
     pub fn answer_request(&self, number: u64, answer: Answer) {
         self.state.numbered().insert(number, answer);
     }
 
-    /// Sends no faster than so many bytes per second on each connection, from the next answer on; 0 lifts the limit.
+    /// Limits each connection to `bytes_per_second`, from the next answer on; 0 removes the
+    /// limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
         self.state.traffic.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
-    /// Sends no faster than so many bytes per second on all connections together; 0 lifts the limit.
+    /// Limits all connections together to `bytes_per_second`; 0 removes the limit.
     pub fn limit_total_rate(&self, bytes_per_second: u64) {
         self.state.traffic.total_rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
-    /// As soon as more than so many answers with a body are being sent at once, resets them all and answers nobody for a while:
-    /// who asks meanwhile waits, and is let go without an answer.
+    /// Simulates overload: as soon as more than `transfers` bodies are being sent at once, resets
+    /// all of them. For the time of `silence` all requests then wait and their connections close
+    /// without an answer.
     pub fn break_above(&self, transfers: usize, silence: Duration) {
         self.state.traffic.break_above(transfers, silence);
     }
@@ -144,53 +150,53 @@ impl Origin {
         self.state.traffic.overloads()
     }
 
-    /// Closes every connection that stalls, now and from now on.
+    /// Closes every stalled connection, now and in the future.
     pub fn end_stalls(&self) {
         self.state.stalls_are_over.store(true, Ordering::Relaxed);
     }
 
-    /// All requests for a class so far, in the order in which they came.
+    /// All requests for a class, in order of arrival.
     pub fn requests(&self, wnid: &str) -> Vec<Request> {
         self.all_requests().into_iter().filter(|request| request.wnid == wnid).collect()
     }
 
-    /// The GET requests for a class so far.
+    /// The GET requests for a class.
     pub fn gets(&self, wnid: &str) -> Vec<Request> {
         self.requests(wnid).into_iter().filter(|request| request.method == "GET").collect()
     }
 
-    /// All requests so far.
+    /// All requests.
     pub fn all_requests(&self) -> Vec<Request> {
         self.state.requests().requests.clone()
     }
 
-    /// Forgets the requests so far.
+    /// Clears the request log.
     pub fn forget_requests(&self) {
         self.state.requests().forget();
     }
 
-    /// Bytes of bodies sent so far.
+    /// Bytes of bodies sent.
     pub fn bytes_sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
     }
 
-    /// Bytes of tars that were sent more than once, of the requests that are not forgotten: all that was sent for a class
-    /// beyond the length of its tar.
+    /// Bytes of tars that were sent more than once, according to the request log: for each class
+    /// the bytes sent beyond the length of its tar.
     pub fn bytes_sent_again(&self) -> u64 {
         self.state.sent_again()
     }
 
-    /// Connections open now.
+    /// Number of connections open now.
     pub fn open_connections(&self) -> usize {
         self.state.connections().len()
     }
 
-    /// The most answers with a body that were ever being sent at once.
+    /// Maximum number of bodies that were being sent at once.
     pub fn most_transfers(&self) -> u64 {
         self.state.traffic.most()
     }
 
-    /// The most connections that were ever open at once.
+    /// Maximum number of connections that were open at once.
     pub fn most_connections(&self) -> u64 {
         self.state.most_connections()
     }
@@ -199,8 +205,9 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.state.stopping.store(true, Ordering::Relaxed);
-        // Wakes the acceptor, which then ends the connections and waits for their threads. Linux does so without a connection,
-        // which this thread may not be able to make: the origin may be on another host.
+        // Wakes the acceptor, which then closes the connections and joins their threads. On Linux
+        // that works without a connection, which this thread may be unable to make: the origin may
+        // be in another network namespace.
         if rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both).is_err() {
             drop(TcpStream::connect(self.address));
         }
@@ -218,22 +225,22 @@ pub struct Scripted<'origin> {
 }
 
 impl Scripted<'_> {
-    /// Adds answers, each to be given once to a GET; after them the honest one.
+    /// Appends answers, each given once to a GET; after them the correct one is given.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) -> &Self {
         self.change(|class| class.script.extend(answers))
     }
 
-    /// Answers every `HEAD` like this.
+    /// Answers every `HEAD` with this answer.
     pub fn heads(&self, answer: Answer) -> &Self {
         self.change(|class| class.heads = Some(answer))
     }
 
-    /// After the script this answer, to GET and HEAD, for ever.
+    /// After the script, answers every GET and HEAD with this answer.
     pub fn forever(&self, answer: Answer) -> &Self {
         self.change(|class| class.forever = Some(answer))
     }
 
-    /// Chooses the validators.
+    /// Sets the validators.
     pub fn validators(&self, validators: Validators) -> &Self {
         self.change(|class| class.validators = validators)
     }
@@ -268,12 +275,14 @@ impl State {
     }
 
     pub(crate) fn sent_again(&self) -> u64 {
-        let (log, classes) = (self.requests(), self.classes());
+        let log = self.requests();
+        let classes = self.classes();
         let again = |(wnid, sent): (&str, u64)| Some(sent.saturating_sub(classes.get(wnid)?.content.length()));
         log.sent().into_iter().filter_map(again).sum()
     }
 
-    /// Takes the next answer of a class and looks at the class as it is then; `None`: no such class.
+    /// Takes the next answer of a class and passes it with the class's current state to `look`;
+    /// `None` if there is no such class.
     pub(crate) fn take_answer<T>(&self, wnid: &str, is_get: bool, look: impl FnOnce(Answer, &Class) -> T) -> Option<T> {
         let mut classes = self.classes();
         let class = classes.get_mut(wnid)?;
@@ -294,18 +303,18 @@ impl State {
         self.numbered().remove(&number)
     }
 
-    /// Notes a request and says under which number.
+    /// Records a request and returns its number.
     pub(crate) fn record(&self, request: Request) -> usize {
         self.requests().record(request)
     }
 
-    /// Notes what was sent for the request of that number.
+    /// Records what was sent for the request with this number.
     pub(crate) fn note(&self, number: usize, status: u16, sent: u64) {
         self.sent.fetch_add(sent, Ordering::Relaxed);
         self.requests().note(number, status, sent);
     }
 
-    /// Whether who stalls goes on doing so.
+    /// Whether stalled answers stay stalled.
     pub(crate) fn stalls(&self) -> bool {
         !self.stalls_are_over.load(Ordering::Relaxed)
     }
@@ -317,7 +326,7 @@ impl State {
     }
 }
 
-/// One thread a connection; all are waited for when the origin stops.
+/// One thread per connection; all are joined when the origin stops.
 fn accept(listener: &TcpListener, state: &Arc<State>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for id in 1.. {

@@ -1,4 +1,4 @@
-//! The origin's rates and its overload are what they say, over plain connections.
+//! Tests of the origin's rate limits and overload simulation, over plain connections.
 
 use std::{
     io::{Read, Write},
@@ -18,7 +18,7 @@ use crate::{
     wait::wait_for,
 };
 
-/// A request on a connection of its own.
+/// Sends a request on a connection of its own.
 fn ask(origin: &Origin, method: &str, wnid: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(origin.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -26,14 +26,14 @@ fn ask(origin: &Origin, method: &str, wnid: &str, headers: &str) -> TcpStream {
     stream
 }
 
-/// What comes until the end, and whether the end was an error.
+/// Reads to the end; returns the bytes and whether the end was an error.
 fn rest(mut stream: TcpStream) -> (Vec<u8>, bool) {
     let mut received = Vec::new();
     let broke = stream.read_to_end(&mut received).is_err();
     (received, broke)
 }
 
-/// Reads until something of a body has come.
+/// Reads until the first byte of a body has arrived.
 fn wait_for_body(stream: &mut TcpStream) {
     let mut received = Vec::new();
     let mut byte = [0];
@@ -44,7 +44,7 @@ fn wait_for_body(stream: &mut TcpStream) {
     stream.read_exact(&mut byte).unwrap();
 }
 
-/// How long it takes until so many transfers, begun at once, are through.
+/// How long each of these transfers takes when all begin at once.
 fn time_of(origin: &Origin, wnids: &[&str]) -> Vec<Duration> {
     let begin = Instant::now();
     let streams: Vec<TcpStream> = wnids.iter().map(|wnid| ask(origin, "GET", wnid, "")).collect();
@@ -63,23 +63,23 @@ const B: &str = "n00000002";
 const C: &str = "n00000003";
 
 #[test]
-fn a_total_rate_is_shared_and_one_alone_has_all_of_it() {
+fn a_total_rate_is_shared_and_a_single_transfer_gets_all_of_it() {
     let origin = Origin::start();
     origin.class(A, vec![1; 200_000]);
     origin.class(B, vec![1; 200_000]);
     origin.limit_total_rate(100_000);
     let alone = time_of(&origin, &[A])[0];
-    assert!(alone > Duration::from_millis(1700), "{alone:?}: no faster than the line");
+    assert!(alone > Duration::from_millis(1700), "{alone:?} is faster than the total rate");
     let both = time_of(&origin, &[A, B]);
-    // Each has to wait for the other's half: neither was done before the line had carried nearly all of both.
+    // Neither transfer ends before the link has carried nearly all of both.
     assert!(both.iter().all(|took| *took > Duration::from_millis(3300)), "{both:?}");
     assert!(both.iter().all(|took| *took < Duration::from_secs(30)), "{both:?}");
 }
 
 #[test]
-fn a_rate_of_a_connection_holds_after_a_pause_of_the_client_too() {
+fn a_rate_per_connection_holds_after_a_pause_of_the_client() {
     let origin = Origin::start();
-    // More than the kernel's buffers take.
+    // More bytes than the kernel's buffers hold.
     origin.class(A, vec![1; 40_000_000]);
     origin.limit_rate(40_000_000);
     let mut stream = ask(&origin, "GET", A, "");
@@ -90,15 +90,17 @@ fn a_rate_of_a_connection_holds_after_a_pause_of_the_client_too() {
         let sent = origin.bytes_sent();
         std::mem::replace(&mut before, sent) == sent
     });
-    let (left, begin) = (40_000_000 - before, Instant::now());
+    let left = 40_000_000 - before;
+    let begin = Instant::now();
     assert!(left > 10_000_000, "{left} bytes are left");
     assert!(!rest(stream).1);
-    let (took, due) = (begin.elapsed(), Duration::from_micros(left / 40));
+    let took = begin.elapsed();
+    let due = Duration::from_micros(left / 40);
     assert!(took + Duration::from_millis(40) > due, "{left} bytes took {took:?} at 40 MB/s");
 }
 
 #[test]
-fn more_transfers_than_it_stands_are_all_reset_and_then_nobody_is_answered_for_a_while() {
+fn an_overload_resets_all_transfers_and_then_leaves_requests_unanswered() {
     let origin = Origin::start();
     for wnid in [A, B, C] {
         origin.class(wnid, vec![1; 100_000]);
@@ -116,9 +118,9 @@ fn more_transfers_than_it_stands_are_all_reset_and_then_nobody_is_answered_for_a
         assert!(broke && received.len() < 100_000, "{} bytes, reset: {broke}", received.len());
     }
     assert_eq!((origin.overloads(), origin.most_transfers()), (1, 3));
-    // A connection is accepted, the question is taken, and its end is all the answer.
-    let in_vain = ["GET", "HEAD"].map(|method| ask(&origin, method, A, ""));
-    for stream in in_vain {
+    // The origin accepts the connection, reads the request and closes without an answer.
+    let unanswered = ["GET", "HEAD"].map(|method| ask(&origin, method, A, ""));
+    for stream in unanswered {
         assert!(rest(stream).0.is_empty() && overload.elapsed() > silence);
     }
     origin.limit_rate(0);
@@ -127,7 +129,7 @@ fn more_transfers_than_it_stands_are_all_reset_and_then_nobody_is_answered_for_a
 }
 
 #[test]
-fn as_many_transfers_as_it_stands_one_after_the_other_are_no_overload() {
+fn successive_transfers_within_the_limit_are_no_overload() {
     let origin = Origin::start();
     origin.class(A, vec![1; 3000]);
     origin.break_above(2, Duration::from_mins(1));
@@ -153,11 +155,12 @@ fn as_many_transfers_as_it_stands_one_after_the_other_are_no_overload() {
 }
 
 #[test]
-fn who_hangs_up_has_no_transfer_any_more() {
+fn a_disconnected_client_has_no_transfer() {
     let origin = Origin::start();
     origin.class(A, vec![1; 100_000]);
     origin.break_above(1, Duration::from_mins(1));
-    // Its thread sleeps for fifty milliseconds at a time and sees nothing meanwhile.
+    // At this rate the connection's thread sleeps 50 ms at a time and does not notice the
+    // disconnect meanwhile.
     origin.limit_rate(20);
     for _ in 0..20 {
         wait_for_body(&mut ask(&origin, "GET", A, ""));
@@ -166,7 +169,7 @@ fn who_hangs_up_has_no_transfer_any_more() {
 }
 
 #[test]
-fn a_numbered_answer_goes_to_whoever_asks_then() {
+fn a_numbered_answer_goes_to_the_request_with_that_number() {
     let origin = Origin::start();
     for wnid in [A, B] {
         origin.class(wnid, images(wnid, 1, 10..20, 1));
@@ -179,7 +182,7 @@ fn a_numbered_answer_goes_to_whoever_asks_then() {
 }
 
 #[test]
-fn what_was_sent_again_and_all_requests_are_told() {
+fn repeated_bytes_and_all_requests_are_reported() {
     let origin = Origin::start();
     origin.class(A, vec![1; 1000]).script([Answer::cut_at(600)]);
     origin.class(B, vec![1; 500]);
@@ -189,12 +192,13 @@ fn what_was_sent_again_and_all_requests_are_told() {
     rest(ask(&origin, "GET", B, ""));
     rest(ask(&origin, "HEAD", B, ""));
     assert_eq!(origin.bytes_sent_again(), 200);
-    let told = |path| serde_json::from_str::<serde_json::Value>(&http::get(origin.address(), path).unwrap().1).unwrap();
-    let figures = told(FIGURES);
+    let fetch =
+        |path| serde_json::from_str::<serde_json::Value>(&http::get(origin.address(), path).unwrap().1).unwrap();
+    let figures = fetch(FIGURES);
     let of = |name: &str| figures[name].as_u64().unwrap();
     assert_eq!((of("gets"), of("heads"), of("bytes_sent"), of("bytes_sent_again")), (3, 1, 1700, 200));
     assert_eq!((of("overloads"), of("most_transfers")), (0, 1));
-    let requests = told(REQUESTS);
+    let requests = fetch(REQUESTS);
     assert_eq!(requests.as_array().unwrap().len(), 4);
     assert_eq!(
         (&requests[1]["start"], &requests[1]["status"], &requests[1]["wnid"]),

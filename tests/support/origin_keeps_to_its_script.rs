@@ -1,4 +1,4 @@
-//! The origin is itself held to its word, over a plain connection.
+//! Tests of the origin's scripted answers, over a plain connection.
 
 use std::{
     io::{Read, Write},
@@ -22,7 +22,7 @@ fn connect(origin: &Origin) -> TcpStream {
     stream
 }
 
-/// Sends a request and reads until the origin closes: head and body.
+/// Sends a request and reads until the origin closes; returns head and body.
 fn exchange(origin: &Origin, method: &str, headers: &str) -> (String, Vec<u8>) {
     let mut stream = connect(origin);
     write!(stream, "{method} /{WNID}.tar HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n").unwrap();
@@ -34,7 +34,7 @@ fn exchange(origin: &Origin, method: &str, headers: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn honest_answers_are_whole_or_the_part_that_was_asked_for() {
+fn unscripted_answers_are_complete_or_the_requested_range() {
     let tar = images(WNID, 3, 1000..2000, 1);
     let origin = Origin::start();
     origin.class(WNID, tar.clone());
@@ -91,7 +91,7 @@ fn scripted_answers_come_once_and_in_order() {
 }
 
 #[test]
-fn a_connection_is_kept_counted_and_let_go() {
+fn a_connection_is_kept_counted_and_closed() {
     let origin = Origin::start();
     origin.class(WNID, b"tar".to_vec()).script([Answer::plain(), Answer::plain().hanging_up_on_the_next()]);
     let mut stream = connect(&origin);
@@ -124,7 +124,7 @@ fn a_stalled_client_does_not_keep_the_origin_from_stopping() {
         answer.push(byte[0]);
     }
     drop(origin);
-    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "nothing but the end follows");
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "nothing follows before the end");
 }
 
 #[test]

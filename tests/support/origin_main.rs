@@ -1,5 +1,5 @@
-//! The scripted origin as a program: serves a folder of tars from disk and prints its URL on the first line. What it saw is
-//! told at `/.figures` and `/.requests`.
+//! The scripted origin as a program: serves a folder of tars from disk and prints its URL on the
+//! first line. Its counters are at `/.figures`, its request log at `/.requests`.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
-//! Tars that no decent program writes: any type, any size, any name, with the right checksum or a wrong one.
+//! Malformed and unusual tars: any type, size and name, with a correct or wrong checksum.
 
 use crate::archives::{BLOCK, pad_to_record};
 
-/// One header, with what follows it.
+/// One header and its contents.
 #[derive(Debug, Clone)]
 pub struct Entry {
     name: Vec<u8>,
@@ -61,22 +61,23 @@ impl Entry {
         Self::of_kind(b'x', "PaxHeaders.0/x").with_body(&pax_records(records))
     }
 
-    /// A PAX extension header for all that follows.
+    /// A PAX extension header for all entries that follow.
     pub fn global_pax(records: &[(&str, &str)]) -> Self {
         Self::of_kind(b'g', "GlobalHead.0.0").with_body(&pax_records(records))
     }
 
-    /// GNU's header that carries a long name for the next entry.
+    /// GNU's header with a long name for the next entry.
     pub fn long_name(name: impl AsRef<[u8]>) -> Self {
         let mut body = name.as_ref().to_vec();
         body.push(0);
         Self::of_kind(b'L', "././@LongLink").with_body(&body).gnu()
     }
 
-    /// GNU's old sparse format: one stored byte that claims to be a file of `real_size`.
+    /// GNU's old sparse format: one stored byte that claims to be a file of `real_size` bytes.
     pub fn sparse(name: impl AsRef<[u8]>, real_size: u64) -> Self {
         let mut tail = vec![0; 167];
-        // atime, ctime, offset, longnames and a pad byte stand before the first sparse piece at 386.
+        // atime, ctime, offset, longnames and a pad byte precede the first sparse piece at offset
+        // 386.
         tail[41..53].copy_from_slice(&octal_or_base_256(real_size - 1));
         tail[53..65].copy_from_slice(&octal(1));
         tail[138..150].copy_from_slice(&octal_or_base_256(real_size));
@@ -85,7 +86,7 @@ impl Entry {
         entry
     }
 
-    /// Contents; also sets the size.
+    /// Sets the contents and the size.
     #[must_use]
     pub fn with_body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
@@ -93,56 +94,56 @@ impl Entry {
         self
     }
 
-    /// States a size that need not be that of the contents.
+    /// Sets a size that may differ from that of the contents.
     #[must_use]
     pub fn stating_size(mut self, size: u64) -> Self {
         self.size_field = octal_or_base_256(size);
         self
     }
 
-    /// States these bytes as the size.
+    /// Sets the raw bytes of the size field.
     #[must_use]
     pub fn with_size_field(mut self, field: [u8; 12]) -> Self {
         self.size_field = field;
         self
     }
 
-    /// Where a link leads.
+    /// Sets the target of a link.
     #[must_use]
     pub fn link_to(mut self, target: impl AsRef<[u8]>) -> Self {
         self.link = target.as_ref().to_vec();
         self
     }
 
-    /// The ustar prefix, put before the name with a slash.
+    /// Sets the ustar prefix, which readers put before the name with a slash.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Self {
         self.prefix = prefix.as_ref().to_vec();
         self
     }
 
-    /// Permission bits.
+    /// Sets the permission bits.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
     }
 
-    /// User and group.
+    /// Sets user and group.
     #[must_use]
     pub fn owner(mut self, id: u32) -> Self {
         self.owner = id;
         self
     }
 
-    /// A checksum that does not fit.
+    /// Makes the checksum wrong.
     #[must_use]
     pub fn with_wrong_checksum(mut self) -> Self {
         self.checksum_off_by = 1;
         self
     }
 
-    /// GNU's magic instead of ustar's.
+    /// Uses GNU's magic instead of ustar's.
     #[must_use]
     pub fn gnu(mut self) -> Self {
         self.gnu = true;
@@ -176,7 +177,7 @@ impl Entry {
     }
 }
 
-/// A tar from entries, with its end marker and filled to a record.
+/// A tar of these entries with an end marker, padded to a record.
 pub fn tar_of(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let mut tar = without_end_marker(entries);
     tar.resize(tar.len() + 2 * BLOCK, 0);
@@ -184,7 +185,7 @@ pub fn tar_of(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     tar
 }
 
-/// A tar from entries that ends with its last entry.
+/// A tar of these entries without an end marker.
 pub fn without_end_marker(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     let mut tar = Vec::new();
     for entry in entries {
@@ -193,7 +194,7 @@ pub fn without_end_marker(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
     tar
 }
 
-/// `<length> <key>=<value>\n`, where the length counts itself.
+/// `<length> <key>=<value>\n`, where the length includes its own digits.
 fn pax_records(records: &[(&str, &str)]) -> Vec<u8> {
     let mut body = Vec::new();
     for (key, value) in records {
@@ -228,7 +229,7 @@ mod tests {
     use crate::archives::files;
 
     #[test]
-    fn a_decent_tar_reads_back() {
+    fn a_well_formed_tar_reads_back() {
         let tar = tar_of([Entry::pax(&[("path", "long.JPEG")]), Entry::file("a", b"abc"), Entry::file("b", b"")]);
         let files = files(&tar);
         assert_eq!(files["long.JPEG"], b"abc");
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tricks_are_what_they_claim_to_be() {
+    fn malformed_headers_have_the_intended_fields() {
         let header = |entry: &Entry| tar::Header::from_byte_slice(&entry.header()).clone();
         assert_eq!(header(&Entry::file("a", b"").stating_size(1 << 40)).entry_size().unwrap(), 1 << 40);
         let sparse = header(&Entry::sparse("a", 1 << 32));

@@ -1,4 +1,4 @@
-//! From a scripted answer to bytes on the wire.
+//! Turns a scripted answer into bytes on the wire.
 
 use std::{
     fmt::Write as _,
@@ -11,15 +11,15 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    answer::{Answer, Ending, Framing, HeadManners, RangeManners, Tag},
-    connection::is_gone,
+    answer::{Answer, Ending, Framing, HeadBehaviour, RangeBehaviour, Tag},
+    connection::wait_for_disconnect,
     content::Content,
-    line::Line,
+    line::LinkSchedule,
     origin::{Class, State, Validators},
     request_log::Request,
 };
 
-/// What becomes of the connection after an answer.
+/// What happens to the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     Serve,
@@ -29,9 +29,10 @@ pub(crate) enum Next {
     Reset,
 }
 
-/// At once into the kernel where no pace is set; large enough that system calls do not matter.
+/// Bytes per write without a rate limit: large enough that the cost of system calls does not
+/// matter.
 const SLICE: usize = 512 << 10;
-/// Portions a second of a connection with a rate, and of a line that all share.
+/// Portions per second with a rate limit, for one connection and for the shared link.
 const SLICES: u64 = 200;
 const SHARED_SLICES: u64 = 500;
 const LAST_MODIFIED: [&str; 2] = ["Thu, 11 Mar 2021 10:00:00 GMT", "Fri, 12 Mar 2021 10:00:00 GMT"];
@@ -42,7 +43,7 @@ struct Reply {
     headers: Vec<(String, String)>,
     body: Arc<dyn Content>,
     from: u64,
-    /// Bytes of the body, whatever the headers say.
+    /// Bytes of the body, regardless of the headers.
     length: u64,
     answer: Answer,
 }
@@ -67,27 +68,27 @@ impl Reply {
         let body = answer.body.clone().unwrap_or_else(|| Arc::clone(&class.content));
         let (etag, date) = validators(&answer, class, request);
         let whole = body.length();
-        let range = asked_range(&answer, request, etag.as_deref(), date, whole);
+        let range = requested_range(&answer, request, etag.as_deref(), date, whole);
         let mut headers = vec![("Content-Type".to_owned(), "application/x-tar".to_owned())];
         headers.push(("Accept-Ranges".to_owned(), "bytes".to_owned()));
         headers.extend(etag.map(|etag| ("ETag".to_owned(), etag)));
         headers.extend(date.map(|date| ("Last-Modified".to_owned(), date.to_owned())));
         let (status, from, length) = match range {
-            Asked::Whole if answer.range == RangeManners::WholeCalledPart => {
+            RequestedRange::Whole if answer.range == RangeBehaviour::WholeCalledPart => {
                 headers.push(("Content-Range".to_owned(), format!("bytes 0-{}/{whole}", whole - 1)));
                 (206, 0, whole)
             }
-            Asked::Whole => (200, 0, whole),
-            Asked::Beyond => {
+            RequestedRange::Whole => (200, 0, whole),
+            RequestedRange::Beyond => {
                 headers.push(("Content-Range".to_owned(), format!("bytes */{whole}")));
                 (416, 0, 0)
             }
-            Asked::Part(from, to) => {
-                let late = if let RangeManners::StartsLate(bytes) = answer.range { bytes } else { 0 };
+            RequestedRange::Part(from, to) => {
+                let late = if let RangeBehaviour::StartsLate(bytes) = answer.range { bytes } else { 0 };
                 let from = (from + late).min(to - 1);
-                let total = if let RangeManners::Total(bytes) = answer.range { bytes } else { whole };
+                let total = if let RangeBehaviour::Total(bytes) = answer.range { bytes } else { whole };
                 headers.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{total}", to - 1)));
-                (if answer.range == RangeManners::CalledWhole { 200 } else { 206 }, from, to - from)
+                (if answer.range == RangeBehaviour::CalledWhole { 200 } else { 206 }, from, to - from)
             }
         };
         Self { status, headers, body, from, length, answer }
@@ -116,12 +117,12 @@ impl Reply {
             write!(head, "{name}: {value}\r\n").expect("a string takes all");
         }
         match self.answer.head {
-            HeadManners::Silent => return Ok(Next::Stall),
-            HeadManners::Honest => {}
-            HeadManners::Padded(bytes) => {
+            HeadBehaviour::Silent => return Ok(Next::Stall),
+            HeadBehaviour::Honest => {}
+            HeadBehaviour::Padded(bytes) => {
                 write!(head, "X-Padding: {}\r\n", "a".repeat(bytes)).expect("a string takes all");
             }
-            HeadManners::Endless => {
+            HeadBehaviour::Endless => {
                 while !state.stopping.load(Ordering::Relaxed) {
                     stream.write_all(head.as_bytes())?;
                     "X-Padding: aaaaaaaaaaaaaaaa\r\n".repeat(64).clone_into(&mut head);
@@ -144,10 +145,11 @@ impl Reply {
         let mut sent = 0;
         while sent < stop {
             let count = usize::try_from(stop - sent).unwrap_or(SLICE).min(pace.slice);
-            if !pace.wait_for_turn(count as u64, stream) {
+            if !pace.wait_for_slot(count as u64, stream) {
                 return Ok(Next::Close);
             }
-            // Noted first: once the client has the bytes, nobody can look at a count without them.
+            // Counted before the write: a client that has received the bytes never sees a count
+            // without them.
             state.note(number, self.status, count as u64);
             if chunked {
                 write!(stream, "{count:x}\r\n")?;
@@ -155,7 +157,8 @@ impl Reply {
             let is_last = sent + count as u64 == stop;
             self.body.send(self.from + sent, count - usize::from(is_last), stream)?;
             if is_last {
-                // For the same reason it ends before its last byte: with that the client may begin another one.
+                // Ends before the last byte is sent: a client that has received it may begin its
+                // next transfer.
                 drop(transfer.take());
                 self.body.send(self.from + stop - 1, 1, stream)?;
             }
@@ -202,21 +205,28 @@ fn validators(answer: &Answer, class: &Class, request: &Request) -> (Option<Stri
     }
 }
 
-enum Asked {
+/// The range of a request; `Part` is from the first byte to the one after the last.
+enum RequestedRange {
     Whole,
     Part(u64, u64),
     Beyond,
 }
 
-fn asked_range(answer: &Answer, request: &Request, etag: Option<&str>, date: Option<&str>, whole: u64) -> Asked {
-    if matches!(answer.range, RangeManners::Ignored | RangeManners::WholeCalledPart) {
-        return Asked::Whole;
+fn requested_range(
+    answer: &Answer,
+    request: &Request,
+    etag: Option<&str>,
+    date: Option<&str>,
+    whole: u64,
+) -> RequestedRange {
+    if matches!(answer.range, RangeBehaviour::Ignored | RangeBehaviour::WholeCalledPart) {
+        return RequestedRange::Whole;
     }
-    let strong = etag.filter(|etag| etag.starts_with('"') && answer.range != RangeManners::ByDate);
+    let strong = etag.filter(|etag| etag.starts_with('"') && answer.range != RangeBehaviour::ByDate);
     let same = |validator: &str| Some(validator) == strong || Some(validator) == date;
-    let conditional = matches!(answer.range, RangeManners::Honest | RangeManners::ByDate);
+    let conditional = matches!(answer.range, RangeBehaviour::Honest | RangeBehaviour::ByDate);
     if conditional && request.if_range.as_deref().is_some_and(|validator| !same(validator)) {
-        return Asked::Whole;
+        return RequestedRange::Whole;
     }
     let parsed = request.range.as_deref().and_then(|range| {
         let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
@@ -224,19 +234,19 @@ fn asked_range(answer: &Answer, request: &Request, etag: Option<&str>, date: Opt
         Some((from.parse::<u64>().ok()?, to))
     });
     match parsed {
-        None => Asked::Whole,
-        Some((from, to)) if from >= to => Asked::Beyond,
-        Some((from, to)) => Asked::Part(from, to),
+        None => RequestedRange::Whole,
+        Some((from, to)) if from >= to => RequestedRange::Beyond,
+        Some((from, to)) => RequestedRange::Part(from, to),
     }
 }
 
-/// When the next bytes may be sent.
+/// Decides when the next bytes may be sent.
 struct Pace<'origin> {
     state: &'origin State,
     slice: usize,
     every: Option<Duration>,
     rate: u64,
-    line: Line,
+    link: LinkSchedule,
 }
 
 impl<'origin> Pace<'origin> {
@@ -251,21 +261,22 @@ impl<'origin> Pace<'origin> {
             Some((bytes, _)) => bytes.max(1),
             None => slice_of(rate, SLICES).min(slice_of(total, SHARED_SLICES)),
         };
-        Self { state, slice, every: drip.map(|(_, every)| every), rate, line: Line::default() }
+        Self { state, slice, every: drip.map(|(_, every)| every), rate, link: LinkSchedule::default() }
     }
 
-    /// Waits until the line that all share is free for these bytes; false if nobody wants them any more.
-    fn wait_for_turn(&self, bytes: u64, stream: &TcpStream) -> bool {
-        self.state.traffic.turn(bytes).is_none_or(|begins| self.wait_until(begins, stream))
+    /// Waits for the time slot of these bytes on the shared link; false if the client has
+    /// disconnected or the origin stops.
+    fn wait_for_slot(&self, bytes: u64, stream: &TcpStream) -> bool {
+        self.state.traffic.time_slot(bytes).is_none_or(|begins| self.wait_until(begins, stream))
     }
 
-    /// Waits until these bytes are through on a line of this rate, or for the pause of a drip.
+    /// Waits until these bytes are through at this connection's rate, or for the pause of a drip.
     fn wait_after(&mut self, bytes: u64, stream: &TcpStream) -> bool {
         let now = Instant::now();
         let due = match self.every {
             Some(every) => now + every,
             None if self.rate == 0 => now,
-            None => self.line.take(bytes, self.rate, now).ends,
+            None => self.link.take(bytes, self.rate, now).ends,
         };
         self.wait_until(due, stream)
     }
@@ -274,7 +285,7 @@ impl<'origin> Pace<'origin> {
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if left < Duration::from_millis(60) {
                 std::thread::sleep(left);
-            } else if is_gone(stream, self.state) {
+            } else if wait_for_disconnect(stream, self.state) {
                 return false;
             }
         }

@@ -1,17 +1,17 @@
-//! All that was asked of the origin, and what was sent for it.
+//! Log of the requests to the origin and of what was sent for them.
 
 use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-/// A request as it came, and what was sent for it.
+/// A request and what was sent for it.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// `GET` or `HEAD`.
     pub method: String,
     /// Path with query.
     pub path: String,
-    /// The class that the path names.
+    /// The class in the path.
     pub wnid: String,
     /// The `Range` header.
     pub range: Option<String>,
@@ -19,18 +19,18 @@ pub struct Request {
     pub if_range: Option<String>,
     /// All headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// When it was read.
+    /// Time at which it was read.
     pub at: Instant,
-    /// Numbers the connections from 1 on.
+    /// Number of its connection, counted from 1.
     pub connection: u64,
-    /// Status of the answer; 0 as long as there is none.
+    /// Status of the answer; 0 if there is none yet.
     pub status: u16,
-    /// Bytes of the body handed to the kernel; of the last half megabyte perhaps only a part.
+    /// Bytes of the body given to the kernel; the last 512 KiB may be sent only in part.
     pub sent: u64,
 }
 
 impl Request {
-    /// Where the bytes that it asks for begin.
+    /// First byte of the requested range.
     pub fn start(&self) -> u64 {
         let range = self.range.as_deref().and_then(|range| range.strip_prefix("bytes="));
         range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
@@ -47,6 +47,7 @@ impl Request {
     }
 }
 
+/// The requests since the start or since the log was last cleared.
 #[derive(Debug, Default)]
 pub(crate) struct RequestLog {
     forgotten: usize,
@@ -54,13 +55,14 @@ pub(crate) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Takes up a request and says under which number.
+    /// Records a request and returns its number.
     pub(crate) fn record(&mut self, request: Request) -> usize {
         self.requests.push(request);
         self.forgotten + self.requests.len() - 1
     }
 
-    /// Notes what was sent for the request of that number, unless all were forgotten meanwhile.
+    /// Records what was sent for the request with this number, unless the log was cleared
+    /// meanwhile.
     pub(crate) fn note(&mut self, number: usize, status: u16, sent: u64) {
         let index = number.checked_sub(self.forgotten);
         if let Some(request) = index.and_then(|index| self.requests.get_mut(index)) {
@@ -69,13 +71,13 @@ impl RequestLog {
         }
     }
 
-    /// Forgets the requests so far.
+    /// Clears the log.
     pub(crate) fn forget(&mut self) {
         self.forgotten += self.requests.len();
         self.requests.clear();
     }
 
-    /// Bytes of tars that were sent for each class.
+    /// Bytes of tars sent for each class.
     pub(crate) fn sent(&self) -> HashMap<&str, u64> {
         let mut sent = HashMap::new();
         for request in self.requests.iter().filter(|request| request.is_transfer()) {

@@ -1,4 +1,4 @@
-//! A program that runs: it can be signalled and waited for, and it never outlives its deadline.
+//! A running process: receives signals, is waited for, and is killed at its deadline.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ pub use rustix::process::Signal;
 
 use crate::{memory, wait::wait_until};
 
-/// A program that has ended.
+/// A process that has ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// Exit code; `None` if a signal ended it.
@@ -28,13 +28,13 @@ pub struct Finished {
     pub stdout: String,
     /// All of standard error.
     pub stderr: String,
-    /// Where the classes are.
+    /// The target folder.
     pub target: PathBuf,
-    /// The most memory it ever held, in bytes; Linux only.
+    /// Peak resident memory in bytes; Linux only.
     pub peak_memory: Option<u64>,
 }
 
-/// A program that runs; killed when dropped.
+/// A running process; killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -47,7 +47,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program whose output goes to files in `folder`.
+    /// Starts a program with its output in files in `folder`.
     pub(crate) fn start(mut command: Command, folder: &Path, target: &Path, log: &str, deadline: Duration) -> Self {
         let stem = format!("{}", folder.read_dir().map(Iterator::count).unwrap_or_default());
         let output = |kind: &str| {
@@ -80,7 +80,7 @@ impl Running {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
-    /// Its number in the list of processes.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -91,7 +91,7 @@ impl Running {
         kill_process(pid, signal).expect("the child is ours and was not waited for");
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(mut self) {
         self.end();
     }
@@ -106,7 +106,7 @@ impl Running {
         read(&self.stderr)
     }
 
-    /// Waits for a loopback address in what it prints; those that are `known` do not count.
+    /// Waits until it prints a loopback address that is not among the `known` ones.
     #[track_caller]
     pub fn wait_for_address(&mut self, known: &[SocketAddr]) -> SocketAddr {
         self.wait_until("it prints the address it listens on", |running| {
@@ -115,35 +115,36 @@ impl Running {
         })
     }
 
-    /// Waits for the line that says where its health and metrics are.
+    /// Waits for the line with the address of its health and metrics.
     #[track_caller]
     pub fn wait_for_http(&mut self) -> SocketAddr {
-        self.wait_until("it prints where it can be looked at", |running| {
+        self.wait_until("it prints the address of its health and metrics", |running| {
             let stderr = running.stderr();
             let (_, rest) = stderr.split_once("health and metrics at http://")?;
             rest.split_once('/')?.0.parse().ok()
         })
     }
 
-    /// Waits for something while it runs; panics with the tails of what it said if it ends or is too late.
+    /// Waits for a condition while the process runs; panics with the end of its output if it ends
+    /// or reaches its deadline first.
     #[track_caller]
     pub fn wait_until<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let result = wait_until(left, || match found(self) {
             Some(found) => Some(Some(found)),
             None if self.is_running() => None,
-            // It may have become true just before the end.
+            // The condition may have become true just before the end.
             None => Some(found(self)),
         });
-        result.flatten().unwrap_or_else(|| self.give_up(what))
+        result.flatten().unwrap_or_else(|| self.fail_waiting(what))
     }
 
-    /// Waits for its end.
+    /// Waits for the end.
     #[track_caller]
     pub fn wait(mut self) -> Finished {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if wait_until(left, || (!self.is_running()).then_some(())).is_none() {
-            self.give_up("it ends");
+            self.fail_waiting("it ends");
         }
         let status = self.child.wait().expect("the child is ours");
         Finished {
@@ -157,7 +158,7 @@ impl Running {
     }
 
     #[track_caller]
-    fn give_up(&mut self, what: &str) -> ! {
+    fn fail_waiting(&mut self, what: &str) -> ! {
         let state = if self.is_running() { "was killed at its deadline" } else { "has ended" };
         self.end();
         panic!(
@@ -185,7 +186,7 @@ impl Drop for Running {
     }
 }
 
-/// Whether a variable of the surroundings would change what the programs do.
+/// Whether an inherited environment variable would change what the programs do.
 fn is_a_setting(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_ascii_lowercase();
     let begins = ["imagenet_", "otel_", "rust_log"].iter().any(|beginning| name.starts_with(beginning));
@@ -196,7 +197,7 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// The last lines, enough to see why.
+/// The last 40 lines.
 pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
@@ -205,7 +206,7 @@ pub(crate) fn tail(text: &str) -> String {
 fn addresses(text: &str) -> impl Iterator<Item = SocketAddr> {
     text.match_indices("127.0.0.1:").filter_map(|(at, found)| {
         let rest = &text[at + found.len()..];
-        // A line that is still being written may end in the middle of the port.
+        // A line may be incomplete, so the port counts only if another character follows.
         let end = rest.find(|character: char| !character.is_ascii_digit())?;
         rest[..end].parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
     })

@@ -1,16 +1,16 @@
-//! The origin's faults as text, one a line: `n00000001 status 503`, `n00000002 cut 5000`,
-//! `request 17 status 429 5`.
+//! The origin's faults as a text file, one per line, for example `n00000001 status 503`, `n00000002
+//! cut 5000` or `request 17 status 429 5`.
 
 use std::time::Duration;
 
 use crate::{answer::Answer, origin::Origin};
 
-/// What the lines may say; shown when one cannot be read.
+/// Syntax of a line; shown with syntax errors.
 pub const SYNTAX: &str = "<wnid> [forever] | request NUMBER, then \
     status CODE [RETRY_AFTER_SECONDS] | cut BYTES | reset BYTES | stall BYTES | drip BYTES MILLISECONDS | \
     stated BYTES | no-length | chunked | ignore-range | html | redirect URL | hang-up | silence";
 
-/// Gives the origin the script of a text; `#` begins a comment line. An error names the line.
+/// Sets the origin's scripts from a text; `#` begins a comment line. An error names the line.
 pub fn apply(text: &str, origin: &Origin) -> Result<(), String> {
     for (number, line) in text.lines().enumerate() {
         let words: Vec<&str> = line.split_whitespace().collect();

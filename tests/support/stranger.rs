@@ -1,5 +1,6 @@
-//! Clients, with a token or without, that send HTTP/2 frames over TLS as fast as they are taken,
-//! and read nothing after the handshake. A client whose connection is cut connects again at once.
+//! Abusive clients, with or without a token, that send HTTP/2 frames over TLS as fast as the server
+//! accepts them and read nothing after the handshake. A client whose connection is closed connects
+//! again at once.
 
 use std::{
     fmt,
@@ -24,38 +25,38 @@ use rustls::{
 
 use crate::http2_client::{self as frames, Request};
 
-/// How long one write or one step of a handshake may block before the client looks whether it has
+/// How long one write or one step of a handshake may block before the client checks whether it has
 /// to stop.
-const BLOCKED: Duration = Duration::from_millis(100);
-/// Pause after a connection that could not be made.
+const BLOCK_TIMEOUT: Duration = Duration::from_millis(100);
+/// Pause after a failed connection.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
-/// Frames that are handed to TLS at a time.
+/// Frames passed to TLS at a time.
 const FRAMES: usize = 1000;
 
 /// What the clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Complete calls: `GetFleet` with a token; without one each is answered with a refusal.
+    /// Complete calls: `GetFleet` with a token; without a token calls that the server rejects.
     Calls,
-    /// `Watch`: the job's with a token, without one that of the health service.
+    /// `Watch` calls: of the job with a token, of the health service without one.
     Watch,
-    /// Requests of the health service whose body never ends.
+    /// Requests to the health service whose bodies never end.
     Streams,
-    /// PING frames; each asks for an acknowledgement.
+    /// PING frames; each requires an acknowledgement.
     Pings,
     /// Acknowledgements of PING frames that were never sent.
     Acknowledgements,
-    /// SETTINGS frames; each asks for an acknowledgement.
+    /// SETTINGS frames; each requires an acknowledgement.
     Settings,
     /// Calls that are reset at once.
     Resets,
-    /// Refused calls whose header lists are as long as the server allows, sent as references to one
-    /// long field.
+    /// Calls that the server rejects, with header lists as long as it allows, sent as references to
+    /// one long field.
     Headers,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::Calls,
         Self::Watch,
@@ -67,7 +68,7 @@ impl Kind {
         Self::Headers,
     ];
 
-    /// The next frames; `stream` is the last stream that was used.
+    /// The next frames; `stream` is the last stream id in use.
     fn next(self, request: &Request, stream: &mut u32, count: usize) -> Vec<u8> {
         let mut take = || {
             *stream += 2;
@@ -76,19 +77,19 @@ impl Kind {
         let mut bytes = Vec::new();
         for _ in 0..count {
             match self {
-                Self::Calls | Self::Headers => bytes.extend(request.again(take(), true)),
+                Self::Calls | Self::Headers => bytes.extend(request.repeated(take(), true)),
                 Self::Watch => {
                     let stream = take();
-                    bytes.extend(request.again(stream, false));
+                    bytes.extend(request.repeated(stream, false));
                     bytes.extend(frames::empty_message(stream));
                 }
-                Self::Streams => bytes.extend(request.again(take(), false)),
+                Self::Streams => bytes.extend(request.repeated(take(), false)),
                 Self::Pings => bytes.extend(frames::PING),
                 Self::Acknowledgements => bytes.extend(frames::PING_ACKNOWLEDGEMENT),
                 Self::Settings => bytes.extend(frames::SETTINGS),
                 Self::Resets => {
                     let stream = take();
-                    bytes.extend(request.again(stream, false));
+                    bytes.extend(request.repeated(stream, false));
                     bytes.extend(frames::reset(stream));
                 }
             }
@@ -133,47 +134,47 @@ impl FromStr for Kind {
     }
 }
 
-/// Whom the clients attack, and with what.
+/// The attack that the clients run.
 #[derive(Debug, Clone)]
 pub struct Attack {
     /// The server.
     pub address: SocketAddr,
-    /// PEM file with its authority's certificate.
+    /// PEM file with the CA certificate of the server.
     pub authority: PathBuf,
-    /// The clients' credential.
+    /// The clients' token, if any.
     pub token: Option<String>,
     /// What they send.
     pub kind: Kind,
-    /// How they go about it.
+    /// How long a connection sends.
     pub style: Style,
 }
 
-/// What the clients did.
+/// What the clients sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sent {
     /// Connections, after the handshake.
     pub connections: u64,
-    /// Bytes that the system took, of all connections.
+    /// Bytes that the kernel accepted, over all connections.
     pub bytes: u64,
 }
 
-/// How a client goes about it.
+/// How long a connection sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// As fast as the server takes it, until it cuts the connection.
+    /// As fast as possible, until the server closes the connection.
     Endless,
-    /// So many frames on each connection, which then stays open for as long as the server lets it.
+    /// This many frames; the connection then stays open until the server closes it.
     Held(usize),
 }
 
-/// Clients that run; stopped when dropped.
+/// Running clients; stopped when dropped.
 #[derive(Debug)]
-pub struct Strangers {
+pub struct AbusiveClients {
     stopping: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Sent>>,
 }
 
-impl Strangers {
+impl AbusiveClients {
     /// Starts `count` clients.
     pub fn start(attack: &Attack, count: usize) -> Self {
         let config = Arc::new(config(&attack.authority));
@@ -200,7 +201,7 @@ impl Strangers {
     }
 }
 
-impl Drop for Strangers {
+impl Drop for AbusiveClients {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -211,12 +212,13 @@ fn config(authority: &Path) -> ClientConfig {
     let certificate = CertificateDer::from_pem_file(authority).expect("a PEM file with a certificate");
     roots.add(certificate).expect("a certificate of an authority");
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().expect("the provider has them");
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider supports the default versions");
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }
 
+/// One client; runs on a thread.
 struct Client {
     attack: Attack,
     config: Arc<ClientConfig>,
@@ -227,7 +229,7 @@ impl Client {
     fn run(self) -> Sent {
         let mut sent = Sent::default();
         while !self.is_stopping() {
-            // The server cuts the connection sooner or later.
+            // The server closes the connection sooner or later.
             let cut = self.connection(&mut sent);
             if cut.is_err() {
                 std::thread::sleep(RETRY_DELAY);
@@ -244,8 +246,8 @@ impl Client {
         let Attack { address, token, kind, style, .. } = &self.attack;
         let request = kind.request(token.as_deref());
         let mut socket = TcpStream::connect(address)?;
-        socket.set_read_timeout(Some(BLOCKED))?;
-        socket.set_write_timeout(Some(BLOCKED))?;
+        socket.set_read_timeout(Some(BLOCK_TIMEOUT))?;
+        socket.set_write_timeout(Some(BLOCK_TIMEOUT))?;
         let name = ServerName::from(address.ip());
         let mut tls = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() && !self.is_stopping() {
@@ -282,10 +284,10 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until the server closes the connection, and takes nothing from it.
+    /// Waits until the server closes the connection, and reads nothing from it.
     fn hold(&self, socket: &TcpStream) {
         let mut ends = [PollFd::new(socket, PollFlags::RDHUP)];
-        let blocked = Timespec { tv_sec: 0, tv_nsec: BLOCKED.subsec_nanos().into() };
+        let blocked = Timespec { tv_sec: 0, tv_nsec: BLOCK_TIMEOUT.subsec_nanos().into() };
         while !self.is_stopping() && ends[0].revents().is_empty() {
             poll(&mut ends, Some(&blocked)).expect("it is a socket");
         }

@@ -1,8 +1,10 @@
-//! HTTPS before an origin: takes one request a connection, passes it on in plain and the answer back.
+//! A TLS terminator in front of an origin: takes one request per connection, forwards it in
+//! plaintext and returns the answer.
 //!
-//! The certificates in `certificates/` were made once, with `openssl ca`: an authority, and from it one for 127.0.0.1 that
-//! is valid until 2120, one that expired in 2021, and one for another host. `self_signed.pem` has the same key and is
-//! what `openssl req -x509` makes of it. They guard nothing.
+//! The certificates in `certificates/` were made once, with `openssl ca`: a CA, and from it one
+//! certificate for 127.0.0.1 that is valid until 2120, one that expired in 2021, and one for
+//! another host. `self_signed.pem` has the same key and was made with `openssl req -x509`. They
+//! protect nothing.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -21,20 +23,20 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-/// Which certificate is shown.
+/// Which certificate the server presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
-    /// For 127.0.0.1, by the authority.
+    /// For 127.0.0.1, issued by the CA.
     Valid,
-    /// The same, but of the past.
+    /// The same, but expired.
     Expired,
-    /// By the authority, for another host.
+    /// Issued by the CA, for another host.
     WrongName,
-    /// For 127.0.0.1, by itself.
+    /// For 127.0.0.1, self-signed.
     SelfSigned,
 }
 
-/// A running front; stops when it is dropped.
+/// A running TLS terminator; stops when dropped.
 #[derive(Debug)]
 pub struct TlsFront {
     address: SocketAddr,
@@ -43,12 +45,12 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// Listens on loopback before the origin at this address.
+    /// Listens on loopback in front of the origin at this address.
     pub fn start(origin: SocketAddr, certificate: Certificate) -> Self {
         Self::start_that_ends(origin, certificate, true)
     }
 
-    /// The same, but each connection is closed without TLS's `close_notify`.
+    /// The same, but closes each connection without TLS's `close_notify`.
     pub fn start_without_close_notify(origin: SocketAddr, certificate: Certificate) -> Self {
         Self::start_that_ends(origin, certificate, false)
     }
@@ -65,7 +67,7 @@ impl TlsFront {
                     if stopping.load(Ordering::Relaxed) {
                         return;
                     }
-                    // Refused certificates end here, and that is what some tests are about.
+                    // Rejected certificates end here as errors; some tests expect that.
                     drop(pass_on(stream, origin, &config, is_orderly));
                 }
             }
@@ -89,12 +91,12 @@ impl Drop for TlsFront {
     }
 }
 
-/// The authority that `--cacert` needs.
+/// The CA certificate for `--cacert`.
 pub fn authority() -> PathBuf {
     file("authority")
 }
 
-/// The certificate that is its own authority.
+/// The self-signed certificate, which is its own CA.
 pub fn self_signed() -> PathBuf {
     file("self_signed")
 }
@@ -110,8 +112,8 @@ fn config(certificate: Certificate) -> ServerConfig {
         Certificate::WrongName => "wrong_name",
         Certificate::SelfSigned => "self_signed",
     };
-    let chain = CertificateDer::from_pem_file(file(name)).expect("the certificate stands in the repository");
-    let key = PrivateKeyDer::from_pem_file(file("key")).expect("the key stands in the repository");
+    let chain = CertificateDer::from_pem_file(file(name)).expect("the certificate is in the repository");
+    let key = PrivateKeyDer::from_pem_file(file("key")).expect("the key is in the repository");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -1,4 +1,4 @@
-//! What the origin's line carries, and what becomes of those who ask too much of it at once.
+//! The origin's transfers: their rate limits and the overload simulation.
 
 use std::{
     collections::HashMap,
@@ -13,25 +13,26 @@ use std::{
 use rustix::net::{RecvFlags, connect_unspec, recv};
 use tokio::time::Instant;
 
-use crate::line::Line;
+use crate::line::LinkSchedule;
 
-/// All bodies that are being sent, and the limits on them.
+/// All transfers in progress and the limits on them.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    /// Bytes per second and connection; 0 is without a limit.
+    /// Bytes per second and connection; 0: no limit.
     pub(crate) rate: AtomicU64,
-    /// Bytes per second of all transfers together; 0 is without a limit.
+    /// Bytes per second of all transfers together; 0: no limit.
     pub(crate) total_rate: AtomicU64,
-    shared_line: Mutex<Line>,
+    shared_link: Mutex<LinkSchedule>,
     transfers: Mutex<Transfers>,
 }
 
+/// The transfers in progress and the overload limit.
 #[derive(Debug, Default)]
 struct Transfers {
-    /// By the number of their connection.
+    /// By connection number.
     open: HashMap<u64, TcpStream>,
     most: usize,
-    /// More than so many are broken, and then nobody is answered for so long.
+    /// With more transfers than this all are reset, and no request is answered for this time.
     limit: Option<(usize, Duration)>,
     silent_until: Option<Instant>,
     overloads: u64,
@@ -45,19 +46,20 @@ pub(crate) struct Transfer<'traffic> {
 }
 
 impl Traffic {
-    /// Sets the most transfers at once, and for how long nobody is answered after more.
+    /// Sets the maximum number of transfers, and how long no request is answered after an overload.
     pub(crate) fn break_above(&self, most: usize, silence: Duration) {
         self.transfers().limit = Some((most, silence));
     }
 
-    /// Counts a transfer among those at once. Beyond the limit all of them are reset, this one too.
+    /// Registers a transfer. Above the limit all transfers are reset, including this one.
     pub(crate) fn begin(&self, connection: u64, stream: &TcpStream) -> std::io::Result<Transfer<'_>> {
         let mut transfers = self.transfers();
         transfers.open.insert(connection, stream.try_clone()?);
         if transfers.open.len() > transfers.most || transfers.limit.is_some_and(|(most, _)| transfers.open.len() > most)
         {
-            // Whoever has hung up no longer has a transfer, although its thread is yet to see it.
-            transfers.open.retain(|_, stream| !has_hung_up(stream));
+            // A client that has disconnected has no transfer any more, even if its thread has not
+            // noticed yet.
+            transfers.open.retain(|_, stream| !has_disconnected(stream));
         }
         transfers.most = transfers.most.max(transfers.open.len());
         if let Some((_, silence)) = transfers.limit.filter(|(most, _)| transfers.open.len() > *most) {
@@ -70,24 +72,24 @@ impl Traffic {
         Ok(Transfer { traffic: self, connection })
     }
 
-    /// When the shared line is free for so many bytes; `None`: at once.
-    pub(crate) fn turn(&self, bytes: u64) -> Option<Instant> {
+    /// When the time slot of these bytes on the shared link begins; `None`: at once.
+    pub(crate) fn time_slot(&self, bytes: u64) -> Option<Instant> {
         let rate = self.total_rate.load(Ordering::Relaxed);
-        let mut line = self.shared_line.lock().expect("nothing panics while it holds this lock");
-        (rate > 0).then(|| line.take(bytes, rate, Instant::now()).begins)
+        let mut link = self.shared_link.lock().expect("nothing panics while it holds this lock");
+        (rate > 0).then(|| link.take(bytes, rate, Instant::now()).begins)
     }
 
-    /// Whether nobody is answered just now.
+    /// Whether requests are currently left unanswered.
     pub(crate) fn is_silent(&self) -> bool {
         self.transfers().silent_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// How often there were too many transfers.
+    /// Number of overloads.
     pub(crate) fn overloads(&self) -> u64 {
         self.transfers().overloads
     }
 
-    /// The most transfers at once.
+    /// Maximum number of transfers at once.
     pub(crate) fn most(&self) -> u64 {
         self.transfers().most as u64
     }
@@ -103,14 +105,15 @@ impl Drop for Transfer<'_> {
     }
 }
 
-fn has_hung_up(stream: &TcpStream) -> bool {
+fn has_disconnected(stream: &TcpStream) -> bool {
     match recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, read)) => read == 0,
         Err(error) => error != rustix::io::Errno::AGAIN,
     }
 }
 
-/// Connecting a stream to nowhere resets it, whoever else holds it. Where somebody just waits in it that is refused.
+/// Connecting a stream to `AF_UNSPEC` resets it, even if other descriptors refer to it. That fails
+/// while another thread blocks in a call on it.
 fn reset(stream: &TcpStream) {
     if connect_unspec(stream).is_err() {
         drop(stream.shutdown(Shutdown::Both));

@@ -1,4 +1,4 @@
-//! Origins that do not send the parts that they are asked for, or not of the same version.
+//! Origins that do not send the requested parts, or send parts of another version.
 
 use tests::{
     answer::Answer,
@@ -9,32 +9,37 @@ use tests::{
 
 use super::{LARGE, assert_whole, large, skewed};
 
-/// The main connection goes on through a part that does not come.
+/// The main connection continues through a part that is not delivered.
 #[test]
-fn an_origin_without_ranges_sends_all_on_one_connection() {
-    let (origin, tar) = (Origin::start(), large(1));
+fn an_origin_without_ranges_sends_the_tar_on_one_connection() {
+    let origin = Origin::start();
+    let tar = large(1);
     let (job, class) = skewed(&origin, &tar, 0);
     class.forever(Answer::plain().ignoring_range());
     assert_whole(&job, &tar);
     let gets = origin.gets(LARGE);
-    // The tar, a part for each of the five free slots, and one that is asked for by the date.
-    assert!((2..=7).contains(&gets.len()), "parts were tried, and once only: {gets:#?}");
+    // The tar, a part for each of the five free slots, and one that is requested with
+    // `Last-Modified`.
+    assert!((2..=7).contains(&gets.len()), "expected each part to be requested at most once: {gets:#?}");
     assert_eq!(gets[0].sent, tar.len() as u64, "{gets:#?}");
 }
 
 #[test]
-fn without_validators_a_tar_comes_on_one_connection() {
-    let (origin, tar) = (Origin::start(), large(1));
+fn without_validators_a_tar_is_downloaded_on_one_connection() {
+    let origin = Origin::start();
+    let tar = large(1);
     let (job, class) = skewed(&origin, &tar, 0);
     class.validators(Validators::None);
     assert_whole(&job, &tar);
     assert_eq!(origin.gets(LARGE).len(), 1);
 }
 
-/// Parts that break, are refused for a moment or come from elsewhere are fetched again, or by the main connection.
+/// Parts that break, are rejected once or begin at another offset are fetched again, or by the main
+/// connection.
 #[test]
-fn parts_that_go_wrong_leave_the_class_whole() {
-    let (origin, tar) = (Origin::start(), large(1));
+fn failed_parts_leave_the_class_complete() {
+    let origin = Origin::start();
+    let tar = large(1);
     let (job, class) = skewed(&origin, &tar, 0);
     let bad = [Answer::cut_at(1_000_000), Answer::status(503), Answer::reset_at(300_000), Answer::status(404)];
     class.script([Answer::plain()].into_iter().chain(bad));
@@ -46,17 +51,19 @@ fn parts_that_go_wrong_leave_the_class_whole() {
     assert_whole(&job, &tar);
 }
 
-/// The tar is replaced when so many requests have been answered.
+/// Replaces the tar after `answers` answers; panics unless the class is one of the two versions.
 #[track_caller]
 fn assert_one_version(answers: usize, later: &Answer) {
-    let (origin, old, new) = (Origin::start(), large(1), large(2));
+    let origin = Origin::start();
+    let old = large(1);
+    let new = large(2);
     let (job, class) = skewed(&origin, &old, 0);
     let before = vec![Answer::plain(); answers - 1];
     class.script(before.into_iter().chain([Answer::plain().then_replaced_by(new.clone())])).forever(later.clone());
     job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
     let folder = job.class_folder(LARGE);
     let is = |tar: &[u8]| difference(tar, &folder).is_none();
-    assert!(is(&old) || is(&new), "neither of the two versions: {:#?}", origin.gets(LARGE));
+    assert!(is(&old) || is(&new), "the class is neither of the two versions: {:#?}", origin.gets(LARGE));
     let kept = std::fs::read(job.target_path().join(format!("{LARGE}.tar"))).expect("the tar is kept");
     assert!(kept == if is(&old) { old } else { new }, "the tar is a mix");
 }
@@ -69,16 +76,17 @@ fn a_tar_that_changes_in_the_middle_is_one_version() {
 }
 
 #[test]
-fn an_origin_that_ignores_the_condition_is_found_out() {
+fn an_origin_that_ignores_if_range_is_detected() {
     for answers in [1, 3] {
         assert_one_version(answers, &Answer::plain().ignoring_if_range());
     }
 }
 
-/// Parts are asked for by the date then, and the main connection goes on undisturbed.
+/// Parts are then requested with `Last-Modified`, and the main connection continues undisturbed.
 #[test]
-fn an_origin_that_honours_dates_only_sends_parts_by_the_date() {
-    let (origin, tar) = (Origin::start(), large(1));
+fn an_origin_that_honours_only_dates_sends_parts_by_the_date() {
+    let origin = Origin::start();
+    let tar = large(1);
     let (job, class) = skewed(&origin, &tar, 0);
     class.forever(Answer::plain().honouring_dates_only());
     assert_whole(&job, &tar);
@@ -86,5 +94,5 @@ fn an_origin_that_honours_dates_only_sends_parts_by_the_date() {
     let by_date =
         |get: &&Request| get.status == 206 && get.if_range.as_deref().is_some_and(|value| value.contains("GMT"));
     assert!(gets.iter().filter(by_date).count() >= 2, "{gets:#?}");
-    assert!(gets[0].sent < tar.len() as u64, "the main connection had help: {gets:#?}");
+    assert!(gets[0].sent < tar.len() as u64, "the main connection must not carry the whole tar: {gets:#?}");
 }

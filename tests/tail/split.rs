@@ -1,4 +1,4 @@
-//! An honest origin with a limit for each connection.
+//! A correct origin with a rate limit per connection.
 
 use tests::{
     archives::images,
@@ -9,30 +9,28 @@ use super::{LARGE, assert_whole, extra, large, skewed};
 
 #[track_caller]
 fn assert_shared(place: usize, args: &[&str]) {
-    let (origin, tar) = (Origin::start(), large(1));
+    let origin = Origin::start();
+    let tar = large(1);
     let (job, _) = skewed(&origin, &tar, place);
     let job = job.args(args.iter().copied());
     assert_whole(&job, &tar);
     let gets = origin.gets(LARGE);
-    assert!(gets.len() >= 4, "one connection had all the work: {gets:#?}");
+    assert!(gets.len() >= 4, "expected several connections: {gets:#?}");
     assert!(
         gets[1..].iter().all(|get| get.range.is_some() && get.if_range.is_some() && get.status == 206),
         "{gets:#?}"
     );
-    // The origin sees a little later that a connection was closed before its end.
-    let broken_off = gets.iter().filter(|get| get.sent < asked(get, &tar)).count() as u64;
-    assert!(broken_off <= 3, "{broken_off} were broken off: {gets:#?}");
+    // The origin notices only later that a client has closed its connection.
+    let broken_off = gets.iter().filter(|get| get.sent < requested_bytes(get, &tar)).count() as u64;
+    assert!(broken_off <= 3, "{broken_off} requests were aborted: {gets:#?}");
     assert!(origin.most_transfers() <= 6 + broken_off, "more connections than slots: {}", origin.most_transfers());
-    assert!(extra(&gets, &tar) <= tar.len() as u64 * 3 / 100, "{} bytes too many: {gets:#?}", extra(&gets, &tar));
+    assert!(extra(&gets, &tar) <= tar.len() as u64 * 3 / 100, "{} superfluous bytes: {gets:#?}", extra(&gets, &tar));
     let kept = job.target_path().join(format!("{LARGE}.tar"));
-    assert!(
-        args.contains(&"--delete-tar") || std::fs::read(kept).ok().as_ref() == Some(&tar),
-        "the kept tar is another"
-    );
+    assert!(args.contains(&"--delete-tar") || std::fs::read(kept).ok().as_ref() == Some(&tar), "the kept tar differs");
 }
 
-/// Bytes that a request asks for.
-fn asked(get: &Request, tar: &[u8]) -> u64 {
+/// Number of bytes that a request asks for.
+fn requested_bytes(get: &Request, tar: &[u8]) -> u64 {
     let last = get.range.as_deref().and_then(|range| range.rsplit_once('-')?.1.parse::<u64>().ok());
     last.map_or(tar.len() as u64, |last| last + 1) - get.start()
 }
@@ -44,23 +42,26 @@ fn free_slots_fetch_parts_of_the_large_class() {
 }
 
 #[test]
-fn a_kept_tar_comes_in_parts_too() {
+fn a_kept_tar_is_downloaded_in_parts_too() {
     assert_shared(2, &[]);
 }
 
-/// A request for less would cost more than it brings.
+/// A request for less would cost more time than it saves.
 #[test]
-fn a_tar_of_less_than_two_parts_is_not_cut() {
-    let (origin, tar) = (Origin::start(), images(LARGE, 80, 90_000..110_000, 1));
+fn a_tar_of_less_than_two_parts_is_not_split() {
+    let origin = Origin::start();
+    let tar = images(LARGE, 80, 90_000..110_000, 1);
     let (job, _) = skewed(&origin, &tar, 0);
     assert_whole(&job, &tar);
     assert_eq!(origin.gets(LARGE).len(), 1);
 }
 
-/// More connections would bring nothing, and what lies in their buffers when they end is sent for nothing.
+/// At a fixed total rate more connections save nothing, and data in their buffers at their end is
+/// wasted.
 #[test]
-fn where_bytes_may_come_only_so_fast_nothing_is_cut() {
-    let (origin, tar) = (Origin::start(), images(LARGE, 150, 90_000..110_000, 1));
+fn with_max_rate_no_tar_is_split() {
+    let origin = Origin::start();
+    let tar = images(LARGE, 150, 90_000..110_000, 1);
     let (job, _) = skewed(&origin, &tar, 0);
     assert_whole(&job.args(["--max-rate", "5MB"]), &tar);
     assert_eq!(origin.gets(LARGE).len(), 1);

@@ -1,4 +1,5 @@
-//! Certificates: a worker's is good for its own name (S16), and the coordinator's may be replaced at any time (S17).
+//! Certificates: a worker's certificate is valid for its own name only (S16), and the coordinator's
+//! can be replaced at any time (S17).
 
 use std::{
     fs,
@@ -18,7 +19,7 @@ use tests::{cluster::Table, http::Scrape, wait::wait_for};
 
 use super::{Cluster, text};
 
-/// An authority of the workers, which has nothing to do with the coordinator's.
+/// A CA for workers that is unrelated to the coordinator's CA.
 fn workers_authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "workers");
@@ -26,12 +27,12 @@ fn workers_authority() -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
 }
 
-/// Writes `<file>.pem` and `<file>.key` for a worker; gives both paths.
+/// Writes `<file>.pem` and `<file>.key` for a worker; returns both paths.
 fn issue(folder: &Path, file: &str, common: &str, dns: &[&str], issuer: &Issuer<'_, KeyPair>) -> [String; 2] {
     issue_until(folder, file, common, dns, issuer, SystemTime::now() + Duration::from_hours(24))
 }
 
-/// The same, with an end.
+/// The same, with an expiry time.
 fn issue_until(
     folder: &Path,
     file: &str,
@@ -53,7 +54,7 @@ fn issue_until(
 }
 
 #[test]
-fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
+fn a_certificate_admits_a_worker_only_under_its_own_name() {
     let cluster = Cluster::of(2);
     let authority = workers_authority();
     let folder = cluster.job.folder().to_owned();
@@ -65,7 +66,8 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
     let [foreign, foreign_key] = issue(&folder, "foreign", "w1", &[], &workers_authority());
     let workers = text(&folder.join("workers.pem"));
     let (cluster, coordinator) = cluster.start(&["--tls-client-ca", &workers]);
-    let (ca, token) = (cluster.path("ca.pem"), cluster.path("worker.token"));
+    let ca = cluster.path("ca.pem");
+    let token = cluster.path("worker.token");
     let shows = |certificate, key| ["--tls-ca", ca.as_str(), "--tls-cert", certificate, "--tls-key", key];
 
     let refused = cluster.worker("w2", &coordinator, &shows(&by_name, &by_name_key)).wait();
@@ -74,11 +76,11 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
         .assert_could_not_run(&refused, &["the worker's certificate is for w1; give one of these names with --name"]);
     let refused = cluster.worker("w1", &coordinator, &shows(&by_dns, &by_dns_key)).wait();
     cluster.job.assert_could_not_run(&refused, &["the worker's certificate is for any, w2, w3"]);
-    // A token does not make up for it.
+    // A valid token does not help.
     let with_token = [&shows(&by_name, &by_name_key)[..], &["--token-file", &token]].concat();
     let refused = cluster.worker("w2", &coordinator, &with_token).wait();
     cluster.job.assert_could_not_run(&refused, &["the worker's certificate is for w1"]);
-    // Of another authority, and one that has ended: both sides say why.
+    // A certificate of another CA, and an expired one: both sides log the reason.
     for (certificate, key, why, logged) in [
         (&foreign, &foreign_key, "(it is not by the authority of its --tls-client-ca)", "BadSignature"),
         (&ended, &ended_key, "(it has ended)", "expired"),
@@ -88,23 +90,23 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
             format!("the coordinator refuses this program's certificate {why}: give another with --tls-cert");
         cluster.job.assert_could_not_run(&refused, &[&sentence]);
         let log = cluster.job.target_path().join("imagenet_downloader.log");
-        wait_for("the coordinator's log says whom it refused", Duration::from_secs(5), || {
+        wait_for("the coordinator logs the rejected connection", Duration::from_secs(5), || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             log.lines().any(|line| {
                 line.contains("the TLS handshake failed") && line.contains(logged) && line.contains("127.0.0.1:")
             })
         });
     }
-    // Nor without one, and without a token.
+    // A worker without a certificate and without a token is rejected as well.
     let refused = cluster.worker("w1", &coordinator, &["--tls-ca", &ca]).wait();
     cluster.job.assert_could_not_run(&refused, &["a token is needed here"]);
 
     cluster.origin.limit_rate(10_000);
     let [first, second] = [("w1", &by_name, &by_name_key), ("w3", &by_dns, &by_dns_key)]
         .map(|(name, certificate, key)| cluster.worker(name, &coordinator, &shows(certificate, key)));
-    // Who comes after the end is told nothing any more.
+    // A worker that registers after the end of the job would get no answer.
     let log = cluster.job.target_path().join("imagenet_downloader.log");
-    wait_for("both are there before the job is done", Duration::from_secs(20), || {
+    wait_for("both workers are registered before the job is done", Duration::from_secs(20), || {
         let log = fs::read_to_string(&log).unwrap_or_default();
         ["w1", "w3"].iter().all(|name| log.contains(&format!("registered worker=\"{name}\"")))
     });
@@ -116,66 +118,66 @@ fn a_certificate_lets_a_worker_in_under_its_own_name_only() {
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
 }
 
-/// Puts another certificate by the authority that `init` made in the place of the server's, by renames as a careful person
-/// would.
+/// Replaces the server's certificate by another one of the CA that `init` created, with renames, as
+/// is recommended.
 fn replace_certificate(cluster: &Cluster) {
-    let authority = fs::read_to_string(cluster.file("ca.pem")).expect("init made it");
-    let key = KeyPair::from_pem(&fs::read_to_string(cluster.file("ca.key")).expect("init made it")).expect("a key");
+    let authority = fs::read_to_string(cluster.file("ca.pem")).expect("init created it");
+    let key = KeyPair::from_pem(&fs::read_to_string(cluster.file("ca.key")).expect("init created it")).expect("a key");
     let issuer = Issuer::from_ca_cert_pem(&authority, key).expect("an authority");
     let folder = cluster.job.folder().join("trust");
     let [certificate, key] = issue(&folder, "next", "imagenet coordinator", &["localhost", "127.0.0.1"], &issuer);
-    let chain = fs::read_to_string(&certificate).expect("it was just written") + &authority;
+    let chain = fs::read_to_string(&certificate).expect("the file was just written") + &authority;
     fs::write(&certificate, chain).expect("the folder is ours");
     fs::rename(key, cluster.file("server.key")).expect("the folder is ours");
     fs::rename(certificate, cluster.file("server.pem")).expect("the folder is ours");
 }
 
-/// The certificate that a new connection is shown.
-fn shown(address: SocketAddr, authority: &Path) -> Option<Vec<u8>> {
+/// The server certificate that a new connection receives.
+fn served_certificate(address: SocketAddr, authority: &Path) -> Option<Vec<u8>> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(authority).expect("init made it")).expect("an authority");
+    roots.add(CertificateDer::from_pem_file(authority).expect("init created it")).expect("an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = builder.expect("rustls has versions").with_root_certificates(roots).with_no_client_auth();
+    let mut config = builder.expect("rustls has default versions").with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from("127.0.0.1").expect("an address");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("the configuration is whole");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("the configuration is complete");
     let stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time");
     let mut stream = StreamOwned::new(connection, stream);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").ok()?;
     let read = stream.read(&mut [0; 9]).ok()?;
-    assert!(read > 0, "the coordinator speaks");
+    assert!(read > 0, "the coordinator answers");
     stream.conn.peer_certificates().and_then(|chain| chain.first()).map(|certificate| certificate.to_vec())
 }
 
 #[test]
 fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     let cluster = Cluster::of(8);
-    // Slow enough that the worker is there all the time.
+    // Slow enough that the worker stays connected during the whole test.
     cluster.origin.limit_rate(10_000);
     let (cluster, coordinator) = cluster.start(&[]);
     let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token"), "--workers", "1"]);
-    let now = || shown(coordinator.address, &cluster.file("ca.pem"));
+    let now = || served_certificate(coordinator.address, &cluster.file("ca.pem"));
     let first = now().expect("a certificate");
 
     replace_certificate(&cluster);
-    wait_for("new connections are shown the new certificate", Duration::from_secs(5), || {
+    wait_for("new connections receive the new certificate", Duration::from_secs(5), || {
         now().is_some_and(|certificate| certificate != first)
     });
     let second = now().expect("a certificate");
 
-    // A key that belongs to another certificate, then no certificate at all.
+    // First a key that does not belong to the certificate, then a file without a certificate.
     let log = cluster.job.target_path().join("imagenet_downloader.log");
-    let told = |count| {
+    let logged = |count| {
         let text = fs::read_to_string(&log).unwrap_or_default();
         text.matches("the old content stays in use").count() >= count
     };
     fs::write(cluster.file("server.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("ours");
-    wait_for("the log tells of the pair that is broken", Duration::from_secs(10), || told(1));
+    wait_for("the mismatched pair is logged", Duration::from_secs(10), || logged(1));
     assert_eq!(now(), Some(second.clone()));
     fs::write(cluster.file("server.pem"), "no certificate").expect("the folder is ours");
-    wait_for("the log tells of the certificate that is none", Duration::from_secs(10), || told(2));
+    wait_for("the missing certificate is logged", Duration::from_secs(10), || logged(2));
     assert_eq!(now(), Some(second));
     let scrape = Scrape::of(coordinator.http).expect("the coordinator answers");
     assert!(scrape.value("imagenet_credential_reload_failures_total{file=\"certificate\"}") > 1.5, "{}", scrape.text);
@@ -184,8 +186,8 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     cluster.origin.limit_rate(100_000_000);
     let finished = worker.wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    assert!(!finished.stderr.contains("no answer"), "the worker's connections live on: {}", finished.stderr);
+    assert!(!finished.stderr.contains("no answer"), "the worker's connections stay open: {}", finished.stderr);
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(8, 0, 0));
-    let log = fs::read_to_string(&log).expect("there is a log");
+    let log = fs::read_to_string(&log).expect("the log exists");
     assert_eq!(log.matches("registered worker").count(), 1, "{log}");
 }

@@ -1,5 +1,5 @@
-//! Who gets in (S14, S15): with the worker's token everybody who has it, without it nobody; and the token is told to nobody
-//! but the cluster.
+//! Joining a cluster (S14, S15): a worker token is sufficient and necessary, and it is sent to no
+//! other server than the cluster's.
 
 use std::{
     io::Read as _,
@@ -21,7 +21,7 @@ use tests::{
 use super::{Cluster, init, text};
 
 #[test]
-fn what_init_makes_is_all_that_both_programs_need() {
+fn the_files_of_init_are_all_that_both_programs_need() {
     let (cluster, coordinator) = Cluster::of(3).start(&[]);
     let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token")]);
     let finished = worker.wait();
@@ -36,25 +36,27 @@ fn what_init_makes_is_all_that_both_programs_need() {
 fn the_commands_that_init_prints_name_the_files_that_it_made() {
     let job = Job::new();
     let folder = job.folder().join("trust");
-    let said = init(&job, &folder);
+    let output = init(&job, &folder);
     let folder = text(&folder);
     for words in [
         format!("--tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens"),
         "worker --connect https://127.0.0.1:50051 --token-file worker.token".to_owned(),
         format!("--token-file {folder}/viewer.token"),
     ] {
-        assert!(said.contains(&words), "no {words} in:\n{said}");
+        assert!(output.contains(&words), "no {words} in:\n{output}");
     }
     let again = job.start_with(["init", "--dir", &folder]).wait();
     job.assert_could_not_run(&again, &["ca.pem is there already and nothing is ever overwritten"]);
 }
 
 #[test]
-fn a_worker_without_a_valid_token_ends_with_what_to_do() {
+fn a_worker_without_a_valid_token_ends_with_a_remedy() {
     let (cluster, coordinator) = Cluster::of(1).start(&[]);
     let word = cluster.job.folder().join("word");
     std::fs::write(&word, "0123456789abcdef").expect("the folder is ours");
-    let (word, authority, admin) = (text(&word), cluster.path("ca.pem"), cluster.path("admin.token"));
+    let word = text(&word);
+    let authority = cluster.path("ca.pem");
+    let admin = cluster.path("admin.token");
     for (flags, words) in [
         (vec![], "without proof: give the token that `coordinator init` wrote with --token-file"),
         (
@@ -78,7 +80,7 @@ fn the_token_is_never_sent_to_another_cluster() {
     let ours = Cluster::of(1);
     let theirs = ours.job.folder().join("theirs");
     init(&ours.job, &theirs);
-    let (address, heard) = listen_as(&theirs);
+    let (address, received) = listen_as(&theirs);
     let connect = format!("https://{address}");
     let token = ours.path("worker.token");
     let worker = ours.job.start_worker_with(["--connect", &connect, "--name", "w1", "--token-file", &token]);
@@ -86,7 +88,7 @@ fn the_token_is_never_sent_to_another_cluster() {
         &worker.wait(),
         &["the coordinator could not prove itself", "give this cluster's token with --token-file"],
     );
-    assert_eq!(heard.join().expect("the listener does not panic"), Vec::<u8>::new());
+    assert_eq!(received.join().expect("the listener does not panic"), Vec::<u8>::new());
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn a_join_token_is_never_sent_in_plaintext_and_another_is_with_a_warning() {
     std::fs::write(&word, "0123456789abcdef").expect("the folder is ours");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let port = listener.local_addr().expect("it is bound").port();
-    // No address of loopback, and still this machine.
+    // Not a loopback address, but still this machine.
     let connect = format!("http://0.0.0.0:{port}");
     let admin = cluster.path("admin.token");
     let words = ["is never sent in plaintext over a network; give --connect https://"];
@@ -105,7 +107,7 @@ fn a_join_token_is_never_sent_in_plaintext_and_another_is_with_a_warning() {
     let worker = ["--connect", &connect, "--token-file", &cluster.path("worker.token")];
     cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
     listener.set_nonblocking(true).expect("a plain listener");
-    assert!(listener.accept().is_err(), "nobody came");
+    assert!(listener.accept().is_err(), "the worker must not connect");
     drop(listener);
 
     let warning = "the token goes over the network in plaintext";
@@ -122,32 +124,36 @@ fn a_join_token_is_never_sent_in_plaintext_and_another_is_with_a_warning() {
     worker.kill();
 }
 
-/// Somebody with the certificate in this folder, who takes one connection and gives what was said to him.
+/// A server with the certificate in this folder; it accepts one connection and returns the bytes
+/// that it receives.
 fn listen_as(folder: &std::path::Path) -> (SocketAddr, JoinHandle<Vec<u8>>) {
-    let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).expect("init made it");
+    let chain = CertificateDer::pem_file_iter(folder.join("server.pem")).expect("init created it");
     let chain = chain.collect::<Result<Vec<_>, _>>().expect("init wrote PEM");
-    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("init made it");
+    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).expect("init created it");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config =
-        builder.expect("rustls has versions").with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+    let mut config = builder
+        .expect("rustls has default versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a pair");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let address = listener.local_addr().expect("it is bound");
-    let heard = std::thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("the worker comes");
+    let received = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the worker connects");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
-        let connection = ServerConnection::new(Arc::new(config)).expect("the configuration is whole");
-        let mut heard = Vec::new();
-        // It ends with the client's alert.
-        drop(StreamOwned::new(connection, stream).read_to_end(&mut heard));
-        heard
+        let connection = ServerConnection::new(Arc::new(config)).expect("the configuration is complete");
+        let mut received = Vec::new();
+        // The client's alert ends the connection.
+        drop(StreamOwned::new(connection, stream).read_to_end(&mut received));
+        received
     });
-    (address, heard)
+    (address, received)
 }
 
 #[test]
-fn on_loopback_a_token_file_closes_the_door_too() {
+fn on_loopback_a_token_file_requires_tokens_too() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
@@ -161,7 +167,7 @@ fn on_loopback_a_token_file_closes_the_door_too() {
 }
 
 #[test]
-fn tls_and_plaintext_that_meet_are_told_apart() {
+fn a_mismatch_of_tls_and_plaintext_is_reported() {
     let (cluster, encrypted) = Cluster::of(1).start(&[]);
     let token = cluster.path("worker.token");
     let connect = format!("http://{}", encrypted.address);
@@ -178,7 +184,7 @@ fn tls_and_plaintext_that_meet_are_told_apart() {
 }
 
 #[test]
-fn where_others_can_connect_the_door_must_be_closed() {
+fn an_address_that_others_reach_requires_tls_and_tokens() {
     let cluster = Cluster::of(1);
     let files = ["server.pem", "server.key", "tokens"].map(|name| cluster.path(name));
     let [certificate, key, tokens] = files.each_ref().map(String::as_str);
@@ -198,29 +204,30 @@ fn where_others_can_connect_the_door_must_be_closed() {
         &["any program that reaches the port could join", "--token-file", "--tls-client-ca"],
     );
     let closed = ["--tls-cert", certificate, "--tls-key", key, "--token-file", tokens];
-    for (flags, said) in [(&closed[..], "worker --connect https://"), (&["--insecure"], "the wire is plaintext")] {
+    for (flags, output) in [(&closed[..], "worker --connect https://"), (&["--insecure"], "the wire is plaintext")] {
         let mut running = start(flags);
-        running.wait_until("it says how it listens", |running| running.stderr().contains(said).then_some(()));
+        running.wait_until("it prints how it listens", |running| running.stderr().contains(output).then_some(()));
         running.kill();
     }
 }
 
 #[test]
-fn a_worker_that_was_let_in_waits_for_a_token_that_is_replaced_too_late() {
+fn a_registered_worker_waits_for_a_token_that_is_replaced_too_late() {
     let cluster = Cluster::of(6);
     cluster.origin.limit_rate(40_000);
     let token = cluster.job.folder().join("token");
-    std::fs::copy(cluster.file("worker.token"), &token).expect("init made it");
+    std::fs::copy(cluster.file("worker.token"), &token).expect("init created it");
     let (cluster, coordinator) = cluster.start(&["--lease-ttl", "3s"]);
     let mut worker = cluster.worker("w1", &coordinator, &["--token-file", &text(&token), "--workers", "1"]);
-    worker.wait_until("it downloads", |_| (!cluster.origin.all_requests().is_empty()).then_some(()));
-    let (old, new) = (cluster.secret("worker.token"), "another-token-0123456789");
-    let tokens = std::fs::read_to_string(cluster.file("tokens")).expect("init made it");
+    worker.wait_until("it downloads a class", |_| (!cluster.origin.all_requests().is_empty()).then_some(()));
+    let old = cluster.secret("worker.token");
+    let new = "another-token-0123456789";
+    let tokens = std::fs::read_to_string(cluster.file("tokens")).expect("init created it");
     std::fs::write(cluster.file("tokens"), tokens.replace(&old, new)).expect("the folder is ours");
-    worker.wait_until("it is no longer let in", |worker| {
+    worker.wait_until("its token is rejected", |worker| {
         worker.stderr().contains("not one of this cluster's").then_some(())
     });
-    // Both are valid again, as when a token is replaced as it should be.
+    // Both tokens are valid again, as in a correct replacement.
     std::fs::write(cluster.file("tokens"), format!("worker {new}\n{tokens}")).expect("the folder is ours");
     let finished = worker.wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);

@@ -1,4 +1,5 @@
-//! The cluster is closed to strangers: what `coordinator init` makes is enough for both programs, and nothing less is.
+//! Authentication: the files of `coordinator init` are sufficient for both programs, and no less
+//! is.
 
 mod certificates;
 mod joining;
@@ -19,7 +20,7 @@ use tests::{
     running::Running,
 };
 
-/// A job whose coordinator has a certificate and asks for tokens.
+/// A job whose coordinator has a certificate and requires tokens.
 struct Cluster {
     job: Job,
     origin: Origin,
@@ -27,7 +28,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// So many classes, and what `coordinator init` makes in `trust` beside the target.
+    /// A job of `count` classes; `coordinator init` writes into `trust` beside the target.
     fn of(count: u64) -> Self {
         let origin = Origin::start();
         let class = |number| {
@@ -44,21 +45,21 @@ impl Cluster {
         Self { job, origin, classes }
     }
 
-    /// A file that `init` made.
+    /// The path of a file that `init` created.
     fn file(&self, name: &str) -> PathBuf {
         self.job.folder().join("trust").join(name)
     }
 
-    /// The same as a flag's value.
+    /// The same path as the value of a flag.
     fn path(&self, name: &str) -> String {
         text(&self.file(name))
     }
 
     fn secret(&self, name: &str) -> String {
-        std::fs::read_to_string(self.file(name)).expect("init made it").trim().to_owned()
+        std::fs::read_to_string(self.file(name)).expect("init created it").trim().to_owned()
     }
 
-    /// The coordinator with the files that `init` made, on loopback, and further arguments.
+    /// Starts the coordinator on loopback with the files of `init` and further arguments.
     fn start(mut self, more: &[&str]) -> (Self, Coordinator) {
         let files = [
             ("--tls-cert", self.path("server.pem")),
@@ -71,7 +72,7 @@ impl Cluster {
         (self, coordinator)
     }
 
-    /// A worker at that coordinator with these arguments and a target of its own, `name` beside the job's.
+    /// Starts a worker with these arguments; its target is the folder `name` beside the job's.
     fn worker(&self, name: &str, coordinator: &Coordinator, args: &[&str]) -> Running {
         let connect = format!("https://{}", coordinator.address);
         let target = text(&self.job.folder().join(name));
@@ -80,7 +81,7 @@ impl Cluster {
     }
 }
 
-/// Runs `coordinator init` into this folder and gives what it printed.
+/// Runs `coordinator init` for this folder and returns its output.
 fn init(job: &Job, folder: &Path) -> String {
     let finished = job.start_with(["init", "--dir", &text(folder), "--advertise", "127.0.0.1"]).wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);

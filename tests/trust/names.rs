@@ -1,4 +1,4 @@
-//! A worker's name belongs, for the run, to the token that used it first.
+//! During a run a worker's name belongs to the token that registered it first.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tonic::Code;
 
 use super::{Cluster, roles::Client};
 
-/// Tries to take a name.
+/// Number of attempts to take over a name.
 const TRIES: u8 = 100;
 
 #[test]
-fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_with_a_new_token() {
+fn a_name_is_not_given_to_another_token_also_after_a_restart_and_follows_a_replaced_token() {
     let cluster = Cluster::of(1);
     let file = cluster.file("tokens");
     let ours = "worker-token-one";
@@ -31,31 +31,31 @@ fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_wi
             assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
             assert!(refused.message().contains("the name host belongs to another token in this run"), "{refused}");
         }
-        hostile.register_as(&format!("of {token}"), &[1]).expect("a name of its own");
+        hostile.register_as(&format!("of {token}"), &[1]).expect("the name is free");
     };
 
     let coordinator = job.start_coordinator();
     let honest = Client::new(coordinator.address, Some(ours));
-    let session = honest.register_as("host", b"first").expect("a free name").session_id;
+    let session = honest.register_as("host", b"first").expect("the name is free").session_id;
     attack(&coordinator, theirs);
-    assert!(honest.renews(session), "its session goes on");
+    assert!(honest.renews(session), "its session stays valid");
     coordinator.running.kill();
 
     let coordinator = job.start_coordinator();
     attack(&coordinator, theirs);
     let honest = Client::new(coordinator.address, Some(ours));
-    let session = honest.register_as("host", b"first").expect("its own name").session_id;
-    honest.register_as("host", b"second").expect("it was started again");
-    assert!(!honest.renews(session), "as before: the newest process of a token has the name");
+    let session = honest.register_as("host", b"first").expect("the name belongs to this token").session_id;
+    honest.register_as("host", b"second").expect("a restarted worker keeps its name");
+    assert!(!honest.renews(session), "the newest process of a token owns the name");
 
-    // The worker reads its token file again, and shows the new token in the session that it has.
-    let session = honest.register_as("host", b"third").expect("it was started again").session_id;
+    // The worker reads its token file again and uses the new token in its existing session.
+    let session = honest.register_as("host", b"third").expect("a restarted worker keeps its name").session_id;
     write(&[ours, theirs, next]);
     let renewed = Client::new(coordinator.address, Some(next));
     wait_for("the new token is valid", Duration::from_secs(20), || renewed.renews(session));
     attack(&coordinator, ours);
     assert!(renewed.renews(session));
-    // A token that is not valid any more keeps no name.
+    // A token that is no longer valid reserves no name.
     write(&[theirs]);
     let hostile = Client::new(coordinator.address, Some(theirs));
     let free = || hostile.register_as("host", b"fourth").is_ok();
@@ -63,8 +63,8 @@ fn a_name_is_not_taken_with_another_token_also_after_a_restart_and_goes_along_wi
     coordinator.running.kill();
 }
 
-/// Names cannot be told apart where all workers share one token, or none is asked for: a new
-/// process takes over.
+/// If all workers share one token, or no token is required, workers cannot be told apart: a new
+/// process takes over the name.
 #[test]
 fn with_one_token_for_all_and_without_any_the_newest_process_has_the_name() {
     for token in [Some("worker-token-one"), None] {
@@ -75,8 +75,8 @@ fn with_one_token_for_all_and_without_any_the_newest_process_has_the_name() {
         let job = cluster.job.args(arguments.iter().copied());
         let coordinator = job.start_coordinator();
         let client = Client::new(coordinator.address, token);
-        let older = client.register_as("host", b"first").expect("a free name").session_id;
-        let newer = client.register_as("host", b"second").expect("it was started again").session_id;
+        let older = client.register_as("host", b"first").expect("the name is free").session_id;
+        let newer = client.register_as("host", b"second").expect("the newest process gets the name").session_id;
         assert!(client.renews(newer) && !client.renews(older));
         coordinator.running.kill();
     }

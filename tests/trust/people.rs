@@ -1,11 +1,11 @@
-//! The coordinator's own commands where the door is closed: a viewer looks on, an admin interferes (S15, S18).
+//! The coordinator's commands with tokens: a viewer may read, an admin may also change (S15, S18).
 
 use tests::{cluster::Table, running::Finished};
 
 use super::Cluster;
 
 #[test]
-fn a_viewer_looks_on_and_an_admin_interferes() {
+fn a_viewer_may_read_and_an_admin_may_change() {
     let cluster = Cluster::of(1);
     let (cluster, coordinator) = cluster.start(&[]);
     let connect = format!("https://{}", coordinator.address);
@@ -15,9 +15,9 @@ fn a_viewer_looks_on_and_an_admin_interferes() {
         cluster.job.start_with(words.iter().copied().chain(way)).wait()
     };
     for token in ["viewer.token", "admin.token"] {
-        let told = ask(token, &["status"]);
-        assert_eq!(told.code, Some(0), "{}", told.stderr);
-        assert!(told.stdout.starts_with("waiting for workers\n"), "{}", told.stdout);
+        let output = ask(token, &["status"]);
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        assert!(output.stdout.starts_with("waiting for workers\n"), "{}", output.stdout);
     }
     for (token, words) in [
         ("viewer.token", &["retry"][..]),

@@ -1,5 +1,5 @@
-//! Secrets on a host of several users: which programs get them, which users can read their files,
-//! and where they stay in memory.
+//! Secrets on a host with several users: which programs receive them, which users can read their
+//! files, and where they remain in memory.
 
 use std::{
     fs::Permissions,
@@ -18,20 +18,20 @@ use tests::{
 
 use super::{Cluster, text};
 
-/// A port that was free a moment ago, for a coordinator whose address must be known before.
+/// A currently free port, for a coordinator whose address must be known before its start.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     listener.local_addr().expect("it is bound")
 }
 
-/// The words between two others.
+/// The words between two strings.
 fn between<'text>(text: &'text str, before: &str, after: &str) -> Vec<&'text str> {
     let found = text.split_once(before).and_then(|(_, rest)| rest.split_once(after));
     let (words, _) = found.unwrap_or_else(|| panic!("nothing between {before:?} and {after:?} in {text}"));
     words.split_whitespace().collect()
 }
 
-/// A file of request headers that every test of this module takes for secret.
+/// A file of request headers, which the programs treat as secret.
 fn header_file(job: &Job) -> String {
     let path = job.folder().join("headers");
     std::fs::write(&path, "X-Key: s3cr3t-h3ader\n").expect("the folder is ours");
@@ -44,7 +44,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_job_with_secrets_asks_for_a_credential_and_its_sentence_can_be_followed_to_the_letter() {
+fn a_job_with_secrets_requires_credentials_and_its_message_works_as_printed() {
     let Cluster { job, origin, classes } = Cluster::of(1);
     let wnid = &classes[0].0;
     let headers = header_file(&job);
@@ -82,21 +82,21 @@ fn a_job_with_secrets_asks_for_a_credential_and_its_sentence_can_be_followed_to_
     assert_eq!((finished.code, &finished.stdout), (Some(0), &Table::of(1, 0, 0).text()), "{}", finished.stderr);
     assert_eq!(origin.gets(wnid)[0].header("x-key"), Some("s3cr3t-h3ader"));
 
-    // The two other ways that the sentence names.
+    // The two alternatives that the message names.
     let own = || ["--fname", &csv, "--url", &url, "--header-file", &headers, "--http", "127.0.0.1:0"].into_iter();
     let dev = job.start_with(own().chain(["--target", "dev", "--dev"])).wait();
     assert_eq!(dev.code, Some(0), "{}", dev.stderr);
     let mut open = job.start_with(own().chain(["--target", "open", "--listen", "127.0.0.1:0", "--insecure"]));
-    open.wait_until("it says what this means", |running| {
+    open.wait_until("it warns", |running| {
         running.stderr().contains("--insecure: any program that reaches the port can join at 127.0.0.1").then_some(())
     });
     open.kill();
 }
 
 #[test]
-fn a_join_token_goes_in_plaintext_to_this_machine_only_when_a_flag_says_so() {
+fn a_join_token_is_sent_in_plaintext_to_this_machine_only_with_a_flag() {
     let cluster = Cluster::of(1);
-    // Another user's program, at the address where the coordinator would listen.
+    // A program of another user, at the address where the coordinator would listen.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let connect = format!("http://{}", listener.local_addr().expect("it is bound"));
     let tokens = ["worker.token", "admin.token"].map(|name| cluster.path(name));
@@ -106,21 +106,21 @@ fn a_join_token_goes_in_plaintext_to_this_machine_only_when_a_flag_says_so() {
         cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
     }
     for command in [&["status"][..], &["retry"], &["drain", "w1"]] {
-        let asked = cluster.job.start_with(command.iter().copied().chain(admin)).wait();
-        cluster.job.assert_could_not_run(&asked, &words);
+        let finished = cluster.job.start_with(command.iter().copied().chain(admin)).wait();
+        cluster.job.assert_could_not_run(&finished, &words);
     }
     listener.set_nonblocking(true).expect("a plain listener");
     assert!(listener.accept().is_err(), "nothing was sent");
 
     listener.set_nonblocking(false).expect("a plain listener");
     let accepted = cluster.job.start_worker_with(worker.into_iter().chain(["--insecure"]));
-    let (mut connection, _) = listener.accept().expect("with the flag it connects");
+    let (mut connection, _) = listener.accept().expect("with the flag the worker connects");
     connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
-    assert!(connection.read(&mut [0; 24]).is_ok_and(|length| length > 0), "and says something");
+    assert!(connection.read(&mut [0; 24]).is_ok_and(|length| length > 0), "the worker sends data");
     accepted.kill();
 }
 
-/// The coordinator with what `init` made, and a header file.
+/// Starts the coordinator with the files of `init` and a header file.
 fn start(cluster: &Cluster) -> Running {
     let csv = text(&cluster.job.folder().join("data.csv"));
     let files = ["server.pem", "server.key", "tokens"].map(|name| cluster.path(name));
@@ -150,33 +150,33 @@ fn header_file_path(cluster: &Cluster) -> String {
     text(&cluster.job.folder().join("headers"))
 }
 
-/// Starts the coordinator, and gives what it said until it listens.
-fn said_at_start(cluster: &Cluster) -> String {
+/// Starts the coordinator, and returns what it prints before it listens.
+fn output_at_start(cluster: &Cluster) -> String {
     let mut coordinator = start(cluster);
     coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
-    let said = coordinator.stderr();
+    let output = coordinator.stderr();
     coordinator.kill();
-    said
+    output
 }
 
 #[test]
-fn files_of_secrets_that_every_user_can_read_are_told_and_those_they_can_change_are_refused() {
+fn secret_files_that_every_user_can_read_cause_a_warning_and_writable_ones_are_rejected() {
     let cluster = Cluster::of(1);
     header_file(&cluster.job);
-    let said = said_at_start(&cluster);
-    assert!(!said.contains("every user"), "{said}");
+    let output = output_at_start(&cluster);
+    assert!(!output.contains("every user"), "{output}");
     let headers = header_file_path(&cluster);
     for file in [cluster.path("tokens"), cluster.path("server.key"), headers] {
         let path = Path::new(&file);
         set_mode(path, 0o644);
-        let said = said_at_start(&cluster);
-        let lines: Vec<&str> = said.lines().filter(|line| line.contains("every user of this machine")).collect();
-        let [line] = lines.as_slice() else { panic!("one line, and not {lines:?}") };
+        let output = output_at_start(&cluster);
+        let lines: Vec<&str> = output.lines().filter(|line| line.contains("every user of this machine")).collect();
+        let [line] = lines.as_slice() else { panic!("expected one line: {lines:?}") };
         assert!(line.contains("WARN") && line.contains(&format!("can read the secret in {file}")), "{line}");
         let command = between(line, "run `", "`");
-        let done = std::process::Command::new(command[0]).args(&command[1..]).status().expect("chmod is there");
+        let done = std::process::Command::new(command[0]).args(&command[1..]).status().expect("chmod can be run");
         assert!(done.success(), "{command:?}");
-        assert!(!said_at_start(&cluster).contains("every user"), "the command is enough");
+        assert!(!output_at_start(&cluster).contains("every user"), "the suggested command is sufficient");
 
         set_mode(path, 0o666);
         let refused = start(&cluster).wait();
@@ -184,7 +184,7 @@ fn files_of_secrets_that_every_user_can_read_are_told_and_those_they_can_change_
         cluster.job.assert_could_not_run(&refused, &words.each_ref().map(String::as_str));
         set_mode(path, 0o600);
     }
-    // A certificate is no secret, and decides whom the workers trust.
+    // A certificate is not secret, but it decides which server the workers trust.
     set_mode(&cluster.file("server.pem"), 0o646);
     cluster
         .job
@@ -192,7 +192,7 @@ fn files_of_secrets_that_every_user_can_read_are_told_and_those_they_can_change_
 }
 
 #[test]
-fn a_workers_files_are_held_to_the_same() {
+fn the_same_rules_apply_to_a_workers_files() {
     let cluster = Cluster::of(1);
     let token = cluster.path("worker.token");
     let args = ["--connect", "https://127.0.0.1:1", "--token-file", &token];
@@ -220,7 +220,7 @@ fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
     let cluster = Cluster::of(1);
     header_file(&cluster.job);
     let secrets = ["worker.token", "viewer.token", "admin.token"].map(|name| cluster.secret(name));
-    // Whatever the shell has allowed.
+    // The test starts with an unlimited core size.
     let mut unlimited = std::process::Command::new("sh");
     let csv = text(&cluster.job.folder().join("data.csv"));
     let tokens = cluster.path("tokens");
@@ -235,20 +235,20 @@ fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
         println!("skipped: the memory of another process cannot be read here");
         return;
     };
-    // The text of the token file's path is there, so that the search does find what there is.
+    // The path of the token file is in memory, which shows that the search works.
     assert!(holds(&memory, tokens.as_bytes()));
     for secret in &secrets {
         let (_, random) = secret.rsplit_once('.').expect("a token has parts");
         assert!(!holds(&memory, random.as_bytes()), "a token is in the coordinator's memory");
     }
-    // Nor is a former one, after the file was replaced.
+    // A former token is not in memory either, after the file was replaced.
     let tokens = cluster.file("tokens");
     let former = "former-token-0123456789";
     std::fs::write(&tokens, format!("worker {former}\n")).expect("the folder is ours");
     let log = cluster.job.target_path().join("imagenet_downloader.log");
-    let told = || std::fs::read_to_string(&log).unwrap_or_default().contains("the new content is in use");
-    assert!(wait_until(Duration::from_secs(20), || told().then_some(())).is_some(), "it reads the file again");
-    let memory = memory_of(coordinator.id()).expect("it could be read before");
+    let reloaded = || std::fs::read_to_string(&log).unwrap_or_default().contains("the new content is in use");
+    assert!(wait_until(Duration::from_secs(20), || reloaded().then_some(())).is_some(), "the file is read again");
+    let memory = memory_of(coordinator.id()).expect("the memory was readable before");
     assert!(!holds(&memory, former.as_bytes()), "a token is in the coordinator's memory");
     coordinator.kill();
 }
@@ -257,7 +257,7 @@ fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
     memory.iter().any(|region| region.windows(wanted.len()).any(|found| found == wanted))
 }
 
-/// What a core dump would hold: all private memory of a process that can be written.
+/// What a core dump would contain: all private writable memory of a process.
 fn memory_of(process: u32) -> Option<Vec<Vec<u8>>> {
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).ok()?;
     let mut file = std::fs::File::open(format!("/proc/{process}/mem")).ok()?;
@@ -268,7 +268,7 @@ fn memory_of(process: u32) -> Option<Vec<Vec<u8>>> {
         let length = u64::from_str_radix(to, 16).ok()?.checked_sub(from)?;
         file.seek(SeekFrom::Start(from)).ok()?;
         let mut bytes = Vec::new();
-        // A guard page ends it.
+        // Reading ends at a guard page.
         drop(file.by_ref().take(length).read_to_end(&mut bytes));
         Some(bytes)
     });

@@ -1,4 +1,4 @@
-//! Who may say what (S15, S18), asked with a client that is none of ours.
+//! Permissions of each role (S15, S18), tested with an independent client.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ use tonic::{
 
 use super::Cluster;
 
-/// Calls with and without credentials, over plaintext on loopback.
+/// A client with or without a credential, over plaintext on loopback.
 pub(crate) struct Client {
     pub(crate) runtime: Runtime,
     address: SocketAddr,
@@ -49,7 +49,7 @@ impl Client {
         self.register_as(name, name.as_bytes())
     }
 
-    /// Registers as this process of a worker.
+    /// Registers as this process (`instance`) of a worker.
     pub(crate) fn register_as(&self, name: &str, instance: &[u8]) -> Result<proto::RegisterReply, Status> {
         let request = self.request(proto::RegisterRequest {
             protocol_version: 1,
@@ -77,12 +77,12 @@ impl Client {
         let call = async {
             let mut client = tonic::client::Grpc::new(self.channel());
             client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-            client.unary(request, path, Raw).await
+            client.unary(request, path, RawCodec).await
         };
         self.runtime.block_on(call).map(drop)
     }
 
-    /// Whether the coordinator knows the session and lets it go on.
+    /// Whether the coordinator knows the session and renews it.
     pub(crate) fn renews(&self, session_id: u64) -> bool {
         let request = self.request(proto::RenewRequest { session_id, ..Default::default() });
         let call = async { CoordinatorClient::new(self.channel()).renew(request).await };
@@ -108,7 +108,7 @@ impl Client {
         self.runtime.block_on(call).map(drop)
     }
 
-    /// Calls once and leaves the connection open, which is closed when the channel is dropped.
+    /// Calls once and leaves the connection open; dropping the channel closes it.
     pub(crate) fn fleet_and_stay(&self) -> Result<Channel, Status> {
         let channel = self.channel();
         let request = self.request(proto::GetFleetRequest {});
@@ -124,7 +124,7 @@ impl Client {
     }
 
     fn drain(&self) -> Result<(), Status> {
-        let request = self.request(proto::DrainWorkerRequest { worker_name: "nobody".to_owned() });
+        let request = self.request(proto::DrainWorkerRequest { worker_name: "absent".to_owned() });
         let call = async { AdminClient::new(self.channel()).drain_worker(request).await };
         self.runtime.block_on(call).map(drop)
     }
@@ -134,10 +134,10 @@ impl Client {
     }
 }
 
-/// Messages as they are.
-struct Raw;
+/// A codec that sends messages as raw bytes.
+struct RawCodec;
 
-impl Codec for Raw {
+impl Codec for RawCodec {
     type Encode = Vec<u8>;
     type Decode = ();
     type Encoder = Self;
@@ -152,7 +152,7 @@ impl Codec for Raw {
     }
 }
 
-impl Encoder for Raw {
+impl Encoder for RawCodec {
     type Item = Vec<u8>;
     type Error = Status;
 
@@ -162,7 +162,7 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
+impl Decoder for RawCodec {
     type Item = ();
     type Error = Status;
 
@@ -172,8 +172,9 @@ impl Decoder for Raw {
     }
 }
 
-/// The codes with which the calls were kept out; what was let in may have failed for other reasons.
-fn kept_out(client: &Client) -> [Option<Code>; 6] {
+/// The status codes of denied calls; `None` for a call that was permitted, even if it failed for
+/// another reason.
+fn denied(client: &Client) -> [Option<Code>; 6] {
     client.calls().map(|result| {
         result
             .err()
@@ -197,31 +198,33 @@ fn each_role_may_do_its_own_and_no_more() {
         [forbidden, forbidden, None, None, None, None],
     ];
     for (secret, allowed) in secrets.iter().zip(allowed) {
-        assert_eq!(kept_out(&Client::new(coordinator.address, Some(secret))), allowed);
+        assert_eq!(denied(&Client::new(coordinator.address, Some(secret))), allowed);
     }
     coordinator.running.kill();
 }
 
 #[test]
-fn without_a_valid_token_nobody_learns_anything() {
+fn without_a_valid_token_every_call_gets_the_same_answer() {
     let cluster = Cluster::of(1);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let session =
         Client::new(coordinator.address, Some(&secret)).register("known").expect("the token is valid").session_id;
-    // A session that exists and one that does not, a worker's call and an admin's, a token one letter off: all the same.
+    // A known and an unknown session, a worker's call and an admin's, a token with one wrong
+    // letter: all get the same answer.
     let (front, back) = secret.split_at(secret.len() - 10);
     let almost = format!("{front}{}{}", if back.starts_with('a') { 'b' } else { 'a' }, &back[1..]);
     for token in [None, Some("0123456789abcdef"), Some(almost.as_str())] {
         let client = Client::new(coordinator.address, token);
-        let said: Vec<(Code, String)> = [client.renew(session), client.renew(session + 1), client.retry()]
+        let answers: Vec<(Code, String)> = [client.renew(session), client.renew(session + 1), client.retry()]
             .into_iter()
             .map(|result| result.expect_err("there is no valid token"))
             .map(|status| (status.code(), status.message().to_owned()))
             .collect();
-        assert!(said.iter().all(|(code, _)| *code == Code::Unauthenticated), "{said:?}");
-        assert!(said.iter().all(|(_, message)| *message == said[0].1), "{said:?}");
+        assert!(answers.iter().all(|(code, _)| *code == Code::Unauthenticated), "{answers:?}");
+        assert!(answers.iter().all(|(_, message)| *message == answers[0].1), "{answers:?}");
     }
     coordinator.running.kill();
 }
@@ -232,11 +235,15 @@ fn a_probe_needs_no_token_and_other_services_do() {
     let tokens = cluster.path("tokens");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
-    let stranger = Client::new(coordinator.address, None);
-    assert!(stranger.raw("/grpc.health.v1.Health/Check", Vec::new()).is_ok());
+    let unauthenticated = Client::new(coordinator.address, None);
+    assert!(unauthenticated.raw("/grpc.health.v1.Health/Check", Vec::new()).is_ok());
     for path in ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.health.v1.Health", "/", "/x/Check"]
     {
-        assert_eq!(stranger.raw(path, Vec::new()).expect_err("no token").code(), Code::Unauthenticated, "{path}");
+        assert_eq!(
+            unauthenticated.raw(path, Vec::new()).expect_err("no token").code(),
+            Code::Unauthenticated,
+            "{path}"
+        );
     }
     coordinator.running.kill();
 }
@@ -245,7 +252,8 @@ fn a_probe_needs_no_token_and_other_services_do() {
 #[test]
 fn wrong_tokens_do_not_fill_the_log_and_valid_ones_pass() {
     let cluster = Cluster::of(1);
-    let (tokens, secret) = (cluster.path("tokens"), cluster.secret("worker.token"));
+    let tokens = cluster.path("tokens");
+    let secret = cluster.secret("worker.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let (wrong, valid) =
@@ -269,12 +277,13 @@ fn wrong_tokens_do_not_fill_the_log_and_valid_ones_pass() {
 #[test]
 fn tokens_are_read_again_when_their_file_changes() {
     let cluster = Cluster::of(1);
-    let (file, secret) = (cluster.file("tokens"), cluster.secret("worker.token"));
+    let file = cluster.file("tokens");
+    let secret = cluster.secret("worker.token");
     let tokens = cluster.path("tokens");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
-    let (old, new) =
-        (Client::new(coordinator.address, Some(&secret)), Client::new(coordinator.address, Some("a-new-token-0123")));
+    let old = Client::new(coordinator.address, Some(&secret));
+    let new = Client::new(coordinator.address, Some("a-new-token-0123"));
     assert!(old.renew(1).is_ok());
     let within = |is_so: &dyn Fn() -> bool| wait_until(Duration::from_secs(10), || is_so().then_some(())).is_some();
     std::fs::write(&file, format!("worker {secret}\nworker a-new-token-0123\n")).expect("the folder is ours");
@@ -283,9 +292,9 @@ fn tokens_are_read_again_when_their_file_changes() {
     assert!(within(&|| old.renew(1).is_err()) && new.renew(1).is_ok(), "only the new one is valid");
     std::fs::write(&file, "no token\n").expect("the folder is ours");
     let log = job.target_path().join("imagenet_downloader.log");
-    let told = || std::fs::read_to_string(&log).unwrap_or_default().contains("the old content stays in use");
-    assert!(within(&told), "the broken file is told");
-    assert!(new.renew(1).is_ok(), "a broken file locks nobody out");
+    let rejected = || std::fs::read_to_string(&log).unwrap_or_default().contains("the old content stays in use");
+    assert!(within(&rejected), "the invalid file is logged");
+    assert!(new.renew(1).is_ok(), "with an invalid file the old tokens stay valid");
     coordinator.running.kill();
 }
 
@@ -294,7 +303,7 @@ fn without_any_credential_loopback_is_open() {
     let cluster = Cluster::of(1);
     let coordinator = cluster.job.start_coordinator();
     let client = Client::new(coordinator.address, None);
-    assert_eq!(kept_out(&client), [None; 6]);
+    assert_eq!(denied(&client), [None; 6]);
     let worker = cluster.job.start_worker("w1", &coordinator, cluster.job.target_path());
     assert_eq!(worker.wait().code, Some(0));
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));

@@ -1,4 +1,5 @@
-//! Secrets stay where they are (S22): not in a log, not on a screen, not in the list of processes, whatever is asked for.
+//! Secrets are never shown (S22): not in a log, not on the terminal, not in the list of processes,
+//! at any log level.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -6,11 +7,11 @@ use tests::{cluster::Table, wait::wait_until};
 
 use super::{Cluster, text};
 
-/// Libraries are silent unless they are named.
-const EVERYTHING: &str =
+/// Libraries log only if they are named.
+const TRACE_ALL: &str =
     "trace,h2=trace,hyper=trace,hyper_util=trace,mio=trace,reqwest=trace,rustls=trace,tonic=trace,tower=trace";
 
-/// All that must not be seen, by the file that it stands in: the last part of each token, and the lines of each key.
+/// All secrets, by file name: the last part of each token, and the lines of each key.
 fn secrets(cluster: &Cluster) -> BTreeMap<String, String> {
     let mut secrets = BTreeMap::new();
     for name in ["worker.token", "viewer.token", "admin.token"] {
@@ -26,7 +27,7 @@ fn secrets(cluster: &Cluster) -> BTreeMap<String, String> {
     secrets
 }
 
-/// Every file below a folder with its text, but not those of `except`.
+/// The text of every file below a folder, without the file or folder `except`.
 fn texts(folder: &Path, except: &Path, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -41,7 +42,7 @@ fn texts(folder: &Path, except: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// What stands in the list of processes, of these.
+/// The command lines of these processes in the list of processes.
 fn command_lines(processes: &[u32]) -> Vec<(String, String)> {
     let of = |process: &u32| {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
@@ -51,12 +52,13 @@ fn command_lines(processes: &[u32]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn no_secret_is_told_to_anybody_however_much_is_logged() {
+fn no_secret_is_shown_at_any_log_level() {
     let cluster = Cluster::of(3);
     cluster.origin.limit_rate(200_000);
     let secrets = secrets(&cluster);
     assert!(secrets.values().all(|secret| secret.len() >= 16), "{secrets:?}");
-    // A key in the place of the tokens, and a token with a letter too much: told, and not shown.
+    // A key file in the place of the tokens, and a token with an additional letter: the error is
+    // reported without the contents.
     let damaged = cluster.job.folder().join("trust").join("damaged");
     std::fs::write(&damaged, format!("{}x\n", cluster.secret("worker.token"))).expect("the folder is ours");
     for wrong in [text(&damaged), cluster.path("server.key")] {
@@ -69,22 +71,23 @@ fn no_secret_is_told_to_anybody_however_much_is_logged() {
     }
 
     let job = cluster.job;
-    let cluster = Cluster { job: job.variable("RUST_LOG", EVERYTHING), ..cluster };
+    let cluster = Cluster { job: job.variable("RUST_LOG", TRACE_ALL), ..cluster };
     let (cluster, coordinator) = cluster.start(&[]);
     let refused = cluster.worker("w0", &coordinator, &["--token-file", &cluster.path("admin.token")]).wait();
     cluster.job.assert_could_not_run(&refused, &["the role admin"]);
     let worker = cluster.worker("w1", &coordinator, &["--token-file", &cluster.path("worker.token")]);
-    // A process has no command line for a moment after it was started.
+    // Just after its start a process has no command line yet.
     let shown = || Some(command_lines(&[coordinator.running.id(), worker.id()]));
     let all = |lines: &Vec<(String, String)>| lines.iter().all(|(_, line)| line.contains("--token-file"));
-    let mut seen = wait_until(Duration::from_secs(20), || shown().filter(all)).expect("both show how they were called");
+    let mut seen =
+        wait_until(Duration::from_secs(20), || shown().filter(all)).expect("both processes have a command line");
     assert_eq!(worker.wait().code, Some(0));
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
 
     texts(cluster.job.folder(), &cluster.job.folder().join("trust"), &mut seen);
     for log in ["target/imagenet_downloader.log", "w1/imagenet_downloader.w1.log"] {
         let text = seen.iter().find(|(name, _)| name.ends_with(log)).map(|(_, text)| text);
-        assert!(text.is_some_and(|text| text.contains("TRACE")), "nearly everything was logged in {log}");
+        assert!(text.is_some_and(|text| text.contains("TRACE")), "{log} has trace messages");
     }
     for (place, text) in &seen {
         for (name, secret) in &secrets {

@@ -1,4 +1,4 @@
-//! What strangers may cost (S20, S21): a bounded number of connections for a bounded time, and no memory.
+//! Limits on unauthenticated and abusive clients (S20, S21): bounded connections, time and memory.
 
 use std::{
     collections::HashSet,
@@ -13,7 +13,7 @@ use tests::{
     largest_report::largest_report,
     memory,
     running::Running,
-    stranger::{Attack, Kind, Strangers, Style},
+    stranger::{AbusiveClients, Attack, Kind, Style},
     wait::wait_for,
 };
 use tokio::time::Instant;
@@ -21,23 +21,23 @@ use tonic::{Code, transport::Channel};
 
 use super::{Cluster, roles::Client};
 
-/// Pending connections that the coordinator has at most.
+/// Maximum number of pending connections of the coordinator.
 const MAX_PENDING: usize = 500;
 /// Connections that send nothing.
 const IDLE: usize = 1500;
 /// Connections that begin a handshake and do not continue it.
 const SLOW: usize = 250;
 
-/// A connection that says this much and no more.
-fn stranger(address: SocketAddr, words: &[u8]) -> TcpStream {
+/// Opens a connection that sends these bytes and nothing more.
+fn idle_client(address: SocketAddr, words: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("the coordinator listens");
-    // It may have been turned away already.
+    // The coordinator may have closed the connection already.
     drop(stream.write_all(words));
-    stream.set_nonblocking(true).expect("it is a socket");
+    stream.set_nonblocking(true).expect("a socket can be non-blocking");
     stream
 }
 
-/// Whether the coordinator has closed it.
+/// Whether the coordinator has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(read) => read == 0,
@@ -50,7 +50,7 @@ fn open_files(process: u32) -> usize {
 }
 
 #[test]
-fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
+fn unauthenticated_connections_are_bounded_and_keep_no_worker_out() {
     let cluster = Cluster::of(12);
     cluster.origin.limit_rate(10_000);
     let (cluster, coordinator) = cluster.start(&["--lease-ttl", "3s"]);
@@ -60,24 +60,24 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
     let process = coordinator.running.id();
     let before = open_files(process);
 
-    let mut crowd: Vec<TcpStream> = Vec::new();
-    // The beginning of a record that is said to have 512 bytes.
+    let mut idle: Vec<TcpStream> = Vec::new();
+    // The beginning of a TLS record with a stated length of 512 bytes.
     let hello: &[u8] = &[22, 3, 1, 2, 0, 1, 0];
     for number in 0..IDLE + SLOW {
-        crowd.push(stranger(coordinator.address, if number % (IDLE / SLOW + 1) == 0 { hello } else { &[] }));
+        idle.push(idle_client(coordinator.address, if number % (IDLE / SLOW + 1) == 0 { hello } else { &[] }));
         let open = open_files(process);
-        // A few more: the workers', and those on their way out.
+        // A few more: the workers' connections, and those that are being closed.
         assert!(open <= before + MAX_PENDING + 10, "{open} files are open, of which {before} were before");
     }
-    // Newcomers with a token get in while it sits there.
+    // A new worker with a token registers while the idle connections are open.
     let second = cluster.worker("w2", &coordinator, &["--token-file", &token, "--workers", "1"]);
     let log = cluster.job.target_path().join("imagenet_downloader.log");
-    wait_for("another worker gets in", Duration::from_secs(30), || {
+    wait_for("another worker registers", Duration::from_secs(30), || {
         std::fs::read_to_string(&log).unwrap_or_default().contains("registered worker=\"w2\"")
     });
-    wait_for("all strangers are gone", Duration::from_secs(30), || {
-        crowd.retain_mut(|stream| !is_closed(stream));
-        crowd.is_empty()
+    wait_for("all idle connections are closed", Duration::from_secs(30), || {
+        idle.retain_mut(|stream| !is_closed(stream));
+        idle.is_empty()
     });
 
     cluster.origin.limit_rate(100_000_000);
@@ -86,32 +86,33 @@ fn a_crowd_that_only_sits_there_is_bounded_and_keeps_nobody_out() {
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(12, 0, 0));
-    let log = std::fs::read_to_string(&log).expect("there is a log");
-    // On a busy machine it may ask once more for the session that it has; a second one would mean that it was cut off.
+    let log = std::fs::read_to_string(&log).expect("the log exists");
+    // On a busy machine the worker may register again for its existing session; a second session
+    // would mean that its connection was closed.
     let session =
         |line: &str| line.split_once("registered worker=\"w1\" session=")?.1.split(' ').next().map(str::to_owned);
     let sessions: HashSet<String> = log.lines().filter_map(session).collect();
-    assert_eq!(sessions.len(), 1, "the first worker was never cut off: {log}");
+    assert_eq!(sessions.len(), 1, "the first worker keeps its session: {log}");
 }
 
 #[test]
 fn unfinished_handshake_messages_on_all_pending_connections_cost_at_most_64_mib() {
     let (cluster, coordinator) = Cluster::of(1).start(&[]);
     let process = coordinator.running.id();
-    let held = || memory::of(process).expect("it runs");
+    let held = || memory::of(process).expect("the coordinator runs");
     let idle = held().now;
-    memory::reset_peak(process).expect("it is ours");
+    memory::reset_peak(process).expect("the process is ours");
     let record = |length: u16, content: &[u8]| {
         let header = [22, 3, 1, length.to_be_bytes()[0], length.to_be_bytes()[1]];
         [&header, content].concat()
     };
-    // A ClientHello of 65,520 bytes, of which the last record has 1,000 bytes too few.
+    // A ClientHello of 65,520 bytes whose last record lacks 1,000 bytes.
     let begin = [&[1, 0, 0xFF, 0xF0][..], &[0; 16_000]].concat();
     let mut hello = record(16_004, &begin);
     hello.extend(record(16_000, &[0; 16_000]).repeat(2));
     hello.extend(record(16_000, &[0; 15_000]));
     for _ in 0..3 {
-        let connections: Vec<_> = (0..MAX_PENDING + 100).map(|_| stranger(coordinator.address, &hello)).collect();
+        let connections: Vec<_> = (0..MAX_PENDING + 100).map(|_| idle_client(coordinator.address, &hello)).collect();
         let open = open_files(process);
         assert!(open > MAX_PENDING - 100, "{open} files are open, {} connections", connections.len());
         let grown = held().peak.saturating_sub(idle);
@@ -122,21 +123,21 @@ fn unfinished_handshake_messages_on_all_pending_connections_cost_at_most_64_mib(
 }
 
 #[test]
-fn in_plaintext_a_connection_that_says_nothing_is_closed_too() {
+fn in_plaintext_an_idle_connection_is_closed_too() {
     let cluster = Cluster::of(1);
     let coordinator = cluster.job.start_coordinator();
     let preface: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let mut crowd: Vec<TcpStream> =
-        (0..40).map(|number| stranger(coordinator.address, if number % 2 == 0 { preface } else { &[] })).collect();
-    wait_for("they are closed", Duration::from_secs(20), || {
-        crowd.retain_mut(|stream| !is_closed(stream));
-        crowd.is_empty()
+    let mut idle: Vec<TcpStream> =
+        (0..40).map(|number| idle_client(coordinator.address, if number % 2 == 0 { preface } else { &[] })).collect();
+    wait_for("the connections are closed", Duration::from_secs(20), || {
+        idle.retain_mut(|stream| !is_closed(stream));
+        idle.is_empty()
     });
     coordinator.running.kill();
 }
 
 #[test]
-fn a_message_of_100_mib_is_refused_by_its_length() {
+fn a_message_of_100_mib_is_rejected_by_its_length() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
     let secret = cluster.secret("worker.token");
@@ -148,55 +149,57 @@ fn a_message_of_100_mib_is_refused_by_its_length() {
         ..Default::default()
     };
     let valid = Client::new(coordinator.address, Some(&secret));
-    // What is small enough is looked at, and found to be no result.
-    assert_eq!(valid.report(long(3 << 20)).expect_err("it is no class").code(), Code::InvalidArgument);
+    // A message within the limit is decoded, and rejected for its contents.
+    assert_eq!(valid.report(long(3 << 20)).expect_err("the text is not a class").code(), Code::InvalidArgument);
     assert!(coordinator.running.is_running());
-    let before = memory::of(coordinator.running.id()).expect("it runs").peak;
-    let refused = valid.report(long(100 << 20)).expect_err("it is too long");
+    let before = memory::of(coordinator.running.id()).expect("the coordinator runs").peak;
+    let refused = valid.report(long(100 << 20)).expect_err("the message is too long");
     assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused:?}");
-    // Of a stranger nothing is looked at at all.
+    // Without a valid token the message is not decoded.
     let refused = Client::new(coordinator.address, None).report(long(100 << 20)).expect_err("there is no token");
     assert!(matches!(refused.code(), Code::Unauthenticated | Code::Unknown | Code::Internal), "{refused:?}");
-    let grown = memory::of(coordinator.running.id()).expect("it runs").peak - before;
-    assert!(grown < 10 << 20, "the coordinator took {grown} bytes more");
-    assert!(valid.register("known").is_ok(), "it goes on");
+    let grown = memory::of(coordinator.running.id()).expect("the coordinator runs").peak - before;
+    assert!(grown < 10 << 20, "the coordinator used {grown} additional bytes");
+    assert!(valid.register("known").is_ok(), "the coordinator still answers");
     coordinator.running.kill();
 }
 
 #[test]
-fn a_message_that_is_nested_without_end_is_refused() {
+fn a_deeply_nested_message_is_rejected() {
     let cluster = Cluster::of(1);
     let mut coordinator = cluster.job.start_coordinator();
     let client = Client::new(coordinator.address, None);
-    // The beginning of a group, field 15, in itself for a million times; then a field that claims to be longer than it is.
+    // The start of a group (field 15), nested a million times; then a field that claims to be
+    // longer than it is.
     for message in [vec![0x7b; 1_000_000], vec![0x12, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
-        let refused = client.raw("/imagenet.v1.Coordinator/Report", message).expect_err("it is no message");
+        let refused = client.raw("/imagenet.v1.Coordinator/Report", message).expect_err("the bytes are not a message");
         assert_eq!(refused.code(), Code::Internal, "{refused:?}");
     }
-    assert!(coordinator.running.is_running() && client.register("known").is_ok(), "it goes on");
+    assert!(coordinator.running.is_running() && client.register("known").is_ok(), "the coordinator still answers");
     coordinator.running.kill();
 }
 
-/// How long one kind of frames is sent in the tests; the benchmark sends for longer.
+/// Duration of each kind of frames in the tests; the benchmark sends longer.
 const ATTACK: Duration = Duration::from_secs(1);
-/// Frames on a connection that is held open: more streams than one connection may have.
+/// Frames on a connection that is held open: more than the streams allowed per connection.
 const HELD_FRAMES: usize = 400;
-/// More than the coordinator holds when idle.
+/// Maximum growth above the coordinator's idle memory, in bytes.
 const MAX_GROWTH: u64 = 64 << 20;
-/// What an allocator may keep of that.
+/// How much of that the allocator may keep afterwards, in bytes.
 const MAX_KEPT: u64 = 32 << 20;
-/// Size of the log after all kinds.
+/// Maximum size of the log after all kinds, in bytes.
 const MAX_LOG: usize = 64 << 10;
-/// For an answer to a viewer meanwhile. On a busy machine the fastest of several answers counts.
+/// Maximum duration of a viewer's status call during an attack. On a busy machine the fastest of
+/// several calls counts.
 const MAX_STATUS: Duration = Duration::from_secs(1);
 
 #[test]
 fn connections_without_a_token_cost_at_most_64_mib_and_no_log_whatever_they_send() {
     let coordinator = cost_of(None);
-    let log = std::fs::read_to_string(&coordinator.log).expect("there is a log");
-    assert!(log.len() <= MAX_LOG, "they wrote {} bytes into the log", log.len());
-    let told = coordinator.running.stderr();
-    assert!(!told.contains("PING"), "the screen says nothing of them: {told}");
+    let log = std::fs::read_to_string(&coordinator.log).expect("the log exists");
+    assert!(log.len() <= MAX_LOG, "the attack wrote {} bytes into the log", log.len());
+    let stderr = coordinator.running.stderr();
+    assert!(!stderr.contains("PING"), "the terminal output does not mention them: {stderr}");
     coordinator.running.kill();
 }
 
@@ -205,30 +208,31 @@ fn connections_of_a_viewer_that_takes_no_answers_cost_at_most_64_mib() {
     cost_of(Some("viewer.token")).running.kill();
 }
 
-struct Attacked {
+/// A coordinator after the attacks, and the path of its log.
+struct AttackedCoordinator {
     running: Running,
     log: PathBuf,
     _cluster: Cluster,
 }
 
-/// Lets clients with this token send each kind of frames, and asserts what that costs a
-/// coordinator.
-fn cost_of(token: Option<&str>) -> Attacked {
+/// Runs clients with this token and each kind of frames, and asserts limits on the coordinator's
+/// costs.
+fn cost_of(token: Option<&str>) -> AttackedCoordinator {
     let (cluster, coordinator) = Cluster::of(1).start(&[]);
     let process = coordinator.running.id();
-    let held = || memory::of(process).expect("it runs");
+    let held = || memory::of(process).expect("the coordinator runs");
     let connect = format!("https://{}", coordinator.address);
     let viewer = cluster.path("viewer.token");
     let status = || {
-        let asked = Instant::now();
-        let told = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &viewer]).wait();
-        assert_eq!(told.code, Some(0), "{}", told.stderr);
-        asked.elapsed()
+        let called_at = Instant::now();
+        let status = cluster.job.start_with(["status", "--connect", &connect, "--token-file", &viewer]).wait();
+        assert_eq!(status.code, Some(0), "{}", status.stderr);
+        called_at.elapsed()
     };
     status();
     let idle = held().now;
     for kind in Kind::ALL {
-        memory::reset_peak(process).expect("it is ours");
+        memory::reset_peak(process).expect("the process is ours");
         let endless = Attack {
             address: coordinator.address,
             authority: cluster.file("ca.pem"),
@@ -237,25 +241,25 @@ fn cost_of(token: Option<&str>) -> Attacked {
             style: Style::Endless,
         };
         let held_open = Attack { style: Style::Held(HELD_FRAMES), ..endless.clone() };
-        let strangers = [Strangers::start(&endless, 1), Strangers::start(&held_open, 7)];
+        let strangers = [AbusiveClients::start(&endless, 1), AbusiveClients::start(&held_open, 7)];
         let begun = Instant::now();
         let mut fastest = Duration::MAX;
         while begun.elapsed() < ATTACK || fastest > MAX_STATUS {
             fastest = fastest.min(status());
             assert!(begun.elapsed() < Duration::from_secs(30), "{kind}: the fastest status took {fastest:?}");
         }
-        let sent = strangers.map(Strangers::stop);
+        let sent = strangers.map(AbusiveClients::stop);
         let grown = held().peak.saturating_sub(idle);
-        assert!(sent.iter().all(|sent| sent.connections > 0), "{kind}: their connections were accepted: {sent:?}");
+        assert!(sent.iter().all(|sent| sent.connections > 0), "{kind}: expected accepted connections: {sent:?}");
         assert!(grown <= MAX_GROWTH, "{kind}: {grown} bytes above idle, {sent:?}");
-        wait_for("the memory is given back", Duration::from_secs(20), || held().now <= idle + MAX_KEPT);
+        wait_for("the memory is freed", Duration::from_secs(20), || held().now <= idle + MAX_KEPT);
     }
     let log = cluster.job.target_path().join("imagenet_downloader.log");
-    Attacked { running: coordinator.running, log, _cluster: cluster }
+    AttackedCoordinator { running: coordinator.running, log, _cluster: cluster }
 }
 
 #[test]
-fn a_connection_that_begins_with_the_largest_report_is_never_cut() {
+fn a_connection_that_begins_with_the_largest_report_is_never_closed() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
     let secret = cluster.secret("worker.token");
@@ -271,7 +275,7 @@ fn a_connection_that_begins_with_the_largest_report_is_never_cut() {
 }
 
 #[test]
-fn a_message_of_two_million_empty_results_is_refused_before_it_is_decoded() {
+fn a_message_of_two_million_empty_results_is_rejected_before_it_is_decoded() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
     let secret = cluster.secret("worker.token");
@@ -279,7 +283,7 @@ fn a_message_of_two_million_empty_results_is_refused_before_it_is_decoded() {
     let coordinator = job.start_coordinator();
     let worker = Client::new(coordinator.address, Some(&secret));
     assert!(worker.report(largest_report()).is_ok());
-    let held = || memory::of(coordinator.running.id()).expect("it runs");
+    let held = || memory::of(coordinator.running.id()).expect("the coordinator runs");
     let before = held().peak;
     for _ in 0..3 {
         let refused = worker.raw("/imagenet.v1.Coordinator/Report", [0x12, 0].repeat(2 << 20)).expect_err("too many");
@@ -287,11 +291,11 @@ fn a_message_of_two_million_empty_results_is_refused_before_it_is_decoded() {
         assert_eq!(refused.message(), "a message may name 4096 classes, this one more");
     }
     let grown = held().peak - before;
-    assert!(grown < 16 << 20, "the coordinator took {grown} bytes more");
+    assert!(grown < 16 << 20, "the coordinator used {grown} additional bytes");
     coordinator.running.kill();
 }
 
-/// Connections of viewers that make one call each and are then kept.
+/// Connections of viewers that make one call each and then stay open.
 const VIEWERS: usize = 1300;
 
 #[test]
@@ -300,16 +304,16 @@ fn idle_connections_of_viewers_are_bounded_and_keep_no_worker_out() {
     let tokens = cluster.path("tokens");
     let secret = cluster.secret("viewer.token");
     let token = cluster.path("worker.token");
-    // As many files as a service often may have.
+    // A common limit on open files of a service.
     let limited = ["sh", "-c", "ulimit -n 1200 && exec \"$0\" \"$@\""];
     let job = cluster.job.under(limited).args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let before = open_files(coordinator.running.id());
     let viewer = Client::new(coordinator.address, Some(&secret));
     let connections: Vec<Channel> = (0..VIEWERS).map_while(|_| viewer.fleet_and_stay().ok()).collect();
-    assert_eq!(connections.len(), VIEWERS, "a viewer that comes late is let in too");
-    // 1,200 files, without those that are reserved, divided by sixteen: 67.
-    wait_for("the idle ones are closed", Duration::from_secs(20), || {
+    assert_eq!(connections.len(), VIEWERS, "the last viewers are accepted too");
+    // The 1,200 files without the reserved ones, divided by sixteen: 67.
+    wait_for("the idle connections are closed", Duration::from_secs(20), || {
         open_files(coordinator.running.id()) <= before + 70
     });
     let connect = format!("http://{}", coordinator.address);

@@ -1,5 +1,5 @@
-//! Folder loaders take each folder in the target for a class, so there is never one that is no
-//! complete class, and a finished job leaves nothing beside the target.
+//! Dataset loaders interpret each folder in the target as a class, so every folder there is always
+//! a complete class, and a finished job leaves nothing beside the target.
 
 mod names;
 mod places;
@@ -26,7 +26,7 @@ struct Served {
 }
 
 impl Served {
-    /// So many classes of about a megabyte.
+    /// `classes` classes of about a megabyte each.
     fn new(classes: u64) -> Self {
         let origin = Origin::start();
         let tars = (1..=classes).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 25, 30_000..50_000, n)));
@@ -46,8 +46,8 @@ impl Served {
         LoaderView::of(target, &self.tars)
     }
 
-    /// The whole job is done, each class is there, and nothing is beside the target that was not
-    /// there before.
+    /// Panics unless the job is done, each class is complete, and there are no new entries beside
+    /// the target.
     #[track_caller]
     fn assert_finished(&self, job: &Job, beside: &BTreeSet<OsString>) {
         job.assert_all_there(&job.run(), self.tars.len() as u64);
@@ -59,12 +59,15 @@ impl Served {
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent().expect("it is no root")
+    path.parent().expect("the path has a parent")
 }
 
-/// What is in a folder.
+/// The names in a folder.
 fn names(folder: &Path) -> BTreeSet<OsString> {
-    fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it can be read").file_name()).collect()
+    fs::read_dir(folder)
+        .expect("the folder exists")
+        .map(|entry| entry.expect("the folder can be listed").file_name())
+        .collect()
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn at_every_instant_of_a_job_with_kills_each_folder_is_a_complete_class() {
 }
 
 #[test]
-fn what_a_former_version_has_left_in_the_target_is_gone_on_with_and_removed() {
+fn staging_of_an_earlier_version_in_the_target_is_resumed_and_removed() {
     let served = Served::new(1);
     let (wnid, tar) = &served.tars[0];
     let job = served.job();
@@ -111,7 +114,7 @@ fn what_a_former_version_has_left_in_the_target_is_gone_on_with_and_removed() {
     served.origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of it is there", |_| (served.origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
     fs::rename(staging(job.target_path()), job.target_path().join(".partial")).unwrap();
@@ -120,6 +123,6 @@ fn what_a_former_version_has_left_in_the_target_is_gone_on_with_and_removed() {
     served.origin.forget_requests();
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let starts: Vec<u64> = served.origin.gets(wnid).iter().map(tests::request_log::Request::start).collect();
-    assert!(matches!(starts[..], [start] if start > 0), "the checkpoint is lost: {starts:?}");
+    assert!(matches!(starts[..], [start] if start > 0), "the class was not resumed: {starts:?}");
     served.assert_finished(&job, &beside);
 }

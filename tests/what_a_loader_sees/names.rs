@@ -1,4 +1,5 @@
-//! Names of a target: relative, through a link, with a slash at the end, as long as a name can be.
+//! Forms of the target path: relative, through a link, with a trailing slash, with the longest
+//! possible name.
 
 use std::{fs, path::PathBuf};
 
@@ -6,8 +7,8 @@ use tests::{archives::assert_class_is, running::Running};
 
 use crate::{Served, names, parent};
 
-/// Runs a job in the folder of its target with this `--target`, and says where its staging folder
-/// was.
+/// Runs a job with this `--target` and the target's folder as working directory; returns the path
+/// of its staging folder.
 #[track_caller]
 fn run(served: &Served, target: &str, name: &str) -> PathBuf {
     let job = served.job();
@@ -16,13 +17,14 @@ fn run(served: &Served, target: &str, name: &str) -> PathBuf {
     std::os::unix::fs::symlink(&root, job.folder().join("link")).expect("the folder is ours");
     let target = target.replace("FOLDER", job.folder().to_str().expect("a plain path"));
     let csv = job.folder().join("data.csv");
-    let (csv, url) = (csv.to_str().expect("a plain path"), served.origin.url());
+    let csv = csv.to_str().expect("a plain path");
+    let url = served.origin.url();
     let args = ["--dev", "--fname", csv, "--target", &target, "--url", &url, "--delete-tar", "--http", "127.0.0.1:0"];
     let job = job.target(&root);
     let mut view = served.view(&root);
     served.origin.limit_rate(2_000_000);
     let mut running: Running = job.start_with(args);
-    let beside = running.wait_until("it is put together beside the target", |_| {
+    let beside = running.wait_until("the staging folder is beside the target", |_| {
         view.assert_only_complete_classes();
         names(parent(&root)).into_iter().find(|found| found != name)
     });
@@ -37,7 +39,7 @@ fn run(served: &Served, target: &str, name: &str) -> PathBuf {
 }
 
 #[test]
-fn by_whatever_name_a_target_is_called_its_classes_are_put_together_beside_it() {
+fn the_staging_folder_is_beside_the_target_for_every_form_of_its_path() {
     let served = Served::new(1);
     for target in [".", "./", "../images/", "FOLDER/link", "FOLDER/link/.", "FOLDER/data/images//"] {
         assert_eq!(run(&served, target, "images"), PathBuf::from(".images.partial"), "{target}");

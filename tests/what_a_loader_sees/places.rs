@@ -1,4 +1,4 @@
-//! Targets beside which nothing can be put together, and folders named with `--staging`.
+//! Targets without a possible staging folder beside them, and `--staging`.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -14,14 +14,14 @@ use crate::{Served, names, parent};
 
 const WARNING: &str = "a folder loader would take for a class until the job is done";
 
-/// Runs a job whose classes can only be put together in the target.
+/// Runs a job whose only possible staging folder is in the target.
 #[track_caller]
 fn run_in_target(served: &Served, job: &Job, why: &str) {
     let target = job.target_path();
     let beside = names(parent(target));
     served.origin.limit_rate(2_000_000);
     let mut running = job.start();
-    running.wait_until("it works", |_| target.join(".partial").is_dir().then_some(()));
+    running.wait_until("the staging folder exists", |_| target.join(".partial").is_dir().then_some(()));
     served.origin.limit_rate(0);
     let finished = running.wait();
     job.assert_ended(&finished, 0, Table::of(1, 0, 0));
@@ -35,7 +35,7 @@ fn run_in_target(served: &Served, job: &Job, why: &str) {
 }
 
 #[test]
-fn a_mount_point_as_the_target_is_warned_of_and_a_folder_below_it_is_not() {
+fn a_mount_point_as_the_target_causes_a_warning_and_a_folder_below_it_does_not() {
     let served = Served::new(1);
     let Some(disk) = Mount::memory("size=30m") else { return skipped() };
     run_in_target(&served, &served.job().target(disk.path()), "the target is the root of a mounted file system");
@@ -46,9 +46,9 @@ fn a_mount_point_as_the_target_is_warned_of_and_a_folder_below_it_is_not() {
     assert!(!finished.stderr.contains(WARNING), "{}", finished.stderr);
 }
 
-/// Its device is that of its parent, and yet nothing can be renamed from there into it.
+/// A bind mount has the device of its parent, but files cannot be renamed across it.
 #[test]
-fn a_folder_that_is_mounted_a_second_time_is_a_mount_point_too() {
+fn a_bind_mount_counts_as_a_mount_point() {
     let served = Served::new(1);
     let job = served.job();
     let Some(mount) = Mount::bind(job.target_path(), &job.folder().join("mounted")) else { return skipped() };
@@ -56,7 +56,7 @@ fn a_folder_that_is_mounted_a_second_time_is_a_mount_point_too() {
 }
 
 #[test]
-fn a_parent_that_cannot_be_written_is_warned_of() {
+fn a_parent_without_write_permission_causes_a_warning() {
     let served = Served::new(1);
     let job = served.job();
     let target = job.folder().join("closed/images");
@@ -84,15 +84,16 @@ fn assert_refused(served: &Served, job: &Job, finished: &Finished, words: &[&str
 }
 
 #[test]
-fn a_folder_named_for_staging_is_used_and_is_empty_in_the_end() {
+fn a_configured_staging_folder_is_used_and_is_empty_at_the_end() {
     let served = Served::new(1);
     let job = served.job();
-    let (folder, beside) = (job.folder().join("elsewhere/staging"), names(job.folder()));
+    let folder = job.folder().join("elsewhere/staging");
+    let beside = names(job.folder());
     let folder = folder.to_str().unwrap();
     let job = job.args(["--delete-tar", "--staging", folder]);
     served.origin.limit_rate(2_000_000);
     let mut running = job.start();
-    running.wait_until("it works there", |_| {
+    running.wait_until("the staging folder is used", |_| {
         let areas = fs::read_dir(folder).ok()?.flatten().next()?.path();
         names(&areas).iter().any(|name| name.to_string_lossy().starts_with('n')).then_some(())
     });
@@ -105,7 +106,7 @@ fn a_folder_named_for_staging_is_used_and_is_empty_in_the_end() {
 }
 
 #[test]
-fn a_folder_for_staging_that_cannot_be_used_is_refused() {
+fn an_unusable_staging_folder_is_rejected() {
     let served = Served::new(1);
     let job = served.job();
     let inside = job.target_path().join("staging").to_str().unwrap().to_owned();

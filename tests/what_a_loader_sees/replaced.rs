@@ -12,7 +12,7 @@ use tests::{
 
 use crate::{Served, names, parent};
 
-/// A job with `--existing replace`, and a folder of another tool under the class's name.
+/// A job with `--existing replace`, and a folder of another tool with the class's name.
 fn replacing(served: &Served) -> Job {
     let job = served.job().args(["--delete-tar", "--existing", "replace", "--workers", "1"]);
     let (wnid, tar) = &served.tars[0];
@@ -42,10 +42,10 @@ fn killed_in_the_middle_of_a_replacement_the_next_run_finishes_it() {
     served.origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of it is there", |_| (served.origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
-    // As a kill leaves it between two renames, where the file system cannot exchange names.
+    // The state after a kill between two renames, on a file system that cannot exchange names.
     let area = staging(job.target_path());
     let folder =
         fs::read_dir(&area).unwrap().flatten().find(|entry| entry.file_name().to_string_lossy().starts_with('n'));
@@ -54,13 +54,13 @@ fn killed_in_the_middle_of_a_replacement_the_next_run_finishes_it() {
     served.origin.limit_rate(0);
     served.origin.script_of(wnid).unwrap().script([tests::answer::Answer::status(404)]);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert_eq!(snapshot(&class), old, "what stood there is lost");
+    assert_eq!(snapshot(&class), old, "the old folder is lost");
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(tar, &class);
 }
 
-/// Runs a job in an overlay whose lower layer holds the target as `prepare` has left it. Whether it
-/// could be mounted.
+/// Runs a job in an overlay whose lower layer is the target as prepared by `prepare`. Returns
+/// whether the overlay could be mounted.
 #[track_caller]
 fn in_a_lower_layer(served: &Served, existing: &str, prepare: impl FnOnce(&Job)) -> bool {
     let (wnid, tar) = &served.tars[0];
@@ -80,7 +80,7 @@ fn in_a_lower_layer(served: &Served, existing: &str, prepare: impl FnOnce(&Job))
 }
 
 #[test]
-fn folders_in_the_lower_layer_of_an_overlay_are_gone_on_with_and_replaced() {
+fn folders_in_the_lower_layer_of_an_overlay_are_resumed_and_replaced() {
     let served = Served::new(1);
     let (wnid, tar) = &served.tars[0];
     let could_mount = in_a_lower_layer(&served, "replace", |job| {
@@ -98,19 +98,20 @@ fn folders_in_the_lower_layer_of_an_overlay_are_gone_on_with_and_replaced() {
             let sent = served.origin.bytes_sent();
             let half = tar.len() as u64 / 2;
             let mut running = job.start();
-            running.wait_until("half of it is there", |_| (served.origin.bytes_sent() - sent > half).then_some(()));
+            running
+                .wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() - sent > half).then_some(()));
             running.signal(signal);
             running.wait();
             assert!(staging(job.target_path()).is_dir());
         });
         let start = served.origin.gets(wnid)[0].start();
-        assert!(signal == Signal::KILL || start > 0, "the checkpoint is lost");
+        assert!(signal == Signal::KILL || start > 0, "the class was not resumed");
     }
 }
 
-/// Root ran the program first, and now the user does to whom the folder belongs.
+/// Root ran the program first; now the owner of the folder runs it.
 #[test]
-fn a_file_of_another_user_that_is_in_the_way_is_named_with_its_owner() {
+fn a_file_of_another_user_that_blocks_the_job_is_reported_with_its_owner() {
     if !rustix::process::getuid().is_root() {
         println!("skipped: needs root");
         return;
@@ -126,7 +127,7 @@ fn a_file_of_another_user_that_is_in_the_way_is_named_with_its_owner() {
         fs::create_dir_all(&target).expect("the folder is ours");
         in_the_way(&target);
         for folder in [&target, parent(&target)] {
-            chown(folder, Some(54321), Some(54321)).expect("root may");
+            chown(folder, Some(54321), Some(54321)).expect("root may change the owner");
         }
         job.target(target)
     };
@@ -142,7 +143,7 @@ fn a_file_of_another_user_that_is_in_the_way_is_named_with_its_owner() {
     let job = begun(&|target| fs::create_dir(target.join(".partial")).expect("the folder is ours"));
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
 
-    // One class is in the way of itself only.
+    // A folder of one class blocks only that class.
     let job = begun(&|target| {
         fs::create_dir(target.join(wnid)).expect("the folder is ours");
         fs::write(target.join(wnid).join("other.JPEG"), "").expect("the folder is ours");

@@ -1,4 +1,4 @@
-//! Workers that share a target and see it under different paths.
+//! Workers that share a target and see it at different paths.
 
 use std::{fs, path::Path};
 
@@ -17,12 +17,12 @@ fn cluster(served: &Served) -> (Job, Coordinator) {
     (job, coordinator)
 }
 
-/// The ids under which the coordinator knows the storages of its workers.
+/// The storage ids of the workers, as known to the coordinator.
 fn storages(coordinator: &Coordinator, job: &Job) -> Vec<String> {
     let connect = format!("http://{}", coordinator.address);
-    let told = job.start_with(["status", "--json", "--connect", &connect]).wait();
-    let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("one object");
-    let workers = told["workers"].as_array().expect("a list");
+    let status = job.start_with(["status", "--json", "--connect", &connect]).wait();
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("one object");
+    let workers = status["workers"].as_array().expect("a list");
     workers.iter().map(|worker| worker["storage_id"].as_str().expect("text").to_owned()).collect()
 }
 
@@ -44,9 +44,10 @@ fn assert_whole(served: &Served, images: &Path) {
     tests::folders::assert_no_partial(images);
 }
 
-/// One sees the folder above the target as well, for the other the target is the mount point.
+/// One worker sees the folder above the target as well; for the other one the target is the mount
+/// point.
 #[test]
-fn workers_that_have_only_the_target_in_common_lose_no_class_and_are_known_to_share_it() {
+fn workers_with_only_the_target_in_common_lose_no_class_and_count_as_sharing_it() {
     let served = Served::new(8);
     let (job, coordinator) = cluster(&served);
     let images = job.folder().join("share/images");
@@ -55,20 +56,20 @@ fn workers_that_have_only_the_target_in_common_lose_no_class_and_are_known_to_sh
     served.origin.limit_rate(2_000_000);
     let beside = job.start_worker("beside", &coordinator, &images);
     let mut within = job.start_worker("within", &coordinator, mount.path());
-    within.wait_until("both work", |_| (served.origin.most_transfers() > 1).then_some(()));
+    within.wait_until("both workers download", |_| (served.origin.most_transfers() > 1).then_some(()));
     assert!(images.join(".partial").is_dir() && parent(&images).join(".images.partial").is_dir());
     let storages = storages(&coordinator, &job);
     assert!(storages.len() == 2 && storages[0] == storages[1], "{storages:?}");
     served.origin.limit_rate(0);
     assert_done(&served, &job, coordinator, [beside, within]);
     for (wnid, _) in &served.tars {
-        assert_eq!(served.origin.gets(wnid).len(), 1, "{wnid} came twice");
+        assert_eq!(served.origin.gets(wnid).len(), 1, "{wnid} was downloaded twice");
     }
     assert_whole(&served, &images);
 }
 
 #[test]
-fn a_worker_that_was_killed_there_is_cleared_away_by_the_other() {
+fn staging_of_a_killed_worker_is_removed_by_the_other() {
     let served = Served::new(6);
     let (job, coordinator) = cluster(&served);
     let images = job.folder().join("share/images");
@@ -77,16 +78,16 @@ fn a_worker_that_was_killed_there_is_cleared_away_by_the_other() {
     served.origin.limit_rate(400_000);
     let beside = job.start_worker("beside", &coordinator, &images);
     let mut within = job.start_worker("within", &coordinator, mount.path());
-    within.wait_until("both work", |_| (served.origin.most_transfers() > 1).then_some(()));
+    within.wait_until("both workers download", |_| (served.origin.most_transfers() > 1).then_some(()));
     within.kill();
     served.origin.limit_rate(0);
     assert_done(&served, &job, coordinator, [beside]);
     assert_whole(&served, &images);
 }
 
-/// Both see the folder above the target, each at another path.
+/// Both workers see the folder above the target, each at another path.
 #[test]
-fn a_checkpoint_is_found_under_another_path() {
+fn a_journal_is_found_under_another_path() {
     let served = Served::new(1);
     let (wnid, tar) = &served.tars[0];
     let (job, coordinator) = cluster(&served);
@@ -96,13 +97,13 @@ fn a_checkpoint_is_found_under_another_path() {
     served.origin.limit_rate(tar.len() as u64);
     let half = tar.len() as u64 / 2;
     let mut first = job.start_worker("first", &coordinator, &images);
-    first.wait_until("half of it is there", |_| (served.origin.bytes_sent() > half).then_some(()));
+    first.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
     first.signal(tests::running::Signal::TERM);
     assert_eq!(first.wait().code, Some(143));
     served.origin.limit_rate(0);
     let second = job.start_worker("second", &coordinator, &mount.path().join("images"));
     assert_done(&served, &job, coordinator, [second]);
     let starts: Vec<u64> = served.origin.gets(wnid).iter().map(tests::request_log::Request::start).collect();
-    assert!(matches!(starts[..], [0, start] if start > 0), "the checkpoint is lost: {starts:?}");
+    assert!(matches!(starts[..], [0, start] if start > 0), "the class was not resumed: {starts:?}");
     assert_whole(&served, &images);
 }

@@ -1,5 +1,5 @@
-//! Measures honest clients while clients without a token attack: renewals, `coordinator status`,
-//! and connections that begin with the largest report.
+//! Measures honest clients during attacks by clients without a token: renewals, `coordinator
+//! status`, and connections that begin with the largest report.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use std::{
 use tests::{
     largest_report::largest_report,
     memory::{self, Memory},
-    stranger::{Attack, Kind, Strangers, Style},
+    stranger::{AbusiveClients, Attack, Kind, Style},
 };
 use tokio::{
     task::JoinHandle,
@@ -26,19 +26,19 @@ use crate::{
     worker::{Trouble, Worker},
 };
 
-/// Between the end of an attack and the look at what the coordinator still holds.
+/// Between the end of an attack and the measurement of the memory that is still in use.
 const RECOVERY: Duration = Duration::from_secs(2);
-/// Between two calls for the status, and between two first reports.
-const PAUSE: Duration = Duration::from_millis(200);
-/// Streams on each connection that is held open; one less than are allowed, because the preface has
+/// Between two status calls, and between two first reports.
+const CALL_INTERVAL: Duration = Duration::from_millis(200);
+/// Streams on each connection that is held open: one less than the limit, because the preface opens
 /// the first.
 const HELD_FRAMES: usize = 99;
-/// More than the coordinator holds when idle.
+/// Maximum growth of the coordinator's memory beyond its idle value, in bytes.
 const MAX_GROWTH: u64 = 64 << 20;
-/// For an answer to `coordinator status`.
+/// Maximum duration of `coordinator status`.
 const MAX_STATUS: Duration = Duration::from_secs(1);
 
-/// What honest clients saw.
+/// Measurements of the honest clients.
 #[derive(Default)]
 struct Seen {
     statuses: Latencies,
@@ -46,18 +46,18 @@ struct Seen {
     cut: u64,
 }
 
-/// One attack of each kind that the options name, each beside renewals of all workers.
+/// Runs one attack of each kind in the options, each in parallel with renewals of all workers.
 pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     let mut workers = renewals::register(load).await?;
     for kind in load.options.kinds() {
         for style in [Style::Endless, Style::Held(HELD_FRAMES)] {
-            workers = attacked(load, workers, kind, style).await?;
+            workers = run_attack(load, workers, kind, style).await?;
         }
     }
     renewals::leave(load, workers).await
 }
 
-async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -> Result<Vec<Worker>, Trouble> {
+async fn run_attack(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -> Result<Vec<Worker>, Trouble> {
     let process = load.coordinator.id();
     let idle = memory::of(process)?.now;
     memory::reset_peak(process)?;
@@ -65,11 +65,12 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
         Attack { address: load.coordinator.dial.address, authority: load.site.authority(), token: None, kind, style };
     let stopping = Arc::new(AtomicBool::new(false));
     let count = load.options.strangers as usize;
-    let strangers = Strangers::start(&attack, count);
-    let people = honest(load, &stopping);
-    let (workers, renewed) = renewals::renew(workers, load.options.renewing()).await?;
+    let strangers = AbusiveClients::start(&attack, count);
+    let honest_clients = measure_honest_clients(load, &stopping);
+    let (workers, renewed) = renewals::renew(workers, load.options.renewal_time()).await?;
     stopping.store(true, Ordering::Relaxed);
-    let seen = people.await.map_err(|error| Trouble::Setting(format!("await the honest clients: {error}")))??;
+    let seen =
+        honest_clients.await.map_err(|error| Trouble::Setting(format!("await the honest clients: {error}")))??;
     let sent = strangers.stop();
     let Memory { peak, .. } = memory::of(process)?;
     sleep(RECOVERY).await;
@@ -98,8 +99,8 @@ async fn attacked(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -
     Ok(workers)
 }
 
-/// Asks for the status and sends first reports, alternately, until `stopping` is set.
-fn honest(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
+/// Alternates status calls and first reports until `stopping` is set.
+fn measure_honest_clients(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
     let stopping = Arc::clone(stopping);
     let dial = load.coordinator.dial.clone();
     let status = load.site.status(&dial);
@@ -118,7 +119,7 @@ fn honest(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Tr
                 Ok(_) => seen.reports.add(before.elapsed()),
                 Err(_) => seen.cut += 1,
             }
-            sleep(PAUSE).await;
+            sleep(CALL_INTERVAL).await;
         }
         Ok(seen)
     })

@@ -1,4 +1,4 @@
-//! The coordinator under load: a process of the real program, its files, and what `/proc` says of it.
+//! The coordinator under load: a process of the real program, its files, and its `/proc` values.
 
 use std::{
     fs::{self, File},
@@ -24,34 +24,36 @@ use crate::{
 };
 
 /// `f_type` of a tmpfs, see statfs(2).
-const MEMORY_FILE_SYSTEM: i64 = 0x0102_1994;
-/// The folder of `coordinator init`.
-const TRUST: &str = "trust";
-/// Passes on the limit of open files that this program found, whatever it has raised its own to.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+/// Name of the folder that `coordinator init` fills.
+const AUTH_FOLDER: &str = "trust";
+/// Runs the coordinator with the limit on open files that this program inherited: this program
+/// raises its own.
 const WITH_LIMIT: &str = r#"ulimit -Sn "$0" && exec "$@""#;
 
-/// Where everything lies, and how the program is started. Removed when dropped.
-pub(crate) struct Site {
+/// The folder of all files and how to start the program. The folder is removed when dropped.
+pub(crate) struct Environment {
     folder: TempDir,
     program: PathBuf,
     core: Option<u32>,
-    /// Open files, as found.
+    /// The inherited soft limit on open files.
     descriptors: Option<u64>,
     tls: Option<Tls>,
 }
 
-/// A coordinator that runs; killed when dropped.
+/// A running coordinator; killed when dropped.
 pub(crate) struct Coordinator {
     child: Child,
-    /// How its clients reach it.
+    /// How clients connect to it.
     pub(crate) dial: Dial,
-    /// Just before it was started.
+    /// Just before the start.
     pub(crate) started: Instant,
     log: PathBuf,
 }
 
-impl Site {
-    /// Makes the folder, finds the program, and takes as many descriptors as the system gives.
+impl Environment {
+    /// Creates the folder, finds the program, and raises the limit on open files as far as
+    /// possible.
     pub(crate) fn prepare(options: &Options) -> Result<Self, Trouble> {
         let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("coordinator-load-").tempdir_in(parent)?;
@@ -64,27 +66,28 @@ impl Site {
         let found = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum })
             .map_err(std::io::Error::from)?;
-        let tls = if options.tls { Some(init(&program, &folder.path().join(TRUST))?) } else { None };
+        let tls = if options.tls { Some(init(&program, &folder.path().join(AUTH_FOLDER))?) } else { None };
         Ok(Self { folder, program, core: options.coordinator_core, descriptors: found.current, tls })
     }
 
-    /// The machine, in one line.
+    /// Describes the machine in one line.
     pub(crate) fn describe(&self, options: &Options) -> Result<String, Trouble> {
         let cores = std::thread::available_parallelism()?;
         let kind = statfs(self.folder.path()).map_err(std::io::Error::from)?.f_type;
-        let memory =
-            if kind == MEMORY_FILE_SYSTEM { ", which is memory and no disk: commits cost nothing" } else { "" };
+        let memory = if kind == TMPFS_MAGIC { ", which is memory and no disk: commits cost nothing" } else { "" };
         let pinned = self.core.map(|core| format!(", coordinator on core {core}")).unwrap_or_default();
-        let (path, syncs) = (self.folder.path().display(), self.syncs_in_a_second()?);
+        let path = self.folder.path().display();
+        let syncs = self.syncs_per_second()?;
         let classes = options.classes;
         Ok(format!("{classes} classes, {cores} cores{pinned}, {syncs} fdatasync/s in {path}{memory}"))
     }
 
-    /// What a commit costs here at the least.
-    fn syncs_in_a_second(&self) -> Result<u32, Trouble> {
+    /// Measures the lower bound of a commit's cost on this disk.
+    fn syncs_per_second(&self) -> Result<u32, Trouble> {
         let path = self.folder.path().join("syncs");
         let mut file = File::create(&path)?;
-        let (mut syncs, end) = (0, Instant::now() + Duration::from_secs(1));
+        let mut syncs = 0;
+        let end = Instant::now() + Duration::from_secs(1);
         while Instant::now() < end {
             file.write_all(&[0; 4096])?;
             fdatasync(&file).map_err(std::io::Error::from)?;
@@ -104,7 +107,8 @@ impl Site {
         Ok(list.flush()?)
     }
 
-    /// Starts the program on a list, with that list's own ledger, at a free address or again at the one it had.
+    /// Starts the program with a list and that list's own ledger, at a free address or at a given
+    /// one.
     pub(crate) fn start(&self, list: &str, address: Option<SocketAddr>) -> Result<Coordinator, Trouble> {
         let address = match address {
             Some(address) => address,
@@ -121,12 +125,12 @@ impl Site {
             command.args(["taskset", "-c", &core.to_string()]);
         }
         command.arg(&self.program).arg("--fname").arg(self.folder.path().join(list)).arg("--target").arg(&target);
-        // Nobody downloads anything, so nobody asks this origin.
+        // No worker downloads, so this origin gets no requests.
         command.args(["--url", "http://127.0.0.1:9", "--listen", &address.to_string()]);
         if self.tls.is_some() {
             for (flag, file) in [("--tls-cert", "server.pem"), ("--tls-key", "server.key"), ("--token-file", "tokens")]
             {
-                command.arg(flag).arg(self.trusted(file));
+                command.arg(flag).arg(self.auth_file(file));
             }
         }
         command.env("IMAGENET_HTTP", "127.0.0.1:0");
@@ -136,15 +140,15 @@ impl Site {
         Ok(Coordinator { child: command.spawn()?, dial, started, log })
     }
 
-    /// The certificate of the authority that `coordinator init` made.
+    /// The CA certificate that `coordinator init` created.
     pub(crate) fn authority(&self) -> PathBuf {
-        self.trusted("ca.pem")
+        self.auth_file("ca.pem")
     }
 
-    /// Makes the command of a person who looks on.
+    /// Builds the command `coordinator status`.
     pub(crate) fn status(&self, dial: &Dial) -> impl Fn() -> Command + Send + use<> {
         let program = self.program.clone();
-        let token = self.trusted("viewer.token");
+        let token = self.auth_file("viewer.token");
         let connect = format!("https://{}", dial.address);
         move || {
             let mut command = Command::new(&program);
@@ -154,11 +158,11 @@ impl Site {
         }
     }
 
-    fn trusted(&self, file: &str) -> PathBuf {
-        self.folder.path().join(TRUST).join(file)
+    fn auth_file(&self, file: &str) -> PathBuf {
+        self.folder.path().join(AUTH_FOLDER).join(file)
     }
 
-    /// Size of the files of a list's ledger and logs.
+    /// Sizes of a list's ledger and logs.
     pub(crate) fn files(&self, list: &str) -> Result<String, Trouble> {
         let mut sizes = Vec::new();
         for entry in self.folder.path().join(format!("{list}.target")).read_dir()? {
@@ -172,7 +176,7 @@ impl Site {
     }
 }
 
-/// Lets `coordinator init` make certificates and tokens in this folder.
+/// Runs `coordinator init` in this folder.
 fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
     let mut command = Command::new(program);
     command.args(["init", "--advertise", "127.0.0.1", "--dir"]).arg(folder).stdout(Stdio::null());
@@ -184,7 +188,7 @@ fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
 }
 
 impl Coordinator {
-    /// Its number in the list of processes.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -192,7 +196,8 @@ impl Coordinator {
     /// CPU time of all its threads.
     pub(crate) fn cpu(&self) -> Result<Duration, Trouble> {
         let stat = self.proc("stat")?;
-        // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it.
+        // The name, in parentheses, may contain any character; utime and stime are the 12th and
+        // 13th field after it.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
@@ -202,15 +207,15 @@ impl Coordinator {
         Ok(memory::of(self.child.id())?)
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill(&mut self) {
-        // It may be gone already, which is as good.
+        // An error means that the process has already ended.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
-    /// An error with its last words if it has ended.
-    pub(crate) fn still_runs(&mut self) -> Result<(), Trouble> {
+    /// An error with the end of its log if it has ended.
+    pub(crate) fn check_running(&mut self) -> Result<(), Trouble> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => Err(Trouble::Setting(format!("run the coordinator: {status}\n{}", read(&self.log)))),

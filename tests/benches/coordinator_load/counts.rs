@@ -1,4 +1,4 @@
-//! Our own count of what was granted and settled, to hold the coordinator to it.
+//! An independent count of granted and settled classes, to verify the coordinator's.
 
 use std::{
     sync::atomic::{AtomicU8, Ordering},
@@ -15,34 +15,35 @@ use crate::{
 const FREE: u8 = 0;
 const HELD: u8 = 1;
 const SETTLED: u8 = 2;
-/// The counts are published at once, or nearly.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Deadline for the counts to match: they are published with a short delay.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state of each class, by its number. A class is held by one worker at a time, and by nobody once it is settled.
+/// The state of each class, by its number. At most one worker holds a class; a settled class has no
+/// holder.
 pub(crate) struct Grants(Vec<AtomicU8>);
 
 impl Grants {
-    /// All free.
+    /// All classes free.
     pub(crate) fn new(classes: u32) -> Self {
         Self((0..classes).map(|_| AtomicU8::new(FREE)).collect())
     }
 
-    /// Somebody has got a class.
+    /// Records a granted lease.
     pub(crate) fn granted(&self, wnid: &str) -> Result<(), Trouble> {
         self.change(wnid, FREE, HELD, "was granted although it was")
     }
 
-    /// Whoever held it gave it up.
+    /// Records a released lease.
     pub(crate) fn given_back(&self, wnid: &str) -> Result<(), Trouble> {
         self.change(wnid, HELD, FREE, "was given up although it was")
     }
 
-    /// The coordinator has acknowledged a result of whoever held it.
+    /// Records an acknowledged result of the holder.
     pub(crate) fn settled(&self, wnid: &str) -> Result<(), Trouble> {
         self.change(wnid, HELD, SETTLED, "was acknowledged although it was")
     }
 
-    /// The free classes, all held from now on but the last.
+    /// Takes all free classes except the last, and returns them.
     pub(crate) fn take_all_but_one(&self) -> Vec<String> {
         let free = self.0.iter().enumerate().filter(|(_, state)| state.load(Ordering::Relaxed) == FREE);
         let mut numbers: Vec<usize> = free.map(|(position, _)| position).collect();
@@ -53,11 +54,11 @@ impl Grants {
         numbers.into_iter().map(|position| format!("n{:08}", position + 1)).collect()
     }
 
-    /// Asks the coordinator, through `Watch`, until it counts as we do.
+    /// Polls the coordinator through `Watch` until its counts match.
     pub(crate) async fn check(&self, dial: &Dial) -> Result<(), Trouble> {
         let count = |wanted| self.0.iter().filter(|state| state.load(Ordering::Relaxed) == wanted).count() as u64;
         let ours = (count(FREE), count(HELD), count(SETTLED));
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PUBLISH_TIMEOUT;
         loop {
             let status = worker::status(dial).await?;
             let settled = status.success + status.skipped + status.failed;

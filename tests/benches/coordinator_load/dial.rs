@@ -1,4 +1,5 @@
-//! How clients reach the coordinator: in plaintext without a credential, or over TLS with a token.
+//! How clients connect to the coordinator: in plaintext without a credential, or over TLS with a
+//! token.
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -21,20 +22,20 @@ use tonic::{
 
 use crate::worker::Trouble;
 
-/// A coordinator that takes no connection for so long is gone.
-const CONNECT: Duration = Duration::from_secs(4);
+/// Connect timeout: a coordinator that does not accept within this time counts as unavailable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A client with its connection.
 pub(crate) type Client = CoordinatorClient<InterceptedService<Channel, Credential>>;
 
-/// Where a coordinator listens, and what its clients need.
+/// Address of a coordinator, and what its clients need.
 #[derive(Clone)]
 pub(crate) struct Dial {
     pub(crate) address: SocketAddr,
     tls: Option<Tls>,
 }
 
-/// What `coordinator init` made, as far as clients use it.
+/// The files of `coordinator init` that clients use.
 #[derive(Clone)]
 pub(crate) struct Tls {
     config: Arc<ClientConfig>,
@@ -42,7 +43,7 @@ pub(crate) struct Tls {
     viewer: Credential,
 }
 
-/// Puts a token into each call.
+/// Adds a token to each call.
 #[derive(Clone, Default)]
 pub(crate) struct Credential(Option<MetadataValue<Ascii>>);
 
@@ -72,7 +73,8 @@ impl Tls {
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // Workers are processes of their own and share no sessions: each handshake is a whole one.
+        // Real workers are separate processes without common TLS sessions: each handshake is a full
+        // one.
         config.resumption = Resumption::disabled();
         let worker = Credential::read(&folder.join("worker.token"))?;
         let viewer = Credential::read(&folder.join("viewer.token"))?;
@@ -85,11 +87,11 @@ impl Dial {
         Self { address, tls }
     }
 
-    /// A connection that is made when it is used.
+    /// A connection that is established on first use.
     pub(crate) fn channel(&self) -> Channel {
         let address = self.address;
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
-        let endpoint = endpoint.connect_timeout(CONNECT).tcp_nodelay(true);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
         let Some(Tls { config, .. }) = &self.tls else { return endpoint.connect_lazy() };
         let connector = TlsConnector::from(Arc::clone(config));
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
@@ -108,7 +110,7 @@ impl Dial {
         CoordinatorClient::with_interceptor(channel, credential)
     }
 
-    /// A viewer's client, with a connection of its own.
+    /// A viewer's client with a connection of its own.
     pub(crate) fn viewer(&self) -> Client {
         let credential = self.tls.as_ref().map(|tls| tls.viewer.clone()).unwrap_or_default();
         CoordinatorClient::with_interceptor(self.channel(), credential)

@@ -1,8 +1,8 @@
-//! Numbers for people.
+//! Formatting of measurements.
 
 use std::time::Duration;
 
-/// How long calls took.
+/// Durations of calls.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies(Vec<Duration>);
 
@@ -19,7 +19,7 @@ impl Latencies {
         self.0.len() as u64
     }
 
-    /// That many percent of the calls were not slower; zero if there was none.
+    /// The given percentile; zero if there were no calls.
     pub(crate) fn at(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -45,35 +45,35 @@ pub(crate) fn seconds(duration: Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
 }
 
-/// So many a second.
+/// A rate per second.
 pub(crate) fn rate(count: u64, time: Duration) -> String {
-    format!("{:.0}/s", real(count) / time.as_secs_f64())
+    format!("{:.0}/s", to_f64(count) / time.as_secs_f64())
 }
 
-/// Cores in use.
+/// Average number of cores in use.
 pub(crate) fn cores(cpu: Duration, time: Duration) -> String {
     format!("{:.2} cores", cpu.as_secs_f64() / time.as_secs_f64())
 }
 
-/// CPU time for each of `count`.
+/// CPU time per item.
 pub(crate) fn microseconds_each(cpu: Duration, count: u64) -> String {
-    format!("{:.0} µs", cpu.as_secs_f64() * 1e6 / real(count.max(1)))
+    format!("{:.0} µs", cpu.as_secs_f64() * 1e6 / to_f64(count.max(1)))
 }
 
 pub(crate) fn kibibytes(bytes: u64) -> String {
-    format!("{:.1} KiB", real(bytes) / 1024.0)
+    format!("{:.1} KiB", to_f64(bytes) / 1024.0)
 }
 
 pub(crate) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", real(bytes) / f64::from(1 << 20))
+    format!("{:.1} MiB", to_f64(bytes) / f64::from(1 << 20))
 }
 
-/// Bytes for each class, beyond what the program needs anyway.
+/// Bytes per class, beyond what the program needs without classes.
 pub(crate) fn bytes_each(bytes: u64, fixed: u64, classes: u32) -> String {
-    format!("{:.0}", real(bytes.saturating_sub(fixed)) / f64::from(classes))
+    format!("{:.0}", to_f64(bytes.saturating_sub(fixed)) / f64::from(classes))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
-fn real(number: u64) -> f64 {
+fn to_f64(number: u64) -> f64 {
     number as f64
 }

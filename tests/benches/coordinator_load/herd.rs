@@ -1,4 +1,5 @@
-//! Many workers at once: in the second in which they start, and after the coordinator was killed and started again.
+//! Many workers that connect at once: within one second at the start, and after the coordinator was
+//! killed and restarted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,35 +13,38 @@ use crate::{
     worker::{self, Trouble, Worker},
 };
 
-/// The workers' backoff between attempts: full jitter, from this on, doubled each time.
+/// The workers' backoff between attempts: full jitter, from this value on, doubled each time.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// Workers that do not get in for so long are told as such, and left out. Shorter than the session of one that did.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Workers that are not attached after this time are reported and left out. Shorter than the
+/// session of an attached worker.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a worker got in.
+/// How a worker attached.
 struct Attached {
     after: Duration,
     attempts: u32,
     renewal: Option<Duration>,
 }
 
-/// Workers with connections of their own register within the same second, renew, and take a class each.
+/// Registers workers on connections of their own within one second; each renews and acquires a
+/// class.
 pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let dial = load.coordinator.dial.clone();
     let herd = load.options.herd;
     let workers = (0..herd)
         .map(|number| Worker::new(format!("herd-{number}"), dial.worker(dial.channel()), Arc::clone(&load.grants)));
-    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
+    let start = Instant::now();
+    let cpu = load.coordinator.cpu()?;
     let (workers, attached) = worker::all(workers, move |place, worker| async move {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         sleep_until(start + Duration::from_secs(1) * place / herd).await;
         attach(worker, start).await
     })
     .await?;
-    let workers = those_within(workers, &attached)?;
+    let workers = only_attached(workers, &attached)?;
     let goal = "(goal: all within 10 s, p99 of Renew below 100 ms)";
-    tell_of("herd, first contact", &load.coordinator, cpu, start.elapsed(), attached, goal)?;
+    print_attached("herd, first contact", &load.coordinator, cpu, start.elapsed(), attached, goal)?;
     let (workers, _) = worker::all(workers, |_, mut worker| async move {
         worker.acquire(1).await?;
         Ok((worker, ()))
@@ -49,7 +53,7 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
     Ok(workers)
 }
 
-/// They lose the coordinator, and find the next one by themselves. Then they leave.
+/// Kills the coordinator and restarts it; the workers reattach and then leave.
 pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Result<(), Trouble> {
     load.coordinator.kill();
     let start = Instant::now();
@@ -59,26 +63,27 @@ pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Resul
     let took;
     (load.coordinator, took) = restarted?;
     let (workers, attached) = returned?;
-    let workers = those_within(workers, &attached)?;
+    let workers = only_attached(workers, &attached)?;
     let span = start.elapsed();
     let goal = format!("(goal: all within 20 s; the first answer came after {took})");
-    tell_of("herd, after a kill", &load.coordinator, Duration::ZERO, span, attached, &goal)?;
+    print_attached("herd, after a kill", &load.coordinator, Duration::ZERO, span, attached, &goal)?;
     worker::leave(workers).await
 }
 
-/// Leaves out those who did not get in.
-fn those_within(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, Trouble> {
+/// Drops the workers that did not attach.
+fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, Trouble> {
     let (within, without): (Vec<_>, Vec<_>) =
         workers.into_iter().zip(attached).partition(|(_, attached)| attached.renewal.is_some());
     without.into_iter().try_for_each(|(mut worker, _)| worker.give_all_up())?;
     Ok(within.into_iter().map(|(worker, _)| worker).collect())
 }
 
-/// Renews, or registers where that is not known, until it is in; then renews once more, at once.
+/// Renews, or registers if the session is unknown, until it succeeds; then renews once more at
+/// once.
 async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached), Trouble> {
     let mut backoff = FIRST_BACKOFF;
     let mut attached = Attached { after: Duration::ZERO, attempts: 0, renewal: None };
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < ATTACH_TIMEOUT {
         attached.attempts += 1;
         match contact(&mut worker).await {
             Ok(()) => {
@@ -102,7 +107,7 @@ async fn contact(worker: &mut Worker) -> Result<(), Trouble> {
     if worker.has_session() && worker.renew().await? { Ok(()) } else { worker.register().await }
 }
 
-fn tell_of(
+fn print_attached(
     what: &str,
     coordinator: &Coordinator,
     cpu: Duration,
@@ -110,7 +115,9 @@ fn tell_of(
     attached: Vec<Attached>,
     goal: &str,
 ) -> Result<(), Trouble> {
-    let (mut renewals, mut last, mut attempts) = (Latencies::default(), Duration::ZERO, 0);
+    let mut renewals = Latencies::default();
+    let mut last = Duration::ZERO;
+    let mut attempts = 0;
     let all = attached.len();
     for Attached { after, attempts: tried, renewal } in attached {
         last = last.max(after);

@@ -1,16 +1,17 @@
-//! What one coordinator carries: starts the real program with a long list and a fresh ledger, speaks to it over gRPC on
-//! loopback as thousands of workers would, and prints latencies, rates, memory and CPU time beside the goals.
+//! Capacity of one coordinator: starts the real program with a long list and a fresh ledger, acts
+//! as thousands of workers over gRPC on loopback, and prints latencies, rates, memory and CPU time
+//! beside the goals.
 //!
 //!     cargo build --release -p coordinator -p tests --bins && target/release/coordinator_load
 //!
-//! With `--tls` each worker that renews has a TLS connection of its own, and with `--strangers 8`
-//! as many clients without a token attack meanwhile, with each kind of frames for `--seconds`;
-//! other phases are left out.
+//! With `--tls` each worker that renews has a TLS connection of its own. With `--strangers 8` eight
+//! clients without a token attack at the same time, with each kind of frames for `--seconds`; the
+//! other phases are skipped.
 //!
-//! It measures and judges nothing unless `--hold` is given: slow is not an error. It fails only
-//! when the protocol is broken, that is, when a class is granted while a worker holds it or after
-//! it was settled, or when the counts do not add up. The clients share the machine with the
-//! coordinator: the coordinator's CPU time is its own, latencies are those of both.
+//! Without `--hold` it measures but does not judge: slow is not an error. It fails only if the
+//! protocol is violated, that is, if a class is granted while a worker holds it or after it was
+//! settled, or if the counts do not add up. The clients share the machine with the coordinator: the
+//! CPU time is the coordinator's alone, latencies are those of both.
 
 use std::{
     io::{self, Write},
@@ -36,13 +37,13 @@ mod settling;
 mod start;
 mod worker;
 
-use coordinator::{Coordinator, Site};
+use coordinator::{Coordinator, Environment};
 use counts::Grants;
 use options::Options;
 use worker::Trouble;
 
-/// How long a coordinator that gives up takes to say why.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Time that a failing coordinator needs to log its reason.
+const EXIT_DELAY: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse().sized();
@@ -63,33 +64,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line of the result.
+/// Prints one line of the result.
 fn tell(what: &str, figures: &str) {
-    // Whoever closes the pipe has seen enough.
+    // A closed pipe is not an error.
     drop(writeln!(io::stdout(), "{what:<26} {figures}"));
 }
 
-/// Everything that the phases share.
+/// State that the phases share.
 struct Load {
     options: Options,
-    site: Site,
+    site: Environment,
     coordinator: Coordinator,
     grants: Arc<Grants>,
 }
 
 impl Load {
-    /// All phases, from an empty ledger to one that has every class but one.
+    /// Runs all phases, from an empty ledger to one with every class but one.
     async fn measure(options: Options) -> Result<(), Trouble> {
-        let site = Site::prepare(&options)?;
+        let site = Environment::prepare(&options)?;
         tell("setting", &site.describe(&options)?);
         let fixed = start::fixed_memory(&site).await?;
         let (coordinator, grants) = start::with_all_pending(&site, options.classes, fixed).await?;
         let mut load = Self { options, site, coordinator, grants };
         let outcome = load.phases(fixed).await;
         if outcome.is_err() {
-            // If it is at its end, why comes first.
-            tokio::time::sleep(LAST_WORDS).await;
-            load.coordinator.still_runs()?;
+            // If the coordinator has ended, its own error is reported first.
+            tokio::time::sleep(EXIT_DELAY).await;
+            load.coordinator.check_running()?;
         }
         outcome
     }
@@ -115,7 +116,7 @@ impl Load {
         Ok(())
     }
 
-    /// Whether the coordinator counts as we do.
+    /// Verifies the coordinator's counts.
     async fn check(&self) -> Result<(), Trouble> {
         self.grants.check(&self.coordinator.dial).await
     }

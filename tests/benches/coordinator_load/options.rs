@@ -60,7 +60,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// With `--quick`, small numbers in the place of all others.
+    /// With `--quick`, replaces all numbers by small ones.
     pub(crate) fn sized(self) -> Self {
         if !self.quick {
             return self;
@@ -73,7 +73,7 @@ impl Options {
         self.kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind])
     }
 
-    /// An error if a goal is not met and was to be held.
+    /// An error if a goal is not met and `--hold` is set.
     pub(crate) fn hold(&self, is_met: bool, what: &str) -> Result<(), Trouble> {
         if is_met || !self.hold {
             return Ok(());
@@ -81,13 +81,13 @@ impl Options {
         Err(Trouble::Setting(format!("meet the goals {what}")))
     }
 
-    /// How long to renew.
-    pub(crate) fn renewing(&self) -> Duration {
+    /// Duration of the renewals.
+    pub(crate) fn renewal_time(&self) -> Duration {
         Duration::from_secs(self.seconds.into())
     }
 
-    /// How long to acquire and report.
-    pub(crate) fn pairing(&self) -> Duration {
-        self.renewing() / 2
+    /// Duration of each round of acquiring and reporting.
+    pub(crate) fn pair_time(&self) -> Duration {
+        self.renewal_time() / 2
     }
 }

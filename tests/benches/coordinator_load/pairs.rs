@@ -1,4 +1,5 @@
-//! Clients that acquire and report as fast as they are answered: the ledger's commits with everything around them.
+//! Clients that acquire and report as fast as they are answered: measures the ledger's commits and
+//! all work around them.
 
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::{
 /// Connections that the clients share.
 const CONNECTIONS: u32 = 16;
 
-/// What one client has seen.
+/// Measurements of one client.
 #[derive(Default)]
 struct Seen {
     acquires: Latencies,
@@ -20,7 +21,8 @@ struct Seen {
     pairs: u64,
 }
 
-/// Acquires `batch` leases at a time and reports them, until the time is over or a tenth of the list is left.
+/// Acquires `batch` leases at a time and reports them, until the time is over or only a tenth of
+/// the list is left.
 pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
@@ -30,10 +32,13 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
         Ok((client, ()))
     })
     .await?;
-    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
-    let (end, least) = (start + options.pairing(), u64::from(options.classes / 10));
+    let start = Instant::now();
+    let cpu = load.coordinator.cpu()?;
+    let end = start + options.pair_time();
+    let least = u64::from(options.classes / 10);
     let (clients, seen) = worker::all(clients, move |_, client| acquire_and_report(client, batch, end, least)).await?;
-    let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
+    let span = start.elapsed();
+    let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
     let mut sum = Seen::default();
     for Seen { acquires, reports, pairs } in seen {

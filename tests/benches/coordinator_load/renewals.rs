@@ -1,4 +1,4 @@
-//! Thousands of workers that hold a few leases each and do nothing but renew.
+//! Thousands of workers that hold a few leases each and only renew them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,25 +14,25 @@ use crate::{
     worker::{self, Trouble, Worker},
 };
 
-/// What each worker holds.
+/// Leases of each worker.
 const HELD: u32 = 3;
-/// Workers that register at the same time over TLS; the coordinator has at most 500 connections that
-/// have not registered.
-const AT_ONCE: usize = 256;
-/// At least so often, also where the coordinator asks a large fleet for less.
+/// Workers that register at the same time over TLS; the coordinator limits connections that have
+/// not registered to 500.
+const MAX_CONCURRENT_REGISTRATIONS: usize = 256;
+/// Maximum interval of renewals, even if the coordinator requests a longer one for a large fleet.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The 99th percentile of renewals is at most this.
+/// Goal for the 99th percentile of renewals.
 pub(crate) const GOAL: Duration = Duration::from_millis(200);
-/// Memory of the coordinator for each TLS connection.
-const MAX_CONNECTION: u64 = 100 << 10;
+/// Maximum memory of the coordinator per TLS connection, in bytes.
+const MAX_CONNECTION_MEMORY: u64 = 100 << 10;
 
-/// Registers workers, lets them renew evenly spread, and lets them leave.
+/// Registers workers, spreads their renewals evenly over time, and lets the workers leave.
 pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     let workers = register(load).await?;
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;
-    let (workers, all) = renew(workers, load.options.renewing()).await?;
+    let (workers, all) = renew(workers, load.options.renewal_time()).await?;
     let span = start.elapsed();
     let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
@@ -51,12 +51,12 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     leave(load, workers).await
 }
 
-/// Registers the workers and gives them what they hold. With TLS each has a connection of its own.
+/// Registers the workers and grants each its leases. With TLS each has a connection of its own.
 pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
     let connections = if options.tls { options.workers } else { options.connections };
-    // Until the first class is there, the coordinator grants a sample of the list only.
+    // Until the first class is settled, the coordinator grants only a sample of the list.
     let mut first = Worker::sharing(1, "first", 1, dial, &load.grants);
     first[0].register().await?;
     first[0].acquire(1).await?;
@@ -65,40 +65,41 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
     let before = Instant::now();
     let memory = load.coordinator.memory()?.now;
-    let at_once = Arc::new(Semaphore::new(if options.tls { AT_ONCE } else { options.workers as usize }));
-    let (workers, asked) = worker::all(new, move |_, mut worker| {
+    let at_once =
+        Arc::new(Semaphore::new(if options.tls { MAX_CONCURRENT_REGISTRATIONS } else { options.workers as usize }));
+    let (workers, interval) = worker::all(new, move |_, mut worker| {
         let at_once = Arc::clone(&at_once);
         async move {
             let permit = at_once.acquire().await;
             worker.register().await?;
             worker.acquire(HELD).await?;
             drop(permit);
-            let asked = worker.renew_every;
-            Ok((worker, asked))
+            let interval = worker.renew_every;
+            Ok((worker, interval))
         }
     })
     .await?;
-    let asked = asked.into_iter().max().unwrap_or(INTERVAL);
+    let interval = interval.into_iter().max().unwrap_or(INTERVAL);
     let grown = load.coordinator.memory()?.now.saturating_sub(memory) / u64::from(connections);
     let figures = format!(
-        "{} workers on {connections} connections in {}, asked for renewals every {}; memory a connection {}  (goal: 100 KiB \
+        "{} workers on {connections} connections in {}, interval for renewals every {}; memory a connection {}  (goal: 100 KiB \
          with TLS)",
         options.workers,
         seconds(before.elapsed()),
-        seconds(asked),
+        seconds(interval),
         kibibytes(grown),
     );
     tell("registrations", &figures);
-    options.hold(!options.tls || grown <= MAX_CONNECTION, "of connections")?;
+    options.hold(!options.tls || grown <= MAX_CONNECTION_MEMORY, "of connections")?;
     Ok(workers)
 }
 
-/// Lets the workers renew for so long.
+/// Runs the renewals of all workers for this time.
 pub(crate) async fn renew(workers: Vec<Worker>, time: Duration) -> Result<(Vec<Worker>, Latencies), Trouble> {
     let start = Instant::now();
     let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
     let end = start + time;
-    // Each renews at least once, also in a short time.
+    // Each worker renews at least once, also in a short run.
     let interval = INTERVAL.min(time);
     let (workers, latencies) = worker::all(workers, move |place, worker| async move {
         let place = u32::try_from(place).unwrap_or(u32::MAX);
@@ -112,7 +113,7 @@ pub(crate) async fn renew(workers: Vec<Worker>, time: Duration) -> Result<(Vec<W
     Ok((workers, all))
 }
 
-/// Lets the workers leave.
+/// All workers leave.
 pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), Trouble> {
     let before = Instant::now();
     worker::leave(workers).await?;
@@ -121,14 +122,16 @@ pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), Troub
     Ok(())
 }
 
-/// Renews at fixed times, and counts from them: a late renewal does not hide that the next ones wait.
+/// Renews at fixed times and measures from them: a late renewal does not hide the delay of the next
+/// ones.
 async fn renew_until(
     mut worker: Worker,
     first: Instant,
     interval: Duration,
     end: Instant,
 ) -> Result<(Worker, Latencies), Trouble> {
-    let (mut due, mut latencies) = (first, Latencies::default());
+    let mut due = first;
+    let mut latencies = Latencies::default();
     while due < end {
         sleep_until(due).await;
         if !worker.renew().await? {

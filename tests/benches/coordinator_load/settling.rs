@@ -1,4 +1,4 @@
-//! Everything but one class is reported as there before, in large reports without leases.
+//! Reports every class but one as complete before, in large reports without leases.
 
 use tokio::time::Instant;
 
@@ -9,12 +9,12 @@ use crate::{
     worker::{self, Trouble, Worker},
 };
 
-/// As many results as fit into a report.
+/// Maximum number of results per report.
 const BATCH: usize = 4096;
-/// Reports at the same time.
+/// Concurrent reports.
 const CLIENTS: usize = 4;
 
-/// Settles them.
+/// Settles all classes but one.
 pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
     let dial = &load.coordinator.dial;
     let wnids = load.grants.take_all_but_one();
@@ -22,7 +22,8 @@ pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
     let shares: Vec<Vec<Vec<String>>> =
         (0..CLIENTS).map(|client| reports.iter().skip(client).step_by(CLIENTS).cloned().collect()).collect();
     let clients = Worker::sharing(1, "survey", 4, dial, &load.grants);
-    let (start, cpu) = (Instant::now(), load.coordinator.cpu()?);
+    let start = Instant::now();
+    let cpu = load.coordinator.cpu()?;
     let (clients, _) = worker::all(clients, move |place, mut client| {
         let share = shares[place].clone();
         async move {
@@ -34,7 +35,8 @@ pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
         }
     })
     .await?;
-    let (span, cpu) = (start.elapsed(), load.coordinator.cpu()?.saturating_sub(cpu));
+    let span = start.elapsed();
+    let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     worker::leave(clients).await?;
     let settled = wnids.len() as u64;
     let figures = format!(

@@ -1,4 +1,4 @@
-//! From the start of the program to its first answer, and what it then holds in memory.
+//! From the start of the program to its first answer, and its memory afterwards.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tests::memory::Memory;
 use tokio::time::sleep;
 
 use crate::{
-    coordinator::{Coordinator, Site},
+    coordinator::{Coordinator, Environment},
     counts::Grants,
     figures::{bytes_each, mebibytes, seconds},
     tell, worker,
@@ -15,10 +15,10 @@ use crate::{
 
 const LIST: &str = "classes.csv";
 const GOAL: &str = "(goal: below 3 s, at most 200 bytes a class for 1 million)";
-const GLANCE: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What the program holds with a single class.
-pub(crate) async fn fixed_memory(site: &Site) -> Result<Memory, Trouble> {
+/// Memory of the program with a single class.
+pub(crate) async fn fixed_memory(site: &Environment) -> Result<Memory, Trouble> {
     const SHORT: &str = "one.csv";
     site.write_list(SHORT, 1)?;
     let (coordinator, took) = start(site, SHORT, None).await?;
@@ -29,7 +29,7 @@ pub(crate) async fn fixed_memory(site: &Site) -> Result<Memory, Trouble> {
 
 /// Starts on a new ledger.
 pub(crate) async fn with_all_pending(
-    site: &Site,
+    site: &Environment,
     classes: u32,
     fixed: Memory,
 ) -> Result<(Coordinator, Arc<Grants>), Trouble> {
@@ -39,24 +39,24 @@ pub(crate) async fn with_all_pending(
     Ok((coordinator, Arc::new(Grants::new(classes))))
 }
 
-/// Starts on a ledger that has nearly all.
-pub(crate) async fn with_all_settled(site: &Site, classes: u32, fixed: Memory) -> Result<Coordinator, Trouble> {
+/// Starts on a ledger with nearly all results.
+pub(crate) async fn with_all_settled(site: &Environment, classes: u32, fixed: Memory) -> Result<Coordinator, Trouble> {
     tell("files", &site.files(LIST)?);
     let (coordinator, took) = start(site, LIST, None).await?;
     tell("start, all settled", &describe(&coordinator, &took, classes, fixed)?);
     Ok(coordinator)
 }
 
-/// Starts again at the same address.
-pub(crate) async fn again(site: &Site, address: SocketAddr) -> Result<(Coordinator, String), Trouble> {
+/// Restarts at the same address.
+pub(crate) async fn again(site: &Environment, address: SocketAddr) -> Result<(Coordinator, String), Trouble> {
     start(site, LIST, Some(address)).await
 }
 
-async fn start(site: &Site, list: &str, address: Option<SocketAddr>) -> Result<(Coordinator, String), Trouble> {
+async fn start(site: &Environment, list: &str, address: Option<SocketAddr>) -> Result<(Coordinator, String), Trouble> {
     let mut coordinator = site.start(list, address)?;
     while worker::status(&coordinator.dial).await.is_err() {
-        coordinator.still_runs()?;
-        sleep(GLANCE).await;
+        coordinator.check_running()?;
+        sleep(POLL_INTERVAL).await;
     }
     let took = seconds(coordinator.started.elapsed());
     Ok((coordinator, took))
