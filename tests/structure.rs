@@ -37,15 +37,15 @@ fn sources(name: &str) -> Vec<Source> {
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("the sources are there") {
+            let path = entry.expect("a folder is listed").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let inner = path.strip_prefix(&root).unwrap().with_extension("");
-                let module = inner.iter().map(|part| part.to_str().unwrap().to_owned());
+                let inner = path.strip_prefix(&root).expect("it is below").with_extension("");
+                let module = inner.iter().map(|part| part.to_str().expect("names are UTF-8").to_owned());
                 let module = module.filter(|part| part != "lib" && part != "main").collect();
-                found.push(Source { text: fs::read_to_string(&path).unwrap(), path, module });
+                found.push(Source { text: fs::read_to_string(&path).expect("it is readable"), path, module });
             }
         }
     }
@@ -172,7 +172,7 @@ fn imports(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     for source in sources.iter().filter(|source| !is_test(source)) {
         let Some(own) = source.module.first() else { continue };
         let mut uses = Uses { module: source.module.clone(), found: BTreeSet::new() };
-        uses.visit_file(&syn::parse_file(&source.text).unwrap());
+        uses.visit_file(&syn::parse_file(&source.text).expect("it is Rust"));
         for path in uses.found {
             let imported = path.first().filter(|name| modules.contains(name));
             // What is not in a module is the root's, which imports all modules.
@@ -190,7 +190,7 @@ fn cycle(imports: &BTreeMap<String, BTreeSet<String>>, start: &str) -> Option<Ve
     let mut ways = vec![vec![start.to_owned()]];
     let mut seen = BTreeSet::new();
     while let Some(way) = ways.pop() {
-        for next in imports.get(way.last().unwrap()).into_iter().flatten() {
+        for next in imports.get(way.last().expect("a way begins somewhere")).into_iter().flatten() {
             let longer = [way.as_slice(), std::slice::from_ref(next)].concat();
             if next == start {
                 return Some(longer);

@@ -27,7 +27,7 @@ mod waits;
 
 use allocation::{Allocation, divide};
 use controller::LimitController;
-pub use notice::Notice;
+pub use notice::ConcurrencyNotice;
 use overload::{CutReport, Diagnosis, OverloadDetector};
 use refusals::Refusals;
 use throughput_meter::ThroughputMeter;
@@ -104,7 +104,7 @@ pub struct Ceilings {
 
 /// The state of the concurrency controller for status displays and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PaceStatus {
+pub struct ConcurrencyStatus {
     /// Connections allowed to all workers together.
     pub limit: u32,
     /// Connections with a request in flight.
@@ -130,7 +130,7 @@ pub struct PaceStatus {
 
 /// The state of the concurrency controller. It is owned by the dispatcher.
 #[derive(Debug)]
-pub struct Pace {
+pub struct ConcurrencyController {
     ceilings: Ceilings,
     allocations: BTreeMap<SessionId, Allocation>,
     totals: FleetTotals,
@@ -151,7 +151,7 @@ pub struct Pace {
     observe_every: Duration,
     throughput_meter: ThroughputMeter,
     counts: Counts,
-    notices: Vec<Notice>,
+    notices: Vec<ConcurrencyNotice>,
     /// The limit that was announced last.
     announced_limit: u32,
     /// The end of the wait that was announced last.
@@ -177,7 +177,7 @@ struct Counts {
     overloads: u64,
 }
 
-impl Pace {
+impl ConcurrencyController {
     /// Starts at one connection, or at `--max-connections` if it is given.
     pub fn new(ceilings: Ceilings, now: Instant) -> Self {
         let controller = LimitController::new(ceilings.connections, now);
@@ -238,7 +238,7 @@ impl Pace {
             let until = now + wait;
             if (refusals > 0 && !is_quiet) || until > self.announced_until + ANNOUNCE_AGAIN {
                 self.announced_until = until;
-                self.notices.push(Notice::Refused { rest: wait });
+                self.notices.push(ConcurrencyNotice::Refused { rest: wait });
             }
             self.extend_pause(until);
         } else if !is_quiet {
@@ -311,14 +311,14 @@ impl Pace {
     }
 
     /// Takes the announcements that were made since the last call.
-    pub fn take_notices(&mut self) -> Vec<Notice> {
+    pub fn take_notices(&mut self) -> Vec<ConcurrencyNotice> {
         std::mem::take(&mut self.notices)
     }
 
     /// The state for status displays and metrics.
-    pub fn status(&self, now: Instant) -> PaceStatus {
+    pub fn status(&self, now: Instant) -> ConcurrencyStatus {
         let Counts { requests, cuts, refusals, overloads } = self.counts;
-        PaceStatus {
+        ConcurrencyStatus {
             limit: self.controller.limit(),
             open: self.totals.open,
             wanted: self.totals.wanted,
@@ -346,13 +346,13 @@ impl Pace {
         self.overload_detector.reset();
         self.pause_until = now + self.pause;
         self.extend_pause(self.pause_until);
-        self.notices.push(Notice::Overload { open, limit, rest: self.pause });
+        self.notices.push(ConcurrencyNotice::Overload { open, limit, rest: self.pause });
     }
 
     fn independent_failures(&mut self, now: Instant) {
         let limit = self.overload.take().map_or(1, |last| last.first_limit);
         self.controller.independent_failures(limit, &self.totals, now);
-        self.notices.push(Notice::Independent);
+        self.notices.push(ConcurrencyNotice::Independent);
     }
 
     fn extend_pause(&mut self, until: Instant) {
@@ -369,7 +369,7 @@ impl Pace {
             let rest = self.quiet_until - until;
             self.quiet_until = until;
             self.announced_until = until;
-            self.notices.push(Notice::EndedEarly { rest });
+            self.notices.push(ConcurrencyNotice::EndedEarly { rest });
             self.renew_all_budgets();
         }
     }
@@ -394,7 +394,7 @@ impl Pace {
         let limit = self.controller.limit();
         if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {
             self.announced_limit = limit;
-            self.notices.push(Notice::Limit(limit));
+            self.notices.push(ConcurrencyNotice::Limit(limit));
         }
         // In a large fleet the allocation is not recomputed for each report.
         let workers = u32::try_from(self.allocations.len()).unwrap_or(u32::MAX);

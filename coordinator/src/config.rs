@@ -24,7 +24,7 @@ mod plan;
 mod rate;
 
 pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs, VerifyArgs};
-pub use credentials::{DoorConfig, Exposure};
+pub use credentials::{AuthConfig, Exposure};
 pub use init::InitArgs;
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
@@ -80,7 +80,7 @@ pub struct Config {
     pub fleet: FleetConfig,
     /// Who may join.
     #[command(flatten)]
-    pub door: DoorConfig,
+    pub door: AuthConfig,
     /// Who may look.
     #[command(flatten)]
     pub outside: OutsideConfig,

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use worker::Tally;
+use worker::WorkerCounters;
 
 use crate::config::SingleHost;
 
@@ -33,7 +33,7 @@ pub struct DevWorker {
     /// The signals to stop.
     pub shutdown: Shutdown,
     /// The worker's counters.
-    pub tally: Arc<Tally>,
+    pub counters: Arc<WorkerCounters>,
     /// The job's counts.
     pub counts: watch::Receiver<JobStatus>,
 }
@@ -52,7 +52,7 @@ pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io
 
 /// Runs the worker until the job is done or a shutdown is requested.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
-    let DevWorker { single_host, target, connect, screen, shutdown, tally, counts } = worker;
+    let DevWorker { single_host, target, connect, screen, shutdown, counters, counts } = worker;
     let config = worker::WorkerConfig {
         name: single_host.name,
         slots: single_host.workers,
@@ -62,7 +62,7 @@ pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> 
         counts: Some(counts),
     };
     let connector = Connector::InProcess(connect);
-    match worker::run(&config, &connector, &screen, &shutdown, &tally).await {
+    match worker::run(&config, &connector, &screen, &shutdown, &counters).await {
         Ok(_) => Ok(()),
         Err(error) => Err(DevWorkerError(error.to_string())),
     }

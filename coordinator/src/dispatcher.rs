@@ -13,12 +13,12 @@ use tokio::{
 };
 
 use crate::{
-    concurrency::Pace,
+    concurrency::ConcurrencyController,
+    counters::JobCounters,
     fleet::Fleet,
-    lease_table::{LeaseTable, Mark, Verdict},
+    lease_table::{LeaseTable, Mark, ReportVerdict},
     ledger::{Entry, Record, Writer},
     running_time::RunningTime,
-    tally::Tally,
     time_left::TimeLeft,
 };
 
@@ -30,7 +30,7 @@ mod refusals;
 mod sessions;
 mod told;
 
-use concurrency::Pacing;
+use concurrency::BudgetPublisher;
 use handle::{Command, Reply};
 pub use handle::{
     DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped,
@@ -51,7 +51,7 @@ pub struct Dispatcher {
     table: LeaseTable,
     /// The table's clock. The pace has the real one, by which bytes come and the origin's waits pass.
     time: RunningTime,
-    pacing: Pacing,
+    pacing: BudgetPublisher,
     time_left: TimeLeft,
     ledger: Writer,
     commands: mpsc::Receiver<Command>,
@@ -64,18 +64,18 @@ pub struct Dispatcher {
     marks: watch::Receiver<Mark>,
     refuses: watch::Sender<Option<OriginRefuses>>,
     told: Told,
-    tally: Arc<Tally>,
+    counters: Arc<JobCounters>,
 }
 
 impl Dispatcher {
     /// A dispatcher that waits to be run, and the way to it. Results are answered when the ledger has them.
-    pub fn new(table: LeaseTable, pace: Pace, ledger: Writer) -> (Self, DispatcherHandle) {
+    pub fn new(table: LeaseTable, pace: ConcurrencyController, ledger: Writer) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let published = Published::of(&table);
         let (stopped, stopped_receiver) = watch::channel(None);
         let (refuses, refuses_receiver) = watch::channel(None);
-        let (pacing, budgets, pace) = Pacing::new(pace);
-        let tally = Arc::<Tally>::default();
+        let (pacing, budgets, pace) = BudgetPublisher::new(pace);
+        let counters = Arc::<JobCounters>::default();
         let handle = DispatcherHandle {
             commands: sender,
             status: published.watch_status(),
@@ -85,7 +85,7 @@ impl Dispatcher {
             refuses: refuses_receiver,
             budgets,
             pace,
-            tally: Arc::clone(&tally),
+            counters: Arc::clone(&counters),
             stop_reason: Arc::default(),
         };
         let now = Instant::now();
@@ -106,7 +106,7 @@ impl Dispatcher {
             marks,
             refuses,
             told: Told::default(),
-            tally,
+            counters,
         };
         (dispatcher, handle)
     }
@@ -176,7 +176,7 @@ impl Dispatcher {
         let running = self.running();
         let now = Instant::now();
         let ended = self.table.tick(running);
-        self.tally.expired_sessions.inc_by(ended.len() as u64);
+        self.counters.expired_sessions.inc_by(ended.len() as u64);
         let mut entry = Entry::default();
         for ended in ended {
             entry.records.extend(self.session_ended(&ended, "was silent for too long"));
@@ -278,7 +278,7 @@ impl Dispatcher {
             } else {
                 // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
                 // registered with the lease that it still holds.
-                self.settle(reporter, reported, running, &mut entry) != Verdict::Stale || is_known
+                self.settle(reporter, reported, running, &mut entry) != ReportVerdict::Stale || is_known
             };
             receipt.acked.extend(is_acked.then_some(wnid));
         }
@@ -304,36 +304,38 @@ impl Dispatcher {
         Reported { lease, outcome, .. }: Reported,
         running: Instant,
         entry: &mut Entry,
-    ) -> Verdict {
+    ) -> ReportVerdict {
         let (wnid, session) = (lease.wnid, reporter.session);
         let position = self.table.position_in_tar(session, wnid);
         let verdict = self.table.report(session, lease, &outcome, running, rand::random());
-        if let (Verdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
+        if let (ReportVerdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
             self.time_left.completed(session, published.bytes.saturating_sub(position));
         }
         // After a restart a result may come before its worker has registered again.
         let worker = self.table.worker(session).or(reporter.name.as_deref()).map(str::to_owned);
         match (verdict, &outcome) {
-            (Verdict::Settled, Outcome::Failed(failure)) => self.told.failed(wnid, failure),
-            (Verdict::Settled | Verdict::Corrected, Outcome::Success(published)) => {
+            (ReportVerdict::Settled, Outcome::Failed(failure)) => self.told.failed(wnid, failure),
+            (ReportVerdict::Settled | ReportVerdict::Corrected, Outcome::Success(published)) => {
                 tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} success");
             }
-            (Verdict::Settled | Verdict::Corrected, Outcome::Skipped(published)) => {
+            (ReportVerdict::Settled | ReportVerdict::Corrected, Outcome::Skipped(published)) => {
                 tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} skipped");
             }
-            (Verdict::Retried, Outcome::Failed(failure)) => {
+            (ReportVerdict::Retried, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, and another worker will try it: {failure}");
             }
-            (Verdict::CopyFailed, Outcome::Failed(failure)) => tracing::info!("a copy of {wnid} failed: {failure}"),
-            (Verdict::Doubted | Verdict::Excused, Outcome::Failed(failure)) => {
+            (ReportVerdict::CopyFailed, Outcome::Failed(failure)) => {
+                tracing::info!("a copy of {wnid} failed: {failure}");
+            }
+            (ReportVerdict::Doubted | ReportVerdict::Excused, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, which may be the origin's fault: {failure}");
             }
             _ => tracing::debug!(token = %lease.token, ?verdict, "{wnid} reported, and nothing changed"),
         }
-        if verdict == Verdict::Corrected {
+        if verdict == ReportVerdict::Corrected {
             entry.corrected.push(wnid);
         }
-        if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
+        if matches!(verdict, ReportVerdict::Settled | ReportVerdict::Corrected) {
             entry.records.push(Record { wnid, outcome, worker });
         }
         entry.records.extend(self.take_given_up());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 
-use crate::concurrency::PaceStatus;
+use crate::concurrency::ConcurrencyStatus;
 
 /// The fleet at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Fleet {
     /// What the coordinator is doing.
     pub phase: Phase,
     /// The state of the concurrency controller.
-    pub origin: PaceStatus,
+    pub origin: ConcurrencyStatus,
     /// The workers with a session, by name.
     pub workers: Vec<WorkerView>,
 }
@@ -111,8 +111,8 @@ pub enum WorkerState {
 
 /// The state of the concurrency controller as one line.
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-pub(crate) fn in_words(origin: &PaceStatus) -> String {
-    let PaceStatus { open, limit, quiet, bytes_per_second, .. } = *origin;
+pub(crate) fn in_words(origin: &ConcurrencyStatus) -> String {
+    let ConcurrencyStatus { open, limit, quiet, bytes_per_second, .. } = *origin;
     let line = format!("origin: {open} of at most {limit} connections, {}B/s", short(bytes_per_second as f64));
     if quiet.is_zero() { line } else { format!("{line}, left alone for {}s", quiet.as_secs_f64().ceil()) }
 }

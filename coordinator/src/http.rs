@@ -7,7 +7,7 @@ use std::{
 
 use shared::{
     http::{self, Address, HttpError, Seen},
-    metrics::{Metrics, Source},
+    metrics::{Metrics, MetricsSource},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,33 +22,33 @@ mod metrics;
 
 /// State that can be observed once the job has begun.
 #[derive(Debug)]
-pub(crate) struct AtWork {
+pub(crate) struct RunningJob {
     pub(crate) handle: DispatcherHandle,
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
     /// Further sources of metrics: the worker in this process, the server credentials.
-    pub(crate) others: Vec<Arc<dyn Source>>,
+    pub(crate) others: Vec<Arc<dyn MetricsSource>>,
 }
 
 /// Everything that can be observed, from start to end.
 #[derive(Debug)]
 struct CoordinatorState {
-    at_work: OnceLock<AtWork>,
+    running_job: OnceLock<RunningJob>,
     /// Cancelled when a shutdown is requested, or at the end.
     stopping: [CancellationToken; 2],
 }
 
 /// What the HTTP port serves.
 #[derive(Debug)]
-pub(crate) struct Outside {
+pub(crate) struct HttpEndpoint {
     coordinator: Arc<CoordinatorState>,
     metrics: Metrics,
 }
 
-impl Outside {
+impl HttpEndpoint {
     /// A coordinator that is starting, and stops when one of the tokens is cancelled.
     fn new(stopping: [CancellationToken; 2]) -> Self {
-        let coordinator = Arc::new(CoordinatorState { at_work: OnceLock::new(), stopping });
+        let coordinator = Arc::new(CoordinatorState { running_job: OnceLock::new(), stopping });
         Self { metrics: Metrics::new("coordinator", crate::version::VERSION, Arc::clone(&coordinator)), coordinator }
     }
 
@@ -65,8 +65,8 @@ impl Outside {
     }
 
     /// The job has begun.
-    pub(crate) fn at_work(&self, at_work: AtWork) {
-        self.coordinator.at_work.get_or_init(|| at_work);
+    pub(crate) fn running_job(&self, running_job: RunningJob) {
+        self.coordinator.running_job.get_or_init(|| running_job);
     }
 }
 
@@ -75,15 +75,15 @@ impl CoordinatorState {
         if self.stopping.iter().any(CancellationToken::is_cancelled) {
             return Err("stopping");
         }
-        let at_work = self.at_work.get().ok_or("starting")?;
-        if at_work.handle.phase() == Phase::Recovering { Err("recovering") } else { Ok(()) }
+        let running_job = self.running_job.get().ok_or("starting")?;
+        if running_job.handle.phase() == Phase::Recovering { Err("recovering") } else { Ok(()) }
     }
 }
 
-impl Seen for Outside {
+impl Seen for HttpEndpoint {
     async fn is_alive(&self) -> bool {
-        match self.coordinator.at_work.get() {
-            Some(at_work) => at_work.handle.answers().await,
+        match self.coordinator.running_job.get() {
+            Some(running_job) => running_job.handle.answers().await,
             None => true,
         }
     }
@@ -93,7 +93,7 @@ impl Seen for Outside {
     }
 
     fn now(&self) -> String {
-        self.coordinator.at_work.get().map(|at_work| in_words(&at_work.handle.pace())).unwrap_or_default()
+        self.coordinator.running_job.get().map(|running_job| in_words(&running_job.handle.pace())).unwrap_or_default()
     }
 
     fn metrics(&self) -> &Metrics {
@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test]
     async fn a_starting_coordinator_is_alive_and_not_ready() {
         let [drain, close] = [CancellationToken::new(), CancellationToken::new()];
-        let outside = Outside::new([drain, close.clone()]);
+        let outside = HttpEndpoint::new([drain, close.clone()]);
         assert!(outside.is_alive().await);
         assert_eq!(outside.readiness(), Err("starting"));
         let text = outside.metrics().text().unwrap();

@@ -14,7 +14,7 @@ use shared::{
     http,
     job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
-    metrics::Source,
+    metrics::MetricsSource,
     shutdown::Shutdown,
 };
 use tokio::{
@@ -24,13 +24,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::{self, Gate, SocketFile},
-    concurrency::Pace,
+    auth::{self, AuthLayer, SocketFile},
+    concurrency::ConcurrencyController,
     config::Plan,
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, DispatcherHandle, WorkerStopped},
     failure_log::FailureLog,
-    http::{AtWork, Outside},
+    http::{HttpEndpoint, RunningJob},
     ledger::{Entry, LedgerError, Writer, list_digest},
     rpc::service::{self, LeaseTerms, ServeError},
     running_time::RunningTime,
@@ -184,7 +184,7 @@ impl Job {
         let close = CancellationToken::new();
         let mut outside = JoinSet::new();
         let stopping = [shutdown.drain.clone(), close.clone()];
-        let (seen, http) = Outside::open(plan.http, stopping, &mut outside)?;
+        let (seen, http) = HttpEndpoint::open(plan.http, stopping, &mut outside)?;
         let mut ledger = retry_failed::open_ledger(&plan)?;
         let (digest, url) = (digest(classes, &plan.job.url, plan.retry_failed), plan.job.url.to_string());
         let Some(share) = Share::of(&plan, classes, &ledger, &digest, screen).await? else { return Ok(None) };
@@ -202,7 +202,7 @@ impl Job {
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
         );
-        let pace = Pace::new(plan.ceilings, Instant::now());
+        let pace = ConcurrencyController::new(plan.ceilings, Instant::now());
         let (owner, handle) = Dispatcher::new(table, pace, writer.clone());
         let owner = owner.telling_of(plan.job.url.address(), plan.single_host.is_none());
         let mut job = Self {
@@ -230,27 +230,27 @@ impl Job {
         if let Some((listener, address)) = listener {
             let door = Arc::new(plan.door);
             announce(screen, address, &door, plan.exposure);
-            let gate = Gate::of(Arc::clone(&door));
-            others.push(Arc::clone(&door) as Arc<dyn Source>);
+            let gate = AuthLayer::of(Arc::clone(&door));
+            others.push(Arc::clone(&door) as Arc<dyn MetricsSource>);
             job.serve(&plan.job, terms, gate, auth::incoming(listener, door), stop.clone());
         }
         if let Some(single_host) = plan.single_host {
-            let tally = Arc::default();
-            others.push(Arc::clone(&tally) as _);
+            let counters = Arc::default();
+            others.push(Arc::clone(&counters) as _);
             let (connect, incoming) = dev::in_process();
-            job.serve(&plan.job, terms, Gate::open(), incoming, stop);
+            job.serve(&plan.job, terms, AuthLayer::open(), incoming, stop);
             let shutdown = Shutdown { drain: job.stopping.clone(), abort: shutdown.abort.clone() };
             let screen = screen.clone();
             let counts = job.handle.watch();
             let target = plan.target;
-            job.worker.spawn(worker(DevWorker { single_host, target, connect, screen, shutdown, tally, counts }));
+            job.worker.spawn(worker(DevWorker { single_host, target, connect, screen, shutdown, counters, counts }));
         }
         let (handle, commits) = (job.handle.clone(), job.writer.commits());
-        seen.at_work(AtWork { handle, epoch: terms.epoch, commits, others });
+        seen.running_job(RunningJob { handle, epoch: terms.epoch, commits, others });
         Ok(Some(job))
     }
 
-    fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, gate: Gate, incoming: I, stop: Shutdown)
+    fn serve<I, IO>(&mut self, options: &JobOptions, terms: LeaseTerms, gate: AuthLayer, incoming: I, stop: Shutdown)
     where
         I: futures_util::Stream<Item = io::Result<IO>> + Send + 'static,
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,

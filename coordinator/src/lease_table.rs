@@ -46,12 +46,13 @@ mod under_way;
 mod verdicts;
 
 pub use answers::{
-    CopyNews, ElsewhereNews, Ended, Granted, Held, Lease, Notice, Registered, Renewed, UnknownSession, Verdict,
+    AttemptEvent, ElsewhereEvent, Ended, Granted, Lease, LeaseNotice, Registered, Renewed, ReportVerdict,
+    ReportedLease, UnknownSession,
 };
 use breaker::Breaker;
 pub use breaker::PROBE_EVERY;
 use class::{Class, State};
-use copies::Copies;
+use copies::Attempts;
 pub use drains::Drain;
 use drains::Drains;
 use elsewhere::Elsewhere;
@@ -64,14 +65,14 @@ use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
 pub use names::Renamed;
 use pauses::Pauses;
-use recent::Recent;
+use recent::LruMap;
 pub use recovery::Expected;
 use recovery::Recovery;
 use remaining::Lengths;
-use sessions::{Claim, FORMER, MOST_SESSIONS, Session, Sessions};
-pub use sessions::{Hello, Refused};
+use sessions::{FORMER, MOST_SESSIONS, NameClaim, Session, Sessions};
+pub use sessions::{Refused, WorkerInfo};
 use silent::Silent;
-use trouble::Troubles;
+use trouble::ClassFailureTable;
 
 use crate::fleet::{Phase, WorkerView};
 
@@ -97,18 +98,18 @@ pub struct LeaseTable {
     high_water: HighWater,
     sessions: Sessions,
     names: Names,
-    troubles: Troubles,
+    troubles: ClassFailureTable,
     losses: Losses,
     breaker: Breaker,
     first_answers: FirstAnswers,
-    copies: Copies,
+    copies: Attempts,
     pauses: Pauses,
     silent: Silent,
     recovery: Option<Recovery>,
     drains: Drains,
     elsewhere: Elsewhere,
     /// Bytes received, for each process of a worker, also of the last ones whose session ended.
-    received: Recent<Vec<u8>, u64>,
+    received: LruMap<Vec<u8>, u64>,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
@@ -121,7 +122,7 @@ pub struct LeaseTable {
     turn: u64,
     /// Classes that were settled as failed by something else than a report of their own.
     given_up: Vec<(Wnid, Failure)>,
-    notices: Vec<Notice>,
+    notices: Vec<LeaseNotice>,
 }
 
 impl LeaseTable {
@@ -141,17 +142,17 @@ impl LeaseTable {
             // A session of an earlier coordinator must not be taken for one of this.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             names: Names::default(),
-            troubles: Troubles::default(),
+            troubles: ClassFailureTable::default(),
             losses: Losses::default(),
             breaker: Breaker::default(),
             first_answers: FirstAnswers::default(),
-            copies: Copies::default(),
+            copies: Attempts::default(),
             pauses: Pauses::default(),
             silent: Silent::default(),
             recovery: None,
             drains: Drains::default(),
             elsewhere: Elsewhere::default(),
-            received: Recent::of_at_most(MOST_SESSIONS + FORMER),
+            received: LruMap::of_at_most(MOST_SESSIONS + FORMER),
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
             ttl,
@@ -211,7 +212,7 @@ impl LeaseTable {
     }
 
     /// What people should hear, since the last call.
-    pub fn take_notices(&mut self) -> Vec<Notice> {
+    pub fn take_notices(&mut self) -> Vec<LeaseNotice> {
         mem::take(&mut self.notices)
     }
 
@@ -263,23 +264,28 @@ impl LeaseTable {
     ///
     /// # Errors
     /// [`Refused`], for example when both processes are alive; no session is touched then.
-    pub fn register(&mut self, hello: &Hello, held: &[Held], now: Instant) -> Result<Registered, Refused> {
+    pub fn register(
+        &mut self,
+        hello: &WorkerInfo,
+        held: &[ReportedLease],
+        now: Instant,
+    ) -> Result<Registered, Refused> {
         if !self.names.allow(hello) {
             return Err(Refused::NameOfAnother { worker: hello.worker.clone() });
         }
         let mut evicted = None;
         let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
-            Claim::Mine(id) => {
+            NameClaim::Mine(id) => {
                 let renewed = self.sessions.renew(id, now);
                 renewed.expect("a session that was found is known");
                 (id, None)
             }
-            Claim::Takeover(id) => {
+            NameClaim::Takeover(id) => {
                 let weight = if self.sessions.is_fresh(id, self.ttl / 3, now) { RESTART } else { LOSS };
                 let (older, ended) = self.end(id, Some(Loss { weight, at: now }));
                 (self.sessions.open(hello, Some(older), now), Some(ended))
             }
-            Claim::Free => {
+            NameClaim::Free => {
                 evicted = self.make_room(hello.session)?;
                 (self.sessions.open(hello, None, now), None)
             }
@@ -299,7 +305,7 @@ impl LeaseTable {
     pub fn renew(
         &mut self,
         id: SessionId,
-        held: &[Held],
+        held: &[ReportedLease],
         received_bytes: u64,
         now: Instant,
     ) -> Result<Renewed, UnknownSession> {

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod target;
 
 pub mod concurrency;
+pub mod counters;
 pub mod dispatcher;
 mod failure_lines;
 pub mod failure_log;
@@ -16,7 +17,6 @@ pub mod lease_table;
 pub mod ledger;
 mod rpc;
 mod running_time;
-pub mod tally;
 mod time_left;
 
 pub mod auth;

@@ -182,12 +182,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::metrics::{Page, Source};
+    use crate::metrics::{MetricsSource, Page};
 
     #[derive(Debug)]
     struct One;
 
-    impl Source for One {
+    impl MetricsSource for One {
         fn write(&self, page: &mut Page<'_>) -> fmt::Result {
             page.gauge("one", "It is one.", 1)
         }

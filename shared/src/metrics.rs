@@ -54,7 +54,7 @@ impl EncodeMetric for Durations {
 }
 
 /// Provides the values of a program's metrics at each scrape.
-pub trait Source: Debug + Send + Sync + 'static {
+pub trait MetricsSource: Debug + Send + Sync + 'static {
     /// Writes all metrics, each once.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ struct Named<S> {
     source: Arc<S>,
 }
 
-impl<S: Source> Collector for Named<S> {
+impl<S: MetricsSource> Collector for Named<S> {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         let build = [("program", self.program), ("version", self.version)];
@@ -129,7 +129,7 @@ impl<S: Source> Collector for Named<S> {
 impl Metrics {
     /// The metrics of a source, with the prefix `imagenet_`, and `build_info`, which names the
     /// program.
-    pub fn new(program: &'static str, version: &'static str, source: Arc<impl Source>) -> Self {
+    pub fn new(program: &'static str, version: &'static str, source: Arc<impl MetricsSource>) -> Self {
         let mut registry = Registry::with_prefix("imagenet");
         registry.register_collector(Box::new(Named { program, version, source }));
         Self(registry)
@@ -159,7 +159,7 @@ mod tests {
         calls: Family<[Label; 1], Durations>,
     }
 
-    impl Source for Everything {
+    impl MetricsSource for Everything {
         fn write(&self, page: &mut Page<'_>) -> fmt::Result {
             page.gauge("slots", "Downloads at once.", 3)?;
             page.gauges("classes", "Classes by state.", &[(("state", "failed"), 1), (("state", "pending"), 2)])?;

@@ -75,7 +75,7 @@ pub struct Cli {
 
 /// The action that a command line requests.
 #[derive(Debug)]
-pub enum Asked {
+pub enum Action {
     /// Work for a coordinator.
     Work(Box<Cli>),
     /// Print shell completions or manual pages.
@@ -88,11 +88,11 @@ impl Cli {
     ///
     /// # Errors
     /// The error of clap, which prints its own message and determines the exit code.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Asked, clap::Error> {
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, clap::Error> {
         let matches = Self::manual().try_get_matches_from(arguments)?;
         match matches.subcommand() {
-            Some(_) => Manual::from_arg_matches(&matches).map(Asked::Write),
-            None => Self::from_arg_matches(&matches).map(|cli| Asked::Work(Box::new(cli))),
+            Some(_) => Manual::from_arg_matches(&matches).map(Action::Write),
+            None => Self::from_arg_matches(&matches).map(|cli| Action::Work(Box::new(cli))),
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn the_last_of_a_repeated_flag_takes_effect() {
         let words =
             ["worker", "--connect", "http://h:1", "--workers", "3", "--workers", "8", "--connect", "http://h:2"];
-        let Asked::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else { panic!("it is to work") };
+        let Action::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else { panic!("it is to work") };
         assert_eq!(
             (cli.slots.workers, cli.coordinator.connect.map(|connect| connect.to_string())),
             (8, Some("http://h:2".to_owned()))

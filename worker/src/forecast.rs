@@ -16,13 +16,13 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
-    observe::counters::Tally,
+    observe::counters::WorkerCounters,
     origin::{
         Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError, download_error::DownloadError,
-        limiter::Gate,
+        limiter::OriginLimiter,
     },
     storage::{
-        existing::{self, Found},
+        existing::{self, ExistingFolder},
         target_users::TargetUsers,
     },
 };
@@ -90,17 +90,19 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
         let users = || Ok(TargetUsers::new(target.metadata()?, geteuid().as_raw()));
         let found = existing::look_in(target, *wnid, job, users)?;
         let place = match (found, job.existing) {
-            (Found::Complete(_), _) | (Found::Unproved(_) | Found::Damaged, Existing::Trust) => &mut forecast.complete,
-            (Found::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
-            (Found::InTheWay(_), _) | (Found::Damaged, Existing::Adopt) => &mut forecast.conflicts,
-            (Found::Differs(first), _) => {
+            (ExistingFolder::Complete(_), _)
+            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => &mut forecast.complete,
+            (ExistingFolder::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
+            (ExistingFolder::InTheWay(_), _) | (ExistingFolder::Damaged, Existing::Adopt) => &mut forecast.conflicts,
+            (ExistingFolder::Differs(first), _) => {
                 if forecast.differences.len() < DIFFERENCES {
                     forecast.differences.push(format!("{wnid}/{first}"));
                 }
                 forecast.differing += 1;
                 &mut forecast.missing
             }
-            (Found::Nothing, _) | (Found::Unproved(_) | Found::Damaged, Existing::Replace) => &mut forecast.missing,
+            (ExistingFolder::Nothing, _)
+            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) => &mut forecast.missing,
         };
         place.push(*wnid);
     }
@@ -127,9 +129,13 @@ pub async fn sample(
     connections: Option<u32>,
 ) -> Result<Sample, OriginError> {
     let at_once = connections.map_or(CONNECTIONS, |limit| CONNECTIONS.min(limit as usize));
-    let tally = Arc::new(Tally::default());
-    let origin =
-        Origin::new(job, PrivateOrigin::Allowed, Gate::open(at_once, Arc::clone(&tally)), tally.retries.clone())?;
+    let counters = Arc::new(WorkerCounters::default());
+    let origin = Origin::new(
+        job,
+        PrivateOrigin::Allowed,
+        OriginLimiter::open(at_once, Arc::clone(&counters)),
+        counters.retries.clone(),
+    )?;
     origin.check_address().await?;
     let count = most.min(wnids.len());
     let mut chosen = (0..count).map(|number| wnids[number * wnids.len() / count]);

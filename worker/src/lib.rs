@@ -33,12 +33,12 @@ use shared::{connect::Connector, exit_code::Exit, job_line::Screen, shutdown::Sh
 pub use crate::observe::http;
 pub use crate::{
     config::WorkerConfig,
-    fetch::context::SiteError,
+    fetch::context::JobContextError,
     library::{
         BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback, ReadError, Stats,
         download_batch, load_part_ids_from_csv,
     },
-    observe::counters::Tally,
+    observe::counters::WorkerCounters,
     origin::{allowed_addresses::RefusedAddress, client::OriginError},
     session::error::WorkerError,
     session::heartbeat::RenewalError,
@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// Works for the coordinator until the job is done or the worker is drained (`Exit::Done`), or the shutdown asks for an end
-/// (`Exit::Interrupted`). What it does is counted in `tally`.
+/// (`Exit::Interrupted`). What it does is counted in `counters`.
 ///
 /// # Errors
 /// [`WorkerError`]; what was leased is checkpointed and handed back first.
@@ -67,14 +67,14 @@ pub async fn run(
     connector: &Connector,
     screen: &Screen,
     shutdown: &Shutdown,
-    tally: &Arc<Tally>,
+    counters: &Arc<WorkerCounters>,
 ) -> Result<Exit, WorkerError> {
     let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
-    let progress = Progress::new(screen.clone(), Arc::clone(tally));
+    let progress = Progress::new(screen.clone(), Arc::clone(counters));
     loop {
         let ended = session::work(connector, &who, config, &progress, shutdown).await;
         if !matches!(ended, Ok(Ended::AnotherRun)) {
-            tally.tell_mended();
+            counters.tell_mended();
         }
         match ended? {
             Ended::JobDone | Ended::Dismissed => return Ok(Exit::Done),

@@ -32,12 +32,12 @@ use first_answers::FirstAnswers;
 
 use crate::{
     fetch::{
-        context::{Site, SiteError},
+        context::{JobContext, JobContextError},
         unfinished::Unfinished,
     },
     lease_clock::LeaseClock,
     observe::progress::Progress,
-    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::Gate},
+    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     slots::{Lease, Slots},
     storage::target::{Target, TargetError},
 };
@@ -89,7 +89,7 @@ pub async fn download_batch<Id: AsRef<str>>(
         fault: None,
         is_cancelled: false,
     };
-    let checked = options.cancellation.run_until_cancelled(slots.site().check_origin()).await;
+    let checked = options.cancellation.run_until_cancelled(slots.context().check_origin()).await;
     let ran = if let Some(Err(refused)) = checked {
         Err(refused.into())
     } else {
@@ -97,7 +97,7 @@ pub async fn download_batch<Id: AsRef<str>>(
         batch.run(&mut slots).await;
         Ok(())
     };
-    let target = Arc::clone(slots.site().target());
+    let target = Arc::clone(slots.context().target());
     drop(slots);
     threads.join_all().await;
     ran.and_then(|()| batch.ended()).inspect(|_| target.remove_staging())
@@ -203,7 +203,7 @@ impl Batch<'_> {
         }
         if let Some(refuses) = self.first_answers.as_ref().and_then(FirstAnswers::refuses) {
             slots.stop_all();
-            let origin = slots.site().job.url.address();
+            let origin = slots.context().job.url.address();
             self.fault.get_or_insert(BatchError::OriginRefuses { origin, refuses: Box::new(refuses) });
         }
     }
@@ -258,20 +258,20 @@ async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result
     let budget = options.budget();
     let mut threads = JoinSet::new();
     let progress = Progress::new(Screen::Silent, Arc::default());
-    let tally = Arc::clone(progress.tally());
+    let counters = Arc::clone(progress.counters());
     let open = move || {
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;
         let clock = Arc::new(LeaseClock::of_this_host());
-        let gate = Gate::shut(slots, Arc::clone(&tally));
+        let gate = OriginLimiter::shut(slots, Arc::clone(&counters));
         gate.keep_to(&budget);
-        let origin = Origin::new(&job, PrivateOrigin::Allowed, gate, tally.retries.clone())?;
-        let site = Arc::new(Site::open(job, origin, target, clock, slots, tally, &mut threads)?);
-        let slots = Slots::open(site, progress, slots, &mut threads)?;
-        Ok::<_, SiteError>(Opened { slots, threads, some_are_there })
+        let origin = Origin::new(&job, PrivateOrigin::Allowed, gate, counters.retries.clone())?;
+        let context = Arc::new(JobContext::open(job, origin, target, clock, slots, counters, &mut threads)?);
+        let slots = Slots::open(context, progress, slots, &mut threads)?;
+        Ok::<_, JobContextError>(Opened { slots, threads, some_are_there })
     };
     let mut opening = JoinSet::new();
-    threads::start(&mut opening, "open", open).map_err(SiteError::from)?;
+    threads::start(&mut opening, "open", open).map_err(JobContextError::from)?;
     match opening.join_next().await.expect("it was started").map_err(JoinError::try_into_panic) {
         Ok(opened) => Ok(opened?),
         Err(Ok(panic)) => resume_unwind(panic),

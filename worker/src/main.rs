@@ -8,8 +8,8 @@ use shared::{
 };
 use tokio::task::JoinSet;
 use worker::{
-    Tally, WorkerConfig,
-    config::{Asked, Cli},
+    WorkerConfig, WorkerCounters,
+    config::{Action, Cli},
 };
 
 fn main() -> ExitCode {
@@ -20,12 +20,12 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-async fn run(asked: Asked, screen: Screen) -> Exit {
+async fn run(asked: Action, screen: Screen) -> Exit {
     let shutdown = Shutdown::default();
     let done = async {
         match asked {
-            Asked::Work(cli) => Box::pin(work(*cli, &screen, &shutdown)).await,
-            Asked::Write(manual) => write(&manual),
+            Action::Work(cli) => Box::pin(work(*cli, &screen, &shutdown)).await,
+            Action::Write(manual) => write(&manual),
         }
     };
     program::with_signals(&screen, &shutdown, done).await
@@ -60,10 +60,10 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
             explained(error, [&log])
         )
     })?;
-    let tally = Arc::<Tally>::default();
+    let counters = Arc::<WorkerCounters>::default();
     let mut http_tasks = JoinSet::new();
     if let Some(address) = cli.http {
-        let opened = worker::http::open(address, Arc::clone(&tally), shutdown.drain.clone(), &mut http_tasks);
+        let opened = worker::http::open(address, Arc::clone(&counters), shutdown.drain.clone(), &mut http_tasks);
         let address = opened.map_err(|error| error.to_string())?;
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
@@ -71,7 +71,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     for warning in cli.coordinator.warnings() {
         tracing::warn!("{warning}");
     }
-    let exit = worker::run(&config, &connector, screen, shutdown, &tally).await.map_err(|error| error.to_string());
+    let exit = worker::run(&config, &connector, screen, shutdown, &counters).await.map_err(|error| error.to_string());
     if let Err(error) = &exit {
         // The caller prints the error to the screen; this is for the log file.
         tracing::info!("failed to {error}");

@@ -23,7 +23,7 @@ use crate::{
         allowed_addresses::PrivateOrigin,
         client::{Clients, Connections, OriginError},
         download_error::DownloadError,
-        limiter::{Gate, Permit, Priority, Transfer},
+        limiter::{OriginLimiter, Permit, Priority, Transfer},
         receive_window::ReceiveWindow,
         route::Route,
     },
@@ -56,7 +56,7 @@ pub(crate) struct Origin {
     clients: Arc<Clients>,
     timeout: Duration,
     /// Every request goes through it.
-    gate: Arc<Gate>,
+    gate: Arc<OriginLimiter>,
     /// The client's last request left its connection to the next.
     keeps: Arc<AtomicBool>,
     window: Arc<ReceiveWindow>,
@@ -99,7 +99,7 @@ impl Origin {
     pub(crate) fn new(
         job: &JobOptions,
         private: PrivateOrigin,
-        gate: Arc<Gate>,
+        gate: Arc<OriginLimiter>,
         retries: Counter,
     ) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job, private)?);
@@ -374,7 +374,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
         let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+            Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
+                .unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
             assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");
@@ -399,7 +400,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
             let origin =
-                Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+                Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
+                    .unwrap();
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);

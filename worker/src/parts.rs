@@ -9,4 +9,4 @@ mod split;
 
 pub(crate) use assembly::{Assembly, Left};
 pub(crate) use fetch_part::Tar;
-pub(crate) use spare::{Appetite, Spare, shares};
+pub(crate) use spare::{Demand, ExtraConnections, shares};

@@ -13,16 +13,16 @@ use tokio::{
 
 use crate::{
     config::WorkerConfig,
-    fetch::{context::Site, unfinished::Unfinished},
+    fetch::{context::JobContext, unfinished::Unfinished},
     observe::progress::Progress,
     session::{
-        budget_stream::keep_told,
+        budget_stream::exchange_budgets,
         calls::Calls,
         coordinator_client::Identity,
         error::WorkerError,
-        heartbeat::{Beat, Renewable, Renewals, Session},
-        inventory::Survey,
-        outbox::{Finished, Unreported},
+        heartbeat::{RenewalResult, RenewalState, Renewals, Session},
+        inventory::Inventory,
+        outbox::{Outbox, UnreportedResult},
         registration::{Joined, join},
         stop_reason::for_the_coordinator,
     },
@@ -62,7 +62,7 @@ pub(crate) enum Ended {
 /// A worker in a session.
 struct Worker {
     who: Identity,
-    site: Arc<Site>,
+    context: Arc<JobContext>,
     calls: Calls,
     session: Option<Session>,
     registered_at: Option<Instant>,
@@ -76,10 +76,10 @@ struct Worker {
     progress: Progress,
     /// See [`WorkerConfig::counts`].
     counts: Option<watch::Receiver<JobStatus>>,
-    renewable: watch::Sender<Renewable>,
+    renewable: watch::Sender<RenewalState>,
     /// Until all that the target has is reported.
-    survey: Option<Survey>,
-    unreported: Unreported,
+    survey: Option<Inventory>,
+    outbox: Outbox,
     /// The session of another run, which has taken over what is held.
     other_run: Option<SessionId>,
     status: JobStatus,
@@ -102,17 +102,17 @@ pub(crate) async fn work(
     let Some(joined) = join(connector, who, config, progress, shutdown).await? else { return Ok(Ended::Drained) };
     let Joined { calls, registration, renewals, slots, gate, threads } = joined;
     let Renewals { renewable, beats, stop: stop_guard } = renewals;
-    let site = Arc::clone(slots.site());
+    let context = Arc::clone(slots.context());
     let mut pace = JoinSet::new();
-    pace.spawn(keep_told(calls.client(), gate, renewable.subscribe()));
+    pace.spawn(exchange_budgets(calls.client(), gate, renewable.subscribe()));
     let mut worker = Worker::new(who, slots, calls, progress, renewable);
     worker.counts.clone_from(&config.counts);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
     pace.shutdown().await;
-    let target = Arc::clone(site.target());
-    // The renewals stop, and the committer ends with the last handle on the site.
-    drop((worker, site, stop_guard));
+    let target = Arc::clone(context.target());
+    // The renewals stop, and the committer ends with the last handle on the context.
+    drop((worker, context, stop_guard));
     // A sync of a slow disk can take long; a second signal does not wait for it.
     shutdown.abort.run_until_cancelled(threads.join_all()).await;
     if ended == Ended::JobDone {
@@ -127,11 +127,11 @@ impl Worker {
         slots: Slots,
         calls: Calls,
         progress: &Progress,
-        renewable: watch::Sender<Renewable>,
+        renewable: watch::Sender<RenewalState>,
     ) -> Self {
         Self {
             who: who.clone(),
-            site: Arc::clone(slots.site()),
+            context: Arc::clone(slots.context()),
             slots,
             calls,
             session: None,
@@ -143,7 +143,7 @@ impl Worker {
             counts: None,
             renewable,
             survey: None,
-            unreported: Unreported::default(),
+            outbox: Outbox::default(),
             other_run: None,
             status: JobStatus::default(),
             pause: Duration::ZERO,
@@ -153,18 +153,22 @@ impl Worker {
         }
     }
 
-    async fn run(&mut self, mut beats: mpsc::Receiver<Beat>, shutdown: &Shutdown) -> Result<Ended, WorkerError> {
+    async fn run(
+        &mut self,
+        mut beats: mpsc::Receiver<RenewalResult>,
+        shutdown: &Shutdown,
+    ) -> Result<Ended, WorkerError> {
         let mut line = JobLine::new(self.progress.screen());
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
             self.look_at_the_clock();
-            self.renewable.send_replace(Renewable { session: self.session, held: self.held() });
-            self.progress.tally().set_registered(self.session.is_some() && !self.calls.is_cut_off());
+            self.renewable.send_replace(RenewalState { session: self.session, held: self.held() });
+            self.progress.counters().set_registered(self.session.is_some() && !self.calls.is_cut_off());
             if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
             }
             self.call();
-            let more_to_report = !self.unreported.is_full();
+            let more_to_report = !self.outbox.is_full();
             tokio::select! {
                 Some((lease, result)) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
                 Some(answer) = self.calls.next() => self.answered(answer),
@@ -188,7 +192,7 @@ impl Worker {
 
     /// Without an answered renewal in time the leases may be another worker's by now.
     fn look_at_the_clock(&mut self) {
-        if !self.is_fenced && self.site.clock().has_run_out() {
+        if !self.is_fenced && self.context.clock().has_run_out() {
             self.is_fenced = true;
             tracing::warn!("no renewal was answered in time: nothing new is begun before the coordinator says so");
             self.session = None;
@@ -197,7 +201,7 @@ impl Worker {
 
     /// All that this worker holds: what it works on, and what it has no receipt for.
     fn held(&self) -> Vec<Held> {
-        let delivered_soon = self.unreported.leases().map(|lease| Held { lease, progress: None });
+        let delivered_soon = self.outbox.leases().map(|lease| Held { lease, progress: None });
         self.slots.held().into_iter().chain(delivered_soon).collect()
     }
 
@@ -209,27 +213,27 @@ impl Worker {
         let Some(Session { id, .. }) = self.session else {
             let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < PAUSE);
             let pause = if too_soon { PAUSE } else { Duration::ZERO };
-            let (storage_id, draining) = (self.site.target().storage_id(), self.ending == Some(Ended::Dismissed));
+            let (storage_id, draining) = (self.context.target().storage_id(), self.ending == Some(Ended::Dismissed));
             return self.calls.register(&self.who, storage_id, self.held(), draining, pause);
         };
-        if !self.unreported.is_empty() {
-            let requests = self.progress.tally().requests_with_redirects() - self.requests_before;
-            self.calls.report(&self.who, id, &mut self.unreported, requests);
-        } else if self.survey.as_ref().is_some_and(Survey::is_over) {
+        if !self.outbox.is_empty() {
+            let requests = self.progress.counters().requests_with_redirects() - self.requests_before;
+            self.calls.report(&self.who, id, &mut self.outbox, requests);
+        } else if self.survey.as_ref().is_some_and(Inventory::is_over) {
             self.survey = None;
         }
         let free = self.slots.free();
-        if free > 0 && self.ending.is_none() && self.survey.is_none() && !self.unreported.pile_up() {
+        if free > 0 && self.ending.is_none() && self.survey.is_none() && !self.outbox.blocks_leasing() {
             self.calls.acquire(id, free, self.held(), self.pause);
         }
     }
 
-    fn found(&mut self, found: Option<Result<Vec<Finished>, TargetError>>) {
+    fn found(&mut self, found: Option<Result<Vec<UnreportedResult>, TargetError>>) {
         match found {
             Some(Ok(found)) => {
                 // A class under a lease has its result with that lease, also if it is complete by now.
                 let leased: HashSet<Wnid> = self.held().iter().map(|held| held.lease.wnid).collect();
-                self.unreported.add(found.into_iter().filter(|found| !leased.contains(&found.lease.wnid)));
+                self.outbox.add(found.into_iter().filter(|found| !leased.contains(&found.lease.wnid)));
             }
             Some(Err(fault)) => self.cannot_go_on(fault.into()),
             // Leases may be asked for.
@@ -239,10 +243,10 @@ impl Worker {
 
     fn finished(&mut self, lease: Lease, result: Result<Outcome, Unfinished>) {
         match result {
-            Ok(outcome) => self.unreported.add([Finished { lease, outcome, needs_lease: false }]),
+            Ok(outcome) => self.outbox.add([UnreportedResult { lease, outcome, needs_lease: false }]),
             Err(Unfinished::Failed(failure)) => {
                 let outcome = Outcome::Failed(failure);
-                self.unreported.add([Finished { lease, outcome, needs_lease: false }]);
+                self.outbox.add([UnreportedResult { lease, outcome, needs_lease: false }]);
             }
             // What is not named any more in renewals goes back.
             Err(Unfinished::Stopped) => {}
@@ -278,12 +282,12 @@ impl Worker {
             Ended::JobDone | Ended::Drained => self.calls.is_cut_off(),
             Ended::Dismissed => false,
         };
-        self.slots.are_idle() && (self.unreported.is_empty() || gives_up)
+        self.slots.are_idle() && (self.outbox.is_empty() || gives_up)
     }
 
     async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
-        self.renewable.send_replace(Renewable::default());
-        self.progress.tally().set_registered(false);
+        self.renewable.send_replace(RenewalState::default());
+        self.progress.counters().set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
             let reason = self.fault.as_ref().map(for_the_coordinator).unwrap_or_default();
             self.calls.leave(id, &reason).await;
@@ -293,7 +297,7 @@ impl Worker {
 }
 
 /// What the survey finds next, or `None` at its end, once; never anything when there is none.
-async fn found(survey: &mut Option<Survey>) -> Option<Result<Vec<Finished>, TargetError>> {
+async fn found(survey: &mut Option<Inventory>) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
     match survey {
         Some(survey) if !survey.is_over() => survey.next().await,
         _ => std::future::pending().await,

@@ -17,15 +17,15 @@ use tracing::Instrument as _;
 
 use crate::{
     fetch::{
-        context::{Site, SiteError},
+        context::{JobContext, JobContextError},
         fetch_class::fetch_class,
         unfinished::{Unfinished, class_end},
     },
     observe::progress::{ClassProgress, Progress},
     origin::Origin,
-    parts::{Appetite, Spare, shares},
+    parts::{Demand, ExtraConnections, shares},
     process_limits::slots_in_memory,
-    slots::runtime::Lane,
+    slots::runtime::SlotRuntime,
 };
 
 mod runtime;
@@ -80,9 +80,9 @@ impl Held {
 /// All slots of a worker.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    site: Arc<Site>,
+    context: Arc<JobContext>,
     progress: Progress,
-    lanes: Vec<Arc<Lane>>,
+    runtimes: Vec<Arc<SlotRuntime>>,
     busy: Vec<Option<Busy>>,
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
@@ -95,7 +95,7 @@ pub(crate) struct Slots {
 struct Busy {
     held: Held,
     /// Free slots that its transfer may use.
-    spare: Arc<Spare>,
+    spare: Arc<ExtraConnections>,
     stop: CancellationToken,
     /// Granted again after the stop: it starts anew when it has stopped.
     again: bool,
@@ -105,21 +105,21 @@ impl Slots {
     /// Opens so many slots, or as many as there are memory and threads for, on threads of the given
     /// set.
     pub(crate) fn open(
-        site: Arc<Site>,
+        context: Arc<JobContext>,
         progress: Progress,
         count: usize,
         set: &mut JoinSet<()>,
-    ) -> Result<Self, SiteError> {
-        let lanes = open_lanes(&site, slots_in_memory(count), set)?;
-        let count = lanes.len();
-        progress.tally().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
+    ) -> Result<Self, JobContextError> {
+        let runtimes = open_runtimes(&context, slots_in_memory(count), set)?;
+        let count = runtimes.len();
+        progress.counters().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
         let mut assign = interval(ASSIGN_INTERVAL);
         assign.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            site,
+            context,
             progress,
-            lanes,
+            runtimes,
             busy,
             tasks: JoinSet::new(),
             slot_of: BTreeMap::new(),
@@ -129,8 +129,8 @@ impl Slots {
     }
 
     /// Where the work is done.
-    pub(crate) fn site(&self) -> &Arc<Site> {
-        &self.site
+    pub(crate) fn context(&self) -> &Arc<JobContext> {
+        &self.context
     }
 
     /// Slots with nothing to do.
@@ -163,13 +163,13 @@ impl Slots {
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
         let progress = Arc::new(self.progress.class(slot, lease.wnid));
-        let spare = Arc::<Spare>::default();
+        let spare = Arc::<ExtraConnections>::default();
         let stop = CancellationToken::new();
-        let (site, class, stopped) = (Arc::clone(&self.site), Arc::clone(&progress), stop.clone());
+        let (context, class, stopped) = (Arc::clone(&self.context), Arc::clone(&progress), stop.clone());
         let granted = Arc::clone(&spare);
-        let retries = if lease.probe { 0 } else { site.job.retries };
+        let retries = if lease.probe { 0 } else { context.job.retries };
         let story = async move |origin: &Origin| {
-            fetch_class(&site, origin, lease.wnid, retries, &class, &granted, &stopped).await
+            fetch_class(&context, origin, lease.wnid, retries, &class, &granted, &stopped).await
         };
         let held = Held { lease, progress: Some(progress) };
         self.occupy(slot, Busy { held, spare, stop, again: false }, story);
@@ -187,12 +187,12 @@ impl Slots {
         trace.adopt(&span);
         let here = TraceParent::of(&span);
         busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
-        let lane = Arc::clone(&self.lanes[slot]);
+        let lane = Arc::clone(&self.runtimes[slot]);
         let story = async move |origin: &Origin| story(origin).instrument(span).await;
         let task = self.tasks.spawn(async move { lane.run(story).await });
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
-        self.progress.tally().busy.inc();
+        self.progress.counters().busy.inc();
         // A transfer that used the slot gives it back at once.
         self.put_off_assignment();
         self.assign_free(WAIT_FOR_LEASES);
@@ -208,7 +208,7 @@ impl Slots {
     fn assign_free(&self, wait: Duration) {
         let free = if self.free_since.elapsed() >= wait { self.free() } else { 0 };
         let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.spare).collect();
-        let appetites: Vec<Appetite> = transfers.iter().map(|spare| spare.appetite()).collect();
+        let appetites: Vec<Demand> = transfers.iter().map(|spare| spare.appetite()).collect();
         for (spare, share) in transfers.iter().zip(shares(free, &appetites)) {
             spare.grant(share);
         }
@@ -249,8 +249,8 @@ impl Slots {
             if self.free() == 1 {
                 self.put_off_assignment();
             }
-            self.progress.tally().busy.dec();
-            self.progress.tally().ended(class_end(&result));
+            self.progress.counters().busy.dec();
+            self.progress.counters().ended(class_end(&result));
             if again && matches!(result, Err(Unfinished::Stopped)) {
                 self.start(held.lease).expect("its slot is free");
                 continue;
@@ -274,22 +274,26 @@ impl Busy {
     }
 }
 
-/// Where the system has not enough threads, fewer lanes than asked for, so that some are left for
+/// Where the system has not enough threads, fewer runtimes than asked for, so that some are left for
 /// what comes later.
-fn open_lanes(site: &Site, count: usize, set: &mut JoinSet<()>) -> Result<Vec<Arc<Lane>>, SiteError> {
-    let mut lanes = Vec::with_capacity(count);
-    while lanes.len() < count {
-        match Lane::open(site.origin(), set) {
-            Ok(lane) => lanes.push(Arc::new(lane)),
-            Err(SiteError::Thread(error)) if !lanes.is_empty() => {
-                lanes.truncate(lanes.len().saturating_sub(SPARE_THREADS).max(1));
-                tracing::warn!("only {} downloads at once instead of {count}: failed to {error}", lanes.len());
+fn open_runtimes(
+    context: &JobContext,
+    count: usize,
+    set: &mut JoinSet<()>,
+) -> Result<Vec<Arc<SlotRuntime>>, JobContextError> {
+    let mut runtimes = Vec::with_capacity(count);
+    while runtimes.len() < count {
+        match SlotRuntime::open(context.origin(), set) {
+            Ok(lane) => runtimes.push(Arc::new(lane)),
+            Err(JobContextError::Thread(error)) if !runtimes.is_empty() => {
+                runtimes.truncate(runtimes.len().saturating_sub(SPARE_THREADS).max(1));
+                tracing::warn!("only {} downloads at once instead of {count}: failed to {error}", runtimes.len());
                 break;
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(lanes)
+    Ok(runtimes)
 }
 
 /// A bug in one class's task costs that class and nothing else. Another worker has the same bug.
@@ -308,18 +312,19 @@ mod tests {
 
     use super::*;
     use crate::origin::allowed_addresses::PrivateOrigin;
-    use crate::{fixture, lease_clock::LeaseClock, origin::limiter::Gate, storage::target::Target};
+    use crate::{fixture, lease_clock::LeaseClock, origin::limiter::OriginLimiter, storage::target::Target};
 
     fn job() -> JobOptions {
         JobOptions { timeout: Duration::from_secs(1), ..fixture::job() }
     }
 
-    fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<Gate>) -> Slots {
+    fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<OriginLimiter>) -> Slots {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
         let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
-        let site = Arc::new(Site::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
-        Slots::open(site, progress.clone(), 2, &mut threads).unwrap()
+        let context =
+            Arc::new(JobContext::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
+        Slots::open(context, progress.clone(), 2, &mut threads).unwrap()
     }
 
     fn lease(wnid: Wnid, token: u64) -> Lease {
@@ -332,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
         // Where nothing can end before it is stopped.
-        let gate = Gate::shut(2, Arc::default());
+        let gate = OriginLimiter::shut(2, Arc::default());
         let mut slots = two_slots(folder.path(), &progress, Arc::clone(&gate));
         let wnid = "n00000001".parse().unwrap();
         slots.start(lease(wnid, 1)).unwrap();
@@ -360,7 +365,7 @@ mod tests {
     async fn a_panic_costs_its_own_class_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
+        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
@@ -384,12 +389,12 @@ mod tests {
     async fn a_slot_is_assigned_to_a_transfer_when_it_was_free_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
+        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
         let mut ends = Vec::new();
         let mut occupy = |slots: &mut Slots, slot: usize| {
             let wnid = format!("n0000000{slot}").parse().unwrap();
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
-            let spare = Arc::<Spare>::default();
+            let spare = Arc::<ExtraConnections>::default();
             let stop = CancellationToken::new();
             let (end, ended) = oneshot::channel::<()>();
             slots.occupy(slot, Busy { held, spare: Arc::clone(&spare), stop, again: false }, async |_: &Origin| {
@@ -397,7 +402,7 @@ mod tests {
                 Err(Unfinished::Stopped)
             });
             ends.push(end);
-            spare.want(Appetite { left: 100, least: 10, at_work: 0 });
+            spare.want(Demand { left: 100, least: 10, at_work: 0 });
             spare.granted()
         };
         let passes = async |slots: &mut Slots, left_to_lease: bool, wait: Duration| {
@@ -421,7 +426,7 @@ mod tests {
     async fn what_runs_is_stopped_when_nobody_waits_for_it_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, Gate::open(2, Arc::default()));
+        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
         let wnid = "n00000001".parse().unwrap();
         let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
         let stop = CancellationToken::new();

@@ -32,7 +32,7 @@ const BUFFER: usize = 256 << 10;
 
 /// The result for one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FolderState {
     /// Every file agrees with the manifest, and there are no others.
     Right,
     /// Something differs and was reported.
@@ -47,9 +47,9 @@ pub enum Verdict {
 
 /// The result for one class with counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
+pub struct VerifiedClass {
     /// The result itself.
-    pub verdict: Verdict,
+    pub verdict: FolderState,
     /// Files that the manifest lists.
     pub files: u64,
     /// Bytes that were read and compared.
@@ -98,8 +98,8 @@ impl Verifier {
 
     /// Compares a class with its manifest. `report` is called for each difference, with the file's
     /// name, or without a name if the difference concerns the folder as a whole.
-    pub fn check(&mut self, wnid: Wnid, mut report: impl FnMut(Option<&str>, Difference)) -> Checked {
-        let mut checked = Checked { verdict: Verdict::Right, files: 0, bytes: 0 };
+    pub fn check(&mut self, wnid: Wnid, mut report: impl FnMut(Option<&str>, Difference)) -> VerifiedClass {
+        let mut checked = VerifiedClass { verdict: FolderState::Right, files: 0, bytes: 0 };
         let mut differs = false;
         let verdict = self.compare_folder(wnid, &mut checked, &mut |name, difference| {
             differs = true;
@@ -109,11 +109,11 @@ impl Verifier {
             Ok(verdict) => verdict,
             Err(error) => {
                 report(None, Difference::Unreadable(error.to_string()));
-                Verdict::Differs
+                FolderState::Differs
             }
         };
-        if differs && checked.verdict == Verdict::Right {
-            checked.verdict = Verdict::Differs;
+        if differs && checked.verdict == FolderState::Right {
+            checked.verdict = FolderState::Differs;
         }
         checked
     }
@@ -121,14 +121,14 @@ impl Verifier {
     fn compare_folder(
         &mut self,
         wnid: Wnid,
-        checked: &mut Checked,
+        checked: &mut VerifiedClass,
         report: &mut OnDifference<'_>,
-    ) -> io::Result<Verdict> {
+    ) -> io::Result<FolderState> {
         let path = self.target.join(wnid.to_string());
         let folder = match open(CWD, &path, OFlags::DIRECTORY) {
             Ok(folder) => folder,
-            Err(Errno::NOENT) => return Ok(Verdict::Gone),
-            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(Verdict::NotProved("it is no folder")),
+            Err(Errno::NOENT) => return Ok(FolderState::Gone),
+            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(FolderState::NotProved("it is no folder")),
             Err(error) => return Err(error.into()),
         };
         let listed = match manifest::files(&path, wnid) {
@@ -136,16 +136,16 @@ impl Verifier {
             Ok(None) if path.join(MANIFEST).symlink_metadata().is_ok() => {
                 report(Some(MANIFEST), Difference::Manifest);
                 self.mark(&folder)?;
-                return Ok(Verdict::Differs);
+                return Ok(FolderState::Differs);
             }
             Ok(None) if path.join(MARKED).symlink_metadata().is_ok() => {
                 report(Some(MARKED), Difference::Marked);
-                return Ok(Verdict::Differs);
+                return Ok(FolderState::Differs);
             }
-            Ok(None) => return Ok(Verdict::NotProved("it has no manifest")),
+            Ok(None) => return Ok(FolderState::NotProved("it has no manifest")),
             Err(error) => {
                 report(Some(MANIFEST), Difference::Unreadable(error.to_string()));
-                return Ok(Verdict::Differs);
+                return Ok(FolderState::Differs);
             }
         };
         let comparison = Comparison { manifest: path.join(MANIFEST), folder: path, wnid };
@@ -156,7 +156,7 @@ impl Verifier {
                 checked.files += 1;
                 match self.compare(&folder, listed, checked) {
                     Ok(difference) => ControlFlow::Continue(difference),
-                    Err(Stopped) => ControlFlow::Break(Verdict::Stopped),
+                    Err(Stopped) => ControlFlow::Break(FolderState::Stopped),
                 }
             },
             |name, difference| {
@@ -168,7 +168,7 @@ impl Verifier {
         if differs {
             self.mark(&folder)?;
         }
-        Ok(ended.break_value().unwrap_or(Verdict::Right))
+        Ok(ended.break_value().unwrap_or(FolderState::Right))
     }
 
     /// With `--repair`: renames the manifest of a folder that differs, in one step. Nothing is
@@ -185,7 +185,7 @@ impl Verifier {
         &mut self,
         folder: &File,
         listed: &Listed,
-        checked: &mut Checked,
+        checked: &mut VerifiedClass,
     ) -> Result<Option<Difference>, Stopped> {
         let unreadable = |error: io::Error| Ok(Some(Difference::Unreadable(error.to_string())));
         // This program writes no such name, and it could lead out of the folder.
@@ -265,7 +265,7 @@ mod tests {
         (target, folder)
     }
 
-    fn check(target: &tempfile::TempDir) -> (Verdict, Vec<String>) {
+    fn check(target: &tempfile::TempDir) -> (FolderState, Vec<String>) {
         let mut reported = Vec::new();
         let mut verifier = Verifier::new(target.path(), Arc::default(), false);
         let checked = verifier.check(wnid(), |name, difference| {
@@ -274,8 +274,8 @@ mod tests {
         (checked.verdict, reported)
     }
 
-    fn differs(reported: &[&str]) -> (Verdict, Vec<String>) {
-        (Verdict::Differs, reported.iter().map(|line| (*line).to_owned()).collect())
+    fn differs(reported: &[&str]) -> (FolderState, Vec<String>) {
+        (FolderState::Differs, reported.iter().map(|line| (*line).to_owned()).collect())
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(classes(target.path()).unwrap(), [wnid()]);
         let checked =
             Verifier::new(target.path(), Arc::default(), false).check(wnid(), |_, _| panic!("nothing differs"));
-        assert_eq!(checked, Checked { verdict: Verdict::Right, files: 3, bytes: 17 });
+        assert_eq!(checked, VerifiedClass { verdict: FolderState::Right, files: 3, bytes: 17 });
     }
 
     #[test]
@@ -333,18 +333,18 @@ mod tests {
         fs::write(&path, &text[..text.len() - 1]).unwrap();
         assert_eq!(check(&target), differs(&[".manifest.json is damaged, of another class or of a later version"]));
         fs::remove_file(&path).unwrap();
-        assert_eq!(check(&target), (Verdict::NotProved("it has no manifest"), vec![]));
+        assert_eq!(check(&target), (FolderState::NotProved("it has no manifest"), vec![]));
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(check(&target), (Verdict::Gone, vec![]));
+        assert_eq!(check(&target), (FolderState::Gone, vec![]));
         fs::write(&folder, "").unwrap();
-        assert_eq!(check(&target), (Verdict::NotProved("it is no folder"), vec![]));
+        assert_eq!(check(&target), (FolderState::NotProved("it is no folder"), vec![]));
     }
 
     #[test]
     fn verification_stops_when_requested() {
         let (target, _) = target();
         let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true)), false).check(wnid(), |_, _| {});
-        assert_eq!(stopped.verdict, Verdict::Stopped);
+        assert_eq!(stopped.verdict, FolderState::Stopped);
     }
 
     #[test]
@@ -354,6 +354,6 @@ mod tests {
             fs::write(folder.join(format!("stray-{number:05}")), b"").unwrap();
         }
         let (verdict, reported) = check(&target);
-        assert_eq!((verdict, reported.len()), (Verdict::Differs, NAMES + 1));
+        assert_eq!((verdict, reported.len()), (FolderState::Differs, NAMES + 1));
     }
 }

@@ -87,7 +87,7 @@ impl Peer {
     /// If the connection has too many calls already.
     pub(super) fn call(&self) -> Result<Option<OpenCall>, TooManyCalls> {
         match self.0.entry.begin_call(Instant::now()) {
-            Begun::Counted => Ok(Some(OpenCall(self.clone()))),
+            Begun::CallMetricsLayer => Ok(Some(OpenCall(self.clone()))),
             Begun::Uncounted => Ok(None),
             Begun::TooMany => Err(TooManyCalls),
         }

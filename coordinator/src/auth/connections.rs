@@ -146,7 +146,7 @@ pub(super) struct ConnectionEntry {
 /// Whether a call was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Begun {
-    Counted,
+    CallMetricsLayer,
     /// The connection is not admitted.
     Uncounted,
     /// An observer has [`MAX_OBSERVER_CALLS`] already.
@@ -318,7 +318,7 @@ impl ConnectionEntry {
         }
         admitted.calls += 1;
         admitted.used = now;
-        Begun::Counted
+        Begun::CallMetricsLayer
     }
 
     /// A counted call has ended.

@@ -14,7 +14,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Connection, Door,
+    Connection, ServerCredentials,
     connections::{ConnectionEntry, Connections, Limits},
 };
 use crate::auth::log_limiter::LogLimiter;
@@ -30,7 +30,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The connections of a listener that are ready for calls. The stream never ends; failed
 /// connections are only logged.
-pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io::Result<Connection>> {
+pub fn incoming(listener: TcpListener, door: Arc<ServerCredentials>) -> impl Stream<Item = io::Result<Connection>> {
     let mut watch = JoinSet::new();
     watch.spawn(Arc::clone(&door).watch());
     let acceptor_state = Acceptor {
@@ -52,7 +52,7 @@ pub fn incoming(listener: TcpListener, door: Arc<Door>) -> impl Stream<Item = io
 /// A listener and the handshakes in progress.
 struct Acceptor {
     listener: TcpListener,
-    door: Arc<Door>,
+    door: Arc<ServerCredentials>,
     connections: Arc<Connections>,
     handshakes: JoinSet<Result<Connection, FailedHandshake>>,
     sweep: Interval,

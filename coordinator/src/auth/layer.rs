@@ -17,7 +17,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    Door, Peer, Role, call::until_revoked, connection::TooManyCalls, log_limiter::LogLimiter,
+    Peer, Role, ServerCredentials, call::until_revoked, connection::TooManyCalls, log_limiter::LogLimiter,
     role::needs_no_credential, tokens::Authenticated,
 };
 
@@ -28,7 +28,7 @@ pub struct Caller {
     /// The credential that the caller has shown.
     credential: Option<CredentialId>,
     /// The valid credentials.
-    door: Option<Arc<Door>>,
+    door: Option<Arc<ServerCredentials>>,
 }
 
 impl Caller {
@@ -63,7 +63,7 @@ impl Caller {
 
 /// The auth layer around the services.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Rules>);
+pub struct AuthLayer(Arc<Rules>);
 
 /// Which callers are accepted.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ enum Rules {
     /// user.
     Operator,
     Credentials {
-        door: Arc<Door>,
+        door: Arc<ServerCredentials>,
         limiter: Mutex<LogLimiter>,
     },
 }
@@ -96,7 +96,7 @@ const NO_TOKEN: &str = "a token is needed here: give the file with one of this c
 const WRONG_TOKEN: &str =
     "the token is not one of this cluster's: give the file with one that is valid with --token-file";
 
-impl Gate {
+impl AuthLayer {
     /// For connections within the process.
     pub fn open() -> Self {
         Self(Arc::new(Rules::NoCredentials))
@@ -108,8 +108,8 @@ impl Gate {
     }
 
     /// For connections from outside.
-    pub fn of(door: Arc<Door>) -> Self {
-        if !door.is_locked() {
+    pub fn of(door: Arc<ServerCredentials>) -> Self {
+        if !door.requires_credential() {
             return Self::open();
         }
         Self(Arc::new(Rules::Credentials { door, limiter: Mutex::default() }))
@@ -187,7 +187,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")
 }
 
-impl<S> Layer<S> for Gate {
+impl<S> Layer<S> for AuthLayer {
     type Service = AuthService<S>;
 
     fn layer(&self, inner: S) -> AuthService<S> {
@@ -243,7 +243,7 @@ mod tests {
         super::connections::{Connections, Limits},
         *,
     };
-    use crate::auth::DoorFiles;
+    use crate::auth::ServerCredentialFiles;
 
     const WATCH: &str = "/imagenet.v1.Coordinator/Watch";
     const RENEW: &str = "/imagenet.v1.Coordinator/Renew";
@@ -260,15 +260,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         std::fs::write(&path, "viewer viewer-0123456789\n").unwrap();
-        let files = DoorFiles { tls: None, tokens: Some(path) };
-        let locked = || Gate::of(Arc::new(files.open().unwrap()));
+        let files = ServerCredentialFiles { tls: None, tokens: Some(path) };
+        let locked = || AuthLayer::of(Arc::new(files.open().unwrap()));
         let bearer = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
         let none = HeaderMap::new();
         let wrong = bearer("worker-0123456789");
         let valid = bearer("viewer-0123456789");
         for (gate, path, headers, is_let_through, is_pending) in [
-            (Gate::open(), HEALTH, &none, true, true),
-            (Gate::open(), WATCH, &none, true, false),
+            (AuthLayer::open(), HEALTH, &none, true, true),
+            (AuthLayer::open(), WATCH, &none, true, false),
             (locked(), HEALTH, &none, true, true),
             (locked(), HEALTH, &valid, true, true),
             (locked(), WATCH, &none, false, true),

@@ -1,11 +1,11 @@
 //! The Unix socket in the target. Commands of the user who runs the coordinator, and of root, use
 //! it without an address and a token. Only its owner can connect (mode 0600), and the kernel
-//! reports the peer's user id. The caller has the operator's role ([`Gate::operator`]).
+//! reports the peer's user id. The caller has the operator's role ([`AuthLayer::operator`]).
 //!
 //! Invariant: while the socket exists under its name, this process listens on it, unless the
 //! process was killed. The target's lock excludes a second coordinator.
 //!
-//! [`Gate::operator`]: super::Gate::operator
+//! [`AuthLayer::operator`]: super::AuthLayer::operator
 
 use std::{
     fs,

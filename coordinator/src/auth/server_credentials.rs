@@ -8,7 +8,7 @@ use std::{
 };
 
 use shared::{
-    metrics::{Page, Source},
+    metrics::{MetricsSource, Page},
     tls::{self, TlsError, Watched},
 };
 use tokio::{
@@ -28,7 +28,7 @@ const WARNING_INTERVAL: Duration = Duration::from_hours(24);
 
 /// The files that the flags name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DoorFiles {
+pub struct ServerCredentialFiles {
     /// Without these files the connection is plaintext.
     pub tls: Option<TlsFiles>,
     /// The tokens by role.
@@ -48,13 +48,13 @@ pub struct TlsFiles {
 
 /// The current content of the files.
 #[derive(Debug)]
-pub struct Door {
+pub struct ServerCredentials {
     pub(super) tls: Option<Watched<ServerTls>>,
     pub(super) tokens: Option<Watched<Tokens>>,
     pub(super) has_client_authority: bool,
 }
 
-impl DoorFiles {
+impl ServerCredentialFiles {
     /// The files that hold secrets.
     pub fn secret_paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.tls.iter().map(|files| &files.key).chain(&self.tokens)
@@ -64,7 +64,7 @@ impl DoorFiles {
     ///
     /// # Errors
     /// [`TlsError`], which names the file.
-    pub fn open(&self) -> Result<Door, TlsError> {
+    pub fn open(&self) -> Result<ServerCredentials, TlsError> {
         let tls = self.tls.as_ref().map(|files| {
             let paths = [&files.certificate, &files.key].into_iter().chain(&files.client_authority);
             Watched::new(paths.cloned().collect(), server_tls)
@@ -78,7 +78,7 @@ impl DoorFiles {
                 Ok(tokens)
             })
         });
-        Ok(Door {
+        Ok(ServerCredentials {
             tls: tls.transpose()?,
             tokens: tokens.transpose()?,
             has_client_authority: self.tls.as_ref().is_some_and(|files| files.client_authority.is_some()),
@@ -87,7 +87,7 @@ impl DoorFiles {
 }
 
 /// The tokens of a changed file. An empty file revokes all tokens; at the start it is an error.
-fn reload(source: &tls::Source, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
+fn reload(source: &tls::SourceFile, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
     let Some(earlier) = earlier else { return Tokens::read(source) };
     let tokens = match Tokens::read(source) {
         Err(TlsError::NoTokens { path }) => {
@@ -99,7 +99,7 @@ fn reload(source: &tls::Source, earlier: Option<&Tokens>) -> Result<Tokens, TlsE
     Ok(tokens.replacing(earlier))
 }
 
-impl Source for Door {
+impl MetricsSource for ServerCredentials {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         if let Some(tls) = &self.tls {
             let ends = tls.get().ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -117,14 +117,14 @@ impl Source for Door {
     }
 }
 
-impl Door {
+impl ServerCredentials {
     /// Whether connections are encrypted.
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
     }
 
     /// Whether clients must authenticate.
-    pub fn is_locked(&self) -> bool {
+    pub fn requires_credential(&self) -> bool {
         self.tokens.is_some() || self.has_client_authority
     }
 
@@ -211,7 +211,7 @@ mod tests {
             (tls(Some(path("ca.pem"))), None, " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"),
             (tls(None), None, " --tls-ca ca.pem"),
         ] {
-            let files = DoorFiles { tls, tokens };
+            let files = ServerCredentialFiles { tls, tokens };
             assert_eq!(files.open().unwrap().worker_flags(true), flags, "{files:?}");
             let over_network = flags.trim_end_matches(" --insecure");
             assert_eq!(files.open().unwrap().worker_flags(false), over_network, "{files:?}");
@@ -223,7 +223,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         let text = "worker worker-0123456789\n";
-        let files = DoorFiles { tls: None, tokens: Some(path.clone()) };
+        let files = ServerCredentialFiles { tls: None, tokens: Some(path.clone()) };
         std::fs::write(&path, "# none\n").unwrap();
         assert!(files.open().is_err(), "at the start an empty file is an error");
         std::fs::write(&path, text).unwrap();

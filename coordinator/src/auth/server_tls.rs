@@ -10,7 +10,7 @@ use std::{
 
 use rustls::{ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
 use shared::outcome::printable;
-use shared::tls::{HTTP2, Source, TlsError, certificates, certified_key, provider, roots};
+use shared::tls::{HTTP2, SourceFile, TlsError, certificates, certified_key, provider, roots};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// A certificate that expires within this time causes a warning.
@@ -36,7 +36,7 @@ impl ServerTls {
 
 /// Builds the configuration. `sources`: the certificate, its key and, if clients may show
 /// certificates, their CA.
-pub(super) fn server_tls(sources: &[Source]) -> Result<ServerTls, TlsError> {
+pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> {
     let [certificate, key, rest @ ..] = sources else {
         unreachable!("a server has a certificate and a key");
     };
@@ -120,7 +120,7 @@ mod tests {
             params.not_after = (now + day * days).into();
             let pem = params.self_signed(&key).unwrap().pem();
             let sources =
-                [pem, key.serialize_pem()].map(|text| Source { path: "x".into(), bytes: text.into_bytes().into() });
+                [pem, key.serialize_pem()].map(|text| SourceFile { path: "x".into(), bytes: text.into_bytes().into() });
             assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), is_warned, "{days}");
         }
     }

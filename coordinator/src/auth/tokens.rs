@@ -10,7 +10,7 @@ use std::fmt;
 use aws_lc_rs::digest::{SHA256, digest};
 use shared::{
     ids::CredentialId,
-    tls::{InvalidToken, Source, TlsError, Token, halves},
+    tls::{InvalidToken, SourceFile, TlsError, Token, halves},
 };
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ pub(super) struct Authenticated {
 
 impl Tokens {
     /// Parses the file. It must contain at least one token.
-    pub(super) fn read(source: &Source) -> Result<Self, TlsError> {
+    pub(super) fn read(source: &SourceFile) -> Result<Self, TlsError> {
         let tokens = source.lines().map(|(line, text)| {
             entry(text).map_err(|error| TlsError::TokenLine { path: source.path.clone(), line, source: error })
         });
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn tokens(text: &str) -> Result<Tokens, String> {
-        let source = Source { path: "tokens".into(), bytes: text.as_bytes().to_vec().into() };
+        let source = SourceFile { path: "tokens".into(), bytes: text.as_bytes().to_vec().into() };
         Tokens::read(&source).map_err(|error| error.to_string())
     }
 

@@ -22,7 +22,7 @@ use rustls::pki_types::CertificateDer;
 use shared::worker_name::host_name;
 use shared::{
     own_file::{check_private_folder, is_refused},
-    tls::{Authority, Source, TlsError, Token, certificates},
+    tls::{Authority, SourceFile, TlsError, Token, certificates},
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -232,7 +232,7 @@ fn read_authority(folder: &Path) -> Result<Signer, InitError> {
     });
     let pem = pem?;
     let key = KeyPair::from_pem(&key?)?;
-    let source = Source { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes().into() };
+    let source = SourceFile { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes().into() };
     let certificate = certificates(&source)?.swap_remove(0);
     if !belongs(&key, &certificate) {
         let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
@@ -333,7 +333,7 @@ mod tests {
     use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 
     use rustls::{client::danger::ServerCertVerifier as _, pki_types::UnixTime};
-    use shared::tls::{ByAuthority, provider};
+    use shared::tls::{AuthorityVerifier, provider};
 
     use super::*;
     use crate::config::init::host;
@@ -472,12 +472,12 @@ mod tests {
                 assert_eq!(content != before[&name], group.contains(&name.as_str()), "{name}");
             }
         }
-        let read = |name: &str| Source::read(dir.join(name)).unwrap();
+        let read = |name: &str| SourceFile::read(dir.join(name)).unwrap();
         let chain = certificates(&read("server.pem")).unwrap();
         let token = Token::one_of(&read("worker.token"), &[]).unwrap();
         assert_eq!(token.authority(), Some(Authority::of(&chain[1])));
         assert_eq!(chain[1], certificates(&read("ca.pem")).unwrap()[0]);
-        let verifier = ByAuthority::new(Authority::of(&chain[1]), provider());
+        let verifier = AuthorityVerifier::new(Authority::of(&chain[1]), provider());
         let name = "node2".try_into().unwrap();
         assert!(verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok());
     }

@@ -22,7 +22,7 @@ use super::{
     workers_table::{self, state_name},
 };
 use crate::{
-    concurrency::PaceStatus,
+    concurrency::ConcurrencyStatus,
     config::StatusArgs,
     fleet::{self, Fleet, Phase, WorkerView},
     rpc::{
@@ -270,8 +270,8 @@ impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
     }
 }
 
-impl From<PaceStatus> for OriginJson {
-    fn from(origin: PaceStatus) -> Self {
+impl From<ConcurrencyStatus> for OriginJson {
+    fn from(origin: ConcurrencyStatus) -> Self {
         Self {
             connections: origin.open,
             limit: origin.limit,
@@ -309,8 +309,8 @@ mod tests {
     use super::*;
     use crate::fleet::WorkerState;
 
-    fn origin() -> PaceStatus {
-        PaceStatus {
+    fn origin() -> ConcurrencyStatus {
+        ConcurrencyStatus {
             limit: 8,
             open: 5,
             wanted: 20,
@@ -319,7 +319,7 @@ mod tests {
             cuts: 4,
             refusals: 3,
             overloads: 2,
-            ..PaceStatus::default()
+            ..ConcurrencyStatus::default()
         }
     }
 

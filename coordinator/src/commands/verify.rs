@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, interval_at},
 };
-use worker::verify::{Checked, Difference, Verdict, Verifier, classes};
+use worker::verify::{Difference, FolderState, VerifiedClass, Verifier, classes};
 
 use super::{bytes, json, tell};
 use crate::config::VerifyArgs;
@@ -68,7 +68,7 @@ pub enum VerifyError {
 /// What a thread has found.
 enum Found {
     Difference { wnid: Wnid, file: Option<String>, difference: Difference },
-    Class { wnid: Wnid, checked: Checked },
+    Class { wnid: Wnid, checked: VerifiedClass },
 }
 
 /// What was found in all.
@@ -187,21 +187,21 @@ impl Totals {
             }
             Found::Class { wnid, checked } => {
                 let counter = match checked.verdict {
-                    Verdict::Right => &mut self.right,
-                    Verdict::Differs => &mut self.different,
-                    Verdict::NotProved(_) => &mut self.not_proved,
-                    Verdict::Gone | Verdict::Stopped => return Ok(()),
+                    FolderState::Right => &mut self.right,
+                    FolderState::Differs => &mut self.different,
+                    FolderState::NotProved(_) => &mut self.not_proved,
+                    FolderState::Gone | FolderState::Stopped => return Ok(()),
                 };
                 *counter += 1;
                 self.classes += 1;
                 self.files += checked.files;
                 self.bytes += checked.bytes;
                 match checked.verdict {
-                    Verdict::NotProved(text) if as_json => {
+                    FolderState::NotProved(text) if as_json => {
                         let class = wnid.to_string();
                         tell(out, &json(&Line { class, file: None, difference: "not_proved", text }))
                     }
-                    Verdict::NotProved(why) => tell(out, &format!("{wnid} is not proved: {why}")),
+                    FolderState::NotProved(why) => tell(out, &format!("{wnid} is not proved: {why}")),
                     _ => Ok(()),
                 }
             }
@@ -242,9 +242,9 @@ mod tests {
         (totals, String::from_utf8(out).unwrap())
     }
 
-    fn class(verdict: Verdict) -> Found {
+    fn class(verdict: FolderState) -> Found {
         let wnid = "n02124075".parse().unwrap();
-        Found::Class { wnid, checked: Checked { verdict, files: 10, bytes: 1_500_000 } }
+        Found::Class { wnid, checked: VerifiedClass { verdict, files: 10, bytes: 1_500_000 } }
     }
 
     fn found() -> Vec<Found> {
@@ -254,10 +254,10 @@ mod tests {
         vec![
             difference(Some("a\n.JPEG"), Difference::Size { listed: 7, found: 9 }),
             difference(None, Difference::Unreadable("no".to_owned())),
-            class(Verdict::Differs),
-            class(Verdict::Right),
-            class(Verdict::NotProved("it has no manifest")),
-            class(Verdict::Gone),
+            class(FolderState::Differs),
+            class(FolderState::Right),
+            class(FolderState::NotProved("it has no manifest")),
+            class(FolderState::Gone),
         ]
     }
 
@@ -292,9 +292,9 @@ mod tests {
     #[test]
     fn what_is_not_proved_fails_only_when_it_is_asked_for() {
         for (verdict, lenient, strict) in [
-            (Verdict::Right, Exit::Done, Exit::Done),
-            (Verdict::NotProved(""), Exit::Done, Exit::SomeFailed),
-            (Verdict::Differs, Exit::SomeFailed, Exit::SomeFailed),
+            (FolderState::Right, Exit::Done, Exit::Done),
+            (FolderState::NotProved(""), Exit::Done, Exit::SomeFailed),
+            (FolderState::Differs, Exit::SomeFailed, Exit::SomeFailed),
         ] {
             let (totals, _) = lines(&[class(verdict)], false);
             assert_eq!((totals.exit(false), totals.exit(true)), (lenient, strict));

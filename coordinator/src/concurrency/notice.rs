@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 /// A change of the concurrency controller that is shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
+pub enum ConcurrencyNotice {
     /// Connections failed at the same time.
     Overload {
         /// Connections that were open.
@@ -32,7 +32,7 @@ pub enum Notice {
     Limit(u32),
 }
 
-impl fmt::Display for Notice {
+impl fmt::Display for ConcurrencyNotice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overload { open, limit, rest } => write!(

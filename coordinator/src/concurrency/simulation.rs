@@ -153,7 +153,7 @@ impl JobSetup {
 /// A simulated job in progress.
 struct SimulatedJob {
     origin: SimulatedOrigin,
-    pace: Pace,
+    pace: ConcurrencyController,
     workers: Vec<SimulatedWorker>,
     start: Instant,
     now: Instant,
@@ -170,7 +170,7 @@ impl SimulatedJob {
     fn new(job: &JobSetup, start: Instant) -> Self {
         Self {
             origin: job.origin,
-            pace: Pace::new(job.ceilings, start),
+            pace: ConcurrencyController::new(job.ceilings, start),
             workers: (0..job.workers).map(|number| SimulatedWorker::new(number, start)).collect(),
             start,
             now: start,

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{Observation, Pace, notice::Notice, waits::SOLO_HOLD};
+use super::{ConcurrencyController, Observation, notice::ConcurrencyNotice, waits::SOLO_HOLD};
 use crate::concurrency::allocation::Allocation;
 
 /// A request without a response within this time counts as not served.
@@ -90,7 +90,7 @@ impl WaitProbe {
     }
 }
 
-impl Pace {
+impl ConcurrencyController {
     /// Starts and ends probes.
     pub(super) fn probe_waits(&mut self, now: Instant) {
         self.waits.count(self.allocations.len() > 1, now);
@@ -103,7 +103,7 @@ impl Pace {
             (Some(_), Some(None)) => return,
             (Some(reporter), Some(Some(ProbeResult::Served))) => {
                 self.waits.mark_exclusive(reporter);
-                self.notices.push(Notice::OneWorkerOnly);
+                self.notices.push(ConcurrencyNotice::OneWorkerOnly);
                 self.shorten_pause(now);
             }
             (Some(reporter), Some(Some(ProbeResult::NotServed))) => {

@@ -8,12 +8,12 @@ use clap::Args;
 use shared::flag::yes_or_no;
 
 use super::ConfigError;
-use crate::auth::{DoorFiles, TlsFiles};
+use crate::auth::{ServerCredentialFiles, TlsFiles};
 
 /// The flags for authentication.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Who may join (`coordinator init` makes certificates and tokens)")]
-pub struct DoorConfig {
+pub struct AuthConfig {
     /// The coordinator's certificate and those of its issuers, PEM; read again when it changes
     #[arg(long, env = "IMAGENET_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub enum Exposure {
     Insecure,
 }
 
-impl DoorConfig {
+impl AuthConfig {
     /// The files, and the exposure at this address. Without an address it is the same as on
     /// loopback.
     ///
@@ -56,10 +56,10 @@ impl DoorConfig {
         self,
         listen: Option<SocketAddr>,
         has_secrets: bool,
-    ) -> Result<(DoorFiles, Exposure), ConfigError> {
+    ) -> Result<(ServerCredentialFiles, Exposure), ConfigError> {
         let client_authority = self.tls_client_ca;
         let tls = self.tls_cert.zip(self.tls_key);
-        let files = DoorFiles {
+        let files = ServerCredentialFiles {
             tls: tls.map(|(certificate, key)| TlsFiles { certificate, key, client_authority }),
             tokens: self.token_file,
         };
@@ -91,7 +91,7 @@ mod tests {
 
     fn check_job(listen: &str, flags: &[&str], has_secrets: bool) -> Result<Exposure, String> {
         let path = |flag| flags.contains(&flag).then(|| PathBuf::from(flag));
-        let config = DoorConfig {
+        let config = AuthConfig {
             tls_cert: path("tls"),
             tls_key: path("tls"),
             tls_client_ca: path("client-ca"),

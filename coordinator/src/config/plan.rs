@@ -17,7 +17,7 @@ use shared::{
 use zeroize::Zeroizing;
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
-use crate::{auth::Door, concurrency::Ceilings};
+use crate::{auth::ServerCredentials, concurrency::Ceilings};
 
 /// Where `--demo` puts its pictures unless `--target` says something else.
 const DEMO_TARGET: &str = "imagenet-demo";
@@ -42,7 +42,7 @@ pub struct Plan {
     /// Where workers connect to, if anywhere.
     pub listen: Option<SocketAddr>,
     /// Who may join there.
-    pub door: Door,
+    pub door: ServerCredentials,
     /// How open that is.
     pub exposure: Exposure,
     /// For the log, once there is one: files with secrets that every user can read.
@@ -113,7 +113,7 @@ pub enum ConfigError {
     Writable(#[from] WritableByOthers),
     /// A certificate, a key or the tokens.
     #[error(transparent)]
-    Door(#[from] TlsError),
+    ServerCredentials(#[from] TlsError),
     /// A file named by a flag.
     #[error("read {}, given with {flag}: {source}", path.display())]
     File {

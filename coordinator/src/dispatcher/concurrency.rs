@@ -7,7 +7,7 @@ use humantime::format_rfc3339_seconds;
 use shared::ids::SessionId;
 use tokio::{sync::watch, time::Instant};
 
-use crate::concurrency::{Budget, Notice, Observation, Pace, PaceStatus};
+use crate::concurrency::{Budget, ConcurrencyController, ConcurrencyNotice, ConcurrencyStatus, Observation};
 
 /// A longer wait is announced on the screen, with its end in UTC as in the log file; a shorter one
 /// only in the log.
@@ -15,20 +15,20 @@ const LONG_WAIT: Duration = Duration::from_mins(1);
 
 /// Feeds the concurrency controller and publishes its budgets, status and notices.
 #[derive(Debug)]
-pub(super) struct Pacing {
-    pace: Pace,
+pub(super) struct BudgetPublisher {
+    pace: ConcurrencyController,
     /// The wake-up generation that was published last.
     turn: u64,
     budgets: watch::Sender<()>,
-    status: watch::Sender<PaceStatus>,
+    status: watch::Sender<ConcurrencyStatus>,
     /// Scheme, host and port of the origin, for messages.
     origin: String,
 }
 
-impl Pacing {
+impl BudgetPublisher {
     /// Also returns the receivers of two signals: that budgets may have changed, and the
     /// controller's status.
-    pub(super) fn new(pace: Pace) -> (Self, watch::Receiver<()>, watch::Receiver<PaceStatus>) {
+    pub(super) fn new(pace: ConcurrencyController) -> (Self, watch::Receiver<()>, watch::Receiver<ConcurrencyStatus>) {
         let (budgets, budgets_receiver) = watch::channel(());
         let (status, status_receiver) = watch::channel(pace.status(Instant::now()));
         let origin = "the origin".to_owned();
@@ -73,14 +73,14 @@ impl Pacing {
     }
 
     /// The controller's current status.
-    pub(super) fn status(&self, now: Instant) -> PaceStatus {
+    pub(super) fn status(&self, now: Instant) -> ConcurrencyStatus {
         self.pace.status(now)
     }
 
     fn publish(&mut self, now: Instant) {
         for notice in self.pace.take_notices() {
             match notice {
-                Notice::Refused { rest } if rest > LONG_WAIT => {
+                ConcurrencyNotice::Refused { rest } if rest > LONG_WAIT => {
                     let end = format_rfc3339_seconds(SystemTime::now() + rest);
                     tracing::warn!("{notice} ({}), until {end}", self.origin);
                 }

@@ -15,10 +15,10 @@ use shared::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    concurrency::{Budget, Observation, PaceStatus},
+    concurrency::{Budget, ConcurrencyStatus, Observation},
+    counters::JobCounters,
     fleet::{ClassPage, Fleet, ListedState, Phase},
-    lease_table::{Granted, Held, Hello, Lease, Refused, Registered, Renewed, UnknownSession},
-    tally::Tally,
+    lease_table::{Granted, Lease, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo},
 };
 
 /// A worker that left because it could not go on.
@@ -100,7 +100,7 @@ pub struct Renewal {
     /// What the worker has proved itself with; `None` where nothing is asked for.
     pub credential: Option<CredentialId>,
     /// What the worker says it holds.
-    pub held: Vec<Held>,
+    pub held: Vec<ReportedLease>,
     /// Bytes that its process has received.
     pub received: u64,
 }
@@ -108,9 +108,9 @@ pub struct Renewal {
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 pub(super) enum Command {
-    Register { hello: Hello, held: Vec<Held>, reply: Reply<Result<Registered, Refused>> },
+    Register { hello: WorkerInfo, held: Vec<ReportedLease>, reply: Reply<Result<Registered, Refused>> },
     Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
-    Acquire { session: SessionId, max: usize, held: Vec<Held>, reply: Reply<Result<Granted, UnknownSession>> },
+    Acquire { session: SessionId, max: usize, held: Vec<ReportedLease>, reply: Reply<Result<Granted, UnknownSession>> },
     Report { reporter: Reporter, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
@@ -135,8 +135,8 @@ pub struct DispatcherHandle {
     pub(super) stopped: watch::Receiver<Option<WorkerStopped>>,
     pub(super) refuses: watch::Receiver<Option<OriginRefuses>>,
     pub(super) budgets: watch::Receiver<()>,
-    pub(super) pace: watch::Receiver<PaceStatus>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) pace: watch::Receiver<ConcurrencyStatus>,
+    pub(super) counters: Arc<JobCounters>,
     /// See [`DispatcherHandle::stops_because`].
     pub(super) stop_reason: Arc<OnceLock<String>>,
 }
@@ -147,7 +147,7 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn register(&self, hello: Hello, held: Vec<Held>) -> Result<Registered, DispatchError> {
+    pub async fn register(&self, hello: WorkerInfo, held: Vec<ReportedLease>) -> Result<Registered, DispatchError> {
         Ok(self.ask(|reply| Command::Register { hello, held, reply }).await??)
     }
 
@@ -164,7 +164,12 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn acquire(&self, session: SessionId, max: usize, held: Vec<Held>) -> Result<Granted, DispatchError> {
+    pub async fn acquire(
+        &self,
+        session: SessionId,
+        max: usize,
+        held: Vec<ReportedLease>,
+    ) -> Result<Granted, DispatchError> {
         Ok(self.ask(|reply| Command::Acquire { session, max, held, reply }).await??)
     }
 
@@ -286,7 +291,7 @@ impl DispatcherHandle {
     }
 
     /// How gently the origin is treated, as of a second ago at most.
-    pub fn pace(&self) -> PaceStatus {
+    pub fn pace(&self) -> ConcurrencyStatus {
         *self.pace.borrow()
     }
 
@@ -301,8 +306,8 @@ impl DispatcherHandle {
     }
 
     /// What has happened since the start.
-    pub fn tally(&self) -> &Arc<Tally> {
-        &self.tally
+    pub fn counters(&self) -> &Arc<JobCounters> {
+        &self.counters
     }
 
     /// Whether the dispatcher answers at all.

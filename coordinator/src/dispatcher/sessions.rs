@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Reply, WorkerStopped};
 use crate::{
-    lease_table::{Ended, Held, Hello, MAX_LOSSES, Refused, Registered},
+    lease_table::{Ended, MAX_LOSSES, Refused, Registered, ReportedLease, WorkerInfo},
     ledger::{Entry, Record},
 };
 
@@ -17,8 +17,8 @@ impl Dispatcher {
     /// Opens a session. The answer is sent after the ledger has confirmed the returned entry.
     pub(super) fn register(
         &mut self,
-        hello: &Hello,
-        held: &[Held],
+        hello: &WorkerInfo,
+        held: &[ReportedLease],
         reply: Reply<Result<Registered, Refused>>,
         running: Instant,
     ) -> Entry {

@@ -12,7 +12,7 @@ use crate::{
     concurrency::{Ceilings, Observation},
     failure_log::{self, FailureLog},
     fleet::Phase,
-    lease_table::{Held, Hello, Lease, UnknownSession},
+    lease_table::{Lease, ReportedLease, UnknownSession, WorkerInfo},
 };
 
 const TTL: Duration = Duration::from_secs(30);
@@ -45,13 +45,14 @@ impl Running {
     fn with(count: u32, ledger: Writer, folder: tempfile::TempDir, mut task: JoinSet<()>) -> Self {
         let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 0, 1, TTL);
-        let (dispatcher, handle) = Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), ledger);
+        let (dispatcher, handle) =
+            Dispatcher::new(table, ConcurrencyController::new(Ceilings::default(), Instant::now()), ledger);
         task.spawn(dispatcher.run());
         Self { handle, folder, _task: task }
     }
 
     async fn session(&self, name: &str) -> SessionId {
-        let hello = Hello { worker: name.to_owned(), instance: name.into(), slots: 100, ..Hello::default() };
+        let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 100, ..WorkerInfo::default() };
         self.handle.register(hello, vec![]).await.unwrap().session
     }
 
@@ -64,11 +65,11 @@ impl Running {
     }
 }
 
-fn held(leases: &[Lease]) -> Vec<Held> {
-    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
+fn held(leases: &[Lease]) -> Vec<ReportedLease> {
+    leases.iter().map(|lease| ReportedLease { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
 }
 
-fn renewal(session: SessionId, held: Vec<Held>, received: u64) -> Renewal {
+fn renewal(session: SessionId, held: Vec<ReportedLease>, received: u64) -> Renewal {
     Renewal { session, credential: None, held, received }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Dispatcher, refusals::Refusals};
 use crate::{
     failure_lines::FailureLines,
-    lease_table::{Notice, PROBE_EVERY},
+    lease_table::{LeaseNotice, PROBE_EVERY},
     ledger::Record,
 };
 
@@ -103,21 +103,21 @@ impl Dispatcher {
     pub(super) fn tell(&mut self) {
         for notice in self.table.take_notices() {
             match notice {
-                Notice::NotBack(worker) => {
+                LeaseNotice::NotReturned(worker) => {
                     tracing::warn!("worker {worker} did not come back; its classes go to others");
                 }
-                Notice::Wedged { wnid, worker } => {
+                LeaseNotice::NoProgress { wnid, worker } => {
                     tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
                 }
-                Notice::Silent { wnid, worker } => {
+                LeaseNotice::Silent { wnid, worker } => {
                     tracing::info!("worker {worker} receives nothing of {wnid}, which goes to an idle one");
                 }
-                Notice::Elsewhere(news) => tracing::warn!("{news}"),
-                Notice::Copy { wnid, worker, news } => {
-                    self.tally.copies.note(&news);
+                LeaseNotice::Elsewhere(news) => tracing::warn!("{news}"),
+                LeaseNotice::Copy { wnid, worker, news } => {
+                    self.counters.copies.note(&news);
                     tracing::info!("worker {worker} {news}: {wnid}");
                 }
-                Notice::OriginAway { failure, waits } => {
+                LeaseNotice::OriginUnavailable { failure, waits } => {
                     let origin = &self.told.origin;
                     let (every, end) = (PROBE_EVERY.as_secs(), format_rfc3339_seconds(SystemTime::now() + waits));
                     tracing::warn!(
@@ -125,8 +125,8 @@ impl Dispatcher {
                          Classes fail only if it goes on until {end}"
                     );
                 }
-                Notice::OriginBack => tracing::warn!("{} answers again", self.told.origin),
-                Notice::Quarantined { worker, failure } => tracing::warn!(
+                LeaseNotice::OriginAvailable => tracing::warn!("{} answers again", self.told.origin),
+                LeaseNotice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
                 ),
             }

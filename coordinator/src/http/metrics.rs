@@ -2,23 +2,23 @@
 
 use std::fmt;
 
-use shared::metrics::{Page, Source};
+use shared::metrics::{MetricsSource, Page};
 
-use super::{AtWork, CoordinatorState};
+use super::{CoordinatorState, RunningJob};
 use crate::fleet::Phase;
 
-impl Source for CoordinatorState {
+impl MetricsSource for CoordinatorState {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let ready = u64::from(self.readiness().is_ok());
         page.gauge("ready", "1 while it leases classes, as /readyz says.", ready)?;
-        self.at_work.get().map_or(Ok(()), |at_work| at_work.write(page))
+        self.running_job.get().map_or(Ok(()), |running_job| running_job.write(page))
     }
 }
 
-impl AtWork {
+impl RunningJob {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let status = self.handle.status();
-        let tally = self.handle.tally();
+        let counters = self.handle.counters();
         page.gauge("coordinator_epoch", "How often a coordinator was started on this ledger.", self.epoch.into())?;
         page.gauge("job_classes", "Rows of the job's list, those that are no id too.", status.total)?;
         page.gauges(
@@ -48,14 +48,14 @@ impl AtWork {
         page.gauge("workers", "Workers that are registered.", status.workers.into())?;
         let received = "Bytes received from the origin by all workers, as they say, since the coordinator started.";
         page.counter("received_bytes", received, status.received_bytes)?;
-        page.counter("grants", "Leases granted since the coordinator started.", tally.grants.get())?;
+        page.counter("grants", "Leases granted since the coordinator started.", counters.grants.get())?;
         page.counters(
             "reports",
             "Results taken from workers since the coordinator started, by outcome; repeated ones count again.",
             &[
-                (("outcome", "success"), tally.success.get()),
-                (("outcome", "skipped"), tally.skipped.get()),
-                (("outcome", "failed"), tally.failed.get()),
+                (("outcome", "success"), counters.success.get()),
+                (("outcome", "skipped"), counters.skipped.get()),
+                (("outcome", "failed"), counters.failed.get()),
             ],
         )?;
         let copies = "Second copies of classes that took too long on another worker, by what became of them.";
@@ -63,19 +63,19 @@ impl AtWork {
             "coordinator_copies",
             copies,
             &[
-                (("event", "granted"), tally.copies.granted.get()),
-                (("event", "won"), tally.copies.won.get()),
-                (("event", "took_over"), tally.copies.took_over.get()),
+                (("event", "granted"), counters.copies.granted.get()),
+                (("event", "won"), counters.copies.won.get()),
+                (("event", "took_over"), counters.copies.took_over.get()),
             ],
         )?;
         let bytes = "Lengths of the tars of which second copies were granted.";
-        page.counter("coordinator_copies_granted_bytes", bytes, tally.copies.granted_bytes.get())?;
+        page.counter("coordinator_copies_granted_bytes", bytes, counters.copies.granted_bytes.get())?;
         let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
-        page.counter("expired_sessions", expired, tally.expired_sessions.get())?;
+        page.counter("expired_sessions", expired, counters.expired_sessions.get())?;
         page.metric("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
         self.origin(page)?;
         let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
-        page.metric("rpc_seconds", calls, &tally.calls.0)?;
+        page.metric("rpc_seconds", calls, &counters.calls.0)?;
         self.others.iter().try_for_each(|other| other.write(page))
     }
 

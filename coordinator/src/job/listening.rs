@@ -8,13 +8,13 @@ use tokio::net::TcpListener;
 use super::Job;
 use crate::job::CoordinatorError;
 use crate::{
-    auth::{self, Door, Gate},
+    auth::{self, AuthLayer, ServerCredentials},
     config::Exposure,
     rpc::service::LeaseTerms,
 };
 
 /// Prints the address and the command that starts a worker.
-pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposure: Exposure) {
+pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &ServerCredentials, exposure: Exposure) {
     let scheme = if door.has_tls() { "https" } else { "http" };
     // With TLS, workers verify the name. An unspecified address is not one to connect to.
     let advertised = door.advertised_name().filter(|_| !address.ip().is_loopback());
@@ -32,7 +32,7 @@ pub(super) fn announce(screen: &Screen, address: SocketAddr, door: &Door, exposu
     screen.say(&format!("listening on {address}{note}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if door.has_tls() { "encrypted" } else { "plaintext" };
-        let who = if door.is_locked() { "with a credential" } else { "that reaches the port" };
+        let who = if door.requires_credential() { "with a credential" } else { "that reaches the port" };
         tracing::warn!(
             "--insecure: any program {who} can join at {address}, and the wire is {wire}; see `coordinator init`"
         );
@@ -67,7 +67,7 @@ impl Job {
         match auth::bind_socket(target) {
             Ok((socket, listener)) => {
                 self.socket = Some(socket);
-                self.serve(options, terms, Gate::operator(), auth::local_connections(listener), stop);
+                self.serve(options, terms, AuthLayer::operator(), auth::local_connections(listener), stop);
             }
             Err(error) => {
                 let line = format!(

@@ -16,7 +16,7 @@ use crate::{
     concurrency::Ceilings,
     config::{ClassSource, Exposure, SingleHost},
     dispatcher::Renewal,
-    lease_table::{Hello, LeaseTable},
+    lease_table::{LeaseTable, WorkerInfo},
 };
 
 fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
@@ -38,7 +38,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         },
         ceilings: Ceilings::default(),
         listen,
-        door: auth::DoorFiles::default().open().unwrap(),
+        door: auth::ServerCredentialFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
         warnings: Vec::new(),
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
@@ -221,10 +221,11 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
     let mut tasks = JoinSet::new();
     let ttl = Duration::from_secs(30);
     let table = LeaseTable::new(&classes().wnids, 0, 1, ttl);
-    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = |name: &str| Hello { worker: name.to_owned(), instance: name.into(), slots: 10, ..Hello::default() };
+    let hello =
+        |name: &str| WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 10, ..WorkerInfo::default() };
     let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;
     let cut_off = handle.register(hello("cut off"), vec![]).await.unwrap().session;
     let heard = Instant::now();
@@ -269,10 +270,10 @@ fn another_query_is_another_job_although_it_is_not_shown() {
 async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
     let table = LeaseTable::new(&[], 0, 1, ttl);
-    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..Hello::default() };
+    let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(LOOK / 2).await;
@@ -312,11 +313,11 @@ fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
 #[tokio::test(start_paused = true)]
 async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
     let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
-    let pace = Pace::new(Ceilings::default(), Instant::now());
+    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let table = LeaseTable::new(&[], 0, 1, ttl);
     let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = Hello { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..Hello::default() };
+    let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(LOOK / 2).await;
@@ -329,7 +330,7 @@ async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
     let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
-    let hello = Hello { worker: "deaf".to_owned(), instance: "deaf".into(), slots: 10, ..Hello::default() };
+    let hello = WorkerInfo { worker: "deaf".to_owned(), instance: "deaf".into(), slots: 10, ..WorkerInfo::default() };
     let deaf = handle.register(hello, vec![]).await.unwrap().session;
     let stays = async {
         for _ in 0..20 {

@@ -20,7 +20,7 @@ pub struct Lease {
 
 /// A class that a worker reports as held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct ReportedLease {
     /// The lease that it was granted.
     pub lease: Lease,
     /// Offset in the tar.
@@ -94,7 +94,7 @@ pub struct Ended {
 
 /// Effect of a reported outcome. None of them needs to be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReportVerdict {
     /// Settled by this report.
     Settled,
     /// A failure; another worker tries the class before it is settled as failed.
@@ -117,12 +117,12 @@ pub enum Verdict {
 
 /// An event for the log, the screen or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
+pub enum LeaseNotice {
     /// A worker of the previous coordinator has not registered again; its classes are granted to
     /// other workers.
-    NotBack(String),
+    NotReturned(String),
     /// A class makes no progress on a worker and is granted to another one.
-    Wedged {
+    NoProgress {
         /// The class.
         wnid: Wnid,
         /// Name of the worker that held it.
@@ -136,14 +136,14 @@ pub enum Notice {
         worker: String,
     },
     /// The origin fails the requests of all workers, so the job waits for it.
-    OriginAway {
+    OriginUnavailable {
         /// The last failure.
         failure: Failure,
         /// Maximum time to wait; after it classes fail.
         waits: Duration,
     },
     /// The origin has answered a worker again.
-    OriginBack,
+    OriginAvailable,
     /// An event of a speculative attempt.
     Copy {
         /// The class.
@@ -151,10 +151,10 @@ pub enum Notice {
         /// Name of the worker that makes, or made, the attempt.
         worker: String,
         /// The event.
-        news: CopyNews,
+        news: AttemptEvent,
     },
     /// An event of classes that are complete on a worker of the previous run.
-    Elsewhere(ElsewhereNews),
+    Elsewhere(ElsewhereEvent),
     /// A worker fails classes that other workers complete, and is granted nothing for a while.
     Quarantined {
         /// The worker's name.
@@ -167,7 +167,7 @@ pub enum Notice {
 /// An event of classes that are complete on a worker of the previous run; `classes` is their
 /// number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ElsewhereNews {
+pub enum ElsewhereEvent {
     /// The worker has not registered, and other workers will download its classes again.
     Absent {
         /// The worker's name.
@@ -205,7 +205,7 @@ pub enum ElsewhereNews {
     },
 }
 
-impl fmt::Display for ElsewhereNews {
+impl fmt::Display for ElsewhereEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Absent { classes, .. }
         | Self::MoreAbsent { classes, .. }
@@ -245,7 +245,7 @@ impl fmt::Display for ElsewhereNews {
 
 /// An event of a speculative attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CopyNews {
+pub enum AttemptEvent {
     /// It starts, because the lease holder takes too long.
     Granted {
         /// Name of the worker that holds the lease.
@@ -258,14 +258,14 @@ pub enum CopyNews {
     /// Another worker settled the class first.
     Late,
     /// The holder lost its lease or failed the class; the attempt now holds the lease.
-    TookOver,
+    Promoted,
     /// It failed or was lost; the holder continues.
-    CameToNothing,
+    Failed,
     /// The grant never reached its worker, or its worker leaves; the holder continues.
     GivenBack,
 }
 
-impl fmt::Display for CopyNews {
+impl fmt::Display for AttemptEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Granted { holder, length } => {
@@ -273,8 +273,8 @@ impl fmt::Display for CopyNews {
             }
             Self::Won => "was first with its copy",
             Self::Late => "was not first with its copy",
-            Self::TookOver => "goes on with it alone",
-            Self::CameToNothing => "has failed or lost its copy",
+            Self::Promoted => "goes on with it alone",
+            Self::Failed => "has failed or lost its copy",
             Self::GivenBack => "has given its copy back",
         })
     }

@@ -37,7 +37,7 @@ struct Open {
 
 /// The cause of a failure of a kind that the origin may have caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum FailureCause {
     /// Not decided yet.
     Unclear,
     /// The origin: the failure does not count.
@@ -98,15 +98,15 @@ impl Breaker {
 
     /// Decides the cause of the last failure. `is_common`: a full row of classes has failed, and
     /// for most workers.
-    pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> Meaning {
+    pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> FailureCause {
         if let Some(open) = self.open {
-            return if now - open.since < self.patience() { Meaning::Origin } else { Meaning::Class };
+            return if now - open.since < self.patience() { FailureCause::Origin } else { FailureCause::Class };
         }
         if !is_common {
-            return Meaning::Unclear;
+            return FailureCause::Unclear;
         }
         self.open = Some(Open { since: now, next_probe: now + PROBE_EVERY });
-        Meaning::Origin
+        FailureCause::Origin
     }
 
     /// Maximum time to wait for the origin.

@@ -16,8 +16,8 @@ use shared::ids::{LeaseToken, SessionId};
 use tokio::time::Instant;
 
 use super::{
-    CopyNews, Lease, LeaseTable, Notice, State,
-    leases::Holding,
+    AttemptEvent, Lease, LeaseNotice, LeaseTable, State,
+    leases::LeaseProgress,
     sessions::Session,
     stragglers::{Speeds, time_left},
 };
@@ -31,33 +31,33 @@ const BUDGET: u64 = 3;
 pub(super) struct SpeculativeAttempt {
     pub(super) session: SessionId,
     pub(super) token: LeaseToken,
-    pub(super) holding: Holding,
+    pub(super) holding: LeaseProgress,
 }
 
 /// The speculative attempts, the classes that may get one, and their budget.
 #[derive(Debug, Default)]
-pub(super) struct Copies {
+pub(super) struct Attempts {
     of: BTreeMap<usize, SpeculativeAttempt>,
     /// Classes that may get an attempt, as of the last scan, in descending order of their remaining
     /// time.
     due: Vec<usize>,
     /// Classes whose attempt failed or was lost; they get no other one.
-    failed_attempts: HashSet<usize>,
+    failed: HashSet<usize>,
     pub(super) speeds: Speeds,
     /// Bytes of the completed classes, and bytes charged for the attempts.
     completed: u64,
     charged: u64,
 }
 
-impl Copies {
+impl Attempts {
     /// The attempt that a session makes under this token.
-    pub(super) fn get_mut(&mut self, class: usize, id: SessionId, token: LeaseToken) -> Option<&mut Holding> {
+    pub(super) fn get_mut(&mut self, class: usize, id: SessionId, token: LeaseToken) -> Option<&mut LeaseProgress> {
         let copy = self.of.get_mut(&class).filter(|copy| copy.session == id && copy.token == token)?;
         Some(&mut copy.holding)
     }
 
     /// Progress of the attempt at a class.
-    pub(super) fn holding(&self, class: usize) -> Option<&Holding> {
+    pub(super) fn holding(&self, class: usize) -> Option<&LeaseProgress> {
         self.of.get(&class).map(|copy| &copy.holding)
     }
 
@@ -77,7 +77,7 @@ impl Copies {
     }
 
     /// Progress of all attempts.
-    pub(super) fn holdings(&mut self) -> impl Iterator<Item = &mut Holding> {
+    pub(super) fn holdings(&mut self) -> impl Iterator<Item = &mut LeaseProgress> {
         self.of.values_mut().map(|copy| &mut copy.holding)
     }
 
@@ -88,7 +88,7 @@ impl Copies {
 
     /// Records a settled class and its bytes. Returns the attempt, which ends.
     pub(super) fn settled(&mut self, class: usize, bytes: u64) -> Option<SpeculativeAttempt> {
-        self.failed_attempts.remove(&class);
+        self.failed.remove(&class);
         self.completed = self.completed.saturating_add(bytes);
         self.of.remove(&class)
     }
@@ -148,7 +148,7 @@ impl LeaseTable {
     }
 
     fn may_get_attempt(&self, class: usize, length: u64) -> bool {
-        !self.copies.has_attempt(class) && !self.copies.failed_attempts.contains(&class) && self.copies.affords(length)
+        !self.copies.has_attempt(class) && !self.copies.failed.contains(&class) && self.copies.affords(length)
     }
 
     /// Grants an attempt at the class with the longest remaining time, of those that this worker
@@ -159,11 +159,11 @@ impl LeaseTable {
         let State::Leased(holder) = self.classes[class].state else { return None };
         let length = self.sessions.by_id[&holder].leases[&class].length;
         self.last_token = self.last_token.next();
-        let holding = Holding::granted(now, true);
+        let holding = LeaseProgress::granted(now, true);
         self.copies.of.insert(class, SpeculativeAttempt { session: id, token: self.last_token, holding });
         self.copies.spend(length);
         let holder = self.sessions.by_id[&holder].hello.worker.clone();
-        self.tell_of_copy(class, id, CopyNews::Granted { holder, length });
+        self.tell_of_copy(class, id, AttemptEvent::Granted { holder, length });
         Some(Lease { wnid: self.classes[class].wnid, token: self.last_token })
     }
 
@@ -186,15 +186,15 @@ impl LeaseTable {
         let Some(SpeculativeAttempt { session, token, holding }) = self.copies.of.remove(&class) else { return false };
         self.hold(class, session, holding);
         self.classes[class].token = Some(token);
-        self.tell_of_copy(class, session, CopyNews::TookOver);
+        self.tell_of_copy(class, session, AttemptEvent::Promoted);
         true
     }
 
     /// Ends an attempt that failed or was lost, which is not a failure of its class.
     pub(super) fn end_copy(&mut self, class: usize) {
         if let Some(copy) = self.copies.of.remove(&class) {
-            self.copies.failed_attempts.insert(class);
-            self.tell_of_copy(class, copy.session, CopyNews::CameToNothing);
+            self.copies.failed.insert(class);
+            self.tell_of_copy(class, copy.session, AttemptEvent::Failed);
         }
     }
 
@@ -202,7 +202,7 @@ impl LeaseTable {
     /// get another attempt.
     pub(super) fn take_back_copy(&mut self, class: usize) {
         if let Some(copy) = self.copies.of.remove(&class) {
-            self.tell_of_copy(class, copy.session, CopyNews::GivenBack);
+            self.tell_of_copy(class, copy.session, AttemptEvent::GivenBack);
         }
     }
 
@@ -211,12 +211,12 @@ impl LeaseTable {
         self.copies.iter().filter(|(_, copy)| copy.session == id).map(|(class, _)| class).collect()
     }
 
-    pub(super) fn tell_of_copy(&mut self, class: usize, id: SessionId, news: CopyNews) {
-        if !matches!(news, CopyNews::Granted { .. } | CopyNews::TookOver) {
+    pub(super) fn tell_of_copy(&mut self, class: usize, id: SessionId, news: AttemptEvent) {
+        if !matches!(news, AttemptEvent::Granted { .. } | AttemptEvent::Promoted) {
             self.slot_was_freed(id);
         }
         let worker = self.sessions.by_id.get(&id).map(|session| session.hello.worker.clone()).unwrap_or_default();
-        self.notices.push(Notice::Copy { wnid: self.classes[class].wnid, worker, news });
+        self.notices.push(LeaseNotice::Copy { wnid: self.classes[class].wnid, worker, news });
     }
 }
 

@@ -2,7 +2,7 @@
 //! a restarted worker takes classes again. The drain outlives the session and, through the ledger,
 //! the coordinator; it ends with the process.
 
-use super::{LeaseTable, recent::Recent, sessions::MOST_SESSIONS};
+use super::{LeaseTable, recent::LruMap, sessions::MOST_SESSIONS};
 
 /// A change of the drained processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub enum Drain {
 
 /// The drained process of each worker, by the worker's name.
 #[derive(Debug)]
-pub(super) struct Drains(Recent<String, Vec<u8>>);
+pub(super) struct Drains(LruMap<String, Vec<u8>>);
 
 impl Default for Drains {
     fn default() -> Self {
-        Self(Recent::of_at_most(MOST_SESSIONS))
+        Self(LruMap::of_at_most(MOST_SESSIONS))
     }
 }
 

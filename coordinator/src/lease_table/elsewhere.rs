@@ -18,7 +18,7 @@ use std::{
 use shared::{Wnid, ids::SessionId};
 use tokio::time::Instant;
 
-use super::{ElsewhereNews, Held, LeaseTable, Notice, State, UnknownSession};
+use super::{ElsewhereEvent, LeaseNotice, LeaseTable, ReportedLease, State, UnknownSession};
 
 /// An expected worker has this long to join, from the start of the coordinator.
 pub const PATIENCE: Duration = Duration::from_mins(10);
@@ -93,7 +93,7 @@ impl LeaseTable {
     pub fn expect(&mut self, workers: &[String], now: Instant) {
         for worker in BTreeSet::from_iter(workers) {
             let classes = self.elsewhere.count(worker);
-            self.notices.push(Notice::Elsewhere(ElsewhereNews::Expected { worker: worker.clone(), classes }));
+            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::Expected { worker: worker.clone(), classes }));
             if classes > 0 {
                 self.elsewhere.expected.insert(worker.clone());
             }
@@ -137,7 +137,7 @@ impl LeaseTable {
     /// Whether a worker that registers has to say what its storage has. One that comes back with
     /// leases after a restart of the coordinator said it before: it is asked again only if the ledger
     /// has a class of it that is not settled in this run, and no other worker waits for its answer.
-    pub(super) fn has_to_survey(&mut self, id: SessionId, held: &[Held], now: Instant) -> bool {
+    pub(super) fn has_to_survey(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> bool {
         if held.is_empty() {
             return self.sessions.survey(id, now);
         }
@@ -155,7 +155,7 @@ impl LeaseTable {
             self.elsewhere.expected.remove(&worker);
             let classes = self.release(&worker);
             if classes > 0 {
-                self.notices.push(Notice::Elsewhere(ElsewhereNews::NotThere { worker, classes }));
+                self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker, classes }));
             }
         }
         let from = *self.elsewhere.absent_from.get_or_insert(now + GRACE);
@@ -186,11 +186,11 @@ impl LeaseTable {
             .collect();
         absent.sort_unstable_by(|one, other| other.cmp(one));
         for (classes, worker) in absent.drain(..absent.len().min(NAMED)) {
-            self.notices.push(Notice::Elsewhere(ElsewhereNews::Absent { worker, classes }));
+            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::Absent { worker, classes }));
         }
         if !absent.is_empty() {
             let classes = absent.iter().map(|(classes, _)| classes).sum();
-            self.notices.push(Notice::Elsewhere(ElsewhereNews::MoreAbsent { workers: absent.len(), classes }));
+            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::MoreAbsent { workers: absent.len(), classes }));
         }
     }
 
@@ -228,7 +228,7 @@ impl LeaseTable {
             }
             let classes = self.release_pending(&worker);
             if classes > 0 {
-                self.notices.push(Notice::Elsewhere(ElsewhereNews::NotJoined { worker, classes }));
+                self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined { worker, classes }));
             }
         }
     }

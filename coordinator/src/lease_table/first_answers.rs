@@ -27,7 +27,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{LeaseTable, State, Verdict, later_answers::LaterAnswers};
+use super::{LeaseTable, ReportVerdict, State, later_answers::LaterAnswers};
 
 /// Where refusals take several requests each, because the origin redirects, so many classes are
 /// enough once [`SAMPLE`] requests were sent.
@@ -199,7 +199,13 @@ impl LeaseTable {
     }
 
     /// A class has failed by itself. It stays pending while it may be that all are refused.
-    pub(super) fn class_failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant) -> Verdict {
+    pub(super) fn class_failed(
+        &mut self,
+        id: SessionId,
+        position: usize,
+        failure: &Failure,
+        now: Instant,
+    ) -> ReportVerdict {
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
             return match (failure.refusal, &self.first_answers) {
                 (Some(refusal), FirstAnswers::Over(_)) => self.later_refusal(id, position, (refusal, failure), now),
@@ -207,16 +213,16 @@ impl LeaseTable {
                 (Some(_), FirstAnswers::Refused(_)) => self.keep_pending(position),
                 _ => {
                     self.later_answer(self.classes[position].token);
-                    Verdict::Settled
+                    ReportVerdict::Settled
                 }
             };
         };
         if !failure.refusal.is_some_and(|refusal| sample.counts(refusal)) {
             self.end_first_answers();
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         if sample.failed_before.contains(&position) {
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         sample.refused.insert(position, (id, failure.clone()));
         let is_leased = matches!(self.classes[position].state, State::Leased { .. });
@@ -229,10 +235,10 @@ impl LeaseTable {
         self.keep_pending(position)
     }
 
-    pub(super) fn keep_pending(&mut self, position: usize) -> Verdict {
+    pub(super) fn keep_pending(&mut self, position: usize) -> ReportVerdict {
         self.classes[position].token = None;
         self.set(position, State::Doubted);
-        Verdict::Doubted
+        ReportVerdict::Doubted
     }
 
     /// The origin has sent a tar, or answers in different ways: what it refused has failed.

@@ -4,7 +4,8 @@ use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
 use super::{
-    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample, leases::Holding, sessions::Session,
+    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample, leases::LeaseProgress,
+    sessions::Session,
 };
 
 /// So many returned classes are looked at for one that fits the worker best.
@@ -12,7 +13,7 @@ const LOOK: usize = 64;
 
 /// How much may be granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gate {
+enum GrantRule {
     Closed,
     /// One class, to find out whether the origin is back.
     Probe,
@@ -31,9 +32,9 @@ impl LeaseTable {
         self.release_of_present(id, now);
         let drain = self.sessions.by_id[&id].draining;
         let (max, probe) = match self.gate(id, now) {
-            Gate::Closed => (0, false),
-            Gate::Probe => (max.min(1), true),
-            Gate::Open => (max, false),
+            GrantRule::Closed => (0, false),
+            GrantRule::Probe => (max.min(1), true),
+            GrantRule::Open => (max, false),
         };
         let room = self.free_slots(id);
         self.sessions.by_id.get_mut(&id).expect("it is known").waits_for_slot = room < max;
@@ -72,7 +73,7 @@ impl LeaseTable {
         self.classes[position].token = Some(self.last_token);
         self.classes[position].is_taken = false;
         let anew = self.begun_on.remove(&position).is_none();
-        self.hold(position, id, Holding::granted(now, anew));
+        self.hold(position, id, LeaseProgress::granted(now, anew));
         Lease { wnid: self.classes[position].wnid, token: self.last_token }
     }
 
@@ -112,17 +113,17 @@ impl LeaseTable {
         retried
     }
 
-    fn gate(&self, id: SessionId, now: Instant) -> Gate {
+    fn gate(&self, id: SessionId, now: Instant) -> GrantRule {
         let session = &self.sessions.by_id[&id];
         let only_one = || !self.sessions.is_there_another(id, now, |_| true);
         match () {
-            () if session.draining => Gate::Closed,
-            () if session.is_quarantined(now) && !only_one() => Gate::Closed,
+            () if session.draining => GrantRule::Closed,
+            () if session.is_quarantined(now) && !only_one() => GrantRule::Closed,
             // Only before anything was granted: newcomers must not hold up a fleet that is at work.
-            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => Gate::Closed,
-            () if !self.breaker.is_open() => Gate::Open,
-            () if self.breaker.is_probe_due(now) => Gate::Probe,
-            () => Gate::Closed,
+            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => GrantRule::Closed,
+            () if !self.breaker.is_open() => GrantRule::Open,
+            () if self.breaker.is_probe_due(now) => GrantRule::Probe,
+            () => GrantRule::Closed,
         }
     }
 

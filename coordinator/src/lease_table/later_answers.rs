@@ -27,7 +27,7 @@ use shared::{
 use tokio::time::Instant;
 
 use super::{
-    LeaseTable, State, Verdict,
+    LeaseTable, ReportVerdict, State,
     first_answers::{FirstAnswers, MOSTLY_THERE, NextOfSample},
     sessions::Session,
 };
@@ -107,17 +107,17 @@ impl LeaseTable {
         position: usize,
         (refusal, failure): (Refusal, &Failure),
         now: Instant,
-    ) -> Verdict {
+    ) -> ReportVerdict {
         let (token, last_token) = (self.classes[position].token, self.last_token);
         let (may_speak, may_begin) = (self.may_speak(id), self.is_enough_left());
-        let FirstAnswers::Over(later) = &mut self.first_answers else { return Verdict::Settled };
+        let FirstAnswers::Over(later) = &mut self.first_answers else { return ReportVerdict::Settled };
         if refusal.is_missing() || later.failed_before.contains(&position) || (later.row.is_none() && !may_begin) {
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         let first = later.row.as_ref().and_then(|row| row.refused.values().find_map(|failure| failure.refusal));
         if first.is_some_and(|first| !first.may_have_the_cause_of(refusal)) {
             self.end_row();
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         let needed = ROW << later.served.min(DOUBLINGS);
         let row =
@@ -131,12 +131,12 @@ impl LeaseTable {
                     let refuses = OriginRefuses::of(row.refused.values(), true);
                     self.first_answers = refuses.map_or_else(FirstAnswers::default, FirstAnswers::Refused);
                 }
-                Verdict::Doubted
+                ReportVerdict::Doubted
             }
             None if is_long => self.begin_sample(now),
-            _ => Verdict::Doubted,
+            _ => ReportVerdict::Doubted,
         };
-        if verdict == Verdict::Doubted { self.keep_pending(position) } else { verdict }
+        if verdict == ReportVerdict::Doubted { self.keep_pending(position) } else { verdict }
     }
 
     /// Whether a worker's refusals count: it has done a class in its session, or none has.
@@ -154,8 +154,8 @@ impl LeaseTable {
     }
 
     /// Begins a sample of the rest of the list. Where that is too short the row has failed.
-    fn begin_sample(&mut self, now: Instant) -> Verdict {
-        let FirstAnswers::Over(later) = &self.first_answers else { return Verdict::Settled };
+    fn begin_sample(&mut self, now: Instant) -> ReportVerdict {
+        let FirstAnswers::Over(later) = &self.first_answers else { return ReportVerdict::Settled };
         let is_fresh = |position: &usize| {
             self.classes[*position].state == State::Fresh
                 && !later.failed_before.contains(position)
@@ -164,7 +164,7 @@ impl LeaseTable {
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_fresh).collect();
         if candidates.len() < SAMPLE {
             self.end_row();
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         let able = self.sessions.by_id.keys().filter(|id| self.may_speak(**id)).count();
         let witnesses = (able / 2 + 1).min(MOST_WITNESSES);
@@ -180,7 +180,7 @@ impl LeaseTable {
         if let FirstAnswers::Over(LaterAnswers { row: Some(row), .. }) = &mut self.first_answers {
             row.sample = Some(sample);
         }
-        Verdict::Doubted
+        ReportVerdict::Doubted
     }
 
     /// How many classes of a sample a worker may be granted; as many as it likes while there is none.

@@ -9,11 +9,11 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Held, Lease, LeaseTable, Notice, State, pauses::later, trouble::TRIES};
+use super::{Lease, LeaseNotice, LeaseTable, ReportedLease, State, pauses::later, trouble::TRIES};
 
 /// A lease of a session: the class's progress as its worker reports it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Holding {
+pub(super) struct LeaseProgress {
     /// Time of the grant, or of the last heartbeat that listed the class.
     pub(super) named: Instant,
     /// Offset in the tar, and the time of its last change. Pauses are not counted.
@@ -33,7 +33,7 @@ pub(super) struct Holding {
     pub(super) granted: Option<Instant>,
 }
 
-impl Holding {
+impl LeaseProgress {
     /// The state at the grant. `anew`: no worker is known to have begun the class.
     pub(super) fn granted(now: Instant, anew: bool) -> Self {
         Self {
@@ -83,10 +83,10 @@ impl LeaseTable {
     /// Returns the leases that the session must drop. A session regains a queued class that its
     /// worker lost, if it names the current token, and a class that was granted by an earlier
     /// coordinator, whose grants are not in the ledger. Both are limited by its free slots.
-    pub(super) fn reconcile(&mut self, id: SessionId, held: &[Held], now: Instant) -> Vec<Lease> {
+    pub(super) fn reconcile(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> Vec<Lease> {
         let mut drop = Vec::new();
         let mut room = self.free_slots(id);
-        for Held { lease, bytes, length, is_local } in held {
+        for ReportedLease { lease, bytes, length, is_local } in held {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
                 drop.push(*lease);
                 continue;
@@ -99,7 +99,7 @@ impl LeaseTable {
                 }
                 State::Queued(_) if is_current && room > 0 && self.was_lost_by(position, id) => {
                     room -= 1;
-                    Some(self.hold(position, id, Holding::granted(now, false)))
+                    Some(self.hold(position, id, LeaseProgress::granted(now, false)))
                 }
                 State::Fresh | State::Elsewhere
                     if room > 0
@@ -108,7 +108,7 @@ impl LeaseTable {
                 {
                     room -= 1;
                     self.classes[position].token = Some(lease.token);
-                    Some(self.hold(position, id, Holding::granted(now, false)))
+                    Some(self.hold(position, id, LeaseProgress::granted(now, false)))
                 }
                 _ => self.copies.get_mut(position, id, lease.token),
             };
@@ -124,7 +124,7 @@ impl LeaseTable {
     }
 
     /// Assigns a class to a session.
-    pub(super) fn hold(&mut self, position: usize, id: SessionId, holding: Holding) -> &mut Holding {
+    pub(super) fn hold(&mut self, position: usize, id: SessionId, holding: LeaseProgress) -> &mut LeaseProgress {
         self.set(position, State::Leased(id));
         let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
         leases.entry(position).insert_entry(holding).into_mut()
@@ -135,8 +135,8 @@ impl LeaseTable {
         let ttl = self.ttl;
         let stuck_after = self.stuck_after;
         let last_progress = session.last_progress;
-        let not_listed = |held: &Holding| now - held.named >= ttl;
-        let wedged = |held: &Holding| held.stalled(last_progress, now) >= stuck_after;
+        let not_listed = |held: &LeaseProgress| now - held.named >= ttl;
+        let wedged = |held: &LeaseProgress| held.stalled(last_progress, now) >= stuck_after;
         let idle: Vec<_> = session
             .leases
             .iter()
@@ -147,7 +147,7 @@ impl LeaseTable {
             if is_wedged {
                 let session = &self.sessions.by_id[&id];
                 let worker = session.hello.worker.clone();
-                self.notices.push(Notice::Wedged { wnid: self.classes[position].wnid, worker });
+                self.notices.push(LeaseNotice::NoProgress { wnid: self.classes[position].wnid, worker });
                 let tried = self.troubles.note(position, session.name_key(), false, now);
                 if tried >= TRIES && !self.copies.has_attempt(position) {
                     let limit = humantime::format_duration(stuck_after);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use shared::ids::CredentialId;
 
-use super::{Hello, recent::Recent, sessions::MOST_SESSIONS};
+use super::{WorkerInfo, recent::LruMap, sessions::MOST_SESSIONS};
 
 /// A change of the bindings of names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,14 +33,14 @@ pub(super) struct Names {
     bound: HashMap<String, CredentialId>,
     /// The names of each credential. The limit applies to each credential separately, so no
     /// credential evicts the names of another one.
-    by_credential: HashMap<CredentialId, Recent<String, ()>>,
+    by_credential: HashMap<CredentialId, LruMap<String, ()>>,
 }
 
 impl Names {
     /// Whether a process may register under its name. With a certificate it may, because the
     /// certificate contains the name. A credential that is not valid any more has no claim to its
     /// names.
-    pub(super) fn allow(&self, hello: &Hello) -> bool {
+    pub(super) fn allow(&self, hello: &WorkerInfo) -> bool {
         let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential) else { return true };
         *owner == credential || credential == CredentialId::CERTIFICATE || !hello.valid.contains(owner)
     }
@@ -57,7 +57,7 @@ impl Names {
                 self.by_credential.remove(&before);
             }
         }
-        let names = self.by_credential.entry(credential).or_insert_with(|| Recent::of_at_most(MOST_SESSIONS));
+        let names = self.by_credential.entry(credential).or_insert_with(|| LruMap::of_at_most(MOST_SESSIONS));
         let freed = names.touch(&name);
         if let Some(freed) = &freed {
             self.bound.remove(freed);
@@ -74,8 +74,8 @@ mod tests {
     const OTHER: CredentialId = CredentialId(2);
     const GONE: CredentialId = CredentialId(3);
 
-    fn hello(name: &str, credential: Option<CredentialId>) -> Hello {
-        Hello { worker: name.to_owned(), credential, valid: vec![ONE, OTHER], ..Hello::default() }
+    fn hello(name: &str, credential: Option<CredentialId>) -> WorkerInfo {
+        WorkerInfo { worker: name.to_owned(), credential, valid: vec![ONE, OTHER], ..WorkerInfo::default() }
     }
 
     #[test]

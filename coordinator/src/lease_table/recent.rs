@@ -7,7 +7,7 @@ use std::{
 
 /// Values by key, for processes, storages or names, including those whose sessions have ended.
 #[derive(Debug)]
-pub(super) struct Recent<Key, Value> {
+pub(super) struct LruMap<Key, Value> {
     of: HashMap<Key, (u64, Value)>,
     /// The keys, by the number of their last use.
     by_use: BTreeMap<u64, Key>,
@@ -15,7 +15,7 @@ pub(super) struct Recent<Key, Value> {
     capacity: usize,
 }
 
-impl<Key: Clone + Eq + Hash, Value: Default> Recent<Key, Value> {
+impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
     /// An empty map with this capacity.
     pub(super) fn of_at_most(capacity: usize) -> Self {
         Self { of: HashMap::new(), by_use: BTreeMap::new(), last_use: 0, capacity }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_entry_is_evicted_first() {
-        let mut recent: Recent<u32, u32> = Recent::of_at_most(2);
+        let mut recent: LruMap<u32, u32> = LruMap::of_at_most(2);
         *recent.entry(&1) = 10;
         *recent.entry(&2) = 20;
         assert_eq!(*recent.entry(&1), 10);

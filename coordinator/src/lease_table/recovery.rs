@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    EXPIRY_MARGIN, LeaseTable, Notice,
+    EXPIRY_MARGIN, LeaseNotice, LeaseTable,
     high_water::{HighWater, Mark},
 };
 
@@ -125,7 +125,7 @@ impl LeaseTable {
 
     pub(super) fn end_recovery(&mut self) {
         let missing = self.recovery.take().into_iter().flat_map(Recovery::into_missing);
-        self.notices.extend(missing.map(Notice::NotBack));
+        self.notices.extend(missing.map(LeaseNotice::NotReturned));
         // The classes that were held back are granted first.
         self.fresh = 0;
         self.turn += 1;

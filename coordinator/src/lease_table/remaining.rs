@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shared::{Wnid, ids::SessionId, outcome::Outcome};
 
-use super::{Held, LeaseTable};
+use super::{LeaseTable, ReportedLease};
 
 /// Added before a time is cut to whole seconds.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
@@ -83,9 +83,9 @@ impl LeaseTable {
 
     /// A worker that asks for leases names what it holds. Lengths that none of its renewals has
     /// named yet count from now on; positions and leases change with renewals only.
-    pub fn learn_lengths(&mut self, id: SessionId, held: &[Held]) {
+    pub fn learn_lengths(&mut self, id: SessionId, held: &[ReportedLease]) {
         let Some(session) = self.sessions.by_id.get_mut(&id) else { return };
-        for Held { lease, length, .. } in held {
+        for ReportedLease { lease, length, .. } in held {
             let Some(position) = self.index.get(&lease.wnid) else { continue };
             if self.classes[*position].token == Some(lease.token)
                 && let Some(holding) = session.leases.get_mut(position)

@@ -8,7 +8,7 @@ use std::{
 use shared::ids::{CredentialId, SessionId};
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, UnknownSession, leases::Holding, recent::Recent};
+use super::{EXPIRY_MARGIN, UnknownSession, leases::LeaseProgress, recent::LruMap};
 use crate::fleet::{WorkerState, WorkerView};
 
 /// Maximum number of takeovers of a name within [`TAKEOVER_WINDOW`]; with more of them, two
@@ -59,7 +59,7 @@ pub enum Refused {
 
 /// Name, capacity and credential of a worker process, as its registration states them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hello {
+pub struct WorkerInfo {
     /// Name of the worker, stable across restarts.
     pub worker: String,
     /// Nonce of the process.
@@ -84,9 +84,9 @@ pub struct Hello {
 /// The session of one worker.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) hello: Hello,
+    pub(super) hello: WorkerInfo,
     expires: Instant,
-    pub(super) leases: BTreeMap<usize, Holding>,
+    pub(super) leases: BTreeMap<usize, LeaseProgress>,
     /// The processes that had the name before, and when each lost it.
     displaced: VecDeque<(Vec<u8>, Instant)>,
     /// One of them is alive: the name passes to no other process while this session lasts.
@@ -161,7 +161,7 @@ impl Session {
 
 /// State of a name for a process that registers under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Claim {
+pub(super) enum NameClaim {
     /// The process already has the session.
     Mine(SessionId),
     /// The session belongs to another process, which is assumed to have ended.
@@ -184,7 +184,7 @@ pub(super) struct Sessions {
     /// When the first inventory of the run began.
     first_inventory: Option<Instant>,
     /// Storages whose inventory was requested from a worker.
-    surveyed: Recent<String, bool>,
+    surveyed: LruMap<String, bool>,
 }
 
 impl Sessions {
@@ -193,29 +193,29 @@ impl Sessions {
         let by_id = BTreeMap::new();
         let by_worker = HashMap::new();
         let surveys = BTreeMap::new();
-        let surveyed = Recent::of_at_most(FORMER);
+        let surveyed = LruMap::of_at_most(FORMER);
         Self { by_id, by_worker, slots: 0, last, ttl, surveys, first_inventory: None, surveyed }
     }
 
     /// Decides whether a process may have a name. The newest process gets it, which usually is a
     /// restarted worker. If a process registers again that had lost the name, it is alive, so two
     /// processes use the name.
-    pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<Claim, Refused> {
-        let Some(id) = self.by_worker.get(worker).copied() else { return Ok(Claim::Free) };
+    pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<NameClaim, Refused> {
+        let Some(id) = self.by_worker.get(worker).copied() else { return Ok(NameClaim::Free) };
         let session = self.by_id.get_mut(&id).expect("names lead to known sessions");
         if session.hello.instance == instance {
-            return Ok(Claim::Mine(id));
+            return Ok(NameClaim::Mine(id));
         }
         session.contested |= session.displaced.iter().any(|(older, _)| older == instance);
         let lately = session.displaced.iter().filter(|(_, lost)| now - *lost < TAKEOVER_WINDOW).count();
         if session.contested || lately >= MAX_TAKEOVERS {
             return Err(Refused::NameTaken { worker: worker.to_owned() });
         }
-        Ok(Claim::Takeover(id))
+        Ok(NameClaim::Takeover(id))
     }
 
     /// Opens a session. `replaced`: the previous session of the name.
-    pub(super) fn open(&mut self, hello: &Hello, replaced: Option<Session>, now: Instant) -> SessionId {
+    pub(super) fn open(&mut self, hello: &WorkerInfo, replaced: Option<Session>, now: Instant) -> SessionId {
         let mut displaced = VecDeque::new();
         if let Some(older) = replaced {
             displaced = older.displaced;

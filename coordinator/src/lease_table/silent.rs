@@ -5,21 +5,21 @@
 //! Invariants: a class is taken only for a worker that gets it at once. Each time a class is taken,
 //! the time that must pass before it is taken again doubles, so that some worker waits long enough
 //! for an origin that answers slowly. The bytes that the former holder had received are charged to
-//! the budget of speculative attempts ([`Copies`]).
+//! the budget of speculative attempts ([`Attempts`]).
 //!
 //! Before its first byte, a class is not silent while its holder receives bytes of other classes,
 //! because it waits for a connection. A worker may take few classes until it has completed some. A
 //! failure of a class that a worker took is not final by its report alone
 //! ([`LeaseTable::may_be_wrong`]).
 //!
-//! [`Copies`]: super::copies::Copies
+//! [`Attempts`]: super::copies::Attempts
 
 use std::{collections::BTreeSet, time::Duration};
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{LeaseTable, Notice, State, leases::Holding, sessions::Session};
+use super::{LeaseNotice, LeaseTable, State, leases::LeaseProgress, sessions::Session};
 
 /// Limit on the exponent by which the time to wait grows.
 const MAX_DOUBLINGS: u32 = 10;
@@ -65,7 +65,7 @@ impl LeaseTable {
         self.sessions.by_id.values().flat_map(of).collect()
     }
 
-    fn is_silent(&self, class: usize, session: &Session, held: &Holding, now: Instant) -> bool {
+    fn is_silent(&self, class: usize, session: &Session, held: &LeaseProgress, now: Instant) -> bool {
         let doublings = u32::from(self.classes[class].taken).min(MAX_DOUBLINGS);
         let patience = self.silent.after.saturating_mul(1 << doublings);
         // A class that was received completely is being published.
@@ -80,7 +80,7 @@ impl LeaseTable {
     /// plus one for each class that it has completed in its session.
     pub(super) fn room_for_silent(&self, id: SessionId) -> usize {
         let session = &self.sessions.by_id[&id];
-        let is_waiting = |(class, held): &(&usize, &Holding)| self.classes[**class].is_taken && held.bytes == 0;
+        let is_waiting = |(class, held): &(&usize, &LeaseProgress)| self.classes[**class].is_taken && held.bytes == 0;
         let waiting = session.leases.iter().filter(is_waiting).count();
         let done = usize::try_from(session.settled[0]).unwrap_or(usize::MAX);
         done.saturating_add(1).saturating_sub(waiting)
@@ -105,7 +105,7 @@ impl LeaseTable {
                 self.begun_on.insert(class, holder.hello.storage.clone());
             }
             let worker = holder.hello.worker.clone();
-            self.notices.push(Notice::Silent { wnid: self.classes[class].wnid, worker });
+            self.notices.push(LeaseNotice::Silent { wnid: self.classes[class].wnid, worker });
             self.copies.spend(received);
             self.classes[class].taken = self.classes[class].taken.saturating_add(1);
             self.give_back(class);

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::leases::Holding;
+use super::leases::LeaseProgress;
 
 /// Number of the last completed classes whose speeds are kept.
 const MAX_SPEEDS: usize = 101;
@@ -43,7 +43,12 @@ impl Speeds {
 /// `median`: the median of [`Speeds`]. Without it, only transfers without progress are stragglers.
 ///
 /// `patience` is the time to live of a lease: workers report their progress three times within it.
-pub(super) fn time_left(held: &Holding, median: Option<f64>, patience: Duration, now: Instant) -> Option<Duration> {
+pub(super) fn time_left(
+    held: &LeaseProgress,
+    median: Option<f64>,
+    patience: Duration,
+    now: Instant,
+) -> Option<Duration> {
     if held.length == 0 {
         return None;
     }
@@ -83,8 +88,8 @@ mod tests {
     }
 
     /// A transfer whose heartbeats reported these offsets, ten seconds apart.
-    fn seen(length: u64, positions: &[u64], start: Instant) -> (Holding, Instant) {
-        let mut held = Holding::granted(start, true);
+    fn seen(length: u64, positions: &[u64], start: Instant) -> (LeaseProgress, Instant) {
+        let mut held = LeaseProgress::granted(start, true);
         let mut now = start;
         for bytes in positions {
             now += TTL / 3;

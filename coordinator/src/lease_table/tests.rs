@@ -59,8 +59,8 @@ fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
     register(table, worker, worker.as_bytes(), &[], now).unwrap().session
 }
 
-fn held(leases: &[Lease]) -> Vec<Held> {
-    leases.iter().map(|lease| Held { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
+fn held(leases: &[Lease]) -> Vec<ReportedLease> {
+    leases.iter().map(|lease| ReportedLease { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
 }
 
 fn register(
@@ -70,7 +70,8 @@ fn register(
     leases: &[Lease],
     now: Instant,
 ) -> Result<Registered, Refused> {
-    let hello = Hello { worker: worker.to_owned(), instance: instance.to_owned(), slots: MANY, ..Hello::default() };
+    let hello =
+        WorkerInfo { worker: worker.to_owned(), instance: instance.to_owned(), slots: MANY, ..WorkerInfo::default() };
     table.register(&hello, &held(leases), now)
 }
 
@@ -93,7 +94,7 @@ fn acquire(table: &mut LeaseTable, id: SessionId, max: usize, now: Instant) -> R
 }
 
 /// Somebody reports who has no session any more.
-fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> Verdict {
+fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> ReportVerdict {
     table.report(SessionId(0), lease, outcome, Instant::now(), 1.0)
 }
 
@@ -190,7 +191,11 @@ fn a_registration_that_comes_twice_finds_its_session_and_another_process_replace
         Some(Ended { session: first.session, worker: "host".to_owned(), returned: 2, given_up: vec![] })
     );
     assert_eq!(renew(&mut table, first.session, &leases, 0, now), Err(UnknownSession));
-    assert_eq!(report(&mut table, leases[0], &bad()), Verdict::Stale, "a process that was replaced is not believed");
+    assert_eq!(
+        report(&mut table, leases[0], &bad()),
+        ReportVerdict::Stale,
+        "a process that was replaced is not believed"
+    );
     assert_eq!(numbers(&acquire(&mut table, second.session, 9, now).unwrap()), ["1", "2", "3"]);
     check(&table);
 }
@@ -224,8 +229,8 @@ fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
     assert_eq!(again.drop, leases[..1]);
     assert_eq!(renew(&mut table, again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
     assert_eq!((table.status().leased, table.status().pending), (2, 0));
-    assert_eq!(table.report(again.session, leases[0], &bad(), now, 1.0), Verdict::Stale);
-    assert_eq!(table.report(again.session, leases[1], &bad(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(again.session, leases[0], &bad(), now, 1.0), ReportVerdict::Stale);
+    assert_eq!(table.report(again.session, leases[1], &bad(), now, 1.0), ReportVerdict::Settled);
     check(&table);
 }
 
@@ -236,12 +241,12 @@ fn good_news_is_believed_from_anyone_and_is_final() {
     let one = session(&mut table, "one", now);
     let lease = acquire(&mut table, one, 1, now).unwrap()[0];
     let stranger = Lease { token: LeaseToken(3), ..lease };
-    assert_eq!(report(&mut table, stranger, &bad()), Verdict::Stale);
-    assert_eq!(report(&mut table, stranger, &good()), Verdict::Settled);
-    assert_eq!(report(&mut table, stranger, &good()), Verdict::AlreadySettled);
-    assert_eq!(report(&mut table, lease, &bad()), Verdict::AlreadySettled);
+    assert_eq!(report(&mut table, stranger, &bad()), ReportVerdict::Stale);
+    assert_eq!(report(&mut table, stranger, &good()), ReportVerdict::Settled);
+    assert_eq!(report(&mut table, stranger, &good()), ReportVerdict::AlreadySettled);
+    assert_eq!(report(&mut table, lease, &bad()), ReportVerdict::AlreadySettled);
     assert_eq!(renew(&mut table, one, &[lease], 0, now), Ok(vec![lease.wnid]));
-    assert_eq!(report(&mut table, Lease { wnid: wnids(2)[1], ..lease }, &good()), Verdict::NotInList);
+    assert_eq!(report(&mut table, Lease { wnid: wnids(2)[1], ..lease }, &good()), ReportVerdict::NotInList);
     assert_eq!(table.status(), JobStatus { total: 1, success: 1, workers: 1, ..JobStatus::default() });
 }
 
@@ -251,9 +256,9 @@ fn late_good_news_corrects_a_failure() {
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     let lease = acquire(&mut table, one, 1, now).unwrap()[0];
-    assert_eq!(table.report(one, lease, &bad(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.report(one, lease, &bad(), now, 1.0), Verdict::AlreadySettled);
-    assert_eq!(report(&mut table, lease, &Outcome::Skipped(Published::default())), Verdict::Corrected);
+    assert_eq!(table.report(one, lease, &bad(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(table.report(one, lease, &bad(), now, 1.0), ReportVerdict::AlreadySettled);
+    assert_eq!(report(&mut table, lease, &Outcome::Skipped(Published::default())), ReportVerdict::Corrected);
     assert_eq!((table.status().failed, table.status().skipped), (0, 1));
 }
 

@@ -30,13 +30,13 @@ struct ClassFailures {
 
 /// The classes that failed and are not settled, and those of them that wait for a retry.
 #[derive(Debug, Default)]
-pub(super) struct Troubles {
+pub(super) struct ClassFailureTable {
     of: HashMap<usize, ClassFailures>,
     /// Waiting classes, ordered by the time at which their wait ends.
     delayed: BTreeSet<(Instant, usize)>,
 }
 
-impl Troubles {
+impl ClassFailureTable {
     /// Records a failure of a class. Returns the number of failures so far of the same kind: for
     /// lack of disk space, or for other reasons.
     pub(super) fn note(&mut self, class: usize, key: String, lacks_space: bool, now: Instant) -> usize {

@@ -2,7 +2,7 @@
 
 use shared::{Wnid, ids::SessionId};
 
-use super::{LeaseTable, leases::Holding};
+use super::{LeaseTable, leases::LeaseProgress};
 use crate::fleet::{ClassPage, ClassView};
 
 impl LeaseTable {
@@ -17,7 +17,7 @@ impl LeaseTable {
             .copies
             .iter()
             .filter_map(|(position, copy)| Some((position, copy.session, self.copies.holding(position)?)));
-        let follows = |(position, ..): &(usize, SessionId, &Holding)| Some(self.classes[*position].wnid) > after;
+        let follows = |(position, ..): &(usize, SessionId, &LeaseProgress)| Some(self.classes[*position].wnid) > after;
         let mut found: Vec<_> = held.chain(copies).filter(follows).collect();
         found.sort_unstable_by_key(|(position, id, _)| (self.classes[*position].wnid, *id));
         let last = most.checked_sub(1).and_then(|at| found.get(at)).map(|(position, ..)| *position);
@@ -25,7 +25,7 @@ impl LeaseTable {
             last.map_or(found.len(), |last| found.iter().rposition(|(at, ..)| *at == last).map_or(0, |at| at + 1));
         let more = end < found.len();
         found.truncate(end);
-        let view = |(position, id, holding): (usize, SessionId, &Holding)| ClassView {
+        let view = |(position, id, holding): (usize, SessionId, &LeaseProgress)| ClassView {
             wnid: self.classes[position].wnid,
             worker: self.worker(id).unwrap_or_default().to_owned(),
             bytes: holding.bytes,
@@ -43,17 +43,19 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::lease_table::{Held, Hello};
+    use crate::lease_table::{ReportedLease, WorkerInfo};
 
     #[test]
     fn held_classes_are_listed_by_the_page_in_the_order_of_their_ids() {
         let now = Instant::now();
         let wnids: Vec<Wnid> = [5, 3, 1, 4, 2].map(|number: u32| format!("n{number:08}").parse().unwrap()).into();
         let mut table = LeaseTable::new(&wnids, 0, 1, Duration::from_secs(30));
-        let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 4, ..Hello::default() };
+        let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 4, ..WorkerInfo::default() };
         let session = table.register(&hello, &[], now).unwrap().session;
         let leases = table.acquire(session, 4, now).unwrap().leases;
-        table.renew(session, &[Held { lease: leases[2], bytes: 5, length: 9, is_local: false }], 5, now).unwrap();
+        table
+            .renew(session, &[ReportedLease { lease: leases[2], bytes: 5, length: 9, is_local: false }], 5, now)
+            .unwrap();
         let listed = |page: &ClassPage| page.classes.iter().map(|class| class.wnid).collect::<Vec<_>>();
         let first = table.under_way(None, 3);
         assert_eq!((listed(&first), first.more), (vec![wnids[2], wnids[1], wnids[3]], true));

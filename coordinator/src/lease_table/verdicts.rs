@@ -10,8 +10,8 @@ use shared::{
 use tokio::time::Instant;
 
 use super::{
-    CopyNews, Lease, LeaseTable, Notice, Session, State, Verdict,
-    breaker::Meaning,
+    AttemptEvent, Lease, LeaseNotice, LeaseTable, ReportVerdict, Session, State,
+    breaker::FailureCause,
     trouble::{OFFERS, TRIES},
 };
 
@@ -22,8 +22,15 @@ impl LeaseTable {
     /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing.
     /// Tokens can be guessed, so a failure needs the session too. `random` is drawn by the caller,
     /// uniformly from 0.0..=1.0.
-    pub fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome, now: Instant, random: f64) -> Verdict {
-        let Some(position) = self.index.get(&lease.wnid).copied() else { return Verdict::NotInList };
+    pub fn report(
+        &mut self,
+        id: SessionId,
+        lease: Lease,
+        outcome: &Outcome,
+        now: Instant,
+        random: f64,
+    ) -> ReportVerdict {
+        let Some(position) = self.index.get(&lease.wnid).copied() else { return ReportVerdict::NotInList };
         let settled = State::of(outcome);
         if settled != State::Failed {
             self.is_there(position);
@@ -32,15 +39,17 @@ impl LeaseTable {
         let holds = class.state == State::Leased(id) && class.token == Some(lease.token);
         let has_copy = self.copies.has(position, id, lease.token);
         let verdict = match (class.state, settled) {
-            (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => return Verdict::AlreadySettled,
+            (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => {
+                return ReportVerdict::AlreadySettled;
+            }
             (State::Leased(_), State::Failed) if has_copy => return self.copy_failed(id, position, outcome, now),
-            (_, State::Failed) if !holds => return Verdict::Stale,
-            (State::Failed, _) => Verdict::Corrected,
-            _ => Verdict::Settled,
+            (_, State::Failed) if !holds => return ReportVerdict::Stale,
+            (State::Failed, _) => ReportVerdict::Corrected,
+            _ => ReportVerdict::Settled,
         };
         if let Outcome::Failed(failure) = outcome {
             let verdict = self.failed(id, position, failure, now, random);
-            if verdict == Verdict::Settled {
+            if verdict == ReportVerdict::Settled {
                 self.settle(id, position, settled);
             }
             if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
@@ -104,13 +113,13 @@ impl LeaseTable {
             self.copies.speeds.note(bytes, now - granted);
         }
         if let Some(copy) = self.copies.settled(position, bytes) {
-            let news = if copy.token == lease.token { CopyNews::Won } else { CopyNews::Late };
+            let news = if copy.token == lease.token { AttemptEvent::Won } else { AttemptEvent::Late };
             self.tell_of_copy(position, copy.session, news);
         }
     }
 
     /// Bad news of a copy says nothing of its class, whose holder goes on; but perhaps of the worker.
-    fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> Verdict {
+    fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> ReportVerdict {
         if let Outcome::Failed(failure) = outcome
             && failure.suspect != Suspect::Class
             && !failure.lacks_space
@@ -118,21 +127,28 @@ impl LeaseTable {
             self.worker_failed(id, failure, now);
         }
         self.end_copy(position);
-        Verdict::CopyFailed
+        ReportVerdict::CopyFailed
     }
 
     /// A worker has failed what others may do.
     fn worker_failed(&mut self, id: SessionId, failure: &Failure, now: Instant) {
         if self.sessions.failed(id, now) {
             let worker = self.sessions.by_id[&id].hello.worker.clone();
-            self.notices.push(Notice::Quarantined { worker, failure: failure.clone() });
+            self.notices.push(LeaseNotice::Quarantined { worker, failure: failure.clone() });
         }
     }
 
     /// What bad news from the holder of the lease means; every verdict but `Settled` has been carried out.
-    fn failed(&mut self, id: SessionId, position: usize, failure: &Failure, now: Instant, random: f64) -> Verdict {
+    fn failed(
+        &mut self,
+        id: SessionId,
+        position: usize,
+        failure: &Failure,
+        now: Instant,
+        random: f64,
+    ) -> ReportVerdict {
         if failure.suspect == Suspect::Class && self.hand_over(position) {
-            return Verdict::Retried;
+            return ReportVerdict::Retried;
         }
         let session = &self.sessions.by_id[&id];
         let key = match failure.suspect {
@@ -154,47 +170,47 @@ impl LeaseTable {
                 let is_common = self.breaker.is_long() && self.origin_fails_workers(now);
                 self.breaker.judge(is_common, now)
             }
-            _ => Meaning::Class,
+            _ => FailureCause::Class,
         };
-        if meaning == Meaning::Origin {
+        if meaning == FailureCause::Origin {
             if !was_away {
                 let waits = self.breaker.patience();
-                self.notices.push(Notice::OriginAway { failure: failure.clone(), waits });
+                self.notices.push(LeaseNotice::OriginUnavailable { failure: failure.clone(), waits });
             }
             self.excuse(position);
-            return Verdict::Excused;
+            return ReportVerdict::Excused;
         }
         if self.hand_over(position) {
-            return Verdict::Retried;
+            return ReportVerdict::Retried;
         }
         let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
             self.set(position, State::Delayed(now + BACKOFF.delay(retry, random)));
-            return Verdict::Retried;
+            return ReportVerdict::Retried;
         }
-        if meaning == Meaning::Class {
-            return Verdict::Settled;
+        if meaning == FailureCause::Class {
+            return ReportVerdict::Settled;
         }
         self.classes[position].token = None;
         self.set(position, State::Doubted);
         self.breaker.doubt(position, failure.clone());
-        Verdict::Doubted
+        ReportVerdict::Doubted
     }
 
     /// A worker has no space for a class, which is no fault of the worker: another one gets the
     /// class at once, if there is one.
-    fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> Verdict {
+    fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> ReportVerdict {
         if self.hand_over(position) {
-            return Verdict::Retried;
+            return ReportVerdict::Retried;
         }
         let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
         if offers >= OFFERS || !self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
-            return Verdict::Settled;
+            return ReportVerdict::Settled;
         }
         self.give_back(position);
-        Verdict::Retried
+        ReportVerdict::Retried
     }
 
     /// It was the origin: this class, and those that failed in a row before it, are as they were.
@@ -243,7 +259,7 @@ impl LeaseTable {
             }
         }
         if was_away {
-            self.notices.push(Notice::OriginBack);
+            self.notices.push(LeaseNotice::OriginAvailable);
             self.turn += 1;
         }
     }

@@ -18,7 +18,7 @@ mod wire;
 const MAX_NAMES: usize = 20;
 
 /// Implements the calls of the service `Admin`.
-pub(crate) struct AdminDoor {
+pub(crate) struct AdminService {
     /// The owner of the job's state.
     pub(crate) dispatcher: DispatcherHandle,
     /// Id of the run, as in each manifest.
@@ -29,7 +29,7 @@ pub(crate) struct AdminDoor {
     pub(crate) shutdown: Shutdown,
 }
 
-impl AdminDoor {
+impl AdminService {
     async fn fleet(&self) -> Result<Fleet, Status> {
         let mut fleet = self.dispatcher.fleet().await.map_err(refused)?;
         if self.shutdown.drain.is_cancelled() && fleet.phase != Phase::Done {
@@ -40,7 +40,7 @@ impl AdminDoor {
 }
 
 #[tonic::async_trait]
-impl Admin for AdminDoor {
+impl Admin for AdminService {
     async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Result<Response<proto::Fleet>, Status> {
         Ok(Response::new(wire::fleet(self.fleet().await?, &self.run_id, self.epoch)))
     }
@@ -114,20 +114,21 @@ mod tests {
 
     use super::*;
     use crate::{
-        concurrency::{Ceilings, Pace},
+        concurrency::{Ceilings, ConcurrencyController},
         dispatcher::Dispatcher,
         lease_table::LeaseTable,
         ledger::Writer,
         rpc::conversions::MAX_BATCH,
     };
 
-    fn service(tasks: &mut JoinSet<()>) -> AdminDoor {
+    fn service(tasks: &mut JoinSet<()>) -> AdminService {
         let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
         let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
         let ledger = Writer::to_nowhere(tasks);
-        let (owner, dispatcher) = Dispatcher::new(table, Pace::new(Ceilings::default(), Instant::now()), ledger);
+        let (owner, dispatcher) =
+            Dispatcher::new(table, ConcurrencyController::new(Ceilings::default(), Instant::now()), ledger);
         tasks.spawn(owner.run());
-        AdminDoor { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
+        AdminService { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use tracing::Span;
 
 use crate::{
     dispatcher::Reported,
-    lease_table::{Held, Lease},
+    lease_table::{Lease, ReportedLease},
 };
 
 /// No answer holds more leases, and no message names more classes.
@@ -44,10 +44,10 @@ fn lease(named: &str, token: u64) -> Result<Lease, Status> {
 }
 
 /// What a worker says it holds.
-pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<Held>, Status> {
+pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<ReportedLease>, Status> {
     let known = |held: proto::Held| {
         let lease = lease(&held.wnid, held.token)?;
-        Ok(Held { lease, bytes: held.bytes, length: held.length, is_local: held.is_local })
+        Ok(ReportedLease { lease, bytes: held.bytes, length: held.length, is_local: held.is_local })
     };
     at_most(held)?.into_iter().map(known).collect()
 }

@@ -11,12 +11,12 @@ use std::{
 };
 
 use crate::{
-    auth::{Caller, Gate, MAX_STREAMS},
+    auth::{AuthLayer, Caller, MAX_STREAMS},
     dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
     fleet::Phase,
-    lease_table::{Granted, Hello, Refused},
+    lease_table::{Granted, Refused, WorkerInfo},
     rpc::{
-        admin::AdminDoor,
+        admin::AdminService,
         conversions::{MAX_BATCH, at_most, held, leases, milliseconds, reported, sentence, shown},
     },
 };
@@ -43,8 +43,8 @@ mod health;
 mod message_limits;
 mod request_memory;
 
-use budgets::Pacing;
-use calls::Counted;
+use budgets::BudgetStream;
+use calls::CallMetricsLayer;
 use message_limits::MessageLimits;
 
 /// The version of the protocol that is spoken here.
@@ -87,7 +87,7 @@ pub(crate) async fn serve<I, IO, E>(
     dispatcher: DispatcherHandle,
     job: JobOptions,
     terms: LeaseTerms,
-    gate: Gate,
+    gate: AuthLayer,
     incoming: I,
     shutdown: Shutdown,
 ) -> Result<(), ServeError>
@@ -99,15 +99,15 @@ where
     let abort = shutdown.abort.clone();
     let (reporter, health) = health::health().await;
     let following = reporter.follow(dispatcher.watch_phase(), shutdown.clone());
-    let counted = Counted(Arc::clone(dispatcher.tally()));
-    let admin = AdminDoor {
+    let counted = CallMetricsLayer(Arc::clone(dispatcher.counters()));
+    let admin = AdminService {
         dispatcher: dispatcher.clone(),
         run_id: job.run_id.clone(),
         epoch: terms.epoch,
         shutdown: shutdown.clone(),
     };
     let admin = AdminServer::new(admin);
-    let door = CoordinatorServer::new(Door { dispatcher, job, terms, shutdown });
+    let door = CoordinatorServer::new(CoordinatorService { dispatcher, job, terms, shutdown });
     // A host that vanished without a word must not keep its connection for ever.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -133,14 +133,14 @@ where
     Ok(served.await?)
 }
 
-struct Door {
+struct CoordinatorService {
     dispatcher: DispatcherHandle,
     job: JobOptions,
     terms: LeaseTerms,
     shutdown: Shutdown,
 }
 
-impl Door {
+impl CoordinatorService {
     fn directive(&self) -> proto::Directive {
         if self.shutdown.drain.is_cancelled() || self.shutdown.abort.is_cancelled() {
             proto::Directive::Stop
@@ -169,7 +169,7 @@ impl Door {
 
     fn acquired(&self, granted: Granted, directive: proto::Directive) -> Response<proto::AcquireReply> {
         let Granted { leases, probe, .. } = granted;
-        self.dispatcher.tally().grants.inc_by(leases.len() as u64);
+        self.dispatcher.counters().grants.inc_by(leases.len() as u64);
         let leases = leases.into_iter().map(|lease| proto::Lease {
             wnid: lease.wnid.to_string(),
             token: lease.token.0,
@@ -201,7 +201,7 @@ impl Door {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Coordinator for Door {
+impl Coordinator for CoordinatorService {
     type WatchStream = Answers<proto::JobStatus>;
     type PaceStream = Answers<proto::Budget>;
 
@@ -223,7 +223,7 @@ impl Coordinator for Door {
         let name = shown(&request.worker_name);
         caller.may_be_named(&name)?;
         let held = held(request.held)?;
-        let hello = Hello {
+        let hello = WorkerInfo {
             worker: name,
             instance: request.instance_nonce,
             slots: request.slots.clamp(1, MAX_SLOTS),
@@ -310,7 +310,7 @@ impl Coordinator for Door {
         let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in results.iter().filter(|reported| !reported.needs_lease) {
-            self.dispatcher.tally().reported(&reported.outcome);
+            self.dispatcher.counters().reported(&reported.outcome);
         }
         let receipt = self.dispatcher.report(reporter, results).await.map_err(refused)?;
         let directive = if receipt.is_known { self.directive() } else { proto::Directive::Reregister };
@@ -339,7 +339,7 @@ impl Coordinator for Door {
         &self,
         observations: Request<Streaming<proto::Observation>>,
     ) -> Result<Response<Self::PaceStream>, Status> {
-        let opened = Pacing::open(self.dispatcher.clone(), observations.into_inner());
+        let opened = BudgetStream::open(self.dispatcher.clone(), observations.into_inner());
         let opened = self.shutdown.abort.run_until_cancelled(opened).await;
         let pacing = opened.unwrap_or_else(|| Err(refused(DispatchError::Stopped)))?;
         let until = self.shutdown.abort.clone().cancelled_owned();

@@ -8,7 +8,7 @@ use shared::{
 };
 
 use super::*;
-use crate::lease_table::{Held, Hello, Lease, LeaseTable};
+use crate::lease_table::{Lease, LeaseTable, ReportedLease, WorkerInfo};
 
 const TTL: Duration = Duration::from_secs(30);
 const SESSION: SessionId = SessionId(1);
@@ -48,16 +48,16 @@ impl Program {
         let wnids: Vec<Wnid> = job.lengths.keys().copied().collect();
         let mut table = LeaseTable::new(&wnids, job.invalid, epoch, TTL);
         job.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
-        let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 100, ..Hello::default() };
+        let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 100, ..WorkerInfo::default() };
         let session = table.register(&hello, &[], now).unwrap().session;
         Self { table, time_left: TimeLeft::new(now), session, received: 0, leases: Vec::new() }
     }
 
     /// What the worker names. The origin has told the length of each class of which bytes have come.
-    fn held(&self, job: &Job) -> Vec<Held> {
+    fn held(&self, job: &Job) -> Vec<ReportedLease> {
         let named = |lease: &Lease| {
             let position = job.positions.get(&lease.wnid).copied();
-            Held {
+            ReportedLease {
                 lease: *lease,
                 bytes: position.unwrap_or_default(),
                 length: position.map_or(0, |_| job.lengths[&lease.wnid]),
@@ -209,18 +209,19 @@ fn no_time_is_told_while_most_lengths_are_not_known_and_lengths_are_learnt_from_
     let now = Instant::now();
     let wnids: Vec<Wnid> = (1..=20).map(wnid).collect();
     let mut table = LeaseTable::new(&wnids, 0, 1, TTL);
-    let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 8, ..Hello::default() };
+    let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 8, ..WorkerInfo::default() };
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 8, now).unwrap().leases;
     table.report(session, leases[0], &Outcome::Success(Published { files: 1, bytes: 1000 }), now, 0.5);
     assert_eq!(table.remaining_bytes(), None, "the first one to end is the shortest one");
-    let held = |lease: &Lease, length| Held { lease: *lease, bytes: 900, length, is_local: false };
+    let held = |lease: &Lease, length| ReportedLease { lease: *lease, bytes: 900, length, is_local: false };
     let of_another_lease = Lease { token: leases[0].token, ..leases[1] };
     table.learn_lengths(session, &[held(&of_another_lease, 7)]);
     table.learn_lengths(SessionId(99), &[held(&leases[1], 7)]);
     assert_eq!(table.remaining_bytes(), None);
     // Of one class no byte has come.
-    let named: Vec<Held> = leases[1..7].iter().map(|lease| held(lease, 8000)).chain([held(&leases[7], 0)]).collect();
+    let named: Vec<ReportedLease> =
+        leases[1..7].iter().map(|lease| held(lease, 8000)).chain([held(&leases[7], 0)]).collect();
     table.learn_lengths(session, &named);
     assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
     assert_eq!(table.position_in_tar(session, wnid(2)), 0, "positions change with renewals");
@@ -306,11 +307,13 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
     assert_eq!(table.remaining_bytes(), None, "no length is known");
     table.restore(wnid(1), &Outcome::Skipped(Published { files: 1, bytes: 1000 }));
     assert_eq!(table.remaining_bytes(), Some(4000), "invalid rows say nothing");
-    let hello = Hello { worker: "w".to_owned(), instance: vec![1], slots: 9, ..Hello::default() };
+    let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 9, ..WorkerInfo::default() };
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 1, now).unwrap().leases;
     assert_eq!(table.remaining_bytes(), Some(4000));
-    table.renew(session, &[Held { lease: leases[0], bytes: 500, length: 3000, is_local: false }], 500, now).unwrap();
+    table
+        .renew(session, &[ReportedLease { lease: leases[0], bytes: 500, length: 3000, is_local: false }], 500, now)
+        .unwrap();
     assert_eq!(table.remaining_bytes(), Some(2500 + 3 * 2000));
     assert_eq!(table.position_in_tar(session, wnid(2)), 500);
     table.restore(wnid(3), &Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error")));

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
-use crate::tls::{ByAuthority, HTTP2, Source, TlsError, Token, certified_key, provider, roots};
+use crate::tls::{AuthorityVerifier, HTTP2, SourceFile, TlsError, Token, certified_key, provider, roots};
 
 /// Authentication scheme of the token in its header (RFC 6750).
 const BEARER: &[u8] = b"Bearer ";
@@ -55,7 +55,7 @@ impl CredentialFiles {
     }
 
     /// `sources` are the contents of [`Self::paths`], in the same order.
-    pub(super) fn credentials(&self, sources: &[Source]) -> Result<Credentials, TlsError> {
+    pub(super) fn credentials(&self, sources: &[SourceFile]) -> Result<Credentials, TlsError> {
         let mut sources = sources.iter();
         let token = self.token.as_ref().and_then(|_| sources.next());
         let authority = self.authority.as_ref().and_then(|_| sources.next());
@@ -75,9 +75,9 @@ impl CredentialFiles {
             .expect("the provider has a suite for each version");
         let builder = match (authority, token.and_then(|token| token.authority())) {
             (Some(file), _) => builder.with_root_certificates(roots(file)?),
-            (None, Some(authority)) => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(ByAuthority::new(authority, provider())))
-            }
+            (None, Some(authority)) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AuthorityVerifier::new(authority, provider()))),
             (None, None) => {
                 return Err(TlsError::NoAuthority { path: self.token.clone().unwrap_or_default() });
             }

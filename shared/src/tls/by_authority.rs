@@ -21,19 +21,19 @@ use super::Authority;
 
 /// Accepts the servers of one authority, of which only the digest is known.
 #[derive(Debug)]
-pub struct ByAuthority {
+pub struct AuthorityVerifier {
     authority: Authority,
     provider: Arc<CryptoProvider>,
 }
 
-impl ByAuthority {
+impl AuthorityVerifier {
     /// A verifier for the servers of this authority.
     pub fn new(authority: Authority, provider: Arc<CryptoProvider>) -> Self {
         Self { authority, provider }
     }
 }
 
-impl ServerCertVerifier for ByAuthority {
+impl ServerCertVerifier for AuthorityVerifier {
     fn verify_server_cert(
         &self,
         server: &CertificateDer<'_>,
@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn check(named: &Issuer, server: &CertificateDer<'_>, chain: &[&Issuer], name: &str) -> Result<(), Error> {
-        let verifier = ByAuthority::new(Authority::of(named.der()), provider());
+        let verifier = AuthorityVerifier::new(Authority::of(named.der()), provider());
         let chain: Vec<_> = chain.iter().map(|issuer| issuer.der().clone()).collect();
         let name = ServerName::try_from(name).unwrap();
         verifier.verify_server_cert(server, &chain, &name, &[], UnixTime::now()).map(drop)

@@ -17,10 +17,10 @@ use rustls::crypto::CryptoProvider;
 use crate::private_file::WritableByOthers;
 
 pub use bundle::InvalidBundle;
-pub use by_authority::ByAuthority;
+pub use by_authority::AuthorityVerifier;
 pub use pem::{certificates, certified_key, roots};
 pub use token::{Authority, InvalidToken, TOKEN_PREFIX, Token, halves};
-pub use watched::{Source, Watched};
+pub use watched::{SourceFile, Watched};
 
 /// ALPN name of HTTP/2 in a TLS handshake.
 pub const HTTP2: &[u8] = b"h2";

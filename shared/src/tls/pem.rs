@@ -10,13 +10,13 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::{Source, TlsError, bundle};
+use super::{SourceFile, TlsError, bundle};
 
 /// All certificates of a file, in the order of the file; at least one.
 ///
 /// # Errors
 /// [`TlsError::Certificate`].
-pub fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub fn certificates(source: &SourceFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     bundle::read(&source.bytes).map_err(|why| TlsError::Certificate { path: source.path.clone(), why })
 }
 
@@ -25,7 +25,7 @@ pub fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, Tls
 ///
 /// # Errors
 /// [`TlsError`], also if the two do not match.
-pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCertAndKey>, TlsError> {
+pub fn certified_key(certificate: &SourceFile, key: &SourceFile) -> Result<Arc<SingleCertAndKey>, TlsError> {
     let chain = certificates(certificate)?;
     let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|_| TlsError::Key { path: key.path.clone() })?;
     let der = Zeroizing::new(der);
@@ -46,7 +46,7 @@ pub fn certified_key(certificate: &Source, key: &Source) -> Result<Arc<SingleCer
 ///
 /// # Errors
 /// [`TlsError`], also if one of them cannot be an authority.
-pub fn roots(source: &Source) -> Result<RootCertStore, TlsError> {
+pub fn roots(source: &SourceFile) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(source)? {
         roots

@@ -12,7 +12,7 @@ use data_encoding::BASE32_NOPAD;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::{Source, TlsError};
+use super::{SourceFile, TlsError};
 
 /// Prefix of a join token, with the version of its format.
 pub const TOKEN_PREFIX: &str = "idl1.";
@@ -78,7 +78,7 @@ impl Token {
     ///
     /// # Errors
     /// [`TlsError::Token`].
-    pub fn one_of(source: &Source, roles: &[&str]) -> Result<Self, TlsError> {
+    pub fn one_of(source: &SourceFile, roles: &[&str]) -> Result<Self, TlsError> {
         let refuse = |source_error| TlsError::Token { path: source.path.clone(), source: source_error };
         let lines: Vec<(&str, &str)> = source.lines().map(|(_, line)| halves(line)).collect();
         let of_role = |role: &&str| lines.iter().find(|(of, _)| of == role);
@@ -147,8 +147,8 @@ fn bytes(text: &str) -> Result<Zeroizing<[u8; BYTES]>, InvalidToken> {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        Source { path: "token".into(), bytes: text.as_bytes().to_vec().into() }
+    fn source(text: &str) -> SourceFile {
+        SourceFile { path: "token".into(), bytes: text.as_bytes().to_vec().into() }
     }
 
     #[test]

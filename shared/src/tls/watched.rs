@@ -19,14 +19,14 @@ use super::TlsError;
 use crate::private_file::{self, NotRead};
 
 /// A file and its content.
-pub struct Source {
+pub struct SourceFile {
     /// Path of the file.
     pub path: PathBuf,
     /// Content of the file. It may be secret, and is erased from memory when it is dropped.
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
-impl Source {
+impl SourceFile {
     /// Reads the file.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Source {
     }
 }
 
-type Make<T> = Box<dyn Fn(&[Source]) -> Result<T, TlsError> + Send + Sync>;
+type Make<T> = Box<dyn Fn(&[SourceFile]) -> Result<T, TlsError> + Send + Sync>;
 
 /// A value that is made of files.
 pub struct Watched<T> {
@@ -75,7 +75,7 @@ impl<T> Watched<T> {
     /// [`TlsError`] if a file cannot be read, or `make` fails.
     pub fn new(
         paths: Vec<PathBuf>,
-        make: impl Fn(&[Source]) -> Result<T, TlsError> + Send + Sync + 'static,
+        make: impl Fn(&[SourceFile]) -> Result<T, TlsError> + Send + Sync + 'static,
     ) -> Result<Self, TlsError> {
         let sources = read(&paths)?;
         let current = ArcSwap::from_pointee(make(&sources)?);
@@ -157,11 +157,11 @@ impl<T> std::fmt::Debug for Watched<T> {
     }
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<Source>, TlsError> {
-    paths.iter().cloned().map(Source::read).collect()
+fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, TlsError> {
+    paths.iter().cloned().map(SourceFile::read).collect()
 }
 
-fn digests(sources: &[Source]) -> Vec<Vec<u8>> {
+fn digests(sources: &[SourceFile]) -> Vec<Vec<u8>> {
     sources.iter().map(|source| digest(&SHA256, &source.bytes).as_ref().to_vec()).collect()
 }
 
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    fn length_of(sources: &[Source]) -> Result<usize, TlsError> {
+    fn length_of(sources: &[SourceFile]) -> Result<usize, TlsError> {
         let source = &sources[0];
         if source.bytes.is_empty() {
             return Err(TlsError::Certificate { path: source.path.clone(), why: crate::tls::InvalidBundle::Empty });

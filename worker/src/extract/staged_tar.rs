@@ -14,7 +14,7 @@ use shared::{
 
 use crate::{
     extract::{Event, Framing, Limits},
-    storage::{journal::FileEntry, partial_file::Beginning},
+    storage::{journal::FileEntry, partial_file::PartialFile},
 };
 
 /// Read size in bytes.
@@ -55,8 +55,8 @@ impl StagedTar {
     }
 
     /// Like [`Self::copy`], for a partial file.
-    pub(crate) fn copy_partial(&mut self, beginning: &Beginning) -> io::Result<bool> {
-        let Beginning { name, size, written, blake3, position } = beginning;
+    pub(crate) fn copy_partial(&mut self, beginning: &PartialFile) -> io::Result<bool> {
+        let PartialFile { name, size, written, blake3, position } = beginning;
         self.copy_expected(&Expected { name, size: *size, content: *written, blake3: *blake3, until: *position })
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
         fs::write(&from, &tar[..4000]).unwrap();
-        let beginning = |written: u64| Beginning {
+        let beginning = |written: u64| PartialFile {
             name: "a".to_owned(),
             size: 5000,
             written,

@@ -29,7 +29,7 @@ use crate::{
     storage::{
         checkpoint_timer::CheckpointTimer,
         journal::{FileEntry, Journal},
-        partial_file::{Beginning, BegunFile},
+        partial_file::{PartialFile, ProvedPartialFile},
         staging::Staging,
     },
 };
@@ -46,7 +46,7 @@ pub(crate) struct Start {
     /// Files that are done.
     pub(crate) files: u64,
     /// The file behind them, if it is begun.
-    pub(crate) begun: Option<BegunFile>,
+    pub(crate) begun: Option<ProvedPartialFile>,
     /// Offset of the next header, or of the rest of the file that is begun.
     pub(crate) offset: u64,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Unpacker {
 /// The file that is being written.
 #[derive(Debug)]
 struct Current {
-    begun: BegunFile,
+    begun: ProvedPartialFile,
     file: File,
     /// Offset in the tar of what comes next of it.
     position: u64,
@@ -145,7 +145,7 @@ impl Unpacker {
         let folder = own_file::open_folder(&staging.class_folder()).map_err(in_staging())?;
         let (wnid, limits) = (wnid.to_string(), Limits::for_tar(source.length));
         let framing = match &begun {
-            Some(BegunFile { size, written, .. }) => {
+            Some(ProvedPartialFile { size, written, .. }) => {
                 Framing::resume_within(&wnid, limits, offset, files, *size, size - written)
             }
             None => Framing::resume(&wnid, limits, offset, files),
@@ -212,7 +212,7 @@ impl Unpacker {
                 }
                 Event::FileEnd { next_header } => {
                     let current = self.current.take().expect("an end comes after its header");
-                    let Current { begun: BegunFile { name, size, digest, .. }, file, .. } = current;
+                    let Current { begun: ProvedPartialFile { name, size, digest, .. }, file, .. } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
                     let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
                     self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
@@ -258,7 +258,7 @@ impl Current {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(file) => {
-                let begun = BegunFile { name: name.to_owned(), size, written: 0, digest: Digest::Empty };
+                let begun = ProvedPartialFile { name: name.to_owned(), size, written: 0, digest: Digest::Empty };
                 Ok(Self { begun, file: file.into(), position: 0 })
             }
             Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate { name: name.to_owned() }),
@@ -268,7 +268,7 @@ impl Current {
 
     /// A former owner that still runs has this file open too. It can only write what the tar has in that place, so it does no
     /// harm as long as nobody writes to wherever the file ends.
-    fn go_on(folder: &File, begun: BegunFile, position: u64) -> Result<Self, UnpackError> {
+    fn go_on(folder: &File, begun: ProvedPartialFile, position: u64) -> Result<Self, UnpackError> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
         let file = opened.and_then(|file| {
@@ -290,10 +290,10 @@ impl Current {
         self.begun.digest.update(data, self.begun.written == self.begun.size);
     }
 
-    fn beginning(&self) -> Beginning {
-        let BegunFile { name, size, written, digest } = &self.begun;
+    fn beginning(&self) -> PartialFile {
+        let ProvedPartialFile { name, size, written, digest } = &self.begun;
         let (name, blake3) = (name.clone(), digest.finalize());
-        Beginning { name, size: *size, written: *written, blake3, position: self.position }
+        PartialFile { name, size: *size, written: *written, blake3, position: self.position }
     }
 }
 

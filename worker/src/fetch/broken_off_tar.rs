@@ -20,7 +20,7 @@ use url::Url;
 use crate::{
     extract::Start,
     fetch::{
-        context::Site,
+        context::JobContext,
         local_tar::{Ended, unpack},
         unfinished::{self, Unfinished},
     },
@@ -42,7 +42,7 @@ const SHORTEST: u64 = 8 << 10;
 /// Unpacks the file into a staging folder, from which the download goes on, if the origin proves
 /// it; whether it has.
 pub(crate) async fn begin_from(
-    site: &Site,
+    context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
@@ -50,14 +50,14 @@ pub(crate) async fn begin_from(
     tar: &File,
     stop: &CancellationToken,
 ) -> Result<bool, Unfinished> {
-    let fault = |error| unfinished::staging(site.target(), "look at the staging folders", error);
-    let (Ok(found), false) = (tar.metadata(), staging::is_begun(site.target(), wnid).map_err(fault)?) else {
+    let fault = |error| unfinished::staging(context.target(), "look at the staging folders", error);
+    let (Ok(found), false) = (tar.metadata(), staging::is_begun(context.target(), wnid).map_err(fault)?) else {
         return Ok(false);
     };
     if found.len() < SHORTEST {
         return Ok(false);
     }
-    let url = site.job.url.for_class(wnid);
+    let url = context.job.url.for_class(wnid);
     let proved = prove(origin, &url, retries, tar, found.len(), found.modified().ok());
     match stop.run_until_cancelled(proved).await {
         None => Err(Unfinished::Stopped),
@@ -71,7 +71,7 @@ pub(crate) async fn begin_from(
         }
         Some(Ok(source)) => {
             let _local = progress.locally();
-            keep(site, wnid, source, tar, found.len(), stop)
+            keep(context, wnid, source, tar, found.len(), stop)
         }
     }
 }
@@ -146,28 +146,28 @@ async fn is_same(
 
 /// Unpacks the file as the beginning of this version, and leaves a checkpoint.
 fn keep(
-    site: &Site,
+    context: &JobContext,
     wnid: Wnid,
     source: Source,
     tar: &File,
     length: u64,
     stop: &CancellationToken,
 ) -> Result<bool, Unfinished> {
-    let keep_tar = !site.job.delete_tar;
-    let Ok(Some(_space)) = site.disk_space().claim_now(Some(length), if keep_tar { 2 } else { 1 }) else {
+    let keep_tar = !context.job.delete_tar;
+    let Ok(Some(_space)) = context.disk_space().claim_now(Some(length), if keep_tar { 2 } else { 1 }) else {
         return Ok(false);
     };
-    let staging = Staging::create(site.target(), wnid)
-        .map_err(|error| unfinished::staging(site.target(), "make a staging folder", error))?;
+    let staging = Staging::create(context.target(), wnid)
+        .map_err(|error| unfinished::staging(context.target(), "make a staging folder", error))?;
     let start = Start { source, ..Start::default() };
     match unpack(tar, &staging, wnid, start, keep_tar, stop) {
         Ok(Ended::BrokenOff) => {
             tracing::info!(%wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
             Ok(true)
         }
-        Ok(Ended::Whole { .. }) => site.drop_staging(&staging).map(|()| false),
-        Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
-        Err(error) => Err(site.broken(&staging, error)),
+        Ok(Ended::Whole { .. }) => context.drop_staging(&staging).map(|()| false),
+        Ok(Ended::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Err(error) => Err(context.broken(&staging, error)),
     }
 }
 

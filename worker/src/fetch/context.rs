@@ -21,13 +21,13 @@ use crate::{
         unfinished::{self, Unfinished, conflict, storage},
     },
     lease_clock::LeaseClock,
-    observe::{counters::Tally, progress::ClassProgress},
+    observe::{counters::WorkerCounters, progress::ClassProgress},
     origin::{Origin, client::OriginError},
     process_limits::{TooFewDescriptors, make_room},
     source::Source,
     storage::{
         disk_space::DiskSpace,
-        existing::{self, Found, TAR_OF_ANOTHER, Unproved},
+        existing::{self, ExistingFolder, TAR_OF_ANOTHER, Unproved},
         kept_tar::{self, KeptTar},
         manifest::{self, Manifest, Provenance},
         publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
@@ -39,20 +39,20 @@ use crate::{
 
 /// A job at a target.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct JobContext {
     pub(crate) job: JobOptions,
     origin: Origin,
     target: Arc<Target>,
     clock: Arc<LeaseClock>,
     publisher: Publisher,
     disk_space: Arc<DiskSpace>,
-    tally: Arc<Tally>,
+    counters: Arc<WorkerCounters>,
     runtime: Handle,
 }
 
 /// Why work cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub enum SiteError {
+pub enum JobContextError {
     /// The target folder.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -64,31 +64,31 @@ pub enum SiteError {
     Descriptors(#[from] TooFewDescriptors),
     /// What a slot works with.
     #[error("start the downloads: {0}; allow the process more open files")]
-    Lane(io::Error),
+    Runtime(io::Error),
     /// A thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
 }
 
-impl Site {
-    /// Starts the committer, which ends some time after the site is dropped.
+impl JobContext {
+    /// Starts the committer, which ends some time after the context is dropped.
     pub(crate) fn open(
         job: JobOptions,
         origin: Origin,
         target: Arc<Target>,
         clock: Arc<LeaseClock>,
         slots: usize,
-        tally: Arc<Tally>,
+        counters: Arc<WorkerCounters>,
         threads: &mut JoinSet<()>,
-    ) -> Result<Self, SiteError> {
+    ) -> Result<Self, JobContextError> {
         make_room(slots)?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
         let disk_space = DiskSpace::new(Arc::clone(&target));
-        Ok(Self { job, origin, target, clock, publisher, disk_space, tally, runtime: Handle::current() })
+        Ok(Self { job, origin, target, clock, publisher, disk_space, counters, runtime: Handle::current() })
     }
 
     /// Refuses an origin at an address that may not be asked.
-    pub(crate) async fn check_origin(&self) -> Result<(), SiteError> {
+    pub(crate) async fn check_origin(&self) -> Result<(), JobContextError> {
         Ok(self.origin.check_address().await?)
     }
 
@@ -117,7 +117,7 @@ impl Site {
     }
 
     /// What stands under the class's name.
-    pub(crate) fn look(&self, wnid: Wnid) -> Result<Found, Unfinished> {
+    pub(crate) fn look(&self, wnid: Wnid) -> Result<ExistingFolder, Unfinished> {
         let found = existing::look(&self.target, wnid, &self.job);
         found.map_err(|error| self.storage(wnid, "look at what is there", error))
     }
@@ -215,7 +215,7 @@ impl Site {
             .map_err(|error| unfinished::staging(&self.target, "write the manifest", error))?;
         let staged = Staged { wnid, staging: unpacked.staging, tar, replace };
         let published = self.publisher.publish(staged).await;
-        self.tally.publishes.record(began.elapsed());
+        self.counters.publishes.record(began.elapsed());
         match published {
             Ok(Publication::Done) => Ok(Outcome::Success(manifest.published())),
             Ok(Publication::AlreadyThere(manifest)) => Ok(self.found(&manifest)),
@@ -257,7 +257,7 @@ impl Site {
 
     /// Counts a folder that differed from its manifest and was replaced.
     pub(crate) fn mended(&self) {
-        self.tally.mended.inc();
+        self.counters.mended.inc();
     }
 
     /// As [`storage`], for work on what stands under a class's names.

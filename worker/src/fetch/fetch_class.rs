@@ -13,17 +13,17 @@ use tracing::Instrument as _;
 
 use crate::{
     fetch::{
-        context::Site,
+        context::JobContext,
         local_tar::{LocalTar, use_local_tar},
         receive::receive,
         unfinished::{Unfinished, conflict},
     },
     observe::progress::ClassProgress,
     origin::Origin,
-    parts::Spare,
+    parts::ExtraConnections,
     storage::{
         comparison::{Difference, FirstDifference},
-        existing::Found,
+        existing::ExistingFolder,
         publish::{Replace, TarFate},
     },
 };
@@ -31,60 +31,66 @@ use crate::{
 /// Brings one class to its end, or to a checkpoint when `stop` is cancelled. `retries`: attempts without progress, after the
 /// first; `spare`: connections of free slots for its transfer.
 pub(crate) async fn fetch_class(
-    site: &Site,
+    context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
-    spare: &Arc<Spare>,
+    spare: &Arc<ExtraConnections>,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = {
         let _local = progress.locally();
-        site.look(wnid)?
+        context.look(wnid)?
     };
-    let mut replace = Replace::of(site.job.existing);
+    let mut replace = Replace::of(context.job.existing);
     let mut differs = None;
-    let skipped = match (found, site.job.existing) {
-        (Found::Complete(manifest), _) => Some(site.found(&manifest)),
-        (Found::InTheWay(what), _) => return Err(conflict(&what)),
-        (Found::Differs(first), existing) => {
-            say_difference(site, wnid, &first)?;
+    let skipped = match (found, context.job.existing) {
+        (ExistingFolder::Complete(manifest), _) => Some(context.found(&manifest)),
+        (ExistingFolder::InTheWay(what), _) => return Err(conflict(&what)),
+        (ExistingFolder::Differs(first), existing) => {
+            say_difference(context, wnid, &first)?;
             differs = Some(first.difference);
             if existing != Existing::Replace {
                 replace = Replace::Differing;
             }
             None
         }
-        (Found::Unproved(_) | Found::Damaged, Existing::Trust) => Some(Outcome::Skipped(Published::default())),
-        (Found::Damaged, Existing::Adopt) => return Err(conflict("its .manifest.json is damaged or was edited")),
-        (Found::Unproved(why), Existing::Adopt) => {
-            let proved = stop.run_until_cancelled(site.prove(origin, wnid, retries, progress, why)).await;
+        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {
+            Some(Outcome::Skipped(Published::default()))
+        }
+        (ExistingFolder::Damaged, Existing::Adopt) => {
+            return Err(conflict("its .manifest.json is damaged or was edited"));
+        }
+        (ExistingFolder::Unproved(why), Existing::Adopt) => {
+            let proved = stop.run_until_cancelled(context.prove(origin, wnid, retries, progress, why)).await;
             Some(proved.unwrap_or(Err(Unfinished::Stopped))?)
         }
-        (Found::Unproved(_) | Found::Damaged, Existing::Replace) | (Found::Nothing, _) => None,
+        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) | (ExistingFolder::Nothing, _) => {
+            None
+        }
     };
     if let Some(outcome) = skipped {
-        site.drop_tar(wnid)?;
+        context.drop_tar(wnid)?;
         return Ok(outcome);
     }
-    let own_tar = site.own_tar(wnid)?;
+    let own_tar = context.own_tar(wnid)?;
     // Contents differ there, and the tar may have been damaged with them.
     let local = match differs {
         Some(Difference::Marked) => LocalTar::Unused,
-        _ => use_local_tar(site, origin, wnid, retries, own_tar.is_some(), progress, stop).await?,
+        _ => use_local_tar(context, origin, wnid, retries, own_tar.is_some(), progress, stop).await?,
     };
     let is_broken_off = matches!(local, LocalTar::BrokenOff);
     let (unpacked, was_there) = match local {
         LocalTar::Whole(unpacked) => (unpacked, true),
         LocalTar::BrokenOff | LocalTar::Unused => {
-            site.check_tar_name(wnid)?;
+            context.check_tar_name(wnid)?;
             let received =
-                receive(site, origin, wnid, retries, progress, spare, stop).instrument(trace::step("receive"));
+                receive(context, origin, wnid, retries, progress, spare, stop).instrument(trace::step("receive"));
             (received.await?, false)
         }
     };
-    let tar = match (site.job.delete_tar, own_tar.is_some()) {
+    let tar = match (context.job.delete_tar, own_tar.is_some()) {
         (true, true) => TarFate::Remove,
         (true, false) => TarFate::Stay,
         (false, _) if was_there => TarFate::Stay,
@@ -92,9 +98,9 @@ pub(crate) async fn fetch_class(
         (false, _) => TarFate::Move,
     };
     let _local = progress.locally();
-    let outcome = site.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await?;
+    let outcome = context.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await?;
     if differs.is_some() {
-        site.mended();
+        context.mended();
     }
     Ok(outcome)
 }
@@ -103,8 +109,8 @@ pub(crate) async fn fetch_class(
 ///
 /// # Errors
 /// A conflict where there are such files and no place for them.
-fn say_difference(site: &Site, wnid: Wnid, first: &FirstDifference) -> Result<(), Unfinished> {
-    match site.place_of_unlisted(wnid)? {
+fn say_difference(context: &JobContext, wnid: Wnid, first: &FirstDifference) -> Result<(), Unfinished> {
+    match context.place_of_unlisted(wnid)? {
         None => tracing::warn!("{wnid}/{first}: the class is fetched again"),
         Some(place) => tracing::warn!(
             "{wnid}/{first}: the class is fetched again, and files that are not in the manifest are moved to {}",

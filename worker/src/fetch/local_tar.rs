@@ -18,7 +18,7 @@ use crate::{
     extract::{Start, UnpackError, Unpacker},
     fetch::{
         broken_off_tar::begin_from,
-        context::Site,
+        context::JobContext,
         origin_proof::{self, NotProved},
         unfinished::{self, Unfinished, storage},
     },
@@ -50,7 +50,7 @@ pub(crate) enum LocalTar {
 /// Looks for the class's tar in the target, and uses it as far as it goes. `is_own`: this program
 /// wrote it.
 pub(crate) async fn use_local_tar(
-    site: &Site,
+    context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
@@ -58,7 +58,7 @@ pub(crate) async fn use_local_tar(
     progress: &ClassProgress,
     stop: &CancellationToken,
 ) -> Result<LocalTar, Unfinished> {
-    let target = site.target();
+    let target = context.target();
     let path = target.tar(wnid);
     // A link, a folder or a pipe of that name is no tar.
     let Ok(tar) = open_regular(&path) else { return Ok(LocalTar::Unused) };
@@ -74,10 +74,10 @@ pub(crate) async fn use_local_tar(
         return Ok(LocalTar::Unused);
     }
     // A sparse file can be longer than the disk: what the origin says of the class decides.
-    let Ok(Some(space)) = site.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
+    let Ok(Some(space)) = context.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
-    let url = crate::source::shown(&site.job.url.for_class(wnid));
+    let url = crate::source::shown(&context.job.url.for_class(wnid));
     let source = Source { url, length: Some(length), ..Source::default() };
     // The origin's tar may be longer, so the length of the file is no limit for what is in it.
     let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
@@ -85,27 +85,27 @@ pub(crate) async fn use_local_tar(
     let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
     drop(local);
     match unpacked {
-        Ok(Ended::Whole { files, .. }) if is_own || site.job.existing == Existing::Trust => {
+        Ok(Ended::Whole { files, .. }) if is_own || context.job.existing == Existing::Trust => {
             Ok(LocalTar::Whole(Unpacked { staging, source, files }))
         }
         Ok(Ended::Whole { files, entries }) => {
-            let proved = stop.run_until_cancelled(prove(site, origin, wnid, retries, entries)).await;
+            let proved = stop.run_until_cancelled(prove(context, origin, wnid, retries, entries)).await;
             match proved.unwrap_or(Err(Unfinished::Stopped)) {
                 Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
-                Ok(None) => site.drop_staging(&staging).map(|()| LocalTar::Unused),
-                Err(unfinished) => site.drop_staging(&staging).and(Err(unfinished)),
+                Ok(None) => context.drop_staging(&staging).map(|()| LocalTar::Unused),
+                Err(unfinished) => context.drop_staging(&staging).and(Err(unfinished)),
             }
         }
-        Ok(Ended::Stopped) => site.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Ok(Ended::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
         Ok(Ended::BrokenOff) => {
-            site.drop_staging(&staging)?;
+            context.drop_staging(&staging)?;
             drop(space);
-            let begun = begin_from(site, origin, wnid, retries, progress, &tar, stop).await?;
+            let begun = begin_from(context, origin, wnid, retries, progress, &tar, stop).await?;
             Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
         }
         Err(error) => {
             tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
-            site.drop_staging(&staging)?;
+            context.drop_staging(&staging)?;
             match error.into_failure() {
                 Ok(_) => Ok(LocalTar::Unused),
                 Err((action, error)) => Err(unfinished::staging(target, &action, error)),
@@ -117,7 +117,7 @@ pub(crate) async fn use_local_tar(
 /// The origin's tar, if it can be the one in the target, whose entries have this length in bytes.
 /// What is not proved is said, and not used.
 async fn prove(
-    site: &Site,
+    context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
@@ -132,7 +132,7 @@ async fn prove(
             None => Err("the origin does not say how long its tar is".to_owned()),
         })
     };
-    let url = site.job.url.for_class(wnid);
+    let url = context.job.url.for_class(wnid);
     let why = match origin_proof::prove(origin, &url, retries, judge).await? {
         Ok(source) => return Ok(Some(source)),
         Err(NotProved::Differs(why)) => why,

@@ -8,7 +8,7 @@ use crate::{
         Origin, Question,
         download::describe,
         download_error::DownloadError,
-        retry::{Verdict, verdict},
+        retry::{RetryDecision, retry_decision},
     },
     source::Source,
 };
@@ -43,10 +43,10 @@ pub(crate) async fn prove<T>(
     }
     match describe(origin, url, retries).await {
         Ok(source) => Ok(judge(&source)?.map_err(NotProved::Differs)),
-        Err(error) => match verdict(&error) {
+        Err(error) => match retry_decision(&error) {
             // Tried to the end: the origin's fault, and no word about what is there.
-            Verdict::Retry { .. } => Err(Unfinished::Failed(error.into())),
-            Verdict::GiveUp => Ok(Err(NotProved::Refused(error))),
+            RetryDecision::Retry { .. } => Err(Unfinished::Failed(error.into())),
+            RetryDecision::GiveUp => Ok(Err(NotProved::Refused(error))),
         },
     }
 }

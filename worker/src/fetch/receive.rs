@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     extract::{Start, UnpackError, Unpacker},
     fetch::resume::Checkpoint,
-    fetch::{context::Site, unfinished::Unfinished},
+    fetch::{context::JobContext, unfinished::Unfinished},
     observe::progress::ClassProgress,
     origin::{Origin, download::Piece},
-    parts::{Assembly, Left, Spare, Tar},
+    parts::{Assembly, ExtraConnections, Left, Tar},
     source::Source,
     storage::{
         disk_space::{Claim, LacksSpace},
@@ -21,25 +21,25 @@ use crate::{
 
 /// Downloads and unpacks a class into a staging folder, from the checkpoint of an earlier attempt where there is one.
 pub(crate) async fn receive(
-    site: &Site,
+    context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
-    spare: &Arc<Spare>,
+    spare: &Arc<ExtraConnections>,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
-    let (staging, checkpoint) = site.take_over(wnid)?;
-    let mut intake = Intake { site, wnid, staging, at_work: None };
+    let (staging, checkpoint) = context.take_over(wnid)?;
+    let mut intake = Intake { context, wnid, staging, at_work: None };
     let mut left = None;
     if let Some(Checkpoint { source, files, begun, position, parts }) = checkpoint {
         tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        let claim = site.disk_space().claim_rest(source.length, intake.copies(), position);
+        let claim = context.disk_space().claim_rest(source.length, intake.copies(), position);
         intake.start(Start { source: source.clone(), files, begun, offset: position }, claim)?;
         left = Some(Left { source, position, parts });
     }
-    let (beside, runtime) = site.beside();
-    let url = site.job.url.for_class(wnid);
+    let (beside, runtime) = context.beside();
+    let url = context.job.url.for_class(wnid);
     let tar = Tar { origin: beside.clone(), url, retries, progress: Arc::clone(progress), spare: Arc::clone(spare) };
     let mut assembly = Assembly::new(origin, tar, intake.staging.parts(), runtime.clone(), left);
     loop {
@@ -68,7 +68,7 @@ pub(crate) async fn receive(
                 Some((source, files)) => return Ok(Unpacked { staging: intake.staging, source, files }),
                 None => match stop.run_until_cancelled(assembly.begin_again()).await {
                     Some(Ok(())) => {}
-                    Some(Err(error)) => return Err(site.failed(&intake.staging, error.into())),
+                    Some(Err(error)) => return Err(context.failed(&intake.staging, error.into())),
                     None => return Err(Unfinished::Stopped),
                 },
             },
@@ -79,7 +79,7 @@ pub(crate) async fn receive(
                     return Err(Unfinished::Failed(failure));
                 }
                 intake.forget();
-                return Err(site.failed(&intake.staging, failure));
+                return Err(context.failed(&intake.staging, failure));
             }
             Err(unfinished) => {
                 assembly.stop().await;
@@ -91,8 +91,8 @@ pub(crate) async fn receive(
 }
 
 /// The staging folder and the unpacker that fills it.
-struct Intake<'site> {
-    site: &'site Site,
+struct Intake<'context> {
+    context: &'context JobContext,
     wnid: Wnid,
     staging: Staging,
     at_work: Option<AtWork>,
@@ -109,7 +109,7 @@ struct AtWork {
 impl Intake<'_> {
     /// How often the bytes of the tar are written.
     fn copies(&self) -> u64 {
-        if self.site.job.delete_tar { 1 } else { 2 }
+        if self.context.job.delete_tar { 1 } else { 2 }
     }
 
     /// Begins a tar, if the disk has space for it, or once it has.
@@ -119,14 +119,14 @@ impl Intake<'_> {
             .clear()
             .map_err(UnpackError::storage("open the staging folder"))
             .map_err(|error| self.sorted(error))?;
-        let claim = self.site.disk_space().claim(source.length, self.copies()).await;
-        let claim = claim.map_err(|lacks| self.site.failed(&self.staging, lacks.into()))?;
+        let claim = self.context.disk_space().claim(source.length, self.copies()).await;
+        let claim = claim.map_err(|lacks| self.context.failed(&self.staging, lacks.into()))?;
         self.start(Start { source, ..Start::default() }, claim)
     }
 
     fn start(&mut self, start: Start, claim: Claim) -> Result<(), Unfinished> {
         let source = start.source.clone();
-        match Unpacker::open(&self.staging, self.wnid, start, !self.site.job.delete_tar) {
+        match Unpacker::open(&self.staging, self.wnid, start, !self.context.job.delete_tar) {
             Ok(unpacker) => self.at_work = Some(AtWork { unpacker, source, claim }),
             Err(error) => return Err(self.sorted(error)),
         }
@@ -162,7 +162,7 @@ impl Intake<'_> {
     /// because a class that waits for the claim compares itself with the free space then.
     fn give_up(&mut self, lacks: LacksSpace) -> Unfinished {
         let claim = self.at_work.take().map(|AtWork { claim, .. }| claim);
-        let failed = self.site.failed(&self.staging, lacks.into());
+        let failed = self.context.failed(&self.staging, lacks.into());
         drop(claim);
         failed
     }
@@ -180,7 +180,7 @@ impl Intake<'_> {
     }
 
     fn sorted(&self, error: UnpackError) -> Unfinished {
-        self.site.broken(&self.staging, error)
+        self.context.broken(&self.staging, error)
     }
 
     /// Stops with a checkpoint of what is done; says whether there is anything that a later attempt can go on from.

@@ -15,8 +15,8 @@ use crate::{
         digest::digest,
         file_tree::move_folder,
         journal::{self, FileEntry, Journal, Line, is_plain_file},
-        part_file::{self, Found},
-        partial_file::{Beginning, BegunFile},
+        part_file::{self, FoundPart},
+        partial_file::{PartialFile, ProvedPartialFile},
         staging::{Staging, is_folder, left_behind},
         target::Target,
     },
@@ -30,11 +30,11 @@ pub(crate) struct Checkpoint {
     /// Number of finished files.
     pub(crate) files: u64,
     /// The partial file after them, if there is one.
-    pub(crate) begun: Option<BegunFile>,
+    pub(crate) begun: Option<ProvedPartialFile>,
     /// Offset in the tar at which to resume: the next header, or the rest of the partial file.
     pub(crate) position: u64,
     /// Parts of the tar after `position`.
-    pub(crate) parts: Vec<Found>,
+    pub(crate) parts: Vec<FoundPart>,
 }
 
 /// Creates a staging folder and moves into it what earlier attempts at the class left, as far as it
@@ -139,7 +139,7 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
 fn adopt_begun(
     staging: &Staging,
     left: &Staging,
-    beginning: &Beginning,
+    beginning: &PartialFile,
     checkpoint: &mut Checkpoint,
     tar: &mut Option<StagedTar>,
     journal: &mut Journal,
@@ -191,7 +191,7 @@ mod tests {
         fs::write(staging.class_folder().join("c"), "content that no line names")?;
         let name = "c".to_owned();
         let blake3 = blake3::hash(b"content");
-        journal.note_beginning(&Beginning { name, size: 100, written: 7, blake3, position: 2048 + 512 + 7 })?;
+        journal.note_beginning(&PartialFile { name, size: 100, written: 7, blake3, position: 2048 + 512 + 7 })?;
         Ok(staging)
     }
 

@@ -3,7 +3,7 @@
 use shared::{class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses};
 
 use super::Stats;
-use crate::{fetch::context::SiteError, storage::target::TargetError};
+use crate::{fetch::context::JobContextError, storage::target::TargetError};
 
 /// Why there are no ids.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum BatchError {
     },
     /// The target folder, or the HTTP client.
     #[error("cannot {0}")]
-    Site(#[from] SiteError),
+    JobContext(#[from] JobContextError),
     /// The target failed during the batch, e.g. because it is full.
     #[error("cannot {0}")]
     Target(#[from] TargetError),

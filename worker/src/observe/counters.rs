@@ -6,11 +6,11 @@ use std::{
 };
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use shared::metrics::{Durations, Page, Source};
+use shared::metrics::{Durations, MetricsSource, Page};
 
 /// See the module. Of one process, whatever sessions and runs it lives through.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct WorkerCounters {
     pub(crate) slots: Gauge,
     pub(crate) busy: Gauge,
     pub(crate) received: Counter,
@@ -38,7 +38,7 @@ pub struct Tally {
     registered: AtomicBool,
 }
 
-impl Tally {
+impl WorkerCounters {
     /// Whether the coordinator knows this worker and was heard of lately.
     pub fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Relaxed)
@@ -70,7 +70,7 @@ pub(crate) enum ClassEnd {
     HandedBack,
 }
 
-impl Tally {
+impl WorkerCounters {
     /// Says how many folders differed from their manifests, if any did.
     pub(crate) fn tell_mended(&self) {
         match self.mended.get() {
@@ -109,7 +109,7 @@ fn count(gauge: &Gauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or_default()
 }
 
-impl Source for Tally {
+impl MetricsSource for WorkerCounters {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let registered = u64::from(self.is_registered());
         page.gauge("worker_registered", "1 while the coordinator knows the worker and answers.", registered)?;
@@ -146,13 +146,14 @@ mod tests {
 
     #[test]
     fn a_class_is_counted_by_how_it_left_its_slot() {
-        let tally = Arc::new(Tally::default());
-        tally.slots.set(3);
         use ClassEnd::{Failed, HandedBack, Skipped, Success};
+
+        let counters = Arc::new(WorkerCounters::default());
+        counters.slots.set(3);
         for end in [Success, Success, Skipped, Failed, Failed, HandedBack] {
-            tally.ended(end);
+            counters.ended(end);
         }
-        let text = Metrics::new("worker", crate::version::VERSION, tally).text().unwrap();
+        let text = Metrics::new("worker", crate::version::VERSION, counters).text().unwrap();
         for (outcome, count) in [("success", 2), ("skipped", 1), ("failed", 2), ("handed_back", 1)] {
             let sample = format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
             assert!(text.contains(&sample), "no {sample} in {text}");

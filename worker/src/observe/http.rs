@@ -9,12 +9,12 @@ use shared::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::counters::Tally;
+use crate::observe::counters::WorkerCounters;
 
 /// The state that the endpoints report.
 #[derive(Debug)]
 struct WorkerEndpoints {
-    tally: Arc<Tally>,
+    counters: Arc<WorkerCounters>,
     metrics: Metrics,
     stopping: CancellationToken,
 }
@@ -25,13 +25,13 @@ struct WorkerEndpoints {
 /// [`HttpError`]: one sentence that names the flag.
 pub fn open(
     address: SocketAddr,
-    tally: Arc<Tally>,
+    counters: Arc<WorkerCounters>,
     stopping: CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, HttpError> {
     let (listener, address) = http::listen(Address { address, or_any_port: false })?;
-    let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&tally));
-    tasks.spawn(http::serve(listener, "worker", Arc::new(WorkerEndpoints { tally, metrics, stopping })));
+    let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&counters));
+    tasks.spawn(http::serve(listener, "worker", Arc::new(WorkerEndpoints { counters, metrics, stopping })));
     Ok(address)
 }
 
@@ -45,7 +45,7 @@ impl Seen for WorkerEndpoints {
         if self.stopping.is_cancelled() {
             return Err("stopping");
         }
-        self.tally.is_registered().then_some(()).ok_or("the coordinator does not answer")
+        self.counters.is_registered().then_some(()).ok_or("the coordinator does not answer")
     }
 
     fn metrics(&self) -> &Metrics {
@@ -59,12 +59,12 @@ mod tests {
 
     #[test]
     fn a_worker_is_ready_while_the_coordinator_knows_it() {
-        let tally = Arc::<Tally>::default();
+        let counters = Arc::<WorkerCounters>::default();
         let stopping = CancellationToken::new();
-        let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&tally));
-        let endpoints = WorkerEndpoints { tally: Arc::clone(&tally), metrics, stopping: stopping.clone() };
+        let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&counters));
+        let endpoints = WorkerEndpoints { counters: Arc::clone(&counters), metrics, stopping: stopping.clone() };
         assert_eq!(endpoints.readiness(), Err("the coordinator does not answer"));
-        tally.set_registered(true);
+        counters.set_registered(true);
         assert_eq!(endpoints.readiness(), Ok(()));
         stopping.cancel();
         assert_eq!(endpoints.readiness(), Err("stopping"));

@@ -14,7 +14,7 @@ use shared::{
     job_line::{Screen, clock, short},
 };
 
-use crate::observe::counters::Tally;
+use crate::observe::counters::WorkerCounters;
 
 /// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
@@ -27,7 +27,7 @@ const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     screen: Screen,
-    tally: Arc<Tally>,
+    counters: Arc<WorkerCounters>,
 }
 
 /// Progress of one class in one slot.
@@ -39,12 +39,12 @@ pub(crate) struct ClassProgress {
     length: AtomicU64,
     /// The class needs no origin now; see [`ClassProgress::locally`].
     local: AtomicBool,
-    tally: Arc<Tally>,
+    counters: Arc<WorkerCounters>,
 }
 
 impl Progress {
-    pub(crate) fn new(screen: Screen, tally: Arc<Tally>) -> Self {
-        Self { screen, tally }
+    pub(crate) fn new(screen: Screen, counters: Arc<WorkerCounters>) -> Self {
+        Self { screen, counters }
     }
 
     pub(crate) fn screen(&self) -> &Screen {
@@ -53,11 +53,11 @@ impl Progress {
 
     /// Bytes received from the origin since the process started.
     pub(crate) fn received_bytes(&self) -> u64 {
-        self.tally.received.get()
+        self.counters.received.get()
     }
 
-    pub(crate) fn tally(&self) -> &Arc<Tally> {
-        &self.tally
+    pub(crate) fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
     }
 
     /// Opens the bar of a slot.
@@ -74,7 +74,7 @@ impl Progress {
             Screen::Plain(_) | Screen::Silent => None,
         };
         let (here, length, local) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        ClassProgress { bar, here, length, local, tally: Arc::clone(&self.tally) }
+        ClassProgress { bar, here, length, local, counters: Arc::clone(&self.counters) }
     }
 }
 
@@ -95,7 +95,7 @@ impl ClassProgress {
 
     /// So many bytes more have come from the origin.
     pub(crate) fn received(&self, bytes: u64) {
-        self.tally.received.inc_by(bytes);
+        self.counters.received.inc_by(bytes);
         self.here.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.inc(bytes);

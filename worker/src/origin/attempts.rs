@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::origin::{
     download_error::DownloadError,
-    retry::{Verdict, verdict},
+    retry::{RetryDecision, retry_decision},
 };
 use crate::source::shown;
 
@@ -52,7 +52,7 @@ impl Attempts {
         retries: u32,
         retries_made: &Counter,
     ) -> Result<(), DownloadError> {
-        let Verdict::Retry { at_least } = verdict(&error) else { return Err(error) };
+        let RetryDecision::Retry { at_least } = retry_decision(&error) else { return Err(error) };
         let Some(retry) = self.next_retry(&error, retries) else { return Err(error) };
         let is_refusal = matches!(error, DownloadError::Status { code: 429 | 503, .. });
         // After a refusal the limiter admits no request for the given time, which may also end

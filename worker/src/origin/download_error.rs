@@ -10,7 +10,7 @@ use shared::{
 
 use crate::origin::{
     redirect::RefusedRedirect,
-    retry::{Verdict, verdict},
+    retry::{RetryDecision, retry_decision},
 };
 
 /// Why an attempt to download ended without success.
@@ -87,7 +87,7 @@ pub(crate) enum DownloadError {
 impl DownloadError {
     /// How the origin refused the class, if another attempt would be refused in the same way.
     fn refusal(&self) -> Option<Refusal> {
-        if !matches!(verdict(self), Verdict::GiveUp) {
+        if !matches!(retry_decision(self), RetryDecision::GiveUp) {
             return None;
         }
         match self {
@@ -126,9 +126,9 @@ impl From<RefusedRedirect> for DownloadError {
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Self {
         // Errors that a retry could resolve are attributed to the origin, all others to the class.
-        let suspect = match verdict(&error) {
-            Verdict::Retry { .. } => Suspect::Origin,
-            Verdict::GiveUp => Suspect::Class,
+        let suspect = match retry_decision(&error) {
+            RetryDecision::Retry { .. } => Suspect::Origin,
+            RetryDecision::GiveUp => Suspect::Class,
         };
         let failure = Self::new(error.kind(), &error).suspecting(suspect);
         match error.refusal() {

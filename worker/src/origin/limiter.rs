@@ -1,4 +1,4 @@
-//! The limiter of requests to the origin. Every request passes through one [`Gate`], and the
+//! The limiter of requests to the origin. Every request passes through one [`OriginLimiter`], and the
 //! coordinator's budget decides how many it admits.
 //!
 //! Counters go to the coordinator as an [`Observation`], and a [`Budget`] comes back. The
@@ -13,7 +13,7 @@ mod gate;
 mod permits;
 mod transfer;
 
-pub(crate) use gate::{Gate, Permit};
+pub(crate) use gate::{OriginLimiter, Permit};
 pub(crate) use permits::Priority;
 pub(crate) use transfer::Transfer;
 
@@ -65,7 +65,7 @@ pub(crate) struct Budget {
 
 /// The overload signal in a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum OverloadSignal {
     /// No connection, no answer, or a body that was interrupted or stalled.
     Cut,
     /// Status 429 or 503, with the `Retry-After` if the response has one.
@@ -73,13 +73,13 @@ enum Trouble {
 }
 
 /// The overload signal of an error; `None` for an error that does not depend on the load.
-fn trouble(error: &DownloadError) -> Option<Trouble> {
+fn trouble(error: &DownloadError) -> Option<OverloadSignal> {
     match error {
-        DownloadError::Status { code: 429 | 503, retry_after, .. } => Some(Trouble::Refusal(*retry_after)),
+        DownloadError::Status { code: 429 | 503, retry_after, .. } => Some(OverloadSignal::Refusal(*retry_after)),
         DownloadError::Timeout { .. }
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
-        | DownloadError::Cut { .. } => Some(Trouble::Cut),
+        | DownloadError::Cut { .. } => Some(OverloadSignal::Cut),
         DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Certificate { .. }
@@ -99,14 +99,14 @@ mod tests {
         let status = |code, retry_after| DownloadError::Status { code, url: text(), retry_after };
         let soon = Some(Duration::from_secs(5));
         for (error, expected) in [
-            (status(429, soon), Some(Trouble::Refusal(soon))),
-            (status(503, None), Some(Trouble::Refusal(None))),
+            (status(429, soon), Some(OverloadSignal::Refusal(soon))),
+            (status(503, None), Some(OverloadSignal::Refusal(None))),
             (status(500, soon), None),
             (status(404, None), None),
-            (DownloadError::Timeout { after: Duration::ZERO }, Some(Trouble::Cut)),
-            (DownloadError::TooSlow { over: Duration::ZERO }, Some(Trouble::Cut)),
-            (DownloadError::Connection { why: text() }, Some(Trouble::Cut)),
-            (DownloadError::Cut { received: 1, length: None }, Some(Trouble::Cut)),
+            (DownloadError::Timeout { after: Duration::ZERO }, Some(OverloadSignal::Cut)),
+            (DownloadError::TooSlow { over: Duration::ZERO }, Some(OverloadSignal::Cut)),
+            (DownloadError::Connection { why: text() }, Some(OverloadSignal::Cut)),
+            (DownloadError::Cut { received: 1, length: None }, Some(OverloadSignal::Cut)),
             (DownloadError::Certificate { why: text() }, None),
             (DownloadError::Scheme { why: text() }, None),
             (DownloadError::Redirect { why: text() }, None),

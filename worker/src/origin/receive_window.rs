@@ -92,7 +92,7 @@ mod tests {
         origin::{
             Origin,
             allowed_addresses::PrivateOrigin,
-            limiter::{Budget, Gate, Priority},
+            limiter::{Budget, OriginLimiter, Priority},
         },
     };
 
@@ -135,7 +135,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
             (after_head(&mut stream), stream)
         });
-        let gate = Gate::open(1, Arc::default());
+        let gate = OriginLimiter::open(1, Arc::default());
         let budget = Budget {
             version: 1,
             connections: 1,

@@ -9,7 +9,7 @@ use crate::origin::download_error::DownloadError;
 
 /// The decision after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RetryDecision {
     /// Another attempt cannot help.
     GiveUp,
     /// Try again after a backoff, and not before `at_least` has elapsed.
@@ -20,25 +20,25 @@ pub(crate) enum Verdict {
 }
 
 /// Whether another attempt can help after this error.
-pub(crate) fn verdict(error: &DownloadError) -> Verdict {
+pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
     match error {
         // Request Timeout, Too Early, Too Many Requests; statuses of a server or gateway that is
         // overloaded, restarts or cannot reach the next server; a CDN uses 520 to 524 for the
         // latter. 501, and 505 and above, are permanent.
         DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
-            Verdict::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
+            RetryDecision::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
         }
         DownloadError::Timeout { .. }
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
-        | DownloadError::Cut { .. } => Verdict::Retry { at_least: None },
+        | DownloadError::Cut { .. } => RetryDecision::Retry { at_least: None },
         // Another attempt at once would get the same certificate, scheme, content or redirect.
         DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Certificate { .. }
         | DownloadError::Scheme { .. }
         | DownloadError::NotATar { .. }
-        | DownloadError::TooLong { .. } => Verdict::GiveUp,
+        | DownloadError::TooLong { .. } => RetryDecision::GiveUp,
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn verdict(error: &DownloadError) -> Verdict {
 /// requests. If the tar itself is forbidden or gone, the whole tar is not requested.
 pub(crate) fn refuses_only_the_range(error: &DownloadError) -> bool {
     let is_of_the_tar = matches!(error, DownloadError::Status { code: 401 | 404 | 410, .. });
-    matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && verdict(error) == Verdict::GiveUp
+    matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && retry_decision(error) == RetryDecision::GiveUp
 }
 
 #[cfg(test)]
@@ -60,34 +60,35 @@ mod tests {
 
     #[test]
     fn only_transient_statuses_are_retried() {
-        let retried: Vec<u16> = (100..600).filter(|code| verdict(&status(*code, None)) != Verdict::GiveUp).collect();
+        let retried: Vec<u16> =
+            (100..600).filter(|code| retry_decision(&status(*code, None)) != RetryDecision::GiveUp).collect();
         assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
     }
 
     #[test]
     fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
         for (asked, granted) in [(0, 0), (30, 30), (900, 900), (86_400, 900)] {
-            let expected = Verdict::Retry { at_least: Some(Duration::from_secs(granted)) };
-            assert_eq!(verdict(&status(503, Some(asked))), expected);
+            let expected = RetryDecision::Retry { at_least: Some(Duration::from_secs(granted)) };
+            assert_eq!(retry_decision(&status(503, Some(asked))), expected);
         }
     }
 
     #[test]
     fn a_broken_connection_is_retried_and_a_wrong_answer_is_not() {
         let text = String::new;
-        let retry = Verdict::Retry { at_least: None };
+        let retry = RetryDecision::Retry { at_least: None };
         for (error, expected) in [
             (DownloadError::Timeout { after: Duration::ZERO }, retry),
             (DownloadError::TooSlow { over: Duration::ZERO }, retry),
             (DownloadError::Connection { why: text() }, retry),
             (DownloadError::Cut { received: 1, length: Some(2) }, retry),
-            (DownloadError::Certificate { why: text() }, Verdict::GiveUp),
-            (DownloadError::Scheme { why: text() }, Verdict::GiveUp),
-            (DownloadError::Redirect { why: text() }, Verdict::GiveUp),
-            (DownloadError::NotATar { why: text() }, Verdict::GiveUp),
-            (DownloadError::TooLong { length: 1 }, Verdict::GiveUp),
+            (DownloadError::Certificate { why: text() }, RetryDecision::GiveUp),
+            (DownloadError::Scheme { why: text() }, RetryDecision::GiveUp),
+            (DownloadError::Redirect { why: text() }, RetryDecision::GiveUp),
+            (DownloadError::NotATar { why: text() }, RetryDecision::GiveUp),
+            (DownloadError::TooLong { length: 1 }, RetryDecision::GiveUp),
         ] {
-            assert_eq!(verdict(&error), expected, "{error}");
+            assert_eq!(retry_decision(&error), expected, "{error}");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         download_error::DownloadError,
     },
     source::Source,
-    storage::{file_tree::remove_tree, part_file::Found},
+    storage::{file_tree::remove_tree, part_file::FoundPart},
 };
 
 /// See the module.
@@ -45,7 +45,7 @@ pub(crate) struct Left {
     pub(crate) source: Source,
     /// Where the unpacker goes on.
     pub(crate) position: u64,
-    pub(crate) parts: Vec<Found>,
+    pub(crate) parts: Vec<FoundPart>,
 }
 
 impl<'origin> Assembly<'origin> {

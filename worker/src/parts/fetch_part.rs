@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::spare::Spare;
+use super::spare::ExtraConnections;
 use crate::source::shown;
 use crate::{
     observe::progress::ClassProgress,
@@ -36,7 +36,7 @@ pub(crate) struct Tar {
     pub(crate) retries: u32,
     pub(crate) progress: Arc<ClassProgress>,
     /// Connections of free slots that it may use.
-    pub(crate) spare: Arc<Spare>,
+    pub(crate) spare: Arc<ExtraConnections>,
 }
 
 /// What the class and the one who fetches for it tell one another.

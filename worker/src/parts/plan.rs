@@ -12,7 +12,7 @@ pub(crate) type FileId = u32;
 
 /// The parts of one tar from the unpacker's position to the end, with the state of each.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct PartPlan {
     position: u64,
     parts: VecDeque<Part>,
     next_file: FileId,
@@ -76,7 +76,7 @@ impl Part {
     }
 }
 
-impl Plan {
+impl PartPlan {
     /// The plan for an unpacker at `position`. `found` are the ranges that an earlier attempt left
     /// in part files. The n-th range becomes file n, unless other ranges cover all of it.
     pub(crate) fn new(position: u64, length: u64, found: &[(u64, u64)]) -> Self {
@@ -227,13 +227,13 @@ mod tests {
 
     const CUT: Cut = Cut { connections: 4, main: true, least: 10 };
 
-    fn ranges(plan: &Plan) -> Vec<(u64, u64, bool)> {
+    fn ranges(plan: &PartPlan) -> Vec<(u64, u64, bool)> {
         plan.parts.iter().map(|part| (part.start, part.end, part.is_missing())).collect()
     }
 
     #[test]
     fn parts_are_assigned_in_order_and_shrink() {
-        let mut plan = Plan::new(0, 1000, &[]);
+        let mut plan = PartPlan::new(0, 1000, &[]);
         let mut taken = Vec::new();
         while plan.unclaimed(CUT).next().is_some() || taken.is_empty() {
             let (_, part) = plan.take(CUT).unwrap();
@@ -246,15 +246,15 @@ mod tests {
 
     #[test]
     fn a_part_below_the_smallest_size_is_not_divided() {
-        let mut plan = Plan::new(100, 119, &[]);
+        let mut plan = PartPlan::new(100, 119, &[]);
         assert_eq!(plan.take(CUT), None);
-        let mut plan = Plan::new(100, 120, &[]);
+        let mut plan = PartPlan::new(100, 120, &[]);
         assert_eq!(plan.take(CUT).map(|(_, part)| (part.start, part.end)), Some((110, 120)));
     }
 
     #[test]
     fn if_no_part_is_unassigned_the_part_with_the_most_bytes_left_is_divided() {
-        let mut plan = Plan::new(0, 100, &[]);
+        let mut plan = PartPlan::new(0, 100, &[]);
         let cut = Cut { connections: 2, ..CUT };
         let (first, part) = plan.take(cut).unwrap();
         assert_eq!((part.start, part.end), (50, 75));
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn without_a_main_connection_the_first_part_is_assigned_too() {
-        let mut plan = Plan::new(7, 1000, &[(100, 200)]);
+        let mut plan = PartPlan::new(7, 1000, &[(100, 200)]);
         let (file, part) = plan.take(Cut { main: false, ..CUT }).unwrap();
         assert_eq!((part.start, part.end, plan.first()), (7, 100, Some(part)));
         plan.stopped(file);
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_part_that_received_nothing_returns_to_the_main_connection() {
-        let mut plan = Plan::new(0, 100, &[]);
+        let mut plan = PartPlan::new(0, 100, &[]);
         let (file, part) = plan.take(CUT).unwrap();
         plan.stopped(file);
         assert_eq!(ranges(&plan), [(0, 100, true)], "{part:?}");
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_part_keeps_the_bytes_that_it_received() {
-        let mut plan = Plan::new(0, 100, &[]);
+        let mut plan = PartPlan::new(0, 100, &[]);
         let (file, Part { start, end, .. }) = plan.take(CUT).unwrap();
         plan.grew(file, start + 3);
         plan.stopped(file);
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn ranges_of_an_earlier_attempt_are_not_fetched_again() {
-        let plan = Plan::new(50, 1000, &[(900, 1000), (20, 40), (200, 300), (30, 80), (250, 310), (220, 280)]);
+        let plan = PartPlan::new(50, 1000, &[(900, 1000), (20, 40), (200, 300), (30, 80), (250, 310), (220, 280)]);
         let expected = [(50, 80, false), (80, 200, true), (200, 300, false), (300, 310, false), (310, 900, true)];
         assert_eq!(ranges(&plan)[..5], expected);
         assert_eq!(plan.left(), 120 + 590);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     /// Asserts that the parts cover the rest of the tar in order; returns the files that grow.
-    fn check(plan: &Plan, length: u64) -> Vec<(FileId, u64, u64)> {
+    fn check(plan: &PartPlan, length: u64) -> Vec<(FileId, u64, u64)> {
         let mut growing = Vec::new();
         let mut covered = plan.position;
         for (index, part) in plan.parts.iter().enumerate() {
@@ -356,7 +356,7 @@ mod tests {
         ) {
             let length = 4000;
             let found: Vec<_> = found.iter().map(|(start, bytes)| (*start, (start + bytes).min(length))).collect();
-            let mut plan = Plan::new(position, length, &found);
+            let mut plan = PartPlan::new(position, length, &found);
             for step in steps {
                 let growing = check(&plan, length);
                 let one_of = |which: usize| growing.get(which % growing.len().max(1)).copied();

@@ -8,14 +8,14 @@ use tokio::sync::watch;
 
 /// The grant and the demand of one transfer, shared by the worker's loop and the transfer.
 #[derive(Debug)]
-pub(crate) struct Spare {
+pub(crate) struct ExtraConnections {
     granted: watch::Sender<usize>,
-    appetite: Mutex<Appetite>,
+    appetite: Mutex<Demand>,
 }
 
 /// The work that a transfer has for extra connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Appetite {
+pub(crate) struct Demand {
     /// Bytes that were not received yet; 0 if extra connections cannot help.
     pub(crate) left: u64,
     /// The smallest number of bytes that is worth a connection.
@@ -25,13 +25,13 @@ pub(crate) struct Appetite {
     pub(crate) at_work: usize,
 }
 
-impl Default for Spare {
+impl Default for ExtraConnections {
     fn default() -> Self {
         Self { granted: watch::Sender::new(0), appetite: Mutex::default() }
     }
 }
 
-impl Spare {
+impl ExtraConnections {
     /// Sets how many extra connections the transfer may use.
     pub(crate) fn grant(&self, connections: usize) {
         self.granted.send_if_modified(|granted| std::mem::replace(granted, connections) != connections);
@@ -43,12 +43,12 @@ impl Spare {
     }
 
     /// Sets the demand of the transfer.
-    pub(crate) fn want(&self, appetite: Appetite) {
+    pub(crate) fn want(&self, appetite: Demand) {
         *self.appetite.lock().unwrap_or_else(PoisonError::into_inner) = appetite;
     }
 
     /// The demand that the transfer last set.
-    pub(crate) fn appetite(&self) -> Appetite {
+    pub(crate) fn appetite(&self) -> Demand {
         *self.appetite.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -56,14 +56,14 @@ impl Spare {
 /// Distributes `free` slots over the transfers. First each transfer keeps the extra connections
 /// that are fetching. Each further slot goes to the transfer with the most bytes left per
 /// connection, if every connection would have at least `least` bytes.
-pub(crate) fn shares(mut free: usize, appetites: &[Appetite]) -> Vec<usize> {
+pub(crate) fn shares(mut free: usize, appetites: &[Demand]) -> Vec<usize> {
     let mut shares = Vec::with_capacity(appetites.len());
     for appetite in appetites {
         shares.push(appetite.at_work.min(free));
         free -= appetite.at_work.min(free);
     }
     for _ in 0..free {
-        let each = |(index, appetite): (usize, &Appetite)| (appetite.left / (shares[index] as u64 + 2), index);
+        let each = |(index, appetite): (usize, &Demand)| (appetite.left / (shares[index] as u64 + 2), index);
         let candidates =
             appetites.iter().enumerate().map(|(index, appetite)| (each((index, appetite)), appetite.least));
         let worthwhile = candidates.filter(|((bytes, _), least)| *bytes >= (*least).max(1));
@@ -77,8 +77,8 @@ pub(crate) fn shares(mut free: usize, appetites: &[Appetite]) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    fn of(left: u64) -> Appetite {
-        Appetite { left, least: 10, at_work: 0 }
+    fn of(left: u64) -> Demand {
+        Demand { left, least: 10, at_work: 0 }
     }
 
     #[test]
@@ -91,14 +91,14 @@ mod tests {
 
     #[test]
     fn connections_that_fetch_keep_their_slots_while_slots_are_free() {
-        let nearly_done = Appetite { at_work: 3, ..of(5) };
+        let nearly_done = Demand { at_work: 3, ..of(5) };
         assert_eq!(shares(5, &[nearly_done, of(1000)]), [3, 2]);
         assert_eq!(shares(2, &[nearly_done, of(1000)]), [2, 0]);
     }
 
     #[tokio::test]
     async fn a_grant_notifies_once() {
-        let spare = Spare::default();
+        let spare = ExtraConnections::default();
         let mut granted = spare.granted();
         spare.grant(2);
         granted.changed().await.unwrap();

@@ -18,13 +18,13 @@ use tokio::{
 
 use super::{
     fetch_part::{Ended, Shared, Tar},
-    plan::{Cut, FileId, Part, Plan, State},
-    spare::Appetite,
+    plan::{Cut, FileId, Part, PartPlan, State},
+    spare::Demand,
     speed::Speed,
 };
 use crate::{
     source::Source,
-    storage::part_file::{Found, PartReader, PartWriter, Version, name},
+    storage::part_file::{FoundPart, PartReader, PartWriter, Version, name},
 };
 
 /// A request for less than this, or than a fifth of a second brings, is not worth it.
@@ -39,8 +39,8 @@ pub(crate) struct Split {
     source: Source,
     version: Version,
     folder: PathBuf,
-    plan: Plan,
-    files: BTreeMap<FileId, Found>,
+    plan: PartPlan,
+    files: BTreeMap<FileId, FoundPart>,
     reader: Option<(FileId, PartReader)>,
     /// Those who fetch, and where they run.
     tasks: JoinSet<(FileId, Ended)>,
@@ -64,7 +64,7 @@ impl Split {
         source: &Source,
         folder: PathBuf,
         position: u64,
-        found: Vec<Found>,
+        found: Vec<FoundPart>,
         runtime: Handle,
     ) -> Option<Self> {
         let length = source.length.filter(|_| source.validator().is_some())?;
@@ -75,7 +75,7 @@ impl Split {
             version: Version::of(source),
             source: source.clone(),
             folder,
-            plan: Plan::new(position, length, &ranges),
+            plan: PartPlan::new(position, length, &ranges),
             files: (0..).zip(found).collect(),
             reader: None,
             tasks: JoinSet::new(),
@@ -154,7 +154,7 @@ impl Split {
         let at_work = self.at_work().len();
         // One of them has the main connection's place.
         let at_work = at_work.saturating_sub(usize::from(!main));
-        self.tar.spare.want(Appetite { at_work, ..appetite });
+        self.tar.spare.want(Demand { at_work, ..appetite });
         self.tell_and_sweep();
         main || self.growing.is_empty()
     }
@@ -165,14 +165,14 @@ impl Split {
     }
 
     /// What more connections could do.
-    fn appetite(&self) -> Appetite {
+    fn appetite(&self) -> Demand {
         // Where bytes may come only so fast, more connections bring none.
         let may_be_cut = !self.refused && !self.tar.origin.has_rate();
-        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Appetite::default() };
+        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Demand::default() };
         let left = self.plan.left();
         // What is here within a second needs no help, unless it was begun with.
         let left = if self.growing.is_empty() && left < second { 0 } else { left };
-        Appetite { left, least: LEAST.max(second / 5), at_work: 0 }
+        Demand { left, least: LEAST.max(second / 5), at_work: 0 }
     }
 
     /// Never the staging folder itself: who has taken that over has renamed it.
@@ -198,7 +198,7 @@ impl Split {
         let fetch = self.tar.clone().fetch(self.source.clone(), writer, Arc::clone(&shared));
         self.tasks.spawn_on(async move { (file, fetch.await) }, &self.runtime);
         self.growing.insert(file, shared);
-        self.files.insert(file, Found { path, start, reached: start });
+        self.files.insert(file, FoundPart { path, start, reached: start });
     }
 
     fn ended(&mut self, ended: Result<(FileId, Ended), JoinError>) {
@@ -293,7 +293,7 @@ impl Split {
         let mut reader = match self.reader.take() {
             Some((read, reader)) if read == file && reader.position() <= position => reader,
             _ => {
-                let Found { path, start, .. } = &self.files[&file];
+                let FoundPart { path, start, .. } = &self.files[&file];
                 PartReader::open(path, self.version, *start)?
             }
         };
@@ -313,7 +313,7 @@ impl Split {
         while let Some(ended) = self.tasks.join_next().await {
             self.ended(ended);
         }
-        self.tar.spare.want(Appetite::default());
+        self.tar.spare.want(Demand::default());
         self.files.keys().any(|file| self.plan.needs(*file))
     }
 }

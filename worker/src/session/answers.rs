@@ -13,8 +13,8 @@ use crate::session::{
     calls::{Answer, Kind, Refused},
     coordinator_client::{Acquired, Directive, Registration, Reported},
     error::WorkerError,
-    heartbeat::{self, Beat, Session},
-    inventory::Survey,
+    heartbeat::{self, RenewalResult, Session},
+    inventory::Inventory,
 };
 
 impl Worker {
@@ -31,15 +31,15 @@ impl Worker {
     pub(super) fn registered(&mut self, registration: &Registration) {
         self.registered_at = Some(Instant::now());
         // Also the same run with other options, e.g. a coordinator that was started again with a login for the origin.
-        if registration.job != self.site.job {
+        if registration.job != self.context.job {
             // Results of the former run: a worker that leases these classes again finds them published.
-            self.unreported.clear();
+            self.outbox.clear();
             self.other_run = Some(registration.session);
             // A worker that was told to end works for no other run either.
             let is_draining = self.ending == Some(Ended::Dismissed);
             return self.end(if is_draining { Ended::Dismissed } else { Ended::AnotherRun });
         }
-        if !self.site.clock().answered(registration.epoch, registration.sent, registration.ttl) {
+        if !self.context.clock().answered(registration.epoch, registration.sent, registration.ttl) {
             tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
             return self.calls.disregard(Kind::Register);
         }
@@ -49,11 +49,11 @@ impl Worker {
         let Registration { session: id, ttl, renew, .. } = *registration;
         tracing::info!(session = id.0, "registered with the coordinator");
         self.session = Some(Session { id, ttl, renew });
-        self.requests_before = self.progress.tally().requests_with_redirects();
+        self.requests_before = self.progress.counters().requests_with_redirects();
         self.give_up(&registration.drop);
         self.hear_whether_it_is_done(registration.job_done);
         if registration.survey && self.survey.is_none() && self.ending.is_none() {
-            match Survey::start(Arc::clone(&self.site)) {
+            match Inventory::start(Arc::clone(&self.context)) {
                 Ok(survey) => {
                     tracing::info!("reporting the classes that the target already has");
                     self.survey = Some(survey);
@@ -72,7 +72,7 @@ impl Worker {
         self.status = acquired.status;
         let free = self.slots.free();
         // What comes too late or is too much goes back: the next list of what is held does not name it.
-        let too_late = self.ending.is_some() || self.session.is_none() || self.site.clock().has_run_out();
+        let too_late = self.ending.is_some() || self.session.is_none() || self.context.clock().has_run_out();
         if !too_late {
             for lease in acquired.leases {
                 self.slots.start(lease).ok();
@@ -86,7 +86,7 @@ impl Worker {
     }
 
     fn reported(&mut self, session: SessionId, reported: &Reported) {
-        if self.unreported.acknowledge(&reported.acked) {
+        if self.outbox.acknowledge(&reported.acked) {
             self.calls.accept(Kind::Report);
         } else {
             self.calls.disregard(Kind::Report);
@@ -99,7 +99,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn beat(&mut self, Beat { session, renewed }: Beat) {
+    pub(super) fn beat(&mut self, RenewalResult { session, renewed }: RenewalResult) {
         if !self.is_current(session) {
             return;
         }

@@ -10,10 +10,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::origin::limiter::{Budget, Gate, Observation};
+use crate::origin::limiter::{Budget, Observation, OriginLimiter};
 use crate::session::{
     coordinator_client::{Budgets, CoordinatorClient, NoBudget, Observations},
-    heartbeat::Renewable,
+    heartbeat::RenewalState,
 };
 
 /// Delay between two streams.
@@ -25,8 +25,12 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const BURST: u32 = 8;
 
 /// Exchanges observations and budgets with the coordinator, through all sessions.
-pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut sessions: watch::Receiver<Renewable>) {
-    let session = |renewable: &Renewable| renewable.session.map(|session| session.id);
+pub(crate) async fn exchange_budgets(
+    client: CoordinatorClient,
+    gate: Arc<OriginLimiter>,
+    mut sessions: watch::Receiver<RenewalState>,
+) {
+    let session = |renewable: &RenewalState| renewable.session.map(|session| session.id);
     let mut last = None;
     loop {
         let Ok(Some(id)) = sessions.wait_for(|is| session(is).is_some()).await.map(|is| session(&is)) else { return };
@@ -44,7 +48,7 @@ pub(crate) async fn keep_told(client: CoordinatorClient, gate: Arc<Gate>, mut se
 /// The exchange during one session.
 struct Exchange {
     client: CoordinatorClient,
-    gate: Arc<Gate>,
+    gate: Arc<OriginLimiter>,
     session: SessionId,
 }
 

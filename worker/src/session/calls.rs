@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     session::{
         coordinator_client::{Acquired, CallError, CoordinatorClient, Identity, Registration, Reported},
-        outbox::Unreported,
+        outbox::Outbox,
     },
     slots::Held,
 };
@@ -119,11 +119,11 @@ impl Calls {
     }
 
     /// Delivers the oldest results; `requests`: to the origin, in this session.
-    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, unreported: &mut Unreported, requests: u64) {
+    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, outbox: &mut Outbox, requests: u64) {
         if self.in_flight.contains(&Kind::Report) {
             return;
         }
-        let (who, results) = (who.clone(), unreported.batch().to_vec());
+        let (who, results) = (who.clone(), outbox.batch().to_vec());
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
             client.report(&who, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
         });

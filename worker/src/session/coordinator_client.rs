@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use crate::{
     lease_clock::LeaseClock,
-    session::outbox::Finished,
+    session::outbox::UnreportedResult,
     slots::{Held, Lease},
 };
 
@@ -240,7 +240,7 @@ impl CoordinatorClient {
         &mut self,
         who: &Identity,
         session: SessionId,
-        results: &[Finished],
+        results: &[UnreportedResult],
         requests: u64,
     ) -> Result<Reported, CallError> {
         let results = results.iter().map(|finished| proto::Result {

@@ -1,6 +1,6 @@
 //! Errors that end a worker.
 
-use crate::{fetch::context::SiteError, session::heartbeat::RenewalError, storage::target::TargetError};
+use crate::{fetch::context::JobContextError, session::heartbeat::RenewalError, storage::target::TargetError};
 
 /// Why a worker could not start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +10,7 @@ pub enum WorkerError {
     Refused(String),
     /// The target folder or the HTTP client could not be set up.
     #[error(transparent)]
-    Site(#[from] SiteError),
+    Context(#[from] JobContextError),
     /// The renewal task could not be started.
     #[error(transparent)]
     Renewal(#[from] RenewalError),

@@ -43,14 +43,14 @@ pub(crate) struct Session {
 
 /// The session and the leases to renew. The worker's loop keeps it up to date.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Renewable {
+pub(crate) struct RenewalState {
     pub(crate) session: Option<Session>,
     pub(crate) held: Vec<Held>,
 }
 
 /// The result of one call that renews leases.
 #[derive(Debug)]
-pub(crate) struct Beat {
+pub(crate) struct RenewalResult {
     /// The session that was to be renewed. It may have ended since.
     pub(crate) session: SessionId,
     /// The answer, or why there was none. After a failure the next try may follow.
@@ -72,9 +72,9 @@ pub enum RenewalError {
 #[derive(Debug)]
 pub(crate) struct Renewals {
     /// The session and leases to renew; without a session at first.
-    pub(crate) renewable: watch::Sender<Renewable>,
+    pub(crate) renewable: watch::Sender<RenewalState>,
     /// The results of the calls.
-    pub(crate) beats: mpsc::Receiver<Beat>,
+    pub(crate) beats: mpsc::Receiver<RenewalResult>,
     /// Stops the task when it is dropped.
     pub(crate) stop: DropGuard,
 }
@@ -90,7 +90,7 @@ pub(crate) fn start(
     progress: Progress,
 ) -> Result<Renewals, RenewalError> {
     let (beats, results) = mpsc::channel(8);
-    let (renewable, to_renew) = watch::channel(Renewable::default());
+    let (renewable, to_renew) = watch::channel(RenewalState::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
     let (ready, started) = std::sync::mpsc::sync_channel(1);
@@ -117,8 +117,8 @@ struct Ticker {
     client: CoordinatorClient,
     clock: Arc<LeaseClock>,
     progress: Progress,
-    renewable: watch::Receiver<Renewable>,
-    beats: mpsc::Sender<Beat>,
+    renewable: watch::Receiver<RenewalState>,
+    beats: mpsc::Sender<RenewalResult>,
 }
 
 impl Ticker {
@@ -144,7 +144,7 @@ impl Ticker {
         for delay in RETRY_DELAYS {
             let Some(session) = self.session() else { return };
             sleep(delay.min(session.renew / 3)).await;
-            let Renewable { session: Some(session), held } = self.renewable.borrow().clone() else { return };
+            let RenewalState { session: Some(session), held } = self.renewable.borrow().clone() else { return };
             let limit = CALL_TIMEOUT.min(session.renew);
             let renewed = match self.client.renew(session.id, &held, self.progress.received_bytes(), limit).await {
                 Err(error) => {
@@ -161,14 +161,14 @@ impl Ticker {
                 Ok(renewed) => renewed,
             };
             // If the queue is full, the worker receives the next answer instead.
-            return drop(self.beats.try_send(Beat { session: session.id, renewed: Ok(renewed) }));
+            return drop(self.beats.try_send(RenewalResult { session: session.id, renewed: Ok(renewed) }));
         }
     }
 
     fn report_failure(&self, session: SessionId, why: String) {
-        self.progress.tally().missed_renewals.inc();
+        self.progress.counters().missed_renewals.inc();
         // If the queue is full, the failure is only counted.
-        self.beats.try_send(Beat { session, renewed: Err(why) }).ok();
+        self.beats.try_send(RenewalResult { session, renewed: Err(why) }).ok();
     }
 }
 

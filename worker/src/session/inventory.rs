@@ -19,13 +19,13 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     fetch::{
-        context::Site,
+        context::JobContext,
         unfinished::{Unfinished, storage},
     },
-    session::outbox::Finished,
+    session::outbox::UnreportedResult,
     slots::Lease,
     storage::{
-        existing::{self, Found},
+        existing::{self, ExistingFolder},
         kept_tar,
         target::{Target, TargetError},
     },
@@ -38,23 +38,23 @@ const EXAMINERS: usize = 4;
 
 /// A running inventory of all class folders.
 #[derive(Debug)]
-pub(crate) struct Survey {
-    site: Arc<Site>,
+pub(crate) struct Inventory {
+    context: Arc<JobContext>,
     chunks: mpsc::Receiver<Vec<Wnid>>,
     /// The thread that lists the target, and those that examine chunks.
-    threads: JoinSet<Result<Vec<Finished>, TargetError>>,
+    threads: JoinSet<Result<Vec<UnreportedResult>, TargetError>>,
     is_over: bool,
 }
 
-impl Survey {
+impl Inventory {
     /// Starts to list the target.
     ///
     /// # Errors
     /// [`NoThread`]. Without an inventory, a complete folder is found when its class is leased.
-    pub(crate) fn start(site: Arc<Site>) -> Result<Self, NoThread> {
+    pub(crate) fn start(context: Arc<JobContext>) -> Result<Self, NoThread> {
         let (listed, chunks) = mpsc::channel(EXAMINERS);
         let mut threads = JoinSet::new();
-        let listing = Arc::clone(&site);
+        let listing = Arc::clone(&context);
         // The listing thread blocks until the examining threads, which are from the runtime's pool,
         // take its chunks. With a thread of its own it cannot occupy the pool thread that it waits
         // for.
@@ -62,7 +62,7 @@ impl Survey {
             let target = listing.target();
             list(target, &listed).map_err(|error| target.error("list the folders", error)).map(|()| Vec::new())
         })?;
-        Ok(Self { site, chunks, threads, is_over: false })
+        Ok(Self { context, chunks, threads, is_over: false })
     }
 
     /// Whether all folders were examined and all results were taken.
@@ -75,12 +75,12 @@ impl Survey {
     /// # Errors
     /// If the target cannot be read. A single folder that cannot be read is skipped; the worker
     /// that leases its class reports the error.
-    pub(crate) async fn next(&mut self) -> Option<Result<Vec<Finished>, TargetError>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
         loop {
             tokio::select! {
                 Some(chunk) = self.chunks.recv(), if self.threads.len() <= EXAMINERS => {
-                    let site = Arc::clone(&self.site);
-                    self.threads.spawn_blocking(move || examine(&site, &chunk));
+                    let context = Arc::clone(&self.context);
+                    self.threads.spawn_blocking(move || examine(&context, &chunk));
                 }
                 Some(found) = self.threads.join_next() => match found {
                     Ok(Ok(found)) if found.is_empty() => {}
@@ -115,13 +115,13 @@ fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
     Ok(())
 }
 
-fn examine(site: &Site, chunk: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
+fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>, TargetError> {
     let mut found = Vec::with_capacity(chunk.len());
     for wnid in chunk {
-        match complete(site, *wnid) {
+        match complete(context, *wnid) {
             Ok(Some(finished)) => found.push(finished),
             Ok(None) => {}
-            Err(error) => match storage(site.target(), "look at what is there", error) {
+            Err(error) => match storage(context.target(), "look at what is there", error) {
                 Unfinished::Target(error) => return Err(error),
                 Unfinished::Failed(failure) => tracing::info!(%wnid, %failure, "passed over"),
                 Unfinished::Stopped => {}
@@ -134,10 +134,12 @@ fn examine(site: &Site, chunk: &[Wnid]) -> Result<Vec<Finished>, TargetError> {
 /// The result of a class that is complete; `None` otherwise. If `--delete-tar` is set and a tar of
 /// this program lies beside the folder, the result needs a lease: the tar is to be removed, and
 /// only a lease proves that the class belongs to this job.
-fn complete(site: &Site, wnid: Wnid) -> io::Result<Option<Finished>> {
-    let Found::Complete(manifest) = existing::look(site.target(), wnid, &site.job)? else { return Ok(None) };
-    let needs_lease = site.job.delete_tar && kept_tar::written_here(site.target(), wnid)?.is_some();
+fn complete(context: &JobContext, wnid: Wnid) -> io::Result<Option<UnreportedResult>> {
+    let ExistingFolder::Complete(manifest) = existing::look(context.target(), wnid, &context.job)? else {
+        return Ok(None);
+    };
+    let needs_lease = context.job.delete_tar && kept_tar::written_here(context.target(), wnid)?.is_some();
     // No worker has leased the class.
     let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
-    Ok(Some(Finished { lease, outcome: site.found(&manifest), needs_lease }))
+    Ok(Some(UnreportedResult { lease, outcome: context.found(&manifest), needs_lease }))
 }

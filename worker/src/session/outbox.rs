@@ -21,14 +21,14 @@ const RESULT_SIZE: usize = 128;
 
 /// A result that is to be reported to the coordinator.
 #[derive(Debug, Clone)]
-pub(crate) struct Finished {
+pub(crate) struct UnreportedResult {
     pub(crate) lease: Lease,
     pub(crate) outcome: Outcome,
     /// The class is complete, but a step that requires a lease remains.
     pub(crate) needs_lease: bool,
 }
 
-impl Finished {
+impl UnreportedResult {
     /// Estimated number of bytes on the wire.
     fn size(&self) -> usize {
         match &self.outcome {
@@ -40,13 +40,13 @@ impl Finished {
 
 /// The unacknowledged results, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Unreported {
-    results: Vec<Finished>,
+pub(crate) struct Outbox {
+    results: Vec<UnreportedResult>,
     /// Number of results at the front that were in the last report.
     sent: usize,
 }
 
-impl Unreported {
+impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
         self.results.is_empty()
     }
@@ -57,18 +57,18 @@ impl Unreported {
     }
 
     /// Whether the coordinator must acknowledge results before more classes are leased.
-    pub(crate) fn pile_up(&self) -> bool {
+    pub(crate) fn blocks_leasing(&self) -> bool {
         self.results.len() >= LEASING_LIMIT
     }
 
-    pub(crate) fn add(&mut self, finished: impl IntoIterator<Item = Finished>) {
+    pub(crate) fn add(&mut self, finished: impl IntoIterator<Item = UnreportedResult>) {
         self.results.extend(finished);
     }
 
     /// The content of the next report: the oldest results, as many as fit.
-    pub(crate) fn batch(&mut self) -> &[Finished] {
+    pub(crate) fn batch(&mut self) -> &[UnreportedResult] {
         let mut bytes = 0;
-        let fits = |finished: &&Finished| {
+        let fits = |finished: &&UnreportedResult| {
             bytes += finished.size();
             bytes <= LARGEST_MESSAGE
         };
@@ -117,53 +117,53 @@ mod tests {
         format!("n{number:08}").parse().unwrap()
     }
 
-    fn finished(number: usize, token: u64, outcome: Outcome) -> Finished {
-        Finished {
+    fn finished(number: usize, token: u64, outcome: Outcome) -> UnreportedResult {
+        UnreportedResult {
             lease: Lease { wnid: wnid(number), token: LeaseToken(token), probe: false, trace: TraceParent::default() },
             outcome,
             needs_lease: false,
         }
     }
 
-    fn skipped(number: usize) -> Finished {
+    fn skipped(number: usize) -> UnreportedResult {
         finished(number, 0, Outcome::Skipped(Published::default()))
     }
 
     #[test]
     fn a_report_is_bounded_and_no_result_is_lost() {
-        let mut unreported = Unreported::default();
-        unreported.add((0..10_000).map(skipped));
+        let mut outbox = Outbox::default();
+        outbox.add((0..10_000).map(skipped));
         let mut sizes = Vec::new();
-        while !unreported.is_empty() {
-            let settled: Vec<Wnid> = unreported.batch().iter().map(|finished| finished.lease.wnid).collect();
+        while !outbox.is_empty() {
+            let settled: Vec<Wnid> = outbox.batch().iter().map(|finished| finished.lease.wnid).collect();
             sizes.push(settled.len());
-            assert!(unreported.acknowledge(&settled));
+            assert!(outbox.acknowledge(&settled));
         }
         assert_eq!(sizes, [4096, 4096, 1808]);
     }
 
     #[test]
     fn reports_with_long_failure_messages_hold_fewer_results() {
-        let mut unreported = Unreported::default();
+        let mut outbox = Outbox::default();
         let failure = Failure::new(FailureKind::TarError, "");
         let long = |bytes| Outcome::Failed(Failure { message: "x".repeat(bytes), ..failure.clone() });
-        unreported.add((0..10).map(|number| finished(number, 1, long(400_000))));
-        assert_eq!(unreported.batch().len(), 2);
-        unreported.clear();
-        unreported.add([finished(0, 1, long(3 << 20))]);
-        assert_eq!(unreported.batch().len(), 1, "a result above the size limit is sent alone");
+        outbox.add((0..10).map(|number| finished(number, 1, long(400_000))));
+        assert_eq!(outbox.batch().len(), 2);
+        outbox.clear();
+        outbox.add([finished(0, 1, long(3 << 20))]);
+        assert_eq!(outbox.batch().len(), 1, "a result above the size limit is sent alone");
     }
 
     #[test]
     fn acknowledging_keeps_unsettled_results_and_results_added_after_the_report() {
-        let mut unreported = Unreported::default();
-        unreported.add([skipped(1), skipped(2)]);
-        unreported.batch();
-        unreported.add([finished(1, 7, Outcome::Success(Published::default()))]);
-        assert!(unreported.acknowledge(&[wnid(1)]));
-        let left: Vec<Wnid> = unreported.batch().iter().map(|finished| finished.lease.wnid).collect();
+        let mut outbox = Outbox::default();
+        outbox.add([skipped(1), skipped(2)]);
+        outbox.batch();
+        outbox.add([finished(1, 7, Outcome::Success(Published::default()))]);
+        assert!(outbox.acknowledge(&[wnid(1)]));
+        let left: Vec<Wnid> = outbox.batch().iter().map(|finished| finished.lease.wnid).collect();
         assert_eq!(left, [wnid(2), wnid(1)]);
-        assert_eq!(unreported.leases().count(), 1, "a result of the inventory has no lease");
-        assert!(!unreported.acknowledge(&[]), "an immediate retry would not help");
+        assert_eq!(outbox.leases().count(), 1, "a result of the inventory has no lease");
+        assert!(!outbox.acknowledge(&[]), "an immediate retry would not help");
     }
 }

@@ -8,10 +8,10 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     config::WorkerConfig,
-    fetch::context::{Site, SiteError},
+    fetch::context::{JobContext, JobContextError},
     lease_clock::LeaseClock,
     observe::progress::Progress,
-    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::Gate},
+    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     session::{
         calls::{Answer, Calls, Refused},
         coordinator_client::{CoordinatorClient, Identity, Registration},
@@ -35,7 +35,7 @@ pub(crate) struct Joined {
     pub(crate) renewals: Renewals,
     pub(crate) slots: Slots,
     /// Shut, until the coordinator says how far it may be opened.
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<OriginLimiter>,
     /// Those that publish and those of the slots, which end with the slots.
     pub(crate) threads: JoinSet<()>,
 }
@@ -56,22 +56,22 @@ pub(crate) async fn join(
     let mut calls = Calls::new(CoordinatorClient::new(connector, Arc::clone(&clock)));
     let Some(registration) = register(&mut calls, who, &target, shutdown).await? else { return Ok(None) };
     let mut threads = JoinSet::new();
-    let tally = Arc::clone(progress.tally());
-    let gate = Gate::shut(who.slots, Arc::clone(&tally));
+    let counters = Arc::clone(progress.counters());
+    let gate = OriginLimiter::shut(who.slots, Arc::clone(&counters));
     let open = || {
         let job = registration.job.clone();
-        let retries = tally.retries.clone();
+        let retries = counters.retries.clone();
         let private = if config.allow_private_origin { PrivateOrigin::Allowed } else { PrivateOrigin::Refused };
         let origin = Origin::new(&job, private, Arc::clone(&gate), retries);
-        let origin = origin.map_err(SiteError::from)?;
-        let site = Site::open(job, origin, target, Arc::clone(&clock), who.slots, tally, &mut threads)?;
+        let origin = origin.map_err(JobContextError::from)?;
+        let context = JobContext::open(job, origin, target, Arc::clone(&clock), who.slots, counters, &mut threads)?;
         // Before the slots, which can be fewer where the system has not enough threads.
         let renewals = heartbeat::start(&mut threads, connector.clone(), clock, progress.clone())?;
-        let slots = Slots::open(Arc::new(site), progress.clone(), who.slots, &mut threads)?;
+        let slots = Slots::open(Arc::new(context), progress.clone(), who.slots, &mut threads)?;
         Ok::<_, WorkerError>((renewals, slots))
     };
     let opened = match open() {
-        Ok((renewals, slots)) => check_origin(slots.site(), registration.ttl).await.map(|()| (renewals, slots)),
+        Ok((renewals, slots)) => check_origin(slots.context(), registration.ttl).await.map(|()| (renewals, slots)),
         Err(error) => Err(error),
     };
     match opened {
@@ -85,8 +85,8 @@ pub(crate) async fn join(
 
 /// Refuses an origin that this worker must not ask. A name that is not looked up in time is checked
 /// at each connection.
-async fn check_origin(site: &Site, ttl: Duration) -> Result<(), WorkerError> {
-    match timeout(LONGEST_LOOKUP.min(ttl / 3), site.check_origin()).await {
+async fn check_origin(context: &JobContext, ttl: Duration) -> Result<(), WorkerError> {
+    match timeout(LONGEST_LOOKUP.min(ttl / 3), context.check_origin()).await {
         Ok(checked) => Ok(checked?),
         Err(_) => Ok(()),
     }

@@ -3,13 +3,13 @@
 
 use std::io;
 
-use crate::{fetch::context::SiteError, session::error::WorkerError, storage::target::TargetError};
+use crate::{fetch::context::JobContextError, session::error::WorkerError, storage::target::TargetError};
 
 /// One sentence without the final full stop.
 pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
     match error {
         WorkerError::Target(TargetError::Refused { target, action, cause })
-        | WorkerError::Site(SiteError::Target(TargetError::Refused { target, action, cause })) => {
+        | WorkerError::Context(JobContextError::Target(TargetError::Refused { target, action, cause })) => {
             format!("cannot {action} in its target folder {}: {cause}; {}", target.display(), remedy(cause))
         }
         error => format!("cannot {error}"),
@@ -63,7 +63,7 @@ mod tests {
         ] {
             assert!(stop(errno).ends_with(what), "{}", stop(errno));
         }
-        let refused = WorkerError::Site(SiteError::Lane(Errno::MFILE.into()));
+        let refused = WorkerError::Context(JobContextError::Runtime(Errno::MFILE.into()));
         assert!(for_the_coordinator(&refused).ends_with("allow the process more open files"));
     }
 }

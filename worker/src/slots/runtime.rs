@@ -17,20 +17,20 @@ use tokio::{
     task::{JoinSet, yield_now},
 };
 
-use crate::{fetch::context::SiteError, origin::Origin};
+use crate::{fetch::context::JobContextError, origin::Origin};
 
 /// A function that the slot's thread runs.
 type Work = Box<dyn FnOnce(&Runtime, &Origin) + Send>;
 
 /// The handle of a slot's thread. The thread ends after the handle is dropped.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct SlotRuntime {
     work: SyncSender<Work>,
 }
 
-impl Lane {
+impl SlotRuntime {
     /// Starts the runtime on a thread of the given set, with its own connections to the origin.
-    pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, SiteError> {
+    pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, JobContextError> {
         let origin = origin.with_own_connections()?;
         // A slot runs one class at a time.
         let (work, asked) = sync_channel::<Work>(1);
@@ -48,7 +48,7 @@ impl Lane {
             }
         };
         threads::start(set, "slot", thread)?;
-        started.recv().expect("the thread says how it began").map_err(SiteError::Lane)?;
+        started.recv().expect("the thread says how it began").map_err(JobContextError::Runtime)?;
         Ok(Self { work })
     }
 
@@ -93,7 +93,7 @@ mod tests {
     use crate::origin::allowed_addresses::PrivateOrigin;
     use crate::{
         fixture::job,
-        origin::limiter::{Gate, Priority},
+        origin::limiter::{OriginLimiter, Priority},
     };
 
     #[tokio::test]
@@ -112,9 +112,10 @@ mod tests {
             }
         });
         let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, Gate::open(1, Arc::default()), Counter::default()).unwrap();
+            Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
+                .unwrap();
         let mut set = JoinSet::new();
-        let lane = Lane::open(&origin, &mut set).unwrap();
+        let lane = SlotRuntime::open(&origin, &mut set).unwrap();
         let job = async move |origin: &Origin| {
             let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
             opened.transfer.chunk().await.unwrap();

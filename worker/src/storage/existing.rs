@@ -31,7 +31,7 @@ const RECORD: u64 = 10_240;
 
 /// What stands under a class's name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum ExistingFolder {
     /// Nothing, or an empty folder.
     Nothing,
     /// A folder with a valid manifest; names, number and sizes of its files agree with it, unless
@@ -66,7 +66,7 @@ impl fmt::Display for Unproved {
 }
 
 /// Looks, and follows no link.
-pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<Found> {
+pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<ExistingFolder> {
     look_in(target.root(), wnid, job, || target.users())
 }
 
@@ -79,15 +79,15 @@ pub(crate) fn look_in(
     wnid: Wnid,
     job: &JobOptions,
     users: impl Fn() -> io::Result<TargetUsers>,
-) -> io::Result<Found> {
+) -> io::Result<ExistingFolder> {
     let found = look_at_folder(root, wnid, job, &users)?;
     let is_published = match &found {
-        Found::Nothing | Found::Differs(_) => true,
-        Found::Unproved(_) | Found::Damaged => job.existing == Existing::Replace,
-        Found::Complete(_) | Found::InTheWay(_) => false,
+        ExistingFolder::Nothing | ExistingFolder::Differs(_) => true,
+        ExistingFolder::Unproved(_) | ExistingFolder::Damaged => job.existing == Existing::Replace,
+        ExistingFolder::Complete(_) | ExistingFolder::InTheWay(_) => false,
     };
     if is_published && let Some(why) = in_the_way(root, wnid, job, &users)? {
-        return Ok(Found::InTheWay(why));
+        return Ok(ExistingFolder::InTheWay(why));
     }
     Ok(found)
 }
@@ -129,18 +129,18 @@ fn look_at_folder(
     wnid: Wnid,
     job: &JobOptions,
     users: &impl Fn() -> io::Result<TargetUsers>,
-) -> io::Result<Found> {
+) -> io::Result<ExistingFolder> {
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ExistingFolder::Nothing),
         found => found?,
     };
     let kind = found.file_type();
     if kind.is_symlink() {
-        return Ok(Found::InTheWay("a symbolic link stands under the class's name".to_owned()));
+        return Ok(ExistingFolder::InTheWay("a symbolic link stands under the class's name".to_owned()));
     }
     if !kind.is_dir() {
-        return Ok(Found::InTheWay("a file stands under the class's name".to_owned()));
+        return Ok(ExistingFolder::InTheWay("a file stands under the class's name".to_owned()));
     }
     let unproved = if users()?.is_of_another(&found) {
         Unproved::OfAnotherUser
@@ -148,19 +148,23 @@ fn look_at_folder(
         if job.existing == Existing::Trust
             && let Some(manifest) = manifest::read(&folder, wnid)?
         {
-            return Ok(Found::Complete(manifest));
+            return Ok(ExistingFolder::Complete(manifest));
         }
         match compare(&folder, wnid)? {
-            Some(Compared::Agrees(manifest)) => return Ok(Found::Complete(manifest)),
-            Some(Compared::Differs(first)) => return Ok(Found::Differs(first)),
+            Some(Compared::Agrees(manifest)) => return Ok(ExistingFolder::Complete(manifest)),
+            Some(Compared::Differs(first)) => return Ok(ExistingFolder::Differs(first)),
             None => {}
         }
         if folder.join(MANIFEST).symlink_metadata().is_ok() {
-            return Ok(Found::Damaged);
+            return Ok(ExistingFolder::Damaged);
         }
         Unproved::WithoutManifest
     };
-    Ok(if list(&folder)?.next().transpose()?.is_none() { Found::Nothing } else { Found::Unproved(unproved) })
+    Ok(if list(&folder)?.next().transpose()?.is_none() {
+        ExistingFolder::Nothing
+    } else {
+        ExistingFolder::Unproved(unproved)
+    })
 }
 
 /// What a folder with a manifest is.

@@ -22,7 +22,7 @@ use serde::{
 
 use shared::own_file::{self, Access};
 
-use crate::{source::Source, storage::partial_file::Beginning};
+use crate::{source::Source, storage::partial_file::PartialFile};
 
 /// Version of the format. A journal of another version is not used.
 const VERSION: u32 = 1;
@@ -159,7 +159,7 @@ impl Journal {
     }
 
     /// Records an unfinished file and flushes the journal.
-    pub(crate) fn note_beginning(&mut self, beginning: &Beginning) -> io::Result<()> {
+    pub(crate) fn note_beginning(&mut self, beginning: &PartialFile) -> io::Result<()> {
         self.line(beginning)?;
         self.flush()?;
         self.written_up_to = beginning.position;
@@ -215,7 +215,7 @@ pub(crate) enum Line {
     /// A file is finished.
     Finished(FileEntry),
     /// A file was written up to some length. If it was finished later, a further line says so.
-    Begun(Beginning),
+    Begun(PartialFile),
 }
 
 /// Opens the journal of an earlier attempt; `None` if there is none of this version.
@@ -243,7 +243,7 @@ impl Entries {
                 let length = unclosed.len();
                 return Some(JournaledFile { unclosed: &self.line[..length], size });
             }
-            serde_json::from_slice::<Beginning>(line).ok()?;
+            serde_json::from_slice::<PartialFile>(line).ok()?;
         }
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let path = folder.path().join("journal");
         journal(&path, 1);
         let beginning =
-            Beginning { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
+            PartialFile { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
         let mut journal = Journal::go_on(&path, 1024, 0).unwrap();
         assert!(!journal.wants_beginning_at(1024 + INTERVAL_IN_FILE - 1));
         assert!(journal.wants_beginning_at(1024 + INTERVAL_IN_FILE));

@@ -171,7 +171,7 @@ impl PartReader {
 
 /// A part that an earlier attempt has left, and how much of it is proved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundPart {
     pub(crate) path: PathBuf,
     pub(crate) start: u64,
     pub(crate) reached: u64,
@@ -191,7 +191,7 @@ fn start_of(name: &str) -> Option<u64> {
 /// Moves the parts of an earlier attempt from its folder to the folder of the current attempt and
 /// validates the blocks of each part. The earlier attempt may still run and append to a file that
 /// was moved; therefore no other writer ever appends to it.
-pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<Found>> {
+pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<FoundPart>> {
     let version = Version::of(source);
     let mut adopted = Vec::new();
     let entries = match list(from) {
@@ -216,7 +216,7 @@ pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<F
         while reader.next()?.is_some() {}
         let reached = reader.position();
         if reached > start {
-            adopted.push(Found { path, start, reached });
+            adopted.push(FoundPart { path, start, reached });
         } else {
             fs::remove_file(&path)?;
         }

@@ -17,7 +17,7 @@ use crate::{
 
 /// The journal's record of a partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Beginning {
+pub(crate) struct PartialFile {
     /// Flat name, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
@@ -33,7 +33,7 @@ pub(crate) struct Beginning {
 
 /// A verified partial file, truncated to the verified bytes.
 #[derive(Debug)]
-pub(crate) struct BegunFile {
+pub(crate) struct ProvedPartialFile {
     /// Flat name, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
@@ -44,10 +44,10 @@ pub(crate) struct BegunFile {
     pub(crate) digest: Digest,
 }
 
-impl Beginning {
+impl PartialFile {
     /// Verifies the file and truncates it to the recorded length; `None` if it is missing or
     /// differs from the record.
-    pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<BegunFile>> {
+    pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<ProvedPartialFile>> {
         let is_there = self.written <= self.size
             && is_plain_file(path, &self.name)
             && fs::metadata(path).is_ok_and(|found| found.len() >= self.written);
@@ -69,6 +69,6 @@ impl Beginning {
         file.set_len(self.written)?;
         let name = self.name.clone();
         let digest = hasher.into();
-        Ok(Some(BegunFile { name, size: self.size, written: self.written, digest }))
+        Ok(Some(ProvedPartialFile { name, size: self.size, written: self.written, digest }))
     }
 }

@@ -133,8 +133,8 @@ fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
     let observers: Vec<ConnectionEntry> =
         (1..).zip(roles).map(|(second, role)| admitted(&connections, role, at(second))).collect();
     // The first observer has a call in progress; the second one had one recently.
-    assert_eq!(observers[0].begin_call(at(10)), Begun::Counted);
-    assert_eq!(observers[1].begin_call(at(20)), Begun::Counted);
+    assert_eq!(observers[0].begin_call(at(10)), Begun::CallMetricsLayer);
+    assert_eq!(observers[1].begin_call(at(20)), Begun::CallMetricsLayer);
     observers[1].end_call(at(21));
     let more = admitted(&connections, Role::Viewer, at(30));
     assert_eq!(observers.iter().map(is_cut).collect::<Vec<_>>(), [false, false, true, false]);
@@ -152,11 +152,11 @@ fn concurrent_calls_are_limited_for_observers_and_not_for_workers() {
     let now = Instant::now();
     let [worker, viewer] = [Role::Worker, Role::Viewer].map(|role| admitted(&connections, role, now));
     let begin = |entry: &ConnectionEntry| (0..=MAX_OBSERVER_CALLS).map(|_| entry.begin_call(now)).collect::<Vec<_>>();
-    assert_eq!(begin(&worker), [Begun::Counted; 5]);
-    let few = [Begun::Counted; MAX_OBSERVER_CALLS];
+    assert_eq!(begin(&worker), [Begun::CallMetricsLayer; 5]);
+    let few = [Begun::CallMetricsLayer; MAX_OBSERVER_CALLS];
     assert_eq!(begin(&viewer), [&few[..], &[Begun::TooMany]].concat());
     viewer.end_call(now);
-    assert_eq!(viewer.begin_call(now), Begun::Counted);
+    assert_eq!(viewer.begin_call(now), Begun::CallMetricsLayer);
     assert_eq!(connections.enter(now).begin_call(now), Begun::Uncounted);
 }
 

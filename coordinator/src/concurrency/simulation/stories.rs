@@ -309,14 +309,17 @@ fn after_one_refusal_the_former_rate_is_back_within_seconds() {
 #[test]
 fn a_wait_is_announced_once_and_again_when_it_becomes_longer() {
     let now = Instant::now();
-    let mut pace = Pace::new(Ceilings::default(), now);
+    let mut pace = ConcurrencyController::new(Ceilings::default(), now);
     let mut refused = |worker: u64, refusals: u64, seconds: u64, after: u64| {
         let retry_after = Some(Duration::from_secs(seconds));
         let observation = Observation { refusals, retry_after, wanted: 1, ..Observation::default() };
         pace.observed(SessionId(worker), &observation, now + Duration::from_secs(after));
-        pace.take_notices().into_iter().filter(|notice| matches!(notice, Notice::Refused { .. })).collect::<Vec<_>>()
+        pace.take_notices()
+            .into_iter()
+            .filter(|notice| matches!(notice, ConcurrencyNotice::Refused { .. }))
+            .collect::<Vec<_>>()
     };
-    let rest = |seconds| vec![Notice::Refused { rest: Duration::from_secs(seconds) }];
+    let rest = |seconds| vec![ConcurrencyNotice::Refused { rest: Duration::from_secs(seconds) }];
     assert_eq!(refused(0, 0, 100, 0), rest(100), "a wait from before the coordinator's start is announced");
     assert_eq!(refused(0, 1, 99, 1), []);
     assert_eq!(refused(1, 0, 90, 2), []);
@@ -327,7 +330,7 @@ fn a_wait_is_announced_once_and_again_when_it_becomes_longer() {
 }
 
 /// Reports a `Retry-After` of `wait` seconds, or none.
-fn report(pace: &mut Pace, id: u64, refusals: u64, wait: Option<u64>, now: Instant) {
+fn report(pace: &mut ConcurrencyController, id: u64, refusals: u64, wait: Option<u64>, now: Instant) {
     let retry_after = wait.map(Duration::from_secs);
     pace.observed(SessionId(id), &Observation { wanted: 1, refusals, retry_after, ..Observation::default() }, now);
 }
@@ -335,7 +338,7 @@ fn report(pace: &mut Pace, id: u64, refusals: u64, wait: Option<u64>, now: Insta
 #[test]
 fn a_wait_ends_when_the_only_worker_that_reported_it_leaves() {
     let mut now = Instant::now();
-    let mut pace = Pace::new(Ceilings::default(), now);
+    let mut pace = ConcurrencyController::new(Ceilings::default(), now);
     for id in [1, 2, 3] {
         report(&mut pace, id, 0, None, now);
     }
@@ -349,14 +352,15 @@ fn a_wait_ends_when_the_only_worker_that_reported_it_leaves() {
     assert_eq!(pace.budget(SessionId(3), now).quiet, Duration::from_secs(59));
     pace.left(SessionId(2), now);
     assert_eq!(pace.budget(SessionId(3), now).quiet, Duration::ZERO);
-    let lifted = pace.take_notices().into_iter().filter(|notice| matches!(notice, Notice::EndedEarly { .. }));
+    let lifted =
+        pace.take_notices().into_iter().filter(|notice| matches!(notice, ConcurrencyNotice::EndedEarly { .. }));
     assert_eq!(lifted.count(), 2);
 }
 
 #[test]
 fn an_ended_wait_comes_back_only_after_a_new_refusal() {
     let mut now = Instant::now();
-    let mut pace = Pace::new(Ceilings::default(), now);
+    let mut pace = ConcurrencyController::new(Ceilings::default(), now);
     for id in [1, 2] {
         report(&mut pace, id, 0, None, now);
     }

@@ -11,7 +11,7 @@ const REPORTER: SessionId = SessionId(20);
 /// Three correct workers that want more connections than they have; they send requests once per
 /// second.
 struct WaitSimulation {
-    pace: Pace,
+    pace: ConcurrencyController,
     start: Instant,
     now: Instant,
     observations: BTreeMap<SessionId, Observation>,
@@ -42,7 +42,7 @@ impl WaitSimulation {
         let now = Instant::now();
         let ceilings = Ceilings { connections: Some(9), bytes_per_second: None };
         let observations = CORRECT.map(|id| (id, Observation { wanted: 5, ..Observation::default() })).into();
-        let pace = Pace::new(ceilings, now);
+        let pace = ConcurrencyController::new(ceilings, now);
         let mut simulated = Self {
             pace,
             start: now,
@@ -160,7 +160,12 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
             simulated.paused_seconds
         );
         assert_eq!(simulated.quiet(), [false; 3]);
-        let own = simulated.pace.take_notices().into_iter().filter(|notice| *notice == Notice::OneWorkerOnly).count();
+        let own = simulated
+            .pace
+            .take_notices()
+            .into_iter()
+            .filter(|notice| *notice == ConcurrencyNotice::OneWorkerOnly)
+            .count();
         assert_eq!(own, 1);
     }
 }
@@ -168,7 +173,7 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
 #[test]
 fn the_only_worker_keeps_its_wait() {
     let now = Instant::now();
-    let mut pace = Pace::new(Ceilings::default(), now);
+    let mut pace = ConcurrencyController::new(Ceilings::default(), now);
     let observation = Observation { wanted: 5, refusals: 1, ..Observation::default() };
     pace.observed(REPORTER, &Observation { refusals: 0, ..observation }, now);
     pace.observed(REPORTER, &Observation { retry_after: Some(Duration::from_mins(15)), ..observation }, now);
@@ -189,7 +194,10 @@ fn a_wait_stays_while_no_other_worker_is_served() {
         simulated.pass(890);
         assert_eq!(simulated.paused_seconds, 890, "{answer:?}");
         assert!(simulated.refused <= 15, "{answer:?}: at most one request a minute, not {}", simulated.refused);
-        assert_eq!(simulated.pace.take_notices().iter().filter(|notice| **notice == Notice::OneWorkerOnly).count(), 0);
+        assert_eq!(
+            simulated.pace.take_notices().iter().filter(|notice| **notice == ConcurrencyNotice::OneWorkerOnly).count(),
+            0
+        );
         simulated.pass(15);
         assert_eq!(simulated.quiet(), [false; 3]);
     }

@@ -25,8 +25,12 @@ impl Tail {
         let mut now = Instant::now();
         let mut table = table(BEFORE + 1);
         let [quick, slow] = [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
-            let hello =
-                Hello { worker: worker.to_owned(), storage: storage.to_owned(), slots: MANY, ..Hello::default() };
+            let hello = WorkerInfo {
+                worker: worker.to_owned(),
+                storage: storage.to_owned(),
+                slots: MANY,
+                ..WorkerInfo::default()
+            };
             let id = table.register(&hello, &[], now).unwrap().session;
             acquire(&mut table, id, 0, now).unwrap();
             id
@@ -36,7 +40,7 @@ impl Tail {
         now += Duration::from_secs(10);
         for lease in leases {
             let outcome = Outcome::Success(Published { files: 1, bytes: LENGTH });
-            assert_eq!(table.report(quick, lease, &outcome, now, 0.5), Verdict::Settled);
+            assert_eq!(table.report(quick, lease, &outcome, now, 0.5), ReportVerdict::Settled);
         }
         let mut tail = Self { table, now, slow, quick, lease, is_paused: false };
         tail.pass(&[0]);
@@ -48,7 +52,7 @@ impl Tail {
         let copy = self.copy();
         for bytes in positions {
             self.now += TTL / 3;
-            let held = Held { lease: self.lease, bytes: *bytes, length: LENGTH, is_local: false };
+            let held = ReportedLease { lease: self.lease, bytes: *bytes, length: LENGTH, is_local: false };
             assert_eq!(self.table.renew(self.slow, &[held], 0, self.now).unwrap().drop, []);
             assert_eq!(renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now), Ok(vec![]));
             self.scan();
@@ -82,14 +86,14 @@ impl Tail {
         self.table.copies.iter().next().map(|(_, copy)| Lease { token: copy.token, ..self.lease })
     }
 
-    fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome) -> Verdict {
+    fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome) -> ReportVerdict {
         let verdict = self.table.report(id, lease, outcome, self.now, 0.5);
         check(&self.table);
         verdict
     }
 
-    fn news(&mut self) -> Vec<CopyNews> {
-        let news = |notice| if let Notice::Copy { news, .. } = notice { Some(news) } else { None };
+    fn news(&mut self) -> Vec<AttemptEvent> {
+        let news = |notice| if let LeaseNotice::Copy { news, .. } = notice { Some(news) } else { None };
         self.table.take_notices().into_iter().filter_map(news).collect()
     }
 
@@ -109,12 +113,12 @@ fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_
         tail.pass(&[30_000]);
         let first @ (id, lease) = if copy_is_first { (tail.quick, copy) } else { (tail.slow, tail.lease) };
         let (other, late) = if copy_is_first { (tail.slow, tail.lease) } else { (tail.quick, copy) };
-        assert_eq!(tail.report(id, lease, &good()), Verdict::Settled, "{first:?}");
+        assert_eq!(tail.report(id, lease, &good()), ReportVerdict::Settled, "{first:?}");
         assert_eq!(tail.renewed(other, late), [late.wnid], "the other one drops its lease");
-        assert_eq!(tail.report(other, late, &good()), Verdict::AlreadySettled);
-        assert_eq!(tail.report(other, late, &bad()), Verdict::AlreadySettled);
+        assert_eq!(tail.report(other, late, &good()), ReportVerdict::AlreadySettled);
+        assert_eq!(tail.report(other, late, &bad()), ReportVerdict::AlreadySettled);
         assert_eq!(tail.table.status().success, u64::from(BEFORE) + 1);
-        assert_eq!(tail.news(), [if copy_is_first { CopyNews::Won } else { CopyNews::Late }]);
+        assert_eq!(tail.news(), [if copy_is_first { AttemptEvent::Won } else { AttemptEvent::Late }]);
     }
 }
 
@@ -225,9 +229,13 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
     for lease in rest {
         table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: LENGTH }), now, 0.5);
     }
-    let held = |leases: &[Lease]| -> Vec<Held> {
-        let held =
-            |lease: &Lease| Held { lease: *lease, bytes: 5, length: LENGTH + lease.token.0 % 2, is_local: false };
+    let held = |leases: &[Lease]| -> Vec<ReportedLease> {
+        let held = |lease: &Lease| ReportedLease {
+            lease: *lease,
+            bytes: 5,
+            length: LENGTH + lease.token.0 % 2,
+            is_local: false,
+        };
         leases.iter().map(held).collect()
     };
     for _ in 0..4 {
@@ -251,13 +259,13 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
 #[test]
 fn a_failure_of_an_attempt_ends_only_the_attempt() {
     let (mut tail, copy) = Tail::copied(["", ""]);
-    assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::CopyFailed);
-    assert_eq!(tail.news(), [CopyNews::CameToNothing]);
-    assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Stale);
+    assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::CopyFailed);
+    assert_eq!(tail.news(), [AttemptEvent::Failed]);
+    assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::Stale);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
     tail.pass(&[20_000; 4]);
     assert_eq!(tail.acquire(tail.quick), [], "a class gets no second attempt after a failed one");
-    assert_eq!(tail.report(tail.slow, tail.lease, &bad()), Verdict::Settled);
+    assert_eq!(tail.report(tail.slow, tail.lease, &bad()), ReportVerdict::Settled);
 }
 
 #[test]
@@ -265,10 +273,10 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
     type End = fn(&mut Tail);
     let ends: [(&str, End); 4] = [
         ("it fails", |tail| {
-            assert_eq!(tail.report(tail.slow, tail.lease, &bad()), Verdict::Retried);
+            assert_eq!(tail.report(tail.slow, tail.lease, &bad()), ReportVerdict::Retried);
         }),
         ("the origin fails it", |tail| {
-            assert_eq!(tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)), Verdict::Retried);
+            assert_eq!(tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)), ReportVerdict::Retried);
         }),
         ("it leaves", |tail| assert_eq!(tail.table.leave(tail.slow).unwrap().returned, 1)),
         ("it is silent", |tail| {
@@ -284,11 +292,15 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
         let (mut tail, copy) = Tail::copied(["", ""]);
         end(&mut tail);
         check(&tail.table);
-        assert_eq!(tail.news(), [CopyNews::TookOver], "{what}");
+        assert_eq!(tail.news(), [AttemptEvent::Promoted], "{what}");
         assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "{what}");
         assert_eq!(tail.renewed(tail.quick, copy), [], "{what}");
-        assert_eq!(report(&mut tail.table, tail.lease, &bad()), Verdict::Stale, "{what}: its token is no longer valid");
-        assert_eq!(tail.report(tail.quick, copy, &bad()), Verdict::Settled, "{what}");
+        assert_eq!(
+            report(&mut tail.table, tail.lease, &bad()),
+            ReportVerdict::Stale,
+            "{what}: its token is no longer valid"
+        );
+        assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::Settled, "{what}");
     }
 }
 
@@ -301,13 +313,15 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
         tail.now += TTL / 3;
         let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];
         for (id, lease, bytes) in held {
-            tail.table.renew(id, &[Held { lease, bytes, length: LENGTH, is_local: false }], 0, tail.now).unwrap();
+            tail.table
+                .renew(id, &[ReportedLease { lease, bytes, length: LENGTH, is_local: false }], 0, tail.now)
+                .unwrap();
         }
         assert_eq!(tail.copy().is_none(), bytes == 2 * 360, "{bytes}");
     }
     check(&tail.table);
-    assert_eq!((tail.news(), tail.table.take_given_up()), (vec![CopyNews::TookOver], vec![]));
-    assert_eq!(tail.report(tail.quick, copy, &good()), Verdict::Settled);
+    assert_eq!((tail.news(), tail.table.take_given_up()), (vec![AttemptEvent::Promoted], vec![]));
+    assert_eq!(tail.report(tail.quick, copy, &good()), ReportVerdict::Settled);
 }
 
 #[test]
@@ -323,7 +337,7 @@ fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and
     let back = register(&mut tail.table, "slow", b"", &[tail.lease], tail.now).unwrap();
     assert_eq!(back.drop, [tail.lease]);
     check(&tail.table);
-    assert_eq!(tail.report(back.session, tail.lease, &good()), Verdict::Settled);
+    assert_eq!(tail.report(back.session, tail.lease, &good()), ReportVerdict::Settled);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
 }
 
@@ -332,7 +346,7 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
     let (mut tail, copy) = Tail::copied(["", ""]);
     tail.table.leave(tail.quick).unwrap();
     check(&tail.table);
-    assert_eq!(tail.news(), [CopyNews::GivenBack]);
+    assert_eq!(tail.news(), [AttemptEvent::GivenBack]);
     tail.quick = session(&mut tail.table, "quick", tail.now);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid], "the attempt belonged to another session");
     tail.scan();
@@ -340,12 +354,12 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
     for bytes in [30_000, 40_000, 50_000] {
         assert_eq!(tail.copy(), Some(copy));
         tail.now += TTL / 3;
-        let held = Held { lease: tail.lease, bytes, length: LENGTH, is_local: false };
+        let held = ReportedLease { lease: tail.lease, bytes, length: LENGTH, is_local: false };
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }
     assert_eq!(tail.copy(), None, "the grant never reached the worker");
-    assert_eq!(tail.report(tail.slow, tail.lease, &good()), Verdict::Settled);
+    assert_eq!(tail.report(tail.slow, tail.lease, &good()), ReportVerdict::Settled);
 }
 
 #[test]
@@ -358,7 +372,7 @@ fn after_a_restart_of_the_coordinator_one_of_two_workers_keeps_the_lease() {
     check(&table);
     assert_eq!(
         table.report(other.session, copy, &good(), tail.now, 0.5),
-        Verdict::Settled,
+        ReportVerdict::Settled,
         "a success is accepted without a lease"
     );
     assert_eq!(renew(&mut table, holder.session, &[tail.lease], 0, tail.now), Ok(vec![copy.wnid]));

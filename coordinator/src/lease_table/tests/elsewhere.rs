@@ -14,8 +14,8 @@ fn setting(now: Instant, expected: &[&str]) -> LeaseTable {
     table
 }
 
-fn absent(classes: usize) -> Notice {
-    Notice::Elsewhere(ElsewhereNews::Absent { worker: "there".to_owned(), classes })
+fn absent(classes: usize) -> LeaseNotice {
+    LeaseNotice::Elsewhere(ElsewhereEvent::Absent { worker: "there".to_owned(), classes })
 }
 
 #[test]
@@ -42,11 +42,11 @@ fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
     let there = session(&mut table, "there", now);
     let skipped = Outcome::Skipped(Published::default());
     let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-    assert_eq!(table.report(there, unleased, &skipped, now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
     table.take_notices();
     // What it does not have is the first to be granted.
     assert_eq!(numbers(&acquire(&mut table, there, 2, now).unwrap()), ["2", "3"]);
-    let not_there = Notice::Elsewhere(ElsewhereNews::NotThere { worker: "there".to_owned(), classes: 1 });
+    let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker: "there".to_owned(), classes: 1 });
     assert_eq!(table.take_notices(), [not_there]);
     check(&table);
 }
@@ -67,7 +67,7 @@ fn after_a_restart_a_worker_that_comes_back_with_leases_is_asked_what_it_has_and
     // One class is there, the other one needs a lease.
     let skipped = Outcome::Skipped(Published::default());
     let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-    assert_eq!(table.report(there.session, unleased, &skipped, now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(there.session, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
     table.needs_lease(there.session, wnid(2)).unwrap();
     assert!(!register(&mut table, "there", b"there", &former(4), now).unwrap().survey, "all is said");
     assert_eq!(numbers(&acquire(&mut table, there.session, 9, now).unwrap()), ["2"]);
@@ -80,7 +80,7 @@ fn an_expected_worker_is_waited_for_and_not_for_ever() {
     let now = Instant::now();
     let mut table = setting(now, &["there", "unknown", "there"]);
     let expected =
-        |worker: &str, classes| Notice::Elsewhere(ElsewhereNews::Expected { worker: worker.to_owned(), classes });
+        |worker: &str, classes| LeaseNotice::Elsewhere(ElsewhereEvent::Expected { worker: worker.to_owned(), classes });
     assert_eq!(table.take_notices(), [expected("there", 2), expected("unknown", 0)]);
     let other = session(&mut table, "other", now);
     let held = acquire(&mut table, other, 4, now).unwrap();
@@ -91,7 +91,7 @@ fn an_expected_worker_is_waited_for_and_not_for_ever() {
     assert_eq!(acquire(&mut table, other, 4, almost).unwrap(), []);
     assert_eq!(table.take_notices(), []);
     table.tick(now + PATIENCE);
-    let not_joined = Notice::Elsewhere(ElsewhereNews::NotJoined { worker: "there".to_owned(), classes: 2 });
+    let not_joined = LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined { worker: "there".to_owned(), classes: 2 });
     assert_eq!(table.take_notices(), [not_joined]);
     assert_eq!(numbers(&acquire(&mut table, other, 4, now + PATIENCE).unwrap()), ["1", "2"]);
     check(&table);
@@ -109,7 +109,7 @@ fn what_counts_as_skipped_is_pending_again_if_its_worker_does_not_have_it() {
         }
         let there = session(&mut table, "there", now);
         let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-        assert_eq!(table.report(there, unleased, &skipped, now, 1.0), Verdict::AlreadySettled);
+        assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::AlreadySettled);
         let granted = numbers(&acquire(&mut table, there, 3, now).unwrap());
         // What an earlier process of this run was told stays.
         let (expected, forgotten) = if has_begun { (&["3"][..], vec![]) } else { (&["2", "3"][..], vec![wnid(2)]) };
@@ -131,12 +131,12 @@ fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_
             table.was_complete_on(wnid(number), "there", false);
         }
         assert_eq!(table.needs_lease(SessionId(99), wnid(2)), Err(UnknownSession));
-        let hello = |worker: &str| Hello {
+        let hello = |worker: &str| WorkerInfo {
             worker: worker.to_owned(),
             instance: worker.into(),
             slots: 1,
             storage: format!("storage of {worker}"),
-            ..Hello::default()
+            ..WorkerInfo::default()
         };
         let [there, other] = ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
         acquire(&mut table, other, 0, now).unwrap();
@@ -146,7 +146,7 @@ fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_
         table.needs_lease(there, wnid(9)).unwrap();
         table.take_notices();
         assert_eq!(numbers(&acquire(&mut table, there, 1, now).unwrap()), ["2"]);
-        let not_there = Notice::Elsewhere(ElsewhereNews::NotThere { worker: "there".to_owned(), classes: 1 });
+        let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker: "there".to_owned(), classes: 1 });
         assert_eq!(table.take_notices(), [not_there], "the other one");
         assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
         let forgotten = if counts_as_skipped { vec![wnid(2), wnid(1)] } else { vec![] };

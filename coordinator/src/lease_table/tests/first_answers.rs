@@ -55,12 +55,12 @@ fn a_tar_among_the_first_answers_makes_the_refused_classes_failed_and_opens_the_
     let leases = acquire(&mut table, id, 100, now).unwrap();
     assert_eq!(leases.len(), SAMPLE, "no more are asked for before the first answer");
     for lease in &leases[1..] {
-        assert_eq!(table.report(id, *lease, &refused(404), now, 1.0), Verdict::Doubted);
+        assert_eq!(table.report(id, *lease, &refused(404), now, 1.0), ReportVerdict::Doubted);
         check(&table);
     }
     assert_eq!(table.status().failed, 0);
     let turn = table.turn();
-    assert_eq!(table.report(id, leases[0], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(id, leases[0], &good(), now, 1.0), ReportVerdict::Settled);
     check(&table);
     assert_eq!((table.status().success, table.status().failed), (1, 19));
     assert_eq!(table.take_given_up().len(), 19);
@@ -122,7 +122,7 @@ fn answers_that_differ_are_the_classes_own() {
     for lease in &leases[1..] {
         table.report(id, *lease, &refused(404), now, 1.0);
     }
-    assert_eq!(table.report(id, leases[0], &bad(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(id, leases[0], &bad(), now, 1.0), ReportVerdict::Settled);
     assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
     check(&table);
 }
@@ -135,7 +135,7 @@ fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
     let id = session(&mut table, "one", now);
     for (number, lease) in acquire(&mut table, id, 100, now).unwrap().into_iter().enumerate() {
         let status = if number % 4 == 0 { 404 } else { 403 };
-        assert_eq!(table.report(id, lease, &refused(status), now, 1.0), Verdict::Doubted);
+        assert_eq!(table.report(id, lease, &refused(status), now, 1.0), ReportVerdict::Doubted);
     }
     let refuses = table.origin_refuses().expect("all were refused");
     assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), SAMPLE, 5));
@@ -165,7 +165,10 @@ fn bytes_of_a_tar_are_an_answer_too() {
     table.report(id, leases[0], &refused(404), now, 1.0);
     let leases = &leases[1..];
     let named = |bytes| {
-        leases.iter().map(move |lease| Held { lease: *lease, bytes, length: 0, is_local: false }).collect::<Vec<_>>()
+        leases
+            .iter()
+            .map(move |lease| ReportedLease { lease: *lease, bytes, length: 0, is_local: false })
+            .collect::<Vec<_>>()
     };
     table.renew(id, &named(1000), 20_000, now).unwrap();
     assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "a page may have so many");

@@ -11,7 +11,7 @@ use crate::lease_table::{
 
 /// Registers a worker with so many slots, on a storage of its own.
 fn worker(table: &mut LeaseTable, name: &str, slots: u32, now: Instant) -> SessionId {
-    let hello = Hello { worker: name.to_owned(), instance: name.into(), slots, ..Hello::default() };
+    let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots, ..WorkerInfo::default() };
     table.register(&hello, &[], now).unwrap().session
 }
 
@@ -29,13 +29,13 @@ fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
             let guessed = Lease { wnid: lease.wnid, token: LeaseToken((1 << 32) + guess) };
             for suspect in [Suspect::Class, Suspect::Origin, Suspect::Host] {
                 tries += 1;
-                assert_eq!(table.report(hostile, guessed, &blames(suspect), now, 1.0), Verdict::Stale);
+                assert_eq!(table.report(hostile, guessed, &blames(suspect), now, 1.0), ReportVerdict::Stale);
             }
-            assert_eq!(report(&mut table, guessed, &bad()), Verdict::Stale, "a session that does not exist");
+            assert_eq!(report(&mut table, guessed, &bad()), ReportVerdict::Stale, "a session that does not exist");
         }
     }
     assert_eq!((tries, table.status().failed, table.status().leased), (6000, 0, 20));
-    assert_eq!(table.report(honest, leases[0], &bad(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(honest, leases[0], &bad(), now, 1.0), ReportVerdict::Settled);
     check(&table);
 }
 
@@ -49,10 +49,10 @@ fn an_expired_lease_is_restored_only_to_the_worker_that_had_it() {
     let leases = acquire(&mut table, honest, 2, now).unwrap();
     now += TTL + EXPIRY_MARGIN;
     table.tick(now);
-    let hello = Hello { worker: "hostile".to_owned(), instance: vec![9], slots: 2, ..Hello::default() };
+    let hello = WorkerInfo { worker: "hostile".to_owned(), instance: vec![9], slots: 2, ..WorkerInfo::default() };
     let registered = table.register(&hello, &held(&leases), now).unwrap();
     assert_eq!(registered.drop, leases);
-    assert_eq!(table.report(registered.session, leases[0], &bad(), now, 1.0), Verdict::Stale);
+    assert_eq!(table.report(registered.session, leases[0], &bad(), now, 1.0), ReportVerdict::Stale);
     let again = register(&mut table, "honest", b"honest", &leases, now).unwrap();
     assert_eq!((again.drop, table.status().leased), (vec![], 2));
     check(&table);
@@ -69,12 +69,12 @@ fn a_worker_holds_no_more_classes_than_it_has_slots() {
         assert_eq!((granted.len(), table.status().leased), (10, 10));
     }
     let turn = table.turn();
-    assert_eq!(table.report(hostile, granted[0], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(hostile, granted[0], &good(), now, 1.0), ReportVerdict::Settled);
     assert!(table.turn() > turn, "a waiting Acquire call is woken");
     assert_eq!(acquire(&mut table, hostile, 4096, now).unwrap().len(), 1);
     let turn = table.turn();
-    assert_eq!(table.report(hostile, granted[1], &good(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.report(hostile, granted[2], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(hostile, granted[1], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(table.report(hostile, granted[2], &good(), now, 1.0), ReportVerdict::Settled);
     assert_eq!(table.turn(), turn + 1, "one Acquire call waited");
     check(&table);
 }
@@ -87,7 +87,7 @@ fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
         let token = |number| LeaseToken(if before == 0 { 1 } else { before + number });
         let leases = wnids(4096).into_iter().zip(1..);
         leases
-            .map(|(wnid, number)| Held {
+            .map(|(wnid, number)| ReportedLease {
                 lease: Lease { wnid, token: token(number) },
                 bytes: 0,
                 length: 0,
@@ -97,9 +97,9 @@ fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
     };
     let claims = [(0, 0), (2 << 32, 0), (3 << 32, 0), (u64::MAX - 5000, 0), (1 << 32, 10)];
     for (before, taken) in claims {
-        let named: Vec<Held> = named(before);
+        let named: Vec<ReportedLease> = named(before);
         let mut table = LeaseTable::new(&wnids(4096), 0, 2, TTL);
-        let hello = Hello { worker: "hostile".to_owned(), instance: vec![1], slots: 10, ..Hello::default() };
+        let hello = WorkerInfo { worker: "hostile".to_owned(), instance: vec![1], slots: 10, ..WorkerInfo::default() };
         let registered = table.register(&hello, &named, now).unwrap();
         assert_eq!((registered.drop.len(), table.status().leased), (4096 - taken, taken as u64));
         let renewed = table.renew(registered.session, &named, 0, now).unwrap();
@@ -116,12 +116,12 @@ fn storages_that_register_one_after_the_other_delay_the_first_grant_by_a_bounded
     let mut waited = Duration::ZERO;
     for number in 0.. {
         let storage = format!("storage {number}");
-        let hello = Hello {
+        let hello = WorkerInfo {
             worker: storage.clone(),
             instance: storage.clone().into(),
             storage,
             slots: MANY,
-            ..Hello::default()
+            ..WorkerInfo::default()
         };
         table.register(&hello, &[], now).unwrap();
         if !acquire(&mut table, honest, 1, now).unwrap().is_empty() {
@@ -198,7 +198,7 @@ fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_break
     let hostile = worker(&mut table, "hostile", 1, now);
     let token = LeaseToken((1 << 32) + 1000);
     let there = Outcome::Success(Published { files: 1, bytes: u64::MAX });
-    assert_eq!(table.report(hostile, Lease { wnid: wnids(40)[39], token }, &there, now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(hostile, Lease { wnid: wnids(40)[39], token }, &there, now, 1.0), ReportVerdict::Settled);
     assert_eq!((table.phase(), table.copies.spent()), (Phase::OriginPaused, (0, 0)));
     check(&table);
 }
@@ -211,8 +211,12 @@ fn the_state_of_ended_processes_is_bounded() {
     let mut table = table(1);
     for number in 0..PROCESSES {
         let name = format!("worker {number}");
-        let hello =
-            Hello { worker: name.clone(), instance: name.clone().into(), storage: name.clone(), ..Hello::default() };
+        let hello = WorkerInfo {
+            worker: name.clone(),
+            instance: name.clone().into(),
+            storage: name.clone(),
+            ..WorkerInfo::default()
+        };
         let id = table.register(&hello, &[], now).unwrap().session;
         renew(&mut table, id, &[], 1, now).unwrap();
         acquire(&mut table, id, 0, now).unwrap();
@@ -285,15 +289,15 @@ proptest! {
             now += Duration::from_millis(200);
             received += 1;
             let hello =
-                Hello { worker: format!("hostile {name}"), instance: vec![name], slots: SLOTS, ..Hello::default() };
+                WorkerInfo { worker: format!("hostile {name}"), instance: vec![name], slots: SLOTS, ..WorkerInfo::default() };
             let id = table.sessions.by_worker.get(&hello.worker).copied();
             match (act, id) {
                 (Act::Name { token }, id) => {
                     let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
                         let lease = Lease { wnid, token: LeaseToken(token) };
-                        Held { lease, bytes: 0, length: 0, is_local: false }
+                        ReportedLease { lease, bytes: 0, length: 0, is_local: false }
                     });
-                    let named: Vec<Held> = named.collect();
+                    let named: Vec<ReportedLease> = named.collect();
                     if let Some(id) = id {
                         table.renew(id, &named, 0, now).unwrap();
                     }
@@ -314,7 +318,7 @@ proptest! {
             check(&table);
         }
         for lease in leases {
-            prop_assert_eq!(table.report(honest, lease, &good(), now, 1.0), Verdict::Settled);
+            prop_assert_eq!(table.report(honest, lease, &good(), now, 1.0), ReportVerdict::Settled);
         }
         prop_assert_eq!(table.status().success, 8);
     }

@@ -116,10 +116,10 @@ fn single_refusals_do_not_hold_up_grants() {
     table.report(id, first[0], &good(), now, 1.0);
     let leases = acquire(&mut table, id, 100, now).unwrap();
     for lease in &leases[..ROW - 1] {
-        assert_eq!(table.report(id, *lease, &refused(403), now, 1.0), Verdict::Doubted);
+        assert_eq!(table.report(id, *lease, &refused(403), now, 1.0), ReportVerdict::Doubted);
     }
     assert_eq!(acquire(&mut table, id, 50, now).unwrap().len(), 50);
-    assert_eq!(table.report(id, leases[50], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(id, leases[50], &good(), now, 1.0), ReportVerdict::Settled);
     assert_eq!(table.status().failed, 0, "it was granted before the first of them was refused");
     let later = acquire(&mut table, id, 1, now).unwrap();
     table.report(id, later[0], &good(), now, 1.0);
@@ -164,8 +164,10 @@ fn bytes_of_a_class_of_the_sample_are_an_answer() {
     for bytes in [50_000_000, 50_000_100, 50_100_000] {
         assert_eq!(table.status().failed, 0, "it began at a checkpoint");
         now += Duration::from_secs(1);
-        let held: Vec<Held> =
-            leases.iter().map(|lease| Held { lease: *lease, bytes, length: 90_000_000, is_local: false }).collect();
+        let held: Vec<ReportedLease> = leases
+            .iter()
+            .map(|lease| ReportedLease { lease: *lease, bytes, length: 90_000_000, is_local: false })
+            .collect();
         table.renew(id, &held, bytes, now).unwrap();
     }
     assert_eq!(table.status().failed, ROW as u64);

@@ -4,13 +4,13 @@ use super::*;
 
 /// Registers a worker under a new name.
 fn newcomer(table: &mut LeaseTable, name: &str, now: Instant) -> SessionId {
-    let hello = Hello { worker: name.to_owned(), instance: name.into(), slots: 1, ..Hello::default() };
+    let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 1, ..WorkerInfo::default() };
     table.register(&hello, &[], now).unwrap().session
 }
 
 /// Lets the time pass after which a session without heartbeats ends; the given sessions renew
 /// meanwhile.
-fn pass(table: &mut LeaseTable, held: &[(SessionId, Vec<Held>)], now: &mut Instant) -> Vec<Ended> {
+fn pass(table: &mut LeaseTable, held: &[(SessionId, Vec<ReportedLease>)], now: &mut Instant) -> Vec<Ended> {
     let mut ended = Vec::new();
     for _ in 0..4 {
         *now += TTL / 3;
@@ -53,7 +53,7 @@ fn no_worker_fails_a_class_by_losing_it_under_any_number_of_names() {
     // unproven worker only when no worker that has completed a class took it within five minutes.
     assert!((10..=140).contains(&granted), "{granted}");
     let lease = acquire(&mut table, honest, 1, now).unwrap()[0];
-    assert_eq!(table.report(honest, lease, &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(honest, lease, &good(), now, 1.0), ReportVerdict::Settled);
     check(&table);
 }
 
@@ -104,9 +104,9 @@ fn a_class_that_makes_progress_with_each_worker_does_not_fail() {
         for round in 1..=20_u64 {
             let id = newcomer(&mut table, &format!("host {round}"), now);
             let leases = acquire(&mut table, id, 1, now).unwrap();
-            let held: Vec<Held> = leases
+            let held: Vec<ReportedLease> = leases
                 .iter()
-                .map(|lease| Held { lease: *lease, bytes: round * step, length: 4 << 20, is_local: false })
+                .map(|lease| ReportedLease { lease: *lease, bytes: round * step, length: 4 << 20, is_local: false })
                 .collect();
             table.renew(id, &held, 0, now).unwrap();
             pass(&mut table, &[], &mut now);
@@ -133,6 +133,6 @@ fn a_suspect_survives_one_restart_of_a_worker_that_has_completed_a_class() {
     let again = register(&mut table, "honest", b"again", &[], now).unwrap();
     assert_eq!(again.replaced.unwrap().given_up, []);
     let lease = acquire(&mut table, other, 1, now).unwrap()[0];
-    assert_eq!(table.report(other, lease, &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(other, lease, &good(), now, 1.0), ReportVerdict::Settled);
     check(&table);
 }

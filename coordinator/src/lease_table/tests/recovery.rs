@@ -26,7 +26,7 @@ fn workers_that_register_again_keep_their_leases_and_no_other_worker_gets_them()
     register(&mut table, "other", b"other", &[], now).unwrap();
     assert!(table.turn() > turn, "waiting workers are woken at once");
     assert_eq!(numbers(&acquire(&mut table, stranger, 9, now).unwrap()), ["3", "4"]);
-    assert_eq!(table.report(one.session, leases[0], &bad(), now, 1.0), Verdict::Settled, "under the old token");
+    assert_eq!(table.report(one.session, leases[0], &bad(), now, 1.0), ReportVerdict::Settled, "under the old token");
     assert_eq!(renew(&mut table, one.session, &leases[1..2], 0, now), Ok(vec![]));
     check(&table);
 }
@@ -43,7 +43,7 @@ fn a_worker_that_does_not_register_again_is_waited_for_until_its_leases_expire()
     assert_eq!(acquire(&mut table, other, 9, now).unwrap(), []);
     now += last_second;
     table.tick(now);
-    assert_eq!(table.take_notices(), [Notice::NotBack("gone".to_owned())]);
+    assert_eq!(table.take_notices(), [LeaseNotice::NotReturned("gone".to_owned())]);
     assert_eq!(acquire(&mut table, other, 9, now).unwrap().len(), 2);
 }
 
@@ -89,8 +89,8 @@ fn results_kept_while_the_coordinator_was_down_are_accepted_without_a_lease() {
     let now = Instant::now();
     let (mut table, leases) = restarted(2, &["one"], now);
     let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
-    assert_eq!(table.report(one, leases[0], &good(), now, 1.0), Verdict::Settled);
-    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), Verdict::Stale, "a failure needs a lease");
+    assert_eq!(table.report(one, leases[0], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), ReportVerdict::Stale, "a failure needs a lease");
     assert_eq!(acquire(&mut table, one, 9, now).unwrap().len(), 1);
 }
 
@@ -110,7 +110,7 @@ fn an_origin_that_answered_before_the_restart_is_waited_for_longer() {
         now += TTL;
         table.renew(one, &[], 0, now).unwrap();
         let probe = table.acquire(one, 1, now).unwrap().leases[0];
-        assert_eq!(table.report(one, probe, &blames(Suspect::Origin), now, 1.0), Verdict::Excused);
+        assert_eq!(table.report(one, probe, &blames(Suspect::Origin), now, 1.0), ReportVerdict::Excused);
     }
     check(&table);
 }
@@ -145,7 +145,7 @@ fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over()
         let (mut table, leases) = restarted(2, &["one"], now);
         let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
         let other = session(&mut table, "other", now);
-        assert_eq!(table.report(one, leases[0], &blames(suspect), now, 1.0), Verdict::Retried);
+        assert_eq!(table.report(one, leases[0], &blames(suspect), now, 1.0), ReportVerdict::Retried);
         check(&table);
         assert_eq!(numbers(&acquire(&mut table, other, 9, now).unwrap()), ["2"], "{suspect:?}");
         now += Duration::from_secs(2);
@@ -160,11 +160,11 @@ fn a_class_whose_failure_is_in_doubt_after_a_restart_is_not_granted_before_the_o
     let now = Instant::now();
     let (mut table, leases) = restarted(3, &["one"], now);
     let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
-    assert_eq!(table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0), Verdict::Doubted);
+    assert_eq!(table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0), ReportVerdict::Doubted);
     check(&table);
     let granted = acquire(&mut table, one, 9, now).unwrap();
     assert_eq!(numbers(&granted), ["2", "3"]);
-    assert_eq!(table.report(one, granted[0], &good(), now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(one, granted[0], &good(), now, 1.0), ReportVerdict::Settled);
     assert_eq!((table.status().failed, table.status().leased), (1, 1), "the origin answers: the class has failed");
     check(&table);
 }
@@ -176,7 +176,7 @@ fn a_late_heartbeat_does_not_restore_a_lease_that_its_worker_has_failed() {
     let (mut table, leases) = restarted(2, &["one"], now);
     let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
     session(&mut table, "other", now);
-    assert_eq!(table.report(one, leases[0], &blames(Suspect::Host), now, 1.0), Verdict::Retried);
+    assert_eq!(table.report(one, leases[0], &blames(Suspect::Host), now, 1.0), ReportVerdict::Retried);
     assert_eq!(renew(&mut table, one, &leases[..1], 0, now), Ok(vec![leases[0].wnid]));
     assert_eq!((table.status().leased, table.status().pending), (0, 2));
     check(&table);
@@ -211,7 +211,7 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
     assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), []);
     now += EXPIRY_MARGIN;
     table.tick(now);
-    assert_eq!((table.expected(), table.take_notices()), (None, vec![Notice::NotBack("dead".to_owned())]));
+    assert_eq!((table.expected(), table.take_notices()), (None, vec![LeaseNotice::NotReturned("dead".to_owned())]));
     check(&table);
     assert_eq!(numbers(&acquire(&mut table, one.session, 9, now).unwrap()), ["1", "2", "3"]);
     check(&table);
@@ -247,7 +247,8 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
 fn a_process_that_reports_that_it_drains_is_granted_nothing() {
     let now = Instant::now();
     let mut table = table(1);
-    let hello = Hello { worker: "one".to_owned(), instance: vec![1], slots: 1, draining: true, ..Hello::default() };
+    let hello =
+        WorkerInfo { worker: "one".to_owned(), instance: vec![1], slots: 1, draining: true, ..WorkerInfo::default() };
     let one = table.register(&hello, &[], now).unwrap().session;
     assert!(table.acquire(one, 1, now).unwrap().drain);
     assert_eq!(table.status().pending, 1);

@@ -111,7 +111,7 @@ impl Fleet {
                 // Most stand still; a copy of some of them is affordable soon, of others late.
                 let length = |lease: &Lease| lease.token.0 % 1000 + 10;
                 self.named[worker] = self.held[worker].clone();
-                let held = self.held[worker].iter().map(|lease| Held {
+                let held = self.held[worker].iter().map(|lease| ReportedLease {
                     lease: *lease,
                     bytes,
                     length: length(lease),
@@ -250,17 +250,21 @@ impl Fleet {
         let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
         let is_copy = table.copies.has(table.index[&lease.wnid], id, lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
-        assert_eq!(verdict == Verdict::CopyFailed, is_copy && !is_good, "bad news of a copy settles nothing");
+        assert_eq!(verdict == ReportVerdict::CopyFailed, is_copy && !is_good, "bad news of a copy settles nothing");
         match verdict {
-            Verdict::Settled => assert_eq!(before, None, "settled twice"),
-            Verdict::Corrected => assert!(is_good && before == Some(false)),
-            Verdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
-            Verdict::CopyFailed | Verdict::Stale | Verdict::Retried | Verdict::Doubted | Verdict::Excused => {
+            ReportVerdict::Settled => assert_eq!(before, None, "settled twice"),
+            ReportVerdict::Corrected => assert!(is_good && before == Some(false)),
+            ReportVerdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
+            ReportVerdict::CopyFailed
+            | ReportVerdict::Stale
+            | ReportVerdict::Retried
+            | ReportVerdict::Doubted
+            | ReportVerdict::Excused => {
                 assert!(!is_good && before.is_none());
             }
-            Verdict::NotInList => panic!("all classes are in the list"),
+            ReportVerdict::NotInList => panic!("all classes are in the list"),
         }
-        if matches!(verdict, Verdict::Settled | Verdict::Corrected) {
+        if matches!(verdict, ReportVerdict::Settled | ReportVerdict::Corrected) {
             self.settled.insert(lease.wnid, outcome);
         }
     }

@@ -10,7 +10,7 @@ struct Fleet {
     table: LeaseTable,
     now: Instant,
     seconds: u64,
-    named: Vec<(SessionId, Vec<Held>)>,
+    named: Vec<(SessionId, Vec<ReportedLease>)>,
 }
 
 impl Fleet {
@@ -21,7 +21,8 @@ impl Fleet {
         table.look_for_stragglers(false, now);
         let ids = workers.map(|(name, slots)| {
             let storage = "shared".to_owned();
-            let hello = Hello { worker: name.to_owned(), instance: name.into(), slots, storage, ..Hello::default() };
+            let hello =
+                WorkerInfo { worker: name.to_owned(), instance: name.into(), slots, storage, ..WorkerInfo::default() };
             table.register(&hello, &[], now).unwrap().session
         });
         (Self { table, now, seconds: 0, named: ids.map(|id| (id, Vec::new())).to_vec() }, ids)
@@ -32,7 +33,7 @@ impl Fleet {
         let leases = acquire(&mut self.table, id, max, self.now).unwrap();
         check(&self.table);
         let (_, named) = self.named.iter_mut().find(|(worker, _)| *worker == id).unwrap();
-        named.extend(leases.iter().map(|lease| Held { lease: *lease, bytes, length, is_local: false }));
+        named.extend(leases.iter().map(|lease| ReportedLease { lease: *lease, bytes, length, is_local: false }));
         leases
     }
 
@@ -85,12 +86,12 @@ fn all_classes_of_a_worker_that_receives_no_bytes_go_to_an_idle_worker() {
     let (waited, mut leases) = fleet.wait_for_grant(honest, 10);
     assert_eq!((waited, leases.len()), (PATIENCE, 1), "only one, because it has completed none");
     assert!(fleet.table.turn() > turn, "a waiting Acquire call is woken");
-    let is_silent = |notice: &Notice| matches!(notice, Notice::Silent { worker, .. } if worker == "hostile");
+    let is_silent = |notice: &LeaseNotice| matches!(notice, LeaseNotice::Silent { worker, .. } if worker == "hostile");
     assert!(fleet.table.take_notices().iter().all(is_silent));
     let mut settled = 0;
     while !leases.is_empty() {
         for lease in leases {
-            assert_eq!(fleet.table.report(honest, lease, &good(), fleet.now, 1.0), Verdict::Settled);
+            assert_eq!(fleet.table.report(honest, lease, &good(), fleet.now, 1.0), ReportVerdict::Settled);
             settled += 1;
         }
         leases = fleet.acquire(honest, 10, 0, 0);
@@ -204,12 +205,12 @@ fn a_failure_report_of_the_worker_that_took_a_class_is_not_final() {
         fleet.pass(10, false);
         let verdict = fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0);
         fleet.named[1].1.clear();
-        assert_eq!((verdict, fleet.table.status().failed), (Verdict::Retried, 0));
+        assert_eq!((verdict, fleet.table.status().failed), (ReportVerdict::Retried, 0));
         fleet.pass(10, false);
         assert_eq!(fleet.acquire(taker, 1, 0, 0), [], "another worker tries it");
         let lease = fleet.acquire(holder, 1, 0, 0)[0];
         let outcome = if is_missing { bad() } else { good() };
-        assert_eq!(fleet.table.report(holder, lease, &outcome, fleet.now, 1.0), Verdict::Settled);
+        assert_eq!(fleet.table.report(holder, lease, &outcome, fleet.now, 1.0), ReportVerdict::Settled);
         assert_eq!(fleet.table.status().failed, u64::from(is_missing));
     }
 }
@@ -221,7 +222,7 @@ fn a_taken_class_fails_with_the_report_of_the_only_worker_left() {
     fleet.acquire(holder, 1, 0, 0);
     let (_, leases) = fleet.wait_for_grant(taker, 1);
     fleet.table.leave(holder).unwrap();
-    assert_eq!(fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0), Verdict::Settled);
+    assert_eq!(fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0), ReportVerdict::Settled);
 }
 
 /// A single session may cause repeated short pauses.

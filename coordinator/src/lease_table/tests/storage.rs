@@ -4,7 +4,13 @@ use super::*;
 
 fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Registered {
     let storage = storage.to_owned();
-    let hello = Hello { worker: worker.to_owned(), instance: worker.into(), storage, slots: MANY, ..Hello::default() };
+    let hello = WorkerInfo {
+        worker: worker.to_owned(),
+        instance: worker.into(),
+        storage,
+        slots: MANY,
+        ..WorkerInfo::default()
+    };
     table.register(&hello, &[], now).unwrap()
 }
 
@@ -20,7 +26,7 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
     assert!(on(&mut table, "shared", "one", now).survey, "a repeated registration gets the same answer");
     let there = Outcome::Skipped(Published::default());
     let unleased = Lease { wnid: wnids(1)[0], token: LeaseToken(0) };
-    assert_eq!(table.report(one.session, unleased, &there, now, 1.0), Verdict::Settled);
+    assert_eq!(table.report(one.session, unleased, &there, now, 1.0), ReportVerdict::Settled);
     assert_eq!(acquire(&mut table, two.session, 1, now).unwrap(), []);
     assert_eq!(acquire(&mut table, one.session, 1, now).unwrap(), [], "the other inventory is not finished");
     let turn = table.turn();
@@ -84,11 +90,11 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
         acquire(&mut table, id, 0, now).unwrap();
     }
     let lease = acquire(&mut table, ids[0], 1, now).unwrap()[0];
-    assert_eq!(table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0), Verdict::Retried);
+    assert_eq!(table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0), ReportVerdict::Retried);
     now += Duration::from_secs(2);
     table.tick(now);
     assert_eq!(acquire(&mut table, ids[1], 1, now).unwrap(), []);
     table.leave(ids[2]).unwrap();
     let lease = acquire(&mut table, ids[1], 1, now).unwrap()[0];
-    assert_eq!(table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0), Verdict::Settled);
+    assert_eq!(table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0), ReportVerdict::Settled);
 }

@@ -9,7 +9,7 @@ use shared::{
 
 use super::client::Overview;
 use crate::{
-    concurrency::PaceStatus,
+    concurrency::ConcurrencyStatus,
     fleet::{ClassPage, ClassView, Fleet, ListedState, Phase, WorkerState, WorkerView},
     rpc::conversions::milliseconds,
 };
@@ -38,7 +38,7 @@ impl From<proto::Fleet> for Overview {
             fleet: Fleet {
                 job: wire.job.map(JobStatus::from).unwrap_or_default(),
                 phase,
-                origin: wire.origin.map(PaceStatus::from).unwrap_or_default(),
+                origin: wire.origin.map(ConcurrencyStatus::from).unwrap_or_default(),
                 workers: wire.workers.into_iter().map(Into::into).collect(),
             },
         }
@@ -134,8 +134,8 @@ impl From<proto::ListedState> for ListedState {
     }
 }
 
-impl From<PaceStatus> for proto::OriginStatus {
-    fn from(status: PaceStatus) -> Self {
+impl From<ConcurrencyStatus> for proto::OriginStatus {
+    fn from(status: ConcurrencyStatus) -> Self {
         Self {
             limit: status.limit,
             open: status.open,
@@ -150,7 +150,7 @@ impl From<PaceStatus> for proto::OriginStatus {
     }
 }
 
-impl From<proto::OriginStatus> for PaceStatus {
+impl From<proto::OriginStatus> for ConcurrencyStatus {
     fn from(wire: proto::OriginStatus) -> Self {
         Self {
             limit: wire.limit,
@@ -219,8 +219,8 @@ pub(crate) mod tests {
     use super::*;
 
     /// An origin that has received requests.
-    pub(crate) fn origin() -> PaceStatus {
-        PaceStatus {
+    pub(crate) fn origin() -> ConcurrencyStatus {
+        ConcurrencyStatus {
             limit: 8,
             open: 5,
             wanted: 20,
@@ -230,7 +230,7 @@ pub(crate) mod tests {
             cuts: 4,
             refusals: 3,
             overloads: 2,
-            ..PaceStatus::default()
+            ..ConcurrencyStatus::default()
         }
     }
 
@@ -265,8 +265,12 @@ pub(crate) mod tests {
         ] {
             let states = [WorkerState::Active, WorkerState::Draining, WorkerState::Quarantined];
             let workers = states.map(|state| WorkerView { state, ..worker() }).into();
-            let sent =
-                Fleet { job, phase, origin: PaceStatus { quiet: Duration::from_millis(1), ..origin() }, workers };
+            let sent = Fleet {
+                job,
+                phase,
+                origin: ConcurrencyStatus { quiet: Duration::from_millis(1), ..origin() },
+                workers,
+            };
             let received = Overview::from(fleet(sent.clone(), "run", 7));
             assert_eq!(received, Overview { run_id: "run".to_owned(), epoch: 7, fleet: sent });
         }

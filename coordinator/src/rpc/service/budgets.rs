@@ -25,7 +25,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
 const MAX_MESSAGE: usize = 500;
 
 /// The state of one worker's budget stream.
-pub(super) struct Pacing {
+pub(super) struct BudgetStream {
     dispatcher: DispatcherHandle,
     session: SessionId,
     observations: Streaming<proto::Observation>,
@@ -36,7 +36,7 @@ pub(super) struct Pacing {
     next: Option<Budget>,
 }
 
-impl Pacing {
+impl BudgetStream {
     /// Waits for the first observation, which names the session.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use tonic::{
 use tower::{Layer, Service};
 use tracing::Span;
 
-use crate::tally::{Call, Tally, known_call};
+use crate::counters::{Call, JobCounters, known_call};
 
 /// The span of a call. Health probes are too frequent to be traced.
 pub(super) fn traced(request: &Request<()>) -> Span {
@@ -25,20 +25,20 @@ pub(super) fn traced(request: &Request<()>) -> Span {
 
 /// The layer that counts calls.
 #[derive(Debug, Clone)]
-pub(super) struct Counted(pub(super) Arc<Tally>);
+pub(super) struct CallMetricsLayer(pub(super) Arc<JobCounters>);
 
 /// A service whose calls are counted.
 #[derive(Debug, Clone)]
 pub(super) struct CountedService<S> {
     inner: S,
-    tally: Arc<Tally>,
+    counters: Arc<JobCounters>,
 }
 
-impl<S> Layer<S> for Counted {
+impl<S> Layer<S> for CallMetricsLayer {
     type Service = CountedService<S>;
 
     fn layer(&self, inner: S) -> CountedService<S> {
-        CountedService { inner, tally: Arc::clone(&self.0) }
+        CountedService { inner, counters: Arc::clone(&self.0) }
     }
 }
 
@@ -56,7 +56,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut running = RunningCall { call: Call::begin(request.uri().path()), tally: Arc::clone(&self.tally) };
+        let mut running = RunningCall { call: Call::begin(request.uri().path()), counters: Arc::clone(&self.counters) };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -73,11 +73,11 @@ where
 /// Counts the call when it is dropped, also if the client has disconnected.
 struct RunningCall {
     call: Call,
-    tally: Arc<Tally>,
+    counters: Arc<JobCounters>,
 }
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
-        self.tally.calls.ended(&self.call);
+        self.counters.calls.ended(&self.call);
     }
 }

@@ -16,17 +16,17 @@ use crate::fleet::Phase;
 const NAMES: [&str; 2] = ["", SERVICE_NAME];
 
 /// The service and its reporter. The initial status is `NOT_SERVING`.
-pub(super) async fn health() -> (Reporter, HealthServer<impl Health>) {
+pub(super) async fn health() -> (HealthUpdater, HealthServer<impl Health>) {
     let (reporter, service) = health_reporter();
-    let reporter = Reporter(reporter);
+    let reporter = HealthUpdater(reporter);
     reporter.set_status(ServingStatus::NotServing).await;
     (reporter, service)
 }
 
 /// Updates the status of the health service.
-pub(super) struct Reporter(HealthReporter);
+pub(super) struct HealthUpdater(HealthReporter);
 
-impl Reporter {
+impl HealthUpdater {
     async fn set_status(&self, status: ServingStatus) {
         for name in NAMES {
             self.0.set_service_status(name, status).await;

@@ -14,11 +14,11 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 use crate::{
-    concurrency::{Ceilings, Pace},
+    concurrency::{Ceilings, ConcurrencyController},
+    counters::labels,
     dispatcher::Dispatcher,
     lease_table::LeaseTable,
     ledger::Writer,
-    tally::labels,
 };
 
 mod pacing;
@@ -58,13 +58,13 @@ impl Running {
         let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
         let mut dispatcher = JoinSet::new();
         let ledger = Writer::to_nowhere(&mut dispatcher);
-        let (owner, handle) = Dispatcher::new(table, Pace::new(ceilings, Instant::now()), ledger);
+        let (owner, handle) = Dispatcher::new(table, ConcurrencyController::new(ceilings, Instant::now()), ledger);
         dispatcher.spawn(owner.run());
         let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
         let shutdown = Shutdown::default();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
         let mut server = JoinSet::new();
-        server.spawn(serve(handle.clone(), job(), TERMS, Gate::open(), incoming, shutdown.clone()));
+        server.spawn(serve(handle.clone(), job(), TERMS, AuthLayer::open(), incoming, shutdown.clone()));
         let channel = Endpoint::from_static("http://in-process")
             .connect_with_connector(tower::service_fn(move |_| {
                 let connect = connect.clone();
@@ -140,10 +140,10 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
     assert!(end.job_done && end.status.unwrap().done);
     running.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.unwrap();
     assert_eq!(running.handle.status().workers, 0);
-    let tally = running.handle.tally();
-    assert_eq!((tally.grants.get(), tally.success.get(), tally.failed.get()), (2, 2, 0));
+    let counters = running.handle.counters();
+    assert_eq!((counters.grants.get(), counters.success.get(), counters.failed.get()), (2, 2, 0));
     for method in ["Register", "Acquire", "Report", "Leave"] {
-        assert!(tally.calls.0.get(&labels("Coordinator", method, "OK")).is_some(), "{method}");
+        assert!(counters.calls.0.get(&labels("Coordinator", method, "OK")).is_some(), "{method}");
     }
 }
 
@@ -179,7 +179,7 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let request = proto::RegisterRequest { held, ..registration(1) };
     assert_eq!(running.client.register(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     for code in ["FAILED_PRECONDITION", "INVALID_ARGUMENT"] {
-        assert!(running.handle.tally().calls.0.get(&labels("Coordinator", "Register", code)).is_some(), "{code}");
+        assert!(running.handle.counters().calls.0.get(&labels("Coordinator", "Register", code)).is_some(), "{code}");
     }
     let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
     assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);

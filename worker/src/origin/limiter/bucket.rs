@@ -1,4 +1,4 @@
-//! `Bucket`: a token bucket that limits the bytes per second over all transfers of this process.
+//! `TokenBucket`: a token bucket that limits the bytes per second over all transfers of this process.
 //! Pure.
 //!
 //! Each transfer that has received bytes gets its position in the total count of received bytes. It
@@ -14,7 +14,7 @@ const BURST: Duration = Duration::from_millis(50);
 
 /// The rate limit of one process and the bytes received so far.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     /// Bytes per second; `None`: unlimited.
     rate: Option<u64>,
     /// Bytes received above the rate. A negative value is the number of bytes that may be received
@@ -31,7 +31,7 @@ pub(super) struct Bucket {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Place(u64);
 
-impl Bucket {
+impl TokenBucket {
     pub(super) fn new(now: Instant) -> Self {
         Self { rate: None, debt: 0.0, at: now, spent: 0 }
     }
@@ -90,7 +90,7 @@ mod tests {
 
     /// Simulates `transfers` that each receive `chunk` bytes whenever the bucket permits; returns
     /// the bytes received in the time `over`.
-    fn received(bucket: &mut Bucket, transfers: usize, chunk: u64, start: Instant, over: Duration) -> u64 {
+    fn received(bucket: &mut TokenBucket, transfers: usize, chunk: u64, start: Instant, over: Duration) -> u64 {
         let mut places = vec![Place::default(); transfers];
         let mut now = start;
         let mut bytes = 0;
@@ -110,7 +110,7 @@ mod tests {
     fn the_rate_holds_for_any_chunk_size_and_number_of_transfers() {
         for (transfers, chunk) in [(1, 1000), (1, 300_000), (10, 16_384), (100, 64)] {
             let now = Instant::now();
-            let mut bucket = Bucket::new(now);
+            let mut bucket = TokenBucket::new(now);
             bucket.set_rate(Some(1_000_000), now);
             let bytes = received(&mut bucket, transfers, chunk, now, 10 * SECOND);
             let most = 10_000_000 + 50_000 + transfers as u64 * chunk;
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn unused_rate_is_kept_for_fifty_milliseconds() {
         let now = Instant::now();
-        let mut bucket = Bucket::new(now);
+        let mut bucket = TokenBucket::new(now);
         bucket.set_rate(Some(1_000_000), now);
         let later = now + 60 * SECOND;
         assert_eq!(bucket.wait(Place::default(), later), Duration::ZERO);
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn transfers_continue_in_the_order_in_which_they_received_bytes() {
         let now = Instant::now();
-        let mut bucket = Bucket::new(now);
+        let mut bucket = TokenBucket::new(now);
         bucket.set_rate(Some(1000), now);
         let places = [1000, 1000, 1000].map(|bytes| bucket.spend(bytes, now));
         assert_eq!(places.map(|place| bucket.wait(place, now).as_secs()), [1, 2, 3]);
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_changed_rate_applies_to_waiting_transfers_and_no_rate_means_no_wait() {
         let now = Instant::now();
-        let mut bucket = Bucket::new(now);
+        let mut bucket = TokenBucket::new(now);
         let place = bucket.spend(1 << 40, now);
         assert_eq!(bucket.wait(place, now), Duration::ZERO, "no limit");
         bucket.set_rate(Some(1000), now);

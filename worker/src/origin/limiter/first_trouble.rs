@@ -11,9 +11,9 @@ const MAX_CAUSES: usize = 8;
 
 /// The causes reported before the origin's first answer.
 #[derive(Debug, Default)]
-pub(super) struct FirstTrouble(Mutex<State>);
+pub(super) struct FirstFailures(Mutex<State>);
 
-/// The state behind the lock of [`FirstTrouble`].
+/// The state behind the lock of [`FirstFailures`].
 #[derive(Debug, Default)]
 struct State {
     has_answered: bool,
@@ -21,7 +21,7 @@ struct State {
     reported: Vec<String>,
 }
 
-impl FirstTrouble {
+impl FirstFailures {
     /// Records that the origin has answered, with any status.
     pub(super) fn answered(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_cause_is_reported_once_until_the_origin_has_answered() {
-        let first = FirstTrouble::default();
+        let first = FirstFailures::default();
         let message = Some("no connection to http://h:9: refused; is --url right? Trying again".to_owned());
         assert_eq!(first.note(&refused(), "http://h:9"), message);
         assert_eq!(first.note(&refused(), "http://h:9"), None);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_number_of_causes_is_bounded() {
-        let first = FirstTrouble::default();
+        let first = FirstFailures::default();
         let cause = |number| DownloadError::Connection { why: format!("cause {number}") };
         assert_eq!((0..100).filter_map(|number| first.note(&cause(number), "")).count(), MAX_CAUSES);
     }

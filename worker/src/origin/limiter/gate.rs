@@ -1,4 +1,4 @@
-//! `Gate`: where requests wait until the origin may be asked, and where what becomes of them is counted.
+//! `OriginLimiter`: where requests wait until the origin may be asked, and where what becomes of them is counted.
 
 use std::{
     sync::{
@@ -14,14 +14,14 @@ use tokio::{
 };
 
 use super::{
-    Budget, Observation, Priority, Trouble,
-    bucket::{Bucket, Place},
-    first_trouble::FirstTrouble,
+    Budget, Observation, OverloadSignal, Priority,
+    bucket::{Place, TokenBucket},
+    first_trouble::FirstFailures,
     permits::{Permits, Ticket},
     trouble,
 };
 use crate::{
-    observe::counters::Tally,
+    observe::counters::WorkerCounters,
     origin::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER},
 };
 
@@ -37,11 +37,11 @@ const EARLY_STEP: u64 = 9 << 17;
 
 /// See the module. Nothing waits in it longer than for a lock that is held for a moment.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct OriginLimiter {
     state: Mutex<State>,
     /// Until then the origin is asked for nothing.
     quiet_until: watch::Sender<Instant>,
-    bucket: Mutex<Bucket>,
+    bucket: Mutex<TokenBucket>,
     has_rate: AtomicBool,
     /// Bytes that have come, up to [`EARLY`] and a little more.
     early: AtomicU64,
@@ -49,8 +49,8 @@ pub(crate) struct Gate {
     news: Notify,
     /// Downloads that may run at once; each has connections of its own.
     slots: u32,
-    tally: Arc<Tally>,
-    first_trouble: FirstTrouble,
+    counters: Arc<WorkerCounters>,
+    first_trouble: FirstFailures,
 }
 
 #[derive(Debug)]
@@ -69,39 +69,39 @@ struct State {
 /// Leave to have one request on one connection, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    gate: Arc<Gate>,
+    gate: Arc<OriginLimiter>,
     flowing: bool,
 }
 
 /// A place in the queue, or what was admitted from there and not taken.
 struct Waiting<'gate> {
-    gate: &'gate Gate,
+    gate: &'gate OriginLimiter,
     ticket: Option<Ticket>,
 }
 
-impl Gate {
+impl OriginLimiter {
     /// A gate that is shut until there is a budget.
-    pub(crate) fn shut(slots: usize, tally: Arc<Tally>) -> Arc<Self> {
+    pub(crate) fn shut(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let permits = Permits::new(0);
         let now = Instant::now();
         let gate = Self {
             state: Mutex::new(State { permits, seen: 0, asked_until: None, resumed: 0, is_wait_untold: false }),
             quiet_until: watch::Sender::new(now),
-            bucket: Mutex::new(Bucket::new(now)),
+            bucket: Mutex::new(TokenBucket::new(now)),
             has_rate: AtomicBool::new(false),
             early: AtomicU64::new(0),
             news: Notify::new(),
             slots,
-            tally,
-            first_trouble: FirstTrouble::default(),
+            counters,
+            first_trouble: FirstFailures::default(),
         };
         Arc::new(gate)
     }
 
     /// A gate without a budget: as many connections as there are slots.
-    pub(crate) fn open(slots: usize, tally: Arc<Tally>) -> Arc<Self> {
-        let gate = Self::shut(slots, tally);
+    pub(crate) fn open(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
+        let gate = Self::shut(slots, counters);
         gate.open_to_all();
         gate
     }
@@ -113,7 +113,7 @@ impl Gate {
             self.room().await;
             // Meanwhile the origin may have asked for quiet.
             if *self.quiet_until.borrow() <= Instant::now() {
-                self.tally.origin_requests.inc();
+                self.counters.origin_requests.inc();
                 return permit;
             }
         }
@@ -149,11 +149,11 @@ impl Gate {
     pub(crate) fn failed(&self, error: &DownloadError) {
         match trouble(error) {
             None => return,
-            Some(Trouble::Cut) => drop(self.tally.origin_cuts.inc()),
-            Some(Trouble::Refusal(wait)) => {
+            Some(OverloadSignal::Cut) => drop(self.counters.origin_cuts.inc()),
+            Some(OverloadSignal::Refusal(wait)) => {
                 // The wait comes first: a refusal that is told without one counts as a cut.
                 self.asked_to_wait(wait.unwrap_or_default());
-                self.tally.origin_refusals.inc();
+                self.counters.origin_refusals.inc();
             }
         }
         self.change(|state| state.permits.trouble());
@@ -168,7 +168,7 @@ impl Gate {
 
     /// A redirect is followed, under the permit of its request.
     pub(crate) fn redirected(&self) {
-        self.tally.origin_redirects.inc();
+        self.counters.origin_redirects.inc();
     }
 
     /// The origin has answered a request.
@@ -286,10 +286,10 @@ impl Gate {
             open: state.permits.open(),
             flowing: state.permits.flowing(),
             wanted: state.permits.wanted(),
-            received: self.tally.received.get(),
-            requests: self.tally.origin_requests.get(),
-            cuts: self.tally.origin_cuts.get(),
-            refusals: self.tally.origin_refusals.get(),
+            received: self.counters.received.get(),
+            requests: self.counters.origin_requests.get(),
+            cuts: self.counters.origin_cuts.get(),
+            refusals: self.counters.origin_refusals.get(),
             retry_after: asked.unwrap_or_default(),
         }
     }
@@ -326,9 +326,9 @@ impl Gate {
                 call.send(()).ok();
             }
         }
-        self.tally.origin_open.set(state.permits.open().into());
-        self.tally.origin_waiting.set(state.permits.waiting().into());
-        self.tally.origin_limit.set(state.permits.limit().into());
+        self.counters.origin_open.set(state.permits.open().into());
+        self.counters.origin_waiting.set(state.permits.waiting().into());
+        self.counters.origin_limit.set(state.permits.limit().into());
         if state.permits.has_news() {
             self.news.notify_one();
         }
@@ -350,7 +350,7 @@ impl Permit {
         }
     }
 
-    pub(super) fn gate(&self) -> &Gate {
+    pub(super) fn gate(&self) -> &OriginLimiter {
         &self.gate
     }
 }

@@ -12,8 +12,8 @@ use super::*;
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The limiter of a worker with twenty slots.
-fn gate(connections: u32) -> Arc<Gate> {
-    let gate = Gate::shut(20, Arc::default());
+fn gate(connections: u32) -> Arc<OriginLimiter> {
+    let gate = OriginLimiter::shut(20, Arc::default());
     gate.change(|state| state.permits.set_limit(connections));
     gate
 }
@@ -34,7 +34,7 @@ fn refused(retry_after: Option<u64>) -> DownloadError {
 }
 
 /// Whether a request is admitted now.
-async fn admits(gate: &Arc<Gate>) -> bool {
+async fn admits(gate: &Arc<OriginLimiter>) -> bool {
     timeout(MOMENT, gate.permit(Priority::New)).await.is_ok()
 }
 

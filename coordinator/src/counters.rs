@@ -9,11 +9,11 @@ use shared::{
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::lease_table::CopyNews;
+use crate::lease_table::AttemptEvent;
 
 /// The coordinator's counters, shared by all tasks that update them.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct JobCounters {
     /// Leases granted.
     pub grants: Counter,
     /// Results accepted from workers, including results that were known before.
@@ -23,14 +23,14 @@ pub struct Tally {
     /// As `success`.
     pub failed: Counter,
     /// Speculative attempts.
-    pub copies: CopyTally,
+    pub copies: SpeculativeCounters,
     /// Sessions that expired because the worker sent no heartbeat.
     pub expired_sessions: Counter,
     /// Calls of workers and other clients.
     pub calls: Calls,
 }
 
-impl Tally {
+impl JobCounters {
     /// Counts a result.
     pub fn reported(&self, outcome: &Outcome) {
         let counter = match outcome {
@@ -44,7 +44,7 @@ impl Tally {
 
 /// Counters of speculative attempts: second leases of classes that another worker holds.
 #[derive(Debug, Default)]
-pub struct CopyTally {
+pub struct SpeculativeCounters {
     /// Speculative attempts started.
     pub granted: Counter,
     /// Sum of the lengths of their tars, in bytes.
@@ -55,17 +55,17 @@ pub struct CopyTally {
     pub took_over: Counter,
 }
 
-impl CopyTally {
+impl SpeculativeCounters {
     /// Counts an event of a speculative attempt.
-    pub(crate) fn note(&self, news: &CopyNews) {
+    pub(crate) fn note(&self, news: &AttemptEvent) {
         match news {
-            CopyNews::Granted { length, .. } => {
+            AttemptEvent::Granted { length, .. } => {
                 self.granted.inc();
                 self.granted_bytes.inc_by(*length);
             }
-            CopyNews::Won => drop(self.won.inc()),
-            CopyNews::TookOver => drop(self.took_over.inc()),
-            CopyNews::Late | CopyNews::CameToNothing | CopyNews::GivenBack => {}
+            AttemptEvent::Won => drop(self.won.inc()),
+            AttemptEvent::Promoted => drop(self.took_over.inc()),
+            AttemptEvent::Late | AttemptEvent::Failed | AttemptEvent::GivenBack => {}
         }
     }
 }
