@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The table of values in README.md, made from the comments of values.yaml: a value's comment is what stands right above it.
+"""The table of values in README.md, made from the comments of values.yaml: the comment of a value is
+the comment directly above it.
 
-python3 values_table.py           # says whether the table is up to date; exit code 1 if it is not
-python3 values_table.py --write   # makes it so
+python3 values_table.py           # checks that the table is up to date; exit code 1 if it is not
+python3 values_table.py --write   # updates it
 """
 
 import re

@@ -1,19 +1,23 @@
 {{/*
-A label for what begins a new run. The list is read at the start, so another label starts the coordinator again; and new workers
-are not led to the former one, which would send them home because its job is done.
+A label of the values that begin a new run. The coordinator reads the list at its start, so another
+label restarts it. New workers do not connect to the former coordinator, which would end them because
+its job is done.
 */}}
 {{- define "imagenet.run" -}}
 imagenet/run: {{ list .Values.classes .Values.job.url (int .Values.job.attempt) | toJson | sha256sum | trunc 8 | quote }}
 {{- end }}
 
-{{/* The coordinator's arguments; flags of which nothing is said keep their defaults. Helm's numbers are written as 1e+06 unless they are made integers. */}}
+{{/*
+The coordinator's arguments; flags without a value keep their defaults. Helm formats numbers as 1e+06
+unless they are converted to integers.
+*/}}
 {{- define "imagenet.coordinatorArgs" -}}
 {{- $job := .Values.job }}
 - --fname=/etc/imagenet/classes/{{ ternary "data.csv" .Values.classes.file (not (empty .Values.classes.csv)) }}
 - --target=/state
 - --listen={{ .Values.bindAddress }}:50051
 - --http={{ .Values.bindAddress }}:8080
-# A StatefulSet starts again whatever ends: it stays when the job is done.
+# A StatefulSet restarts every container that ends, so the coordinator stays when the job is done.
 - --stay
 {{- if eq .Values.trust.mode "insecure" }}
 - --insecure

@@ -1,4 +1,4 @@
-{{/* Short enough that the names of pods, which add a hash and a number, are host names. */}}
+{{/* Short enough for host names: the names of pods add a hash and a number. */}}
 {{- define "imagenet.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (ternary (include "imagenet.fullname" .) "default" $account.create) $account.name }}
 {{- end }}
 
-{{/* What only fits together in some ways; each sentence says what to do. */}}
+{{/* Refuses values that do not fit together; each message contains the correction. */}}
 {{- define "imagenet.check" -}}
 {{- $values := .Values }}
 {{- $fullname := include "imagenet.fullname" . }}
@@ -81,7 +81,7 @@ runAsNonRoot: true
 {{ $key }}: {{ int64 . }}
 {{- end }}
 {{- end }}
-# Millions of images are not looked at one by one at each start.
+# The kubelet does not check the group of each of millions of images at every start.
 fsGroupChangePolicy: OnRootMismatch
 {{- with $security.supplementalGroups }}
 supplementalGroups: {{ toJson . }}
@@ -95,11 +95,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* What all pods have in common. */}}
+{{/* Fields that all pods have in common. */}}
 {{- define "imagenet.pod" -}}
 serviceAccountName: {{ include "imagenet.serviceAccount" . }}
 automountServiceAccountToken: false
-# Their variables would begin with IMAGENET_ if the release is called so, as those of the programs do.
+# The variables of service links begin with the release's name. For a release named imagenet they
+# would begin with IMAGENET_, like the variables of the programs.
 enableServiceLinks: false
 securityContext: {{- include "imagenet.podSecurityContext" . | nindent 2 }}
 {{- with .Values.image.pullSecrets }}
@@ -110,7 +111,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* Where pods may run; called with the values of coordinator or workers. */}}
+{{/* Placement of pods; called with the values of coordinator or workers. */}}
 {{- define "imagenet.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -127,7 +128,9 @@ priorityClassName: {{ . }}
 terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{- end }}
 
-{{/* The ports of name services: the usual one, and that of OpenShift's pods, which is what policies see there. */}}
+{{/*
+The ports of DNS: the usual one, and the one of OpenShift's DNS pods, to which policies apply there.
+*/}}
 {{- define "imagenet.nameService" -}}
 [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}, {port: 5353, protocol: UDP}, {port: 5353, protocol: TCP}]
 {{- end }}
@@ -136,12 +139,12 @@ terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{ ternary "http" "https" (eq .Values.trust.mode "insecure") }}
 {{- end }}
 
-{{/* Where the coordinator is, for workers and people in the cluster. */}}
+{{/* The coordinator's address for clients in the cluster. */}}
 {{- define "imagenet.url" -}}
 {{ include "imagenet.scheme" . }}://{{ include "imagenet.fullname" . }}.{{ .Release.Namespace }}.svc:50051
 {{- end }}
 
-{{/* The names and the addresses under which it is reached, as JSON with `hosts` and `addresses`. */}}
+{{/* The coordinator's names and addresses, as JSON with `hosts` and `addresses`. */}}
 {{- define "imagenet.serverNames" -}}
 {{- $name := include "imagenet.fullname" . }}
 {{- $service := printf "%s.%s" $name .Release.Namespace }}
@@ -153,7 +156,9 @@ terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{- dict "hosts" $hosts "addresses" $addresses | toJson }}
 {{- end }}
 
-{{/* The arguments with which a client proves itself, and has the coordinator do so; called with root and role. */}}
+{{/*
+A client's arguments for mutual authentication with the coordinator; called with root and role.
+*/}}
 {{- define "imagenet.clientArgs" -}}
 - --connect={{ include "imagenet.url" .root }}
 {{- if ne .root.Values.trust.mode "insecure" }}
@@ -162,7 +167,10 @@ terminationGracePeriodSeconds: {{ .terminationGracePeriodSeconds }}
 {{- end }}
 {{- end }}
 
-{{/* A volume with some of the files that `coordinator init` would make, and no others; called with root and files. */}}
+{{/*
+A volume with only the given files of those that `coordinator init` makes; called with root and
+files.
+*/}}
 {{- define "imagenet.trustVolume" -}}
 {{- $trust := .root.Values.trust }}
 {{- if ne $trust.mode "insecure" }}

@@ -36,7 +36,7 @@ spec:
     image: {{ include "imagenet.image" $root }}
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     command: [/usr/local/bin/worker]
-    # Its name is that of its host, which is the pod's.
+    # The worker's name is the host name, which is the pod's name.
     args:
     {{- include "imagenet.clientArgs" (dict "root" $root "role" "worker") | nindent 4 }}
     - --target=/data/{{ $root.Values.storage.folder }}
@@ -70,8 +70,9 @@ spec:
 {{- end }}
 
 {{/*
-What a Job's name ends with. A Job's pods cannot be changed, and one that is complete does nothing more: whatever should make
-the workers work anew (another list, origin or attempt, another image or other settings of theirs) makes another Job.
+The end of a Job's name. The pods of a Job cannot be changed, and a complete Job starts no pods. So
+each change that has to start the workers again (another list, origin or attempt, another image or
+other settings of the workers) makes another Job.
 */}}
 {{- define "imagenet.jobHash" -}}
 {{- $pod := include "imagenet.workerPod" (dict "root" . "number" nil "restart" "Never") }}
