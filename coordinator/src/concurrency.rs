@@ -1,5 +1,5 @@
 //! The concurrency controller: one budget of connections to the origin for all workers together.
-//! Pure.
+//! No I/O, no clock.
 //!
 //! Each worker reports an [`Observation`]. From all observations `controller` finds the number of
 //! connections that gives the best throughput, `overload` detects failures caused by too many

@@ -1,6 +1,6 @@
-//! A small origin for demonstrations. It shows the whole program within seconds, including faults:
-//! in this process with `--demo`, and alone as `coordinator demo-origin` for a cluster on one
-//! machine.
+//! An HTTP server with a dozen small classes (the demo's origin), some of which fail on purpose. It
+//! runs inside of the coordinator with `--demo`, or as a process of its own with `coordinator
+//! demo-origin`. It listens on one port and touches no file.
 
 use std::{
     io,
@@ -34,8 +34,8 @@ const CLASSES: [(&str, Script); 13] = [
     ("n99999999", Script::Missing),
 ];
 
-/// Duration of a class of --demo, long enough to watch the progress.
-const CLASS_TAKES: Duration = Duration::from_millis(1500);
+/// Time in which one connection of --demo receives a whole tar, long enough to watch the progress.
+const DOWNLOAD_TIME: Duration = Duration::from_millis(1500);
 
 /// The origin's behaviour for a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub enum DemoError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// The server failed after it had started.
+    /// The server could not be prepared, or failed later.
     #[error("serve the demo's classes: {0}")]
     Serve(#[from] io::Error),
     /// The address is not a valid URL.
@@ -85,19 +85,19 @@ impl Demo {
     /// # Errors
     /// [`DemoError`] if no port is available.
     pub async fn start() -> Result<Self, DemoError> {
-        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), CLASS_TAKES).await
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), DOWNLOAD_TIME).await
     }
 
-    /// Creates the images and serves them. `class_takes`: duration of a class over one connection.
+    /// Creates the images and serves them. `download_time`: in which one connection receives a tar.
     ///
     /// # Errors
     /// [`DemoError`] if the address cannot be used.
-    pub async fn listen(address: SocketAddr, class_takes: Duration) -> Result<Self, DemoError> {
+    pub async fn listen(address: SocketAddr, download_time: Duration) -> Result<Self, DemoError> {
         let listener = TcpListener::bind(address).await.map_err(|source| DemoError::Bind { address, source })?;
         let url = UrlTemplate::parse(&format!("http://{}", listener.local_addr()?))?;
         let classes = wnids();
-        let draw = move || origin::router(&classes, class_takes);
-        let router = tokio::task::spawn_blocking(draw).await.map_err(io::Error::other)?;
+        let build_router = move || origin::router(&classes, download_time);
+        let router = tokio::task::spawn_blocking(build_router).await.map_err(io::Error::other)?;
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await });
         let wnids = wnids().into_iter().map(|(wnid, _)| wnid).collect();
@@ -126,7 +126,7 @@ impl Demo {
 }
 
 fn wnids() -> Vec<(Wnid, Script)> {
-    CLASSES.iter().map(|(wnid, script)| (wnid.parse().expect("the list above holds ids"), *script)).collect()
+    CLASSES.iter().map(|(wnid, script)| (wnid.parse().expect("CLASSES has valid ids"), *script)).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Selects which failures of classes are shown on the screen: the first failure of each cause, and
-//! periodically the number of further ones. The log has a line for each class. Pure.
+//! periodically the number of further ones. The log has a line for each class. No I/O, no clock.
 //!
 //! Bounded: at most [`MOST_CAUSES`] causes are distinguished; the failures of further causes are
 //! counted by their kind.

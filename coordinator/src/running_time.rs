@@ -1,4 +1,4 @@
-//! The time during which this process was running, for the expiry of leases. Pure.
+//! The time during which this process was running, for the expiry of leases. No I/O, no clock.
 //!
 //! A process that was stopped (SIGSTOP, a paused container), or blocked by its disk or by CPU
 //! contention, has not read what its workers sent meanwhile; it handles these messages after it

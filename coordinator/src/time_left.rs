@@ -1,5 +1,5 @@
 //! Estimates the time until the job is done: the remaining bytes divided by the recent throughput.
-//! Pure.
+//! No I/O, no clock.
 //!
 //! Only bytes that arrive while this coordinator runs count. What a worker had received before its
 //! first report in a session is not progress of this process.

@@ -1,4 +1,4 @@
-//! Exponential backoff with full jitter: the wait before another attempt. Pure.
+//! Exponential backoff with full jitter: the wait before another attempt. No I/O, no clock.
 //!
 //! Full jitter, a uniform choice between zero and the exponential bound, spreads clients that
 //! failed at the same time best; see "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.

@@ -1,4 +1,4 @@
-//! Estimates the memory that the bytes of a connection may cost this process. Pure.
+//! Estimates the memory that the bytes of a connection may cost this process. No I/O, no clock.
 //!
 //! HTTP/2 frames are much smaller than the state that they create: a HEADERS frame of 15 bytes
 //! creates a stream, a task and a response. Each frame therefore counts with its bytes plus a fixed

@@ -1,4 +1,4 @@
-//! Divides the connections among the workers that want some. Pure.
+//! Divides the connections among the workers that want some. No I/O, no clock.
 //!
 //! Invariant: all workers together never have more connections open than the limit allowed when
 //! they last received a budget. A connection that one worker must give up is assigned to another

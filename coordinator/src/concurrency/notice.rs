@@ -1,4 +1,4 @@
-//! Announcements of the concurrency controller for log and screen. Pure.
+//! Announcements of the concurrency controller for log and screen. No I/O, no clock.
 
 use std::{fmt, time::Duration};
 

@@ -1,11 +1,13 @@
-//! Distinguishes an origin that fails under too many connections from one whose connections fail at
-//! any number. Pure.
+//! Distinguishes an origin that fails under too many connections from one whose connections fail
+//! regardless of how many are open. No I/O, no clock.
 //!
-//! An overload shows as many connections that fail at the same time (seen on the real server: 20
-//! groups of 8 to 15 within seconds while 15 were open, none while 5 were), or as failures that go
-//! on steadily. Failures of one worker's network or of one class are no overload: if several
-//! workers have connections, at least two must report failures. Failures that also happen with a
-//! single connection do not depend on the number of connections; they are then ignored for a while.
+//! An overload has one of two signs: a burst (at least half of the open connections fail within
+//! [`BURST_WINDOW`]) or a steady series of failures. The real server has shown bursts: 20 groups of 8
+//! to 15 failures within seconds while 15 connections were open, and none while 5 were. Failures of
+//! one worker's network or of one class are no overload: if several workers have connections, at
+//! least two must report failures. Failures that also happen with a single connection do not depend
+//! on the number of connections; they are then ignored for a while. A failure here is a request
+//! whose connection broke or did not come about (a cut).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -17,8 +19,9 @@ use tokio::time::Instant;
 
 /// Failures within this time form one burst.
 const BURST_WINDOW: Duration = Duration::from_millis(500);
-/// Window for steady failures. In it [`STEADY_CUTS`] failures, or as many as connections are open,
-/// are an overload. A class that always fails is retried at most five times by default.
+/// Window for steady failures. At least [`STEADY_CUTS`] failures in it, and at least as many as
+/// there are open connections, are an overload. A single bad class does not reach that number: it is
+/// retried at most five times by default.
 const STEADY_WINDOW: Duration = Duration::from_secs(5);
 const STEADY_CUTS: u64 = 12;
 /// This many failures with a single connection within [`STEADY_WINDOW`] show that the number of
@@ -37,7 +40,7 @@ pub(super) enum Diagnosis {
         /// Connections that were open when the overload began.
         open: u32,
     },
-    /// Connections fail at any number of connections.
+    /// Connections fail regardless of how many are open.
     Independent,
 }
 
@@ -107,7 +110,7 @@ impl OverloadDetector {
         (cuts, recent().map(|event| event.open).max().unwrap_or(0), workers.len())
     }
 
-    /// Discards all failures, because the connections have been paused.
+    /// Discards all failures.
     pub(super) fn reset(&mut self) {
         self.events.clear();
     }

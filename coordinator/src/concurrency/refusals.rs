@@ -1,5 +1,5 @@
 //! Decides whether refusals (429 and 503 with `Retry-After`) are caused by the number of
-//! connections. Pure.
+//! connections. No I/O, no clock.
 //!
 //! All refusals until the end of the wait that they ask for form one burst: they answer requests
 //! that were in flight together. After a burst the fleet returns to the level before it, as TCP

@@ -1,4 +1,4 @@
-//! Waits that the origin has asked for with `Retry-After`, by the session that reports them. Pure.
+//! Waits that the origin has asked for with `Retry-After`, by the session that reports them. No I/O, no clock.
 //!
 //! Invariants: a reported wait is in force until its time has passed, its session ends, or an admin
 //! ends it. A wait that a second session also reports stays in force. A single session can pause

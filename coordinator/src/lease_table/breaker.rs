@@ -1,5 +1,5 @@
 //! The circuit breaker for the origin: distinguishes an origin that fails all requests from a class
-//! that always fails. Pure.
+//! that always fails. No I/O, no clock.
 //!
 //! A failure that the origin may have caused is undecided until any worker gets an answer from the
 //! origin; then the class has failed. If [`OPENS_AT`] classes in a row have failed, for most

@@ -4,7 +4,7 @@
 //! Single grants are not in the ledger, but the mark is: it is durable before a position behind it
 //! is granted. After a restart, therefore, no worker can hold a class behind the mark, and such a
 //! class is granted at once. The mark is raised ahead of the cursor, for many grants at a time.
-//! Pure.
+//! No I/O, no clock.
 
 /// Minimum step of the mark. The step is the number of slots of all workers, but at least this, so
 /// that a small fleet does not need a commit for each grant. After a restart at most one step of

@@ -1,7 +1,8 @@
-//! Pauses: times in which no worker may send a request to the origin. Pure.
+//! Pauses: times in which no worker may send a request to the origin. No I/O, no clock.
 //!
-//! Invariant: a pause is subtracted from the time without progress of each class and session. It
-//! never restarts that time, so repeated pauses delay a decision only by their total length.
+//! Invariant: a pause moves the time of the last progress of each class and session forward by its
+//! length. The timers are not reset, so several pauses delay the timeouts for missing progress by
+//! their sum.
 
 use std::time::Duration;
 
@@ -12,18 +13,18 @@ use super::LeaseTable;
 /// Time of the last call of [`LeaseTable::note_pause`].
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
-    looked: Option<Instant>,
+    last_call: Option<Instant>,
 }
 
 impl LeaseTable {
     /// Called once a second. `is_paused`: no worker may send requests to the origin now; the time
     /// since the last call then counts as a pause.
     pub(super) fn note_pause(&mut self, is_paused: bool, now: Instant) {
-        let looked = self.pauses.looked.replace(now).unwrap_or(now);
+        let last_call = self.pauses.last_call.replace(now).unwrap_or(now);
         if !is_paused {
             return;
         }
-        let time = now.saturating_duration_since(looked);
+        let time = now.saturating_duration_since(last_call);
         for session in self.sessions.by_id.values_mut() {
             session.last_progress = later(session.last_progress, time, now);
             session.leases.values_mut().for_each(|held| held.pause(time, now));

@@ -1,5 +1,5 @@
 //! Stragglers: finds the transfers that delay the end of a job, by comparing their remaining time
-//! with the usual time for a class. Pure.
+//! with the usual time for a class. No I/O, no clock.
 
 use std::{collections::VecDeque, time::Duration};
 

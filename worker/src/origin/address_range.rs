@@ -1,4 +1,4 @@
-//! Classifies IP addresses for the rules about the hosts of a job. Pure.
+//! Classifies IP addresses for the rules about the hosts of a job. No I/O, no clock.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,9 @@
-//! Decides to which addresses the requests of a job may go. Public addresses are always allowed.
-//! Private and loopback addresses are allowed only if this worker permits them, and only in the
-//! ranges that the configured host had at its first lookup, so that no name can change to a private
-//! address during a run. Link-local addresses are never allowed, because clouds serve credentials
-//! there.
+//! Protects against server-side request forgery and DNS rebinding: decides to which addresses the
+//! requests of a job may go. Public addresses are always allowed. Private and loopback addresses are
+//! allowed only if this worker permits them, and only in the categories (`AddressRange`) that the
+//! addresses of the configured host had at its first lookup, so that no name can change to a private
+//! address during a run. Link-local addresses and those of cloud metadata are never allowed, because
+//! clouds serve credentials there.
 //!
 //! Invariant: the address that was checked is the address to which the connection is made, because
 //! the resolvers of the HTTP clients perform the check. An address that is written in a URL is
@@ -28,8 +29,8 @@ pub enum RefusedAddress {
         /// The host's name or address.
         host: String,
     },
-    /// The coordinator is on another host, so it may not send this worker to an address of the
-    /// worker's network.
+    /// This worker permits no private address: its coordinator is on another host, and could
+    /// otherwise send it to addresses of the worker's network.
     #[error(
         "{host} has a private address, and this worker's coordinator is on another host: if the origin is meant to be there, \
          start the worker with --allow-private-origin"
@@ -38,7 +39,8 @@ pub enum RefusedAddress {
         /// The host's name or address.
         host: String,
     },
-    /// A private address of a name that had only addresses of other ranges at its first lookup.
+    /// A private address of a host that is not the configured one, or of a name that had only
+    /// addresses of other categories at its first lookup.
     #[error("{host} has a private address now, and had another one when this worker started: not asked")]
     TurnedPrivate {
         /// The host's name.
@@ -53,7 +55,8 @@ pub(crate) enum PrivateOrigin {
     Refused,
 }
 
-/// The rule for one job. Clones share the ranges that were found for its origin.
+/// The address policy of one job. Clones share the categories that the first lookup of the origin
+/// has found.
 #[derive(Debug, Clone)]
 pub(crate) struct AllowedAddresses {
     base: Url,
@@ -84,7 +87,7 @@ impl AllowedAddresses {
 
     /// Checks an address that is written in a URL. The resolvers check the addresses of names.
     pub(crate) async fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
-        let Some(range) = range_by_text(url) else { return Ok(()) };
+        let Some(range) = range_without_lookup(url) else { return Ok(()) };
         if range == AddressRange::Public || self.allows(range, &self.ranges().await) {
             return Ok(());
         }
@@ -108,7 +111,7 @@ impl AllowedAddresses {
     /// The ranges of the configured host at its first lookup; empty while only a proxy can look it
     /// up.
     async fn ranges(&self) -> Vec<AddressRange> {
-        if let Some(range) = range_by_text(&self.base) {
+        if let Some(range) = range_without_lookup(&self.base) {
             return vec![range];
         }
         if self.first_ranges.get().is_none() {
@@ -120,7 +123,7 @@ impl AllowedAddresses {
         self.first_ranges.get().cloned().unwrap_or_default()
     }
 
-    /// The allowed ones of several addresses.
+    /// Keeps only the allowed addresses.
     fn allowed(&self, found: Vec<SocketAddr>, first: &[AddressRange]) -> Vec<SocketAddr> {
         found.into_iter().filter(|address| self.allows(AddressRange::of(address.ip()), first)).collect()
     }
@@ -157,8 +160,8 @@ enum LookupError {
     Refused(RefusedAddress),
 }
 
-/// Resolves the configured host according to the rule, and the proxies of this worker's environment
-/// without it.
+/// Resolves the configured host, and checks its addresses. Every other name is that of a proxy from
+/// the environment of this worker; proxies are not restricted.
 #[derive(Debug, Clone)]
 pub(crate) struct OriginResolver(pub(crate) AllowedAddresses);
 
@@ -167,8 +170,8 @@ impl Resolve for OriginResolver {
         let Self(allowed) = self.clone();
         Box::pin(async move {
             if !allowed.is_origin(name.as_str()) {
-                let proxy = allowed.lookup.addresses(name.as_str()).await?;
-                return Ok(Box::new(proxy.into_iter()) as Addrs);
+                let addresses = allowed.lookup.addresses(name.as_str()).await?;
+                return Ok(Box::new(addresses.into_iter()) as Addrs);
             }
             match allowed.addresses(name.as_str()).await {
                 Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
@@ -196,8 +199,8 @@ impl Resolve for RedirectResolver {
     }
 }
 
-/// The range of a host that needs no lookup.
-fn range_by_text(url: &Url) -> Option<AddressRange> {
+/// The category of a host that needs no lookup: an address, or `localhost`.
+fn range_without_lookup(url: &Url) -> Option<AddressRange> {
     match url.host()? {
         Host::Ipv4(address) => Some(AddressRange::of(address.into())),
         Host::Ipv6(address) => Some(AddressRange::of(address.into())),
@@ -212,17 +215,17 @@ mod tests {
         *,
     };
 
-    fn rule(base: &str, private: PrivateOrigin) -> AllowedAddresses {
+    fn policy(base: &str, private: PrivateOrigin) -> AllowedAddresses {
         AllowedAddresses::new(Url::parse(base).unwrap(), private, Lookup::on_current_runtime())
     }
 
     /// The refusal of an origin at the start, if it is refused.
     #[tokio::main(flavor = "current_thread")]
     async fn refused(host: &str, private: PrivateOrigin, is_proxied: bool) -> Option<RefusedAddress> {
-        rule(&format!("http://{host}:1/x"), private).check_origin(is_proxied).await.err()
+        policy(&format!("http://{host}:1/x"), private).check_origin(is_proxied).await.err()
     }
 
-    const LINK_LOCAL: [&str; 13] = [
+    const NEVER_ALLOWED: [&str; 13] = [
         "169.254.169.254",
         "169.254.0.1",
         "2852039166",
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn link_local_addresses_are_never_allowed_in_any_notation() {
-        for host in LINK_LOCAL.into_iter().chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"]) {
+        for host in NEVER_ALLOWED.into_iter().chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"]) {
             for (private, is_proxied) in [(Refused, false), (Allowed, false), (Allowed, true)] {
                 let refused = refused(host, private, is_proxied);
                 assert!(matches!(refused, Some(RefusedAddress::Forbidden { .. })), "{host}: {refused:?}");
@@ -287,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_was_public_at_first_cannot_become_private() {
-        let allowed = rule("http://origin.test/x", Allowed);
+        let allowed = policy("http://origin.test/x", Allowed);
         allowed.first_ranges.set(vec![AddressRange::Public]).unwrap();
         for range in [AddressRange::Private, AddressRange::Loopback, AddressRange::LinkLocal] {
             assert!(!allowed.allows(range, &allowed.ranges().await), "{range:?}");
@@ -302,7 +305,7 @@ mod tests {
     /// The ranges of the first lookup apply for the whole run.
     #[tokio::test]
     async fn the_ranges_of_the_first_lookup_are_kept() {
-        let allowed = rule("http://localhost.invalid/x", Allowed);
+        let allowed = policy("http://localhost.invalid/x", Allowed);
         assert_eq!(allowed.ranges().await, [], "the name cannot be looked up");
         let known = AllowedAddresses { base: Url::parse("http://ip6-localhost/x").unwrap(), ..allowed };
         if known.addresses("ip6-localhost").await.is_ok() {
@@ -319,7 +322,7 @@ mod tests {
             ("http://10.0.0.1/", Allowed, false),
             ("http://93.184.216.34/", Allowed, false),
         ] {
-            let found = RedirectResolver(rule(base, private)).resolve("localhost".parse().unwrap()).await;
+            let found = RedirectResolver(policy(base, private)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
             if let Err(refused) = found {
                 assert!(refused.to_string().contains("localhost has a private address"), "{refused}");
@@ -331,7 +334,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_proxys_name_is_resolved_without_the_rule() {
         for (base, is_found) in [("http://localhost/", false), ("http://origin.test/", true)] {
-            let found = OriginResolver(rule(base, Refused)).resolve("localhost".parse().unwrap()).await;
+            let found = OriginResolver(policy(base, Refused)).resolve("localhost".parse().unwrap()).await;
             assert_eq!(found.is_ok(), is_found, "{base}");
         }
     }
@@ -340,7 +343,7 @@ mod tests {
     async fn only_the_allowed_ones_of_several_addresses_are_used() {
         let addresses = ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", "169.254.0.1:0"];
         let found = addresses.map(|text| text.parse::<SocketAddr>().unwrap()).to_vec();
-        let allowed = |private, first: &[AddressRange]| rule("http://h.test/", private).allowed(found.clone(), first);
+        let allowed = |private, first: &[AddressRange]| policy("http://h.test/", private).allowed(found.clone(), first);
         assert_eq!(allowed(Allowed, &[]), found[..1]);
         assert_eq!(allowed(Allowed, &[AddressRange::Private]), found[..2]);
         assert_eq!(allowed(Refused, &[AddressRange::Private]), found[..1]);

@@ -1,5 +1,5 @@
 //! Decides for every download error whether another attempt can help. All retries use this
-//! decision. Pure.
+//! decision. No I/O, no clock.
 
 use std::time::Duration;
 

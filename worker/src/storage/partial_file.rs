@@ -1,5 +1,5 @@
-//! The partial file of a class: the first bytes of an unfinished file, how the journal records it,
-//! and how a resuming attempt verifies it.
+//! The partial file of a class: the first bytes of a file whose extraction was interrupted. The
+//! journal records it, and the next attempt verifies it.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::{
 /// The journal's record of a partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartialFile {
-    /// Flat name, as in the tar.
+    /// File name without folders, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
     pub(crate) size: u64,
@@ -34,28 +34,30 @@ pub(crate) struct PartialFile {
 /// A verified partial file, truncated to the verified bytes.
 #[derive(Debug)]
 pub(crate) struct ProvedPartialFile {
-    /// Flat name, as in the tar.
+    /// File name without folders, as in the tar.
     pub(crate) name: String,
     /// Length of the whole file in bytes.
     pub(crate) size: u64,
     /// Number of bytes that were written.
     pub(crate) written: u64,
-    /// Digest of the written bytes.
+    /// Hash state after the written bytes, to which the rest is added.
     pub(crate) digest: Digest,
 }
 
 impl PartialFile {
-    /// Verifies the file and truncates it to the recorded length; `None` if it is missing or
+    /// Verifies the file and truncates it to the recorded length: bytes behind it were written after
+    /// the last checkpoint. `None` if it is missing or
     /// differs from the record.
     pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<ProvedPartialFile>> {
-        let is_there = self.written <= self.size
+        let is_plausible = self.written <= self.size
             && is_plain_file(path, &self.name)
             && fs::metadata(path).is_ok_and(|found| found.len() >= self.written);
-        if !is_there {
+        if !is_plausible {
             return Ok(None);
         }
         let file = match own_file::open(path, Access::ReadWrite) {
-            // In a shared area, the file of another member of the group may be readable only.
+            // In an area that a Unix group shares, a file of another member may be read-only for this
+            // user.
             Err(error) if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied => {
                 return Ok(None);
             }

@@ -1,4 +1,4 @@
-//! A hostile worker that speaks the protocol: each attack and its bound.
+//! What a worker that follows the protocol but lies can do at most: each attack and its bound.
 
 use proptest::{collection::vec, prelude::*};
 use shared::outcome::Suspect;
@@ -246,10 +246,10 @@ fn sessions_are_bounded_and_an_idle_one_is_evicted_for_a_new_one() {
 
 /// The next call of a hostile worker, under one of its names.
 #[derive(Debug, Clone)]
-enum Act {
-    /// Registers, or renews if it has a session, and lists classes of other workers under guessed
-    /// tokens.
-    Name {
+enum Call {
+    /// Renews its session if it has one, then registers again; lists classes of other workers under
+    /// guessed tokens.
+    Register {
         token: u64,
     },
     Acquire {
@@ -263,14 +263,14 @@ enum Act {
     Leave,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn call() -> impl Strategy<Value = Call> {
     let token = prop_oneof![0..4_u64, (1_u64 << 32)..(1 << 32) + 80, (2_u64 << 32)..(2 << 32) + 80];
     let suspect = prop_oneof![Just(Suspect::Class), Just(Suspect::Origin), Just(Suspect::Host)];
     prop_oneof![
-        2 => token.clone().prop_map(|token| Act::Name { token }),
-        2 => (0..5000_usize).prop_map(|max| Act::Acquire { max }),
-        6 => (0..60_usize, token, suspect).prop_map(|(class, token, suspect)| Act::Fail { class, token, suspect }),
-        1 => Just(Act::Leave),
+        2 => token.clone().prop_map(|token| Call::Register { token }),
+        2 => (0..5000_usize).prop_map(|max| Call::Acquire { max }),
+        6 => (0..60_usize, token, suspect).prop_map(|(class, token, suspect)| Call::Fail { class, token, suspect }),
+        1 => Just(Call::Leave),
     ]
 }
 
@@ -279,20 +279,20 @@ const SLOTS: u32 = 3;
 
 proptest! {
     #[test]
-    fn no_sequence_of_calls_of_one_worker_takes_a_lease_from_another(acts in vec((0..20_u8, act()), 1..200)) {
+    fn no_sequence_of_calls_of_one_worker_takes_a_lease_from_another(calls in vec((0..20_u8, call()), 1..200)) {
         let mut now = Instant::now();
         let mut table = LeaseTable::new(&wnids(60), 0, 2, TTL);
         let honest = worker(&mut table, "honest", 8, now);
         let leases = acquire(&mut table, honest, 8, now).unwrap();
         let mut received = 0;
-        for (name, act) in acts {
+        for (name, call) in calls {
             now += Duration::from_millis(200);
             received += 1;
             let hello =
                 WorkerInfo { worker: format!("hostile {name}"), instance: vec![name], slots: SLOTS, ..WorkerInfo::default() };
             let id = table.sessions.by_worker.get(&hello.worker).copied();
-            match (act, id) {
-                (Act::Name { token }, id) => {
+            match (call, id) {
+                (Call::Register { token }, id) => {
                     let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
                         let lease = Lease { wnid, token: LeaseToken(token) };
                         ReportedLease { lease, bytes: 0, length: 0, is_local: false }
@@ -303,13 +303,13 @@ proptest! {
                     }
                     table.register(&hello, &named, now).unwrap();
                 }
-                (Act::Acquire { max }, Some(id)) => drop(acquire(&mut table, id, max, now).unwrap()),
-                (Act::Fail { class, token, suspect }, id) => {
+                (Call::Acquire { max }, Some(id)) => drop(acquire(&mut table, id, max, now).unwrap()),
+                (Call::Fail { class, token, suspect }, id) => {
                     let lease = Lease { wnid: wnids(60)[class], token: LeaseToken(token) };
                     table.report(id.unwrap_or(SessionId(0)), lease, &blames(suspect), now, 1.0);
                 }
-                (Act::Leave, Some(id)) => drop(table.leave(id).unwrap()),
-                (Act::Acquire { .. } | Act::Leave, None) => {}
+                (Call::Leave, Some(id)) => drop(table.leave(id).unwrap()),
+                (Call::Acquire { .. } | Call::Leave, None) => {}
             }
             table.tick(now);
             prop_assert_eq!(renew(&mut table, honest, &leases, received, now), Ok(vec![]));

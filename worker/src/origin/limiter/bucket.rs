@@ -1,5 +1,5 @@
 //! `TokenBucket`: a token bucket that limits the bytes per second over all transfers of this process.
-//! Pure.
+//! No I/O, no clock.
 //!
 //! Each transfer that has received bytes gets its position in the total count of received bytes. It
 //! continues when the rate has allowed that many bytes.

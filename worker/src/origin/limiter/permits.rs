@@ -1,5 +1,5 @@
 //! `Permits`: admission of requests in order of priority, up to the budget of connections; and
-//! which changes the coordinator needs to receive at once. Pure.
+//! which changes the coordinator needs to receive at once. No I/O, no clock.
 //!
 //! Invariant: no request is admitted while the number of open connections is at or above the
 //! budget.
