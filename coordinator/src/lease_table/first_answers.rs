@@ -158,8 +158,11 @@ impl LeaseTable {
         };
         let leased = usize::try_from(self.status.leased).unwrap_or(usize::MAX);
         let refused = sample.refused.len();
-        let by_requests = SAMPLE.saturating_sub(refused.max(sample.requests).saturating_add(leased));
-        let room = by_requests.max(SMALLEST_SAMPLE.saturating_sub(refused.saturating_add(leased)));
+        // Requests of classes under way are counted too, so this may be too many for each class; then
+        // the rest of the sample waits for more answers.
+        let per_class = sample.requests.div_ceil(refused.max(1)).max(1);
+        let classes = (SAMPLE / per_class).max(SMALLEST_SAMPLE);
+        let room = classes.saturating_sub(refused.saturating_add(leased));
         if sample.shared_until.is_none_or(|until| now >= until) {
             return room;
         }
