@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+use shared::protocol::{DEFAULT_PORT, DEFAULT_URL, MAX_LEASE_TTL, MIN_LEASE_TTL};
 use shared::worker_name::parse_name;
 use shared::{
     exit_code,
@@ -29,13 +30,13 @@ pub use init::InitArgs;
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
 /// Where health and metrics are unless `--http` says something else.
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// A renewal every third of it must have time for a slow line.
-const SHORTEST_LEASE: Duration = Duration::from_secs(3);
-/// Whoever wants more means never; and no clock overflows.
+/// The longest duration that a flag accepts; no clock overflows.
 const LONGEST: Duration = Duration::from_hours(24);
+
+const _: () = assert!(LONGEST.as_millis() <= MAX_LEASE_TTL.as_millis(), "workers keep to each time to live");
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,7 +95,7 @@ pub struct OriginConfig {
     #[arg(long, env = "IMAGENET_FNAME", value_name = "FILE", default_value = "data.csv")]
     pub fname: PathBuf,
     /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`
-    #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = "https://image-net.org/data/winter21_whole")]
+    #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = DEFAULT_URL)]
     pub url: String,
     /// Give up on a class after N retries in a row that received no data
     #[arg(long, env = "IMAGENET_RETRIES", value_name = "N", default_value_t = 5)]
@@ -233,8 +234,9 @@ fn positive(text: &str) -> Result<Duration, String> {
 
 fn lease_ttl(text: &str) -> Result<Duration, String> {
     let duration = positive(text)?;
-    if duration < SHORTEST_LEASE {
-        return Err("the shortest is 3s: leases are renewed every third of it, over the network".to_owned());
+    if duration < MIN_LEASE_TTL {
+        let shortest = humantime::format_duration(MIN_LEASE_TTL);
+        return Err(format!("the shortest is {shortest}: leases are renewed every third of it, over the network"));
     }
     Ok(duration)
 }

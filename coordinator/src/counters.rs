@@ -5,6 +5,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family};
 use shared::{
     metrics::{Durations, Label},
     outcome::Outcome,
+    protocol::method,
 };
 use tokio::time::Instant;
 use tonic::Code;
@@ -70,23 +71,8 @@ impl SpeculativeCounters {
     }
 }
 
-/// The calls that exist. Whatever else somebody asks for is counted as one.
-const METHODS: [(&str, &str, &str); 14] = [
-    ("/imagenet.v1.Coordinator/Register", "Coordinator", "Register"),
-    ("/imagenet.v1.Coordinator/Renew", "Coordinator", "Renew"),
-    ("/imagenet.v1.Coordinator/Acquire", "Coordinator", "Acquire"),
-    ("/imagenet.v1.Coordinator/Report", "Coordinator", "Report"),
-    ("/imagenet.v1.Coordinator/Leave", "Coordinator", "Leave"),
-    ("/imagenet.v1.Coordinator/Watch", "Coordinator", "Watch"),
-    ("/imagenet.v1.Coordinator/Pace", "Coordinator", "Pace"),
-    ("/imagenet.v1.Admin/GetFleet", "Admin", "GetFleet"),
-    ("/imagenet.v1.Admin/ListClasses", "Admin", "ListClasses"),
-    ("/imagenet.v1.Admin/RetryFailed", "Admin", "RetryFailed"),
-    ("/imagenet.v1.Admin/DrainWorker", "Admin", "DrainWorker"),
-    ("/imagenet.v1.Admin/Resume", "Admin", "Resume"),
-    ("/grpc.health.v1.Health/Check", "Health", "Check"),
-    ("/grpc.health.v1.Health/Watch", "Health", "Watch"),
-];
+/// Methods of the standard health service.
+const HEALTH: [&str; 2] = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"];
 /// gRPC status codes by their number.
 const CODES: [&str; 17] = [
     "OK",
@@ -110,8 +96,8 @@ const CODES: [&str; 17] = [
 
 /// The full name of a known gRPC method, or `other`.
 pub(crate) fn known_call(path: &str) -> &'static str {
-    let known = METHODS.iter().find(|(known, ..)| path == *known);
-    known.map_or("other", |(path, ..)| path.trim_start_matches('/'))
+    let mut known = method::ALL.into_iter().chain(HEALTH);
+    known.find(|name| path.strip_prefix('/') == Some(name)).unwrap_or("other")
 }
 
 /// Durations of calls by method and code. The table has a cell for each combination, so that
@@ -131,8 +117,9 @@ pub(crate) struct Call {
 impl Call {
     /// Starts the clock of a call to `path`.
     pub(crate) fn begin(path: &str) -> Self {
-        let known = METHODS.iter().find(|(known, ..)| path == *known);
-        let (_, service, method) = *known.unwrap_or(&("", "other", "other"));
+        let name = known_call(path);
+        let (service, method) = name.rsplit_once('/').unwrap_or((name, name));
+        let service = service.rsplit('.').next().unwrap_or(service);
         Self { service, method, began: Instant::now(), code: Code::Cancelled }
     }
 

@@ -15,6 +15,7 @@ use shared::{
     job::{JobOptions, JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
     metrics::MetricsSource,
+    protocol::RENEWALS_PER_TTL,
     shutdown::Shutdown,
 };
 use tokio::{
@@ -370,7 +371,7 @@ async fn all_have_heard(handle: DispatcherHandle, lease_ttl: Duration) -> bool {
     let mut time = RunningTime::starting_at(begun);
     loop {
         status.mark_unchanged();
-        if handle.heard_of(lease_ttl / 3 + LATE).await.map_or(true, |workers| workers == 0) {
+        if handle.heard_of(lease_ttl / RENEWALS_PER_TTL + LATE).await.map_or(true, |workers| workers == 0) {
             return true;
         }
         if time.at(Instant::now()) - begun >= FAREWELL {

@@ -17,6 +17,7 @@ use shared::{
     ids::{CredentialId, LeaseToken, SessionId},
     job::JobStatus,
     outcome::{Failure, Outcome},
+    protocol::RENEWALS_PER_TTL,
 };
 use tokio::time::Instant;
 
@@ -281,7 +282,7 @@ impl LeaseTable {
                 (id, None)
             }
             NameClaim::Takeover(id) => {
-                let weight = if self.sessions.is_fresh(id, self.ttl / 3, now) { RESTART } else { LOSS };
+                let weight = if self.sessions.is_fresh(id, self.ttl / RENEWALS_PER_TTL, now) { RESTART } else { LOSS };
                 let (older, ended) = self.end(id, Some(Loss { weight, at: now }));
                 (self.sessions.open(hello, Some(older), now), Some(ended))
             }

@@ -57,3 +57,15 @@ fn the_help_of_init_is_a_manual() {
 fn the_help_of_demo_origin_is_a_manual() {
     insta::assert_snapshot!(help(&["demo-origin"]));
 }
+
+#[test]
+fn the_help_states_the_defaults_of_the_protocol() {
+    let port = shared::protocol::DEFAULT_PORT;
+    for (of, text) in [
+        (&[][..], format!("[default: 127.0.0.1:{port};")),
+        (&["status"], format!("http://127.0.0.1:{port}]")),
+        (&["status"], format!("`https://host:{port}`")),
+    ] {
+        assert!(help(of).contains(&text), "{text}");
+    }
+}

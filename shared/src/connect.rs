@@ -31,6 +31,7 @@ pub use socket::{NoSocket, SOCKET, SocketPath, find_socket, is_trusted_peer};
 use crate::{
     flag::yes_or_no,
     private_file::readable_warning,
+    protocol::DEFAULT_PORT,
     tls::{TlsError, Watched},
 };
 use channel::TcpConnector;
@@ -38,10 +39,6 @@ use credentials::{CredentialFiles, Plaintext};
 
 /// Time limit for resolving a name; a name that takes longer counts as that of another host.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Default port of coordinators.
-pub const PORT: u16 = 50051;
-/// Address of a coordinator on this machine with the default port.
-pub const LOCAL: &str = "http://127.0.0.1:50051";
 
 /// Address of the coordinator, and the credentials of both sides.
 #[derive(Debug, Clone, Args)]
@@ -117,7 +114,7 @@ impl ConnectArgs {
         let Some(host) = address.0.host_str() else { return false };
         // A URL has brackets around an IPv6 address.
         let host = host.trim_matches(['[', ']']);
-        match timeout(LOOKUP_TIMEOUT, lookup_host((host, PORT))).await {
+        match timeout(LOOKUP_TIMEOUT, lookup_host((host, DEFAULT_PORT))).await {
             Ok(Ok(addresses)) => {
                 let mut addresses = addresses.map(|address| address.ip()).peekable();
                 addresses.peek().is_some() && addresses.all(is_own)
@@ -157,26 +154,26 @@ fn is_own(address: IpAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         // Sends nothing: the system only chooses the source address.
-        socket.connect((address, PORT))?;
+        socket.connect((address, DEFAULT_PORT))?;
         socket.local_addr()
     });
     address.is_loopback() || source.is_ok_and(|source| source.ip() == address)
 }
 
 /// The address of a coordinator, `http://host:port` or `https://host:port`. The default port is
-/// [`PORT`], not that of web servers.
+/// [`DEFAULT_PORT`], not that of web servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(Url);
 
 impl Default for Address {
     fn default() -> Self {
-        LOCAL.parse().expect("it is an address")
+        format!("http://127.0.0.1:{DEFAULT_PORT}").parse().expect("it is an address")
     }
 }
 
 /// The text is not the address of a coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is no address like http://127.0.0.1:50051 or https://host:50051")]
+#[error("it is no address like http://127.0.0.1:{DEFAULT_PORT} or https://host:{DEFAULT_PORT}")]
 pub struct InvalidAddress;
 
 impl Address {
@@ -211,7 +208,7 @@ impl FromStr for Address {
             return Err(InvalidAddress);
         }
         if !names_port(text) {
-            url.set_port(Some(PORT)).map_err(|()| InvalidAddress)?;
+            url.set_port(Some(DEFAULT_PORT)).map_err(|()| InvalidAddress)?;
         }
         Ok(Self(url))
     }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use url::{Position, Url};
 
 use crate::{
+    protocol::MAX_RETRY_AFTER,
     url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
     wnid::Wnid,
 };
@@ -14,8 +15,6 @@ mod status;
 
 pub use status::JobStatus;
 
-/// No `Retry-After` is honoured for longer than this.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 /// A sync of a slow disk brings no byte either, however little the job waits for the origin.
 const LEAST_SILENCE: Duration = Duration::from_hours(2);
 
@@ -52,7 +51,7 @@ impl JobOptions {
     /// `timeout`, and then for as long as the origin asks.
     pub fn longest_silence(&self) -> Duration {
         let attempts = self.retries.saturating_add(1);
-        self.timeout.saturating_add(LONGEST_RETRY_AFTER).saturating_mul(attempts).max(LEAST_SILENCE)
+        self.timeout.saturating_add(MAX_RETRY_AFTER).saturating_mul(attempts).max(LEAST_SILENCE)
     }
 }
 
@@ -355,7 +354,7 @@ mod tests {
         let hours = Duration::from_hours;
         assert_eq!(silence(5, Duration::from_mins(2)), hours(2), "the defaults");
         assert_eq!(silence(0, Duration::from_secs(1)), hours(2));
-        assert_eq!(silence(5, hours(24)), 6 * (hours(24) + LONGEST_RETRY_AFTER));
+        assert_eq!(silence(5, hours(24)), 6 * (hours(24) + MAX_RETRY_AFTER));
         assert_eq!(silence(u32::MAX, Duration::MAX), Duration::MAX);
     }
 

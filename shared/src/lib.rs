@@ -23,6 +23,7 @@ mod path_owners;
 pub mod private_file;
 pub mod probe_files;
 pub mod program;
+pub mod protocol;
 pub mod refusal;
 pub mod refused_sample;
 pub mod shutdown;

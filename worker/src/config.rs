@@ -11,6 +11,7 @@ use shared::{
     exit_code,
     flag::yes_or_no,
     manual::Manual,
+    protocol::MAX_SLOTS,
     worker_name::{host_name, parse_name},
 };
 
@@ -113,7 +114,7 @@ impl Cli {
 pub struct SlotArgs {
     /// Parallel downloads, each over a connection of its own
     #[arg(long, env = "IMAGENET_WORKERS", hide_env_values = true, value_name = "N", default_value_t = 10,
-          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=u64::from(MAX_SLOTS)))]
     pub workers: usize,
     /// Name of this worker in logs and counts [default: the host's name]
     #[arg(long, env = "IMAGENET_NAME", hide_env_values = true, value_name = "NAME", value_parser = parse_name)]

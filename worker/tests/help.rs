@@ -14,5 +14,7 @@ fn the_help_is_a_manual() {
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(!help.contains("secret"));
+    let port = shared::protocol::DEFAULT_PORT;
+    assert!(help.contains(&format!("`http://127.0.0.1:{port}`, or `https://host:{port}`")));
     insta::assert_snapshot!(help);
 }

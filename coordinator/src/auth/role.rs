@@ -3,6 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
+use shared::protocol::method;
+
 /// The role of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -22,16 +24,11 @@ pub struct InvalidRole;
 impl Role {
     /// The role that the method of this path (`/package.Service/Method`) requires.
     pub fn needed_for(path: &str) -> Self {
-        match path.strip_prefix("/imagenet.v1.") {
+        match path.strip_prefix('/') {
             Some(
-                "Coordinator/Register"
-                | "Coordinator/Renew"
-                | "Coordinator/Acquire"
-                | "Coordinator/Report"
-                | "Coordinator/Leave"
-                | "Coordinator/Pace",
+                method::REGISTER | method::RENEW | method::ACQUIRE | method::REPORT | method::LEAVE | method::PACE,
             ) => Self::Worker,
-            Some("Coordinator/Watch" | "Admin/GetFleet" | "Admin/ListClasses") => Self::Viewer,
+            Some(method::WATCH | method::GET_FLEET | method::LIST_CLASSES) => Self::Viewer,
             _ => Self::Admin,
         }
     }

@@ -22,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use shared::worker_name::host_name;
 use shared::{
     own_file::{check_private_folder, is_refused},
+    protocol::DEFAULT_PORT,
     tls::{Authority, SourceFile, TlsError, Token, certificates},
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -310,13 +311,13 @@ fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
         "Made in {folder}: {made}.\n\
          \n\
          On this machine, the coordinator:\n\
-         \n    coordinator --fname data.csv --max-connections 5 --delete-tar --listen 0.0.0.0:50051 --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
+         \n    coordinator --fname data.csv --max-connections 5 --delete-tar --listen 0.0.0.0:{DEFAULT_PORT} --tls-cert {folder}/server.pem --tls-key {folder}/server.key --token-file {folder}/tokens\n\
          \n\
          On each machine that downloads, after copying {worker_token} to it, a worker:\n\
-         \n    worker --connect https://{host}:50051 --token-file worker.token --target /data/imagenet\n\
+         \n    worker --connect https://{host}:{DEFAULT_PORT} --token-file worker.token --target /data/imagenet\n\
          \n\
          To look on, from anywhere:\n\
-         \n    coordinator status --connect https://{host}:50051 --token-file {folder}/viewer.token\n\
+         \n    coordinator status --connect https://{host}:{DEFAULT_PORT} --token-file {folder}/viewer.token\n\
          \n\
          admin.token is for `coordinator retry` and `coordinator drain`. Keep ca.key on another machine: anyone\n\
          with ca.key can impersonate the coordinator.\n"

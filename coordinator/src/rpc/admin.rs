@@ -109,7 +109,7 @@ fn refused(error: DispatchError) -> Status {
 mod tests {
     use std::time::Duration;
 
-    use shared::Wnid;
+    use shared::{Wnid, protocol::MAX_BATCH};
     use tokio::{task::JoinSet, time::Instant};
 
     use super::*;
@@ -118,7 +118,6 @@ mod tests {
         dispatcher::Dispatcher,
         lease_table::LeaseTable,
         ledger::Writer,
-        rpc::conversions::MAX_BATCH,
     };
 
     fn service(tasks: &mut JoinSet<()>) -> AdminService {

@@ -6,6 +6,7 @@ use shared::{
     Wnid,
     ids::LeaseToken,
     outcome::{LONGEST_MESSAGE, Outcome, printable_within},
+    protocol::MAX_BATCH,
     telemetry::trace,
 };
 use tonic::Status;
@@ -16,8 +17,6 @@ use crate::{
     lease_table::{Lease, ReportedLease},
 };
 
-/// No answer holds more leases, and no message names more classes.
-pub(crate) const MAX_BATCH: usize = 4096;
 /// Longer names are cut, in characters; they are shown, nothing else.
 const MAX_NAME: usize = 128;
 

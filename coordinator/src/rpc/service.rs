@@ -17,7 +17,7 @@ use crate::{
     lease_table::{Granted, Refused, WorkerInfo},
     rpc::{
         admin::AdminService,
-        conversions::{MAX_BATCH, at_most, held, leases, milliseconds, reported, sentence, shown},
+        conversions::{at_most, held, leases, milliseconds, reported, sentence, shown},
     },
 };
 use futures_util::{Stream, StreamExt as _};
@@ -25,7 +25,14 @@ use proto::{
     admin_server::AdminServer,
     coordinator_server::{Coordinator, CoordinatorServer},
 };
-use shared::{Wnid, ids::SessionId, job::JobOptions, shutdown::Shutdown, telemetry::trace};
+use shared::{
+    Wnid,
+    ids::SessionId,
+    job::JobOptions,
+    protocol::{LONG_POLL, MAX_BATCH, MAX_SLOTS, RENEWALS_PER_TTL, VERSION},
+    shutdown::Shutdown,
+    telemetry::trace,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -47,10 +54,6 @@ use budgets::BudgetStream;
 use calls::CallMetricsLayer;
 use message_limits::MessageLimits;
 
-/// The version of the protocol that is spoken here.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
-/// How long `Acquire` waits while there is nothing to lease.
-const LONG_POLL: Duration = Duration::from_secs(20);
 /// The list of a request's header fields, decoded; hyper's own default.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Streams that a client has reset before they were looked at; h2's own default. A connection with
@@ -59,8 +62,6 @@ const MAX_RESETS: usize = 20;
 /// Streams of one connection that were refused or ended by an error of the client; hyper's own
 /// default. A connection with more is closed.
 const MAX_ERRORS: usize = 1024;
-/// No worker has more slots: `--workers` takes no larger number.
-const MAX_SLOTS: u32 = 1000;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 
@@ -211,9 +212,9 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<proto::RegisterReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
         let request = request.into_inner();
-        if request.protocol_version != PROTOCOL_VERSION {
+        if request.protocol_version != VERSION {
             return Err(Status::failed_precondition(format!(
-                "the worker speaks protocol version {}, the coordinator version {PROTOCOL_VERSION}: use the same release",
+                "the worker speaks protocol version {}, the coordinator version {VERSION}: use the same release",
                 request.protocol_version
             )));
         }
@@ -239,7 +240,7 @@ impl Coordinator for CoordinatorService {
             session_id: registered.session.0,
             epoch: self.terms.epoch,
             ttl_ms: milliseconds(self.terms.ttl),
-            renew_ms: milliseconds(self.terms.ttl / 3),
+            renew_ms: milliseconds(self.terms.ttl / RENEWALS_PER_TTL),
             job: Some(self.job.clone().into()),
             drop_leases: leases(&registered.drop),
             survey: registered.survey,

@@ -2,14 +2,13 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+pub use shared::protocol::DEFAULT_URL;
+
 use shared::job::{Durability, Existing, InvalidUrl, JobOptions, SecretHeader, UrlTemplate};
 use tokio_util::sync::CancellationToken;
 
 use super::{BatchError, Stats};
 use crate::origin::limiter::Budget;
-
-/// Base URL of ImageNet's tars.
-pub const DEFAULT_URL: &str = "https://image-net.org/data/winter21_whole";
 
 /// Options of [`download_batch`](super::download_batch). The defaults are those of the programs.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-pub(crate) use shared::job::LONGEST_RETRY_AFTER;
+use shared::protocol::MAX_RETRY_AFTER;
 
 use crate::origin::download_error::DownloadError;
 
@@ -26,7 +26,7 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
         // overloaded, restarts or cannot reach the next server; a CDN uses 520 to 524 for the
         // latter. 501, and 505 and above, are permanent.
         DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
-            RetryDecision::Retry { at_least: retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)) }
+            RetryDecision::Retry { at_least: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)) }
         }
         DownloadError::Timeout { .. }
         | DownloadError::TooSlow { .. }

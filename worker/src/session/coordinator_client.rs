@@ -12,6 +12,7 @@ use shared::{
     ids::{LeaseToken, SessionId},
     job::{JobOptions, JobStatus},
     outcome::{LONGEST_MESSAGE, printable_within},
+    protocol::{self, LONG_POLL_TIMEOUT, MAX_LEASE_TTL, MIN_LEASE_TTL, RENEWALS_PER_TTL, method},
     telemetry::trace::{self, WithContext},
 };
 use tokio::time::timeout;
@@ -28,20 +29,21 @@ mod budgets;
 
 pub(crate) use budgets::{Budgets, NoBudget, Observations};
 
-/// The version of the protocol that this worker speaks.
-const PROTOCOL_VERSION: u32 = 1;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-/// The coordinator holds an `Acquire` for at most 20 s.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of one answer: what is longer is refused before it is read. The longest honest one has
 /// certificates for the origin (512 KiB), and names some thousand leases.
 const LONGEST_ANSWER: usize = 1 << 20;
 /// A lease that lives for less time cannot be renewed reliably.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
-/// A coordinator takes no longer time for `--lease-ttl`.
-const LONGEST_LEASE: Duration = Duration::from_hours(24);
 /// Shortest time between two renewals, whatever the coordinator asks for.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
+
+const _: () = {
+    assert!(SHORTEST_LEASE.as_millis() <= MIN_LEASE_TTL.as_millis(), "a worker accepts each time to live");
+    let shortest = SHORTEST_RENEWAL.as_millis() * RENEWALS_PER_TTL as u128;
+    assert!(shortest <= SHORTEST_LEASE.as_millis(), "a worker renews as often as it is told to");
+};
+
 /// The generated client on its connection.
 type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
 
@@ -162,7 +164,7 @@ impl CoordinatorClient {
         draining: bool,
     ) -> Result<Registration, CallError> {
         let request = proto::RegisterRequest {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: protocol::VERSION,
             worker_name: who.name.clone(),
             instance_nonce: who.nonce.to_vec(),
             slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
@@ -173,9 +175,7 @@ impl CoordinatorClient {
         };
         let sent = self.clock.now();
         let reply = self
-            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Register", request, async |mut stub, request| {
-                stub.register(request).await
-            })
+            .call(CALL_TIMEOUT, method::REGISTER, request, async |mut stub, request| stub.register(request).await)
             .await?;
         let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
         let (ttl, renew) = terms(reply.ttl_ms, reply.renew_ms)?;
@@ -202,9 +202,8 @@ impl CoordinatorClient {
     ) -> Result<Renewed, CallError> {
         let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
         let sent = self.clock.now();
-        let reply = self
-            .call(limit, "imagenet.v1.Coordinator/Renew", request, async |mut stub, request| stub.renew(request).await)
-            .await?;
+        let reply =
+            self.call(limit, method::RENEW, request, async |mut stub, request| stub.renew(request).await).await?;
         let directive = directive(reply.directive());
         let drop = tokens(&reply.drop_leases);
         Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: reply.job_done, sent })
@@ -219,9 +218,7 @@ impl CoordinatorClient {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
         let reply = self
-            .call(ACQUIRE_TIMEOUT, "imagenet.v1.Coordinator/Acquire", request, async |mut stub, request| {
-                stub.acquire(request).await
-            })
+            .call(LONG_POLL_TIMEOUT, method::ACQUIRE, request, async |mut stub, request| stub.acquire(request).await)
             .await?;
         let leases = reply.leases.iter().filter_map(|lease| {
             let Ok(trace) = lease.traceparent.parse();
@@ -257,9 +254,7 @@ impl CoordinatorClient {
             requests,
         };
         let reply = self
-            .call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Report", request, async |mut stub, request| {
-                stub.report(request).await
-            })
+            .call(CALL_TIMEOUT, method::REPORT, request, async |mut stub, request| stub.report(request).await)
             .await?;
         Ok(Reported {
             directive: directive(reply.directive()),
@@ -272,10 +267,7 @@ impl CoordinatorClient {
 
     pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) -> Result<(), CallError> {
         let request = proto::LeaveRequest { session_id: session.0, reason: reason.to_owned() };
-        self.call(CALL_TIMEOUT, "imagenet.v1.Coordinator/Leave", request, async |mut stub, request| {
-            stub.leave(request).await
-        })
-        .await?;
+        self.call(CALL_TIMEOUT, method::LEAVE, request, async |mut stub, request| stub.leave(request).await).await?;
         Ok(())
     }
 
@@ -315,7 +307,7 @@ impl CoordinatorClient {
 /// How long leases live, and how often to renew them. Where the coordinator says too much, less is
 /// always right.
 fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
-    let ttl = Duration::from_millis(ttl_ms).min(LONGEST_LEASE);
+    let ttl = Duration::from_millis(ttl_ms).min(MAX_LEASE_TTL);
     if ttl < SHORTEST_LEASE {
         let least = SHORTEST_LEASE.as_millis();
         return Err(CallError::Refused(format!(
@@ -371,7 +363,7 @@ mod tests {
             (30_000, 1, (milliseconds(30_000), SHORTEST_RENEWAL)),
             (30_000, u64::MAX, (milliseconds(30_000), milliseconds(15_000))),
             (500, 0, (milliseconds(500), SHORTEST_RENEWAL)),
-            (u64::MAX, u64::MAX, (LONGEST_LEASE, LONGEST_LEASE / 2)),
+            (u64::MAX, u64::MAX, (MAX_LEASE_TTL, MAX_LEASE_TTL / 2)),
         ] {
             assert_eq!(terms(ttl, renew).unwrap(), expected);
         }

@@ -3,12 +3,14 @@
 
 use std::collections::HashSet;
 
-use shared::{Wnid, outcome::Outcome};
+use shared::{
+    Wnid,
+    outcome::Outcome,
+    protocol::{MAX_BATCH, MAX_REPORT, MAX_SLOTS},
+};
 
 use crate::slots::Lease;
 
-/// Largest number of results in one message.
-pub(crate) const LARGEST_BATCH: usize = 4096;
 /// With this many results waiting, no new class is leased. Together with the running classes they
 /// then fit into one message that lists all held leases.
 const LEASING_LIMIT: usize = 1024;
@@ -18,6 +20,12 @@ const LARGEST_MESSAGE: usize = 1 << 20;
 /// Estimated bytes of a result on the wire with its trace context, without the message of a
 /// failure.
 const RESULT_SIZE: usize = 128;
+
+const _: () = {
+    assert!(LEASING_LIMIT + MAX_SLOTS as usize <= MAX_BATCH, "one message names all leases");
+    // The size of a result is an estimate.
+    assert!(2 * LARGEST_MESSAGE <= MAX_REPORT, "a coordinator accepts each report");
+};
 
 /// A result that is to be reported to the coordinator.
 #[derive(Debug, Clone)]
@@ -53,7 +61,7 @@ impl Outbox {
 
     /// Whether the results fill a whole message.
     pub(crate) fn is_full(&self) -> bool {
-        self.results.len() >= LARGEST_BATCH
+        self.results.len() >= MAX_BATCH
     }
 
     /// Whether the coordinator must acknowledge results before more classes are leased.
@@ -72,7 +80,7 @@ impl Outbox {
             bytes += finished.size();
             bytes <= LARGEST_MESSAGE
         };
-        let sent = self.results.iter().take(LARGEST_BATCH).take_while(fits).count();
+        let sent = self.results.iter().take(MAX_BATCH).take_while(fits).count();
         self.sent = sent.max(1).min(self.results.len());
         &self.results[..self.sent]
     }

@@ -8,6 +8,7 @@ use shared::{
     Wnid,
     connect::{self, ConnectError, Connector, CoordinatorChannel},
     job::JobStatus,
+    protocol::MAX_BATCH,
 };
 use tokio::time::timeout;
 use tonic::{Code, Response, Status};
@@ -16,7 +17,6 @@ use crate::{
     config::CoordinatorArgs,
     dispatcher::Retried,
     fleet::{ClassPage, Fleet, ListedState},
-    rpc::conversions::MAX_BATCH,
 };
 
 /// Deadline of a call.

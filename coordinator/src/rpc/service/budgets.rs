@@ -4,11 +4,15 @@
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use shared::{ids::SessionId, outcome::printable_within};
+use shared::{
+    ids::SessionId,
+    outcome::printable_within,
+    protocol::{MAX_RETRY_AFTER, MAX_SLOTS},
+};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::{MAX_SLOTS, refused};
+use super::refused;
 use crate::{
     concurrency::{Budget, Observation},
     dispatcher::DispatcherHandle,
@@ -18,8 +22,6 @@ use crate::{
 /// Upper limit for the bytes that one worker reports. The counters of all workers are added, and
 /// their sum must not overflow.
 const MAX_RECEIVED: u64 = 1 << 48;
-/// Workers honour no longer `Retry-After`.
-const MAX_RETRY_AFTER: Duration = Duration::from_mins(15);
 
 /// Limit in bytes for the worker's message on why the origin has not responded.
 const MAX_MESSAGE: usize = 500;

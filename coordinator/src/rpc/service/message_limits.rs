@@ -15,22 +15,17 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use shared::protocol::{MAX_BATCH, MAX_REPORT, method};
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body, codegen::http::Request};
 use tower::{Layer, Service};
 
 use super::request_memory::{RequestMemory, Reservation};
-use crate::{
-    auth::Peer,
-    rpc::conversions::{MAX_BATCH, too_many},
-};
+use crate::{auth::Peer, rpc::conversions::too_many};
 
-/// The longest message that any method takes: what the protocol allows a report.
-const MAX_MESSAGE: usize = 4 << 20;
-/// 4,096 entries of `Held` with the largest numbers have 46 bytes each, 184 KiB; the rest is for
-/// names and for fields to come.
+/// For [`MAX_BATCH`] entries of `Held`; the rest is for names and for fields to come.
 const MAX_HELD: usize = 256 << 10;
-/// 4,096 classes have 11 bytes each.
+/// For the ids of [`MAX_BATCH`] classes.
 const MAX_NAMES: usize = 64 << 10;
 /// One sentence, which the worker does not limit.
 const MAX_SENTENCE: usize = 64 << 10;
@@ -40,6 +35,15 @@ const MAX_SHORT: usize = 4 << 10;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A varint has at most 64 bits.
 const VARINT_BITS: u32 = 64;
+/// Bytes of an entry of `Held` with the largest numbers.
+const HELD: usize = 46;
+/// Bytes of the id of a class in a message.
+const NAME: usize = 11;
+
+const _: () = {
+    assert!(MAX_BATCH * HELD <= MAX_HELD, "a message may name as many leases as the protocol says");
+    assert!(MAX_BATCH * NAME <= MAX_NAMES, "a message may name as many classes as the protocol says");
+};
 
 /// What one message of a method may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +55,13 @@ struct Limit {
 
 impl Limit {
     fn of(path: &str) -> Self {
-        let (bytes, repeated) = match path.strip_prefix("/imagenet.v1.") {
-            Some("Coordinator/Report") => (MAX_MESSAGE, Some(2)),
-            Some("Coordinator/Register") => (MAX_HELD, Some(6)),
-            Some("Coordinator/Renew") => (MAX_HELD, Some(2)),
-            Some("Coordinator/Acquire") => (MAX_HELD, Some(3)),
-            Some("Coordinator/Leave") => (MAX_SENTENCE, None),
-            Some("Admin/RetryFailed") => (MAX_NAMES, Some(1)),
+        let (bytes, repeated) = match path.strip_prefix('/') {
+            Some(method::REPORT) => (MAX_REPORT, Some(2)),
+            Some(method::REGISTER) => (MAX_HELD, Some(6)),
+            Some(method::RENEW) => (MAX_HELD, Some(2)),
+            Some(method::ACQUIRE) => (MAX_HELD, Some(3)),
+            Some(method::LEAVE) => (MAX_SENTENCE, None),
+            Some(method::RETRY_FAILED) => (MAX_NAMES, Some(1)),
             _ => (MAX_SHORT, None),
         };
         Self { bytes, repeated }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use shared::protocol::MAX_RETRY_AFTER;
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, sleep, sleep_until},
@@ -20,10 +21,7 @@ use super::{
     permits::{Permits, Ticket},
     trouble,
 };
-use crate::{
-    observe::counters::WorkerCounters,
-    origin::{download_error::DownloadError, retry::LONGEST_RETRY_AFTER},
-};
+use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
 /// The instants that two messages give for the end of one wait differ by less.
 const JITTER: Duration = Duration::from_millis(50);
@@ -183,7 +181,7 @@ impl OriginLimiter {
 
     /// Holds back every request of this process for a while, because the origin asked one of them to wait.
     fn asked_to_wait(&self, wait: Duration) {
-        let until = Instant::now() + wait.min(LONGEST_RETRY_AFTER);
+        let until = Instant::now() + wait.min(MAX_RETRY_AFTER);
         // First, or a budget that comes now would end the wait.
         self.change(|state| {
             state.asked_until = state.asked_until.max(Some(until));
@@ -272,7 +270,7 @@ impl OriginLimiter {
             if std::mem::replace(&mut state.resumed, budget.resumed) < budget.resumed {
                 state.asked_until = None;
             }
-            let told_until = now + budget.quiet.min(LONGEST_RETRY_AFTER);
+            let told_until = now + budget.quiet.min(MAX_RETRY_AFTER);
             self.be_quiet_exactly(told_until.max(state.asked_until.unwrap_or(now)));
         });
     }
