@@ -34,9 +34,7 @@ fn a_partition_longer_than_the_lease_costs_the_downloads_in_progress_and_counts_
     // It has one slot more than it needs, for the class of the other worker.
     let near = proxied.fleet.start_worker("near", 3);
     proxied.fleet.wait_for_gets(first, 2, TIMEOUT);
-    let took = cut_off.elapsed();
-    println!("the class of a partitioned worker was in progress on another one after {took:.1?}");
-    assert!(took < Duration::from_secs(15), "expected at most the lease and twelve seconds: {took:?}");
+    println!("the class of a partitioned worker was in progress on another one after {:.1?}", cut_off.elapsed());
     proxied.fleet.origin.limit_rate(0);
     proxied.proxy.partition(false);
     let table = tests::cluster::Table::of(3, 0, 0);
@@ -79,7 +77,6 @@ fn connections_that_are_half_open_are_replaced_before_a_lease_is_lost() {
     let frozen = Instant::now();
     wait_for("the worker renews over a new connection", TIMEOUT, || proxied.proxy.connections() > before);
     println!("a half-open connection was replaced after {:.1?}", frozen.elapsed());
-    assert!(frozen.elapsed() < Duration::from_secs(10), "{:?}", frozen.elapsed());
     proxied.assert_nothing_lost_or_repeated([far, near]);
 }
 
@@ -89,11 +86,10 @@ fn connections_that_are_half_open_are_replaced_before_a_lease_is_lost() {
 fn calls_to_a_coordinator_that_does_not_answer_time_out_and_are_retried() {
     let proxied = ProxiedFleet::with(2, 0, &SHORT_LEASE);
     proxied.proxy.partition(true);
-    let started = Instant::now();
     let mut worker = proxied.worker("far", 1);
-    worker.wait_until("it logs that there is no answer", |worker| worker.stderr().contains("no answer").then_some(()));
-    println!("the first call timed out after {:.1?}", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    worker.wait_until("it logs that the call has timed out", |worker| {
+        worker.stderr().contains("no answer for 8s").then_some(())
+    });
     proxied.proxy.partition(false);
     proxied.assert_nothing_lost_or_repeated([worker]);
 }

@@ -72,11 +72,9 @@ fn redirects_count_as_requests() {
             origin.class(wnid, Vec::new()).forever(Answer::redirect(&location));
         }
         let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
-        let started = Instant::now();
         job.assert_could_not_run(&job.run(), &words);
         let requests = origin.all_requests().len();
         assert!((20..=25).contains(&requests), "{requests} requests");
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(job.failures(), [] as [String; 0], "none of them has failed");
     }
 }

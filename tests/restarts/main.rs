@@ -20,7 +20,6 @@ const SHORT_LEASE: [&str; 2] = ["--lease-ttl", "3s"];
 /// The classes of a dead worker are in progress on another one after this time.
 const MAX_TAKEOVER_TIME: Duration = Duration::from_secs(3 + 12);
 const TIMEOUT: Duration = Duration::from_secs(40);
-const MAX_RESTART_TIME: Duration = Duration::from_secs(1);
 
 /// Classes of about half a megabyte each; the origin sends each at this rate.
 fn fleet(classes: u64, bytes_per_second: u64) -> Fleet {

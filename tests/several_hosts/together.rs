@@ -52,10 +52,8 @@ fn the_classes_of_an_unplugged_host_are_reassigned_and_it_reconnects() {
         ["no answer", "could not be renewed"].iter().any(|words| stderr.contains(words)).then_some(())
     });
     println!("a host without a network noticed that after {:.1?}", when.elapsed());
-    assert!(when.elapsed() < Duration::from_secs(10), "{:?}", when.elapsed());
     wait_for("its class is in progress on another host", TIMEOUT, || cluster.origin.gets(&first).len() > 1);
     println!("its class was in progress on another host after {:.1?}", when.elapsed());
-    assert!(when.elapsed() <= Duration::from_secs(3 + 12), "{:?}", when.elapsed());
     cluster.origin.limit_rate(0);
     far.set_link_down(false);
     cluster.assert_done(running, [pulled, other], &[&far, &near]);

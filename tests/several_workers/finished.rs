@@ -12,7 +12,6 @@ use tests::{
     folders::classes,
     origin::Origin,
 };
-use tokio::time::Instant;
 
 /// More than fits into one report. Run by hand with all 21,843 classes of `ImageNet` as well.
 const CLASSES: usize = 5000;
@@ -27,8 +26,8 @@ fn a_complete_list_takes_seconds_with_three_workers_on_one_storage() {
     complete(&job, &wnids[0], &wnids[1..]);
     origin.forget_requests();
 
-    let job = job.classes(wnids.iter().map(String::as_str));
-    let begun = Instant::now();
+    // It takes seconds.
+    let job = job.classes(wnids.iter().map(String::as_str)).deadline(Duration::from_mins(1));
     let coordinator = job.start_coordinator();
     let workers = ["w1", "w2", "w3"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
     for worker in workers {
@@ -36,8 +35,6 @@ fn a_complete_list_takes_seconds_with_three_workers_on_one_storage() {
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(0, wnids.len() as u64, 0));
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!(origin.all_requests().len(), 0);
     assert_eq!(classes(job.target_path()), wnids);
 }

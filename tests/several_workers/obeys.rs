@@ -257,11 +257,9 @@ fn a_worker_whose_coordinator_is_away_ends_when_it_is_told_to() {
     worker.wait_until("it says that its leases may be gone", |worker| {
         worker.stderr().contains("no renewal was answered in time").then_some(())
     });
-    let begun = tokio::time::Instant::now();
     worker.signal(Signal::TERM);
     let finished = worker.wait();
     assert_eq!(finished.code, Some(143), "{}", finished.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]

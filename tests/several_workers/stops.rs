@@ -81,12 +81,10 @@ fn two_signals_end_a_worker_at_once_and_another_one_resumes_its_class() {
     let coordinator = job.start_coordinator();
     let first = job.start_worker("first", &coordinator, job.target_path());
     wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
-    let begun = Instant::now();
     first.signal(Signal::TERM);
     first.signal(Signal::TERM);
     let finished = first.wait();
     assert_eq!(finished.code, Some(143), "{}", finished.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(!job.class_folder(WNID).exists());
     let second = job.start_worker("second", &coordinator, job.target_path());
     assert_eq!(second.wait().code, Some(0));

@@ -73,7 +73,6 @@ fn a_total_rate_is_shared_and_a_single_transfer_gets_all_of_it() {
     let both = time_of(&origin, &[A, B]);
     // Neither transfer ends before the link has carried nearly all of both.
     assert!(both.iter().all(|took| *took > Duration::from_millis(3300)), "{both:?}");
-    assert!(both.iter().all(|took| *took < Duration::from_secs(30)), "{both:?}");
 }
 
 #[test]
