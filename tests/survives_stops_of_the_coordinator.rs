@@ -3,12 +3,13 @@
 //!
 //! `STOPS` is the number of stops (2 by default), spread over clusters that run concurrently.
 
-use std::{fs, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use tests::{
     answer::Answer,
     cluster::Table,
     fleet::Fleet,
+    log::{assert_lines, lines_with},
     running::{Running, Signal},
     wait::{wait_for, wait_until},
 };
@@ -27,10 +28,8 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// Waits until a worker has registered this many times.
 #[track_caller]
 fn wait_for_registrations(fleet: &Fleet, worker: &str, count: usize) {
-    let log = fleet.job.target_path().join(format!("imagenet_downloader.{worker}.log"));
     wait_for(&format!("{worker} has registered {count} times"), TIMEOUT, || {
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        log.lines().filter(|line| line.contains("registered with the coordinator")).count() >= count
+        lines_with(&fleet.job.log_of(worker), &["registered with the coordinator"]).len() >= count
     });
 }
 
@@ -67,12 +66,11 @@ fn job(stops: u32) -> Duration {
         fleet.assert_nothing_came_twice();
     }
     fleet.origin.end_stalls();
-    let log = fleet.job.target_path().join("imagenet_downloader.log");
     fleet.assert_done(coordinator, [busy, free], Table::of(2, 0, 0));
     assert_eq!(fleet.origin.bytes_sent_again(), 0);
-    let log = fs::read_to_string(log).expect("the coordinator writes its log");
-    assert!(!log.contains("was silent for too long"), "{log}");
-    assert_eq!(log.matches("the coordinator stood still for").count(), stops as usize, "{log}");
+    let log = fleet.job.log();
+    assert_lines(&log, 0, &["was silent for too long"]);
+    assert_lines(&log, stops as usize, &["the coordinator stood still for"]);
     longest
 }
 

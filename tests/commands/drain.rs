@@ -5,6 +5,7 @@ use tests::{
     archives::images,
     cluster::{Job, Table},
     fleet::Fleet,
+    log::has_line,
     origin::Origin,
     running::Running,
 };
@@ -88,8 +89,7 @@ fn a_worker_that_was_told_to_end_does_not_work_for_the_next_run_either() {
     leaves.wait_until("it has a class", |_| (told(&fleet)?["leased"] == 1).then_some(()));
     let said = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let log = fleet.job.target_path().join("imagenet_downloader.leaves.log");
-    let has_heard = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("asked to end"));
+    let has_heard = || has_line(&fleet.job.log_of("leaves"), &["asked to end"]);
     leaves.wait_until("it has heard", |_| has_heard().then_some(()));
     coordinator.kill();
     fleet.origin.limit_rate(0);

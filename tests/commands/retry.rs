@@ -5,6 +5,7 @@ use tests::{
     answer::Answer,
     archives::images,
     cluster::{Job, Table},
+    log::has_line,
 };
 
 use super::{ask, command, origin_of};
@@ -75,6 +76,6 @@ fn missing_classes_are_downloaded_once_the_origin_has_them() {
     assert_eq!(worker.wait().code, Some(0));
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(4, 0, 1));
     assert_eq!(job.failures().len(), 1);
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    assert!(log.contains("n00000012 success worker=\"w1\""), "{log}");
+    let log = job.log();
+    assert!(has_line(&log, &["n00000012 success", "worker=\"w1\""]), "{log}");
 }

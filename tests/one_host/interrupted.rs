@@ -8,6 +8,7 @@ use tests::{
     archives::{assert_class_is, images, unpack_by_hand},
     cluster::{Job, Table},
     folders::staging,
+    log::{assert_lines, has_line},
     origin::Origin,
     running::{Running, Signal},
 };
@@ -125,8 +126,9 @@ fn sigterm_does_not_wait_for_the_verification_of_a_folder() {
     let mut in_one_process = job.start();
     in_one_process.wait_until("the origin gets the request", is_asked);
     assert_ends(in_one_process, Signal::TERM, 143);
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("the log exists");
-    assert!(log.contains(" INFO ") && !log.contains("workers did not leave in time"), "{log}");
+    let log = job.log();
+    assert!(has_line(&log, &[" INFO "]), "{log}");
+    assert_lines(&log, 0, &["workers did not leave in time"]);
 
     origin.forget_requests();
     let coordinator = job.start_coordinator();

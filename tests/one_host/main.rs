@@ -24,6 +24,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::{Job, Table},
     folders::{classes, longest_file, staging, tars},
+    log::{assert_lines, has_line},
     origin::Origin,
     wait::wait_for,
 };
@@ -69,11 +70,9 @@ fn a_flaky_origin_loses_no_class_and_a_second_run_has_nothing_to_do() {
         assert_class_is(tar, &job.class_folder(wnid));
         assert!(job.class_folder(wnid).join(".manifest.json").is_file());
     }
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    assert!(
-        log.contains("n00000001") && !log.contains('\u{1b}'),
-        "the detailed log names the class, without escape codes"
-    );
+    let log = job.log();
+    assert!(has_line(&log, &["n00000001"]), "the detailed log names the class: {log}");
+    assert_lines(&log, 0, &["\u{1b}"]);
 
     origin.forget_requests();
     let job = job.classes(wnids);

@@ -6,6 +6,7 @@ use tests::{
     archives::{assert_class_is, difference, images},
     cluster::{Job, Table},
     folders::assert_no_partial,
+    log::assert_lines,
     origin::Origin,
     running::Signal,
 };
@@ -50,8 +51,9 @@ fn of_two_workers_of_one_name_the_older_ends_with_a_message_and_the_newer_finish
         assert!(complete, "{wnid} is on neither disk");
     }
     assert_no_partial(&disks[1]);
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    assert!(!log.contains("LeaseLost"), "{log}");
+    let log = job.log();
+    assert!(!log.is_empty());
+    assert_lines(&log, 0, &["LeaseLost"]);
 }
 
 /// Two jobs, each with its own coordinator and logs, whose workers write into the same folder.

@@ -8,6 +8,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::{Job, Table},
     folders::{assert_no_partial, classes},
+    log::{assert_lines, has_line},
     origin::Origin,
     programs::program,
     running::Finished,
@@ -40,16 +41,12 @@ fn on_terminal(mode: &str) -> [String; 3] {
     ["python3".to_owned(), script.display().to_string(), mode.to_owned()]
 }
 
-fn log(job: &Job) -> String {
-    std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("the log exists")
-}
-
 /// Panics unless three classes are complete, the fourth is in the failure log, and nothing
 /// panicked.
 #[track_caller]
 fn assert_done(job: &Job, finished: &Finished) {
-    assert_eq!(finished.code, Some(1), "{}\n{}", finished.stderr, log(job));
-    assert!(!log(job).contains("panicked"), "{}", log(job));
+    assert_eq!(finished.code, Some(1), "{}\n{}", finished.stderr, job.log());
+    assert_lines(&job.log(), 0, &["panicked"]);
     assert_eq!(classes(job.target_path()), WNIDS);
     for wnid in WNIDS {
         assert_class_is(&tar(wnid), &job.class_folder(wnid));
@@ -115,7 +112,7 @@ fn output_that_cannot_be_written_changes_nothing() {
         let finished = job.run();
         assert_done(&job, &finished);
         assert!(finished.stdout.is_empty() && finished.stderr.is_empty(), "{finished:?}");
-        assert!(log(&job).contains(summary), "{}", log(&job));
+        assert!(has_line(&job.log(), &[summary]), "{}", job.log());
         // If a file had been opened as descriptor 1 or 2, the output would be in it.
         let ledger = std::fs::read(job.target_path().join(".imagenet_downloader.ledger")).unwrap();
         assert!(ledger.starts_with(b"SQLite format 3\0"));
@@ -183,10 +180,11 @@ fn the_debug_level_covers_these_programs_and_libraries_only_if_named() {
     for (asked, has_frames) in [("debug", false), ("debug,h2=debug", true)] {
         let job = job(&origin).variable("RUST_LOG", asked);
         job.assert_ended(&job.run(), 1, Table::of(3, 0, 1));
-        let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-        assert!(log.contains(" DEBUG "), "{asked}: {log}");
-        assert_eq!(log.contains(" h2::"), has_frames, "{asked}");
-        let of_libraries = log.lines().filter(|line| line.contains(" DEBUG hyper") || line.contains(" DEBUG rustls"));
-        assert_eq!(of_libraries.count(), 0, "{asked}");
+        let log = job.log();
+        assert!(has_line(&log, &[" DEBUG "]), "{asked}: {log}");
+        assert_eq!(has_line(&log, &[" h2::"]), has_frames, "{asked}");
+        for library in ["hyper", "rustls"] {
+            assert_lines(&log, 0, &[&format!(" DEBUG {library}")]);
+        }
     }
 }

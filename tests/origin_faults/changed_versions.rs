@@ -4,6 +4,7 @@ use tests::{
     answer::Answer,
     archives::{assert_class_is, images},
     cluster::{Job, Table},
+    log::has_line,
     origin::{Origin, Request},
     running::Signal,
 };
@@ -140,8 +141,8 @@ fn if_the_tag_is_never_honoured_the_date_is_used() {
     let gets = origin.gets(WNID);
     let expected = [(0, None), (50_000, Some(tag.as_str())), (60_000, Some(DATE)), (80_000, Some(DATE))];
     assert_eq!(requested(&gets), expected, "{gets:#?}");
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
-    assert!(log.contains("the rest is asked for by Last-Modified"), "{log}");
+    let log = job.log();
+    assert!(has_line(&log, &["the rest is asked for by Last-Modified"]), "{log}");
 }
 
 /// Replicas with different tags: the same date and the same length mean the same version.

@@ -9,6 +9,7 @@ use tests::{
     archives::images,
     cluster::{Job, Table},
     fleet::lasting_address,
+    log::lines_with,
     origin::Origin,
     tls_front::{Certificate, TlsFront},
 };
@@ -56,7 +57,7 @@ fn a_list_of_five_thousand_that_is_refused_alike_ends_within_five_seconds_and_25
         assert!((20..=25).contains(&requests), "{requests} requests");
         assert!(took < Duration::from_secs(5), "{took:?}");
         assert_eq!(job.failures(), [] as [String; 0], "none of them has failed");
-        let lines = finished.stderr.lines().filter(|line| line.contains("WARN") || line.contains("error: ")).count();
+        let lines = ["WARN", "error: "].map(|word| lines_with(&finished.stderr, &[word]).len()).iter().sum::<usize>();
         assert_eq!(lines, 1, "one line, not one for each class: {}", finished.stderr);
     }
 }
@@ -113,11 +114,11 @@ fn a_list_whose_first_twenty_are_missing_is_finished() {
     assert_eq!(job.failures().len(), 20);
     assert_eq!(origin.all_requests().len(), 60, "one question a class");
     // One line for the cause, one with the count, and the summary.
-    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("404 Client Error")).collect();
+    let told = lines_with(&finished.stderr, &["404 Client Error"]);
     assert_eq!(told.len(), 3, "{told:#?}");
     assert!(told[1].contains("19 more classes failed: HTTPError: 404 Client Error"), "{told:#?}");
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("there is a log");
-    let logged = log.lines().filter(|line| line.contains(" failed: HTTPError: 404 Client Error")).count();
+    let log = job.log();
+    let logged = lines_with(&log, &[" failed: HTTPError: 404 Client Error"]).len();
     assert!(logged >= 20, "the log has a line for each class: {log}");
 
     // The next run asks for the same ones again, which says nothing of the origin.
@@ -235,8 +236,7 @@ fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {
     for worker in workers {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        let told = |line: &&str| line.contains("has ended: failed to get any class from http://");
-        let told: Vec<&str> = finished.stderr.lines().filter(told).collect();
+        let told = lines_with(&finished.stderr, &["has ended: failed to get any class from http://"]);
         assert!(
             told.len() == 1 && told[0].contains("WARN") && told[0].contains("403 Client Error"),
             "it says once why the coordinator ended: {}",

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tests::{archives::images, cluster::Job, origin::Origin};
+use tests::{archives::images, cluster::Job, log::lines_with, origin::Origin};
 use tokio::time::Instant;
 
 fn job(url: &str, args: &[&str]) -> Job {
@@ -93,7 +93,7 @@ fn the_pause_message_has_its_end_and_a_cause_is_reported_once() {
         format!("no class can be had from {closed} (ConnectionError: no connection to {closed}: refused). Paused");
     running.wait_until("it prints that it waits", |running| running.stderr().contains(&pause).then_some(()));
     let message = running.stderr();
-    let line = message.lines().find(|line| line.contains(&pause)).expect("the line was printed");
+    let line = lines_with(&message, &[&pause])[0];
     let (_, end) = line.split_once("until ").expect("the line has the end of the pause");
     assert!(end.len() == "2026-01-01T00:00:00Z".len() && end.ends_with('Z'), "{end:?}");
     assert_eq!(message.matches("is --url right?").count(), 1, "{message}");

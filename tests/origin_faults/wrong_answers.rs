@@ -60,7 +60,8 @@ fn an_html_page_cannot_control_the_terminal() {
     let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(0, 0, 1));
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).unwrap();
+    let log = job.log();
+    assert!(!log.is_empty());
     for text in [log, finished.stderr, job.failure_of(WNID)] {
         let steers = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
         assert!(!text.contains(|character| steers(character) || character == '\u{202e}'), "{text:?}");

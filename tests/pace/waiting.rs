@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use tests::{
     answer::Answer,
+    log::lines_with,
     running::{Running, Signal},
     wait::wait_for,
 };
@@ -39,7 +40,7 @@ fn after_a_retry_after_to_one_of_four_workers_none_sends_requests_for_that_time(
 
 /// The log lines that announce a wait.
 fn lines_of(stderr: &str) -> Vec<String> {
-    stderr.lines().filter(|line| line.contains("asks to wait")).map(str::to_owned).collect()
+    lines_with(stderr, &["asks to wait"]).into_iter().map(str::to_owned).collect()
 }
 
 /// Waits until a program has announced a wait.

@@ -7,6 +7,7 @@ use tests::{
     chaos_proxy::{ChaosProxy, Direction},
     cluster::Table,
     fleet::Fleet,
+    log::lines_with,
     running::Signal,
 };
 use tokio::time::Instant;
@@ -162,7 +163,7 @@ fn a_stopped_coordinator_ends_soon_and_its_workers_wait_with_few_log_lines() {
     assert_eq!(coordinator.wait().code, Some(143));
     let_pass(Duration::from_secs(4));
     let coordinator = fleet.start_coordinator();
-    let complaints = |text: &str| text.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
+    let complaints = |text: &str| lines_with(text, &["WARN"]).len() + lines_with(text, &["ERROR"]).len();
     let finished = workers.map(tests::running::Running::wait);
     for worker in &finished {
         assert_eq!(worker.code, Some(0), "{}", worker.stderr);

@@ -6,6 +6,7 @@ use tests::{
     answer::Answer,
     cluster::{Job, Table},
     http::get,
+    log::assert_lines,
     origin::Origin,
     running::Running,
     wait::wait_for,
@@ -44,7 +45,7 @@ fn port_0_takes_a_free_port_and_prints_it_in_one_line() {
     assert_eq!(get(address, "/healthz"), Some((200, "ok\n".to_owned())));
     origin.end_stalls();
     let finished = running.wait();
-    assert_eq!(finished.stderr.lines().filter(|line| line.contains(&address.to_string())).count(), 1);
+    assert_lines(&finished.stderr, 1, &[&address.to_string()]);
     job.assert_ended(&finished, 0, Table::of(1, 0, 0));
 }
 

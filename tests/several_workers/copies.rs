@@ -12,6 +12,7 @@ use tests::{
     fleet::Fleet,
     folders::assert_no_partial,
     http::Scrape,
+    log::assert_lines,
     running::{Finished, Running},
     wait::{wait_for, wait_until},
 };
@@ -65,11 +66,11 @@ fn a_straggler_is_completed_by_a_speculative_attempt_and_counts_once() {
     assert_eq!(assert_ended_cleanly(&fleet, &slow, &slow_target), [""; 0]);
     let finished = coordinator.wait();
     fleet.job.assert_ended(&finished, 0, Table::of(13, 0, 0));
-    let log = std::fs::read_to_string(fleet.job.target_path().join("imagenet_downloader.log")).expect("the log exists");
+    let log = fleet.job.log();
     let copied =
         format!("worker quick tries it as well, because slow takes too long ({} bytes)", fleet.tars[0].1.len());
     for line in [copied.as_str(), "worker quick was first with its copy"] {
-        assert_eq!(log.matches(line).count(), 1, "{line}:\n{log}");
+        assert_lines(&log, 1, &[line]);
     }
     let gets = fleet.origin.gets(LAST);
     assert_eq!(gets.len(), 2, "{gets:#?}");

@@ -253,7 +253,7 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
         wrong.push(format!("no {words:?} in {}", finished.stderr));
     }
     assert_printable(what, &finished.stderr);
-    let log = fs::read_to_string(job.target_path().join("imagenet_downloader.w.log")).unwrap_or_default();
+    let log = job.log_of("w");
     assert_printable(what, &log);
     if wrong.is_empty() { Ok(()) } else { Err(format!("{what}: {}", wrong.join("; "))) }
 }

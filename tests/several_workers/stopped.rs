@@ -6,6 +6,7 @@ use std::time::Duration;
 use tests::{
     archives::images,
     cluster::{Coordinator, Job, Table},
+    log::lines_with,
     mounts::Mount,
     origin::Origin,
 };
@@ -18,7 +19,7 @@ fn line_about(coordinator: &mut Coordinator, worker: &str) -> String {
     let begins = format!("WARN worker {worker} stopped: ");
     coordinator.running.wait_until("it prints that the worker has stopped", |it| {
         let stderr = it.stderr();
-        let lines: Vec<&str> = stderr.lines().filter(|line| line.contains(&begins)).collect();
+        let lines = lines_with(&stderr, &[&begins]);
         assert!(lines.len() < 2, "{lines:?}");
         lines.first().map(|line| (*line).to_owned())
     })

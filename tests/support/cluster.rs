@@ -205,6 +205,17 @@ impl Job {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The log of the coordinator or of a job in one process; empty if there is none yet.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.target.join("imagenet_downloader.log")).unwrap_or_default()
+    }
+
+    /// The log of a worker whose target is that of the job; empty if there is none yet.
+    pub fn log_of(&self, worker: &str) -> String {
+        let name = format!("imagenet_downloader.{worker}.log");
+        std::fs::read_to_string(self.target.join(name)).unwrap_or_default()
+    }
+
     /// The line of a class in `failed_downloads.log`, without the class. Panics unless there is
     /// exactly one.
     #[track_caller]

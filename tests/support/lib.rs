@@ -19,6 +19,7 @@ pub mod http;
 mod http2_client;
 mod http2_frames;
 mod line;
+pub mod log;
 pub mod origin;
 #[cfg(test)]
 mod origin_has_limits;

@@ -15,7 +15,12 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tests::{cluster::Table, http::Scrape, wait::wait_for};
+use tests::{
+    cluster::Table,
+    http::Scrape,
+    log::{assert_lines, has_line, lines_with},
+    wait::wait_for,
+};
 
 use super::{Cluster, text};
 
@@ -89,12 +94,8 @@ fn a_certificate_admits_a_worker_only_under_its_own_name() {
         let sentence =
             format!("the coordinator refuses this program's certificate {why}: give another with --tls-cert");
         cluster.job.assert_could_not_run(&refused, &[&sentence]);
-        let log = cluster.job.target_path().join("imagenet_downloader.log");
-        wait_for("the coordinator logs the rejected connection", Duration::from_secs(5), || {
-            let log = fs::read_to_string(&log).unwrap_or_default();
-            log.lines().any(|line| {
-                line.contains("the TLS handshake failed") && line.contains(logged) && line.contains("127.0.0.1:")
-            })
+        wait_for("the coordinator logs the rejected connection", Duration::from_secs(20), || {
+            has_line(&cluster.job.log(), &["the TLS handshake failed", logged, "127.0.0.1:"])
         });
     }
     // A worker without a certificate and without a token is rejected as well.
@@ -105,10 +106,9 @@ fn a_certificate_admits_a_worker_only_under_its_own_name() {
     let [first, second] = [("w1", &by_name, &by_name_key), ("w3", &by_dns, &by_dns_key)]
         .map(|(name, certificate, key)| cluster.worker(name, &coordinator, &shows(certificate, key)));
     // A worker that registers after the end of the job would get no answer.
-    let log = cluster.job.target_path().join("imagenet_downloader.log");
     wait_for("both workers are registered before the job is done", Duration::from_secs(20), || {
-        let log = fs::read_to_string(&log).unwrap_or_default();
-        ["w1", "w3"].iter().all(|name| log.contains(&format!("registered worker=\"{name}\"")))
+        let log = cluster.job.log();
+        ["w1", "w3"].iter().all(|name| has_line(&log, &[&format!("registered worker=\"{name}\"")]))
     });
     cluster.origin.limit_rate(100_000_000);
     for worker in [first, second] {
@@ -168,11 +168,7 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     let second = now().expect("a certificate");
 
     // First a key that does not belong to the certificate, then a file without a certificate.
-    let log = cluster.job.target_path().join("imagenet_downloader.log");
-    let logged = |count| {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        text.matches("the old content stays in use").count() >= count
-    };
+    let logged = |count| lines_with(&cluster.job.log(), &["the old content stays in use"]).len() >= count;
     fs::write(cluster.file("server.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("ours");
     wait_for("the mismatched pair is logged", Duration::from_secs(10), || logged(1));
     assert_eq!(now(), Some(second.clone()));
@@ -188,6 +184,5 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(!finished.stderr.contains("no answer"), "the worker's connections stay open: {}", finished.stderr);
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(8, 0, 0));
-    let log = fs::read_to_string(&log).expect("the log exists");
-    assert_eq!(log.matches("registered worker").count(), 1, "{log}");
+    assert_lines(&cluster.job.log(), 1, &["registered worker"]);
 }

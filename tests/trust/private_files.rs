@@ -12,6 +12,7 @@ use std::{
 
 use tests::{
     cluster::{Job, Table},
+    log::{has_line, lines_with},
     running::Running,
     wait::wait_until,
 };
@@ -170,7 +171,7 @@ fn secret_files_that_every_user_can_read_cause_a_warning_and_writable_ones_are_r
         let path = Path::new(&file);
         set_mode(path, 0o644);
         let output = output_at_start(&cluster);
-        let lines: Vec<&str> = output.lines().filter(|line| line.contains("every user of this machine")).collect();
+        let lines = lines_with(&output, &["every user of this machine"]);
         let [line] = lines.as_slice() else { panic!("expected one line: {lines:?}") };
         assert!(line.contains("WARN") && line.contains(&format!("can read the secret in {file}")), "{line}");
         let command = between(line, "run `", "`");
@@ -245,8 +246,7 @@ fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
     let tokens = cluster.file("tokens");
     let former = "former-token-0123456789";
     std::fs::write(&tokens, format!("worker {former}\n")).expect("the folder is ours");
-    let log = cluster.job.target_path().join("imagenet_downloader.log");
-    let reloaded = || std::fs::read_to_string(&log).unwrap_or_default().contains("the new content is in use");
+    let reloaded = || has_line(&cluster.job.log(), &["the new content is in use"]);
     assert!(wait_until(Duration::from_secs(20), || reloaded().then_some(())).is_some(), "the file is read again");
     let memory = memory_of(coordinator.id()).expect("the memory was readable before");
     assert!(!holds(&memory, former.as_bytes()), "a token is in the coordinator's memory");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use proto::coordinator_client::CoordinatorClient;
-use tests::wait::wait_for;
+use tests::{log::assert_lines, wait::wait_for};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
@@ -100,7 +100,6 @@ fn an_emptied_file_revokes_all_tokens_until_it_has_some_again() {
     wait_for("no token is valid", SOON, || !is_valid());
     std::fs::write(&tokens, text).expect("it is ours");
     wait_for("the tokens are valid again", SOON, is_valid);
-    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log")).expect("it has a log");
-    assert_eq!(log.matches("holds no token any more: all tokens are revoked").count(), 1, "{log}");
+    assert_lines(&job.log(), 1, &["holds no token any more: all tokens are revoked"]);
     coordinator.running.kill();
 }

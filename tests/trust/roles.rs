@@ -6,6 +6,7 @@ use bytes::{Buf as _, BufMut as _};
 use proto::{admin_client::AdminClient, coordinator_client::CoordinatorClient};
 use tests::{
     cluster::Table,
+    log::{has_line, lines_with},
     wait::{wait_for, wait_until},
 };
 use tokio::runtime::Runtime;
@@ -262,11 +263,7 @@ fn wrong_tokens_do_not_fill_the_log_and_valid_ones_pass() {
         assert_eq!(wrong.renew(1).expect_err("it is wrong").code(), Code::Unauthenticated);
     }
     assert!(valid.renew(1).is_ok());
-    let path = job.target_path().join("imagenet_downloader.log");
-    let lines = || {
-        let log = std::fs::read_to_string(&path).unwrap_or_default();
-        log.lines().filter(|line| line.contains("a call was refused")).count()
-    };
+    let lines = || lines_with(&job.log(), &["a call was refused"]).len();
     wait_for("a refusal is in the log", Duration::from_secs(20), || lines() > 0);
     coordinator.running.kill();
     let lines = lines();
@@ -291,8 +288,7 @@ fn tokens_are_read_again_when_their_file_changes() {
     std::fs::write(&file, "worker a-new-token-0123\n").expect("the folder is ours");
     assert!(within(&|| old.renew(1).is_err()) && new.renew(1).is_ok(), "only the new one is valid");
     std::fs::write(&file, "no token\n").expect("the folder is ours");
-    let log = job.target_path().join("imagenet_downloader.log");
-    let rejected = || std::fs::read_to_string(&log).unwrap_or_default().contains("the old content stays in use");
+    let rejected = || has_line(&job.log(), &["the old content stays in use"]);
     assert!(within(&rejected), "the invalid file is logged");
     assert!(new.renew(1).is_ok(), "with an invalid file the old tokens stay valid");
     coordinator.running.kill();

@@ -11,6 +11,7 @@ use std::{
 use tests::{
     cluster::Table,
     largest_report::largest_report,
+    log::has_line,
     memory,
     running::Running,
     stranger::{AbusiveClients, Attack, Kind, Style},
@@ -71,9 +72,8 @@ fn unauthenticated_connections_are_bounded_and_keep_no_worker_out() {
     }
     // A new worker with a token registers while the idle connections are open.
     let second = cluster.worker("w2", &coordinator, &["--token-file", &token, "--workers", "1"]);
-    let log = cluster.job.target_path().join("imagenet_downloader.log");
     wait_for("another worker registers", Duration::from_secs(30), || {
-        std::fs::read_to_string(&log).unwrap_or_default().contains("registered worker=\"w2\"")
+        has_line(&cluster.job.log(), &["registered worker=\"w2\""])
     });
     wait_for("all idle connections are closed", Duration::from_secs(30), || {
         idle.retain_mut(|stream| !is_closed(stream));
@@ -86,7 +86,7 @@ fn unauthenticated_connections_are_bounded_and_keep_no_worker_out() {
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
     cluster.job.assert_ended(&coordinator.running.wait(), 0, Table::of(12, 0, 0));
-    let log = std::fs::read_to_string(&log).expect("the log exists");
+    let log = cluster.job.log();
     // On a busy machine the worker may register again for its existing session; a second session
     // would mean that its connection was closed.
     let session =
