@@ -27,7 +27,7 @@ fn a_complete_list_takes_seconds_with_three_workers_on_one_storage() {
     origin.forget_requests();
 
     // It takes seconds.
-    let job = job.classes(wnids.iter().map(String::as_str)).deadline(Duration::from_mins(1));
+    let job = job.classes(wnids.iter().map(String::as_str)).deadline(Duration::from_mins(3));
     let coordinator = job.start_coordinator();
     let workers = ["w1", "w2", "w3"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
     for worker in workers {
