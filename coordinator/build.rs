@@ -1,4 +1,4 @@
-//! Tells the coordinator which commit it is built from.
+//! Passes the commit that the coordinator is built from to the compiler.
 
 #[path = "../shared/version_at_build.rs"]
 mod version_at_build;

@@ -1,4 +1,5 @@
-//! What people ask for besides jobs. What a command finds goes to standard output, and everything else to standard error.
+//! The subcommands besides the job. A command writes its results to standard output and everything
+//! else to standard error.
 
 use std::io::{self, Write};
 
@@ -28,7 +29,7 @@ mod workers_table;
 
 pub use verify::VerifyError;
 
-/// Why a command could not do what it was asked to; fit to follow "failed to".
+/// Why a command failed. Each message is fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// `init`.
@@ -46,19 +47,19 @@ pub enum CommandError {
     /// `completions` and `man`.
     #[error(transparent)]
     Manual(#[from] ManualError),
-    /// There is no coordinator any more that could.
+    /// The job is done, so the coordinator accepts no retry any more.
     #[error("try failed classes again: the job is done; start the coordinator again with --retry-failed")]
     JobDone,
-    /// Nobody listens.
+    /// Standard output cannot be written.
     #[error("write to standard output: {0}")]
     Say(io::Error),
 }
 
 impl CommandError {
-    /// Whoever read the output has seen enough.
+    /// The reader of the output has closed the pipe. This is not an error.
     fn is_closed_pipe(&self) -> bool {
         match self {
-            Self::Say(error) | Self::Verify(VerifyError::Say(error)) | Self::Init(InitError::Say(error)) => {
+            Self::Say(error) | Self::Verify(VerifyError::Output(error)) | Self::Init(InitError::Say(error)) => {
                 error.kind() == io::ErrorKind::BrokenPipe
             }
             Self::Manual(error) => error.is_closed_pipe(),
@@ -67,23 +68,24 @@ impl CommandError {
     }
 }
 
-/// Does what a command asks for; what it finds goes to `out`. It ends quietly when nobody reads that any more.
+/// Runs a command and writes its results to `out`. Ends without an error when the reader of `out`
+/// has closed it.
 ///
 /// # Errors
-/// [`CommandError`], one sentence that says what to do.
+/// [`CommandError`], one sentence with the remedy.
 pub async fn run(
     command: Command,
     screen: &Screen,
     shutdown: &Shutdown,
     out: impl Write,
 ) -> Result<Exit, CommandError> {
-    match carry_out(command, screen, shutdown, out).await {
+    match execute(command, screen, shutdown, out).await {
         Err(error) if error.is_closed_pipe() => Ok(Exit::Done),
         ended => ended,
     }
 }
 
-async fn carry_out(
+async fn execute(
     command: Command,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -132,7 +134,7 @@ async fn interruptible(
     }
 }
 
-/// A line of what was found, at once: whoever reads it may be waiting.
+/// Writes one line of the results and flushes it, because a reader may wait for it.
 fn tell(out: &mut impl Write, line: &str) -> io::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()
@@ -142,7 +144,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("numbers and texts are JSON")
 }
 
-/// In units that people read.
+/// Bytes with a decimal unit.
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 fn bytes(bytes: u64) -> String {
     format!("{}B", short(bytes as f64))
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
     use crate::config::VerifyArgs;
 
-    /// Refuses every byte.
+    /// A writer that fails each write.
     struct Refusing(io::ErrorKind);
 
     impl Write for Refusing {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_closes_the_pipe_has_seen_enough_and_a_full_disk_is_an_error() {
+    async fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("n00000001")).unwrap();
         let ended = async |out| {

@@ -15,10 +15,13 @@ use shared::ids::SessionId;
 use tokio::time::Instant;
 
 mod allocation;
+mod budget;
 mod controller;
 mod notice;
+mod observation;
 mod overload;
 mod refusals;
+mod status;
 mod throughput_meter;
 mod totals;
 mod upper_bound;
@@ -26,10 +29,13 @@ mod wait_probe;
 mod waits;
 
 use allocation::{Allocation, divide};
+pub use budget::{Budget, Ceilings};
 use controller::LimitController;
 pub use notice::ConcurrencyNotice;
+pub use observation::Observation;
 use overload::{CutReport, Diagnosis, OverloadDetector};
 use refusals::Refusals;
+pub use status::ConcurrencyStatus;
 use throughput_meter::ThroughputMeter;
 use totals::FleetTotals;
 use wait_probe::WaitProbes;
@@ -51,82 +57,6 @@ const OBSERVE: Duration = Duration::from_millis(250);
 const OBSERVE_PER_WORKER: Duration = Duration::from_millis(2);
 /// Up to this number of workers the allocation is recomputed after each report.
 const FEW_WORKERS: u32 = 64;
-
-/// One worker's report on its connections to the origin. Counters start with the worker's process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Observation {
-    /// Version of the budget that the worker applies; 0: none yet.
-    pub seen: u64,
-    /// Connections with a request in flight, now.
-    pub open: u32,
-    /// Those of the open connections whose response body is arriving.
-    pub flowing: u32,
-    /// Connections that the worker could use now, including the open ones.
-    pub wanted: u32,
-    /// Bytes of response bodies.
-    pub received: u64,
-    /// Requests to the origin.
-    pub requests: u64,
-    /// Failed requests: no connection, no response, or a body that ended early.
-    pub cuts: u64,
-    /// Responses with status 429 or 503.
-    pub refusals: u64,
-    /// Time left of the longest `Retry-After` that the worker has received, if it has not elapsed.
-    pub retry_after: Option<Duration>,
-}
-
-/// What one worker may do until it receives a newer budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Increases with each change.
-    pub version: u64,
-    /// Connections to the origin.
-    pub connections: u32,
-    /// Bytes per second over all connections of the worker.
-    pub bytes_per_second: Option<u64>,
-    /// The worker sends no request to the origin for this long.
-    pub quiet: Duration,
-    /// Interval of the worker's observations, if they change.
-    pub observe_every: Duration,
-    /// Number of times that an admin has ended the waits. When it increases, the worker also ends
-    /// the wait that the origin has asked of it.
-    pub resumed: u64,
-}
-
-/// Limits from the command line for all workers together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ceilings {
-    /// `--max-connections`, at least 1.
-    pub connections: Option<u32>,
-    /// `--max-rate`.
-    pub bytes_per_second: Option<u64>,
-}
-
-/// The state of the concurrency controller for status displays and metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ConcurrencyStatus {
-    /// Connections allowed to all workers together.
-    pub limit: u32,
-    /// Connections with a request in flight.
-    pub open: u32,
-    /// Connections that the workers could use.
-    pub wanted: u32,
-    /// No request is sent for this long.
-    pub quiet: Duration,
-    /// Throughput, averaged over the last seconds.
-    pub bytes_per_second: u64,
-    /// The highest number of connections below the level at which the origin failed, while it is
-    /// remembered.
-    pub upper_bound: Option<u32>,
-    /// Requests since the coordinator's process started.
-    pub requests: u64,
-    /// Failed requests.
-    pub cuts: u64,
-    /// Responses with status 429 or 503.
-    pub refusals: u64,
-    /// Detected overloads: bursts of failed requests.
-    pub overloads: u64,
-}
 
 /// The state of the concurrency controller. It is owned by the dispatcher.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The command line: flags, their environment variables and their help, which is a manual.
+//! The command line: flags, their environment variables and their help texts.
 
 use std::{
     ffi::OsString,
@@ -56,11 +56,12 @@ Examples:
 
 Every flag can also be given as the environment variable beside it; the flag wins.";
 
-/// Downloads ImageNet classes: hands the classes of a CSV to workers, counts, and names what failed.
+/// Downloads ImageNet classes: hands the classes of a CSV to workers, counts, and names what
+/// failed.
 ///
-/// Each class is downloaded once, unpacked while it arrives, and appears under its final name only when it is complete. The
-/// same command resumes after an interruption; after a finished run it skips what is there and retries
-/// what failed.
+/// Each class is downloaded once, unpacked while it arrives, and appears under its final name only
+/// when it is complete. The same command resumes after an interruption; after a finished run it
+/// skips what is there and retries what failed.
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version = crate::version::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Config {
@@ -81,10 +82,10 @@ pub struct Config {
     pub fleet: FleetConfig,
     /// Who may join.
     #[command(flatten)]
-    pub door: AuthConfig,
+    pub auth: AuthConfig,
     /// Who may look.
     #[command(flatten)]
-    pub outside: OutsideConfig,
+    pub endpoint: EndpointConfig,
 }
 
 /// What to download.
@@ -122,7 +123,8 @@ pub struct OriginConfig {
     /// Extra certificate authorities for the origin, PEM
     #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
     pub cacert: Option<PathBuf>,
-    /// Extra request headers for the origin (cookies, tokens), one `Name: value` a line; never logged
+    /// Extra request headers for the origin (cookies, tokens), one `Name: value` a line; never
+    /// logged
     #[arg(long, env = "IMAGENET_HEADER_FILE", value_name = "FILE")]
     pub header_file: Option<PathBuf>,
 }
@@ -131,19 +133,20 @@ pub struct OriginConfig {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Where it goes")]
 pub struct TargetConfig {
-    /// Folder for the logs and, with --dev, for the images [default: the current directory; with --demo ./imagenet-demo]
+    /// Folder for the logs and, with --dev, for the images [default: the current directory; with
+    /// --demo ./imagenet-demo]
     #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR")]
     pub target: Option<PathBuf>,
     /// With --dev: folder in which classes are put together until they are complete, on the
     /// target's file system [default: beside the target]
     #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
     pub staging: Option<PathBuf>,
-    /// Write no tars, only the class folders, and remove those that an earlier run of this program kept; other tars in the
-    /// target are used and stay
+    /// Write no tars, only the class folders, and remove those that an earlier run of this program
+    /// kept; other tars in the target are used and stay
     #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = yes_or_no)]
     pub delete_tar: bool,
-    /// What becomes of a class folder that this program did not write. One that it wrote is fetched again if names, number
-    /// or sizes of its files differ from its manifest
+    /// What becomes of a class folder that this program did not write. One that it wrote is fetched
+    /// again if names, number or sizes of its files differ from its manifest
     #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
     pub existing: Existing,
     /// What a finished class survives
@@ -158,7 +161,8 @@ pub struct SingleHostConfig {
     /// Download in this process; no worker needs to be started
     #[arg(long, env = "IMAGENET_DEV", value_parser = yes_or_no)]
     pub dev: bool,
-    /// Show how it works with a little origin of its own, whose faults are part of the show; implies --dev, needs no CSV
+    /// Show how it works with a little origin of its own, whose faults are part of the show;
+    /// implies --dev, needs no CSV
     #[arg(long, env = "IMAGENET_DEMO", value_parser = yes_or_no)]
     pub demo: bool,
     #[command(flatten)]
@@ -170,7 +174,8 @@ pub struct SingleHostConfig {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "On many machines")]
 pub struct FleetConfig {
-    /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens unless this is given]
+    /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens
+    /// unless this is given]
     #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
     /// File that keeps what is settled, for a coordinator that is started again [default:
@@ -181,8 +186,8 @@ pub struct FleetConfig {
     #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
     /// Wait up to 10 minutes for this worker before other workers download the classes that it has
-    /// from the last run; other classes are not held up. For workers with a folder each; give several
-    /// separated by commas, or repeat the flag
+    /// from the last run; other classes are not held up. For workers with a folder each; give
+    /// several separated by commas, or repeat the flag
     #[arg(long, env = "IMAGENET_EXPECT", value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
     pub expect: Vec<String>,
     /// Keep running after the job is done; a restart with the same list does not start over. For
@@ -194,35 +199,36 @@ pub struct FleetConfig {
 /// Who may look.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Seen from outside")]
-pub struct OutsideConfig {
-    /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default: 127.0.0.1:8080; with --dev a
-    /// free port if that is busy]
+pub struct EndpointConfig {
+    /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default:
+    /// 127.0.0.1:8080; with --dev a free port if that is busy]
     #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
 }
 
 impl Config {
-    /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`; clap knows which.
+    /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`;
+    /// clap distinguishes them.
     ///
     /// # Errors
-    /// What clap says; it prints itself and knows its exit code.
+    /// clap's error, which prints itself and has its own exit code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         Self::from_arg_matches(&Self::manual().try_get_matches_from(arguments)?)
     }
 
-    /// The command line as `--help`, completions and manual pages show it.
+    /// The complete command line for `--help`, completions and manual pages.
     pub fn manual() -> clap::Command {
         // Values from the environment may be secret, so the help shows only the variables' names.
         Self::command()
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
-            // Of a flag that is given twice the last one counts, as in other tools.
+            // If a flag is given twice the last one applies, as in other tools.
             .args_override_self(true)
             .mut_args(|argument| argument.hide_env_values(true))
             .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)))
     }
 }
 
-/// More than nothing, a day at the most.
+/// Parses a duration above zero and of at most a day.
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match duration {

@@ -1,8 +1,10 @@
-//! The dispatcher: one task that owns the lease table and the pace. Other tasks send it commands
-//! and wait for the answers. It reads and writes no file: the ledger's thread does, for the failure log too.
+//! The dispatcher: one task that owns the lease table and the concurrency controller. Other tasks
+//! send it commands and wait for the answers. It does no file I/O: the ledger's thread writes the
+//! ledger and the failure log.
 //!
-//! Invariants: the published status is that of the table, and it is published before the answer that made it so. Leases run
-//! out by the time that this task has lived through, not by the time in which it stood still.
+//! Invariants: the published status is the table's, and it is published before the answer to the
+//! command that changed it. Leases expire by the time in which this task was running; time in which
+//! the process was suspended does not count.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,31 +27,32 @@ use crate::{
 mod classes;
 mod concurrency;
 mod handle;
+mod log;
 mod published;
 mod refusals;
 mod sessions;
-mod told;
 
 use concurrency::BudgetPublisher;
 use handle::{Command, Reply};
 pub use handle::{
     DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped,
 };
+use log::DispatcherLog;
 use published::Published;
-use told::Told;
 
-/// Commands that may wait; more senders than that wait in turn.
+/// Capacity of the command queue. When it is full, senders wait.
 const QUEUE: usize = 256;
-/// How often sessions are looked at for expiry, and the pace for what the time brings.
+/// Interval at which sessions are checked for expiry and the concurrency controller is advanced.
 const TICK: Duration = Duration::from_secs(1);
-/// A shorter absence is not worth a line.
-const TOLD_ABSENCE: Duration = Duration::from_secs(3);
+/// Shorter suspensions of the process are not logged.
+const LOGGED_SUSPENSION: Duration = Duration::from_secs(3);
 
-/// See the module.
+/// The task that owns all state of the job.
 #[derive(Debug)]
 pub struct Dispatcher {
     table: LeaseTable,
-    /// The table's clock. The pace has the real one, by which bytes come and the origin's waits pass.
+    /// The lease table's clock, which excludes suspensions. The concurrency controller uses real
+    /// time, because transfers and the origin's waits continue during a suspension.
     time: RunningTime,
     pacing: BudgetPublisher,
     time_left: TimeLeft,
@@ -57,24 +60,24 @@ pub struct Dispatcher {
     commands: mpsc::Receiver<Command>,
     published: Published,
     stopped: watch::Sender<Option<WorkerStopped>>,
-    /// The worker in this process.
+    /// The name of the worker in this process.
     own_worker: Option<String>,
-    /// The mark of the grants that the ledger has.
+    /// The high-water mark of grants that is durable in the ledger.
     mark: watch::Sender<Mark>,
     marks: watch::Receiver<Mark>,
     refuses: watch::Sender<Option<OriginRefuses>>,
-    told: Told,
+    log: DispatcherLog,
     counters: Arc<JobCounters>,
 }
 
 impl Dispatcher {
-    /// A dispatcher that waits to be run, and the way to it. Results are answered when the ledger has them.
-    pub fn new(table: LeaseTable, pace: ConcurrencyController, ledger: Writer) -> (Self, DispatcherHandle) {
+    /// Creates a dispatcher and its handle. Results are answered once the ledger has stored them.
+    pub fn new(table: LeaseTable, controller: ConcurrencyController, ledger: Writer) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let published = Published::of(&table);
         let (stopped, stopped_receiver) = watch::channel(None);
         let (refuses, refuses_receiver) = watch::channel(None);
-        let (pacing, budgets, pace) = BudgetPublisher::new(pace);
+        let (pacing, budgets, pace) = BudgetPublisher::new(controller);
         let counters = Arc::<JobCounters>::default();
         let handle = DispatcherHandle {
             commands: sender,
@@ -105,34 +108,34 @@ impl Dispatcher {
             mark,
             marks,
             refuses,
-            told: Told::default(),
+            log: DispatcherLog::default(),
             counters,
         };
         (dispatcher, handle)
     }
 
-    /// With a worker of this name in the process.
+    /// Sets the name of the worker in this process.
     #[must_use]
-    pub fn beside(self, own_worker: Option<String>) -> Self {
+    pub fn with_own_worker(self, own_worker: Option<String>) -> Self {
         Self { own_worker, ..self }
     }
 
-    /// Names the origin in messages. `tells_first_trouble`: why workers have had no answer of it
-    /// yet; a worker in this process says that itself.
+    /// Sets the origin's address for messages. `logs_first_failure`: log why workers have received
+    /// no response from the origin yet. A worker in this process logs this itself.
     #[must_use]
-    pub fn telling_of(self, origin: String, tells_first_trouble: bool) -> Self {
+    pub fn with_origin(self, origin: String, logs_first_failure: bool) -> Self {
         let pacing = self.pacing.telling_of(origin.clone());
-        Self { told: Told::of(origin, tells_first_trouble), pacing, ..self }
+        Self { log: DispatcherLog::of(origin, logs_first_failure), pacing, ..self }
     }
 
-    /// Answers commands until the last handle is gone.
+    /// Processes commands until the last handle is dropped.
     pub async fn run(mut self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut entry = tokio::select! {
                 Ok(()) = self.marks.changed() => {
-                    self.hear_of_the_mark();
+                    self.update_mark();
                     Entry::default()
                 }
                 command = self.commands.recv() => match command {
@@ -145,12 +148,12 @@ impl Dispatcher {
             if let Some(mark) = self.table.take_mark() {
                 entry = self.raising(entry, mark);
             }
-            entry.forgotten.extend(self.table.take_forgotten());
+            entry.forgotten.extend(self.table.take_unsettled());
             if self.table.status().is_done() && !self.published.is_done() {
-                self.told.rest(Instant::now());
+                self.log.rest(Instant::now());
                 entry = self.finishing(entry);
             }
-            self.tell();
+            self.log_notices();
             self.published.counts(&self.table);
             if !entry.is_empty() {
                 self.ledger.write(entry).await;
@@ -158,12 +161,12 @@ impl Dispatcher {
         }
     }
 
-    /// The time by which leases run out.
+    /// The current time on the clock of the leases.
     fn running(&mut self) -> Instant {
         let before = self.time.absent();
         let running = self.time.at(Instant::now());
         let absent = self.time.absent().saturating_sub(before);
-        if absent >= TOLD_ABSENCE {
+        if absent >= LOGGED_SUSPENSION {
             let seconds = absent.as_secs();
             tracing::warn!(
                 "the coordinator stood still for {seconds} s; this does not count as silence of its workers"
@@ -182,7 +185,7 @@ impl Dispatcher {
             entry.records.extend(self.session_ended(&ended, "was silent for too long"));
             entry.closed.push(ended.worker);
         }
-        self.told.tick(now);
+        self.log.tick(now);
         self.pacing.tick(now);
         let left = self.time_left.tick(self.table.remaining_bytes(), now);
         self.table.set_time_left(left);
@@ -190,19 +193,22 @@ impl Dispatcher {
         entry
     }
 
-    /// Deals with a command; what it has settled is for the ledger, which confirms it.
+    /// Processes a command. The entry holds what it has settled; the ledger stores it and then
+    /// sends the answer.
     fn answer(&mut self, command: Command) -> Entry {
-        self.hear_of_the_mark();
+        self.update_mark();
         let running = self.running();
         let now = Instant::now();
         match command {
-            Command::Register { hello, held, reply } => return self.register(&hello, &held, reply, running),
+            Command::Register { worker_info, held, reply } => {
+                return self.register(&worker_info, &held, reply, running);
+            }
             Command::Renew { renewal: Renewal { session, credential, held, received }, reply } => {
                 let renewed = self.table.renew(session, &held, received, running);
                 if renewed.is_ok() {
                     self.time_left.renewed(session, received);
                 }
-                let renamed = credential.map(|credential| self.table.comes_with(session, credential));
+                let renamed = credential.map(|credential| self.table.bind_credential(session, credential));
                 self.send(reply, renewed);
                 return Entry { renamed: renamed.into_iter().collect(), ..Entry::default() };
             }
@@ -228,9 +234,9 @@ impl Dispatcher {
                 });
                 self.send(reply, budget);
             }
-            Command::FirstTrouble { session, trouble } => {
+            Command::FirstFailure { session, failure } => {
                 if let Some(worker) = self.table.worker(session) {
-                    self.told.first_trouble(worker, trouble, self.table.status().success > 0);
+                    self.log.first_failure(worker, failure, self.table.status().success > 0);
                 }
             }
             Command::Budget { session, reply } => {
@@ -239,14 +245,15 @@ impl Dispatcher {
             }
             Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, running))),
             Command::Fleet { reply } => {
-                let (origin, workers) = (self.pacing.status(now), self.table.workers(running));
+                let origin = self.pacing.status(now);
+                let workers = self.table.workers(running);
                 self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
             }
             Command::Classes { state, after, reply } => return self.list(state, after, reply),
             Command::Advice { reply } => {
                 let status = self.table.status();
                 let rows = status.total - self.table.invalid_rows();
-                self.send(reply, self.told.advice(&status, rows));
+                self.send(reply, self.log.advice(&status, rows));
             }
             Command::RetryFailed { wnids, reply } => return self.retry_failed(&wnids, reply),
             Command::Resume { reply } => {
@@ -267,22 +274,22 @@ impl Dispatcher {
     ) -> Entry {
         let session = reporter.session;
         let is_known = self.table.known(session).is_ok();
-        self.table.has_asked(session, reporter.requests);
+        self.table.has_sent_requests(session, reporter.requests);
         let mut receipt = Receipt { acked: Vec::new(), is_known };
         let mut entry = Entry::default();
         for reported in results {
             let wnid = reported.lease.wnid;
             let is_acked = if reported.needs_lease {
-                // Of a session that is not known it comes again after the registration.
+                // For an unknown session the worker sends it again after it has registered.
                 self.table.needs_lease(session, wnid).is_ok()
             } else {
-                // Of a session that is not known (any more) the bad news may yet be believed: once the worker has
-                // registered with the lease that it still holds.
+                // A failure from an unknown session may still be accepted, once the worker has
+                // registered with the lease that it holds. It is therefore not acknowledged.
                 self.settle(reporter, reported, running, &mut entry) != ReportVerdict::Stale || is_known
             };
             receipt.acked.extend(is_acked.then_some(wnid));
         }
-        // A worker that is gone by then will hear it when it asks again.
+        // If the worker is gone by then, it gets the answer to its next request.
         entry.confirming(move || drop(reply.send(receipt)))
     }
 
@@ -297,7 +304,8 @@ impl Dispatcher {
         Entry { forgotten, ..Entry::confirmed(move || reply.send(Ok(retried)).unwrap_or_default()) }
     }
 
-    /// Settles a class, and whatever that settles with it; what is news goes to the entry, in the order in which it is.
+    /// Settles a class and all classes whose state depends on it. The changes go into the entry in
+    /// the order in which they happened.
     fn settle(
         &mut self,
         reporter: &Reporter,
@@ -305,16 +313,18 @@ impl Dispatcher {
         running: Instant,
         entry: &mut Entry,
     ) -> ReportVerdict {
-        let (wnid, session) = (lease.wnid, reporter.session);
+        let wnid = lease.wnid;
+        let session = reporter.session;
         let position = self.table.position_in_tar(session, wnid);
         let verdict = self.table.report(session, lease, &outcome, running, rand::random());
         if let (ReportVerdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
             self.time_left.completed(session, published.bytes.saturating_sub(position));
         }
-        // After a restart a result may come before its worker has registered again.
+        // After a restart of the coordinator a result may arrive before its worker has registered
+        // again.
         let worker = self.table.worker(session).or(reporter.name.as_deref()).map(str::to_owned);
         match (verdict, &outcome) {
-            (ReportVerdict::Settled, Outcome::Failed(failure)) => self.told.failed(wnid, failure),
+            (ReportVerdict::Settled, Outcome::Failed(failure)) => self.log.failed(wnid, failure),
             (ReportVerdict::Settled | ReportVerdict::Corrected, Outcome::Success(published)) => {
                 tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} success");
             }
@@ -342,19 +352,19 @@ impl Dispatcher {
         verdict
     }
 
-    /// Classes that have failed without a report of their own.
+    /// Classes that failed without a report about them.
     fn take_given_up(&mut self) -> Vec<Record> {
         let given_up = self.table.take_given_up();
         given_up.into_iter().map(|(wnid, failure)| self.given_up_record(wnid, failure)).collect()
     }
 
-    /// The job is done, which nobody hears before the ledger has it: a coordinator that is started again must not have work
-    /// for which no worker is left.
+    /// The end of the job is published once the ledger has stored it. Otherwise workers could
+    /// leave, and a restarted coordinator would find pending classes that no worker is left for.
     fn finishing(&mut self, entry: Entry) -> Entry {
         entry.confirming_first(self.published.finishing(&self.table))
     }
 
-    /// Classes before the mark may be granted when the ledger has it.
+    /// Classes before the mark may be granted once the ledger has stored the mark.
     fn raising(&self, entry: Entry, mark: Mark) -> Entry {
         let durable = self.mark.clone();
         let granted = Some(mark.clone());
@@ -364,12 +374,12 @@ impl Dispatcher {
         Entry { granted, ..entry }
     }
 
-    fn hear_of_the_mark(&mut self) {
+    fn update_mark(&mut self) {
         let mark = self.marks.borrow_and_update().clone();
         self.table.mark_is_durable(mark);
     }
 
-    /// Publishes and answers, in this order; gives the answer back if nobody waits for it any more.
+    /// Publishes the counts, then sends the answer. Returns the answer if the receiver is gone.
     fn send<T>(&mut self, reply: Reply<T>, answer: T) -> Option<T> {
         self.published.counts(&self.table);
         reply.send(answer).err()

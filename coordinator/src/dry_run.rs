@@ -1,4 +1,4 @@
-//! `--dry-run`: says what the job would do, and does nothing.
+//! `--dry-run`: prints what the job would do, and changes nothing.
 
 use std::{collections::BTreeMap, io::Write, path::Path};
 
@@ -18,51 +18,51 @@ use worker::{
 
 use crate::config::Plan;
 
-/// Classes that the origin is asked for.
+/// Maximum number of classes whose lengths are requested from the origin.
 const SAMPLE: usize = 40;
 
-/// Why there is no forecast; fit to follow "failed to".
+/// Why there is no forecast. Each message is fit to follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum DryRunError {
-    /// The target.
+    /// The target cannot be inspected.
     #[error("look at the target {path}: {source}")]
     Target {
         /// The folder.
         path: String,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The origin's address or the settings of its client.
+    /// The origin's address or the settings of its client cannot be used.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    /// The thread that looks at the target.
+    /// The thread that inspects the target cannot be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
-    /// No class would come.
+    /// Each of the requested classes failed, so the job would download nothing.
     #[error(
         "download anything: each of the {asked} classes that were asked for failed: {cause}; look at --url and --header-file"
     )]
     Hopeless {
-        /// So many.
+        /// The number of requested classes.
         asked: usize,
-        /// What the first of them got.
+        /// The failure of the first one.
         cause: String,
     },
     /// Standard output is closed.
     #[error("write to standard output: {0}")]
-    Say(std::io::Error),
+    Output(std::io::Error),
 }
 
-/// Says what the job would do.
+/// Prints what the job would do.
 ///
 /// # Errors
-/// [`DryRunError`]; also when all classes that were asked for have failed.
+/// [`DryRunError`]; also if all requested classes have failed.
 pub(crate) async fn run(plan: &Plan, classes: &ClassList, mut out: impl Write) -> Result<Exit, DryRunError> {
-    let forecast = look(&plan.target, classes, &plan.job).await?;
+    let forecast = inspect(&plan.target, classes, &plan.job).await?;
     let to_ask: Vec<_> = forecast.missing.iter().chain(&forecast.unproved).copied().collect();
     let sample = forecast::sample(&plan.job, &to_ask, SAMPLE, plan.ceilings.connections).await?;
-    let text = in_words(&plan.target, classes, &forecast, &sample);
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(DryRunError::Say)?;
+    let text = describe(&plan.target, classes, &forecast, &sample);
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(DryRunError::Output)?;
     match sample.failures.first() {
         Some(failure) if sample.failures.len() == sample.asked => {
             Err(DryRunError::Hopeless { asked: sample.asked, cause: cause(failure) })
@@ -71,16 +71,18 @@ pub(crate) async fn run(plan: &Plan, classes: &ClassList, mut out: impl Write) -
     }
 }
 
-/// On a thread of its own: that is file work.
-async fn look(target: &Path, classes: &ClassList, job: &JobOptions) -> Result<Forecast, DryRunError> {
-    let (path, wnids, job) = (target.to_owned(), classes.wnids.clone(), job.clone());
+/// Runs on a separate thread, because it does file I/O.
+async fn inspect(target: &Path, classes: &ClassList, job: &JobOptions) -> Result<Forecast, DryRunError> {
+    let path = target.to_owned();
+    let wnids = classes.wnids.clone();
+    let job = job.clone();
     let mut looking = JoinSet::new();
     threads::start(&mut looking, "look", move || forecast::look(&path, &wnids, &job))?;
     let looked = looking.join_next().await.expect("it was started").expect("it does not panic");
     looked.map_err(|source| DryRunError::Target { path: target.display().to_string(), source })
 }
 
-fn in_words(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sample) -> String {
+fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sample) -> String {
     let target = target.display();
     let mut lines = vec!["dry run: nothing is downloaded or changed".to_owned()];
     let listed = format!("{} in the list", counted(classes.wnids.len() as u64, "class", "classes"));
@@ -114,7 +116,8 @@ fn in_words(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
     lines.join("\n")
 }
 
-/// Which of the classes to download have a folder, and why it is not taken as complete.
+/// The classes to download that have a folder, each with the reason why it does not count as
+/// complete.
 fn differing(forecast: &Forecast) -> Vec<String> {
     let Forecast { differing, differences, .. } = forecast;
     if *differing == 0 {
@@ -147,7 +150,7 @@ fn to_download(forecast: &Forecast, sample: &Sample) -> String {
     }
 }
 
-/// What was said, without the URL, which is another one for each class.
+/// The failure's message without the URL, which differs for each class.
 fn cause(failure: &Failure) -> String {
     let text = failure.to_string();
     text.split(" for url: ").next().unwrap_or_default().to_owned()

@@ -1,13 +1,13 @@
 //! `failed_downloads.log`: one line for each class that failed in this run, and nothing else.
 //!
-//! What is noted is written with [`FailureLog::catch_up`], once for each commit of the ledger, in
-//! one piece, so that a reader that follows the file sees whole lines; and into the file that has
-//! the name at that moment, so that the log can be moved or removed meanwhile. The ledger is the
-//! source, the log a view of it. What could not be written waits in memory, at most a line for
-//! each class, and is written with the next commit or when the log is dropped.
+//! [`FailureLog::catch_up`] writes the noted lines, once for each commit of the ledger and in one
+//! piece, so that a reader that follows the file sees whole lines. It opens the file by its name
+//! each time, so the log can be moved or removed meanwhile. The ledger is the source, the log a
+//! view of it. Lines that could not be written are kept in memory, at most one for each class, and
+//! are written with the next commit or when the log is dropped.
 //!
-//! The lines of the run before stay until this run has an outcome ([`FailureLog::begin`]): a run
-//! that ends before, because the origin refuses every class, does not remove them.
+//! The lines of the previous run stay until this run has an outcome ([`FailureLog::begin`]): a run
+//! that ends earlier, because the origin refuses every class, does not remove them.
 
 use std::{
     collections::HashSet,
@@ -28,23 +28,23 @@ use shared::{
 pub const NAME: &str = "failed_downloads.log";
 
 /// Bytes of noted lines beyond which they are written at once.
-const MUCH: usize = 1 << 20;
+const WRITE_THRESHOLD: usize = 1 << 20;
 
-/// The log.
+/// The failure log of a run.
 #[derive(Debug)]
 pub struct FailureLog {
     path: PathBuf,
-    /// The run has an outcome: the file is its own.
+    /// The run has an outcome, so the file belongs to this run.
     is_begun: bool,
-    /// The lines of the run before are removed.
+    /// The lines of the previous run are removed.
     is_cleared: bool,
-    /// Lines that are not in the file, or may be in it in part.
+    /// Lines that are not in the file, or only in part.
     missing: Vec<String>,
-    /// Bytes of the lines that were noted since the last attempt to write.
+    /// Bytes of the lines noted since the last attempt to write.
     noted: usize,
-    /// Classes whose lines may still be in the file and do not belong there.
+    /// Classes whose lines must be removed from the file.
     withdrawn: HashSet<String>,
-    /// The last attempt failed, which was told: the file may end in the middle of a line.
+    /// The last attempt to write failed and was reported. The file may end in the middle of a line.
     is_behind: bool,
 }
 
@@ -57,10 +57,10 @@ pub struct FailureLogError {
 }
 
 impl FailureLog {
-    /// Opens the log, or makes it. What it holds of an earlier run stays until [`FailureLog::begin`].
+    /// Opens the log, or creates it. The lines of a previous run stay until [`FailureLog::begin`].
     ///
     /// # Errors
-    /// As the file system says.
+    /// The file system's error.
     pub fn open(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
         match open_log(&path) {
@@ -77,7 +77,8 @@ impl FailureLog {
         }
     }
 
-    /// The run has an outcome: from now on the log is written, without the lines of an earlier run.
+    /// The run has an outcome: from now on the log is written, without the lines of the previous
+    /// run.
     pub fn begin(&mut self) {
         self.is_begun = true;
     }
@@ -85,12 +86,12 @@ impl FailureLog {
     /// Notes a class. Noted lines are written at once beyond 1 MiB.
     ///
     /// # Errors
-    /// When writing begins to fail; not again before it has succeeded.
+    /// If writing fails. Reported once, and again only after writing has succeeded in between.
     pub fn note(&mut self, wnid: Wnid, failure: &Failure) -> Result<(), FailureLogError> {
         self.add(format!("{wnid} - {failure}\n"))
     }
 
-    /// Notes a row that holds no class id.
+    /// Notes a row without a class id.
     ///
     /// # Errors
     /// As [`FailureLog::note`].
@@ -98,15 +99,15 @@ impl FailureLog {
         self.add(format!("{} - {failure}\n", shown(row)))
     }
 
-    /// Notes that classes do not belong in the log: their folder is there, or they are tried again.
-    /// The file is then read and written anew, once for each commit.
+    /// Removes classes from the log: they are complete, or are retried. The file is then read and
+    /// rewritten, once for each commit.
     pub fn withdraw(&mut self, wnids: &[Wnid]) {
         self.withdrawn.extend(wnids.iter().map(Wnid::to_string));
         let withdrawn = &self.withdrawn;
         self.missing.retain(|line| !withdrawn.contains(class_of(line)));
     }
 
-    /// Writes what is missing, if anything is and the run has an outcome.
+    /// Writes the missing lines, if there are any and the run has an outcome.
     ///
     /// # Errors
     /// As [`FailureLog::note`].
@@ -132,7 +133,7 @@ impl FailureLog {
                 }
                 Ok(())
             }
-            // It was told.
+            // The failure was reported before.
             Err(_) if was_behind => Ok(()),
             Err(source) => Err(FailureLogError { path: self.path.clone(), source }),
         }
@@ -141,7 +142,7 @@ impl FailureLog {
     fn add(&mut self, line: String) -> Result<(), FailureLogError> {
         self.noted += line.len();
         self.missing.push(line);
-        if self.noted > MUCH { self.catch_up() } else { Ok(()) }
+        if self.noted > WRITE_THRESHOLD { self.catch_up() } else { Ok(()) }
     }
 
     fn overwrite(&mut self) -> io::Result<()> {
@@ -159,12 +160,11 @@ impl FailureLog {
         file.write_all(self.missing.concat().as_bytes())
     }
 
-    /// Puts the lines of the file that still count in front of those that are missing, and writes
-    /// them all.
+    /// Puts the valid lines of the file in front of the missing ones and writes them all.
     fn rewrite(&mut self) -> io::Result<()> {
         let text = match read_log(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            // The half of a line may end in the middle of a character.
+            // A partial line may end in the middle of a character.
             text => String::from_utf8_lossy(&text?).into_owned(),
         };
         let missing: HashSet<&str> = self.missing.iter().map(String::as_str).collect();
@@ -182,13 +182,14 @@ impl FailureLog {
 }
 
 impl Drop for FailureLog {
-    /// The last chance.
+    /// Last attempt to write the missing lines.
     fn drop(&mut self) {
         if self.is_behind {
             drop(self.catch_up());
         }
         if self.is_behind {
-            let (lines, path) = (self.missing.len(), self.path.display());
+            let lines = self.missing.len();
+            let path = self.path.display();
             tracing::warn!(
                 "{lines} lines are missing in {path}: the detailed log beside it has each class that failed"
             );
@@ -196,7 +197,7 @@ impl Drop for FailureLog {
     }
 }
 
-/// Empties the file; a pipe or a device, to which a link may lead, has nothing to remove.
+/// Empties the file. A pipe or a device, which a link may lead to, has no content to remove.
 fn clear(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
@@ -205,7 +206,7 @@ fn class_of(line: &str) -> &str {
     line.split_once(" - ").map_or(line, |(class, _)| class)
 }
 
-/// The row's value, or a word where it has none.
+/// The row's value, or a placeholder if it is empty.
 pub fn shown(row: &InvalidRow) -> &str {
     if row.value.is_empty() { "(empty)" } else { &row.value }
 }
@@ -223,13 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn each_failed_class_has_one_line_and_the_last_run_has_none() {
+    fn each_failed_class_has_one_line_and_the_previous_run_has_none() {
         let folder = tempfile::tempdir().unwrap();
         let read = || std::fs::read_to_string(folder.path().join(NAME)).unwrap();
         std::fs::write(folder.path().join(NAME), "n00000001 - of the last run\n").unwrap();
         let mut log = FailureLog::open(folder.path()).unwrap();
         log.catch_up().unwrap();
-        assert_eq!(read(), "n00000001 - of the last run\n", "this one has no outcome yet");
+        assert_eq!(read(), "n00000001 - of the last run\n", "this run has no outcome yet");
         log.begin();
         log.catch_up().unwrap();
         assert_eq!(read(), "");
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_or_removed_meanwhile_is_begun_anew() {
+    fn a_log_that_is_moved_or_removed_meanwhile_is_created_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let mut log = FailureLog::open(folder.path()).unwrap();
@@ -280,20 +281,20 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_is_told_once_and_made_up_for_with_the_next_line() {
+    fn a_log_that_cannot_be_written_is_reported_once_and_completed_with_the_next_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let mut log = FailureLog::open(folder.path()).unwrap();
         written(&mut log, wnid(1), &missing()).unwrap();
-        // A folder in its place refuses the lines, also from root.
+        // A folder of the same name prevents writing, also for root.
         std::fs::rename(&path, folder.path().join("aside")).unwrap();
         std::fs::create_dir(&path).unwrap();
         written(&mut log, wnid(2), &missing()).unwrap_err();
-        written(&mut log, wnid(3), &missing()).expect("it was told");
+        written(&mut log, wnid(3), &missing()).expect("it was reported");
         log.withdraw(&[wnid(1), wnid(2)]);
-        log.catch_up().expect("it was told");
+        log.catch_up().expect("it was reported");
         std::fs::remove_dir(&path).unwrap();
-        // As a full disk leaves it: with half a line, and with one that was thought missing.
+        // The state after a full disk: a partial line, and a line that was assumed to be missing.
         std::fs::write(&path, format!("{}{}n0000", line(1), line(3))).unwrap();
         let mut half = File::options().append(true).open(&path).unwrap();
         half.write_all(&"é".as_bytes()[..1]).unwrap();
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_at_the_end_is_written_then() {
+    fn missing_lines_are_written_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let mut log = FailureLog::open(folder.path()).unwrap();

@@ -1,10 +1,11 @@
-//! The lease table: who works on what, and how each class ended. Pure: no I/O, no clock, no async.
+//! The lease table: which worker holds which class, and how each class ended. Pure: no I/O, no
+//! clock, no async.
 //!
-//! Invariants: each class is in exactly one state, and the counts are changed only where a state
-//! changes, so they add up to the total at every instant. A class that is there (success or
-//! skipped) stays so. Tokens grow strictly. A success is accepted from any session, a failure only
-//! from the session that holds the lease, with its token. A session holds at most as many classes
-//! as it has slots.
+//! Invariants: each class is in exactly one state, and the counts change only where a state
+//! changes, so they always add up to the total. A complete class (success or skipped) stays
+//! complete. Fencing tokens strictly increase. A success is accepted from any session, a failure
+//! only from the session that holds the lease, with its token. A session holds at most as many
+//! classes as it has slots.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +58,7 @@ use copies::Attempts;
 pub use drains::Drain;
 use drains::Drains;
 use elsewhere::Elsewhere;
-pub use elsewhere::PATIENCE;
+pub use elsewhere::JOIN_TIMEOUT;
 use first_answers::FirstAnswers;
 use high_water::HighWater;
 pub use high_water::Mark;
@@ -77,24 +78,27 @@ use trouble::ClassFailureTable;
 
 use crate::fleet::{Phase, WorkerView};
 
-/// Added to the time to live: the worker stops by itself before anybody else gets its leases, on any two clocks.
+/// Added to the time to live, so that on any two clocks a worker stops by itself before its leases
+/// are granted to another worker.
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// The states, leases and counts of all classes of a job, and the sessions of its workers.
 #[derive(Debug)]
 pub struct LeaseTable {
     classes: Vec<Class>,
     index: HashMap<Wnid, usize>,
-    /// The classes in [`State::Queued`], by its key: the order in which they were given back, first to be granted again.
+    /// The classes in [`State::Queued`], by its key: the order in which they were returned. They
+    /// are granted first.
     returned: BTreeMap<u64, usize>,
     /// The last key in the queue of returned classes.
     last_queued: u64,
-    /// The storage on which a returned class was begun, where that is known.
+    /// The storage that may hold the partial file of a returned class, if it is known.
     begun_on: HashMap<usize, String>,
-    /// The worker whose session ran out while it held a class, for as long as the class is queued:
-    /// only that worker may take it up again.
+    /// The worker whose session expired while it held the class, as long as the class is queued:
+    /// only that worker may resume its lease.
     lost_by: HashMap<usize, String>,
-    /// The cursor over the list: no class before it is in [`State::Fresh`], but for those that are held back in a recovery.
+    /// Cursor in the list: no class before it is in [`State::Fresh`], except those that are
+    /// withheld during a recovery.
     fresh: usize,
     high_water: HighWater,
     sessions: Sessions,
@@ -109,26 +113,30 @@ pub struct LeaseTable {
     recovery: Option<Recovery>,
     drains: Drains,
     elsewhere: Elsewhere,
-    /// Bytes received, for each process of a worker, also of the last ones whose session ended.
+    /// Bytes received by each worker process, including the most recent processes whose sessions
+    /// have ended.
     received: LruMap<Vec<u8>, u64>,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
-    /// A class whose worker names it, but which gets no further for so long, goes to another worker.
+    /// A class whose holder still names it in heartbeats, but makes no progress for this long, goes
+    /// to another worker.
     stuck_after: Duration,
-    /// The only place where anything is counted.
+    /// The counts. Changed only together with a state.
     status: JobStatus,
     lengths: Lengths,
-    /// Changes whenever somebody who got nothing may get something.
+    /// The wake-up generation: changes when a worker whose request had no result may be granted a
+    /// class.
     turn: u64,
-    /// Classes that were settled as failed by something else than a report of their own.
+    /// Classes that failed without a report about them.
     given_up: Vec<(Wnid, Failure)>,
     notices: Vec<LeaseNotice>,
 }
 
 impl LeaseTable {
-    /// A table with all classes pending. `invalid` rows count as failed from the start. `epoch` must be higher than that of
-    /// any earlier coordinator of the same workers; `ttl` is what workers are told.
+    /// A table with all classes pending. `invalid` rows count as failed from the start. `epoch`
+    /// must be higher than that of every earlier coordinator of the same workers. `ttl` is the time
+    /// to live that workers receive.
     pub fn new(wnids: &[Wnid], invalid: u64, epoch: u32, ttl: Duration) -> Self {
         let count = wnids.len() as u64;
         Self {
@@ -140,7 +148,8 @@ impl LeaseTable {
             lost_by: HashMap::new(),
             fresh: 0,
             high_water: HighWater::at(Mark::from(wnids.len())),
-            // A session of an earlier coordinator must not be taken for one of this.
+            // Session ids start at the epoch, so a session of an earlier coordinator is never
+            // mistaken for one of this coordinator.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             names: Names::default(),
             troubles: ClassFailureTable::default(),
@@ -166,20 +175,21 @@ impl LeaseTable {
         }
     }
 
-    /// Takes a class from a worker that is alive when it got no further for so long. Without it no class is taken.
+    /// Takes a class from a live worker that makes no progress for this long. Without it such
+    /// classes are not taken.
     #[must_use]
     pub fn expecting_progress_within(self, stuck_after: Duration) -> Self {
         Self { stuck_after, ..self }
     }
 
-    /// Lets an idle worker take a class of which its holder has received nothing for so long.
-    /// Without it no class is taken for that.
+    /// Grants a class to an idle worker if its holder has received nothing for this long. Without
+    /// it such classes are not granted.
     #[must_use]
     pub fn expecting_bytes_within(self, patience: Duration) -> Self {
         Self { silent: Silent::after(patience), ..self }
     }
 
-    /// Settles a class as the ledger has it, before anything is leased.
+    /// Restores the outcome of a class from the ledger, before any lease is granted.
     pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
         if let Some(position) = self.index.get(&wnid).copied() {
             self.set(position, State::of(outcome));
@@ -190,7 +200,7 @@ impl LeaseTable {
         }
     }
 
-    /// Names that were used earlier in the run, and whose they are.
+    /// Restores the names that were used earlier in the run, with their owners.
     pub fn restore_names(&mut self, names: impl IntoIterator<Item = (String, CredentialId)>) {
         for (name, credential) in names {
             self.names.bind(&name, credential);
@@ -202,22 +212,23 @@ impl LeaseTable {
         self.status
     }
 
-    /// Changes whenever somebody who got nothing may get something.
+    /// The wake-up generation: changes when a worker whose request had no result may be granted a
+    /// class.
     pub fn turn(&self) -> u64 {
         self.turn
     }
 
-    /// Classes that were settled as failed since the last call, other than by a report of their own.
+    /// Takes the classes that failed without a report about them since the last call.
     pub fn take_given_up(&mut self) -> Vec<(Wnid, Failure)> {
         mem::take(&mut self.given_up)
     }
 
-    /// What people should hear, since the last call.
+    /// Takes the notices for log and screen since the last call.
     pub fn take_notices(&mut self) -> Vec<LeaseNotice> {
         mem::take(&mut self.notices)
     }
 
-    /// What the coordinator is doing.
+    /// The phase of the job.
     pub fn phase(&self) -> Phase {
         match () {
             () if self.status.is_done() => Phase::Done,
@@ -254,17 +265,18 @@ impl LeaseTable {
         self.sessions.by_id.get(&id).map(|session| session.hello.worker.as_str())
     }
 
-    /// Workers that were heard of (a registration or a renewal) within the last `span`, or that are expected back.
+    /// The number of workers that were heard of (a registration or a heartbeat) within the last
+    /// `span`, or that are expected back.
     pub fn heard_of(&self, span: Duration, now: Instant) -> usize {
         let fresh = self.sessions.by_id.keys().filter(|id| self.sessions.is_fresh(**id, span, now)).count();
         fresh + self.recovery.as_ref().map_or(0, Recovery::missing)
     }
 
-    /// Opens a session for a worker process, or finds the one it has. Another process under the same name ends the older
-    /// session, and its leases go back at once.
+    /// Opens a session for a worker process, or returns its existing one. Another process of the
+    /// same name ends the older session, whose leases are returned at once.
     ///
     /// # Errors
-    /// [`Refused`], for example when both processes are alive; no session is touched then.
+    /// [`Refused`], for example if both processes are alive. No session changes then.
     pub fn register(
         &mut self,
         hello: &WorkerInfo,
@@ -294,15 +306,16 @@ impl LeaseTable {
         self.count_workers();
         let drain_over = self.drain_again(&hello.worker);
         let drop = self.reconcile(session, held, now);
-        let survey = self.has_to_survey(session, held, now);
+        let survey = self.needs_inventory(session, held, now);
         self.is_back(&hello.worker);
         let renamed = hello.credential.map(|credential| self.names.bind(&hello.worker, credential));
         Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default(), drain_over })
     }
 
-    /// Keeps a session and all its leases alive and says which of the held ones to give up. A lease that expired is taken up
-    /// again if nobody else got the class meanwhile. One that the worker has not named for a whole time to live (its grant
-    /// was lost on the way), or that does not get on for a long time, goes back.
+    /// Handles a heartbeat: keeps a session and its leases alive, and returns the leases that the
+    /// worker must give up. An expired lease is resumed if the class was not granted to another
+    /// worker meanwhile. A lease that the worker has not named for a whole time to live (its grant
+    /// was lost in transit), or whose transfer makes no progress for a long time, is returned.
     pub fn renew(
         &mut self,
         id: SessionId,
@@ -320,7 +333,7 @@ impl LeaseTable {
             let session = self.sessions.by_id.get_mut(&id).expect("it was renewed just now");
             (session.last_received, session.last_progress) = (now, now);
         }
-        // Bytes that came after the origin was given up for away: it is back.
+        // Bytes arrived after the origin was considered unavailable, so it is available again.
         if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
             self.origin_answered(now);
         }
@@ -331,21 +344,21 @@ impl LeaseTable {
         Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
     }
 
-    /// A session's worker shows this credential now, because it has read its token file again. The
-    /// name is bound to it: only the worker knows its session.
-    pub fn comes_with(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
+    /// Binds a session's name to the credential that its worker shows now, after it has read its
+    /// token file again. Only the worker knows its session, so this is safe.
+    pub fn bind_credential(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
         let Some(session) = self.sessions.by_id.get(&id) else { return Renamed::default() };
         self.names.bind(&session.hello.worker, credential)
     }
 
-    /// Ends a session on the worker's wish; what it still had is pending again, without a penalty.
+    /// Ends a session at the worker's request. Its classes become pending again without a penalty.
     pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
         self.known(id)?;
         Ok(self.end(id, None).1)
     }
 
-    /// What the time brings: sessions that were not renewed end (their tokens stay good until somebody else gets the class),
-    /// and whatever somebody waits for comes due.
+    /// Processes timeouts: sessions without a heartbeat end (their tokens stay valid until the
+    /// class is granted again), and all deadlines that have passed take effect.
     pub fn tick(&mut self, now: Instant) -> Vec<Ended> {
         let ended = self.sessions.late(now).into_iter().map(|id| self.expire_session(id, now)).collect();
         if self.recovery.as_ref().is_some_and(|recovery| recovery.is_over_at(now)) {

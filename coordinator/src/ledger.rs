@@ -1,8 +1,9 @@
-//! The ledger: which classes are settled, and how, in a file that survives everything. `SQLite`, so that anyone can read it.
+//! The ledger: which classes are settled, and how, in a file that survives restarts and crashes. It
+//! is an `SQLite` database, so other tools can read it.
 //!
-//! Invariant: what the [`Writer`] has confirmed is on the disk. One thread writes; what is queued goes into one transaction,
-//! and the confirmation comes after the commit (`synchronous=FULL`). Pending classes have no row: the list is the CSV's, and
-//! a class without a row is pending.
+//! Invariant: everything that the [`Writer`] has confirmed is on the disk. One thread writes:
+//! queued entries go into one transaction and are confirmed after the commit (`synchronous=FULL`).
+//! Pending classes have no row: the CSV holds the list, and a class without a row is pending.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,22 +35,22 @@ pub use failures::Cause;
 pub use last_run::{LastRun, NoLastRun};
 pub use writer::{Commits, Entry, Reading, Writer};
 
-/// An open ledger that nobody else writes.
+/// An open ledger, locked for this process.
 #[derive(Debug)]
 pub struct Ledger {
-    // Closed first: closing any descriptor of the file ends SQLite's own locks.
+    // Dropped first: closing any descriptor of the file releases SQLite's own locks.
     connection: Connection,
     path: PathBuf,
     _lock: FileLock,
 }
 
-/// A run: one list from one origin, over as many processes as it takes.
+/// A run: one list from one origin, processed by one or more coordinator processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     row: i64,
     /// Written into each manifest of the run.
     pub run_id: String,
-    /// An earlier process has begun it.
+    /// Whether an earlier process has begun the run.
     pub resumed: bool,
 }
 
@@ -58,17 +59,17 @@ pub struct Run {
 pub struct Record {
     /// The class.
     pub wnid: Wnid,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Who said so; `None` where that is not known.
+    /// The worker that reported it; `None` if it is not known.
     pub worker: Option<String>,
 }
 
 impl Ledger {
-    /// Opens the ledger, makes it if it is missing, and takes it for this process.
+    /// Opens the ledger, creates it if it is missing, and locks it for this process.
     ///
     /// # Errors
-    /// [`LedgerError`], one sentence that says what to do.
+    /// [`LedgerError`], one sentence with the remedy.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         match std::fs::symlink_metadata(path).map(|metadata| metadata.file_type()) {
             Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
@@ -91,10 +92,12 @@ impl Ledger {
         let file = |source| LedgerError::File { path: path.to_owned(), source: explained(source, [path]) };
         let read = |source| LedgerError::Read { path: path.to_owned(), source };
         let write = |source| LedgerError::Write { path: path.to_owned(), source };
-        // A path from the root is a file to `SQLite` too, whatever its name: `:memory:` or `file:x?mode=memory` keep nothing.
+        // An absolute path is a file for `SQLite` too, whatever its name: the names `:memory:` and
+        // `file:x?mode=memory` would store nothing.
         let absolute = resolved(path).map_err(file)?;
         check_beside(&absolute).map_err(file)?;
-        // Looked at before anything is changed: our tables come with our version, in one transaction.
+        // The format is checked before anything changes: the tables of this program and their
+        // version are created in one transaction.
         let refused = |format| match format {
             Format { version: 0, has_tables: true } => Some(LedgerError::Foreign { path: path.to_owned() }),
             Format { version: 0..=VERSION, .. } => None,
@@ -120,7 +123,7 @@ impl Ledger {
         Ok(Self { connection, path: path.to_owned(), _lock: lock })
     }
 
-    /// The epoch of this start: higher than any before, and durable before it is used.
+    /// The epoch of this start: higher than every earlier one, and durable before it is used.
     ///
     /// # Errors
     /// [`LedgerError::Write`].
@@ -129,7 +132,7 @@ impl Ledger {
         let update = "UPDATE coordinator SET epoch = epoch + 1, owner = ?1 RETURNING epoch";
         let epoch = self.connection.query_row(update, [owner], |row| row.get(0));
         let epoch = epoch.map_err(|source| self.not_written(source))?;
-        // Moves the name out of the write-ahead log, where `owner` does not see it.
+        // Moves the name out of the write-ahead log, which `owner` does not read.
         let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         if let Err(error) = checkpoint {
             tracing::debug!(%error, "the ledger's name of its process stays in the write-ahead log");
@@ -137,8 +140,9 @@ impl Ledger {
         Ok(epoch)
     }
 
-    /// The run to work on: the last one, if it has the same list and origin and is not finished (or may be that, too), else a
-    /// new one. Results of runs before the last are removed.
+    /// The run to work on: the last one, if it has the same list and origin and is not finished
+    /// (with `or_finished` also a finished one), otherwise a new one. Results of runs before the
+    /// last one are removed.
     ///
     /// # Errors
     /// [`LedgerError::Write`].
@@ -158,15 +162,15 @@ impl Ledger {
         let begin = "INSERT INTO run (run_id, list_digest, url, granted) VALUES (?1, ?2, ?3, 0)";
         transaction.execute(begin, [&run_id, list_digest, url])?;
         let row = transaction.last_insert_rowid();
-        // The last run that settled anything stays: one with a wrong URL settles nothing.
+        // The last run that settled a class is kept: a run with a wrong URL settles none.
         transaction.execute("DELETE FROM result WHERE run < (SELECT max(run) FROM result WHERE run < ?1)", [row])?;
-        // Whoever worked for an earlier run begins anew.
+        // Sessions and names of an earlier run do not apply to a new one.
         transaction.execute_batch("DELETE FROM session; DELETE FROM name;")?;
         transaction.commit()?;
         Ok(Run { row, run_id, resumed: false })
     }
 
-    /// Calls `each` with every settled class of a run, in the order in which they were settled.
+    /// Calls `each` with every settled class of a run, in the order of settlement.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
@@ -201,7 +205,8 @@ impl Ledger {
     fn write(&mut self, run: &Run, lease_ttl: Duration, entries: &[Entry]) -> rusqlite::Result<()> {
         let ttl = i64::try_from(lease_ttl.as_millis()).unwrap_or(i64::MAX);
         let transaction = self.connection.transaction()?;
-        // In the order in which it happened: a class can be settled, forgotten and settled again in one commit.
+        // In the order of the entries: a class can be settled, removed and settled again in one
+        // commit.
         for entry in entries {
             insert(&transaction, run, &entry.records)?;
             for wnid in &entry.forgotten {
@@ -209,7 +214,8 @@ impl Ledger {
                 forget.execute(params![run.row, wnid.to_string()])?;
             }
             for worker in &entry.opened {
-                // Also over one of a former coordinator: this worker lives by the new time now.
+                // Also replaces the session of an earlier coordinator: the new time to live applies
+                // to this worker now.
                 let open = "INSERT OR REPLACE INTO session (worker, ttl_ms) VALUES (?1, ?2)";
                 transaction.prepare_cached(open)?.execute(params![worker, ttl])?;
             }
@@ -270,7 +276,7 @@ fn insert(transaction: &Transaction<'_>, run: &Run, records: &[Record]) -> rusql
     Ok(())
 }
 
-/// What tells one list of classes from another.
+/// The digest that identifies a list of classes.
 pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
     let mut hasher = blake3::Hasher::new();
     for id in part_ids {
@@ -279,9 +285,10 @@ pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// A row as a record; `None` for what this version does not understand.
+/// Converts a row into a record; `None` if this version does not know its values.
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
-    let (wnid, outcome): (String, String) = (row.get(0)?, row.get(1)?);
+    let wnid: String = row.get(0)?;
+    let outcome: String = row.get(1)?;
     let Ok(wnid) = wnid.parse() else { return Ok(None) };
     let count = |column| row.get::<_, Option<i64>>(column).map(|count| count.unwrap_or_default().cast_unsigned());
     let published = Published { files: count(4)?, bytes: count(5)? };
@@ -312,7 +319,7 @@ mod tests {
     }
 
     impl Ledger {
-        /// Opens a ledger as on a file system of that kind.
+        /// Opens a ledger as on a file system with this kind of locking.
         pub(super) fn open_as(path: &Path, sharing: Sharing) -> Result<Self, LedgerError> {
             let mut lock = FileLock::take(path).unwrap();
             lock.sharing = sharing;
@@ -358,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_run_goes_on_with_its_results() {
+    fn an_unfinished_run_is_resumed_with_its_results() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
@@ -396,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn late_good_news_replaces_a_failure() {
+    fn a_later_success_replaces_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
@@ -407,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_is_tried_again_is_not_settled_and_workers_are_known_until_they_leave() {
+    fn a_retried_class_is_not_settled_and_workers_are_known_until_they_leave() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
@@ -426,11 +433,11 @@ mod tests {
         assert!(ledger.run("list", "url", false).unwrap().resumed);
         assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), TTL)]);
         ledger.run("another list", "url", false).unwrap();
-        assert!(ledger.workers().unwrap().is_empty(), "nobody works for a run that has just begun");
+        assert!(ledger.workers().unwrap().is_empty(), "a new run has no workers");
     }
 
     #[test]
-    fn a_name_is_a_credentials_until_the_run_ends() {
+    fn a_name_belongs_to_its_credential_until_the_run_ends() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
@@ -448,7 +455,7 @@ mod tests {
         assert_eq!(ledger.names().unwrap(), []);
     }
 
-    /// As version 1 of the format had it.
+    /// The tables of version 1 of the format.
     const VERSION_1: &str = "
         CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL,
                                   owner TEXT NOT NULL);
@@ -464,7 +471,7 @@ mod tests {
         PRAGMA user_version = 1;";
 
     #[test]
-    fn a_ledger_of_version_1_goes_on_and_what_it_was_stays_beside_it() {
+    fn a_ledger_of_version_1_is_converted_and_a_backup_stays_beside_it() {
         for sharing in Sharing::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger");
@@ -485,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_of_version_2_goes_on_and_its_workers_are_waited_for_by_the_default_time_to_live() {
+    fn a_ledger_of_version_2_is_converted_and_its_workers_get_the_default_time_to_live() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let before = Connection::open(&path).unwrap();
@@ -504,13 +511,14 @@ mod tests {
         let run = ledger.run("list", "url", false).unwrap();
         assert_eq!(settled(&ledger, &run), results()[..1]);
         assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), Duration::from_secs(30))]);
-        let (opened, told) = (vec!["one".to_owned()], Duration::from_mins(5));
-        ledger.write(&run, told, &[Entry { opened, ..Entry::default() }]).unwrap();
-        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), told)], "it has registered again");
+        let opened = vec!["one".to_owned()];
+        let lease_ttl = Duration::from_mins(5);
+        ledger.write(&run, lease_ttl, &[Entry { opened, ..Entry::default() }]).unwrap();
+        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), lease_ttl)], "it has registered again");
         assert!(schema::backup_of(&path, 2).exists());
     }
 
-    /// On a read-only root there is no other place.
+    /// On a read-only root file system there is no other writable place.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_ledger_of_many_results_is_read_without_a_file_elsewhere() {
@@ -522,10 +530,11 @@ mod tests {
         let temporary_files = || {
             let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
             let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-            // Without a name, or with one of SQLite's.
+            // Files without a name, or with one of SQLite's temporary names.
             paths.filter(|path| ["/#", "/etilqs"].iter().any(|name| path.to_string_lossy().contains(name))).count()
         };
-        let (mut rows, mut most) = (0, 0);
+        let mut rows = 0;
+        let mut most = 0;
         let look = |_| {
             if rows % 10_000 == 0 {
                 most = most.max(temporary_files());
@@ -537,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_coordinator_is_refused_and_told_who_has_it() {
+    fn a_second_coordinator_is_refused_with_the_name_of_the_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let ledger = Ledger::open(&path).unwrap();
@@ -557,7 +566,7 @@ mod tests {
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");
-        // Somebody else's database.
+        // A database of another program.
         std::fs::remove_file(&path).unwrap();
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE run (x); PRAGMA user_version = 2").unwrap();
         let refused = Ledger::open(&path).and_then(|ledger| ledger.next_epoch()).unwrap_err().to_string();
@@ -565,11 +574,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_without_waiting() {
+    fn a_path_that_is_no_regular_file_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Ledger::open(folder.path()), Err(LedgerError::Directory { .. })));
         let fifo = folder.path().join("fifo");
-        // Not by a child process, which would for a moment hold the locks of every other test.
+        // Created by a system call: a child process would for a moment hold the locks of every
+        // other test.
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
         for path in [&fifo, Path::new("/dev/null")] {
             assert!(matches!(Ledger::open(path), Err(LedgerError::NotAFile { .. })), "{}", path.display());
@@ -582,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_mean_something_to_sqlite_are_files_here() {
+    fn names_with_a_special_meaning_for_sqlite_are_file_names_here() {
         let folder = tempfile::tempdir().unwrap();
         for name in [":memory:", "file:x?mode=memory"] {
             let path = folder.path().join(name);
@@ -592,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_with_what_to_do_and_nothing_is_confirmed() {
+    fn a_full_disk_is_reported_with_a_remedy_and_nothing_is_confirmed() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
@@ -611,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_anywhere_ends_in_one_sentence_or_harms_nothing() {
+    fn damage_at_any_place_results_in_one_error_or_has_no_effect() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();

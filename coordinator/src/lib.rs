@@ -1,6 +1,8 @@
-//! The coordinator: reads the class list, leases classes to workers, keeps the counts and the failure log.
+//! The coordinator: reads the class list, leases classes to workers, and keeps the counts and the
+//! failure log.
 //!
-//! [`run`] tells the story. The modules stand in the order in which a class meets them.
+//! [`run`] is the entry point. The modules are declared in the order in which a class passes
+//! through them.
 
 pub mod commands;
 pub mod config;
@@ -47,12 +49,13 @@ use crate::{
 };
 pub use crate::{job::CoordinatorError, version::VERSION};
 
-/// Does what the command line asks for. A job runs to its end: reads the list, takes the target, leases every class and tells the outcome.
+/// Runs the command line. A job runs to its end: it reads the list, locks the target, leases every
+/// class and prints the outcome.
 ///
-/// `Exit::Interrupted` means that `shutdown` asked for the end.
+/// `Exit::Interrupted` means that `shutdown` ended the job.
 ///
 /// # Errors
-/// [`CoordinatorError`], one sentence that says what to do.
+/// [`CoordinatorError`], one sentence with the remedy.
 pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
         return Ok(Box::pin(commands::run(command, &screen, &shutdown, Retrying(io::stdout()))).await?);
@@ -74,20 +77,21 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
         tracing::warn!("{warning}");
     }
     target.warn_if_unlocked();
-    // A worker has two connections, and many systems give a program only 1024 open files at first.
+    // Each worker has two connections, and many systems limit a process to 1024 open files by
+    // default.
     limits::raise_open_files(None);
     let out = Output::start("stdout", io::stdout())?;
     let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, &out, dev::run_worker)).await;
     match &exit {
         Ok(exit) => tracing::info!(code = exit.code(), "finished"),
-        // The screen hears it from `main`.
+        // `main` prints it to the screen.
         Err(error) => tracing::info!("failed to {error}"),
     }
     telemetry.flush().await;
     exit
 }
 
-/// The classes of the CSV, or those of the demo, which lives as long as what is returned with them.
+/// The classes of the CSV or of the demo. The demo runs until the returned value is dropped.
 async fn classes(plan: &mut Plan, screen: &Screen) -> Result<(ClassList, Option<Demo>), CoordinatorError> {
     match &plan.source {
         ClassSource::Csv(path) => match ClassList::read(path) {

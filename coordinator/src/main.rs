@@ -1,4 +1,4 @@
-//! `coordinator`: hands the classes of a CSV to workers and tells what became of them.
+//! `coordinator`: leases the classes of a CSV to workers and reports their outcomes.
 
 use std::process::ExitCode;
 

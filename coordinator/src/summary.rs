@@ -1,4 +1,4 @@
-//! The table at the end, the causes of the failures, and the exit code that goes with them.
+//! The table at the end, the causes of the failures, and the exit code.
 
 use std::{
     io::{self, Write},
@@ -10,13 +10,14 @@ use shared::{exit_code::Exit, job::JobStatus};
 use crate::ledger::Cause;
 
 const WIDTH: usize = 80;
-/// Causes that are named; the rest is counted.
+/// Maximum number of causes that are named. The rest is counted.
 const NAMED_CAUSES: usize = 6;
 
-/// Writes the closing table. Its form is a contract; rows that repeat a class have a line of their own.
+/// Writes the closing table. Its format is stable, because other programs read it. Rows that repeat
+/// a class have a separate line.
 ///
 /// # Errors
-/// When `out` is closed.
+/// If `out` is closed.
 pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Result<()> {
     let JobStatus { total, success, skipped, failed, .. } = status;
     let rule = "=".repeat(WIDTH);
@@ -30,8 +31,8 @@ pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Re
     out.flush()
 }
 
-/// The causes of the failures, the most frequent first, where each failed class is named, and what
-/// the user can do.
+/// The causes of the failures, the most frequent first, the path of the log that names each failed
+/// class, and a remedy for the user.
 pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path, advice: Option<&str>) -> Option<String> {
     causes.sort_by(|one, other| other.classes.cmp(&one.classes).then_with(|| one.text.cmp(&other.text)));
     let named = causes.iter().take(NAMED_CAUSES).map(|cause| format!("{} {}", cause.classes, cause.text));
@@ -42,7 +43,7 @@ pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path, advice: Option<&str
     (!causes.is_empty()).then(|| format!("failed: {named}; each is named in {}{advice}", log.display()))
 }
 
-/// The exit of a finished job.
+/// The exit code of a finished job.
 pub fn exit(status: &JobStatus) -> Exit {
     if status.failed == 0 { Exit::Done } else { Exit::SomeFailed }
 }

@@ -1,4 +1,4 @@
-//! The target folder: made, tried out and locked before anything else happens.
+//! The target folder: created, tested for writing, and locked before anything else happens.
 //!
 //! Invariant: while a [`Target`] lives, no other coordinator writes the logs of this folder.
 
@@ -14,50 +14,50 @@ use shared::{
     probe_files,
 };
 
-/// The detailed log, which is also what is locked.
+/// The detailed log. The lock is on this file.
 pub const LOG_NAME: &str = "imagenet_downloader.log";
 
-/// A folder that can be written and is ours alone.
+/// A writable folder that is locked for this process.
 #[derive(Debug)]
 pub struct Target {
     log: File,
     unlocked: Option<io::Error>,
 }
 
-/// Why the folder is of no use.
+/// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// A file stands there.
+    /// The path is a file.
     #[error("use the target {}: it is a file; name a folder with --target", path.display())]
     File {
         /// The path as given.
         path: PathBuf,
     },
-    /// It cannot be made.
+    /// The folder cannot be created.
     #[error("create the target {}: {source}; name another folder with --target", path.display())]
     Create {
         /// The path as given.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It cannot be written.
+    /// The folder is not writable.
     #[error("write to the target {}: {source}; name another folder with --target", path.display())]
     ReadOnly {
         /// The path as given.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Its log cannot be written.
+    /// The log is not writable.
     #[error("write the log {}: {source}; or name another folder with --target", path.display())]
     Log {
         /// The log.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Another coordinator is at work there.
+    /// Another coordinator uses the folder.
     #[error("use the target {}: another coordinator works in it; wait for it, or name another folder with --target", path.display())]
     Busy {
         /// The path as given.
@@ -66,17 +66,18 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Makes the folder if it is missing, writes a file to try it out, and takes the lock.
+    /// Creates the folder if it is missing, writes a probe file, and takes the lock.
     ///
     /// # Errors
-    /// [`TargetError`], one sentence that says what to do.
+    /// [`TargetError`], one sentence with the remedy.
     pub fn prepare(path: &Path) -> Result<Self, TargetError> {
         let read_only = |source| TargetError::ReadOnly { path: path.to_owned(), source: explained(source, [path]) };
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(TargetError::File { path: path.to_owned() });
         }
         fs::create_dir_all(path).map_err(|source| TargetError::Create { path: path.to_owned(), source })?;
-        // Asking for permissions is not enough: quotas, full disks and network file systems say no only when it counts.
+        // A check of permissions is not enough: quotas, full disks and network file systems refuse
+        // only the write itself.
         let probe = path.join(format!("{PROBE}{:016x}", rand::random::<u64>()));
         let written = File::create_new(&probe).and_then(|mut file| file.write_all(b"?"));
         let removed = remove_probe(&probe);
@@ -91,20 +92,20 @@ impl Target {
             Err(TryLockError::WouldBlock) => return Err(TargetError::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => Some(error),
         };
-        // A folder that cannot be listed keeps them: nothing depends on it.
+        // In a folder that cannot be listed the old probe files stay, which does no harm.
         probe_files::remove_left(path).unwrap_or_default();
         Ok(Self { log, unlocked })
     }
 
-    /// The detailed log; writing to it holds the lock as well.
+    /// The detailed log. A clone of its file also holds the lock.
     ///
     /// # Errors
-    /// When the process has no file descriptor left.
+    /// If the process has no free file descriptor.
     pub fn log(&self) -> io::Result<File> {
         self.log.try_clone()
     }
 
-    /// Says so where the file system knows no locks; call it when there is a log to say it in.
+    /// Warns if the file system does not support locks. Call it once the log is open.
     pub fn warn_if_unlocked(&self) {
         if let Some(error) = &self.unlocked {
             tracing::warn!("the target cannot be locked ({error}): make sure that no other coordinator uses it");
@@ -112,7 +113,7 @@ impl Target {
     }
 }
 
-/// Another coordinator that starts meanwhile may have removed it.
+/// Another coordinator that starts at the same time may have removed the file.
 fn remove_probe(probe: &Path) -> io::Result<()> {
     match fs::remove_file(probe) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_but_the_log_is_left_also_of_a_coordinator_that_was_killed_meanwhile() {
+    fn only_the_log_is_left_also_of_a_coordinator_that_was_killed_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         fs::create_dir_all(&path).unwrap();
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_made_and_what_is_no_probe_stays() {
+    fn a_missing_folder_is_created_and_files_other_than_probes_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         drop(Target::prepare(&path).unwrap());
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_folder_is_refused() {
+    fn a_path_that_is_no_folder_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Target::prepare(file.path()), Err(TargetError::File { .. })));
         assert!(matches!(Target::prepare(&file.path().join("x")), Err(TargetError::Create { .. })));

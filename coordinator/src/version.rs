@@ -1,4 +1,4 @@
-//! What this was built from.
+//! The version of this build.
 
-/// The version and the commit, as far as that is known.
+/// The version, with the commit if it is known.
 pub const VERSION: &str = env!("IMAGENET_VERSION");

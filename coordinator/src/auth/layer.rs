@@ -54,7 +54,7 @@ impl Caller {
         match &self.names {
             Some(names) if !names.iter().any(|own| own == name) => Err(Status::permission_denied(format!(
                 "the worker's certificate is for {}; give one of these names with --name, or the worker's own certificate",
-                if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
+                if names.is_empty() { "no name".to_owned() } else { names.join(", ") }
             ))),
             _ => Ok(()),
         }

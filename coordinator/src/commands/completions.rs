@@ -1,11 +1,12 @@
-//! The completion of `coordinator drain`: the names of the workers, as the coordinator tells them. It
-//! is silent, and takes two seconds at the most, when there is no coordinator.
+//! The completion of `coordinator drain`: the names of the workers, which the coordinator supplies.
+//! Without a coordinator it prints nothing. It takes at most two seconds.
 //!
-//! clap completes positional arguments with files. The scripts here are added to its own; each takes
-//! the flags that lead to a coordinator from the command line, and variables of the environment
-//! count as always. clap can ask the program itself for completions, but that interface is unstable.
+//! clap completes positional arguments with file names. The scripts here extend clap's scripts.
+//! Each script takes the flags that select a coordinator from the command line; environment
+//! variables apply as usual. clap can also ask the program itself for completions, but that
+//! interface is unstable.
 
-/// Follows what clap generates, whose function it calls first.
+/// Appended to clap's script. It calls clap's function first.
 const BASH: &str = r#"
 _coordinator_worker_names() {
     local words flags=() i
@@ -38,7 +39,7 @@ _coordinator_with_workers() {
 complete -F _coordinator_with_workers -o bashdefault -o default coordinator
 "#;
 
-/// Follows what clap generates.
+/// Appended to clap's script.
 const FISH: &str = r#"
 function __coordinator_worker_names
     set -l words (commandline -opc)
@@ -58,7 +59,7 @@ end
 complete -c coordinator -n "__fish_coordinator_using_subcommand drain" -f -a "(__coordinator_worker_names)"
 "#;
 
-/// Stands before what clap's script does when it is loaded.
+/// Inserted before the statement of clap's script that runs when the script is loaded.
 const ZSH: &str = r#"
 _coordinator_worker_names() {
     local -a line=(${(Q)${(z)LBUFFER}}) flags names
@@ -76,13 +77,14 @@ _coordinator_worker_names() {
     compadd -a names
 }
 "#;
-/// Where that is in clap's script.
+/// The start of that statement in clap's script.
 const ZSH_LOADED: &str = "\nif [ \"$funcstack[1]\" = ";
-/// Where clap's script describes the argument of `drain`, and how it completes that.
+/// The start of the description of the argument of `drain` in clap's script, and the action that
+/// completes it.
 const ZSH_WORKER: &str = "':name -- Which worker;";
 const ZSH_FILES: &str = ":_default'";
 
-/// Adds it to the script that clap has generated for a shell.
+/// Adds the completion of worker names to the script that clap has generated for a shell.
 pub(super) fn with_workers(shell: &str, script: &str) -> String {
     match shell {
         "bash" => format!("{script}{BASH}"),
@@ -92,7 +94,8 @@ pub(super) fn with_workers(shell: &str, script: &str) -> String {
     }
 }
 
-/// `None` where clap's script does not look as expected: it completes all but the names.
+/// `None` if clap's script does not have the expected form. The script then completes everything
+/// except worker names.
 fn for_zsh(script: &str) -> Option<String> {
     let (before, argument) = script.split_once(ZSH_WORKER)?;
     let (description, after) = argument.split_once(ZSH_FILES)?;

@@ -1,4 +1,5 @@
-//! `coordinator verify`: class folders against their manifests, several at a time, each difference told as it is found.
+//! `coordinator verify`: compares class folders with their manifests, several at a time, and
+//! reports each difference as it is found.
 
 use std::{
     io::{self, Write},
@@ -30,25 +31,25 @@ use worker::verify::{Difference, FolderState, VerifiedClass, Verifier, classes};
 use super::{bytes, json, tell};
 use crate::config::VerifyArgs;
 
-/// A disk has no use for more at a time, and memory is bounded.
+/// More threads do not make a disk faster, and the limit bounds the memory.
 const MOST_THREADS: usize = 16;
-/// What was found and is not told yet.
+/// Capacity of the queue of findings that are not printed yet.
 const QUEUE: usize = 256;
-/// How often people hear how far it is.
+/// Interval of the progress lines.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// Why nothing could be verified, or not to the end.
+/// Why the verification could not start or was not finished.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// No such folder, or not for this user.
+    /// The folder does not exist or is not readable for this user.
     #[error("read the folder {}: {source}; name the one with the class folders with --target", path.display())]
     Target {
         /// The folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It would be no comfort to hear that nothing differs.
+    /// The folder contains no class. Reporting success would be misleading.
     #[error(
         "find a class in {}: no folder there has the name of one (n and eight digits); name another with --target",
         path.display()
@@ -57,21 +58,21 @@ pub enum VerifyError {
         /// The folder.
         path: PathBuf,
     },
-    /// Not one thread.
+    /// No thread could be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
-    /// Nobody listens.
+    /// Standard output cannot be written.
     #[error("write to standard output: {0}")]
-    Say(#[from] io::Error),
+    Output(#[from] io::Error),
 }
 
-/// What a thread has found.
+/// A finding of a verification thread.
 enum Found {
     Difference { wnid: Wnid, file: Option<String>, difference: Difference },
     Class { wnid: Wnid, checked: VerifiedClass },
 }
 
-/// What was found in all.
+/// The totals of all findings.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
     classes: u64,
@@ -82,7 +83,7 @@ struct Totals {
     bytes: u64,
 }
 
-/// A finding for programs.
+/// A finding as a JSON object.
 #[derive(Serialize)]
 struct Line<'found> {
     class: String,
@@ -91,7 +92,7 @@ struct Line<'found> {
     text: &'found str,
 }
 
-/// Verifies the target's classes.
+/// Verifies the classes in the target.
 pub(super) async fn run(
     arguments: &VerifyArgs,
     screen: &Screen,
@@ -103,15 +104,16 @@ pub(super) async fn run(
     if classes.is_empty() {
         return Err(VerifyError::NoClass { path: path.clone() });
     }
-    let (count, stop) = (classes.len(), Arc::new(AtomicBool::new(false)));
+    let count = classes.len();
+    let stop = Arc::new(AtomicBool::new(false));
     let mut threads = JoinSet::new();
     let mut findings = start(classes, path, arguments.repair, &stop, &mut threads)?;
     let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
     let mut totals = Totals::default();
-    let told = loop {
+    let verified = loop {
         tokio::select! {
             found = findings.recv() => match found {
-                Some(found) => if let Err(error) = totals.tell(&found, arguments.json, out) { break Err(error) },
+                Some(found) => if let Err(error) = totals.report(&found, arguments.json, out) { break Err(error) },
                 None => break Ok(()),
             },
             () = shutdown.drain.cancelled(), if !stop.load(Ordering::Relaxed) => stop.store(true, Ordering::Relaxed),
@@ -124,7 +126,7 @@ pub(super) async fn run(
     let stopped = stop.swap(true, Ordering::Relaxed);
     drop(findings);
     while threads.join_next().await.is_some() {}
-    told?;
+    verified?;
     if stopped {
         screen.say(&format!("interrupted: {} of {count} classes were compared", totals.classes));
         return Ok(Exit::Interrupted);
@@ -132,12 +134,13 @@ pub(super) async fn run(
     let text = if arguments.json { json(&totals) } else { totals.text() };
     tell(out, &text)?;
     if arguments.repair && totals.different > 0 {
-        screen.say(&totals.repaired());
+        screen.say(&totals.repair_advice());
     }
     Ok(totals.exit(arguments.strict))
 }
 
-/// Starts a few threads that take one class after the other; fewer where the system has no more.
+/// Starts threads that each verify one class after another. Starts fewer if the system has no more
+/// threads.
 fn start(
     classes: Vec<Wnid>,
     target: &std::path::Path,
@@ -146,10 +149,14 @@ fn start(
     set: &mut JoinSet<()>,
 ) -> Result<mpsc::Receiver<Found>, NoThread> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let (classes, next) = (Arc::new(classes), Arc::new(AtomicUsize::new(0)));
+    let classes = Arc::new(classes);
+    let next = Arc::new(AtomicUsize::new(0));
     for _ in 0..available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
         let mut verifier = Verifier::new(target, Arc::clone(stop), repair);
-        let (sender, classes, next, stop) = (sender.clone(), Arc::clone(&classes), Arc::clone(&next), Arc::clone(stop));
+        let sender = sender.clone();
+        let classes = Arc::clone(&classes);
+        let next = Arc::clone(&next);
+        let stop = Arc::clone(stop);
         let started = threads::start(set, "verify", move || {
             while !stop.load(Ordering::Relaxed)
                 && let Some(wnid) = classes.get(next.fetch_add(1, Ordering::Relaxed)).copied()
@@ -162,7 +169,7 @@ fn start(
             }
         });
         match started {
-            // Those that were started do all the work.
+            // The threads that were started do all the work.
             Err(_) if !set.is_empty() => break,
             started => started?,
         }
@@ -171,13 +178,14 @@ fn start(
 }
 
 impl Totals {
-    /// Counts, and tells what is not as it should be.
-    fn tell(&mut self, found: &Found, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    /// Counts a finding and prints it if it is a difference or cannot be proved.
+    fn report(&mut self, found: &Found, as_json: bool, out: &mut impl Write) -> io::Result<()> {
         match found {
             Found::Difference { wnid, file, difference } => {
                 let text = difference.to_string();
                 if as_json {
-                    let (class, file) = (wnid.to_string(), file.as_deref());
+                    let class = wnid.to_string();
+                    let file = file.as_deref();
                     return tell(out, &json(&Line { class, file, difference: difference.word(), text: &text }));
                 }
                 match file {
@@ -216,8 +224,8 @@ impl Totals {
         format!("{counts}; {files}, {} compared", bytes(self.bytes))
     }
 
-    /// What to do with the classes that differ.
-    fn repaired(&self) -> String {
+    /// How to repair the classes that differ.
+    fn repair_advice(&self) -> String {
         let (classes, them) = match self.different {
             1 => ("1 class is".to_owned(), "it"),
             different => (format!("{different} classes are"), "them"),
@@ -235,9 +243,10 @@ mod tests {
     use super::*;
 
     fn lines(found: &[Found], as_json: bool) -> (Totals, String) {
-        let (mut totals, mut out) = (Totals::default(), Vec::new());
+        let mut totals = Totals::default();
+        let mut out = Vec::new();
         for found in found {
-            totals.tell(found, as_json, &mut out).unwrap();
+            totals.report(found, as_json, &mut out).unwrap();
         }
         (totals, String::from_utf8(out).unwrap())
     }
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_one_line_each_and_the_totals() {
+    fn text_output_has_one_line_for_each_finding_and_the_totals() {
         let (totals, text) = lines(&found(), false);
         assert_eq!(
             text,
@@ -276,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_read_one_object_each_and_the_totals() {
+    fn json_output_has_one_object_for_each_finding_and_the_totals() {
         let (totals, text) = lines(&found(), true);
         assert_eq!(
             text,
@@ -290,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_proved_fails_only_when_it_is_asked_for() {
+    fn unproved_classes_fail_only_in_strict_mode() {
         for (verdict, lenient, strict) in [
             (FolderState::Right, Exit::Done, Exit::Done),
             (FolderState::NotProved(""), Exit::Done, Exit::SomeFailed),

@@ -19,35 +19,10 @@ use super::{
 };
 use crate::concurrency::totals::{FleetTotals, Sample, per_second};
 
-/// Time over which a level with twice the connections is measured, unless [`ENOUGH_BYTES`] arrive
-/// earlier. A smaller step is measured for longer, because its gain is harder to detect.
-const WINDOW: Duration = Duration::from_millis(80);
-/// With several workers, a window covers at least this number of report intervals, because their
-/// counters are up to one interval old. A small step takes twice as many.
-const REPORTS_PER_WINDOW: u32 = 4;
-/// A level that has received this many bytes is measured before [`WINDOW`] ends, so that a fast
-/// origin is not delayed.
-const ENOUGH_BYTES: u64 = 8 << 20;
-/// A level with [`ENOUGH_BYTES`] is measured for at least this long.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(15);
-/// If this many bytes arrive at [`FAST_CONNECTION_RATE`] per connection, the level is raised
-/// without a full window, also before slow start has ended. This uses the first milliseconds of a
-/// short job. It applies to a single worker, whose counters are current. The amount is larger than
-/// the initial burst of rate-limited origins.
-const IMMEDIATE_STEP_BYTES: u64 = 4 << 20;
-/// This many bytes at that rate are enough to open a second connection. One more connection uses
-/// the client while [`IMMEDIATE_STEP_BYTES`] is not yet reached.
-const SECOND_CONNECTION_BYTES: u64 = 1 << 20;
-/// With small tars most connections are between two bodies, so that the bodies of all of them
-/// seldom arrive at once. A level therefore also counts as reached after this many requests per
-/// connection.
-const ROUNDS: u64 = 2;
-/// A connection that has received nothing after this time does not delay the measurement of a
-/// level.
-const STALLED_AFTER: Duration = Duration::from_secs(3);
-/// TCP slow start (RFC 5681 §3.1): the warm-up before a measurement, and the measurement itself,
-/// take at least this multiple of the time to the first byte.
-const SLOW_START: u32 = 2;
+mod measurement;
+
+use measurement::{ENOUGH_BYTES, SHORTEST_WINDOW};
+
 /// The limit is raised further if each added connection brings at least this fraction of what an
 /// existing connection brought.
 const MIN_GAIN: f64 = 0.25;
@@ -55,12 +30,6 @@ const MIN_GAIN: f64 = 0.25;
 const STEPS: [(f64, f64); 3] = [(0.8, 4.0), (0.6, 2.0), (MIN_GAIN, SMALL_STEP)];
 /// Factor to the next level before one has been measured.
 const FIRST_STEP: f64 = 2.0;
-/// Bytes per second of one connection above which the client, and not the origin, is the
-/// bottleneck. The origin shows no sign of overload, so more connections use more of the client.
-const FAST_CONNECTION_RATE: f64 = 100e6;
-/// From this number of connections on, half of [`FAST_CONNECTION_RATE`] is enough if nothing has
-/// failed: the connections share the client's capacity.
-const SHARED_LINK_CONNECTIONS: u32 = 8;
 /// Factor between levels of a fast origin: two connections, then eight, then all.
 const FAST_STEP: f64 = 4.0;
 /// The smallest factor. Also used while an upper bound is known.
@@ -212,72 +181,12 @@ impl LimitController {
         }
     }
 
-    /// Whether the bytes that have arrived are enough to raise the level without a full window.
-    fn is_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
-        let is_enough_received = totals.received.saturating_sub(since.received) >= IMMEDIATE_STEP_BYTES;
-        is_enough_received
-            && totals.workers <= 1
-            && self.step() >= FIRST_STEP
-            && since.rate(totals, now) >= self.fast_rate()
-    }
-
-    /// Whether the first connection is fast enough to open a second one.
-    fn is_single_and_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
-        let is_first = self.limit == 1 && self.highest(now) >= PARALLEL_MINIMUM && self.upper_bound.is_none();
-        let is_enough = totals.received.saturating_sub(since.received) >= SECOND_CONNECTION_BYTES;
-        is_first && is_enough && totals.workers <= 1 && since.rate(totals, now) >= FAST_CONNECTION_RATE
-    }
-
-    /// Throughput of this level from which on the client is the bottleneck.
-    fn fast_rate(&self) -> f64 {
-        let per_connection = if self.limit < SHARED_LINK_CONNECTIONS || self.upper_bound.is_some() {
-            FAST_CONNECTION_RATE
-        } else {
-            FAST_CONNECTION_RATE / 2.0
-        };
-        per_connection * f64::from(self.limit)
-    }
-
-    /// Once the level is reached, how long slow start still takes. The level is reached when no
-    /// more connections are open than allowed, and all of them receive bodies.
-    fn warm_up(
-        &self,
-        since: Sample,
-        report_interval: Duration,
-        totals: &FleetTotals,
-        now: Instant,
-    ) -> Option<Duration> {
-        let waited = now - since.at;
-        if totals.open > self.limit || totals.received == since.received || waited < report_interval {
-            return None;
-        }
-        if totals.requests - since.requests >= ROUNDS * u64::from(self.limit) {
-            return Some(Duration::ZERO);
-        }
-        if waited >= STALLED_AFTER {
-            // Connections without data are not waited for: their worker may be unreachable.
-            return Some(Duration::ZERO);
-        }
-        (totals.flowing >= self.limit).then(|| waited.saturating_sub(report_interval * 4) * SLOW_START)
-    }
-
     /// No connection receives data: allows one more, up to twice as many.
     fn add_after_stall(&mut self, sample: Sample, report_interval: Duration) {
         let most = self.stalled_at.get_or_insert(self.limit).saturating_mul(2);
         self.limit = (self.limit + 1).min(most).min(self.highest(sample.at)).max(self.limit);
         (self.below, self.step) = (None, FIRST_STEP);
         self.phase = LevelPhase::Settling { since: sample, report_interval };
-    }
-
-    /// Time for which this level is measured.
-    fn window(&self, totals: &FleetTotals, report_interval: Duration) -> Duration {
-        let reports = match totals.workers {
-            // The counters of a single worker are current.
-            0 | 1 => 0,
-            _ if self.step() < 2.0 => REPORTS_PER_WINDOW * 2,
-            _ => REPORTS_PER_WINDOW,
-        };
-        WINDOW.max(report_interval * reports).div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
     }
 
     /// Factor from the level below to this one or, if the level below is not measured, from this
@@ -438,6 +347,7 @@ fn times(limit: u32, step: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::measurement::{IMMEDIATE_STEP_BYTES, SECOND_CONNECTION_BYTES};
     use super::*;
 
     /// The limit after `seconds` in which all allowed connections are open and receive nothing.

@@ -92,7 +92,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Try failed classes of a running job again
     ///
-    /// They are pending again, as if nobody had tried them. A job that has ended is tried again
+    /// They are pending again, as if they had not been tried. A job that has ended is tried again
     /// with `coordinator --retry-failed`.
     #[command(after_help = EXIT_CODES)]
     Retry(RetryArgs),
@@ -113,7 +113,7 @@ pub enum Command {
     /// Check that every file of every class is still what was downloaded
     ///
     /// Compares each class folder with the manifest in it: which files there are, their sizes and
-    /// their BLAKE3 digests. Only reads, asks nobody, and may run beside a job. Tars and dot files
+    /// their BLAKE3 digests. Only reads, sends no request, and may run beside a job. Tars and dot files
     /// are not looked at.
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),

@@ -1,4 +1,4 @@
-//! `Plan`: the configuration as checked types; nothing after it checks again.
+//! [`Plan`]: the configuration as checked types. Later code does not check it again.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
 use crate::{auth::ServerCredentials, concurrency::Ceilings};
 
-/// Where `--demo` puts its pictures unless `--target` says something else.
+/// Default of `--target` with `--demo`.
 const DEMO_TARGET: &str = "imagenet-demo";
 /// The ledger's name in the target.
 const LEDGER: &str = ".imagenet_downloader.ledger";
@@ -27,33 +27,34 @@ const LEDGER: &str = ".imagenet_downloader.ledger";
 /// The checked configuration.
 #[derive(Debug)]
 pub struct Plan {
-    /// Which classes.
+    /// The source of the class list.
     pub source: ClassSource,
-    /// Only those of them that the last run has left failed.
+    /// Whether only the classes are retried that failed in the last run.
     pub retry_failed: bool,
     /// Where the logs go and, in single-host mode, the images.
     pub target: PathBuf,
-    /// What survives this process.
+    /// The file that keeps settled classes across restarts.
     pub ledger: PathBuf,
-    /// What the workers are told; the run comes from the ledger. The demo puts its own URL in.
+    /// The options that workers receive. The run id comes from the ledger. The demo replaces the
+    /// URL.
     pub job: JobOptions,
-    /// What all workers together may do to the origin at the most.
+    /// Limits on connections and rate for all workers together.
     pub ceilings: Ceilings,
-    /// Where workers connect to, if anywhere.
+    /// The address that workers connect to, if the coordinator listens.
     pub listen: Option<SocketAddr>,
-    /// Who may join there.
-    pub door: ServerCredentials,
-    /// How open that is.
+    /// The credentials that workers of other processes must match.
+    pub credentials: ServerCredentials,
+    /// Which programs can reach that address.
     pub exposure: Exposure,
-    /// For the log, once there is one: files with secrets that every user can read.
+    /// Warnings for the log once it is open: files with secrets that every user can read.
     pub warnings: Vec<String>,
-    /// Where health and metrics are.
+    /// The address of health and metrics.
     pub http: http::Address,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
-    /// Workers that are waited for before others download what they have.
+    /// Workers whose classes are not granted to others before they join or a time limit passes.
     pub expect: Vec<String>,
-    /// The end of the job is not that of the process, and a finished run is not done again.
+    /// The process keeps running after the job, and a finished run is not repeated.
     pub stay: bool,
     /// The worker in this process, in single-host mode.
     pub single_host: Option<SingleHost>,
@@ -62,44 +63,44 @@ pub struct Plan {
 /// Which classes to download.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClassSource {
-    /// Those of a CSV file.
+    /// The classes of a CSV file.
     Csv(PathBuf),
-    /// Those of the little origin in this process.
+    /// The classes of the demo origin in this process.
     Demo,
 }
 
-/// The worker in this process.
+/// The settings of the worker in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SingleHost {
     /// Its name in logs.
     pub name: String,
     /// Parallel downloads.
     pub workers: usize,
-    /// Where classes are put together; beside the target where it is not given.
+    /// The staging folder; beside the target if it is not given.
     pub staging: Option<PathBuf>,
 }
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not a URL; the text may hold credentials and is not shown.
+    /// The value is not a URL. The text may hold credentials and is not shown.
     #[error("use the value of --url: {0}")]
     Url(#[from] InvalidUrl),
-    /// Plaintext is for this machine only.
+    /// Plaintext is only allowed on this machine.
     #[error(
-        "listen on {0} in plaintext: whoever shares the network could read and join; run `coordinator init --advertise \
+        "listen on {0} in plaintext: every host of the network could read and join; run `coordinator init --advertise \
          THIS_HOST` and give --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key --token-file \
          imagenet-trust/tokens, or stay on this machine with --listen {DEFAULT_LISTEN}, or give --insecure if the network is \
          closed itself"
     )]
     Plaintext(SocketAddr),
-    /// Encryption alone keeps nobody out.
+    /// Encryption without authentication lets every program join.
     #[error(
         "listen on {0}: any program that reaches the port could join; give the tokens that `coordinator init` wrote with --token-file, or the \
          authority of the workers' certificates with --tls-client-ca"
     )]
     NoCredential(SocketAddr),
-    /// A worker is told the secrets, and every user of this machine could be one.
+    /// Workers receive the secrets, and every user of this machine could start one.
     #[error(
         "listen on {0}: every user of this machine could connect and be told the secrets of --header-file and --url; run \
          `coordinator init{advertise}`, give the coordinator --tls-cert imagenet-trust/server.pem --tls-key imagenet-trust/server.key \
@@ -108,47 +109,48 @@ pub enum ConfigError {
         advertise = advertised(.0.ip()), connect = connected(*.0)
     )]
     Secrets(SocketAddr),
-    /// A file that decides whom to trust, or holds secrets.
+    /// A file with secrets, or one that decides about authentication, is writable by other users.
     #[error(transparent)]
     Writable(#[from] WritableByOthers),
-    /// A certificate, a key or the tokens.
+    /// A certificate, a key or the tokens cannot be used.
     #[error(transparent)]
     ServerCredentials(#[from] TlsError),
-    /// A file named by a flag.
+    /// A file named by a flag cannot be read.
     #[error("read {}, given with {flag}: {source}", path.display())]
     File {
         /// The flag.
         flag: &'static str,
         /// Its value.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Not `Name: value`; the text is secret and is not shown.
+    /// A line is not `Name: value`. The text is secret and is not shown.
     #[error("use the header file {}: line {line} is not of the form `Name: value`", path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
     },
-    /// No certificate in it, or one that cannot be used.
+    /// The file has no certificate, or one that cannot be used.
     #[error("use {}, given with --cacert: {why}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect of the file.
         why: InvalidBundle,
     },
 }
 
 impl Config {
-    /// Checks everything that can be checked without the target, and reads the files that flags name.
+    /// Checks everything that can be checked without the target, and reads the files named by
+    /// flags.
     ///
     /// # Errors
     /// [`ConfigError`], one sentence that names the flag.
     pub fn plan(self) -> Result<Plan, ConfigError> {
-        let Self { command: _, origin, target, single_host, fleet, door, outside } = self;
+        let Self { command: _, origin, target, single_host, fleet, auth, endpoint } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
         let job = JobOptions {
@@ -162,7 +164,7 @@ impl Config {
             ca_pem: origin.cacert.as_deref().map(certificates).transpose()?.unwrap_or_default(),
             headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
         };
-        let (files, exposure) = door.check(listen, job.has_secrets())?;
+        let (files, exposure) = auth.check(listen, job.has_secrets())?;
         let secret_files = files.secret_paths().chain(&origin.header_file);
         let warnings = secret_files.filter_map(|path| readable_warning(path)).collect();
         let folder = target.target.unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
@@ -175,12 +177,12 @@ impl Config {
             job,
             ceilings: Ceilings { connections: origin.max_connections, bytes_per_second: origin.max_rate },
             listen,
-            door: files.open()?,
+            credentials: files.open()?,
             exposure,
             warnings,
             http: http::Address {
-                address: outside.http.unwrap_or(DEFAULT_HTTP),
-                or_any_port: dev && outside.http.is_none(),
+                address: endpoint.http.unwrap_or(DEFAULT_HTTP),
+                or_any_port: dev && endpoint.http.is_none(),
             },
             lease_ttl: fleet.lease_ttl,
             expect: fleet.expect,
@@ -194,15 +196,15 @@ impl Config {
     }
 }
 
-/// What `coordinator init` has to be told about an address: its certificates are for `127.0.0.1` and
-/// `::1` without it.
+/// The argument of `coordinator init` for an address. Without the argument its certificates are
+/// valid for `127.0.0.1` and `::1`.
 fn advertised(address: IpAddr) -> String {
     let is_known = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
     if is_known { String::new() } else { format!(" --advertise {address}") }
 }
 
-/// Where workers find a coordinator that listens on an address. The system chooses a port for 0,
-/// which the coordinator prints.
+/// The address at which workers reach a coordinator that listens on `address`. For port 0 the
+/// system chooses a port, which the coordinator prints.
 fn connected(address: SocketAddr) -> String {
     if address.port() != 0 {
         return address.to_string();
@@ -211,7 +213,7 @@ fn connected(address: SocketAddr) -> String {
     format!("{}:PORT", text.trim_end_matches(":0"))
 }
 
-/// A file that a flag names; erased from memory when it is dropped.
+/// Reads a file named by a flag. The content is erased from memory when it is dropped.
 fn read(flag: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     private_file::read(path).map_err(|why| match why {
         NotRead::Writable(why) => why.into(),
@@ -240,10 +242,11 @@ fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
         .collect()
 }
 
-/// A header as RFC 9110 has it: a token, a colon, visible text.
+/// A header according to RFC 9110: a token, a colon, visible text.
 fn header(line: &str) -> Option<SecretHeader> {
     let (name, value) = line.split_once(':')?;
-    let (name, value) = (name.trim(), value.trim());
+    let name = name.trim();
+    let value = value.trim();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let fits = !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control);
     fits.then(|| SecretHeader { name: name.to_owned(), value: value.as_bytes().to_owned() })
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_contract() {
+    fn the_defaults_are_the_promised_ones() {
         let plan = plan(&[]).unwrap();
         assert_eq!(plan.source, ClassSource::Csv("data.csv".into()));
         assert_eq!(plan.target, Path::new("."));
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+    fn the_last_one_of_a_repeated_flag_applies() {
         let plan = plan(&["--dev", "--workers", "3", "--dev", "--workers", "8", "--timeout", "1s", "--timeout", "2s"]);
         let plan = plan.unwrap();
         assert_eq!((plan.single_host.unwrap().workers, plan.job.timeout), (8, Duration::from_secs(2)));
@@ -291,11 +294,11 @@ mod tests {
         assert!(status.is_ok());
         let retry = config(&["retry", "n00000001", "n00000002"]).unwrap().command;
         let Some(Command::Retry(retry)) = retry else { panic!("{retry:?}") };
-        assert_eq!(retry.wnids.len(), 2, "all of a list count");
+        assert_eq!(retry.wnids.len(), 2, "all values of a list apply");
     }
 
     #[test]
-    fn single_host_mode_listens_only_where_it_is_told_to() {
+    fn single_host_mode_listens_only_on_given_addresses() {
         let dev = plan(&["--dev", "--workers", "3", "--name", "cat"]).unwrap();
         assert_eq!(dev.listen, None);
         assert!(dev.http.or_any_port && plan(&["--demo"]).unwrap().http.or_any_port);
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_in_one_sentence() {
+    fn unusable_settings_are_refused_in_one_sentence() {
         for (flags, said) in [
             (&["--listen", "0.0.0.0:50051"][..], "stay on this machine with --listen 127.0.0.1:50051"),
             (&["--listen", "[2001:db8::1]:1"], "run `coordinator init --advertise THIS_HOST`"),
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_every_user_can_change_is_refused_and_one_that_they_can_read_is_told() {
+    fn a_file_writable_by_every_user_is_refused_and_a_readable_one_causes_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("headers");
         std::fs::write(&path, "Cookie: a=b\n").unwrap();
@@ -410,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_certificate_is_no_certificate_authority() {
+    fn a_ca_file_without_a_certificate_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "key").unwrap();

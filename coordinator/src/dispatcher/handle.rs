@@ -1,4 +1,4 @@
-//! The way to the dispatcher: commands over a bounded queue, each with a reply channel.
+//! The handle of the dispatcher: commands over a bounded queue, each with a reply channel.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -21,54 +21,54 @@ use crate::{
     lease_table::{Granted, Lease, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo},
 };
 
-/// A worker that left because it could not go on.
+/// A worker that left because of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerStopped {
     /// The worker's name.
     pub name: String,
-    /// One sentence for people.
+    /// The reason, as one sentence for users.
     pub reason: String,
 }
 
-/// Why a command has no answer.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DispatchError {
     /// The worker must register again.
     #[error(transparent)]
     UnknownSession(#[from] UnknownSession),
-    /// The worker gets no session.
+    /// The registration is refused.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The class is none of the job's.
+    /// The class is not in the list of the job.
     #[error(transparent)]
     NotInList(#[from] NotInList),
-    /// The coordinator is at its end.
+    /// The dispatcher has ended.
     #[error("reach the dispatcher: it has stopped")]
     Stopped,
 }
 
-/// A class that is to be tried again is not in the job's list.
+/// A class that is to be retried is not in the list of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not in the list of this job")]
 pub struct NotInList(pub Wnid);
 
-/// What came of a wish to try failed classes again.
+/// The result of a request to retry failed classes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retried {
     /// Classes that are pending again.
     pub classes: u64,
-    /// Rows of the list that hold no class id: they stay failed.
+    /// Rows of the list without a class id: they stay failed.
     pub invalid_rows: u64,
 }
 
-/// A class's outcome, as a worker reports it.
+/// The outcome of a class, as a worker reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
-    /// What it was leased under.
+    /// The lease of the class.
     pub lease: Lease,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The class is complete, but a lease of it still has work to do: nothing is settled yet.
+    /// The class is complete, but its lease still has work to do, so it is not settled yet.
     pub needs_lease: bool,
 }
 
@@ -77,44 +77,46 @@ pub struct Reported {
 pub struct Reporter {
     /// Its session, which may have ended.
     pub session: SessionId,
-    /// Its name as it says; counts where the session is not known.
+    /// The name that the worker sends. Used if the session is not known.
     pub name: Option<String>,
-    /// Requests that it has sent to the origin in its session, with those that followed redirects.
+    /// Requests that the worker has sent to the origin in this session, including those that
+    /// followed redirects.
     pub requests: u64,
 }
 
 /// Answer to a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Results that need not be sent again.
+    /// Results that the worker need not send again.
     pub acked: Vec<Wnid>,
     /// Whether the session has not ended.
     pub is_known: bool,
 }
 
-/// A worker's renewal.
+/// A heartbeat of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewal {
-    /// Whose.
+    /// The session.
     pub session: SessionId,
-    /// What the worker has proved itself with; `None` where nothing is asked for.
+    /// The credential that the worker has shown; `None` without authentication.
     pub credential: Option<CredentialId>,
-    /// What the worker says it holds.
+    /// The leases that the worker holds.
     pub held: Vec<ReportedLease>,
-    /// Bytes that its process has received.
+    /// Bytes that the worker's process has received.
     pub received: u64,
 }
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
+/// A command to the dispatcher, with the channel for its answer.
 pub(super) enum Command {
-    Register { hello: WorkerInfo, held: Vec<ReportedLease>, reply: Reply<Result<Registered, Refused>> },
+    Register { worker_info: WorkerInfo, held: Vec<ReportedLease>, reply: Reply<Result<Registered, Refused>> },
     Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
     Acquire { session: SessionId, max: usize, held: Vec<ReportedLease>, reply: Reply<Result<Granted, UnknownSession>> },
     Report { reporter: Reporter, results: Vec<Reported>, reply: Reply<Receipt> },
     Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
     Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
-    FirstTrouble { session: SessionId, trouble: String },
+    FirstFailure { session: SessionId, failure: String },
     Budget { session: SessionId, reply: Reply<Result<Budget, UnknownSession>> },
     HeardOf { span: Duration, reply: Reply<usize> },
     Fleet { reply: Reply<Fleet> },
@@ -125,7 +127,7 @@ pub(super) enum Command {
     Resume { reply: Reply<Duration> },
 }
 
-/// The way to the dispatcher. Clones lead to the same one.
+/// A handle to the dispatcher. Clones refer to the same dispatcher.
 #[derive(Debug, Clone)]
 pub struct DispatcherHandle {
     pub(super) commands: mpsc::Sender<Command>,
@@ -137,30 +139,35 @@ pub struct DispatcherHandle {
     pub(super) budgets: watch::Receiver<()>,
     pub(super) pace: watch::Receiver<ConcurrencyStatus>,
     pub(super) counters: Arc<JobCounters>,
-    /// See [`DispatcherHandle::stops_because`].
+    /// See [`DispatcherHandle::set_stop_reason`].
     pub(super) stop_reason: Arc<OnceLock<String>>,
 }
 
 impl DispatcherHandle {
-    /// Opens a session, or finds it; says what to give up. When this returns, a coordinator that is started again knows of
-    /// the worker.
+    /// Opens a session, or returns the existing one, with the leases that the worker must give up.
+    /// The registration is durable when this returns.
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn register(&self, hello: WorkerInfo, held: Vec<ReportedLease>) -> Result<Registered, DispatchError> {
-        Ok(self.ask(|reply| Command::Register { hello, held, reply }).await??)
+    pub async fn register(
+        &self,
+        worker_info: WorkerInfo,
+        held: Vec<ReportedLease>,
+    ) -> Result<Registered, DispatchError> {
+        Ok(self.call(|reply| Command::Register { worker_info, held, reply }).await??)
     }
 
-    /// Keeps a session alive; says what to give up.
+    /// Keeps a session alive. Returns the leases that the worker must give up.
     ///
     /// # Errors
     /// [`DispatchError`].
     pub async fn renew(&self, renewal: Renewal) -> Result<Renewed, DispatchError> {
-        Ok(self.ask(|reply| Command::Renew { renewal, reply }).await??)
+        Ok(self.call(|reply| Command::Renew { renewal, reply }).await??)
     }
 
-    /// Leases up to `max` classes; does not wait for any to turn up. If the caller goes away before it has the answer, the
-    /// leases go back at once. `held`: what the worker holds, as it says in the same call.
+    /// Leases up to `max` classes without waiting for any to become available. If the caller is
+    /// dropped before it has the answer, the leases are returned at once. `held`: the leases that
+    /// the worker names in the same call.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -170,11 +177,11 @@ impl DispatcherHandle {
         max: usize,
         held: Vec<ReportedLease>,
     ) -> Result<Granted, DispatchError> {
-        Ok(self.ask(|reply| Command::Acquire { session, max, held, reply }).await??)
+        Ok(self.call(|reply| Command::Acquire { session, max, held, reply }).await??)
     }
 
-    /// Settles classes. What is settled is durable when this returns, also for a session that is not known: good news is
-    /// believed from anyone.
+    /// Settles classes. The results are durable when this returns. A success is also accepted from
+    /// an unknown session.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
@@ -184,169 +191,172 @@ impl DispatcherHandle {
         results: Vec<Reported>,
     ) -> Result<Receipt, DispatchError> {
         let reporter = reporter.into();
-        self.ask(|reply| Command::Report { reporter, results, reply }).await
+        self.call(|reply| Command::Report { reporter, results, reply }).await
     }
 
-    /// Ends a session; what it had is pending again. A reason says that the worker could not go on.
+    /// Ends a session. Its leased classes become pending again. A reason means that the worker
+    /// stopped because of an error.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn leave(&self, session: SessionId, reason: Option<String>) -> Result<(), DispatchError> {
-        self.ask(|reply| Command::Leave { session, reason, reply }).await
+        self.call(|reply| Command::Leave { session, reason, reply }).await
     }
 
-    /// Takes what a worker does to the origin; says what it may do.
+    /// Passes on a worker's observation of its connections to the origin. Returns its budget.
     ///
     /// # Errors
     /// [`DispatchError`].
     pub async fn observe(&self, session: SessionId, observation: Observation) -> Result<Budget, DispatchError> {
-        Ok(self.ask(|reply| Command::Observe { session, observation, reply }).await??)
+        Ok(self.call(|reply| Command::Observe { session, observation, reply }).await??)
     }
 
-    /// Takes why a worker has had no answer of the origin yet, for the screen.
+    /// Passes on why a worker has received no response from the origin yet, for display.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
-    pub async fn first_trouble(&self, session: SessionId, trouble: String) -> Result<(), DispatchError> {
-        let told = self.commands.send(Command::FirstTrouble { session, trouble }).await;
-        told.map_err(|_| DispatchError::Stopped)
+    pub async fn first_trouble(&self, session: SessionId, failure: String) -> Result<(), DispatchError> {
+        let sent = self.commands.send(Command::FirstFailure { session, failure }).await;
+        sent.map_err(|_| DispatchError::Stopped)
     }
 
-    /// What a worker may do to the origin.
+    /// The current budget of a worker.
     ///
     /// # Errors
     /// [`DispatchError`].
     pub async fn budget(&self, session: SessionId) -> Result<Budget, DispatchError> {
-        Ok(self.ask(|reply| Command::Budget { session, reply }).await??)
+        Ok(self.call(|reply| Command::Budget { session, reply }).await??)
     }
 
-    /// How many of the workers that have not left were heard of within the last `span`.
+    /// The number of workers that have not left and were heard of within the last `span`.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn heard_of(&self, span: Duration) -> Result<usize, DispatchError> {
-        self.ask(|reply| Command::HeardOf { span, reply }).await
+        self.call(|reply| Command::HeardOf { span, reply }).await
     }
 
-    /// The fleet now.
+    /// The current state of the fleet.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn fleet(&self) -> Result<Fleet, DispatchError> {
-        self.ask(|reply| Command::Fleet { reply }).await
+        self.call(|reply| Command::Fleet { reply }).await
     }
 
-    /// A page of classes that follow `after`, by their ids.
+    /// A page of classes, ordered by id, starting behind `after`.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`], also when the ledger cannot be read.
     pub async fn classes(&self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, DispatchError> {
-        self.ask(|reply| Command::Classes { state, after, reply }).await
+        self.call(|reply| Command::Classes { state, after, reply }).await
     }
 
-    /// Makes failed classes pending again, all of them where none is named; says how many were failed. Durable when this
-    /// returns. A job that is done stays done.
+    /// Makes failed classes pending again, all of them if none is named. Returns how many were
+    /// failed. Durable when this returns. A finished job stays finished.
     ///
     /// # Errors
-    /// [`DispatchError::NotInList`], and then no class is tried again.
+    /// [`DispatchError::NotInList`]; then no class is retried.
     pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<Retried, DispatchError> {
-        Ok(self.ask(|reply| Command::RetryFailed { wnids, reply }).await??)
+        Ok(self.call(|reply| Command::RetryFailed { wnids, reply }).await??)
     }
 
-    /// Tells a worker to finish what it holds and end; false when there is none of that name. Durable when this returns.
+    /// Drains a worker: it finishes its leased classes and then ends. Returns false if there is no
+    /// worker of that name. Durable when this returns.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn drain_worker(&self, name: String) -> Result<bool, DispatchError> {
-        self.ask(|reply| Command::DrainWorker { name, reply }).await
+        self.call(|reply| Command::DrainWorker { name, reply }).await
     }
 
-    /// Ends the waits that the origin has asked for with `Retry-After`; gives what is left of the
-    /// longest.
+    /// Ends the waits that the origin has asked for with `Retry-After`. Returns the time that was
+    /// left of the longest one.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn resume(&self) -> Result<Duration, DispatchError> {
-        self.ask(|reply| Command::Resume { reply }).await
+        self.call(|reply| Command::Resume { reply }).await
     }
 
-    /// What the coordinator is doing.
+    /// The phase of the job.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
-    /// The same, whenever it changes.
+    /// A receiver of the phase.
     pub fn watch_phase(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
     }
 
-    /// Changes whenever somebody who got nothing may get something.
+    /// The wake-up generation: changes when a worker whose request for leases had no result may be
+    /// granted a class.
     pub fn watch_turn(&self) -> watch::Receiver<u64> {
         self.turn.clone()
     }
 
-    /// Changes whenever somebody's budget may have changed, or a session has ended.
+    /// Changes when a worker's budget may have changed, or a session has ended.
     pub fn watch_budgets(&self) -> watch::Receiver<()> {
         self.budgets.clone()
     }
 
-    /// How gently the origin is treated, as of a second ago at most.
+    /// The state of the concurrency controller, at most a second old.
     pub fn pace(&self) -> ConcurrencyStatus {
         *self.pace.borrow()
     }
 
-    /// The job's counts now.
+    /// The job's current counts.
     pub fn status(&self) -> JobStatus {
         *self.status.borrow()
     }
 
-    /// The job's counts, whenever they change.
+    /// A receiver of the job's counts.
     pub fn watch(&self) -> watch::Receiver<JobStatus> {
         self.status.clone()
     }
 
-    /// What has happened since the start.
+    /// The counters since the start of the process.
     pub fn counters(&self) -> &Arc<JobCounters> {
         &self.counters
     }
 
-    /// Whether the dispatcher answers at all.
+    /// Whether the dispatcher answers commands.
     pub async fn answers(&self) -> bool {
         self.heard_of(Duration::ZERO).await.is_ok()
     }
 
-    /// The last worker that could not go on.
+    /// A receiver of the last worker that stopped because of an error.
     pub fn watch_stopped(&self) -> watch::Receiver<Option<WorkerStopped>> {
         self.stopped.clone()
     }
 
-    /// What the user can do about it where all classes have failed and were refused alike.
+    /// A remedy for the user if all classes have failed and were refused alike.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn advice(&self) -> Result<Option<&'static str>, DispatchError> {
-        self.ask(|reply| Command::Advice { reply }).await
+        self.call(|reply| Command::Advice { reply }).await
     }
 
-    /// Sets why the job cannot go on in this process: one sentence, which workers elsewhere are told
-    /// when they are told to stop. The first reason counts.
-    pub fn stops_because(&self, reason: String) {
+    /// Sets why the job cannot continue in this process: one sentence, which remote workers receive
+    /// together with the stop directive. Only the first reason is kept.
+    pub fn set_stop_reason(&self, reason: String) {
         if self.stop_reason.set(reason).is_err() {
             tracing::debug!("another reason to stop was set before");
         }
     }
 
-    /// Why the job cannot go on; `None` as long as it can, and after a signal.
+    /// Why the job cannot continue; `None` as long as it can, and after a signal.
     pub fn stop_reason(&self) -> Option<&str> {
         self.stop_reason.get().map(String::as_str)
     }
 
-    /// That the origin refuses every class alike, once it is known.
+    /// A receiver that gets a value when the origin refuses every class alike.
     pub fn watch_refuses(&self) -> watch::Receiver<Option<OriginRefuses>> {
         self.refuses.clone()
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| DispatchError::Stopped)?;
         answer.await.map_err(|_| DispatchError::Stopped)

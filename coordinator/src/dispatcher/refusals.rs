@@ -1,20 +1,21 @@
-//! How the origin refused the classes that have failed in this process: whether all have one cause,
-//! for advice at the end of a job whose list is too short for an early end. Pure.
+//! How the origin refused the classes that have failed in this process. Decides whether all
+//! refusals have one cause, for advice at the end of a job whose list is too short for an early
+//! end. Pure.
 
 use std::collections::HashMap;
 
 use shared::{job::JobStatus, refusal::Refusal};
 
-/// How many classes were refused in which way.
+/// Counts of refused classes by kind of refusal.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     refused: HashMap<Refusal, u64>,
-    /// Classes that have failed in another way.
+    /// Classes that have failed for another reason.
     otherwise: u64,
 }
 
 impl Refusals {
-    /// A class has failed.
+    /// Counts a failed class.
     pub(super) fn note(&mut self, refusal: Option<Refusal>) {
         match refusal {
             Some(refusal) => *self.refused.entry(refusal).or_default() += 1,
@@ -22,8 +23,9 @@ impl Refusals {
         }
     }
 
-    /// What the user can do, if the origin refused all `rows` classes of the list alike; also if all
-    /// others were complete before, unless those that failed are missing at the origin.
+    /// A remedy for the user, if the origin refused all `rows` classes of the list alike. Classes
+    /// that were complete before do not prevent it, unless the failed classes are missing at the
+    /// origin.
     pub(super) fn advice(&self, status: &JobStatus, rows: u64) -> Option<&'static str> {
         let (refusal, _) = self.refused.iter().max_by_key(|(_, count)| **count)?;
         let are_alike = self.refused.keys().all(|other| refusal.may_have_the_cause_of(*other));
@@ -40,8 +42,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advice_is_given_where_all_classes_were_refused_alike() {
-        let (forbidden, missing) = (Some(Refusal::Status(403)), Some(Refusal::Status(404)));
+    fn advice_is_given_if_all_classes_were_refused_alike() {
+        let forbidden = Some(Refusal::Status(403));
+        let missing = Some(Refusal::Status(404));
         for (failed, success, skipped, flag) in [
             (&[missing; 3][..], 0, 0, Some("--url")),
             (&[forbidden; 3], 0, 0, Some("--header-file")),
@@ -54,7 +57,7 @@ mod tests {
             (&[forbidden; 3], 5, 0, None),
             (&[forbidden, None, forbidden], 0, 0, None),
             (&[Some(Refusal::Certificate), forbidden], 0, 0, None),
-            // It says itself what to do.
+            // The failure's own message contains the remedy.
             (&[Some(Refusal::Scheme); 3], 0, 0, None),
             (&[], 0, 0, None),
         ] {

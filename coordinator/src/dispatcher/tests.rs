@@ -1,4 +1,5 @@
-//! The dispatcher with a table of its own and a ledger that keeps nothing, or all in memory.
+//! The dispatcher with a lease table and with a ledger that stores nothing or keeps everything in
+//! memory.
 
 use shared::{
     ids::{LeaseToken, SessionId},
@@ -23,6 +24,7 @@ impl From<SessionId> for Reporter {
     }
 }
 
+/// A running dispatcher and its handle.
 struct Running {
     handle: DispatcherHandle,
     folder: tempfile::TempDir,
@@ -31,12 +33,13 @@ struct Running {
 
 impl Running {
     fn start(count: u32) -> Self {
-        let (folder, mut task) = (tempfile::tempdir().unwrap(), JoinSet::new());
+        let folder = tempfile::tempdir().unwrap();
+        let mut task = JoinSet::new();
         let ledger = Writer::to_log(FailureLog::open(folder.path()).unwrap(), &mut task);
         Self::with(count, ledger, folder, task)
     }
 
-    /// As [`Self::start`], with a ledger from which nothing is confirmed but by the test.
+    /// Like [`Self::start`], with a ledger whose entries are confirmed by the test only.
     fn start_keeping(count: u32) -> (Self, mpsc::Receiver<Entry>) {
         let (writer, kept) = Writer::channel();
         (Self::with(count, writer, tempfile::tempdir().unwrap(), JoinSet::new()), kept)
@@ -84,7 +87,7 @@ fn success(lease: Lease) -> Reported {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_runs_to_its_end_and_the_log_names_what_failed() {
+async fn a_job_runs_to_its_end_and_the_log_names_the_failed_classes() {
     let running = Running::start(2);
     let session = running.session("host").await;
     let leases = running.leases(session, 5).await;
@@ -97,11 +100,11 @@ async fn a_job_runs_to_its_end_and_the_log_names_what_failed() {
     assert_eq!(running.log(), "n00000002 - Timeout: Request timeout after 120s\n");
     let late = running.handle.report(session, vec![success(leases[1])]).await;
     assert!(!late.unwrap().is_known);
-    assert_eq!(running.log(), "", "late good news takes the line out again");
+    assert_eq!(running.log(), "", "a later success removes the line");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_worker_loses_its_leases_and_the_watchers_hear_of_it() {
+async fn a_silent_worker_loses_its_leases_and_the_watchers_are_notified() {
     let running = Running::start(1);
     let session = running.session("host").await;
     let leases = running.leases(session, 1).await;
@@ -113,7 +116,7 @@ async fn a_silent_worker_loses_its_leases_and_the_watchers_hear_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_whose_receiver_went_away_are_pending_at_once() {
+async fn leases_whose_receiver_was_dropped_are_pending_at_once() {
     let running = Running::start(1);
     let session = running.session("host").await;
     let (reply, answer) = oneshot::channel();
@@ -123,12 +126,14 @@ async fn leases_whose_receiver_went_away_are_pending_at_once() {
     assert_eq!((running.handle.status().leased, running.handle.status().pending), (0, 1));
 }
 
-/// The first of two good news says that the origin is there, so the class in doubt has failed; the second corrects that.
+/// The first of two successes shows that the origin answers, so the class in doubt has failed. The
+/// second success corrects that.
 #[tokio::test(start_paused = true)]
-async fn what_is_settled_and_corrected_in_one_report_is_kept_in_that_order() {
+async fn a_settlement_and_its_correction_in_one_report_are_stored_in_that_order() {
     let (running, mut kept) = Running::start_keeping(3);
     let records = async {
-        let (mut records, mut corrected) = (Vec::new(), Vec::new());
+        let mut records = Vec::new();
+        let mut corrected = Vec::new();
         while let Some(entry) = kept.recv().await {
             assert!(entry.corrected.iter().all(|wnid| entry.records.iter().any(|record| record.wnid == *wnid)));
             corrected.extend(entry.corrected);
@@ -148,13 +153,13 @@ async fn what_is_settled_and_corrected_in_one_report_is_kept_in_that_order() {
         [(lease.wnid, true), (doubtful.wnid, false), (doubtful.wnid, true)]
     };
     let ((records, corrected), expected) = tokio::join!(records, story);
-    assert_eq!(corrected, [expected[1].0], "it is taken out of the failure log again");
+    assert_eq!(corrected, [expected[1].0], "its line is removed from the failure log");
     let kept: Vec<_> = records.iter().map(|(wnid, outcome)| (*wnid, matches!(outcome, Outcome::Success(_)))).collect();
     assert_eq!(kept, expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_hears_that_the_job_is_done_before_the_ledger_has_it() {
+async fn the_end_of_the_job_is_published_only_after_the_ledger_has_stored_it() {
     let (running, mut kept) = Running::start_keeping(1);
     let lease = Lease { wnid: "n00000001".parse().unwrap(), token: LeaseToken(0) };
     let handle = running.handle.clone();
@@ -171,7 +176,7 @@ async fn nobody_hears_that_the_job_is_done_before_the_ledger_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_news_of_a_session_that_is_not_known_is_not_acknowledged_and_good_news_is() {
+async fn of_an_unknown_session_a_failure_is_not_acknowledged_and_a_success_is() {
     let running = Running::start(2);
     let [one, other] =
         [1, 2].map(|number| Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) });
@@ -179,9 +184,9 @@ async fn bad_news_of_a_session_that_is_not_known_is_not_acknowledged_and_good_ne
     assert_eq!(receipt, Receipt { acked: vec![other.wnid], is_known: false });
 }
 
-/// The coordinator was restarted, and the result comes before the registration.
+/// The coordinator was restarted, and the result arrives before the registration.
 #[tokio::test(start_paused = true)]
-async fn a_result_of_a_session_that_is_not_known_is_the_named_workers() {
+async fn a_result_of_an_unknown_session_belongs_to_the_named_worker() {
     let (running, mut kept) = Running::start_keeping(2);
     let kept = async {
         let mut workers = Vec::new();
@@ -205,7 +210,7 @@ async fn a_result_of_a_session_that_is_not_known_is_the_named_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_cannot_go_on_says_why() {
+async fn a_worker_that_stops_because_of_an_error_gives_the_reason() {
     let running = Running::start(1);
     let session = running.session("host").await;
     running.handle.leave(session, Some("the disk is full".to_owned())).await.unwrap();
@@ -214,7 +219,8 @@ async fn a_worker_that_cannot_go_on_says_why() {
     assert_eq!(running.handle.status().workers, 0);
 }
 
-/// The end of the job waits for the ledger, and so does a worker's farewell. Meanwhile good news corrects the one failure.
+/// The end of the job waits for the ledger, and so does the end of a worker's session. Meanwhile a
+/// success corrects the only failure.
 #[tokio::test(start_paused = true)]
 async fn counts_that_waited_for_the_ledger_do_not_replace_later_ones() {
     let (running, mut kept) = Running::start_keeping(1);
@@ -227,22 +233,27 @@ async fn counts_that_waited_for_the_ledger_do_not_replace_later_ones() {
     calls.spawn(async move { drop(handle.report(session, vec![failed(lease)]).await) });
     let end = kept.recv().await.unwrap();
     running.handle.leave(session, None).await.unwrap();
-    let farewell = kept.recv().await.unwrap();
+    let leave_entry = kept.recv().await.unwrap();
     confirm(end);
     assert_eq!((running.handle.status().failed, running.handle.status().is_done()), (1, true));
     let handle = running.handle.clone();
     calls.spawn(async move { drop(handle.report(SessionId(0), vec![success(lease)]).await) });
     let correction = kept.recv().await.unwrap();
     assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
-    confirm(farewell);
-    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0), "it was taken before");
+    confirm(leave_entry);
+    assert_eq!(
+        (running.handle.status().success, running.handle.status().failed),
+        (1, 0),
+        "the success was accepted before"
+    );
     confirm(correction);
     assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
 }
 
-/// SIGSTOP, a paused container, a disk that hangs: the clock goes on, and nothing that workers send is handled meanwhile.
+/// SIGSTOP, a paused container, or a disk that hangs: the clock continues, but no message from
+/// workers is processed meanwhile.
 #[tokio::test(start_paused = true)]
-async fn the_time_in_which_the_coordinator_stood_still_is_no_silence_of_its_workers() {
+async fn a_suspension_of_the_coordinator_does_not_expire_leases() {
     for first_comes_a_tick in [true, false] {
         let running = Running::start(2);
         let [session, idle] = [running.session("host").await, running.session("idle").await];
@@ -260,14 +271,14 @@ async fn the_time_in_which_the_coordinator_stood_still_is_no_silence_of_its_work
             running.handle.renew(renewal(session, held(&leases), 0)).await.map(|renewed| renewed.drop),
             Ok(vec![])
         );
-        // From now on silence counts again.
+        // From now on the silence of the workers counts again.
         tokio::time::sleep(TTL + Duration::from_secs(12)).await;
         assert_eq!(running.handle.status().workers, 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_counter_that_a_worker_can_tell_is_too_large() {
+async fn the_largest_reported_counters_do_not_overflow() {
     let running = Running::start(2);
     for name in ["one", "other"] {
         let session = running.session(name).await;

@@ -89,7 +89,7 @@ impl RunningJob {
         ] {
             page.gauge(&format!("coordinator_origin_connections_{name}"), help, value.into())?;
         }
-        let quiet = "For how long nobody asks the origin for anything, because it asked for that or broke.";
+        let quiet = "For how long no request is sent to the origin, because it asked for that or broke.";
         page.gauge(
             "coordinator_origin_quiet_seconds",
             quiet,

@@ -1,4 +1,4 @@
-//! The last words of a finished job: why classes failed, and the table.
+//! The closing report of a finished job: the causes of failures, and the table.
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
@@ -13,23 +13,23 @@ use crate::{
     summary,
 };
 
-/// The end of a job does not wait for longer for a ledger whose disk hangs.
+/// Maximum wait for the ledger at the end of a job, in case its disk hangs.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is told of a finished job beside its counts.
+/// The closing report, without the counts.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     /// Rows of the list that repeat a class.
     pub(super) duplicates: u64,
     pub(super) causes: Vec<Cause>,
-    /// The failure log.
+    /// The path of the failure log.
     pub(super) log: PathBuf,
-    /// What the user can do.
+    /// A remedy for the user.
     pub(super) advice: Option<&'static str>,
 }
 
 impl Job {
-    /// Collects what the end of the job tells, while the ledger can be asked.
+    /// Collects the closing report while the ledger can still be read.
     pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
         let log = self.target.join(failure_log::NAME);
         let mut closing = Closing { duplicates: classes.duplicates, log, ..Closing::default() };
@@ -46,8 +46,8 @@ impl Job {
     }
 }
 
-/// The table of a finished job, below all that the screen shows, and before it the causes of the
-/// failures. The log has both, too, for when standard output does not take them.
+/// Writes the table of a finished job below all other output of the screen, and before it the
+/// causes of the failures. The log receives both too, in case standard output fails.
 pub(super) fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus, closing: Closing) -> Exit {
     let JobStatus { total, success, skipped, failed, .. } = *status;
     let duplicates = closing.duplicates;

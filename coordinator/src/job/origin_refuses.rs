@@ -1,5 +1,5 @@
-//! Why a job ends early: the origin refuses every class alike, as with a wrong URL, without a login or
-//! when the login has expired.
+//! Why a job ends early: the origin refuses every class alike, for example because of a wrong URL,
+//! a missing login or an expired login.
 
 use shared::refused_sample::OriginRefuses;
 
@@ -12,7 +12,7 @@ use shared::refused_sample::OriginRefuses;
 pub struct OriginRefusesAll {
     /// Scheme, host and port.
     pub(super) origin: String,
-    /// What the lease table knows of it.
+    /// The evidence of the lease table.
     pub(super) refuses: OriginRefuses,
 }
 

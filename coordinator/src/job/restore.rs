@@ -1,4 +1,4 @@
-//! What is known before a job begins goes into its table and its failure log.
+//! Restores the state that is known before a job begins into its lease table and its failure log.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::retry_failed::Share;
+use super::retry_failed::JobClasses;
 use crate::{
     config::Plan,
     failure_lines::FailureLines,
@@ -20,32 +20,34 @@ use crate::{
     rpc::service::LeaseTerms,
 };
 
-/// A line names at most so many workers.
+/// Maximum number of workers that a log line names.
 const MAX_NAMES: usize = 20;
 
-/// The table of a job, with what is known of its classes; the same in the failure log.
+/// The lease table of a job with the known states of its classes. Writes the failures to the
+/// failure log too.
 pub(super) fn restored_table(
     plan: &Plan,
     classes: &ClassList,
-    share: &Share<'_>,
+    job_classes: &JobClasses<'_>,
     ledger: &Ledger,
     run: &Run,
     terms: LeaseTerms,
     log: &mut FailureLog,
 ) -> Result<LeaseTable, LedgerError> {
-    let mut table = LeaseTable::new(&share.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
+    let mut table = LeaseTable::new(&job_classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
         .expecting_progress_within(plan.job.longest_silence())
         .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl))
         .checking_first_answers(ledger.failed_before(run, &plan.job.url.to_string())?);
-    share.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
+    job_classes.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
     restore(ledger, run, &mut table, log, plan.stay)?;
     restore_elsewhere(ledger, run, &mut table, &plan.expect)?;
     log_invalid(&classes.invalid, log);
     Ok(table)
 }
 
-/// What an earlier process of the run has settled stays so. Its failures are written to the new failure log; `aloud` (with
-/// `--stay`) to the screen as well, because the output of a former container is lost and its files are often hard to reach.
+/// Restores the settled classes of an earlier process of the run and writes the failures to the new
+/// failure log. With `aloud` (`--stay`) they are also printed, because the output of a former
+/// container is lost and its files are often hard to reach.
 fn restore(
     ledger: &Ledger,
     run: &Run,
@@ -73,9 +75,9 @@ fn restore(
     Ok(())
 }
 
-/// What an earlier process of the run has told workers still holds: which names are whose, which
-/// processes are to end, and which classes may be held. If workers may come back, says which are
-/// waited for.
+/// Restores what an earlier process of the run has promised to workers: the owners of names, the
+/// processes that are drained, and the classes that may be leased. If workers may return, prints
+/// which are waited for.
 pub(super) fn restore_workers(
     ledger: &Ledger,
     run: &Run,
@@ -100,7 +102,7 @@ pub(super) fn restore_workers(
     Ok(table)
 }
 
-/// For whom a coordinator that was started again waits, and until when.
+/// The message about the workers that a restarted coordinator waits for, and until when.
 fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
     let workers = match expected.workers.as_slice() {
         [worker] => format!("worker {worker}"),
@@ -115,7 +117,7 @@ fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
     )
 }
 
-/// The first names, and how many more there are.
+/// The first names, and the number of the others.
 fn named(workers: &[String]) -> String {
     let names = workers.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     match workers.len().saturating_sub(MAX_NAMES) {
@@ -124,8 +126,8 @@ fn named(workers: &[String]) -> String {
     }
 }
 
-/// What a run before this one has left complete, and on which worker; and the workers that are
-/// waited for.
+/// Restores the classes that a previous run left complete, with their workers, and the workers that
+/// are waited for.
 fn restore_elsewhere(
     ledger: &Ledger,
     run: &Run,
@@ -137,8 +139,8 @@ fn restore_elsewhere(
     Ok(())
 }
 
-/// Notes the rows that hold no class id, which the table counts as failed from the start, and
-/// writes the log.
+/// Notes the rows without a class id, which the table counts as failed from the start, and writes
+/// the log.
 fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
     let mut lines = FailureLines::default();
     for row in rows {
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_names_whom_it_waits_for_and_until_when() {
+    fn the_line_names_the_workers_that_are_waited_for_and_the_deadline() {
         let now = Instant::now();
         let time = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
         let said = |count: usize| {

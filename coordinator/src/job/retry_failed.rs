@@ -1,8 +1,9 @@
-//! `--retry-failed`: a job of what the last run has left failed. What that run has left complete counts as skipped, unless
-//! the worker in this process, or one that joins, does not have it any more.
+//! `--retry-failed`: a job of the classes that failed in the last run. Classes that the last run
+//! left complete count as skipped, unless they are missing at the worker in this process or at one
+//! that joins.
 //!
-//! Invariant: where nothing is to be tried again, no run begins, so that the last run stays the last one, with its log; except
-//! with `--stay`, which has to have a run to show.
+//! Invariant: if there is nothing to retry, no run begins, so the last run and its log stay. With
+//! `--stay` a run begins nevertheless, because a run is needed for display.
 
 use std::{borrow::Cow, path::PathBuf};
 
@@ -22,28 +23,28 @@ use crate::{
     ledger::{Entry, LastRun, Ledger, NoLastRun, Record, Writer},
 };
 
-/// Records are queued in pieces of so many.
-const PIECE: usize = 10_000;
+/// Records are queued in batches of this size.
+const BATCH: usize = 10_000;
 
-/// The list is not one that the last run could say enough about.
+/// Why the results of the last run are not enough for a retry.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NothingToRetry {
-    /// It knows none of the classes.
+    /// The last run knows none of the classes.
     #[error(
         "try again what failed: the last run in the ledger {} was of another list, for it came to no class of this one; \
          run the same command without --retry-failed", ledger.display()
     )]
     OtherList {
-        /// Where the last run is kept.
+        /// The ledger of the last run.
         ledger: PathBuf,
     },
-    /// What it came to is there, but that is not all.
+    /// No class has failed, but the last run did not settle the whole list.
     #[error(
         "try again what failed: nothing has, but the last run did not come to {} of the list; the same command without \
          --retry-failed downloads {}", classes(*.never), if *.never == 1 { "it" } else { "them" }
     )]
     NotComeTo {
-        /// So many classes of the list.
+        /// Number of classes of the list that the last run did not settle.
         never: usize,
     },
 }
@@ -52,14 +53,14 @@ fn classes(count: usize) -> String {
     if count == 1 { "1 class".to_owned() } else { format!("{count} classes") }
 }
 
-/// Which classes of the list the job is about, and what is known of them before it begins.
-pub(super) struct Share<'list> {
+/// The classes of the list that the job is about, and their known outcomes.
+pub(super) struct JobClasses<'list> {
     pub(super) wnids: Cow<'list, [Wnid]>,
-    /// Complete; in the ledger, too, so that the next retry knows of them.
+    /// Complete classes. They are also written to the ledger for the next retry.
     pub(super) there: Vec<Record>,
 }
 
-/// Opens the ledger; makes none for a job that would have to find something in it.
+/// Opens the ledger. Does not create one for a job that needs the results of an earlier run.
 pub(super) fn open_ledger(plan: &Plan) -> Result<Ledger, CoordinatorError> {
     if plan.retry_failed {
         NoLastRun::unless_there(&plan.ledger)?;
@@ -67,9 +68,9 @@ pub(super) fn open_ledger(plan: &Plan) -> Result<Ledger, CoordinatorError> {
     Ok(Ledger::open(&plan.ledger)?)
 }
 
-impl<'list> Share<'list> {
-    /// All of the list, or with `--retry-failed` a part of it, which is told; `None` if every class is there already, which
-    /// is told, too. The digest is that of the job.
+impl<'list> JobClasses<'list> {
+    /// All classes of the list, or a part of it with `--retry-failed`, which is logged. `None` if
+    /// every class is complete, which is logged too. The digest identifies the job.
     pub(super) async fn of(
         plan: &Plan,
         classes: &'list ClassList,
@@ -81,35 +82,35 @@ impl<'list> Share<'list> {
             return Ok(Some(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() }));
         }
         let mut last = ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??;
-        let missing = if plan.single_host.is_some() { look(plan, &mut last).await } else { 0 };
-        let share = Self::of_last_run(classes, &last);
-        let never = classes.wnids.len() - share.wnids.len();
-        if share.wnids.is_empty() && never > 0 {
+        let missing = if plan.single_host.is_some() { check_target(plan, &mut last).await } else { 0 };
+        let job_classes = Self::of_last_run(classes, &last);
+        let never = classes.wnids.len() - job_classes.wnids.len();
+        if job_classes.wnids.is_empty() && never > 0 {
             return Err(NothingToRetry::OtherList { ledger: plan.ledger.clone() }.into());
         }
-        let tell = |line: &str| {
+        let say = |line: &str| {
             tracing::info!("{line}");
             screen.say(line);
         };
-        match share.wnids.len() - share.there.len() {
+        match job_classes.wnids.len() - job_classes.there.len() {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),
             0 => {
-                all_there(&classes.invalid, plan.single_host.is_some()).for_each(|line| tell(&line));
+                all_there(&classes.invalid, plan.single_host.is_some()).for_each(|line| say(&line));
                 if !plan.stay {
                     return Ok(None);
                 }
             }
             failed => {
-                trying_again(failed - missing.min(failed), never).for_each(|line| tell(&line));
+                trying_again(failed - missing.min(failed), never).for_each(|line| say(&line));
                 if missing > 0 {
                     tracing::warn!("{}", not_there(missing));
                 }
             }
         }
-        Ok(Some(share))
+        Ok(Some(job_classes))
     }
 
-    /// What the last run has settled, in the list's order.
+    /// The classes that the last run has settled, in the order of the list.
     fn of_last_run(classes: &ClassList, last: &LastRun) -> Self {
         let settled = |wnid: &&Wnid| last.there.contains_key(wnid) || last.failed.contains(wnid);
         let wnids: Vec<Wnid> = classes.wnids.iter().filter(settled).copied().collect();
@@ -121,17 +122,17 @@ impl<'list> Share<'list> {
         Self { there: there.collect(), wnids: wnids.into() }
     }
 
-    /// Without what an earlier process of this run has settled in another way.
+    /// Drops classes that an earlier process of this run has settled differently.
     pub(super) fn still_skipped(self, table: &LeaseTable) -> Self {
         let there = self.there.into_iter().filter(|record| table.is_skipped(record.wnid));
         Self { there: there.collect(), wnids: self.wnids }
     }
 
-    /// Keeps what is there for the next retry.
+    /// Stores the complete classes for the next retry.
     pub(super) async fn keep(self, writer: &Writer) {
         let mut there = self.there.into_iter();
         loop {
-            let records: Vec<Record> = there.by_ref().take(PIECE).collect();
+            let records: Vec<Record> = there.by_ref().take(BATCH).collect();
             if records.is_empty() {
                 return;
             }
@@ -140,17 +141,18 @@ impl<'list> Share<'list> {
     }
 }
 
-/// Looks in the target of the worker in this process: what is missing there, or differs from its
-/// manifest, is part of the job. Gives its number.
-async fn look(plan: &Plan, last: &mut LastRun) -> usize {
-    let (target, trusts) = (plan.target.clone(), plan.job.existing == Existing::Trust);
+/// Checks the target of the worker in this process: classes that are missing there, or differ from
+/// their manifest, become part of the job. Returns their number.
+async fn check_target(plan: &Plan, last: &mut LastRun) -> usize {
+    let target = plan.target.clone();
+    let trusts = plan.job.existing == Existing::Trust;
     let there: Vec<Wnid> = last.there.keys().copied().collect();
-    let look = move || {
+    let check = move || {
         let is_missing = |wnid: &Wnid| !worker::verify::is_there(&target, *wnid, trusts);
         there.into_iter().filter(is_missing).collect::<Vec<Wnid>>()
     };
-    // Without a thread for it the worker finds out.
-    let missing = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    // Without a thread for the check, the worker finds the missing classes.
+    let missing = tokio::task::spawn_blocking(check).await.unwrap_or_default();
     for wnid in &missing {
         last.there.remove(wnid);
         last.failed.insert(*wnid);
@@ -159,11 +161,12 @@ async fn look(plan: &Plan, last: &mut LastRun) -> usize {
 }
 
 fn not_there(missing: usize) -> String {
-    let (of, are) = (classes(missing), if missing == 1 { "is" } else { "are" });
+    let of = classes(missing);
+    let are = if missing == 1 { "is" } else { "are" };
     format!("{of} that the last run has left complete {are} not there any more or damaged, and {are} part of this job")
 }
 
-/// What is tried again, and what is not part of the job.
+/// The messages about what is retried, and what is not part of the job.
 fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
     let rest = "not part of this job; the same command without --retry-failed downloads";
     let never = match never {
@@ -174,16 +177,17 @@ fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
     std::iter::once(format!("trying again the {} that the last run has left failed", classes(failed))).chain(never)
 }
 
-/// That there is nothing to do; rows that hold no class id count as failed all the same.
-/// `has_looked`: whether the folders were compared with their manifests. Only workers can do that
-/// with folders of their own, and none is waited for here.
+/// The messages that there is nothing to do. Rows without a class id still count as failed.
+/// `has_looked`: the folders were compared with their manifests. Only workers can compare folders
+/// of their own, and this job waits for no worker.
 fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = String> {
     let nothing = "nothing to try again: the last run has left every class of the list complete".to_owned();
     let unseen = "whether the folders are still complete was not checked; the same command without --retry-failed \
                   has each worker look";
     let unseen = (!has_looked).then(|| unseen.to_owned());
     let rows = invalid.first().map(|first| {
-        let (line, value) = (first.line, shown(first));
+        let line = first.line;
+        let value = shown(first);
         match invalid.len() {
             1 => format!("1 row of the list holds no class id: line {line}: {value}"),
             rows => format!("{rows} rows of the list hold no class id; the first is line {line}: {value}"),
@@ -194,7 +198,8 @@ fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = S
 
 /// The counts of a job that has nothing to do.
 pub(super) fn nothing_to_do(classes: &ClassList) -> JobStatus {
-    let (skipped, failed) = (classes.wnids.len() as u64, classes.invalid.len() as u64);
+    let skipped = classes.wnids.len() as u64;
+    let failed = classes.invalid.len() as u64;
     JobStatus { total: skipped + failed, skipped, failed, ..JobStatus::default() }
 }
 
@@ -213,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_job_is_what_the_list_and_the_last_run_have_in_common() {
+    fn the_job_consists_of_the_classes_of_both_the_list_and_the_last_run() {
         let published = Published { files: 3, bytes: 10_240 };
         let last = LastRun {
             there: [1, 2, 9].map(|number| (wnid(number), published)).into(),
@@ -221,14 +226,14 @@ mod tests {
             workers: [(wnid(2), "host".to_owned())].into(),
         };
         let classes = list(&[3, 4, 1, 5, 2]);
-        let share = Share::of_last_run(&classes, &last);
-        assert_eq!(*share.wnids, [3, 1, 2].map(wnid));
+        let job_classes = JobClasses::of_last_run(&classes, &last);
+        assert_eq!(*job_classes.wnids, [3, 1, 2].map(wnid));
         let there = [(1, None), (2, Some("host".to_owned()))].map(|(number, worker)| Record {
             wnid: wnid(number),
             outcome: Outcome::Skipped(published),
             worker,
         });
-        assert_eq!(share.there, there);
+        assert_eq!(job_classes.there, there);
         assert_eq!(
             trying_again(1, 2).collect::<Vec<_>>(),
             [
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_a_class_id_are_told_also_when_there_is_nothing_to_do() {
+    fn rows_without_a_class_id_are_reported_also_if_there_is_nothing_to_do() {
         let row = |line| InvalidRow { line, value: String::new(), after: 0 };
         let nothing = "nothing to try again: the last run has left every class of the list complete";
         assert_eq!(all_there(&[], true).collect::<Vec<_>>(), [nothing]);

@@ -1,4 +1,4 @@
-//! Whole jobs with a worker that speaks the protocol and downloads nothing.
+//! Complete jobs with a worker that implements the protocol and downloads nothing.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,13 @@ use shared::{
     ids::SessionId,
     job::{Durability, Existing},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Endpoint;
 
-use super::*;
+use super::{
+    stopping::{LEAVE_TIMEOUT, POLL_INTERVAL, all_have_been_told},
+    *,
+};
 use crate::{
     concurrency::Ceilings,
     config::{ClassSource, Exposure, SingleHost},
@@ -38,7 +41,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         },
         ceilings: Ceilings::default(),
         listen,
-        door: auth::ServerCredentialFiles::default().open().unwrap(),
+        credentials: auth::ServerCredentialFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
         warnings: Vec::new(),
         http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
@@ -54,7 +57,8 @@ fn classes() -> ClassList {
     ClassList { wnids: wnids.into(), ..ClassList::default() }
 }
 
-/// Reports every class it gets: the last of the list as failed, the others as success. Leaves with a reason, if it has one.
+/// Reports every leased class: the last one of the list as failed, the others as success. Leaves
+/// with a reason if one is given.
 async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
     let connect = worker.connect.clone();
     let channel = Endpoint::from_static("http://in-process")
@@ -116,7 +120,8 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
 #[tokio::test]
 async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut out, shutdown) = (Vec::new(), Shutdown::default());
+    let mut out = Vec::new();
+    let shutdown = Shutdown::default();
     let plan = plan(folder.path(), None);
     let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, |worker| work(worker, "")).await;
     assert_eq!(exit.unwrap(), Exit::SomeFailed);
@@ -127,9 +132,10 @@ async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
 }
 
 #[tokio::test]
-async fn a_job_cannot_go_on_without_its_only_worker_and_says_why() {
+async fn a_job_ends_with_a_reason_if_its_only_worker_stops() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut out, shutdown) = (Vec::new(), Shutdown::default());
+    let mut out = Vec::new();
+    let shutdown = Shutdown::default();
     let plan = plan(folder.path(), None);
     let stops = |worker| async { work(worker, "the disk is full").await };
     let error = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, stops).await.unwrap_err();
@@ -138,10 +144,14 @@ async fn a_job_cannot_go_on_without_its_only_worker_and_says_why() {
 }
 
 #[tokio::test]
-async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_so_long() {
+async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_until_a_deadline() {
     let folder = tempfile::tempdir().unwrap();
-    for (aborts, least, deadline) in [(false, HAND_BACK, Duration::from_mins(1)), (true, Duration::ZERO, HAND_BACK)] {
-        let (mut out, shutdown, start) = (Vec::new(), Shutdown::default(), Instant::now());
+    for (aborts, least, deadline) in
+        [(false, RETURN_TIMEOUT, Duration::from_mins(1)), (true, Duration::ZERO, RETURN_TIMEOUT)]
+    {
+        let mut out = Vec::new();
+        let shutdown = Shutdown::default();
+        let start = Instant::now();
         shutdown.drain.cancel();
         if aborts {
             shutdown.abort.cancel();
@@ -177,8 +187,8 @@ fn renewal(session: SessionId) -> Renewal {
     Renewal { session, credential: None, held: vec![], received: 0 }
 }
 
-/// Keeps a paused clock from running ahead, as any task of the blocking pool does, until what it
-/// gives is dropped.
+/// Prevents a paused clock from advancing, as any task of the blocking pool does, until the
+/// returned sender is dropped.
 fn stand_still() -> std::sync::mpsc::Sender<()> {
     let (end, ended) = std::sync::mpsc::channel();
     tokio::task::spawn_blocking(move || ended.recv());
@@ -190,10 +200,12 @@ async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_sign
     let _still = stand_still();
     for second_signal in [false, true] {
         let folder = tempfile::tempdir().unwrap();
-        let (mut out, shutdown) = (Vec::new(), Shutdown::default());
+        let mut out = Vec::new();
+        let shutdown = Shutdown::default();
         let mark = folder.path().join("cleaned up");
         let cleans_slowly = |worker: DevWorker| {
-            let (mark, shutdown) = (mark.clone(), worker.shutdown.clone());
+            let mark = mark.clone();
+            let shutdown = worker.shutdown.clone();
             async move {
                 work(worker, "").await?;
                 for _ in 0..100 {
@@ -216,12 +228,12 @@ async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_sign
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() {
+async fn remote_workers_are_waited_for_until_they_have_left_or_are_disconnected() {
     let mut tasks = JoinSet::new();
     let ttl = Duration::from_secs(30);
     let table = LeaseTable::new(&classes().wnids, 0, 1, ttl);
-    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
-    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
+    let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
+    let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
     let hello =
         |name: &str| WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 10, ..WorkerInfo::default() };
@@ -234,16 +246,16 @@ async fn workers_elsewhere_are_waited_for_until_they_have_left_or_are_cut_off() 
         sleep(Duration::from_secs(12)).await;
         handle.leave(leaves, None).await.unwrap();
     };
-    tokio::join!(all_have_heard(handle.clone(), ttl), backs_off);
-    assert!(heard.elapsed() < Duration::from_secs(25), "the one that is cut off is not waited for");
+    tokio::join!(all_have_been_told(handle.clone(), ttl), backs_off);
+    assert!(heard.elapsed() < Duration::from_secs(25), "the disconnected worker is not waited for");
     handle.renew(renewal(cut_off)).await.unwrap();
     let heard = Instant::now();
-    all_have_heard(handle.clone(), ttl).await;
+    all_have_been_told(handle.clone(), ttl).await;
     assert!((Duration::from_secs(15)..Duration::from_secs(16)).contains(&heard.elapsed()));
 }
 
 #[tokio::test]
-async fn a_job_whose_counts_have_died_is_not_taken_for_a_finished_one() {
+async fn a_job_whose_dispatcher_has_ended_does_not_count_as_finished() {
     let folder = tempfile::tempdir().unwrap();
     let shutdown = Shutdown::default();
     let waits = |worker: DevWorker| async move {
@@ -259,7 +271,7 @@ async fn a_job_whose_counts_have_died_is_not_taken_for_a_finished_one() {
 }
 
 #[test]
-fn another_query_is_another_job_although_it_is_not_shown() {
+fn a_different_query_is_a_different_job_although_it_is_not_shown() {
     let of = |url: &str| digest(&classes(), &UrlTemplate::parse(url).unwrap(), false);
     assert_ne!(of("http://h/{wnid}?v=1"), of("http://h/{wnid}?v=2"));
     assert_eq!(of("http://old:secret@h/{wnid}"), of("http://new:secret@h/{wnid}"));
@@ -267,37 +279,40 @@ fn another_query_is_another_job_although_it_is_not_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_does_not_wait_for_a_worker_that_has_left() {
-    let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
+    let ttl = Duration::from_secs(30);
+    let mut tasks = JoinSet::new();
     let table = LeaseTable::new(&[], 0, 1, ttl);
-    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
-    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
+    let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
+    let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
     let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
-        sleep(LOOK / 2).await;
+        sleep(POLL_INTERVAL / 2).await;
         handle.leave(session, None).await.unwrap();
         Instant::now()
     };
-    let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    let (all_left, left) = tokio::join!(all_have_been_told(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO);
 }
 
-/// The clock stands still: code that waits for it waits for ever.
+/// The clock is paused and never advances, so code that waits for it would never return.
 #[test]
 fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        // What is there already takes a while to look at; it is of no other job.
+        // Checking existing folders takes a while. They are not of this job.
         (0..1000).for_each(|number| std::fs::create_dir(folder.path().join(format!("n1{number:07}"))).unwrap());
-        // Nobody listens there, so each class fails at once.
+        // No server listens there, so each class fails at once.
         let mut plan = plan(folder.path(), None);
         plan.lease_ttl = Duration::from_hours(1); // renewals have a clock of their own
         plan.job = JobOptions { url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(), retries: 0, ..plan.job };
-        let (classes, shutdown, mut out) = (classes(), Shutdown::default(), Vec::new());
+        let classes = classes();
+        let shutdown = Shutdown::default();
+        let mut out = Vec::new();
         let job = run(plan, &classes, &Screen::Silent, &shutdown, &mut out, dev::run_worker);
         let exit = runtime.block_on(async {
             let _still = stand_still();
@@ -308,25 +323,27 @@ fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
     assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Exit::SomeFailed));
 }
 
-/// It stood still for longer than workers are waited for: they hear of the end when it goes on.
+/// The coordinator was suspended for longer than the wait for workers. They receive the end when it
+/// continues.
 #[tokio::test(start_paused = true)]
-async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
-    let (ttl, mut tasks) = (Duration::from_secs(30), JoinSet::new());
-    let pace = ConcurrencyController::new(Ceilings::default(), Instant::now());
+async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
+    let ttl = Duration::from_secs(30);
+    let mut tasks = JoinSet::new();
+    let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let table = LeaseTable::new(&[], 0, 1, ttl);
-    let (dispatcher, handle) = Dispatcher::new(table, pace, Writer::to_nowhere(&mut tasks));
+    let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
     let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
-        sleep(LOOK / 2).await;
-        tokio::time::advance(FAREWELL * 4).await;
+        sleep(POLL_INTERVAL / 2).await;
+        tokio::time::advance(LEAVE_TIMEOUT * 4).await;
         sleep(Duration::from_secs(1)).await;
         assert_eq!(handle.status().workers, 1);
         handle.leave(session, None).await.unwrap();
         Instant::now()
     };
-    let (all_left, left) = tokio::join!(all_have_heard(handle.clone(), ttl), leaves);
+    let (all_left, left) = tokio::join!(all_have_been_told(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
     let hello = WorkerInfo { worker: "deaf".to_owned(), instance: "deaf".into(), slots: 10, ..WorkerInfo::default() };
@@ -338,7 +355,7 @@ async fn the_end_is_told_also_by_a_coordinator_that_stood_still_meanwhile() {
         }
     };
     let begun = Instant::now();
-    let heard = async { (all_have_heard(handle.clone(), ttl).await, begun.elapsed()) };
+    let heard = async { (all_have_been_told(handle.clone(), ttl).await, begun.elapsed()) };
     let ((all_left, took), ()) = tokio::join!(heard, stays);
-    assert!(!all_left && (FAREWELL..FAREWELL + Duration::from_secs(1)).contains(&took), "{took:?}");
+    assert!(!all_left && (LEAVE_TIMEOUT..LEAVE_TIMEOUT + Duration::from_secs(1)).contains(&took), "{took:?}");
 }

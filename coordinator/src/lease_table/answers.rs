@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{PATIENCE, drains::Drain, names::Renamed};
+use super::{JOIN_TIMEOUT, drains::Drain, names::Renamed};
 use shared::{
     Wnid,
     ids::{LeaseToken, SessionId},
@@ -230,7 +230,7 @@ impl fmt::Display for ElsewhereEvent {
                 formatter,
                 "{they_are} complete on worker {worker}, which is expected: other workers download {them} if it has not \
                  joined in {}",
-                humantime::format_duration(PATIENCE)
+                humantime::format_duration(JOIN_TIMEOUT)
             ),
             Self::NotJoined { worker, .. } => {
                 write!(formatter, "worker {worker} was expected and has not joined: {they_are} downloaded again")

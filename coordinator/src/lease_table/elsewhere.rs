@@ -1,13 +1,13 @@
 //! Classes that the ledger has as complete on a worker of the last run.
 //!
-//! Where each worker has a folder of its own, only that worker can say whether a class is still
-//! there. Until it has, the class is in [`State::Elsewhere`] and no worker is granted it; with
-//! `--retry-failed` it counts as skipped. A worker that has joined reports what it has before its
-//! first lease: what it does not report is missing or damaged there, and is granted. The classes of
-//! a worker that has not joined are granted when no other class is left and the others had
-//! [`GRACE`] to join, or, if it is expected (`--expect`), when it has not joined in [`PATIENCE`].
-//! After a restart of the coordinator a worker that comes back with leases is asked again, if there
-//! are classes of it that no result in the ledger settles.
+//! If each worker has its own folder, only that worker knows whether a class is still complete.
+//! Until it has reported, the class is in [`State::Elsewhere`] and is granted to no worker; with
+//! `--retry-failed` it counts as skipped. A worker that has joined reports its inventory before its
+//! first lease: classes that it does not report are missing or damaged there, and are granted. The
+//! classes of a worker that has not joined are granted when no other class is left and
+//! [`JOIN_GRACE`] has passed, or, for an expected worker (`--expect`), after [`JOIN_TIMEOUT`].
+//! After a restart of the coordinator a worker that returns with leases must send its inventory
+//! again if the ledger has unsettled classes of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -20,34 +20,35 @@ use tokio::time::Instant;
 
 use super::{ElsewhereEvent, LeaseNotice, LeaseTable, ReportedLease, State, UnknownSession};
 
-/// An expected worker has this long to join, from the start of the coordinator.
-pub const PATIENCE: Duration = Duration::from_mins(10);
-/// Workers of one fleet start at about the same time: after the first one is ready, the others have
-/// this long to join before they count as absent.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
-/// Workers that are named one by one when they have not joined.
-const NAMED: usize = 10;
+/// An expected worker must join within this time after the start of the coordinator.
+pub const JOIN_TIMEOUT: Duration = Duration::from_mins(10);
+/// The workers of a fleet start at about the same time. After the first one is ready, the others
+/// have this long to join before they count as absent.
+pub(super) const JOIN_GRACE: Duration = Duration::from_secs(10);
+/// Maximum number of absent workers that are named individually.
+const MAX_NAMED: usize = 10;
 
-/// Which worker has which class, as far as it has not said so in this run.
+/// The classes that earlier runs left on workers, until the workers have confirmed them in this
+/// run.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
-    /// Positions of classes by worker; those that are not in `unsaid` any more do not count.
+    /// Positions of classes by worker. Those that are no longer in `unconfirmed` do not count.
     by_worker: BTreeMap<String, Vec<usize>>,
-    /// Classes of which no worker has said in this run that they are there.
-    unsaid: HashSet<usize>,
+    /// Classes that no worker has confirmed in this run.
+    unconfirmed: HashSet<usize>,
     /// Pending classes that an earlier process of the run may have granted.
     begun: HashSet<usize>,
     /// Classes in [`State::Elsewhere`].
     pub(super) pending: usize,
     expected: BTreeSet<String>,
     until: Option<Instant>,
-    /// When workers that have not joined count as absent; from the first worker that asks for a
-    /// class.
+    /// The time from which workers that have not joined count as absent. Set by the first request
+    /// for a class.
     absent_from: Option<Instant>,
-    /// Absent workers were told to people.
-    is_told: bool,
+    /// Whether the absent workers were reported.
+    is_reported: bool,
     /// Classes that were settled as skipped and are pending again.
-    forgotten: Vec<Wnid>,
+    unsettled: Vec<Wnid>,
 }
 
 impl Elsewhere {
@@ -56,23 +57,24 @@ impl Elsewhere {
         self.begun.contains(&position)
     }
 
-    /// So many classes of a worker are unsaid.
+    /// The number of unconfirmed classes of a worker.
     fn count(&self, worker: &str) -> usize {
         let positions = self.by_worker.get(worker).map(Vec::as_slice).unwrap_or_default();
-        positions.iter().filter(|position| self.unsaid.contains(position)).count()
+        positions.iter().filter(|position| self.unconfirmed.contains(position)).count()
     }
 
-    /// Takes a worker's unsaid classes out.
+    /// Removes and returns a worker's unconfirmed classes.
     fn take(&mut self, worker: &str) -> Vec<usize> {
         let mut positions = self.by_worker.remove(worker).unwrap_or_default();
-        positions.retain(|position| self.unsaid.remove(position));
+        positions.retain(|position| self.unconfirmed.remove(position));
         positions
     }
 }
 
 impl LeaseTable {
-    /// A class that an earlier run has left complete on a worker, before anything is leased.
-    /// `has_begun`: an earlier process has begun this run, so what counts as skipped was said in it.
+    /// Notes a class that an earlier run left complete on a worker, before any lease is granted.
+    /// `has_begun`: an earlier process has begun this run, so classes that count as skipped were
+    /// confirmed in it.
     pub fn was_complete_on(&mut self, wnid: Wnid, worker: &str, has_begun: bool) {
         let Some(position) = self.index.get(&wnid).copied() else { return };
         match self.classes[position].state {
@@ -85,11 +87,11 @@ impl LeaseTable {
             State::Skipped if !has_begun => {}
             _ => return,
         }
-        self.elsewhere.unsaid.insert(position);
+        self.elsewhere.unconfirmed.insert(position);
         self.elsewhere.by_worker.entry(worker.to_owned()).or_default().push(position);
     }
 
-    /// Workers that are waited for before classes that they have are granted to others.
+    /// Sets the workers that are waited for before their classes are granted to others.
     pub fn expect(&mut self, workers: &[String], now: Instant) {
         for worker in BTreeSet::from_iter(workers) {
             let classes = self.elsewhere.count(worker);
@@ -98,7 +100,7 @@ impl LeaseTable {
                 self.elsewhere.expected.insert(worker.clone());
             }
         }
-        self.elsewhere.until = Some(now + PATIENCE);
+        self.elsewhere.until = Some(now + JOIN_TIMEOUT);
     }
 
     /// Whether a class counts as skipped.
@@ -107,45 +109,45 @@ impl LeaseTable {
     }
 
     /// Classes that were settled as skipped and are pending again since the last call.
-    pub fn take_forgotten(&mut self) -> Vec<Wnid> {
-        mem::take(&mut self.elsewhere.forgotten)
+    pub fn take_unsettled(&mut self) -> Vec<Wnid> {
+        mem::take(&mut self.elsewhere.unsettled)
     }
 
-    /// A worker has said that a class is there.
+    /// A worker has reported that a class is complete.
     pub(super) fn is_there(&mut self, position: usize) {
-        self.elsewhere.unsaid.remove(&position);
+        self.elsewhere.unconfirmed.remove(&position);
     }
 
-    /// A worker has said that a class is there, and that its lease still has work to do: the class is granted, to
-    /// a worker of the same storage first. Only what is known from an earlier run changes; the others are granted
-    /// anyway.
+    /// A worker has reported that a class is complete but its lease still has work to do: the class
+    /// is granted, first to a worker of the same storage. Only classes known from an earlier run
+    /// change; all others are granted anyway.
     ///
     /// # Errors
     /// [`UnknownSession`].
     pub fn needs_lease(&mut self, id: SessionId, wnid: Wnid) -> Result<(), UnknownSession> {
         let storage = self.sessions.by_id.get(&id).ok_or(UnknownSession)?.hello.storage.clone();
         if let Some(position) = self.index.get(&wnid).copied()
-            && self.elsewhere.unsaid.remove(&position)
+            && self.elsewhere.unconfirmed.remove(&position)
         {
             self.begun_on.insert(position, storage);
-            self.forget_skipped(&[position]);
+            self.unsettle_skipped(&[position]);
             self.queue_all(&[position]);
         }
         Ok(())
     }
 
-    /// Whether a worker that registers has to say what its storage has. One that comes back with
-    /// leases after a restart of the coordinator said it before: it is asked again only if the ledger
-    /// has a class of it that is not settled in this run, and no other worker waits for its answer.
-    pub(super) fn has_to_survey(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> bool {
+    /// Whether a worker that registers must send its inventory. One that returns with leases after
+    /// a restart of the coordinator has sent it before. It must send it again only if the ledger
+    /// has a class of it that is not settled in this run; no other worker waits for that.
+    pub(super) fn needs_inventory(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> bool {
         if held.is_empty() {
             return self.sessions.survey(id, now);
         }
         self.pending_on(&self.sessions.by_id[&id].hello.worker) > 0
     }
 
-    /// Lets the classes be granted that a worker which asks for some has not reported, once all have
-    /// reported what they have.
+    /// Makes the classes grantable that the requesting worker has not reported, once all workers
+    /// have reported their inventory.
     pub(super) fn release_of_present(&mut self, id: SessionId, now: Instant) {
         if self.elsewhere.by_worker.is_empty() || self.sessions.is_surveying(now) {
             return;
@@ -158,21 +160,21 @@ impl LeaseTable {
                 self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker, classes }));
             }
         }
-        let from = *self.elsewhere.absent_from.get_or_insert(now + GRACE);
-        self.tell_absent_from(from, now);
+        let from = *self.elsewhere.absent_from.get_or_insert(now + JOIN_GRACE);
+        self.report_absent_from(from, now);
     }
 
-    /// What the time brings.
+    /// Processes the timeouts of absent workers.
     pub(super) fn wait_for_absent(&mut self, now: Instant) {
-        self.end_patience(now);
+        self.end_join_timeout(now);
         if let Some(from) = self.elsewhere.absent_from {
-            self.tell_absent_from(from, now);
+            self.report_absent_from(from, now);
         }
     }
 
-    /// Says, before the first of them is granted to another worker, what absent workers have.
-    fn tell_absent_from(&mut self, from: Instant, now: Instant) {
-        if now < from || self.sessions.is_surveying(now) || mem::replace(&mut self.elsewhere.is_told, true) {
+    /// Reports the classes of absent workers before the first of them is granted to another worker.
+    fn report_absent_from(&mut self, from: Instant, now: Instant) {
+        if now < from || self.sessions.is_surveying(now) || mem::replace(&mut self.elsewhere.is_reported, true) {
             return;
         }
         self.turn += 1;
@@ -185,7 +187,7 @@ impl LeaseTable {
             .filter(|(classes, _)| *classes > 0)
             .collect();
         absent.sort_unstable_by(|one, other| other.cmp(one));
-        for (classes, worker) in absent.drain(..absent.len().min(NAMED)) {
+        for (classes, worker) in absent.drain(..absent.len().min(MAX_NAMED)) {
             self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::Absent { worker, classes }));
         }
         if !absent.is_empty() {
@@ -200,14 +202,14 @@ impl LeaseTable {
         positions.iter().filter(|position| self.classes[**position].state == State::Elsewhere).count()
     }
 
-    /// No other class is left: those of workers that have not joined and are not expected. Says
-    /// whether there is one.
+    /// If no other class is left, makes the classes of absent workers grantable, except those of
+    /// expected workers. Returns whether there are any.
     pub(super) fn release_of_absent(&mut self) -> bool {
-        if self.elsewhere.pending == 0 || !self.elsewhere.is_told {
+        if self.elsewhere.pending == 0 || !self.elsewhere.is_reported {
             return false;
         }
         let elsewhere = &self.elsewhere;
-        // One with a session is about to report what it has.
+        // A worker with a session is about to report its inventory.
         let is_waited_for =
             |worker: &String| elsewhere.expected.contains(worker) || self.sessions.by_worker.contains_key(worker);
         let absent = elsewhere.by_worker.keys().filter(|worker| !is_waited_for(worker));
@@ -216,8 +218,8 @@ impl LeaseTable {
         released > 0
     }
 
-    /// Does not wait for expected workers any longer when their time is over.
-    fn end_patience(&mut self, now: Instant) {
+    /// Stops waiting for expected workers when their time has passed.
+    fn end_join_timeout(&mut self, now: Instant) {
         if self.elsewhere.until.is_none_or(|until| now < until) {
             return;
         }
@@ -233,22 +235,22 @@ impl LeaseTable {
         }
     }
 
-    /// Lets all unsaid classes of a worker be granted, those that count as skipped too.
+    /// Makes all unconfirmed classes of a worker grantable, including those that count as skipped.
     fn release(&mut self, worker: &str) -> usize {
         let positions = self.elsewhere.take(worker);
-        self.forget_skipped(&positions);
+        self.unsettle_skipped(&positions);
         self.queue_all(&positions)
     }
 
-    fn forget_skipped(&mut self, positions: &[usize]) {
+    fn unsettle_skipped(&mut self, positions: &[usize]) {
         for position in positions {
             if self.classes[*position].state == State::Skipped {
-                self.elsewhere.forgotten.push(self.classes[*position].wnid);
+                self.elsewhere.unsettled.push(self.classes[*position].wnid);
             }
         }
     }
 
-    /// Lets the pending ones be granted; what counts as skipped stays so.
+    /// Makes the pending classes of a worker grantable. Classes that count as skipped stay skipped.
     fn release_pending(&mut self, worker: &str) -> usize {
         let positions = self.elsewhere.by_worker.get(worker).cloned().unwrap_or_default();
         let is_pending = |position: &usize| self.classes[*position].state == State::Elsewhere;

@@ -1,16 +1,16 @@
-//! The first answers of the origin: whether it refuses every class alike, because of a wrong URL or
-//! a missing login. Pure.
+//! The first responses of the origin: detects whether it refuses every class alike, because of a
+//! wrong URL or a missing login. Pure.
 //!
-//! Before the origin has sent a tar, at most [`SAMPLE`] classes are asked for. They are spread over
-//! the whole list, so a list whose first rows are missing at the origin is not taken for one that
-//! is missing altogether. A class that the origin refuses meanwhile stays pending. If [`SAMPLE`]
-//! classes are refused alike, the job ends and none of them has failed. With the first tar, or the
-//! first answer of another kind, the refused classes have failed, and the check is over.
+//! Before the origin has sent a tar, at most [`SAMPLE`] classes are requested. They are spread over
+//! the whole list, because the first rows of a list may be missing at the origin while others are
+//! not. A class that the origin refuses meanwhile stays pending. If [`SAMPLE`] classes are refused
+//! alike, the job ends and none of them has failed. With the first tar, or the first response of
+//! another kind, the refused classes have failed and the check is over.
 //!
-//! After the check, `later_answers` looks for refusals in a row.
+//! After the check, `later_answers` detects consecutive refusals.
 //!
-//! Refusals of classes that the last run of this URL left failed say nothing: they are likely to be
-//! missing for good. So they are not in the sample, and not counted.
+//! Refusals of classes that the last run of this URL left failed are no evidence: these classes are
+//! likely to be missing permanently. They are neither part of the sample nor counted.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -29,20 +29,20 @@ use tokio::time::Instant;
 
 use super::{LeaseTable, ReportVerdict, State, later_answers::LaterAnswers};
 
-/// Where refusals take several requests each, because the origin redirects, so many classes are
-/// enough once [`SAMPLE`] requests were sent.
+/// If each refusal takes several requests, because the origin redirects, this many classes suffice
+/// once [`SAMPLE`] requests were sent.
 pub(super) const SMALLEST_SAMPLE: usize = 10;
-/// While several workers are there, each gets an equal part of the sample for this long: one worker
-/// that lies, or has no way to the origin, cannot speak for all.
+/// With several workers, each gets an equal part of the sample for this long: one worker that
+/// reports falsely, or cannot reach the origin, must not decide for all.
 pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
-/// Where so many times more classes are complete than are left, the rest may well be missing at the
+/// If this many times more classes are complete than are left, the rest may well be missing at the
 /// origin.
-pub(super) const MOSTLY_THERE: usize = 9;
+pub(super) const MOSTLY_COMPLETE: usize = 9;
 
-/// Whether the check goes on.
+/// State of the check.
 #[derive(Debug)]
 pub(super) enum FirstAnswers {
-    /// Nothing was granted yet.
+    /// No class was granted yet.
     Waiting {
         failed_before: HashSet<usize>,
     },
@@ -58,36 +58,37 @@ impl Default for FirstAnswers {
     }
 }
 
-/// What a worker may be granted of the sample.
+/// The next class of the sample for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextOfSample {
-    /// This position of the list.
+    /// The class at this position of the list.
     Class(usize),
-    /// Nothing before the ledger has the sample.
+    /// No class before the ledger has stored the sample.
     NotYet,
     NoMore,
 }
 
+/// The classes that are requested during the check, and their results so far.
 #[derive(Debug)]
 pub(super) struct Sample {
     failed_before: HashSet<usize>,
-    /// Classes that were left to ask for, and that were complete, at the begin of the check.
+    /// Classes that were left, and that were complete, at the start of the check.
     left: usize,
     there: usize,
     /// Classes of the sample that were not granted yet.
     rest: VecDeque<usize>,
-    /// Bytes that each worker's process had received when it told of them first.
+    /// Bytes that each worker's process had received at its first report.
     received: BTreeMap<SessionId, u64>,
-    /// Classes that were refused, by whom, and how.
+    /// Refused classes, each with the session and the failure.
     refused: BTreeMap<usize, (SessionId, Failure)>,
-    /// Requests that the only worker has sent to the origin; 0 where there are several.
+    /// Requests that the only worker has sent to the origin; 0 if there are several workers.
     requests: usize,
-    /// When each worker may have the whole sample; `None` once that was told.
+    /// When each worker may be granted the whole sample; `None` once workers were woken for it.
     shared_until: Option<Instant>,
 }
 
 impl Sample {
-    /// Of these classes, in the order of the list.
+    /// A sample of these classes, which are in the order of the list.
     fn of(candidates: &[usize], there: usize, failed_before: HashSet<usize>, now: Instant) -> Self {
         let left = candidates.len();
         let rest = spread(left).map(|position| candidates[position]).collect();
@@ -96,22 +97,22 @@ impl Sample {
         Self { failed_before, left, there, rest, received, refused: BTreeMap::new(), requests: 0, shared_until }
     }
 
-    /// Whether this refusal may have the cause of the earlier ones, and that may be one of the job
-    /// and not of the class. Where at least half of the list is complete, a class that the origin
-    /// says it does not have is missing.
+    /// Whether a refusal is evidence: it may have the same cause as the earlier ones, and a cause
+    /// in the job instead of the class. If at least half of the list is complete, a class that the
+    /// origin reports as not found is missing.
     fn counts(&self, refusal: Refusal) -> bool {
         let is_alike = self.refusal().is_none_or(|first| first.may_have_the_cause_of(refusal));
         is_alike && !(refusal.is_missing() && self.there >= self.left)
     }
 
-    /// The sample is refused.
+    /// The result, if the sample is refused.
     fn refuses(&self) -> Option<OriginRefuses> {
         OriginRefuses::of(self.refused.values().map(|(_, failure)| failure), false)
     }
 
-    /// Whether so many classes were refused as are asked for. `under_way`: classes of which the
-    /// answer is still to come. Requests decide only where they are more than one for each class, as
-    /// behind redirects; otherwise those of the classes under way would count as refused.
+    /// Whether enough classes were refused. `under_way`: classes without a response yet. The number
+    /// of requests decides only if it exceeds one for each class, as behind redirects; otherwise
+    /// requests of the classes under way would count as refused.
     fn is_full(&self, under_way: usize) -> bool {
         let refused = self.refused.len();
         let is_redirected = self.requests >= SAMPLE && refused + under_way < SAMPLE;
@@ -124,7 +125,7 @@ impl Sample {
 }
 
 impl LeaseTable {
-    /// Ends the job when its first classes are all refused alike. `failed_before`: classes that the
+    /// Ends the job if its first classes are all refused alike. `failed_before`: classes that the
     /// last run of this URL left failed.
     #[must_use]
     pub fn checking_first_answers(self, failed_before: impl IntoIterator<Item = Wnid>) -> Self {
@@ -133,7 +134,7 @@ impl LeaseTable {
         Self { first_answers, ..self }
     }
 
-    /// That the origin refuses every class alike, once it is known.
+    /// The result, once it is known that the origin refuses every class alike.
     pub fn origin_refuses(&self) -> Option<&OriginRefuses> {
         match &self.first_answers {
             FirstAnswers::Refused(refuses) => Some(refuses),
@@ -141,7 +142,7 @@ impl LeaseTable {
         }
     }
 
-    /// How many classes a worker may be granted before the origin has answered well.
+    /// The number of classes that a worker may be granted before the origin has sent a tar.
     pub(super) fn room_in_sample(&mut self, id: SessionId, now: Instant) -> usize {
         if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
             let failed_before = mem::take(failed_before);
@@ -179,7 +180,7 @@ impl LeaseTable {
         };
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
         let there = usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
-        if candidates.len() < SAMPLE || there / MOSTLY_THERE >= candidates.len() {
+        if candidates.len() < SAMPLE || there / MOSTLY_COMPLETE >= candidates.len() {
             return FirstAnswers::Over(LaterAnswers::without(failed_before));
         }
         FirstAnswers::Checking(Sample::of(&candidates, there, failed_before, now))
@@ -201,7 +202,8 @@ impl LeaseTable {
         NextOfSample::NoMore
     }
 
-    /// A class has failed by itself. It stays pending while it may be that all are refused.
+    /// A class failed because of its own refusal. It stays pending while all classes may be
+    /// refused.
     pub(super) fn class_failed(
         &mut self,
         id: SessionId,
@@ -212,7 +214,7 @@ impl LeaseTable {
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
             return match (failure.refusal, &self.first_answers) {
                 (Some(refusal), FirstAnswers::Over(_)) => self.later_refusal(id, position, (refusal, failure), now),
-                // The job ends with what is known of its first classes.
+                // The job ends because of its first classes.
                 (Some(_), FirstAnswers::Refused(_)) => self.keep_pending(position),
                 _ => {
                     self.later_answer(self.classes[position].token);
@@ -244,7 +246,7 @@ impl LeaseTable {
         ReportVerdict::Doubted
     }
 
-    /// The origin has sent a tar, or answers in different ways: what it refused has failed.
+    /// The origin has sent a tar, or its responses differ: the refused classes have failed.
     pub(super) fn end_first_answers(&mut self) {
         if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
             let later = LaterAnswers::without(mem::take(failed_before));
@@ -264,8 +266,8 @@ impl LeaseTable {
         }
     }
 
-    /// A worker names what it has: `most` bytes of a class, and whether it has received any since
-    /// it was heard of last. Where no class was refused, any bytes are those of tars.
+    /// Handles the positions in a heartbeat: `most` bytes of a class, and whether the worker has
+    /// received any since its last message. If no class was refused, all bytes are those of tars.
     pub(super) fn first_bytes(&mut self, most: u64, has_received: bool) {
         let FirstAnswers::Checking(sample) = &self.first_answers else { return };
         if most >= BYTES_OF_A_TAR || (has_received && sample.refused.is_empty()) {
@@ -273,8 +275,8 @@ impl LeaseTable {
         }
     }
 
-    /// A worker's process has received so many bytes. It tells this several times a second, and of
-    /// its classes only when it renews.
+    /// Handles the number of bytes that a worker's process has received. Workers send it several
+    /// times a second, whereas the positions of classes come with heartbeats only.
     pub fn has_received(&mut self, id: SessionId, bytes: u64) {
         let leased = self.sessions.by_id.get(&id).map_or(0, |session| session.leases.len());
         let FirstAnswers::Checking(sample) = &mut self.first_answers else { return };
@@ -285,17 +287,18 @@ impl LeaseTable {
         }
     }
 
-    /// A worker has sent so many requests to the origin in its session, those that followed redirects
-    /// included. It counts while there is one worker: one of several could name any number.
-    pub fn has_asked(&mut self, id: SessionId, requests: u64) {
+    /// Handles the number of requests that a worker has sent to the origin in its session,
+    /// including those that followed redirects. It counts only while there is one worker, because
+    /// one of several could report any number.
+    pub fn has_sent_requests(&mut self, id: SessionId, requests: u64) {
         let is_alone = self.sessions.by_id.len() == 1 && self.sessions.by_id.contains_key(&id);
         if let FirstAnswers::Checking(sample) = &mut self.first_answers {
             sample.requests = if is_alone { usize::try_from(requests).unwrap_or(usize::MAX) } else { 0 };
         }
     }
 
-    /// When nothing else is left to be asked for, the refused classes have failed; and each worker
-    /// may have the whole sample after a time.
+    /// If no other class is left to request, the refused classes have failed. After [`SHARED_FOR`]
+    /// each worker may be granted the whole sample.
     pub(super) fn check_sample(&mut self, now: Instant) {
         let refused = match &mut self.first_answers {
             FirstAnswers::Checking(sample) => {
@@ -311,7 +314,7 @@ impl LeaseTable {
         self.check_later_sample(now);
         if self.status.leased == 0 && self.status.pending <= refused + self.breaker.doubts() {
             self.end_first_answers();
-            self.end_row();
+            self.end_streak();
         }
     }
 

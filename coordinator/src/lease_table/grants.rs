@@ -1,4 +1,4 @@
-//! Granting: who gets what next, and when nobody gets anything.
+//! Granting: which worker is granted which class next, and when none is granted.
 
 use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
@@ -8,22 +8,23 @@ use super::{
     sessions::Session,
 };
 
-/// So many returned classes are looked at for one that fits the worker best.
-const LOOK: usize = 64;
+/// Number of returned classes that are searched for the best one for a worker.
+const SEARCHED_CLASSES: usize = 64;
 
-/// How much may be granted.
+/// How much may be granted at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum GrantRule {
     Closed,
-    /// One class, to find out whether the origin is back.
+    /// One class, to test whether the origin is available again.
     Probe,
     Open,
 }
 
 impl LeaseTable {
-    /// Grants up to `max` classes and not more than the worker has free slots: given-back ones
-    /// first, then in list order, then copies of what others hold, then classes of which their
-    /// holders receive nothing. A worker that asks has said what its storage has, if it was asked.
+    /// Grants up to `max` classes, and not more than the worker has free slots: returned classes
+    /// first, then in list order, then speculative attempts of classes of other workers, then
+    /// classes of which their holders receive nothing. A worker that requests leases has sent its
+    /// inventory, if one was required.
     pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
         self.known(id)?;
         if self.sessions.end_survey(id) {
@@ -31,14 +32,14 @@ impl LeaseTable {
         }
         self.release_of_present(id, now);
         let drain = self.sessions.by_id[&id].draining;
-        let (max, probe) = match self.gate(id, now) {
+        let (max, probe) = match self.grant_rule(id, now) {
             GrantRule::Closed => (0, false),
             GrantRule::Probe => (max.min(1), true),
             GrantRule::Open => (max, false),
         };
         let room = self.free_slots(id);
         self.sessions.by_id.get_mut(&id).expect("it is known").waits_for_slot = room < max;
-        // Only where something is granted: until then the list may still change.
+        // Only if something is granted: until then the list may still change.
         let max = max.min(room);
         let max = if max > 0 { max.min(self.room_in_sample(id, now)) } else { 0 };
         let mut leases = Vec::new();
@@ -77,7 +78,7 @@ impl LeaseTable {
         Lease { wnid: self.classes[position].wnid, token: self.last_token }
     }
 
-    /// Takes leases back that were granted but never reached the worker.
+    /// Takes back leases that were granted but not delivered to the worker.
     pub fn take_back(&mut self, id: SessionId, leases: &[Lease]) {
         for lease in leases {
             if let Some(position) = self.index.get(&lease.wnid).copied() {
@@ -91,8 +92,8 @@ impl LeaseTable {
         }
     }
 
-    /// Makes failed classes pending again, as if nobody had ever tried them; all of them where none is named. Gives those
-    /// that were failed.
+    /// Makes failed classes pending again, with all earlier attempts removed; all failed classes if
+    /// none is named. Returns those that were failed.
     pub fn retry_failed(&mut self, wnids: &[Wnid]) -> Vec<Wnid> {
         if self.status.is_done() {
             return Vec::new();
@@ -113,13 +114,13 @@ impl LeaseTable {
         retried
     }
 
-    fn gate(&self, id: SessionId, now: Instant) -> GrantRule {
+    fn grant_rule(&self, id: SessionId, now: Instant) -> GrantRule {
         let session = &self.sessions.by_id[&id];
         let only_one = || !self.sessions.is_there_another(id, now, |_| true);
         match () {
             () if session.draining => GrantRule::Closed,
             () if session.is_quarantined(now) && !only_one() => GrantRule::Closed,
-            // Only before anything was granted: newcomers must not hold up a fleet that is at work.
+            // Only before the first grant: later workers must not delay a fleet that is working.
             () if self.last_token == self.first_token && self.sessions.is_surveying(now) => GrantRule::Closed,
             () if !self.breaker.is_open() => GrantRule::Open,
             () if self.breaker.is_probe_due(now) => GrantRule::Probe,
@@ -127,7 +128,7 @@ impl LeaseTable {
         }
     }
 
-    /// The best of the returned classes for this worker, or the next one that nobody has had.
+    /// The best returned class for this worker, or the next class that was never granted.
     fn next_pending(&mut self, id: SessionId, now: Instant) -> Option<usize> {
         match self.next_of_later_sample() {
             NextOfSample::Class(position) => return Some(position),
@@ -138,7 +139,7 @@ impl LeaseTable {
         let begun_here = |position: &usize| {
             !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)
         };
-        let returned = || self.returned.values().copied().take(LOOK);
+        let returned = || self.returned.values().copied().take(SEARCHED_CLASSES);
         let may_try = |position: &usize| !self.is_held_back(*position) && self.may_try(*position, id, session, now);
         let candidates = || returned().filter(may_try);
         let best = candidates().find(begun_here).or_else(|| candidates().next());
@@ -160,8 +161,9 @@ impl LeaseTable {
         Some(self.fresh - 1)
     }
 
-    /// Whether the worker may try a class: one that it has failed is for others, as long as there are
-    /// any, and one that was lost too often is for workers that have done a class.
+    /// Whether the worker may try a class. A class that it has failed is for other workers as long
+    /// as there are any. A class that was lost too often is for workers that have completed a
+    /// class.
     pub(super) fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
         if self.losses.is_reserved(position, now)
             && session.last_success.is_none()
@@ -173,7 +175,7 @@ impl LeaseTable {
         !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
     }
 
-    /// Settles a class as failed although no report says so.
+    /// Settles a class as failed without a report about it.
     pub(super) fn give_up(&mut self, position: usize, failure: Failure) {
         self.set(position, State::Failed);
         self.troubles.forget(position);

@@ -1,17 +1,17 @@
-//! The answers after the first: whether the origin refuses every class from some time on, because a
-//! login has expired. Pure.
+//! Refusals after the first responses: detects whether the origin refuses every class from some
+//! time on, because a login has expired. Pure.
 //!
-//! A class that is missing at the origin is told apart by its status: 404 and 410 never count here.
-//! A class that is refused in another way stays pending until a class is served that was granted
-//! after the first refusal; then it has failed. If [`ROW`] classes are refused alike before that,
-//! [`SAMPLE`] classes are asked for that are spread over the rest of the list, and no others: some
-//! origins answer 403 for what is missing, and such classes can be neighbours in the list. When
-//! these are refused alike too, the job ends and none of them has failed. There is no such check
-//! where nine times as many classes are complete as are left, as at the start.
+//! A missing class is recognized by its status: 404 and 410 never count here. A class that is
+//! refused in another way stays pending until a class is served that was granted after the first
+//! refusal; then it has failed. If [`STREAK`] classes are refused alike before that, only
+//! [`SAMPLE`] classes are requested, which are spread over the rest of the list: some origins
+//! respond with 403 for missing classes, and these can be neighbours in the list. If the sample is
+//! refused alike too, the job ends and none of its classes has failed. There is no such check if
+//! nine times as many classes are complete as are left, as at the start.
 //!
-//! What was granted before the first refusal says nothing: a download goes on after its login has
-//! expired. Only workers that have done a class in their session count, if there are any, and one of
-//! several cannot speak for all ([`MOST_WITNESSES`]).
+//! Classes that were granted before the first refusal are no evidence: a running download continues
+//! after its login has expired. Only workers that have completed a class in their session count, if
+//! there are any, and one of several does not decide for all ([`MAX_WITNESSES`]).
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -28,20 +28,22 @@ use tokio::time::Instant;
 
 use super::{
     LeaseTable, ReportVerdict, State,
-    first_answers::{FirstAnswers, MOSTLY_THERE, NextOfSample},
+    first_answers::{FirstAnswers, MOSTLY_COMPLETE, NextOfSample},
     sessions::Session,
 };
 
-/// Classes in a row that are refused alike before a sample is asked for. With a smaller number
-/// grants would wait for answers wherever single classes are refused.
-pub(super) const ROW: usize = 5;
-/// The row is twice as long after each sample that was served, but not more than so many times.
-const DOUBLINGS: u32 = 6;
-/// The sample is refused to more than half of the workers, or to so many of them.
-const MOST_WITNESSES: usize = 5;
-/// A sample that is not decided by then ends without a result.
+/// Consecutive classes that are refused alike before a sample is requested. With a smaller number
+/// grants would wait for responses wherever single classes are refused.
+pub(super) const STREAK: usize = 5;
+/// The required number of consecutive refusals doubles after each sample that was served, at most
+/// this many times.
+const MAX_DOUBLINGS: u32 = 6;
+/// The sample counts as refused if it is refused to more than half of the workers, or to this many
+/// of them.
+const MAX_WITNESSES: usize = 5;
+/// A sample that is not decided after this time ends without a result.
 pub(super) const LONGEST_SAMPLE: Duration = Duration::from_mins(1);
-/// More bytes than this between two renewals are those of a tar.
+/// More bytes than this between two heartbeats are those of a tar, not of an error page.
 const BYTES_OF_A_TAR: u64 = 64 << 10;
 
 /// The refusals since the last class that was served.
@@ -49,32 +51,32 @@ const BYTES_OF_A_TAR: u64 = 64 << 10;
 pub(super) struct LaterAnswers {
     /// Classes whose refusals do not count.
     failed_before: HashSet<usize>,
-    /// Samples that were not refused.
+    /// Number of samples that were not refused.
     served: u32,
-    row: Option<Row>,
+    streak: Option<Streak>,
 }
 
-/// Classes that were refused alike, in a row.
+/// Consecutive classes that were refused alike.
 #[derive(Debug)]
-struct Row {
-    /// The last grant before the first of them was refused.
+struct Streak {
+    /// The token of the last grant before the first of them was refused.
     refused_after: LeaseToken,
     refused: BTreeMap<usize, Failure>,
     sample: Option<Sample>,
 }
 
-/// Classes from all over the rest of the list.
+/// A sample of the rest of the list.
 #[derive(Debug)]
 struct Sample {
-    /// The last grant before it.
+    /// The token of the last grant before the sample.
     begun_after: LeaseToken,
     until: Instant,
     /// Classes that were not granted yet.
     rest: VecDeque<usize>,
-    /// Classes that were granted since and refused, and to which worker.
+    /// Classes that were granted since and refused, each with the worker's session.
     refused: BTreeMap<usize, SessionId>,
-    /// How many classes one worker may ask for.
-    share: usize,
+    /// Number of classes that one worker may request.
+    per_worker: usize,
 }
 
 impl LaterAnswers {
@@ -83,24 +85,24 @@ impl LaterAnswers {
         Self { failed_before, ..Self::default() }
     }
 
-    /// How many classes are pending because they were refused.
+    /// The number of classes that are pending because they were refused.
     pub(super) fn undecided(&self) -> u64 {
-        self.row.as_ref().map_or(0, |row| row.refused.len() as u64)
+        self.streak.as_ref().map_or(0, |streak| streak.refused.len() as u64)
     }
 
-    /// These classes.
+    /// The classes that are pending because they were refused.
     #[cfg(test)]
     pub(super) fn refused(&self) -> Vec<usize> {
-        self.row.iter().flat_map(|row| row.refused.keys().copied()).collect()
+        self.streak.iter().flat_map(|streak| streak.refused.keys().copied()).collect()
     }
 
     fn sample(&self) -> Option<&Sample> {
-        self.row.as_ref()?.sample.as_ref()
+        self.streak.as_ref()?.sample.as_ref()
     }
 }
 
 impl LeaseTable {
-    /// A class was refused after the first answers.
+    /// Handles a refusal after the first responses.
     pub(super) fn later_refusal(
         &mut self,
         id: SessionId,
@@ -108,27 +110,33 @@ impl LeaseTable {
         (refusal, failure): (Refusal, &Failure),
         now: Instant,
     ) -> ReportVerdict {
-        let (token, last_token) = (self.classes[position].token, self.last_token);
-        let (may_speak, may_begin) = (self.may_speak(id), self.is_enough_left());
+        let token = self.classes[position].token;
+        let last_token = self.last_token;
+        let is_evidence = self.is_evidence(id);
+        let may_begin = self.is_enough_left();
         let FirstAnswers::Over(later) = &mut self.first_answers else { return ReportVerdict::Settled };
-        if refusal.is_missing() || later.failed_before.contains(&position) || (later.row.is_none() && !may_begin) {
+        if refusal.is_missing() || later.failed_before.contains(&position) || (later.streak.is_none() && !may_begin) {
             return ReportVerdict::Settled;
         }
-        let first = later.row.as_ref().and_then(|row| row.refused.values().find_map(|failure| failure.refusal));
+        let first =
+            later.streak.as_ref().and_then(|streak| streak.refused.values().find_map(|failure| failure.refusal));
         if first.is_some_and(|first| !first.may_have_the_cause_of(refusal)) {
-            self.end_row();
+            self.end_streak();
             return ReportVerdict::Settled;
         }
-        let needed = ROW << later.served.min(DOUBLINGS);
-        let row =
-            later.row.get_or_insert_with(|| Row { refused_after: last_token, refused: BTreeMap::new(), sample: None });
-        row.refused.insert(position, failure.clone());
-        let is_long = row.refused.len() >= needed;
-        let verdict = match &mut row.sample {
-            Some(sample) if may_speak && token.is_some_and(|token| token > sample.begun_after) => {
+        let needed = STREAK << later.served.min(MAX_DOUBLINGS);
+        let streak = later.streak.get_or_insert_with(|| Streak {
+            refused_after: last_token,
+            refused: BTreeMap::new(),
+            sample: None,
+        });
+        streak.refused.insert(position, failure.clone());
+        let is_long = streak.refused.len() >= needed;
+        let verdict = match &mut streak.sample {
+            Some(sample) if is_evidence && token.is_some_and(|token| token > sample.begun_after) => {
                 sample.refused.insert(position, id);
                 if sample.refused.len() >= SAMPLE {
-                    let refuses = OriginRefuses::of(row.refused.values(), true);
+                    let refuses = OriginRefuses::of(streak.refused.values(), true);
                     self.first_answers = refuses.map_or_else(FirstAnswers::default, FirstAnswers::Refused);
                 }
                 ReportVerdict::Doubted
@@ -139,21 +147,24 @@ impl LeaseTable {
         if verdict == ReportVerdict::Doubted { self.keep_pending(position) } else { verdict }
     }
 
-    /// Whether a worker's refusals count: it has done a class in its session, or none has.
-    fn may_speak(&self, id: SessionId) -> bool {
+    /// Whether a worker's refusals count: it has completed a class in its session, or no worker
+    /// has.
+    fn is_evidence(&self, id: SessionId) -> bool {
         let has_done_one = |session: &Session| session.last_success.is_some();
         let sessions = &self.sessions.by_id;
         sessions.get(&id).is_some_and(has_done_one) || !sessions.values().any(has_done_one)
     }
 
-    /// Whether missing classes can be told apart from an origin that refuses all that is left.
+    /// Whether enough classes are left to distinguish missing classes from an origin that refuses
+    /// all.
     fn is_enough_left(&self) -> bool {
         let there = self.status.success + self.status.skipped;
         let left = self.status.pending;
-        left >= SAMPLE as u64 && there / (MOSTLY_THERE as u64) < left
+        left >= SAMPLE as u64 && there / (MOSTLY_COMPLETE as u64) < left
     }
 
-    /// Begins a sample of the rest of the list. Where that is too short the row has failed.
+    /// Begins a sample of the rest of the list. If the rest is too short the consecutive classes
+    /// have failed.
     fn begin_sample(&mut self, now: Instant) -> ReportVerdict {
         let FirstAnswers::Over(later) = &self.first_answers else { return ReportVerdict::Settled };
         let is_fresh = |position: &usize| {
@@ -163,11 +174,11 @@ impl LeaseTable {
         };
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_fresh).collect();
         if candidates.len() < SAMPLE {
-            self.end_row();
+            self.end_streak();
             return ReportVerdict::Settled;
         }
-        let able = self.sessions.by_id.keys().filter(|id| self.may_speak(**id)).count();
-        let witnesses = (able / 2 + 1).min(MOST_WITNESSES);
+        let able = self.sessions.by_id.keys().filter(|id| self.is_evidence(**id)).count();
+        let witnesses = (able / 2 + 1).min(MAX_WITNESSES);
         let rest: VecDeque<usize> = spread(candidates.len()).map(|position| candidates[position]).collect();
         self.high_water.sample(rest.iter().copied());
         let sample = Sample {
@@ -175,18 +186,19 @@ impl LeaseTable {
             until: now + LONGEST_SAMPLE,
             rest,
             refused: BTreeMap::new(),
-            share: SAMPLE.div_ceil(witnesses),
+            per_worker: SAMPLE.div_ceil(witnesses),
         };
-        if let FirstAnswers::Over(LaterAnswers { row: Some(row), .. }) = &mut self.first_answers {
-            row.sample = Some(sample);
+        if let FirstAnswers::Over(LaterAnswers { streak: Some(streak), .. }) = &mut self.first_answers {
+            streak.sample = Some(sample);
         }
         ReportVerdict::Doubted
     }
 
-    /// How many classes of a sample a worker may be granted; as many as it likes while there is none.
+    /// The number of classes of a sample that a worker may be granted; unlimited while there is no
+    /// sample.
     pub(super) fn room_in_later_sample(&self, later: &LaterAnswers, id: SessionId) -> usize {
         let Some(sample) = later.sample() else { return usize::MAX };
-        if !self.may_speak(id) {
+        if !self.is_evidence(id) {
             return 0;
         }
         let granted = |session: &Session| {
@@ -196,12 +208,12 @@ impl LeaseTable {
         let all: usize = self.sessions.by_id.values().map(granted).sum();
         let refused = sample.refused.values().filter(|session| **session == id).count();
         let used = refused + self.sessions.by_id.get(&id).map_or(0, granted);
-        SAMPLE.saturating_sub(all + sample.refused.len()).min(sample.share.saturating_sub(used))
+        SAMPLE.saturating_sub(all + sample.refused.len()).min(sample.per_worker.saturating_sub(used))
     }
 
     /// The next class of a sample.
     pub(super) fn next_of_later_sample(&mut self) -> NextOfSample {
-        let FirstAnswers::Over(LaterAnswers { row: Some(Row { sample: Some(sample), .. }), .. }) =
+        let FirstAnswers::Over(LaterAnswers { streak: Some(Streak { sample: Some(sample), .. }), .. }) =
             &mut self.first_answers
         else {
             return NextOfSample::NoMore;
@@ -220,21 +232,21 @@ impl LeaseTable {
     /// A class was served under this token. If it was granted after the first refusal, the origin
     /// refuses only some classes.
     pub(super) fn later_answer(&mut self, token: Option<LeaseToken>) {
-        if let FirstAnswers::Over(LaterAnswers { row: Some(row), .. }) = &self.first_answers
-            && token > Some(row.refused_after)
+        if let FirstAnswers::Over(LaterAnswers { streak: Some(streak), .. }) = &self.first_answers
+            && token > Some(streak.refused_after)
         {
-            self.end_row();
+            self.end_streak();
         }
     }
 
-    /// A worker has named what it has.
+    /// Handles the positions in a worker's heartbeat.
     pub(super) fn later_bytes(&mut self, id: SessionId) {
-        if !matches!(&self.first_answers, FirstAnswers::Over(later) if later.row.is_some()) {
+        if !matches!(&self.first_answers, FirstAnswers::Over(later) if later.streak.is_some()) {
             return;
         }
         let Some(session) = self.sessions.by_id.get(&id) else { return };
         let grows = session.leases.iter().filter(|(_, held)| {
-            // A class can begin at a checkpoint.
+            // A class may start at the length of a partial file.
             let first = held.first.map(|(_, bytes)| bytes.saturating_add(BYTES_OF_A_TAR));
             !held.is_local && first.is_some_and(|least| held.bytes >= least)
         });
@@ -246,19 +258,19 @@ impl LeaseTable {
     pub(super) fn check_later_sample(&mut self, now: Instant) {
         let FirstAnswers::Over(later) = &self.first_answers else { return };
         if later.sample().is_some_and(|sample| now >= sample.until) {
-            self.end_row();
+            self.end_streak();
         }
     }
 
-    /// The origin refuses only some classes: these have failed.
-    pub(super) fn end_row(&mut self) {
+    /// The origin refuses only some classes: the consecutive ones have failed.
+    pub(super) fn end_streak(&mut self) {
         let FirstAnswers::Over(later) = &mut self.first_answers else { return };
-        let Some(row) = later.row.take() else { return };
-        if row.sample.is_some() {
+        let Some(streak) = later.streak.take() else { return };
+        if streak.sample.is_some() {
             later.served = later.served.saturating_add(1);
             self.turn += 1;
         }
-        for (position, failure) in row.refused {
+        for (position, failure) in streak.refused {
             if self.classes[position].state == State::Doubted {
                 self.give_up(position, failure);
             }

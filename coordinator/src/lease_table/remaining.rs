@@ -1,7 +1,8 @@
-//! How many bytes are still to come from the origin: of classes under way what is missing of their
-//! announced length, and for classes whose length is not known the mean of those that are. Pure.
+//! Estimates the bytes that are still to be downloaded: for classes under way the rest of their
+//! announced length, and for classes of unknown length the mean of the known ones. Pure.
 //!
-//! Workers say the lengths, so this is an estimate for people; nothing is decided by it.
+//! The lengths come from workers and are not verified, so the estimate is for display only; no
+//! decision depends on it.
 
 use std::time::Duration;
 
@@ -9,18 +10,18 @@ use shared::{Wnid, ids::SessionId, outcome::Outcome};
 
 use super::{LeaseTable, ReportedLease};
 
-/// Added before a time is cut to whole seconds.
+/// Added before a duration is truncated to whole seconds, which rounds it.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
 /// The lengths of the settled classes.
 #[derive(Debug)]
 pub(super) struct Lengths {
     sum: Sum,
-    /// Rows that hold no class id: they count as failed, and say nothing of the classes.
+    /// Rows without a class id. They count as failed, but are no evidence about the classes.
     invalid: u64,
 }
 
-/// Classes, and the bytes of their tars.
+/// A number of classes, and the total bytes of their tars.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
     classes: u64,
@@ -32,8 +33,8 @@ impl Lengths {
         Self { sum: Sum::default(), invalid }
     }
 
-    /// A class has ended. One that failed counts in [`LeaseTable::remaining_bytes`], by the number
-    /// of those that have failed now.
+    /// Adds a class that has ended. Failed classes count in [`LeaseTable::remaining_bytes`], by
+    /// their current number.
     pub(super) fn note(&mut self, outcome: &Outcome) {
         if let Outcome::Success(published) | Outcome::Skipped(published) = outcome
             && published.bytes > 0
@@ -49,7 +50,7 @@ impl Sum {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// As many bytes as so many other classes have, if they are like these.
+    /// The expected bytes of `classes` other classes of the same mean length.
     fn of_as_many(self, classes: u64) -> u64 {
         let product = u128::from(self.bytes) * u128::from(classes);
         u64::try_from(product / u128::from(self.classes.max(1))).unwrap_or(u64::MAX)
@@ -57,9 +58,9 @@ impl Sum {
 }
 
 impl LeaseTable {
-    /// Bytes that are still to come, as of the last word of each worker. `None` while the lengths of
-    /// most leased classes are not known: of classes that were begun at the same time the short ones
-    /// end first, so the mean of the ended ones alone is too small.
+    /// Bytes that are still to be downloaded, as of the last report of each worker. `None` while
+    /// the lengths of most leased classes are unknown: of classes that were started at the same
+    /// time the short ones end first, so the mean of the ended ones alone is too small.
     pub fn remaining_bytes(&self) -> Option<u64> {
         let mut lengths = self.lengths.sum;
         let mut leased_unknown = 0;
@@ -73,7 +74,8 @@ impl LeaseTable {
             }
         }
         let unknown = self.status.pending + leased_unknown;
-        // As many of the rest fail as of those that have ended, and bring no bytes.
+        // The same proportion of the rest is expected to fail as of the classes that have ended.
+        // Failed classes bring no bytes.
         lengths.classes += self.status.failed.saturating_sub(self.lengths.invalid);
         if (unknown > 0 && lengths.bytes == 0) || leased_unknown > lengths.classes {
             return None;
@@ -81,8 +83,8 @@ impl LeaseTable {
         Some(missing.saturating_add(lengths.of_as_many(unknown)))
     }
 
-    /// A worker that asks for leases names what it holds. Lengths that none of its renewals has
-    /// named yet count from now on; positions and leases change with renewals only.
+    /// A request for leases names the classes that the worker holds. Lengths that no heartbeat has
+    /// named yet count from now on; positions and leases change with heartbeats only.
     pub fn learn_lengths(&mut self, id: SessionId, held: &[ReportedLease]) {
         let Some(session) = self.sessions.by_id.get_mut(&id) else { return };
         for ReportedLease { lease, length, .. } in held {
@@ -96,7 +98,7 @@ impl LeaseTable {
         }
     }
 
-    /// Rows of the list that hold no class id.
+    /// Rows of the list without a class id.
     pub fn invalid_rows(&self) -> u64 {
         self.lengths.invalid
     }
@@ -106,7 +108,7 @@ impl LeaseTable {
         wnids.iter().find(|wnid| !self.index.contains_key(wnid)).copied()
     }
 
-    /// Where in the tar of a class its holder was when it last named it.
+    /// The position in the tar of a class that its holder named last.
     pub fn position_in_tar(&self, id: SessionId, wnid: Wnid) -> u64 {
         let position = self.index.get(&wnid);
         let session = self.sessions.by_id.get(&id);
@@ -114,7 +116,7 @@ impl LeaseTable {
         held.map_or(0, |held| held.bytes)
     }
 
-    /// The estimate that the counts tell, to the nearest second; none once the job is done.
+    /// Sets the estimate in the counts, to the nearest second. `None` once the job is done.
     pub fn set_time_left(&mut self, left: Option<Duration>) {
         let left = left.filter(|_| !self.status.is_done());
         self.status.time_left = left.map(|left| Duration::from_secs(left.saturating_add(HALF_A_SECOND).as_secs()));

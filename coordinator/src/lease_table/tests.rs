@@ -1,4 +1,5 @@
-//! Each rule as a sentence; all of them at once under random sequences of operations in `sequences`.
+//! One test for each rule. `sequences` tests all rules together under random sequences of
+//! operations.
 
 use shared::{
     outcome::{Failure, FailureKind, Published, Suspect},
@@ -20,7 +21,7 @@ mod silent;
 mod storage;
 
 const TTL: Duration = Duration::from_secs(30);
-/// Slots of a worker of which nothing else is said.
+/// Slots of a worker if a test does not set them.
 const MANY: u32 = 100_000;
 
 fn wnid(number: u32) -> Wnid {
@@ -31,7 +32,7 @@ fn wnids(count: u32) -> Vec<Wnid> {
     (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect()
 }
 
-/// After so long a class that gets no further is taken from its worker.
+/// A class without progress for this long is taken from its worker.
 const STUCK: Duration = Duration::from_hours(2);
 
 fn table(count: u32) -> LeaseTable {
@@ -93,7 +94,7 @@ fn acquire(table: &mut LeaseTable, id: SessionId, max: usize, now: Instant) -> R
     table.acquire(id, max, now).map(|granted| granted.leases)
 }
 
-/// Somebody reports who has no session any more.
+/// Reports from a session that does not exist.
 fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> ReportVerdict {
     table.report(SessionId(0), lease, outcome, Instant::now(), 1.0)
 }
@@ -102,7 +103,7 @@ fn numbers(leases: &[Lease]) -> Vec<String> {
     leases.iter().map(|lease| lease.wnid.to_string().trim_start_matches(['n', '0']).to_owned()).collect()
 }
 
-/// What must hold after each step.
+/// Checks the invariants that hold after each step.
 fn check(table: &LeaseTable) {
     let mut folded = JobStatus { total: table.status.total, ..JobStatus::default() };
     for class in &table.classes {
@@ -110,7 +111,7 @@ fn check(table: &LeaseTable) {
     }
     folded.failed += table.status.total - table.classes.len() as u64;
     folded.workers = u32::try_from(table.sessions.by_id.len()).unwrap();
-    // Beside those of processes that are forgotten, which only one test has.
+    // Except for the bytes of processes that were removed from the map, which only one test has.
     folded.received_bytes = table.received.values().sum();
     assert_eq!(table.status, folded);
     assert_eq!(folded.settled() + folded.leased + folded.pending, folded.total);
@@ -128,7 +129,7 @@ fn check(table: &LeaseTable) {
     check_copies(table);
 }
 
-/// Each pending class is in exactly one of the places that its state names.
+/// Each pending class is in exactly one of the collections, the one that its state names.
 fn check_pending(table: &LeaseTable) {
     let of = |wanted: fn(&State) -> bool| {
         let classes = table.classes.iter().enumerate().filter(move |(_, class)| wanted(&class.state));
@@ -152,7 +153,8 @@ fn check_pending(table: &LeaseTable) {
     }
 }
 
-/// A copy is of a class that another worker on another storage holds, under a token of its own, and is within the budget.
+/// A speculative attempt is of a class that another worker on another storage holds, has its own
+/// token, and is within the budget.
 fn check_copies(table: &LeaseTable) {
     for (position, copy) in table.copies.iter() {
         let class = &table.classes[position];
@@ -167,10 +169,11 @@ fn check_copies(table: &LeaseTable) {
 }
 
 #[test]
-fn leases_go_out_in_list_order_and_given_back_ones_first() {
+fn leases_are_granted_in_list_order_and_returned_classes_first() {
     let now = Instant::now();
     let mut table = table(5);
-    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let other = session(&mut table, "other", now);
     assert_eq!(numbers(&acquire(&mut table, one, 2, now).unwrap()), ["1", "2"]);
     assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["3"]);
     table.leave(one).unwrap();
@@ -179,7 +182,7 @@ fn leases_go_out_in_list_order_and_given_back_ones_first() {
 }
 
 #[test]
-fn a_registration_that_comes_twice_finds_its_session_and_another_process_replaces_it() {
+fn a_repeated_registration_returns_its_session_and_another_process_replaces_it() {
     let now = Instant::now();
     let mut table = table(3);
     let first = register(&mut table, "host", b"a", &[], now).unwrap();
@@ -201,7 +204,7 @@ fn a_registration_that_comes_twice_finds_its_session_and_another_process_replace
 }
 
 #[test]
-fn one_renewal_keeps_all_leases_and_a_missed_one_gives_them_away_after_the_margin() {
+fn one_renewal_keeps_all_leases_and_without_renewals_they_are_released_after_the_margin() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
@@ -211,12 +214,12 @@ fn one_renewal_keeps_all_leases_and_a_missed_one_gives_them_away_after_the_margi
     now += TTL + EXPIRY_MARGIN;
     assert_eq!(table.tick(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
     assert_eq!(table.tick(now), [Ended { session: one, worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
-    assert_eq!(table.status().received_bytes, 7, "what was received stays received");
+    assert_eq!(table.status().received_bytes, 7, "received bytes stay counted");
     check(&table);
 }
 
 #[test]
-fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
+fn an_expired_lease_is_resumed_unless_another_worker_was_granted_it() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
@@ -235,7 +238,7 @@ fn an_expired_lease_is_taken_up_again_unless_somebody_else_got_it() {
 }
 
 #[test]
-fn good_news_is_believed_from_anyone_and_is_final() {
+fn a_success_is_accepted_from_any_session_and_is_final() {
     let now = Instant::now();
     let mut table = table(1);
     let one = session(&mut table, "one", now);
@@ -251,7 +254,7 @@ fn good_news_is_believed_from_anyone_and_is_final() {
 }
 
 #[test]
-fn late_good_news_corrects_a_failure() {
+fn a_later_success_corrects_a_failure() {
     let now = Instant::now();
     let mut table = table(1);
     let one = session(&mut table, "one", now);
@@ -263,7 +266,7 @@ fn late_good_news_corrects_a_failure() {
 }
 
 #[test]
-fn a_grant_that_was_lost_on_the_way_goes_back_although_the_session_lives() {
+fn a_grant_that_was_lost_in_transit_is_returned_although_the_session_is_alive() {
     let mut now = Instant::now();
     let mut table = table(2);
     let one = session(&mut table, "one", now);
@@ -272,7 +275,7 @@ fn a_grant_that_was_lost_on_the_way_goes_back_although_the_session_lives() {
     for _ in 0..2 {
         now += TTL / 3;
         assert_eq!(renew(&mut table, one, &known, 0, now), Ok(vec![]));
-        assert_eq!(table.status().leased, 2, "the grant may still be on its way, or the result");
+        assert_eq!(table.status().leased, 2, "the grant or the result may still be in transit");
     }
     now += TTL / 3;
     renew(&mut table, one, &known, 0, now).unwrap();
@@ -290,7 +293,7 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
     let mut now = Instant::now();
     let mut table = table(1);
     for round in 1..=MAX_LOSSES {
-        // Half of the losses are silence, half a process that comes back after a while.
+        // Half of the losses are silence, half are a process that restarts after a while.
         let registered = register(&mut table, "host", &[round], &[], now).unwrap();
         assert!(registered.replaced.is_none_or(|ended| ended.given_up.is_empty()));
         assert_eq!(acquire(&mut table, registered.session, 1, now).unwrap().len(), 1);
@@ -307,13 +310,13 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
 }
 
 #[test]
-fn a_worker_that_is_started_again_costs_its_classes_little_and_a_crash_at_each_start_still_ends() {
+fn restarts_of_a_worker_count_little_for_its_classes_and_a_crash_at_each_start_still_ends() {
     let mut now = Instant::now();
     let mut table = table(1);
     let mut starts = 0;
     while !table.status().is_done() {
         starts += 1;
-        // As fast as a takeover is allowed, and always heard of a moment ago.
+        // As fast as takeovers are allowed, with a worker that was heard of a moment ago each time.
         for _ in 0..2 {
             now += TTL / 3;
             if let Some(id) = table.sessions.by_worker.get("host").copied() {
@@ -328,14 +331,14 @@ fn a_worker_that_is_started_again_costs_its_classes_little_and_a_crash_at_each_s
 }
 
 #[test]
-fn two_living_processes_of_one_name_do_not_throw_each_other_out() {
+fn two_live_processes_of_one_name_do_not_end_each_others_sessions() {
     let mut now = Instant::now();
     let mut table = table(2);
     let older = register(&mut table, "host", b"a", &[], now).unwrap();
     let leases = acquire(&mut table, older.session, 2, now).unwrap();
     let newer = register(&mut table, "host", b"b", &[], now).unwrap();
     let taken = acquire(&mut table, newer.session, 2, now).unwrap();
-    // The older one is alive after all; under whatever nonce it comes again, the name is taken.
+    // The older process is alive after all. With any instance id, the name is in use.
     for instance in [b"a", b"a", b"c"] {
         let refused = register(&mut table, "host", instance, &leases, now).unwrap_err();
         assert_eq!(refused.to_string(), "two workers are called host; give each its own --name");
@@ -348,12 +351,16 @@ fn two_living_processes_of_one_name_do_not_throw_each_other_out() {
         assert_eq!(table.status().leased, 2);
     }
     table.leave(newer.session).unwrap();
-    assert_eq!(register(&mut table, "host", b"a", &[], now).unwrap().replaced, None, "a name that nobody has is free");
+    assert_eq!(
+        register(&mut table, "host", b"a", &[], now).unwrap().replaced,
+        None,
+        "a name without a session is free"
+    );
     check(&table);
 }
 
 #[test]
-fn a_name_changes_hands_at_most_three_times_a_minute() {
+fn a_name_is_taken_over_at_most_three_times_a_minute() {
     let mut now = Instant::now();
     let mut table = table(1);
     for process in 0..=3 {
@@ -370,7 +377,7 @@ fn a_name_changes_hands_at_most_three_times_a_minute() {
 }
 
 #[test]
-fn only_workers_that_were_heard_of_lately_are_waited_for() {
+fn only_workers_that_were_heard_of_recently_are_waited_for() {
     let start = Instant::now();
     let mut table = table(1);
     let one = session(&mut table, "one", start);
@@ -385,20 +392,21 @@ fn only_workers_that_were_heard_of_lately_are_waited_for() {
 }
 
 #[test]
-fn rows_that_hold_no_id_count_as_failed_from_the_start() {
+fn rows_without_a_class_id_count_as_failed_from_the_start() {
     let status = LeaseTable::new(&wnids(2), 3, 1, TTL).status();
     assert_eq!((status.total, status.failed, status.pending), (5, 3, 2));
 }
 
 #[test]
 fn a_class_costs_less_than_two_hundred_bytes() {
-    // A hash map may be at most as large as twice its content and a half, and the queue may hold every class.
+    // A hash map may have a capacity of twice its content and a half, and the queue may hold every
+    // class.
     let index = 5 * size_of::<(Wnid, usize)>() / 2;
     assert!(size_of::<Class>() + index + 2 * size_of::<usize>() + 2 * 32 < 200);
 }
 
 #[test]
-fn no_count_of_bytes_that_a_worker_can_tell_is_too_large() {
+fn the_largest_reported_byte_counts_do_not_overflow() {
     let now = Instant::now();
     let mut table = table(1);
     for (worker, received) in [("one", u64::MAX), ("other", 1)] {

@@ -1,4 +1,5 @@
-//! What a report means: who is to blame for bad news, and who tries again.
+//! The effect of a report: which party a failure is attributed to, and which worker retries the
+//! class.
 
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use super::{
     trouble::{OFFERS, TRIES},
 };
 
-/// Before another worker tries a class.
+/// Delay before another worker tries a class.
 const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
 
 impl LeaseTable {
-    /// Settles a class, or has it tried again. Idempotent: the same report again changes nothing.
-    /// Tokens can be guessed, so a failure needs the session too. `random` is drawn by the caller,
-    /// uniformly from 0.0..=1.0.
+    /// Settles a class, or schedules another attempt. Idempotent: a repeated report changes
+    /// nothing. Tokens can be guessed, so a failure also needs the session. The caller draws
+    /// `random` uniformly from 0.0..=1.0.
     pub fn report(
         &mut self,
         id: SessionId,
@@ -53,7 +54,8 @@ impl LeaseTable {
                 self.settle(id, position, settled);
             }
             if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
-                // Whatever it said: somebody is there. Only now, or a doubt about this very class would settle it, too.
+                // Any report about a response proves that the origin is available. This must come
+                // last, because otherwise a doubt about this class would settle it too.
                 self.origin_answered(now);
             }
             self.check_sample(now);
@@ -62,9 +64,9 @@ impl LeaseTable {
         }
         self.lengths.note(outcome);
         let is_holders = holds || has_copy;
-        self.came(id, position, lease, outcome, is_holders, now);
+        self.completed(id, position, lease, outcome, is_holders, now);
         self.settle(id, position, settled);
-        // A success without a lease proves no answer of the origin.
+        // A success without a lease does not prove a response of the origin.
         if settled == State::Success && is_holders {
             self.sessions.succeeded(id, now);
             self.end_first_answers();
@@ -92,8 +94,8 @@ impl LeaseTable {
         }
     }
 
-    /// A class is there: of two that tried it one was first.
-    fn came(
+    /// A class is complete. If two workers tried it, one was first.
+    fn completed(
         &mut self,
         id: SessionId,
         position: usize,
@@ -118,7 +120,8 @@ impl LeaseTable {
         }
     }
 
-    /// Bad news of a copy says nothing of its class, whose holder goes on; but perhaps of the worker.
+    /// A failed speculative attempt is no evidence about its class, whose holder continues; it may
+    /// be evidence about the worker.
     fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> ReportVerdict {
         if let Outcome::Failed(failure) = outcome
             && failure.suspect != Suspect::Class
@@ -130,7 +133,7 @@ impl LeaseTable {
         ReportVerdict::CopyFailed
     }
 
-    /// A worker has failed what others may do.
+    /// A worker has failed a class that others may complete.
     fn worker_failed(&mut self, id: SessionId, failure: &Failure, now: Instant) {
         if self.sessions.failed(id, now) {
             let worker = self.sessions.by_id[&id].hello.worker.clone();
@@ -138,7 +141,8 @@ impl LeaseTable {
         }
     }
 
-    /// What bad news from the holder of the lease means; every verdict but `Settled` has been carried out.
+    /// The effect of a failure reported by the holder of the lease. Every verdict but `Settled` has
+    /// been carried out.
     fn failed(
         &mut self,
         id: SessionId,
@@ -160,7 +164,7 @@ impl LeaseTable {
         };
         let tried = self.troubles.note(position, key, failure.lacks_space, now);
         if failure.lacks_space {
-            return self.offered(id, position, tried, now);
+            return self.declined(id, position, tried, now);
         }
         self.worker_failed(id, failure, now);
         let was_away = self.breaker.is_open();
@@ -199,9 +203,9 @@ impl LeaseTable {
         ReportVerdict::Doubted
     }
 
-    /// A worker has no space for a class, which is no fault of the worker: another one gets the
-    /// class at once, if there is one.
-    fn offered(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> ReportVerdict {
+    /// A worker has no space for a class, which is not the worker's fault. Another worker is
+    /// granted the class at once, if there is one.
+    fn declined(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> ReportVerdict {
         if self.hand_over(position) {
             return ReportVerdict::Retried;
         }
@@ -213,7 +217,8 @@ impl LeaseTable {
         ReportVerdict::Retried
     }
 
-    /// It was the origin: this class, and those that failed in a row before it, are as they were.
+    /// The origin caused the failure: this class, and those that failed consecutively before it,
+    /// return to their earlier state.
     fn excuse(&mut self, position: usize) {
         for failed in self.breaker.take_row() {
             self.troubles.forget(failed);
@@ -225,33 +230,35 @@ impl LeaseTable {
         }
     }
 
-    /// Whether the origin fails the workers that ask it for something, and not only one that fails
-    /// under many names: most of those that have done a class, or all of them where none at work
-    /// has. A worker that holds a class and has received nothing for a whole time to live counts as
-    /// one that the origin fails.
+    /// Whether the origin fails for the workers that send it requests, and not only for one worker
+    /// under many names: for most of the workers that have completed a class, or for all of them if
+    /// no active worker has. A worker that holds a class and has received nothing for a whole time
+    /// to live counts as one that the origin fails for.
     fn origin_fails_workers(&self, now: Instant) -> bool {
         let Some(since) = self.breaker.failing_since() else { return false };
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        let mut proven = Vec::new();
+        let mut unproven = Vec::new();
         for (id, session) in &self.sessions.by_id {
             let has_failed = self.breaker.has_failed(*id);
             if has_failed || !session.leases.is_empty() {
-                let hears_nothing = session.last_received < since && now - since >= self.ttl;
-                let group = if session.last_success.is_some() { &mut known } else { &mut unknown };
-                group.push(has_failed || hears_nothing);
+                let receives_nothing = session.last_received < since && now - since >= self.ttl;
+                let group = if session.last_success.is_some() { &mut proven } else { &mut unproven };
+                group.push(has_failed || receives_nothing);
             }
         }
         let failed = |group: &[bool]| group.iter().filter(|is_failed| **is_failed).count();
-        match known.len() {
-            0 => failed(&unknown) == unknown.len(),
-            at_work => 2 * failed(&known) > at_work,
+        match proven.len() {
+            0 => failed(&unproven) == unproven.len(),
+            at_work => 2 * failed(&proven) > at_work,
         }
     }
 
-    /// Somebody has heard from the origin: what failed before has failed by itself, and everybody may go on.
+    /// The origin has responded: classes that failed before have failed for their own reasons, and
+    /// all workers may continue.
     pub(super) fn origin_answered(&mut self, now: Instant) {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
-            // When it failed there may have been no other worker.
+            // At the time of the failure there may have been no other worker.
             if self.troubles.times(position) < TRIES && self.may_be_tried_by_another(position, now) {
                 self.give_back(position);
             } else {
@@ -269,7 +276,8 @@ impl LeaseTable {
         self.sessions.by_id.values().any(|session| session.is_healthy(now) && has_not_failed(session))
     }
 
-    /// When nothing is left that could show whether the origin is well, the doubtful classes have failed.
+    /// If no class is left that could show whether the origin is available, the doubtful classes
+    /// have failed.
     pub(super) fn settle_lonely_doubts(&mut self) {
         let doubts = self.breaker.doubts();
         if doubts == 0 || self.status.leased > 0 || self.status.pending > doubts {

@@ -1,5 +1,5 @@
-//! The ledger's only writer: a thread behind a bounded queue, with group commit. It keeps the failure log too, which is a view
-//! of the same entries: no file is touched by the task that answers workers.
+//! The ledger's only writer: a thread behind a bounded queue, with group commit. It also keeps the
+//! failure log, which is a view of the same entries, so the dispatcher does no file I/O.
 
 use std::time::Duration;
 
@@ -21,53 +21,53 @@ use crate::{
     lease_table::{Drain, Mark, Renamed},
 };
 
-/// Entries that may wait; more senders wait in turn.
+/// Capacity of the queue of entries. When it is full, senders wait.
 const QUEUE: usize = 1024;
-/// A transaction takes at most so many entries.
+/// Maximum number of entries in a transaction.
 const LARGEST_COMMIT: usize = 1000;
 
-/// A look into the ledger, on its thread.
+/// A function that reads the ledger on the writer's thread.
 pub type Reading = Box<dyn FnOnce(&Ledger, &Run) + Send>;
 
-/// What is to be written, and who hears when it is on the disk.
+/// Changes for the ledger, and the callbacks after their commit.
 #[derive(Default)]
 pub struct Entry {
     /// Classes that are settled.
     pub records: Vec<Record>,
-    /// Classes of the records that had failed before, and are there after all.
+    /// Classes of the records that had failed before and are complete now.
     pub corrected: Vec<Wnid>,
     /// Classes that were settled and are pending again.
     pub forgotten: Vec<Wnid>,
     /// Workers that have a session from now on.
     pub opened: Vec<String>,
-    /// Workers that have none any more.
+    /// Workers whose session has ended.
     pub closed: Vec<String>,
-    /// Workers' names that belong to another credential from now on, or to none.
+    /// Names of workers that belong to another credential from now on, or to none.
     pub renamed: Vec<Renamed>,
-    /// Processes of workers that are to end, or have ended.
+    /// Worker processes that are drained, or have ended.
     pub drains: Vec<Drain>,
     /// Positions of the list that may be granted.
     pub granted: Option<Mark>,
-    /// The run is at its end.
+    /// Whether the run is finished.
     pub finished: bool,
-    /// Called with the ledger after the commit; not at all when it fails.
+    /// Called with the ledger after the commit. Not called if the commit fails.
     pub read: Option<Reading>,
-    /// Called after the commit; not at all when it fails.
+    /// Called after the commit. Not called if the commit fails.
     pub durable: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Entry {
-    /// Nothing yet, to be confirmed after all that was queued before.
+    /// An entry without changes, confirmed after all entries that were queued before it.
     pub(crate) fn confirmed(confirm: impl FnOnce() + Send + 'static) -> Self {
         Self { durable: Some(Box::new(confirm)), ..Self::default() }
     }
 
-    /// The same, to be confirmed.
+    /// Sets the function that confirms the entry.
     pub(crate) fn confirming(self, confirm: impl FnOnce() + Send + 'static) -> Self {
         Self { durable: Some(Box::new(confirm)), ..self }
     }
 
-    /// The same, to be confirmed by this and then by what confirms it already.
+    /// Adds a function that confirms the entry before the existing one.
     pub(crate) fn confirming_first(mut self, confirm: impl FnOnce() + Send + 'static) -> Self {
         let earlier = self.durable.take();
         self.confirming(move || {
@@ -78,7 +78,8 @@ impl Entry {
         })
     }
 
-    /// Whether there is nothing to write and no caller to answer. Corrections come with records only.
+    /// Whether there is nothing to write and no caller to answer. Corrections exist only together
+    /// with records.
     pub(crate) fn is_empty(&self) -> bool {
         let Self {
             records,
@@ -103,11 +104,11 @@ impl Entry {
             && closed.is_empty()
     }
 
-    /// Notes in the failure log what this entry changes.
+    /// Notes this entry's changes in the failure log.
     fn log_failures(&self, log: &mut FailureLog) {
         for Record { wnid, outcome, .. } in &self.records {
             if let Outcome::Failed(failure) = outcome {
-                complain(log.note(*wnid, failure));
+                log_error(log.note(*wnid, failure));
             }
         }
         for withdrawn in [&self.corrected, &self.forgotten] {
@@ -118,8 +119,8 @@ impl Entry {
     }
 }
 
-/// Applies all entries to the failure log, in their order. The file is written once, and earlier
-/// whenever many bytes are noted.
+/// Applies all entries to the failure log in their order. The file is written once, or earlier if
+/// many bytes are noted.
 fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     for entry in entries {
         entry.log_failures(log);
@@ -127,13 +128,13 @@ fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     if entries.iter().any(|entry| entry.finished || !entry.records.is_empty()) {
         log.begin();
     }
-    complain(log.catch_up());
+    log_error(log.catch_up());
 }
 
-/// How long commits take.
+/// The durations of commits.
 pub type Commits = Durations;
 
-/// The way to the writer.
+/// A handle to the ledger's thread.
 #[derive(Debug, Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Entry>,
@@ -141,8 +142,9 @@ pub struct Writer {
 }
 
 impl Ledger {
-    /// Starts the writer on a thread of the given set. It ends when the last [`Writer`] is gone, or at once when a write
-    /// fails: what could not be kept must not be confirmed. `lease_ttl` is what workers are told by this process.
+    /// Starts the writer on a thread of the given set. It ends when the last [`Writer`] is dropped,
+    /// or at once when a write fails, because results that could not be stored must not be
+    /// confirmed. `lease_ttl` is the time to live that workers receive from this process.
     ///
     /// # Errors
     /// [`NoThread`].
@@ -178,13 +180,13 @@ impl Ledger {
 }
 
 impl Writer {
-    /// A writer, and where its entries come out.
+    /// A writer and the receiver of its entries.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
         (Self { queue, commits: Commits::default() }, entries)
     }
 
-    /// A writer that confirms everything at once and keeps nothing but the failure log.
+    /// A writer that confirms everything at once and writes only the failure log.
     #[cfg(test)]
     pub(crate) fn to_log(mut log: FailureLog, tasks: &mut JoinSet<()>) -> Self {
         let (writer, mut entries) = Self::channel();
@@ -197,7 +199,7 @@ impl Writer {
         writer
     }
 
-    /// A writer that confirms everything at once and keeps nothing.
+    /// A writer that confirms everything at once and stores nothing.
     #[cfg(test)]
     pub(crate) fn to_nowhere(tasks: &mut JoinSet<()>) -> Self {
         let (writer, mut entries) = Self::channel();
@@ -209,13 +211,13 @@ impl Writer {
         writer
     }
 
-    /// How long commits take.
+    /// The durations of commits.
     pub(crate) fn commits(&self) -> Commits {
         self.commits.clone()
     }
 
-    /// Reads the ledger, behind everything that was queued before. `None` if its thread has ended, or
-    /// it cannot be read, which is logged.
+    /// Reads the ledger after all entries that were queued before. `None` if the thread has ended,
+    /// or if the ledger cannot be read, which is logged.
     pub(crate) async fn read<T, F>(&self, read: F) -> Option<T>
     where
         T: Send + 'static,
@@ -230,7 +232,7 @@ impl Writer {
         answered.await.ok()
     }
 
-    /// Queues an entry. One that comes after a failed write is dropped, and never confirmed.
+    /// Queues an entry. After a failed write entries are dropped and never confirmed.
     pub(crate) async fn write(&self, entry: Entry) {
         if self.queue.send(entry).await.is_err() {
             tracing::debug!("the ledger is closed");
@@ -238,7 +240,7 @@ impl Writer {
     }
 }
 
-fn complain(written: Result<(), FailureLogError>) {
+fn log_error(written: Result<(), FailureLogError>) {
     if let Err(error) = written {
         tracing::warn!("failed to {error}");
     }
@@ -264,14 +266,14 @@ mod tests {
         Entry { records: numbers.map(record).collect(), ..Entry::default() }
     }
 
-    fn there_after_all(numbers: std::ops::Range<u32>) -> Entry {
+    fn corrected_to_success(numbers: std::ops::Range<u32>) -> Entry {
         let there = Outcome::Skipped(Published::default());
         let record = |number| Record { wnid: wnid(number), outcome: there.clone(), worker: None };
         let corrected = numbers.clone().map(wnid).collect();
         Entry { records: numbers.map(record).collect(), corrected, ..Entry::default() }
     }
 
-    /// Counts how often the failure log in a folder was written, from outside.
+    /// Counts the writes to the failure log in a folder, with inotify.
     struct Writes {
         events: OwnedFd,
         counted: usize,
@@ -280,7 +282,7 @@ mod tests {
     impl Writes {
         fn of(folder: &Path) -> Self {
             let events = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
-            // The system joins equal events that follow one another: openings are between them.
+            // The system merges equal consecutive events, so openings are watched as well.
             let wanted = inotify::WatchFlags::OPEN | inotify::WatchFlags::CLOSE_WRITE;
             inotify::add_watch(&events, folder.join(NAME), wanted).unwrap();
             Self { events, counted: 0 }
@@ -296,10 +298,12 @@ mod tests {
         }
     }
 
-    /// As one report, and as thousands of reports of one class each that are in one commit.
+    /// As one report, and as thousands of reports of one class each in one commit.
     #[test]
-    fn the_failure_log_is_written_once_for_each_commit_however_many_classes_are_there_after_all() {
-        for entries in [vec![there_after_all(0..4096)], (0..1000).map(|one| there_after_all(one..one + 1)).collect()] {
+    fn the_failure_log_is_written_once_for_each_commit_however_many_classes_are_corrected() {
+        for entries in
+            [vec![corrected_to_success(0..4096)], (0..1000).map(|one| corrected_to_success(one..one + 1)).collect()]
+        {
             let folder = tempfile::tempdir().unwrap();
             let mut log = FailureLog::open(folder.path()).unwrap();
             let mut writes = Writes::of(folder.path());
@@ -315,12 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn of_a_class_that_fails_is_there_and_fails_again_in_one_commit_the_last_counts() {
+    fn the_last_outcome_of_a_class_in_one_commit_is_logged() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = FailureLog::open(folder.path()).unwrap();
         let mut writes = Writes::of(folder.path());
         let forgotten = Entry { forgotten: vec![wnid(1)], ..Entry::default() };
-        log_failures(&[failed(1..4), there_after_all(2..3), forgotten, failed(1..2)], &mut log);
+        log_failures(&[failed(1..4), corrected_to_success(2..3), forgotten, failed(1..2)], &mut log);
         let classes = |text: String| text.lines().map(|line| line[8..9].to_owned()).collect::<Vec<_>>();
         let read = || classes(std::fs::read_to_string(folder.path().join(NAME)).unwrap());
         assert_eq!((read(), writes.count()), (vec!["3".to_owned(), "1".to_owned()], 1));

@@ -1,4 +1,5 @@
-//! What both wire doors read from messages and write into them: parsed once, within limits, with a refusal that says why.
+//! Conversions between wire messages and checked types for both services. Messages are parsed once,
+//! within limits; a refusal contains the reason.
 
 use std::{fmt::Display, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
 /// Longer names are cut, in characters; they are shown, nothing else.
 const MAX_NAME: usize = 128;
 
-/// What one message may name.
+/// Refuses a batch that is longer than [`MAX_BATCH`].
 pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
     if batch.len() > MAX_BATCH {
         return Err(too_many(batch.len()));
@@ -28,12 +29,12 @@ pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
     Ok(batch)
 }
 
-/// Refuses a message that names more classes.
+/// The refusal of a message that names more than [`MAX_BATCH`] classes.
 pub(crate) fn too_many(named: impl Display) -> Status {
     Status::invalid_argument(format!("a message may name {MAX_BATCH} classes, this one {named}"))
 }
 
-/// A class, as a message names it.
+/// Parses a class id.
 pub(crate) fn wnid(text: &str) -> Result<Wnid, Status> {
     text.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", shown(text))))
 }
@@ -42,7 +43,7 @@ fn lease(named: &str, token: u64) -> Result<Lease, Status> {
     Ok(Lease { wnid: wnid(named)?, token: LeaseToken(token) })
 }
 
-/// What a worker says it holds.
+/// Parses the leases that a worker holds.
 pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<ReportedLease>, Status> {
     let known = |held: proto::Held| {
         let lease = lease(&held.wnid, held.token)?;
@@ -51,18 +52,18 @@ pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<ReportedLease>, Status>
     at_most(held)?.into_iter().map(known).collect()
 }
 
-/// A sentence that goes to the log, the ledger and the screen: nobody needs more of it.
+/// Truncates a sentence for the log, the ledger and the screen.
 pub(crate) fn sentence(text: &str) -> String {
     printable_within(text, LONGEST_MESSAGE)
 }
 
-/// A text that is shown, and nothing else.
+/// Truncates a text that is only displayed.
 pub(crate) fn shown(text: &str) -> String {
     // A character has at most four bytes.
     printable_within(text, 4 * MAX_NAME).chars().take(MAX_NAME).collect()
 }
 
-/// A result, and the span of its settlement.
+/// Parses a result and the tracing span of its settlement.
 pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
     let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
     let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -71,14 +72,14 @@ pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status
     Ok((Reported { lease, outcome, needs_lease: result.needs_lease }, span))
 }
 
-/// Leases, as a message names them.
+/// Leases as message entries.
 pub(crate) fn leases(leases: &[Lease]) -> Vec<proto::Held> {
     let named =
         |lease: &Lease| proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, ..proto::Held::default() };
     leases.iter().map(named).collect()
 }
 
-/// Time, as a message says it.
+/// A duration in milliseconds, saturating.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_message_names_is_cut_after_it_was_escaped() {
+    fn texts_of_a_message_are_truncated_after_they_were_escaped() {
         let escapes = "\u{1}".repeat(1_000_000);
         assert_eq!(sentence(&escapes), "\\u{1}".repeat(LONGEST_MESSAGE / 5));
         assert_eq!(sentence("short"), "short");

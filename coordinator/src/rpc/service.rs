@@ -1,7 +1,9 @@
-//! The wire door: the tonic service over the dispatcher. Beside it only `admin`, `wire` and `shared` name the generated types.
+//! The tonic service for workers, over the dispatcher. Besides it only the other modules of `rpc`
+//! and `shared` use the generated types.
 //!
-//! Everything is parsed here and in `wire`, once. No call outlives a shutdown: long polls and streams end when it begins to abort, and
-//! from the drain on every answer tells the worker to stop.
+//! Messages are parsed here and in `conversions`, once. No call outlives a shutdown: long polls and
+//! streams end when the abort begins, and from the drain on every answer contains the stop
+//! directive.
 
 use std::{
     mem,
@@ -56,39 +58,39 @@ use message_limits::MessageLimits;
 
 /// The list of a request's header fields, decoded; hyper's own default.
 const MAX_HEADERS: u32 = 16 << 10;
-/// Streams that a client has reset before they were looked at; h2's own default. A connection with
-/// more is closed.
+/// Streams that a client has reset before the server accepted them. A connection with more is
+/// closed. h2's default.
 const MAX_RESETS: usize = 20;
-/// Streams of one connection that were refused or ended by an error of the client; hyper's own
-/// default. A connection with more is closed.
+/// Streams of one connection that were refused or ended by an error of the client. A connection
+/// with more is closed. hyper's default.
 const MAX_ERRORS: usize = 1024;
 /// Nonces are kept; a worker's has 16 bytes.
 const MAX_NONCE: usize = 64;
 
-/// The server could not go on.
+/// The server cannot continue.
 #[derive(Debug, thiserror::Error)]
 #[error("serve workers: {0}")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// What the service tells workers about their leases.
+/// The lease parameters that workers receive.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeaseTerms {
-    /// Of this start of the coordinator.
+    /// The epoch of this start of the coordinator.
     pub epoch: u32,
     /// A lease that is not renewed for this long goes to another worker.
     pub ttl: Duration,
 }
 
-/// Serves whom the gate lets through, over any stream of connections, until `shutdown.abort`; from `shutdown.drain` on it
-/// tells them to stop.
+/// Serves the connections that the auth layer accepts, over any stream of connections, until
+/// `shutdown.abort`. From `shutdown.drain` on workers receive the stop directive.
 ///
 /// # Errors
-/// When the stream of connections fails.
+/// If the stream of connections fails.
 pub(crate) async fn serve<I, IO, E>(
     dispatcher: DispatcherHandle,
     job: JobOptions,
     terms: LeaseTerms,
-    gate: AuthLayer,
+    auth_layer: AuthLayer,
     incoming: I,
     shutdown: Shutdown,
 ) -> Result<(), ServeError>
@@ -108,22 +110,22 @@ where
         shutdown: shutdown.clone(),
     };
     let admin = AdminServer::new(admin);
-    let door = CoordinatorServer::new(CoordinatorService { dispatcher, job, terms, shutdown });
-    // A host that vanished without a word must not keep its connection for ever.
+    let coordinator = CoordinatorServer::new(CoordinatorService { dispatcher, job, terms, shutdown });
+    // The connection of a host that vanished without closing it must end.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        // tonic sets no limit of its own, and takes those of hyper away.
+        // tonic sets no limits of its own and removes those of hyper.
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
         .http2_max_local_error_reset_streams(Some(MAX_ERRORS))
         .http2_max_header_list_size(MAX_HEADERS)
         .trace_fn(calls::traced)
         .layer(counted)
-        .layer(gate)
+        .layer(auth_layer)
         .layer(MessageLimits::default())
         .add_service(health)
-        .add_service(door)
+        .add_service(coordinator)
         .add_service(admin)
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned());
     let mut served = pin!(served);
@@ -134,6 +136,7 @@ where
     Ok(served.await?)
 }
 
+/// The implementation of the service for workers.
 struct CoordinatorService {
     dispatcher: DispatcherHandle,
     job: JobOptions,
@@ -154,13 +157,13 @@ impl CoordinatorService {
         self.dispatcher.status().into()
     }
 
-    /// Goes with [`proto::Directive::Stop`].
+    /// The reason that accompanies [`proto::Directive::Stop`].
     fn stop_reason(&self, directive: proto::Directive) -> String {
         let reason = self.dispatcher.stop_reason().filter(|_| directive == proto::Directive::Stop);
         reason.map_or_else(String::new, sentence)
     }
 
-    /// As [`Self::directive`], where one worker may be told to end.
+    /// Like [`Self::directive`], for a worker that may be drained.
     fn directive_for(&self, drain: bool) -> proto::Directive {
         match self.directive() {
             proto::Directive::Continue if drain => proto::Directive::Drain,
@@ -186,9 +189,11 @@ impl CoordinatorService {
         })
     }
 
-    /// Waits until somebody who got nothing may get something, or for the end of the job.
-    async fn turn(&self, turn: &mut watch::Receiver<u64>, until: Instant) -> bool {
-        // Not the counts: whoever waits would be woken by every class that anybody finishes.
+    /// Waits until a worker whose request had no result may be granted a class, or for the end of
+    /// the job.
+    async fn wait_for_wake_up(&self, turn: &mut watch::Receiver<u64>, until: Instant) -> bool {
+        // Does not watch the counts: every completed class of any worker would wake all waiting
+        // calls.
         let mut phase = self.dispatcher.watch_phase();
         tokio::select! {
             changed = timeout_at(until, turn.changed()) => matches!(changed, Ok(Ok(()))),
@@ -224,7 +229,7 @@ impl Coordinator for CoordinatorService {
         let name = shown(&request.worker_name);
         caller.may_be_named(&name)?;
         let held = held(request.held)?;
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: name,
             instance: request.instance_nonce,
             slots: request.slots.clamp(1, MAX_SLOTS),
@@ -235,7 +240,7 @@ impl Coordinator for CoordinatorService {
             credential: caller.credential(),
             valid: caller.valid(),
         };
-        let registered = self.dispatcher.register(hello, held).await.map_err(refused)?;
+        let registered = self.dispatcher.register(worker_info, held).await.map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {
             session_id: registered.session.0,
             epoch: self.terms.epoch,
@@ -276,14 +281,14 @@ impl Coordinator for CoordinatorService {
         let request = request.into_inner();
         let session = SessionId(request.session_id);
         let max = usize::try_from(request.max).unwrap_or(MAX_BATCH).min(MAX_BATCH);
-        // While the call waits, what it names grows old: it counts once.
+        // The leases named in the call become outdated while it waits, so they are processed once.
         let mut named = held(request.held)?;
         let mut turn = self.dispatcher.watch_turn();
         loop {
             if self.directive() == proto::Directive::Stop {
                 return Ok(self.acquired(Granted::default(), proto::Directive::Stop));
             }
-            // What changes from here on is seen below.
+            // Changes from here on are seen below.
             turn.mark_unchanged();
             match self.dispatcher.acquire(session, max, mem::take(&mut named)).await {
                 Ok(granted) if granted.leases.is_empty() && !granted.drain && !self.dispatcher.status().is_done() => {}
@@ -296,7 +301,7 @@ impl Coordinator for CoordinatorService {
                 }
                 Err(error) => return Err(refused(error)),
             }
-            if !self.turn(&mut turn, until).await {
+            if !self.wait_for_wake_up(&mut turn, until).await {
                 return Ok(self.acquired(Granted::default(), self.directive()));
             }
         }
@@ -342,9 +347,9 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<Self::PaceStream>, Status> {
         let opened = BudgetStream::open(self.dispatcher.clone(), observations.into_inner());
         let opened = self.shutdown.abort.run_until_cancelled(opened).await;
-        let pacing = opened.unwrap_or_else(|| Err(refused(DispatchError::Stopped)))?;
+        let stream = opened.unwrap_or_else(|| Err(refused(DispatchError::Stopped)))?;
         let until = self.shutdown.abort.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(pacing.budgets().take_until(until))))
+        Ok(Response::new(Box::pin(stream.budgets().take_until(until))))
     }
 }
 
@@ -352,7 +357,7 @@ impl Coordinator for CoordinatorService {
 fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => Status::not_found(error.to_string()),
-        // The worker's operator must act: asking again will not help.
+        // The operator of the worker must act. A retry does not help.
         DispatchError::Refused(Refused::NameTaken { .. }) => Status::already_exists(error.to_string()),
         DispatchError::Refused(Refused::NameOfAnother { .. }) => Status::permission_denied(error.to_string()),
         DispatchError::Refused(Refused::TooMany) => Status::unavailable(error.to_string()),

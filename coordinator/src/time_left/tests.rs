@@ -1,4 +1,4 @@
-//! The estimate over a simulated job with the real lease table, and its single rules.
+//! The estimate over a simulated job with the real lease table, and single rules of it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::lease_table::{Lease, LeaseTable, ReportedLease, WorkerInfo};
 
 const TTL: Duration = Duration::from_secs(30);
 const SESSION: SessionId = SessionId(1);
-/// Steps of the simulation in a second.
+/// Steps of the simulation per second.
 const STEPS: u64 = 4;
 const SLOTS: usize = 8;
 
@@ -24,18 +24,18 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// Numbers that look like chance and are the same each time.
-struct Dice(u64);
+/// A pseudorandom generator with the same sequence in each run.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
 
-/// A coordinator and its one worker.
-struct Program {
+/// A coordinator and its only worker.
+struct Simulation {
     table: LeaseTable,
     time_left: TimeLeft,
     session: SessionId,
@@ -43,7 +43,7 @@ struct Program {
     leases: Vec<Lease>,
 }
 
-impl Program {
+impl Simulation {
     fn start(job: &Job, epoch: u32, now: Instant) -> Self {
         let wnids: Vec<Wnid> = job.lengths.keys().copied().collect();
         let mut table = LeaseTable::new(&wnids, job.invalid, epoch, TTL);
@@ -53,7 +53,8 @@ impl Program {
         Self { table, time_left: TimeLeft::new(now), session, received: 0, leases: Vec::new() }
     }
 
-    /// What the worker names. The origin has told the length of each class of which bytes have come.
+    /// The classes that the worker names. The length of a class is known once bytes of it have
+    /// arrived.
     fn held(&self, job: &Job) -> Vec<ReportedLease> {
         let named = |lease: &Lease| {
             let position = job.positions.get(&lease.wnid).copied();
@@ -82,9 +83,9 @@ impl Program {
     }
 }
 
-/// What is on the disks: the tars of the origin, what has come of each, and the ledger.
+/// The state on disks: the tars of the origin, the received bytes of each, and the ledger.
 struct Job {
-    /// 0: the origin does not have it.
+    /// Length of each tar. 0: the origin does not have the class.
     lengths: BTreeMap<Wnid, u64>,
     invalid: u64,
     positions: BTreeMap<Wnid, u64>,
@@ -92,19 +93,19 @@ struct Job {
 }
 
 impl Job {
-    /// Tars of 1 to 9 MB in no order; every tenth is missing, and so many rows are invalid.
+    /// Tars of 1 to 9 MB in random order; every tenth is missing, and `invalid` rows are invalid.
     fn of(classes: u64, invalid: u64) -> Self {
-        let mut dice = Dice(classes);
-        let length = |number| if number % 10 == 7 { 0 } else { 1_000_000 + dice.below(8_000_000) };
+        let mut random = Random(classes);
+        let length = |number| if number % 10 == 7 { 0 } else { 1_000_000 + random.below(8_000_000) };
         let lengths = (1..=classes).map(wnid).zip((1..=classes).map(length)).collect();
         Self { lengths, invalid, positions: BTreeMap::new(), settled: BTreeMap::new() }
     }
 
     /// Tars of 0.5 to 8 MB, most of them short; every tenth is missing.
     fn skewed(classes: u64, seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut random = Random(seed);
         let mut length = |number| {
-            let part = dice.below(1000);
+            let part = random.below(1000);
             if number % 10 == 7 { 0 } else { 500_000 + 7_500 * part * part / 1000 }
         };
         let lengths = (1..=classes).map(|number| (wnid(number), length(number))).collect();
@@ -115,68 +116,71 @@ impl Job {
         self.lengths.values().sum()
     }
 
-    /// One step with so many bytes for all slots together.
-    fn step(&mut self, program: &mut Program, bytes: u64, now: Instant) {
-        let free = SLOTS - program.leases.len();
+    /// One step in which all slots together receive `bytes` bytes.
+    fn step(&mut self, simulation: &mut Simulation, bytes: u64, now: Instant) {
+        let free = SLOTS - simulation.leases.len();
         if free > 0 {
-            program.table.learn_lengths(program.session, &program.held(self));
-            program.leases.extend(program.table.acquire(program.session, free, now).unwrap().leases);
+            simulation.table.learn_lengths(simulation.session, &simulation.held(self));
+            simulation.leases.extend(simulation.table.acquire(simulation.session, free, now).unwrap().leases);
         }
-        let leases = program.leases.clone();
-        // The last classes share the line, too.
+        let leases = simulation.leases.clone();
+        // The last classes share the rate too.
         let share = bytes / (leases.len() as u64).max(1);
         for lease in leases {
             let length = self.lengths[&lease.wnid];
             let position = self.positions.entry(lease.wnid).or_default();
             let more = share.min(length - *position);
             *position += more;
-            program.received += more;
+            simulation.received += more;
             if *position == length {
                 let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
                 let published = Published { files: 1, bytes: length };
                 let outcome = if length == 0 { Outcome::Failed(missing) } else { Outcome::Success(published) };
-                program.report(lease, &outcome, now);
+                simulation.report(lease, &outcome, now);
                 self.settled.insert(lease.wnid, outcome);
             }
         }
     }
 }
 
-/// Runs a job at about so many bytes a second; gives the times at which an estimate was due, with the estimate, and how
-/// long the job took. At a quarter of the time the program is killed, at a half nothing comes for eight seconds.
+/// Runs a job at about `rate` bytes per second. Returns the times at which an estimate was due,
+/// each with the estimate, and the duration of the job. At a quarter of the time the coordinator is
+/// killed; at half of it no bytes arrive for eight seconds.
 fn simulate(mut job: Job, rate: u64) -> (Vec<(Duration, Option<Duration>)>, Duration) {
-    let (begin, expected) = (Instant::now(), job.bytes() / rate);
-    let mut program = Program::start(&job, 1, begin);
-    let (mut dice, mut told) = (Dice(rate), Vec::new());
+    let begin = Instant::now();
+    let expected = job.bytes() / rate;
+    let mut simulation = Simulation::start(&job, 1, begin);
+    let mut random = Random(rate);
+    let mut estimates = Vec::new();
     for step in 1.. {
         let now = begin + Duration::from_millis(step * 1000 / STEPS);
         let second = step / STEPS;
         if step == expected / 4 * STEPS {
-            program = Program::start(&job, 2, now);
+            simulation = Simulation::start(&job, 2, now);
         }
         let stands = (expected / 2..expected / 2 + 8).contains(&second);
-        // A fifth more or less, another one in each step.
-        let bytes = if stands { 0 } else { rate / STEPS * (80 + dice.below(41)) / 100 };
-        job.step(&mut program, bytes, now);
+        // Up to a fifth more or less, drawn in each step.
+        let bytes = if stands { 0 } else { rate / STEPS * (80 + random.below(41)) / 100 };
+        job.step(&mut simulation, bytes, now);
         if step % (10 * STEPS) == 0 {
-            program.renew(&job, now);
+            simulation.renew(&job, now);
         }
         if step % STEPS == 0 {
-            program.time_left.received(program.session, program.received);
-            told.push((now - begin, program.time_left.tick(program.table.remaining_bytes(), now)));
+            simulation.time_left.received(simulation.session, simulation.received);
+            estimates.push((now - begin, simulation.time_left.tick(simulation.table.remaining_bytes(), now)));
         }
-        if program.table.status().is_done() {
-            return (told, now - begin);
+        if simulation.table.status().is_done() {
+            return (estimates, now - begin);
         }
     }
     unreachable!("a job ends")
 }
 
-/// How many of the estimates after the first tenth of a job are within 25 % of the truth, and how
-/// many there are.
+/// The number of estimates after the first tenth of a job that are within 25 % of the truth, and
+/// the number of all estimates after it.
 fn right_of_all(job: Job, rate: u64) -> (usize, usize) {
-    let (told, took) = simulate(job, rate);
-    let counted = told.iter().filter(|(at, _)| *at > took / 10 && *at < took);
+    let (estimates, took) = simulate(job, rate);
+    let counted = estimates.iter().filter(|(at, _)| *at > took / 10 && *at < took);
     let is_right = |(at, left): &&(Duration, Option<Duration>)| {
         let truth = took.saturating_sub(*at);
         left.is_some_and(|left| left.abs_diff(truth) <= truth / 4)
@@ -184,7 +188,7 @@ fn right_of_all(job: Job, rate: u64) -> (usize, usize) {
     (counted.clone().filter(is_right).count(), counted.count())
 }
 
-/// What issue 15 asks for: within 25 % for 80 % of the time after the first tenth.
+/// The requirement of issue 15: within 25 % for 80 % of the time after the first tenth.
 #[test]
 fn the_estimate_is_near_the_truth_over_a_kill_and_a_stall() {
     for (classes, rate) in [(60, 2_000_000), (100, 3_000_000), (300, 5_000_000)] {
@@ -193,8 +197,9 @@ fn the_estimate_is_near_the_truth_over_a_kill_and_a_stall() {
     }
 }
 
-/// With few classes of very different lengths a single job may miss it, because the lengths of the
-/// classes that nothing has come of are not known; so this is about many jobs together.
+/// With few classes of very different lengths a single job may miss the requirement, because the
+/// lengths of classes without received bytes are unknown. Therefore this test is about many jobs
+/// together.
 #[test]
 fn the_estimate_is_near_the_truth_where_most_classes_are_short() {
     for (classes, rate, percent) in [(90, 2_000_000, 80), (300, 6_000_000, 88)] {
@@ -205,7 +210,7 @@ fn the_estimate_is_near_the_truth_where_most_classes_are_short() {
 }
 
 #[test]
-fn no_time_is_told_while_most_lengths_are_not_known_and_lengths_are_learnt_from_calls_for_leases() {
+fn there_is_no_estimate_while_most_lengths_are_unknown_and_requests_for_leases_supply_lengths() {
     let now = Instant::now();
     let wnids: Vec<Wnid> = (1..=20).map(wnid).collect();
     let mut table = LeaseTable::new(&wnids, 0, 1, TTL);
@@ -219,40 +224,41 @@ fn no_time_is_told_while_most_lengths_are_not_known_and_lengths_are_learnt_from_
     table.learn_lengths(session, &[held(&of_another_lease, 7)]);
     table.learn_lengths(SessionId(99), &[held(&leases[1], 7)]);
     assert_eq!(table.remaining_bytes(), None);
-    // Of one class no byte has come.
+    // No byte of one class has arrived.
     let named: Vec<ReportedLease> =
         leases[1..7].iter().map(|lease| held(lease, 8000)).chain([held(&leases[7], 0)]).collect();
     table.learn_lengths(session, &named);
     assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
     assert_eq!(table.position_in_tar(session, wnid(2)), 0, "positions change with renewals");
-    // What a renewal has said stays.
+    // Values from a heartbeat stay.
     table.learn_lengths(session, &[held(&leases[1], 1)]);
     assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
 }
 
 #[test]
-fn while_nothing_comes_no_time_is_told_and_one_outage_does_not_change_the_estimate() {
+fn there_is_no_estimate_during_an_outage_and_one_outage_does_not_change_it() {
     let begin = Instant::now();
     let mut estimate = TimeLeft::new(begin);
-    let mut told = Vec::new();
-    let (mut received, mut remaining) = (0, 100_000);
+    let mut estimates = Vec::new();
+    let mut received = 0;
+    let mut remaining = 100_000;
     for second in 0..50 {
         if !(20..40).contains(&second) {
             received += 1000;
             remaining -= 1000;
         }
         estimate.renewed(SESSION, received);
-        told.push(estimate.tick(Some(remaining), begin + seconds(second)));
+        estimates.push(estimate.tick(Some(remaining), begin + seconds(second)));
     }
-    assert_eq!(told[1], None, "too early");
-    assert_eq!(told[19], Some(seconds(80)));
-    assert_eq!(told[23], Some(seconds(80)), "a short pause");
-    assert!(told[24..40].iter().all(Option::is_none), "{told:?}");
-    assert_eq!(told[40], Some(seconds(79)));
+    assert_eq!(estimates[1], None, "too early");
+    assert_eq!(estimates[19], Some(seconds(80)));
+    assert_eq!(estimates[23], Some(seconds(80)), "a short pause");
+    assert!(estimates[24..40].iter().all(Option::is_none), "{estimates:?}");
+    assert_eq!(estimates[40], Some(seconds(79)));
 }
 
 #[test]
-fn pauses_that_come_again_and_again_count() {
+fn repeated_pauses_count() {
     let begin = Instant::now();
     let mut estimate = TimeLeft::new(begin);
     let mut last = None;
@@ -271,7 +277,7 @@ fn pauses_that_come_again_and_again_count() {
 }
 
 #[test]
-fn what_a_worker_had_received_before_its_session_is_no_progress() {
+fn bytes_received_before_the_session_of_a_worker_are_no_progress() {
     let begin = Instant::now();
     let mut estimate = TimeLeft::new(begin);
     for second in 0..10 {
@@ -286,7 +292,7 @@ fn what_a_worker_had_received_before_its_session_is_no_progress() {
 }
 
 #[test]
-fn bytes_between_two_renewals_are_not_to_come_again() {
+fn bytes_between_two_renewals_are_not_counted_as_remaining() {
     let begin = Instant::now();
     let mut estimate = TimeLeft::new(begin);
     estimate.renewed(SESSION, 0);
@@ -295,7 +301,8 @@ fn bytes_between_two_renewals_are_not_to_come_again() {
         let left = estimate.tick(Some(100_000), begin + seconds(second));
         assert!(second < 4 || left == Some(seconds(100 - second)), "{second}: {left:?}");
     }
-    // Of the nine thousand, four thousand were of a class that is settled now: the table counts them no more.
+    // Of the 9,000 bytes, 4,000 were of a class that is settled now, so the table no longer counts
+    // them.
     estimate.completed(SESSION, 4000);
     assert_eq!(estimate.tick(Some(96_000), begin + seconds(9)), Some(seconds(91)));
 }
@@ -306,7 +313,7 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
     let mut table = LeaseTable::new(&[1, 2, 3, 4, 5].map(wnid), 7, 1, TTL);
     assert_eq!(table.remaining_bytes(), None, "no length is known");
     table.restore(wnid(1), &Outcome::Skipped(Published { files: 1, bytes: 1000 }));
-    assert_eq!(table.remaining_bytes(), Some(4000), "invalid rows say nothing");
+    assert_eq!(table.remaining_bytes(), Some(4000), "invalid rows are no evidence");
     let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 9, ..WorkerInfo::default() };
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 1, now).unwrap().leases;
@@ -317,5 +324,5 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
     assert_eq!(table.remaining_bytes(), Some(2500 + 3 * 2000));
     assert_eq!(table.position_in_tar(session, wnid(2)), 500);
     table.restore(wnid(3), &Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error")));
-    assert_eq!(table.remaining_bytes(), Some(2500 + 2 * 4000 / 3), "others may be missing, too");
+    assert_eq!(table.remaining_bytes(), Some(2500 + 2 * 4000 / 3), "other classes may be missing too");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Four classes, of which "there" had the first two.
+/// Four classes, of which the worker "there" had the first two.
 fn setting(now: Instant, expected: &[&str]) -> LeaseTable {
     let mut table = table(4);
     for number in [1, 2] {
@@ -19,14 +19,14 @@ fn absent(classes: usize) -> LeaseNotice {
 }
 
 #[test]
-fn what_an_absent_worker_has_comes_last_and_is_told_before() {
+fn classes_of_an_absent_worker_are_granted_last_and_reported_before() {
     let now = Instant::now();
     let mut table = setting(now, &[]);
     let other = session(&mut table, "other", now);
     assert_eq!(numbers(&acquire(&mut table, other, 4, now).unwrap()), ["3", "4"]);
     assert_eq!(table.take_notices(), []);
     let turn = table.turn();
-    let later = now + super::super::elsewhere::GRACE;
+    let later = now + super::super::elsewhere::JOIN_GRACE;
     table.tick(later);
     assert!(table.turn() > turn, "waiting workers are woken");
     assert_eq!(table.take_notices(), [absent(2)]);
@@ -36,7 +36,7 @@ fn what_an_absent_worker_has_comes_last_and_is_told_before() {
 }
 
 #[test]
-fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
+fn reported_classes_of_a_joining_worker_are_skipped_and_the_rest_is_granted() {
     let now = Instant::now();
     let mut table = setting(now, &["there"]);
     let there = session(&mut table, "there", now);
@@ -44,7 +44,7 @@ fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
     let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
     assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
     table.take_notices();
-    // What it does not have is the first to be granted.
+    // The classes that it does not have are granted first.
     assert_eq!(numbers(&acquire(&mut table, there, 2, now).unwrap()), ["2", "3"]);
     let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker: "there".to_owned(), classes: 1 });
     assert_eq!(table.take_notices(), [not_there]);
@@ -52,7 +52,7 @@ fn what_a_worker_that_joins_reports_is_skipped_and_the_rest_is_granted() {
 }
 
 #[test]
-fn after_a_restart_a_worker_that_comes_back_with_leases_is_asked_what_it_has_and_holds_up_no_other_one() {
+fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_delays_no_other_one() {
     let now = Instant::now();
     let mut table = LeaseTable::new(&wnids(6), 0, 2, TTL);
     for (number, worker) in [(1, "there"), (2, "there"), (3, "other")] {
@@ -64,19 +64,19 @@ fn after_a_restart_a_worker_that_comes_back_with_leases_is_asked_what_it_has_and
     let there = register(&mut table, "there", b"there", &former(4), now).unwrap();
     assert!(there.survey && there.drop.is_empty());
     assert_eq!(numbers(&acquire(&mut table, other.session, 9, now).unwrap()), ["5", "6"]);
-    // One class is there, the other one needs a lease.
+    // One class is complete, the other one needs a lease.
     let skipped = Outcome::Skipped(Published::default());
     let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
     assert_eq!(table.report(there.session, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
     table.needs_lease(there.session, wnid(2)).unwrap();
-    assert!(!register(&mut table, "there", b"there", &former(4), now).unwrap().survey, "all is said");
+    assert!(!register(&mut table, "there", b"there", &former(4), now).unwrap().survey, "all classes are reported");
     assert_eq!(numbers(&acquire(&mut table, there.session, 9, now).unwrap()), ["2"]);
-    assert_eq!(table.take_notices(), [], "no class of it is told as missing");
+    assert_eq!(table.take_notices(), [], "none of its classes is reported as missing");
     check(&table);
 }
 
 #[test]
-fn an_expected_worker_is_waited_for_and_not_for_ever() {
+fn an_expected_worker_is_waited_for_until_a_deadline() {
     let now = Instant::now();
     let mut table = setting(now, &["there", "unknown", "there"]);
     let expected =
@@ -85,20 +85,20 @@ fn an_expected_worker_is_waited_for_and_not_for_ever() {
     let other = session(&mut table, "other", now);
     let held = acquire(&mut table, other, 4, now).unwrap();
     assert_eq!(numbers(&held), ["3", "4"]);
-    let almost = now + PATIENCE - Duration::from_secs(1);
+    let almost = now + JOIN_TIMEOUT - Duration::from_secs(1);
     renew(&mut table, other, &held, 0, almost).unwrap();
     table.tick(almost);
     assert_eq!(acquire(&mut table, other, 4, almost).unwrap(), []);
     assert_eq!(table.take_notices(), []);
-    table.tick(now + PATIENCE);
+    table.tick(now + JOIN_TIMEOUT);
     let not_joined = LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined { worker: "there".to_owned(), classes: 2 });
     assert_eq!(table.take_notices(), [not_joined]);
-    assert_eq!(numbers(&acquire(&mut table, other, 4, now + PATIENCE).unwrap()), ["1", "2"]);
+    assert_eq!(numbers(&acquire(&mut table, other, 4, now + JOIN_TIMEOUT).unwrap()), ["1", "2"]);
     check(&table);
 }
 
 #[test]
-fn what_counts_as_skipped_is_pending_again_if_its_worker_does_not_have_it() {
+fn a_skipped_class_is_pending_again_if_its_worker_does_not_have_it() {
     let now = Instant::now();
     for has_begun in [false, true] {
         let mut table = table(3);
@@ -111,16 +111,16 @@ fn what_counts_as_skipped_is_pending_again_if_its_worker_does_not_have_it() {
         let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
         assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::AlreadySettled);
         let granted = numbers(&acquire(&mut table, there, 3, now).unwrap());
-        // What an earlier process of this run was told stays.
+        // Classes that were confirmed to an earlier process of this run stay skipped.
         let (expected, forgotten) = if has_begun { (&["3"][..], vec![]) } else { (&["2", "3"][..], vec![wnid(2)]) };
         assert_eq!(granted, expected);
-        assert_eq!(table.take_forgotten(), forgotten);
+        assert_eq!(table.take_unsettled(), forgotten);
         check(&table);
     }
 }
 
 #[test]
-fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_as_missing() {
+fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_reported_as_missing() {
     let now = Instant::now();
     for counts_as_skipped in [false, true] {
         let mut table = table(4);
@@ -141,7 +141,7 @@ fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_
         let [there, other] = ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
         acquire(&mut table, other, 0, now).unwrap();
         table.needs_lease(there, wnid(2)).unwrap();
-        // One that no earlier run had, and one that is in no list.
+        // A class that no earlier run had, and one that is in no list.
         table.needs_lease(there, wnid(3)).unwrap();
         table.needs_lease(there, wnid(9)).unwrap();
         table.take_notices();
@@ -150,7 +150,7 @@ fn what_is_there_and_needs_a_lease_is_granted_to_its_storage_first_and_not_told_
         assert_eq!(table.take_notices(), [not_there], "the other one");
         assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
         let forgotten = if counts_as_skipped { vec![wnid(2), wnid(1)] } else { vec![] };
-        assert_eq!(table.take_forgotten(), forgotten);
+        assert_eq!(table.take_unsettled(), forgotten);
         check(&table);
     }
 }

@@ -1,13 +1,13 @@
-//! The first answers of the origin: when all are the same refusal, and how a list of which only some
-//! classes are missing is told apart.
+//! The first responses of the origin: when all are the same refusal, and how a list is recognized
+//! of which only some classes are missing.
 
 use shared::refused_sample::SAMPLE;
 
 use super::*;
 use crate::lease_table::first_answers::SHARED_FOR;
 
-/// Grants and refuses until nothing more is granted or the check is over; gives the classes that
-/// were asked for.
+/// Requests and refuses classes until none is granted or the check is over. Returns the requested
+/// classes.
 fn refuse_all(table: &mut LeaseTable, id: SessionId, slots: usize, status: u16, now: Instant) -> Vec<Wnid> {
     let mut asked = Vec::new();
     loop {
@@ -28,7 +28,7 @@ fn number(wnid: Wnid) -> usize {
 }
 
 #[test]
-fn twenty_classes_from_all_over_the_list_that_are_refused_alike_end_the_job() {
+fn twenty_classes_spread_over_the_list_that_are_refused_alike_end_the_job() {
     for (count, slots) in [(20, 10), (5000, 10), (5000, 1), (5000, 1000), (100_000, 7)] {
         let now = Instant::now();
         let mut table = table(count).checking_first_answers([]);
@@ -48,12 +48,12 @@ fn twenty_classes_from_all_over_the_list_that_are_refused_alike_end_the_job() {
 }
 
 #[test]
-fn a_tar_among_the_first_answers_makes_the_refused_classes_failed_and_opens_the_gate() {
+fn a_tar_among_the_first_responses_makes_the_refused_classes_failed_and_ends_the_limit() {
     let now = Instant::now();
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
-    assert_eq!(leases.len(), SAMPLE, "no more are asked for before the first answer");
+    assert_eq!(leases.len(), SAMPLE, "no more are requested before the first response");
     for lease in &leases[1..] {
         assert_eq!(table.report(id, *lease, &refused(404), now, 1.0), ReportVerdict::Doubted);
         check(&table);
@@ -64,12 +64,12 @@ fn a_tar_among_the_first_answers_makes_the_refused_classes_failed_and_opens_the_
     check(&table);
     assert_eq!((table.status().success, table.status().failed), (1, 19));
     assert_eq!(table.take_given_up().len(), 19);
-    assert!(table.turn() > turn, "questions that wait are answered");
+    assert!(table.turn() > turn, "waiting requests are woken");
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 100);
     assert_eq!(table.origin_refuses(), None);
 }
 
-/// The first rows are missing at the origin, and the rest is there.
+/// The first rows are missing at the origin, and the rest is available.
 #[test]
 fn a_list_whose_first_twenty_are_missing_is_finished() {
     for count in [21, 40, 5000] {
@@ -114,7 +114,7 @@ fn a_short_list_a_nearly_complete_one_and_what_failed_before_are_no_evidence() {
 }
 
 #[test]
-fn answers_that_differ_are_the_classes_own() {
+fn responses_that_differ_are_caused_by_the_classes() {
     let now = Instant::now();
     let mut table = table(100).checking_first_answers([]);
     let id = session(&mut table, "one", now);
@@ -127,7 +127,7 @@ fn answers_that_differ_are_the_classes_own() {
     check(&table);
 }
 
-/// One wrong path can be a 403 for some classes, a 404 for others and a page for the rest.
+/// One wrong path can result in a 403 for some classes, a 404 for others and a page for the rest.
 #[test]
 fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
     let now = Instant::now();
@@ -143,7 +143,7 @@ fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
 }
 
 #[test]
-fn where_half_of_the_list_is_complete_what_the_origin_does_not_have_is_missing() {
+fn if_half_of_the_list_is_complete_classes_that_are_not_found_are_missing() {
     for (there, status, is_refused) in [(20, 404, false), (19, 404, true), (20, 403, true)] {
         let now = Instant::now();
         let mut table = table(40).checking_first_answers([]);
@@ -157,7 +157,7 @@ fn where_half_of_the_list_is_complete_what_the_origin_does_not_have_is_missing()
 }
 
 #[test]
-fn bytes_of_a_tar_are_an_answer_too() {
+fn bytes_of_a_tar_are_a_response_too() {
     let now = Instant::now();
     let mut table = table(100).checking_first_answers([]);
     let id = session(&mut table, "one", now);
@@ -171,11 +171,11 @@ fn bytes_of_a_tar_are_an_answer_too() {
             .collect::<Vec<_>>()
     };
     table.renew(id, &named(1000), 20_000, now).unwrap();
-    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "a page may have so many");
+    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "an error page may have this many");
     table.renew(id, &named(100_000), 2_000_000, now).unwrap();
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
 
-    // Where nothing was refused, the first bytes that a worker receives are enough.
+    // If no class was refused, the first received bytes suffice.
     let mut table = super::table(100).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
@@ -183,12 +183,13 @@ fn bytes_of_a_tar_are_an_answer_too() {
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
 }
 
-/// A fleet does not wait for the next renewal.
+/// The check ends before the next heartbeat of the fleet.
 #[test]
 fn bytes_that_a_process_has_received_end_the_check_unless_they_may_be_pages() {
     let now = Instant::now();
     let mut table = table(100).checking_first_answers([]);
-    let (one, other) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let other = session(&mut table, "other", now);
     assert_eq!(acquire(&mut table, one, 10, now).unwrap().len(), 10);
     table.has_received(one, 900 << 20);
     assert_eq!(acquire(&mut table, other, 100, now).unwrap().len(), 10, "its process had them before");
@@ -199,7 +200,8 @@ fn bytes_that_a_process_has_received_end_the_check_unless_they_may_be_pages() {
     check(&table);
 }
 
-/// Also when some of the sample had another end, and when the origin is away in between.
+/// Also if some classes of the sample ended differently, and if the origin is unavailable in
+/// between.
 #[test]
 fn a_sample_that_cannot_be_filled_ends_with_the_list() {
     let mut now = Instant::now();
@@ -239,7 +241,7 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
             assert!(!leases.is_empty(), "{asked} were asked for");
             for lease in leases {
                 asked += 1;
-                table.has_asked(id, 2 * asked);
+                table.has_sent_requests(id, 2 * asked);
                 table.report(id, lease, &refused(403), now, 1.0);
                 check(&table);
             }
@@ -247,27 +249,28 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
         assert_eq!(asked, 10, "with {slots} slots");
     }
 
-    // Another number of requests holds nothing up, and one of several workers cannot name one.
+    // A different number of requests delays nothing, and the number reported by one of several
+    // workers is ignored.
     let now = Instant::now();
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
-    table.has_asked(id, u64::MAX);
+    table.has_sent_requests(id, u64::MAX);
     table.report(id, first[0], &refused(403), now, 1.0);
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 9);
     session(&mut table, "other", now);
-    table.has_asked(id, u64::MAX);
+    table.has_sent_requests(id, u64::MAX);
     assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "it has its half");
 }
 
 #[test]
-fn a_request_under_way_is_no_redirect() {
+fn a_request_under_way_does_not_count_as_a_redirect() {
     let now = Instant::now();
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 1000, now).unwrap();
     assert_eq!(leases.len(), SAMPLE);
-    table.has_asked(id, SAMPLE as u64);
+    table.has_sent_requests(id, SAMPLE as u64);
     let (last, refused_ones) = leases.split_last().unwrap();
     for lease in refused_ones {
         table.report(id, *lease, &refused(404), now, 1.0);
@@ -278,12 +281,14 @@ fn a_request_under_way_is_no_redirect() {
     check(&table);
 }
 
-/// One worker that lies, or whose own proxy answers with a page, does not end the job of all others.
+/// One worker that reports falsely, or whose proxy responds with a page, does not end the job of
+/// all others.
 #[test]
-fn one_of_several_workers_cannot_speak_for_all() {
+fn one_of_several_workers_does_not_decide_for_all() {
     let mut now = Instant::now();
     let mut table = table(5000).checking_first_answers([]);
-    let (hostile, honest) = (session(&mut table, "hostile", now), session(&mut table, "honest", now));
+    let hostile = session(&mut table, "hostile", now);
+    let honest = session(&mut table, "honest", now);
     assert_eq!(refuse_all(&mut table, hostile, 1000, 404, now).len(), SAMPLE / 2);
     assert_eq!(table.origin_refuses(), None);
     let leases = acquire(&mut table, honest, 1, now).unwrap();
@@ -291,9 +296,10 @@ fn one_of_several_workers_cannot_speak_for_all() {
     assert_eq!(table.status().success, 1);
     check(&table);
 
-    // One that does not ask holds the others up for a moment only.
+    // A worker that requests nothing delays the others only briefly.
     let mut table = super::table(5000).checking_first_answers([]);
-    let (one, _) = (session(&mut table, "one", now), session(&mut table, "other", now));
+    let one = session(&mut table, "one", now);
+    let _ = session(&mut table, "other", now);
     assert_eq!(refuse_all(&mut table, one, 10, 404, now).len(), SAMPLE / 2);
     let turn = table.turn();
     now += SHARED_FOR;

@@ -1,16 +1,16 @@
-//! Refusals after the first answers: when a login has expired, and how missing classes are told apart.
+//! Refusals after the first responses: an expired login, and how missing classes are recognized.
 
 use shared::refused_sample::SAMPLE;
 
 use super::*;
-use crate::lease_table::later_answers::{LONGEST_SAMPLE, ROW};
+use crate::lease_table::later_answers::{LONGEST_SAMPLE, STREAK};
 
 fn number(wnid: Wnid) -> u32 {
     wnid.to_string()[1..].parse().unwrap()
 }
 
-/// Grants all that it can and reports each class as `answer` says, by its number and by how many
-/// were asked for before; until nothing more is granted.
+/// Requests leases and reports each class with the outcome of `answer`, which gets its number and
+/// the number of classes requested before, until none is granted.
 fn work(
     table: &mut LeaseTable,
     id: SessionId,
@@ -41,14 +41,14 @@ fn a_login_that_expires_ends_the_job_and_leaves_the_classes_pending() {
         let asked = work(&mut table, id, slots, now, |_, asked| if asked < 300 { good() } else { refused(403) });
         let refuses = table.origin_refuses().expect("the login has expired");
         assert!(refuses.midway && refuses.refusal == Refusal::Status(403), "{refuses:?}");
-        assert!(asked <= 300 + ROW + SAMPLE + 2 * slots, "{asked} classes were asked for with {slots} slots");
+        assert!(asked <= 300 + STREAK + SAMPLE + 2 * slots, "{asked} classes were asked for with {slots} slots");
         assert_eq!((table.status().success, table.status().failed, table.status().pending), (300, 0, 700));
         assert_eq!(table.take_given_up(), []);
     }
 }
 
 #[test]
-fn the_last_classes_of_a_sample_are_from_all_over_the_rest_of_the_list() {
+fn the_last_classes_of_a_sample_are_spread_over_the_rest_of_the_list() {
     let now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
@@ -75,7 +75,7 @@ fn classes_that_are_missing_never_end_a_job_that_has_received_some() {
 }
 
 #[test]
-fn missing_classes_between_the_refused_ones_change_nothing() {
+fn missing_classes_between_the_refused_ones_do_not_count() {
     let now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
@@ -92,7 +92,7 @@ fn missing_classes_between_the_refused_ones_change_nothing() {
     assert_eq!((table.status().success, table.status().failed), (300, missing));
 }
 
-/// Some origins answer 403 for what they do not have.
+/// Some origins respond with 403 for missing classes.
 #[test]
 fn neighbours_in_the_list_that_are_refused_have_failed() {
     for slots in [1, 10, 100] {
@@ -108,14 +108,14 @@ fn neighbours_in_the_list_that_are_refused_have_failed() {
 }
 
 #[test]
-fn single_refusals_do_not_hold_up_grants() {
+fn single_refusals_do_not_delay_grants() {
     let now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
     table.report(id, first[0], &good(), now, 1.0);
     let leases = acquire(&mut table, id, 100, now).unwrap();
-    for lease in &leases[..ROW - 1] {
+    for lease in &leases[..STREAK - 1] {
         assert_eq!(table.report(id, *lease, &refused(403), now, 1.0), ReportVerdict::Doubted);
     }
     assert_eq!(acquire(&mut table, id, 50, now).unwrap().len(), 50);
@@ -123,12 +123,12 @@ fn single_refusals_do_not_hold_up_grants() {
     assert_eq!(table.status().failed, 0, "it was granted before the first of them was refused");
     let later = acquire(&mut table, id, 1, now).unwrap();
     table.report(id, later[0], &good(), now, 1.0);
-    assert_eq!((table.status().failed, table.take_given_up().len()), (ROW as u64 - 1, ROW - 1));
+    assert_eq!((table.status().failed, table.take_given_up().len()), (STREAK as u64 - 1, STREAK - 1));
     check(&table);
 }
 
 #[test]
-fn a_download_that_goes_on_after_its_login_has_expired_is_no_answer() {
+fn a_download_that_continues_after_its_login_has_expired_is_no_evidence() {
     let now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
@@ -149,20 +149,20 @@ fn a_download_that_goes_on_after_its_login_has_expired_is_no_answer() {
 }
 
 #[test]
-fn bytes_of_a_class_of_the_sample_are_an_answer() {
+fn bytes_of_a_class_of_the_sample_are_a_response() {
     let mut now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
     table.report(id, first[0], &good(), now, 1.0);
-    for _ in 0..ROW {
+    for _ in 0..STREAK {
         let leases = acquire(&mut table, id, 1, now).unwrap();
         table.report(id, leases[0], &refused(403), now, 1.0);
     }
     let leases = acquire(&mut table, id, 1000, now).unwrap();
     assert_eq!(leases.len(), SAMPLE);
     for bytes in [50_000_000, 50_000_100, 50_100_000] {
-        assert_eq!(table.status().failed, 0, "it began at a checkpoint");
+        assert_eq!(table.status().failed, 0, "it resumed a partial file");
         now += Duration::from_secs(1);
         let held: Vec<ReportedLease> = leases
             .iter()
@@ -170,14 +170,14 @@ fn bytes_of_a_class_of_the_sample_are_an_answer() {
             .collect();
         table.renew(id, &held, bytes, now).unwrap();
     }
-    assert_eq!(table.status().failed, ROW as u64);
+    assert_eq!(table.status().failed, STREAK as u64);
     assert_eq!(acquire(&mut table, id, 50, now).unwrap().len(), 50);
     check(&table);
 }
 
-/// One that lies, or whose own login has expired, does not end the job of all others.
+/// A worker that reports falsely, or whose login has expired, does not end the job of all others.
 #[test]
-fn one_of_several_workers_cannot_speak_for_all() {
+fn one_of_several_workers_does_not_decide_for_all() {
     let mut now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let [hostile, honest, other] = ["hostile", "honest", "other"].map(|name| session(&mut table, name, now));
@@ -189,7 +189,7 @@ fn one_of_several_workers_cannot_speak_for_all() {
     work(&mut table, hostile, 10, now, |_, _| refused(403));
     assert_eq!(table.origin_refuses(), None);
     assert_eq!(table.status().failed, 0);
-    // Nothing comes of it.
+    // The sample ends without a result.
     now += LONGEST_SAMPLE;
     for id in [hostile, honest, other] {
         let held = if id == honest { held(&busy) } else { Vec::new() };
@@ -200,7 +200,7 @@ fn one_of_several_workers_cannot_speak_for_all() {
     assert!(table.status().failed > 0);
     check(&table);
 
-    // The others are refused too.
+    // The other workers are refused too.
     work(&mut table, hostile, 10, now, |_, _| refused(403));
     work(&mut table, other, 10, now, |_, _| refused(403));
     assert!(table.origin_refuses().is_some(), "two of three");

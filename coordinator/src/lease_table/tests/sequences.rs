@@ -1,9 +1,11 @@
-//! Random sequences of all operations: no class is lost, none is settled twice, tokens grow, counts add up.
+//! Random sequences of all operations: no class is lost, none is settled twice, tokens increase,
+//! and the counts add up.
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+/// An operation of a random sequence.
 #[derive(Debug, Clone)]
 enum Step {
     Register {
@@ -35,17 +37,18 @@ enum Step {
     Wait {
         seconds: u64,
     },
-    /// The coordinator is late: calls come before what the time brings.
+    /// The coordinator is late: calls are processed before the timeouts.
     Stall {
         seconds: u64,
     },
-    /// All of them live, and nothing gets on.
+    /// All workers are alive, but no transfer makes progress.
     StandStill,
-    /// A renewal that was sent before the last reports, and comes after them.
+    /// A heartbeat that was sent before the last reports arrives after them.
     LateRenew {
         worker: usize,
     },
-    /// The coordinator is killed and started again: sessions and settled classes are in the ledger, grants are not.
+    /// The coordinator is killed and restarted: sessions and settled classes are in the ledger,
+    /// grants are not.
     Restart,
 }
 
@@ -70,21 +73,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Three workers as they see themselves, and everything that was ever granted.
+/// Three workers with their own view of their leases, and everything that was ever granted.
 #[derive(Default)]
 struct Fleet {
     sessions: [Option<SessionId>; 3],
     held: [Vec<Lease>; 3],
-    /// What the workers named last.
+    /// The leases that each worker named last.
     named: [Vec<Lease>; 3],
     epoch: u32,
     granted: Vec<Lease>,
     last_token: HashMap<Wnid, LeaseToken>,
     settled: HashMap<Wnid, Outcome>,
-    /// What the ledger has: the mark of the grants, and the processes that were told to end.
+    /// The content of the ledger: the high-water mark of grants, and the drained processes.
     mark: Mark,
     drains: HashMap<String, Vec<u8>>,
-    /// Written, and not yet confirmed.
+    /// Written, but not confirmed yet.
     late_mark: Option<Mark>,
 }
 
@@ -108,7 +111,8 @@ impl Fleet {
             }
             Step::Renew { worker, received, bytes } => {
                 let Some(session) = self.sessions[worker] else { return };
-                // Most stand still; a copy of some of them is affordable soon, of others late.
+                // Most transfers stand still. The budget allows a speculative attempt early for
+                // some classes and late for others.
                 let length = |lease: &Lease| lease.token.0 % 1000 + 10;
                 self.named[worker] = self.held[worker].clone();
                 let held = self.held[worker].iter().map(|lease| ReportedLease {
@@ -137,7 +141,7 @@ impl Fleet {
                 let outcomes = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host), refused(404)];
                 let outcome = outcomes[outcome].clone();
                 let session = self.sessions[by].unwrap_or(SessionId(0));
-                // Half of them are about one of the last grants.
+                // Half of the reports are about one of the last grants.
                 let among = if pick % 2 == 0 { self.granted.len() } else { self.granted.len().min(4) };
                 let lease = self.granted[self.granted.len() - 1 - pick / 2 % among];
                 self.report(table, session, lease, outcome, *now);
@@ -197,7 +201,7 @@ impl Fleet {
         }
     }
 
-    /// The ledger has the mark that the table asked for, or is slow and has it later.
+    /// The ledger stores the mark that the table requested, or is slow and stores it later.
     fn marks(&mut self, table: &mut LeaseTable) {
         if let Some(mark) = self.late_mark.take() {
             self.mark = mark.clone();
@@ -210,10 +214,10 @@ impl Fleet {
         self.drains.get(name) == Some(&table.sessions.by_id[&session].hello.instance)
     }
 
-    /// The workers hear of it with their next call. What they held they hold still.
+    /// The workers learn of the restart with their next call and keep their leases until then.
     fn restart(&mut self, table: &mut LeaseTable, now: Instant) {
         self.epoch += 1;
-        // A commit that no caller was told of.
+        // A commit that was not confirmed to any caller.
         if let Some(mark) = self.late_mark.take() {
             self.mark = mark;
         }
@@ -235,7 +239,7 @@ impl Fleet {
         }
     }
 
-    /// All but the last few classes have come.
+    /// All classes except the last few are complete.
     fn come_to_the_tail(&mut self, table: &mut LeaseTable, count: usize, now: &mut Instant) {
         (0..3).for_each(|worker| self.take(table, &Step::Register { worker, instance: 0 }, now));
         self.take(table, &Step::Acquire { worker: 0, max: count - count.min(4), forget: false }, now);
@@ -250,7 +254,11 @@ impl Fleet {
         let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
         let is_copy = table.copies.has(table.index[&lease.wnid], id, lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
-        assert_eq!(verdict == ReportVerdict::CopyFailed, is_copy && !is_good, "bad news of a copy settles nothing");
+        assert_eq!(
+            verdict == ReportVerdict::CopyFailed,
+            is_copy && !is_good,
+            "a failed speculative attempt settles nothing"
+        );
         match verdict {
             ReportVerdict::Settled => assert_eq!(before, None, "settled twice"),
             ReportVerdict::Corrected => assert!(is_good && before == Some(false)),
@@ -286,14 +294,14 @@ impl Fleet {
     }
 }
 
-/// Whether the class may be granted to no worker now.
+/// Whether no worker may be granted the class now.
 fn waits(class: &Class) -> bool {
     matches!(class.state, State::Delayed(_) | State::Doubted)
 }
 
 proptest! {
     #[test]
-    fn no_sequence_of_operations_loses_or_doubles_a_class(
+    fn no_sequence_of_operations_loses_a_class_or_settles_it_twice(
         steps in vec(step(), 1..300),
         count in 1..30_u32,
         is_tail in any::<bool>(),
@@ -315,7 +323,7 @@ proptest! {
             check(&table);
         }
         prop_assert_eq!(table.status().settled(), fleet.settled.len() as u64 + 2);
-        // Whatever happened before, a healthy worker that comes last finishes the job.
+        // After any sequence, a healthy worker that joins last finishes the job.
         let mut last = None;
         for _ in 0..100 {
             now += Duration::from_mins(1);

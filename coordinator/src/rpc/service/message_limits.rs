@@ -1,9 +1,9 @@
-//! Refuses messages that are too long, or that name too many classes, before anything of them is
+//! Refuses messages that are too long, or that name too many classes, before any part of them is
 //! decoded.
 //!
-//! A decoded entry takes up to fifty times its bytes, so the length alone bounds nothing. Each
-//! method's messages have at most one field that may be repeated at will; its entries are counted
-//! while the bytes pass on their way to the decoder.
+//! A decoded entry takes up to fifty times its encoded bytes, so the length alone does not bound
+//! the memory. The messages of each method have at most one field that may be repeated without
+//! limit. Its entries are counted while the bytes pass on their way to the decoder.
 
 use std::{
     future::Future,
@@ -27,11 +27,11 @@ use crate::{auth::Peer, rpc::conversions::too_many};
 const MAX_HELD: usize = 256 << 10;
 /// For the ids of [`MAX_BATCH`] classes.
 const MAX_NAMES: usize = 64 << 10;
-/// One sentence, which the worker does not limit.
+/// One sentence, whose length the worker does not limit.
 const MAX_SENTENCE: usize = 64 << 10;
 /// Messages of a few numbers or one name.
 const MAX_SHORT: usize = 4 << 10;
-/// From the first byte of a message to its last. The longest one takes that at 1.1 Mbit/s.
+/// From the first byte of a message to its last. The longest message takes this long at 1.1 Mbit/s.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A varint has at most 64 bits.
 const VARINT_BITS: u32 = 64;
@@ -45,7 +45,7 @@ const _: () = {
     assert!(MAX_BATCH * NAME <= MAX_NAMES, "a message may name as many classes as the protocol says");
 };
 
-/// What one message of a method may hold.
+/// The limits of one message of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limit {
     bytes: usize,
@@ -68,7 +68,7 @@ impl Limit {
     }
 }
 
-/// Limits the messages of a server's services.
+/// The layer that limits the messages of a server's services.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MessageLimits(RequestMemory);
 
@@ -111,10 +111,11 @@ where
     }
 }
 
+/// A request body whose messages are counted while they are read.
 struct Limited {
     body: Body,
     messages: Messages,
-    /// Of a message that has begun and not ended.
+    /// The timeout of a message that has begun and not ended.
     timeout: Option<Pin<Box<Sleep>>>,
 }
 
@@ -151,15 +152,15 @@ impl HttpBody for Limited {
     }
 }
 
-/// The messages of one stream, as far as they have come.
+/// The state of the messages of one stream, up to the last received byte.
 struct Messages {
     limit: Limit,
     at: Position,
-    /// Bytes of the current message that are still to come.
+    /// Bytes of the current message that were not received yet.
     left: usize,
     /// Entries of the repeated field so far.
     entries: usize,
-    /// The memory of the current message.
+    /// The memory reserved for the current message.
     reservation: Arc<Reservation>,
 }
 
@@ -174,10 +175,11 @@ enum Position {
     Number,
     /// The length of a field's content.
     Length(Varint),
-    /// Content of which so many bytes are still to come.
+    /// Content, with the number of bytes that were not received yet.
     Content(u64),
 }
 
+/// A partly received varint.
 #[derive(Clone, Copy, Default)]
 struct Varint {
     value: u64,
@@ -185,7 +187,7 @@ struct Varint {
 }
 
 impl Varint {
-    /// With the next byte; whether it was the last one.
+    /// Adds a byte. Returns whether it was the last one.
     fn with(self, byte: u8) -> (Self, bool) {
         let value = self.value | u64::from(byte & 0x7F).checked_shl(self.bits).unwrap_or(0);
         let bits = self.bits + 7;
@@ -203,10 +205,10 @@ impl Messages {
         !matches!(self.at, Position::Prefix { known: 0, .. })
     }
 
-    /// Looks at the bytes that follow those of the last call.
+    /// Counts the bytes that follow those of the last call.
     ///
     /// # Errors
-    /// When a message is longer than the method's may be, or has too many entries.
+    /// If a message is longer than the method's limit, or has too many entries.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), Status> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let Position::Prefix { known, length } = self.at {
@@ -247,7 +249,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Where the message goes on after `used` bytes, of which `byte` was the first.
+    /// The position in the message after `used` bytes, of which `byte` was the first.
     fn after(&mut self, byte: u8, used: usize) -> Result<Position, Status> {
         let next = Position::Tag(Varint::default());
         Ok(match self.at {
@@ -270,7 +272,7 @@ impl Messages {
         })
     }
 
-    /// What follows the tag of a field.
+    /// The position after the tag of a field.
     fn field(&mut self, tag: u64) -> Result<Position, Status> {
         let number = tag >> 3;
         let wire_type = tag & 7;
@@ -284,10 +286,10 @@ impl Messages {
                 }
                 Position::Length(Varint::default())
             }
-            // Groups have no content of their own; what is in them counts as if it stood outside.
+            // Groups have no content of their own; their fields count like fields outside.
             3 | 4 => Position::Tag(Varint::default()),
             5 => Position::Content(4),
-            // There is no such type: the decoder refuses the message at this place.
+            // This type does not exist: the decoder refuses the message at this position.
             _ => Position::Content(u64::MAX),
         })
     }

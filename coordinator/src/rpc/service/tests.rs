@@ -1,4 +1,4 @@
-//! Over in-process connections and a paused clock: what a worker sees on the wire.
+//! The service over in-process connections and a paused clock, from the perspective of a worker.
 
 use std::io;
 
@@ -25,6 +25,7 @@ mod pacing;
 
 const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
 
+/// A running service with its clients.
 struct Running {
     client: CoordinatorClient<Channel>,
     health: HealthClient<Channel>,
@@ -76,7 +77,8 @@ impl Running {
             }))
             .await
             .unwrap();
-        let (client, health) = (CoordinatorClient::new(channel.clone()), HealthClient::new(channel));
+        let client = CoordinatorClient::new(channel.clone());
+        let health = HealthClient::new(channel);
         Self { client, health, handle, shutdown, server, _dispatcher: dispatcher }
     }
 
@@ -128,7 +130,7 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
     assert_eq!((registered.epoch, registered.ttl_ms, registered.renew_ms), (7, 30_000, 10_000));
     assert_eq!(registered.job.unwrap().url_template, "http://127.0.0.1/x/{wnid}.tar");
     let session_id = registered.session_id;
-    assert_ne!(session_id, (7 << 32) + 1, "who counts must not find another worker's session");
+    assert_ne!(session_id, (7 << 32) + 1, "a worker must not guess another session by counting");
     let acquired = running.acquire(session_id, 5).await;
     assert_eq!(acquired.leases.iter().map(|lease| lease.wnid.as_str()).collect::<Vec<_>>(), ["n00000001", "n00000002"]);
     assert!(acquired.leases.iter().all(|lease| lease.token >> 32 == 7));
@@ -148,7 +150,7 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquire_waits_until_something_is_given_back() {
+async fn acquire_waits_until_a_class_is_returned() {
     let mut running = Running::start(1).await;
     let one = running.register().await.session_id;
     assert_eq!(running.acquire(one, 1).await.leases.len(), 1);
@@ -170,7 +172,7 @@ async fn acquire_waits_until_something_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again() {
+async fn invalid_messages_are_refused_and_a_lost_session_registers_again() {
     let mut running = Running::start(1).await;
     let refused = running.client.register(registration(2)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
@@ -187,11 +189,15 @@ async fn what_a_worker_may_not_say_is_refused_and_a_lost_session_registers_again
     let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1, ..proto::Lease::default() };
     let reported = running.report(99, &lease, success()).await;
     assert_eq!(reported.directive(), proto::Directive::Reregister);
-    assert_eq!((reported.acked.len(), running.handle.status().success), (1, 1), "good news is believed from anyone");
+    assert_eq!(
+        (reported.acked.len(), running.handle.status().success),
+        (1, 1),
+        "a success is accepted from any session"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
+async fn results_beside_a_failure_of_an_unknown_kind_are_accepted() {
     let mut running = Running::start(3).await;
     let session_id = running.register().await.session_id;
     let leases = running.acquire(session_id, 2).await.leases;
@@ -218,7 +224,7 @@ async fn a_failure_of_an_unknown_kind_does_not_refuse_the_results_beside_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_living_workers_of_one_name_one_is_refused_and_told_why() {
+async fn one_of_two_live_workers_of_one_name_is_refused_with_a_reason() {
     let mut running = Running::start(1).await;
     let older = running.register().await.session_id;
     assert_eq!(running.acquire(older, 1).await.leases.len(), 1);
@@ -243,7 +249,7 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     assert_eq!(watch.message().await.unwrap().unwrap().pending, 1);
     let session_id = running.register().await.session_id;
     let lease = running.acquire(session_id, 1).await.leases.remove(0);
-    // Changes that follow one another at once may come as one.
+    // Consecutive changes may arrive as one.
     while watch.message().await.unwrap().unwrap().leased == 0 {}
     let missing = proto::Failure {
         kind: proto::FailureKind::HttpError.into(),
@@ -257,14 +263,14 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     assert!(watch.message().await.unwrap().is_none());
 }
 
-/// The first answer of a watch on the program's health.
+/// Starts a watch on the program's health, which has sent its first answer.
 async fn watch_health(running: &Running) -> Streaming<tonic_health::pb::HealthCheckResponse> {
     let request = tonic_health::pb::HealthCheckRequest { service: "imagenet.v1.Coordinator".to_owned() };
     running.health.clone().watch(request).await.unwrap().into_inner()
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_follows_the_shutdown_and_its_watchers_hold_up_nothing() {
+async fn health_reflects_the_shutdown_and_its_watchers_do_not_delay_it() {
     use tonic_health::pb::health_check_response::ServingStatus;
     let mut running = Running::start(1).await;
     let mut watch = watch_health(&running).await;

@@ -1,4 +1,4 @@
-//! Against the real encoder, with the bytes divided in every way.
+//! Compares the limits with the real encoder, with the bytes divided in every way.
 
 use prost::Message as _;
 use tonic::Code;
@@ -18,7 +18,7 @@ fn take(path: &str, bytes: &[u8], size: usize) -> Result<(), Status> {
     bytes.chunks(size).try_for_each(|part| messages.take(part))
 }
 
-/// The largest numbers everywhere.
+/// Entries with the largest numbers.
 fn held(count: usize) -> Vec<proto::Held> {
     vec![
         proto::Held { wnid: "n12345678".to_owned(), token: u64::MAX, bytes: u64::MAX, length: u64::MAX, is_local: true };
@@ -40,7 +40,7 @@ fn results(count: usize) -> proto::ReportRequest {
     proto::ReportRequest { session_id: u64::MAX, results: vec![result; count], ..Default::default() }
 }
 
-/// Each method that names classes, with so many of them.
+/// Messages of each method that names classes, with this many of them.
 fn messages(count: usize) -> [(&'static str, Vec<u8>); 5] {
     let session_id = u64::MAX;
     let register = proto::RegisterRequest {
@@ -68,7 +68,7 @@ fn messages(count: usize) -> [(&'static str, Vec<u8>); 5] {
 }
 
 #[test]
-fn the_largest_honest_message_of_each_method_passes_and_one_class_more_does_not() {
+fn the_largest_valid_message_of_each_method_passes_and_one_class_more_does_not() {
     let most = messages(MAX_BATCH);
     let more = messages(MAX_BATCH + 1);
     for ((path, message), (_, one_more)) in most.iter().zip(&more) {
@@ -84,7 +84,7 @@ fn the_largest_honest_message_of_each_method_passes_and_one_class_more_does_not(
 }
 
 #[test]
-fn several_messages_of_one_stream_are_counted_each_for_itself() {
+fn several_messages_of_one_stream_are_counted_separately() {
     let one = framed(&results(MAX_BATCH).encode_to_vec());
     let three = [one.clone(), framed(&[]), one].concat();
     for size in [7, 4096, three.len()] {
@@ -93,7 +93,7 @@ fn several_messages_of_one_stream_are_counted_each_for_itself() {
 }
 
 #[test]
-fn a_message_that_says_it_is_too_long_is_refused_before_its_first_byte() {
+fn a_message_with_a_length_above_the_limit_is_refused_before_its_first_byte() {
     for (path, most) in [
         (REPORT, 4 << 20),
         ("/imagenet.v1.Coordinator/Renew", 256 << 10),
@@ -111,8 +111,8 @@ fn a_message_that_says_it_is_too_long_is_refused_before_its_first_byte() {
 #[test]
 fn entries_without_content_in_unusual_encodings_are_counted_as_well() {
     let entries = |entry: &[u8]| framed(&entry.repeat(MAX_BATCH + 1));
-    // A plain one, a tag and a length with more bytes than necessary, one after a number, and one
-    // inside a group.
+    // A plain entry, one whose tag and length have more bytes than necessary, one after a number,
+    // and one inside a group.
     for entry in [
         &[0x12, 0][..],
         &[0x92, 0x80, 0, 0x80, 0],
@@ -123,7 +123,7 @@ fn entries_without_content_in_unusual_encodings_are_counted_as_well() {
         let refused = take(REPORT, &entries(entry), 5).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{entry:?}");
     }
-    // Other fields are not counted, and what cannot be decoded is left to the decoder.
+    // Other fields are not counted, and invalid encodings are left to the decoder.
     for entry in [&[0x1A, 0][..], &[0x1A, 2, 0x12, 0], &[0x17]] {
         assert!(take(REPORT, &entries(entry), 5).is_ok(), "{entry:?}");
     }

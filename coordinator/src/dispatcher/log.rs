@@ -1,5 +1,5 @@
-//! What the dispatcher tells people: notices of the lease table, failed classes, and why the origin
-//! has not answered. Every line about the origin names its host and port.
+//! The dispatcher's log lines: notices of the lease table, failed classes, and why the origin has
+//! not responded. Each line about the origin contains its host and port.
 
 use std::time::SystemTime;
 
@@ -18,72 +18,73 @@ use crate::{
     ledger::Record,
 };
 
-/// Different sentences on why the origin has not answered.
-const MOST_TROUBLES: usize = 8;
+/// Maximum number of different messages about why the origin has not responded.
+const MAX_FIRST_FAILURES: usize = 8;
 
-/// What was told, and what messages need.
+/// The log of the dispatcher: the messages that were already logged, and the data that messages
+/// need.
 #[derive(Debug)]
-pub(super) struct Told {
-    /// Scheme, host and port.
+pub(super) struct DispatcherLog {
+    /// Scheme, host and port of the origin.
     origin: String,
     failures: FailureLines,
     refusals: Refusals,
-    tells_first_trouble: bool,
-    troubles: Vec<String>,
+    logs_first_failure: bool,
+    first_failures: Vec<String>,
 }
 
-impl Default for Told {
+impl Default for DispatcherLog {
     fn default() -> Self {
         Self::of("the origin".to_owned(), false)
     }
 }
 
-impl Told {
-    pub(super) fn of(origin: String, tells_first_trouble: bool) -> Self {
+impl DispatcherLog {
+    pub(super) fn of(origin: String, logs_first_failure: bool) -> Self {
         Self {
             origin,
             failures: FailureLines::default(),
             refusals: Refusals::default(),
-            tells_first_trouble,
-            troubles: Vec::new(),
+            logs_first_failure,
+            first_failures: Vec::new(),
         }
     }
 
-    /// A class has failed.
+    /// Records and logs a failed class.
     pub(super) fn failed(&mut self, wnid: Wnid, failure: &Failure) {
         self.refusals.note(failure.refusal);
-        let named = self.naming_origin(failure);
+        let named = self.with_origin(failure);
         self.failures.tell(&wnid.to_string(), &named, Instant::now());
     }
 
-    /// A worker has had no answer of the origin yet. Once for each sentence, whichever worker says
-    /// it, and not once a class is there.
-    pub(super) fn first_trouble(&mut self, worker: &str, trouble: String, has_success: bool) {
-        let is_new = !self.troubles.contains(&trouble) && self.troubles.len() < MOST_TROUBLES;
-        if self.tells_first_trouble && !has_success && is_new {
-            tracing::warn!("worker {worker}: {trouble}");
-            self.troubles.push(trouble);
+    /// A worker has received no response from the origin yet. Each message is logged once,
+    /// whichever worker sends it, and only until a first class is complete.
+    pub(super) fn first_failure(&mut self, worker: &str, failure: String, has_success: bool) {
+        let is_new = !self.first_failures.contains(&failure) && self.first_failures.len() < MAX_FIRST_FAILURES;
+        if self.logs_first_failure && !has_success && is_new {
+            tracing::warn!("worker {worker}: {failure}");
+            self.first_failures.push(failure);
         }
     }
 
-    /// What the user can do about it where all classes were refused alike. `rows`: of the list that
+    /// A remedy for the user if all classes were refused alike. `rows`: the rows of the list that
     /// are class ids.
     pub(super) fn advice(&self, status: &JobStatus, rows: u64) -> Option<&'static str> {
         self.refusals.advice(status, rows)
     }
 
-    /// What is due.
+    /// Logs the summarized failures that are due.
     pub(super) fn tick(&mut self, now: Instant) {
         self.failures.due(now).iter().for_each(|line| tracing::warn!("{line}"));
     }
 
-    /// What was not told of failed classes, at the end of the job.
+    /// Logs the remaining summarized failures at the end of the job.
     pub(super) fn rest(&mut self, now: Instant) {
         self.failures.rest(now).iter().for_each(|line| tracing::warn!("{line}"));
     }
 
-    /// The same failure; one of the origin names its address.
-    fn naming_origin(&self, failure: &Failure) -> Failure {
+    /// The failure; if the origin caused it, with the origin's address.
+    fn with_origin(&self, failure: &Failure) -> Failure {
         let is_of_origin = failure.suspect == Suspect::Origin || failure.refusal.is_some();
         if !is_of_origin || failure.message.contains(&self.origin) {
             return failure.clone();
@@ -93,14 +94,15 @@ impl Told {
 }
 
 impl Dispatcher {
-    /// A class that has failed without a report of its own.
+    /// The record of a class that failed without a report about it. Also logs the failure.
     pub(super) fn given_up_record(&mut self, wnid: Wnid, failure: Failure) -> Record {
-        self.told.failed(wnid, &failure);
+        self.log.failed(wnid, &failure);
         Record { wnid, outcome: Outcome::Failed(failure), worker: None }
     }
 
-    /// Tells people what they should hear.
-    pub(super) fn tell(&mut self) {
+    /// Logs the notices of the lease table, and publishes its phase and whether the origin refuses
+    /// all classes.
+    pub(super) fn log_notices(&mut self) {
         for notice in self.table.take_notices() {
             match notice {
                 LeaseNotice::NotReturned(worker) => {
@@ -118,14 +120,15 @@ impl Dispatcher {
                     tracing::info!("worker {worker} {news}: {wnid}");
                 }
                 LeaseNotice::OriginUnavailable { failure, waits } => {
-                    let origin = &self.told.origin;
-                    let (every, end) = (PROBE_EVERY.as_secs(), format_rfc3339_seconds(SystemTime::now() + waits));
+                    let origin = &self.log.origin;
+                    let every = PROBE_EVERY.as_secs();
+                    let end = format_rfc3339_seconds(SystemTime::now() + waits);
                     tracing::warn!(
                         "no class can be had from {origin} ({failure}). Paused: one class tries again every {every} s. \
                          Classes fail only if it goes on until {end}"
                     );
                 }
-                LeaseNotice::OriginAvailable => tracing::warn!("{} answers again", self.told.origin),
+                LeaseNotice::OriginAvailable => tracing::warn!("{} answers again", self.log.origin),
                 LeaseNotice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
                 ),
