@@ -1,6 +1,8 @@
-//! What both programs tell over HTTP: whether they live, whether they work, and their metrics. Plaintext, so nothing secret.
+//! The HTTP server of both programs: liveness, readiness and metrics. It is plaintext, so it serves
+//! nothing secret.
 //!
-//! Invariant: whoever asks, slowly or often, costs a bounded number of connections and never the job.
+//! Invariant: slow or frequent clients take a bounded number of connections and never affect the
+//! job.
 
 mod connections;
 mod host;
@@ -26,63 +28,65 @@ pub use connections::MAX_CONNECTIONS;
 
 use crate::metrics::{self, Metrics};
 
-/// What does not answer for this long does not live; those who ask give up earlier or about then.
-const ALIVE: Duration = Duration::from_secs(2);
-/// To a request that names another machine (RFC 9110 §15.5.20).
+/// Without an answer for this long the program counts as not alive. Usual probes time out earlier
+/// or at about this time.
+const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The answer to a request with another machine's name as its host (RFC 9110 §15.5.20).
 const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or let the program \
                           listen on an address of the network with --http\n";
 
-/// Where to listen.
+/// The address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     /// The address; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Nobody has asked for this very port: if it is busy, take a free one.
+    /// The port is a default and not the user's choice: if it is busy, take a free one.
     pub or_any_port: bool,
 }
 
-/// Reads an address to listen on; a host's name stands for several, or for none.
+/// Parses an address to listen on. A host name is not accepted: it can have several addresses,
+/// or for none.
 ///
 /// # Errors
-/// Says what an address looks like.
+/// A description of the expected format.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "it takes an IP address and a port, like 127.0.0.1:8080".to_owned())
 }
 
-/// Why nobody can ask.
+/// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// Another program has the address.
     #[error("listen on {0}: the address is in use; stop the other program, or give another address with --http")]
     AddressInUse(SocketAddr),
-    /// The address is not to be had.
+    /// The address cannot be used.
     #[error("listen on {address}: {source}; give another address with --http")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// What can be asked of a program.
+/// The state of a program that the server exposes.
 pub trait Seen: Send + Sync + 'static {
-    /// Whether the heart of the program answers.
+    /// Whether the program's main loop answers.
     fn is_alive(&self) -> impl Future<Output = bool> + Send;
-    /// Whether it does what it is there for; else one word why not.
+    /// Whether the program does its work; if not, one word that gives the reason.
     ///
     /// # Errors
-    /// The word.
+    /// The reason.
     fn readiness(&self) -> Result<(), &'static str>;
-    /// What it does now, in lines for people; nothing by default.
+    /// The current state of the program, in lines for people; empty by default.
     fn now(&self) -> String {
         String::new()
     }
-    /// Its metrics.
+    /// The program's metrics.
     fn metrics(&self) -> &Metrics;
 }
 
-/// Takes the address; nobody is answered yet.
+/// Binds the address; no request is answered yet.
 ///
 /// # Errors
 /// [`HttpError`], one sentence that names the flag.
@@ -99,7 +103,7 @@ pub fn listen(Address { address, or_any_port }: Address) -> Result<(TcpListener,
     })
 }
 
-/// The line that tells people where it is.
+/// The line for people with the address of the server.
 pub fn announcement(address: SocketAddr) -> String {
     if address.ip().is_loopback() {
         return format!("health and metrics at http://{address}/");
@@ -109,11 +113,11 @@ pub fn announcement(address: SocketAddr) -> String {
     )
 }
 
-/// Answers until it is dropped.
+/// Answers requests until it is dropped.
 pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl Seen>) {
     let router = router(program, seen);
-    // On an address of the network any name passes: a kubelet names the address of the pod, and
-    // Prometheus the name under which it knows the host.
+    // On an address of the network any host name is accepted: a kubelet uses the address of the
+    // pod, and Prometheus uses the name under which it knows the host.
     let is_local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     connections::serve(listener, move |request| {
         let router = router.clone();
@@ -148,7 +152,7 @@ fn page(program: &str, now: &str) -> String {
 }
 
 async fn healthz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
-    match timeout(ALIVE, seen.is_alive()).await {
+    match timeout(ALIVE_TIMEOUT, seen.is_alive()).await {
         Ok(true) => "ok\n".into_response(),
         Ok(false) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response(),
     }
@@ -184,15 +188,17 @@ mod tests {
     use super::*;
     use crate::metrics::{MetricsSource, Page};
 
+    /// A source with one gauge.
     #[derive(Debug)]
-    struct One;
+    struct OneGauge;
 
-    impl MetricsSource for One {
+    impl MetricsSource for OneGauge {
         fn write(&self, page: &mut Page<'_>) -> fmt::Result {
             page.gauge("one", "It is one.", 1)
         }
     }
 
+    /// A program whose state the test controls.
     struct Program {
         lives: bool,
         works: AtomicBool,
@@ -226,7 +232,7 @@ mod tests {
 
     fn start_at(address: Address, lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
         let program =
-            Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(One)) };
+            Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(OneGauge)) };
         let program = Arc::new(program);
         let (listener, address) = listen(address).unwrap();
         let mut task = JoinSet::new();
@@ -250,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn health_readiness_and_metrics_can_be_asked_for() {
+    async fn health_readiness_and_metrics_are_served() {
         let (program, address, _task) = start(true);
         let starting = ask(address, "GET /readyz").await;
         assert!(starting.starts_with("HTTP/1.1 503 ") && starting.ends_with("\r\n\r\nstarting\n"), "{starting}");
@@ -272,14 +278,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_answer_does_not_live() {
+    async fn a_program_that_does_not_answer_in_time_is_not_alive() {
         let (_program, address, _task) = start(false);
         let answer = ask(address, "GET /healthz").await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("it does not answer\n"), "{answer}");
     }
 
     #[tokio::test]
-    async fn a_busy_port_is_refused_unless_nobody_has_asked_for_it() {
+    async fn a_busy_port_is_an_error_unless_it_is_a_default() {
         let taken = TcpListener::bind(local(0)).await.unwrap();
         let address = taken.local_addr().unwrap();
         let refused = listen(Address { address, or_any_port: false }).unwrap_err().to_string();
@@ -289,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn on_loopback_only_this_machine_is_answered_for() {
+    async fn on_loopback_only_requests_for_a_loopback_name_are_answered() {
         let (program, address, _task) = start(true);
         program.works.store(true, Ordering::Relaxed);
         let refused = ask_as(address, "GET /metrics", "evil.example:8080").await;
@@ -299,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn on_an_address_of_the_network_any_name_is_answered() {
+    async fn on_an_address_of_the_network_any_host_name_is_accepted() {
         let any = Address { address: "0.0.0.0:0".parse().unwrap(), or_any_port: false };
         let (_program, address, _task) = start_at(any, true);
         let answer = ask_as(local(address.port()), "GET /metrics", "10.1.2.3:8080").await;
@@ -307,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_address_is_told_as_one() {
+    fn an_address_open_to_other_machines_is_announced_with_a_warning() {
         assert_eq!(announcement(local(80)), "health and metrics at http://127.0.0.1:80/");
         let open = announcement("0.0.0.0:80".parse().unwrap());
         assert!(open.starts_with("warning: health and metrics at http://0.0.0.0:80/ are plaintext"), "{open}");

@@ -1,4 +1,5 @@
-//! What the whole job has in common: options that the coordinator hands to every worker, and the job's counts.
+//! What the whole job has in common: the options that the coordinator sends to every worker, and
+//! the job's counts.
 
 use std::{fmt, time::Duration};
 
@@ -18,22 +19,23 @@ pub use status::JobStatus;
 /// A sync of a slow disk brings no byte either, however little the job waits for the origin.
 const LEAST_SILENCE: Duration = Duration::from_hours(2);
 
-/// Options of a job. The worker's own flags say only where to and how many at once.
+/// Options of a job. The worker's own flags only give the target and the number of concurrent
+/// downloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobOptions {
     /// The same for all processes of one run; written into each manifest.
     pub run_id: String,
-    /// Where the tars are.
+    /// The location of the tars.
     pub url: UrlTemplate,
-    /// No tar is left behind.
+    /// Whether tars are discarded after unpacking.
     pub delete_tar: bool,
-    /// Attempts without progress, after the first.
+    /// Number of retries without progress.
     pub retries: u32,
-    /// Time without a byte.
+    /// Longest time without a received byte.
     pub timeout: Duration,
-    /// What becomes of a class folder that has no manifest.
+    /// How a class folder without a manifest is treated.
     pub existing: Existing,
-    /// What a published class survives.
+    /// The failures that a published class survives.
     pub durability: Durability,
     /// Extra certificate authorities for the origin, PEM.
     pub ca_pem: Vec<u8>,
@@ -42,13 +44,14 @@ pub struct JobOptions {
 }
 
 impl JobOptions {
-    /// Whether the job has secrets, which each worker gets when it registers and no log may show.
+    /// Whether the job has secrets. Each worker receives them when it registers; they must not be
+    /// logged.
     pub fn has_secrets(&self) -> bool {
         !self.headers.is_empty() || self.url.has_secrets()
     }
 
-    /// The longest time for which a class may bring no byte although nothing is wrong with its worker: every attempt waits for
-    /// `timeout`, and then for as long as the origin asks.
+    /// The longest time without received bytes for which a class may be held while its worker works
+    /// correctly. Every attempt waits for `timeout` and then as long as the origin requests.
     pub fn longest_silence(&self) -> Duration {
         let attempts = self.retries.saturating_add(1);
         self.timeout.saturating_add(MAX_RETRY_AFTER).saturating_mul(attempts).max(LEAST_SILENCE)
@@ -60,7 +63,8 @@ impl JobOptions {
 /// The comments on the values are the help text of `--existing`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Existing {
-    /// Prove it against the origin; a folder that does not match stays untouched and the class fails
+    /// Prove it against the origin; a folder that does not match stays untouched and the class
+    /// fails
     #[default]
     Adopt,
     /// Download the class and put it in the folder's place
@@ -81,7 +85,7 @@ pub enum Durability {
     Process,
 }
 
-/// A request header whose value never shows in a log.
+/// A request header whose value is never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretHeader {
     /// The header's name, e.g. `Cookie`.
@@ -96,49 +100,52 @@ impl fmt::Debug for SecretHeader {
     }
 }
 
-/// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`.
+/// The location of the tars: a base URL, to which `/<wnid>.tar` is added, or a template that
+/// contains `{wnid}`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UrlTemplate {
     text: String,
-    /// Fit for a log; made from what the parser understood, which takes more spellings than anybody thinks of.
+    /// The text for logs. It is made from the parsed URL, because the parser accepts many spellings
+    /// of the same URL.
     shown: String,
 }
 
 /// Why a text is no usable URL template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
-    /// It cannot be read as a URL.
+    /// The text cannot be parsed as a URL.
     #[error("it is no URL ({0}); give one like https://host/path")]
     Unreadable(url::ParseError),
     /// Another scheme.
     #[error("its scheme is {0}:, and only http and https are spoken")]
     Scheme(String),
-    /// A query or fragment, where `/<wnid>.tar` would be lost.
+    /// A query or a fragment, to which `/<wnid>.tar` cannot be added.
     #[error("it has a query or a fragment; put {{wnid}} where the id belongs")]
     Query,
-    /// `{wnid}` in the host, where an id would choose whom to ask.
+    /// `{wnid}` in the host, where the id would select the server.
     #[error("{{wnid}} may only stand in the path or the query")]
     Placeholder,
-    /// Braces that are not those of `{wnid}`; not shown, for they may stand in a password.
+    /// Braces other than those of `{wnid}`. They are not shown, because they may be part of a
+    /// password.
     #[error(
         "it holds a placeholder other than {{wnid}}, and there is no other; put {{wnid}} where the id belongs, and write braces that are meant as %7B and %7D"
     )]
     OtherPlaceholder,
-    /// A placeholder that changes nothing of what is asked for.
+    /// A placeholder in a part of the URL that is not sent to the server.
     #[error(
         "{{wnid}} does not reach the server there (what follows # is never sent), so every class would be the same file; put it into the path or the query"
     )]
     NeverSent,
 }
 
-/// The same in a path, as the parser writes it.
+/// The placeholder in a path, as the parser encodes it.
 const ENCODED_PLACEHOLDER: &str = "%7Bwnid%7D";
 
 impl UrlTemplate {
-    /// Reads a base URL or a template.
+    /// Parses a base URL or a template.
     ///
     /// # Errors
-    /// [`InvalidUrl`] says in which way the text is none.
+    /// [`InvalidUrl`] with the reason.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
         let text = text.trim();
         if text.replace(PLACEHOLDER, "").contains(['{', '}']) {
@@ -154,9 +161,10 @@ impl UrlTemplate {
             format!("{}/{PLACEHOLDER}.tar", text.trim_end_matches('/'))
         };
         let probe = |id: &str| Url::parse(&template.replace(PLACEHOLDER, id)).map_err(InvalidUrl::Unreadable);
-        let (one, other) = (probe("n00000001")?, probe("n00000002")?);
+        let one = probe("n00000001")?;
+        let other = probe("n00000002")?;
         if !matches!(one.scheme(), "http" | "https") {
-            // Before a mere colon it may as well be the name of a user.
+            // Without `://` the text before the colon may be a user name, so it is not shown.
             let scheme = if template.contains("://") { one.scheme() } else { HIDDEN };
             return Err(InvalidUrl::Scheme(scheme.to_owned()));
         }
@@ -175,17 +183,18 @@ impl UrlTemplate {
         Url::parse(&self.text.replace(PLACEHOLDER, &wnid.to_string())).expect("the template was tried when it was read")
     }
 
-    /// The template as it was given; may hold credentials, so not for a log.
+    /// The template as it was given. It may contain credentials, so it must not be logged.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it has a user, a password or a secret in its query.
+    /// Whether the URL has a user, a password or a secret in its query.
     pub fn has_secrets(&self) -> bool {
         has_secrets(&self.text)
     }
 
-    /// What follows the first `?`, to tell origins from one another that look the same when they are shown; not for a log.
+    /// The text after the first `?`. It distinguishes origins that look the same when shown; it
+    /// must not be logged.
     pub fn query(&self) -> Option<&str> {
         let (_, query) = self.text.split_once('?')?;
         Some(query)
@@ -233,45 +242,46 @@ impl From<JobOptions> for proto::JobOptions {
     }
 }
 
-/// Bytes of the URL template that a worker takes.
+/// Maximum length in bytes of the URL template that a worker accepts.
 const LONGEST_URL: usize = 8 << 10;
-/// Extra request headers that a worker takes, and their bytes.
-const MOST_HEADERS: usize = 256;
+/// Maximum number of extra request headers that a worker accepts, and their maximum size in bytes.
+const MAX_HEADERS: usize = 256;
 const LONGEST_HEADERS: usize = 64 << 10;
-/// Bytes of extra certificates that a worker takes; all that a system has are 220 KB.
+/// Maximum size in bytes of extra certificates that a worker accepts. All certificates of a system
+/// have 220 KB.
 const LONGEST_CERTIFICATES: usize = 512 << 10;
-/// Characters of a run's id.
+/// Maximum length of a run's id in characters.
 const LONGEST_RUN_ID: usize = 64;
-/// A coordinator takes no longer time for `--timeout`.
+/// The longest `--timeout` that a coordinator accepts, in milliseconds.
 const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Why a job cannot be worked on.
+/// Why a worker refuses a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidJob {
-    /// Where the tars are.
+    /// The URL of the tars is invalid.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
-    /// It becomes part of each manifest.
+    /// The id of the run is invalid. It is written to each manifest.
     #[error("the id of its run is no word of at most {LONGEST_RUN_ID} letters and digits")]
     RunId,
-    /// No job has so much of something.
+    /// A field exceeds its limit.
     #[error("its {what} are {found}, and at most {most} are taken")]
     TooLarge {
-        /// What.
+        /// The field.
         what: &'static str,
-        /// How much.
+        /// Its size.
         found: usize,
         /// The limit.
         most: usize,
     },
 }
 
-/// Refuses what no coordinator sends that a person has started.
+/// Refuses values that a coordinator started with valid options never sends.
 fn check_job(wire: &proto::JobOptions) -> Result<(), InvalidJob> {
     let header_bytes = |header: &proto::Header| header.name.len() + header.value.len();
     for (what, found, most) in [
         ("bytes of URL", wire.url_template.len(), LONGEST_URL),
-        ("request headers", wire.headers.len(), MOST_HEADERS),
+        ("request headers", wire.headers.len(), MAX_HEADERS),
         ("bytes of request headers", wire.headers.iter().map(header_bytes).sum(), LONGEST_HEADERS),
         ("bytes of certificates", wire.ca_pem.len(), LONGEST_CERTIFICATES),
     ] {
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_or_a_template_becomes_the_url_of_a_class() {
+    fn the_url_of_a_class_is_made_from_a_base_or_a_template() {
         for (template, expected) in [
             ("https://image-net.org/data/winter21_whole", "https://image-net.org/data/winter21_whole/n02124075.tar"),
             ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/n02124075.tar"),
@@ -336,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_may_be_silent_for_as_long_as_all_its_attempts_may_wait() {
+    fn the_longest_silence_is_the_sum_of_the_waits_of_all_attempts() {
         let silence = |retries, timeout| {
             let options = JobOptions {
                 run_id: String::new(),
@@ -359,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_with_the_reason() {
+    fn an_invalid_url_is_refused_with_the_reason() {
         assert!(matches!(url("image-net.org/data"), Err(InvalidUrl::Unreadable(_))));
         assert!(matches!(url(""), Err(InvalidUrl::Unreadable(_))));
         assert_eq!(url("ftp://h/x"), Err(InvalidUrl::Scheme("ftp".to_owned())));
@@ -374,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_placeholder_that_no_server_sees_is_refused() {
+    fn a_placeholder_that_is_not_sent_to_the_server_is_refused() {
         for template in
             ["http://h/x#{wnid}", "http://h/x?key=1#{wnid}", "http://h/{wnid}/../x", "http://h/{wnid}/%2e%2e/x"]
         {
@@ -386,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_ever_shown_however_it_is_spelled() {
+    fn secrets_are_not_shown_in_any_spelling_of_the_url() {
         for (template, expected) in [
             ("https://user:secret@host/x@y", "https://host/x@y/{wnid}.tar"),
             ("http:/u:secret@h/x", "http://h/x/{wnid}.tar"),
@@ -417,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_beyond_all_measure_is_refused_with_what_is_too_large() {
+    fn a_job_with_a_value_above_its_limit_is_refused_with_the_reason() {
         let job = || proto::JobOptions {
             url_template: "https://h/x".to_owned(),
             run_id: "0af3".to_owned(),

@@ -1,6 +1,7 @@
-//! The screen: bars on a terminal, a plain line every few seconds elsewhere, and one line for the whole job.
+//! The screen: progress bars on a terminal, otherwise a plain line every few seconds; and the line
+//! of the whole job.
 //!
-//! Without a terminal nothing here ever writes an escape code.
+//! Without a terminal no escape code is ever written.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +15,15 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{job::JobStatus, output::Output, terminal::Terminal, threads::NoThread};
 
-/// Frames of the bars in a second.
+/// Frame rate of the bars, in frames per second.
 const FRAMES_PER_SECOND: u8 = 10;
-/// How often a plain line is written where there is no terminal.
+/// How often a plain line is written if there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
-/// The rate is the mean over this long.
+/// The shown rate is the mean over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Where progress and log lines for people go, on standard error. Clones share it. Nothing that is
-/// written here waits for the terminal, and no error of the terminal comes back.
+/// Where progress and log lines for people are written: standard error. Clones share it. Writing
+/// never waits for the terminal and returns no error of the terminal.
 #[derive(Debug, Clone)]
 pub enum Screen {
     /// A terminal: bars, with log lines above them.
@@ -34,7 +35,7 @@ pub enum Screen {
     },
     /// No terminal: plain lines on standard error.
     Plain(Output),
-    /// Nothing: the program that calls this library speaks for itself.
+    /// No output: the program that uses this library has its own.
     Silent,
 }
 
@@ -54,7 +55,7 @@ impl Screen {
         Ok(Self::Bars { bars: MultiProgress::with_draw_target(target), output })
     }
 
-    /// Writes one line above the bars.
+    /// Writes a line above the bars.
     pub fn say(&self, line: &str) {
         self.write(format!("{line}\n").as_bytes());
     }
@@ -68,15 +69,16 @@ impl Screen {
         }
     }
 
-    /// Waits until all is written, unless the terminal takes nothing for seconds.
+    /// Waits until everything is written, but only for some seconds if the terminal accepts
+    /// nothing.
     pub fn flush(&self) {
         if let Some(output) = self.output() {
-            // There is nothing else on which it could be told.
+            // An error is ignored: there is no other place to report it.
             output.flush().ok();
         }
     }
 
-    /// What is below the bars, for text that must not wait for them.
+    /// The output below the bars, for text that must not wait for them.
     pub(crate) fn output(&self) -> Option<&Output> {
         match self {
             Self::Bars { output, .. } | Self::Plain(output) => Some(output),
@@ -117,7 +119,7 @@ pub struct JobLine {
 }
 
 impl JobLine {
-    /// Starts the clock of the rate.
+    /// Starts the clock for the rate.
     pub fn new(screen: &Screen) -> Self {
         let bar = match screen {
             Screen::Bars { bars, .. } => {
@@ -137,7 +139,7 @@ impl JobLine {
         }
     }
 
-    /// Shows the counts; call it a few times a second. Without a terminal most calls write nothing.
+    /// Shows the counts; called a few times a second. Without a terminal most calls write nothing.
     pub fn update(&mut self, status: &JobStatus) {
         let now = Instant::now();
         self.received.push_back((now, status.received_bytes));
@@ -158,7 +160,7 @@ impl JobLine {
         }
     }
 
-    /// Takes the line off the terminal.
+    /// Removes the line from the terminal.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -170,13 +172,14 @@ impl JobLine {
             let seconds = (now - *then).as_secs_f64();
             if seconds > 0.0 { approximate(status.received_bytes.saturating_sub(*bytes)) / seconds } else { 0.0 }
         });
-        // A worker hears the estimate every few seconds: it has come closer meanwhile.
+        // A worker receives the estimate every few seconds, so the time since then is subtracted.
         let left = self.estimate.map(|(left, since)| left.saturating_sub(now - since));
         describe(status, rate, left)
     }
 }
 
-/// The job's line, e.g. `8 done, 3 skipped, 1 failed, of 100 classes, 1.20GB, 25.3MB/s, 02:10 left`.
+/// The job's line, e.g. `8 done, 3 skipped, 1 failed, of 100 classes, 1.20GB, 25.3MB/s, 02:10
+/// left`.
 fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -> String {
     let mut parts = vec![format!("{} done", status.success)];
     for (count, word) in [(status.skipped, "skipped"), (status.failed, "failed")] {
@@ -216,7 +219,9 @@ pub fn short(number: f64) -> String {
 /// `mm:ss`, and `h:mm:ss` from an hour on, to the nearest second.
 pub fn clock(duration: Duration) -> String {
     let seconds = duration.saturating_add(Duration::from_millis(500)).as_secs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let hours = seconds / 3600;
+    let minutes = seconds / 60 % 60;
+    let seconds = seconds % 60;
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
 }
 
@@ -225,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_without_a_bound_have_a_line_too() {
+    fn a_line_is_shown_for_counts_of_any_size() {
         let most = u64::MAX;
         for (total, success, failed) in [(most, 1, 0), (most, most, most), (0, most, 1), (most, 0, 0)] {
             let status = JobStatus { total, success, failed, received_bytes: most, ..JobStatus::default() };
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_estimate_comes_closer_until_the_next_one_and_ends_in_a_stall() {
+    async fn an_estimate_decreases_with_time_until_the_next_one_and_is_dropped_in_a_stall() {
         let mut line = JobLine::new(&Screen::Silent);
         let mut shown = |time_left| {
             let status = JobStatus { total: 2, time_left, ..JobStatus::default() };
@@ -249,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_as_users_know_them() {
+    fn numbers_have_three_digits_and_a_prefix() {
         for (number, text) in [
             (0.0, "0"),
             (950.0, "950"),

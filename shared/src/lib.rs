@@ -1,4 +1,4 @@
-//! What coordinator and worker both need, in the order a class meets it.
+//! What the coordinator and the worker both need, in the order in which a class uses it.
 
 pub mod backoff;
 pub mod class_list;

@@ -1,15 +1,15 @@
-//! Opens the files of this program in folders in which other users may have put something.
+//! Opens this program's files in folders to which other users may have added entries.
 //!
-//! Invariant: what is opened here is a regular file, is not reached through a symbolic link, and
+//! Invariant: what is opened here is a regular file and is not reached through a symbolic link, and
 //! opening it never waits. [`open`] and [`open_or_create`] also refuse a file of another user, by
-//! the rule of [`Ownership::within`]: the owner is this process's user, root, or the owner of the
-//! folder, who can replace all that is in it anyway. In a folder that a group shares (set-group-ID,
-//! writable by the group and not by all) the files of the group are accepted as well.
-//! Where a file system shows another owner for what this process makes, as NFS with `root_squash`
-//! does, that owner stands for this process's user: a file that is made for a moment tells it.
+//! the rule of [`Ownership::within`]: the owner must be this process's user, root, or the owner of
+//! the folder, who can replace every entry anyway. In a folder that a group shares (set-group-ID,
+//! writable by the group and not by all) the files of the group are accepted as well. A file system
+//! may show another owner for files of this process, as NFS with `root_squash` does. That owner
+//! then counts as this process's user; a temporary file shows which one it is.
 //!
-//! Only [`open_log`] follows a symbolic link, if it belongs to this process's user or to the owner
-//! of the folder (`fs.protected_symlinks`).
+//! Only [`open_log`] follows a symbolic link, if the link belongs to this process's user or to the
+//! owner of the folder (as with `fs.protected_symlinks`).
 
 use std::{
     ffi::OsStr,
@@ -33,30 +33,31 @@ use crate::{
     path_owners,
 };
 
-/// Mode of a new log, of which the process's umask takes away.
+/// Mode of a new log, before the process's umask is applied.
 const LOG_MODE: RawMode = 0o644;
-/// Beginning of the name of a file that is made for a moment; sixteen hexadecimal digits follow.
-/// [`crate::probe_files`] removes those that a kill has left.
+/// Prefix of the names of temporary files; sixteen hexadecimal digits follow.
+/// [`crate::probe_files`] removes files that a killed process has left.
 pub const PROBE: &str = ".probe-";
-/// Rights of the group to read and write.
+/// Permissions of the group to read and write.
 const GROUP: u32 = 0o060;
-/// Attempts to open or create a file that other processes create and remove meanwhile.
+/// Number of attempts to open or create a file that other processes create and remove at the same
+/// time.
 const ATTEMPTS: u32 = 5;
 
-/// What is done with a file.
+/// The access to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// It is read.
+    /// Reading.
     Read,
-    /// It is written at any place.
+    /// Writing at any offset.
     Write,
-    /// It is read and written; NFS locks only such a descriptor.
+    /// Reading and writing; NFS locks only such a descriptor.
     ReadWrite,
-    /// Each write goes to its end.
+    /// Writing at the end of the file.
     Append,
 }
 
-/// Whether an error says that something is no file or folder of this program's.
+/// Whether an error is a [`NotOurs`]: the file or folder does not belong to this program.
 pub fn is_refused(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOurs>)
 }
@@ -64,54 +65,55 @@ pub fn is_refused(error: &io::Error) -> bool {
 /// Opens a regular file of any owner for reading.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    Place::of(path)?.open(Access::Read)
+    FolderEntry::of(path)?.open(Access::Read)
 }
 
 /// Opens a regular file that this program has made.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn open(path: &Path, access: Access) -> io::Result<File> {
-    let place = Place::of(path)?;
-    let file = place.open(access)?;
-    place.check_owner(&file.metadata()?)?;
+    let entry = FolderEntry::of(path)?;
+    let file = entry.open(access)?;
+    entry.check_owner(&file.metadata()?)?;
     Ok(file)
 }
 
-/// Opens a file that this program writes for longer than one process lives, or makes it with at
-/// most this mode. A file with a second name is refused.
+/// Opens a file that several runs of this program use, or creates it with at most this mode. A file
+/// with a second name is refused.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn open_or_create(path: &Path, access: Access, mode: RawMode) -> io::Result<File> {
-    Place::of(path)?.open_or_create(access, mode)
+    FolderEntry::of(path)?.open_or_create(access, mode)
 }
 
-/// Opens a log for appending, makes it if it is missing, and takes the right to write to it from
-/// other users. A link is followed only if it is ours, and may then lead to a pipe or a device.
+/// Opens a log for appending, creates it if it is missing, and removes the permission of other
+/// users to write to it. A link is followed only if it is ours, and may then lead to a pipe or a
+/// device.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn open_log(path: &Path) -> io::Result<File> {
     let file = log_as(path, Access::Append)?;
     restrict(&file, mode_in_folder_of(path, LOG_MODE)?)?;
     Ok(file)
 }
 
-/// A mode, with the right of the group to read and write where the group shares the folder.
+/// A mode, with the permissions of the group to read and write if the group shares the folder.
 ///
 /// # Errors
-/// As the file system says.
+/// The error of the file system.
 pub fn mode_in_folder_of(path: &Path, mode: RawMode) -> io::Result<RawMode> {
-    Place::of(path)?.mode(mode)
+    FolderEntry::of(path)?.mode(mode)
 }
 
-/// What is in a log; nothing where it is a pipe or a device.
+/// The content of a log; empty for a pipe or a device.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn read_log(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = log_as(path, Access::Read)?;
     let mut text = Vec::new();
@@ -124,7 +126,7 @@ pub fn read_log(path: &Path) -> io::Result<Vec<u8>> {
 /// Opens a folder; a link under its name is refused.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn open_folder(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(CWD, path, flags, Mode::empty()) {
@@ -137,38 +139,38 @@ pub fn open_folder(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Puts a new file with this content and mode in the place of what is under a name, which may be a
-/// link of another user: the content is written to a file of another name in the same folder, which
-/// is then renamed. A process that is killed in between leaves that file.
+/// Replaces what is under a name, which may be a link of another user, by a new file with this
+/// content and mode. The content is written to a temporary file in the same folder, which is then
+/// renamed. A process that is killed in between leaves the temporary file.
 ///
 /// # Errors
-/// As the file system says.
+/// The error of the file system.
 pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
-    let place = Place::of(path)?;
-    let (name, mut file) = place.create_temporary(mode)?;
+    let entry = FolderEntry::of(path)?;
+    let (name, mut file) = entry.create_temporary(mode)?;
     let renamed =
-        file.write_all(content).and_then(|()| Ok(renameat(&place.folder, &*name, &place.folder, place.name)?));
+        file.write_all(content).and_then(|()| Ok(renameat(&entry.folder, &*name, &entry.folder, entry.name)?));
     if renamed.is_err() {
-        unlinkat(&place.folder, &*name, AtFlags::empty())?;
+        unlinkat(&entry.folder, &*name, AtFlags::empty())?;
     }
     renamed
 }
 
-/// An error unless only this process's user, root, or a group that was given the right to, can
-/// change what is in a folder. Of a folder that is missing, the one in which it would be made: that
-/// may let every user write to it if it has the sticky bit, as `/tmp` has. Another user can make the
-/// folder in between, so it is checked again once it is made. The path may lead only through folders
-/// and links of this process's user or of root.
+/// Returns an error unless only this process's user, root, or an authorized group can change the
+/// entries of a folder. For a missing folder, checks the folder in which it would be created. Every
+/// user may be able to write to that one if it has the sticky bit, like `/tmp`. Another user can
+/// create the folder in the meantime, so it is checked again after its creation. The path may lead
+/// only through folders and links of this process's user or of root.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn check_private_folder(path: &Path) -> io::Result<()> {
     let absolute = std::path::absolute(path)?;
     let existing = absolute.ancestors().find(|folder| folder.symlink_metadata().is_ok()).ok_or(ErrorKind::NotFound)?;
-    // Where user namespaces are used, the owner of the root folder can be shown as another user. That
-    // user can replace everything anyway.
+    // With user namespaces the owner of the root folder can be shown as another user. That user can
+    // replace every file anyway.
     let ownership = Ownership { folder: Some(Path::new("/").metadata()?.uid()), ..Ownership::strict() };
-    let shown = || Place::of(&existing.join(PROBE)).and_then(|place| place.user_here());
+    let shown = || FolderEntry::of(&existing.join(PROBE)).and_then(|entry| entry.user_here());
     let accepts = |found: &Metadata| {
         ownership.accepts(found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(found))
     };
@@ -187,19 +189,20 @@ pub fn check_private_folder(path: &Path) -> io::Result<()> {
     Err(NotOurs::FolderOfAnother { owner: found.uid(), user: ownership.user }.into())
 }
 
-/// An error unless a folder was made by this program.
+/// Returns an error unless this program made a folder.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub fn check_folder(path: &Path) -> io::Result<()> {
     let found = open_folder(path)?.metadata()?;
-    Place::of(path)?.check_owner(&found)
+    FolderEntry::of(path)?.check_owner(&found)
 }
 
-/// Leaves a regular file at most these rights. A file system that keeps none changes nothing.
+/// Limits the permissions of a regular file to these. A file system without permissions is
+/// accepted.
 ///
 /// # Errors
-/// [`NotOurs::Writable`] where others can write to it and only its owner could change that.
+/// [`NotOurs::Writable`] if others can write to the file and only its owner could change that.
 pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
     let found = file.metadata()?;
     let now = found.mode() & 0o7777;
@@ -212,21 +215,21 @@ pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
     }
 }
 
-/// An error if a file has a second name, which may be that of something else.
+/// Returns an error if a file has a second name, which may be that of a file of another program.
 ///
 /// # Errors
-/// [`NotOurs::Linked`], or as the file system says.
+/// [`NotOurs::Linked`], or the error of the file system.
 pub fn check_alone(file: &File) -> io::Result<()> {
     if file.metadata()?.nlink() > 1 { Err(NotOurs::Linked.into()) } else { Ok(()) }
 }
 
-/// A name in a folder that is open: both are looked at as one.
-struct Place<'path> {
+/// A name in an open folder, so that all checks refer to the same folder.
+struct FolderEntry<'path> {
     folder: File,
     name: &'path OsStr,
 }
 
-impl<'path> Place<'path> {
+impl<'path> FolderEntry<'path> {
     fn of(path: &'path Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -246,7 +249,7 @@ impl<'path> Place<'path> {
                 if found.is_file() { Ok(file) } else { Err(NotOurs::NotAFile.into()) }
             }
             Err(Errno::LOOP) => Err(self.link()?.map_or(Errno::LOOP.into(), |owner| NotOurs::Link { owner }.into())),
-            // A pipe without a reader, or a socket.
+            // The file is a pipe without a reader, or a socket.
             Err(Errno::NXIO) => Err(NotOurs::NotAFile.into()),
             Err(error) => Err(error.into()),
         }
@@ -284,18 +287,18 @@ impl<'path> Place<'path> {
         })
     }
 
-    /// The owner that the folder's file system shows for a file of this process.
+    /// The owner that the folder's file system shows for files of this process.
     fn user_here(&self) -> io::Result<u32> {
         let (name, probe) = self.create_temporary(0o600)?;
         let found = probe.metadata();
         match unlinkat(&self.folder, &*name, AtFlags::empty()) {
-            // Another process has removed it, which took it for one that a kill has left.
+            // Another process has removed it because it took it for a file of a killed process.
             Ok(()) | Err(Errno::NOENT) => Ok(found?.uid()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// A new file in the folder under a name that nothing else has.
+    /// Creates a file in the folder under a new unique name.
     fn create_temporary(&self, mode: RawMode) -> io::Result<(String, File)> {
         let name = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
         let create = flags(Access::Write) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
@@ -303,14 +306,14 @@ impl<'path> Place<'path> {
         Ok((name, file.into()))
     }
 
-    /// The owner of the link under the name, if one is there.
+    /// The owner of the link under the name, if there is one.
     fn link(&self) -> io::Result<Option<u32>> {
         let found = statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW)?;
         let is_link = rustix::fs::FileType::from_raw_mode(found.st_mode).is_symlink();
         Ok(is_link.then_some(found.st_uid))
     }
 
-    /// Where the link under the name leads, if it is ours.
+    /// The destination of the link under the name, if the link is ours.
     fn followed(&self) -> io::Result<PathBuf> {
         let look = || statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW);
         let before = look()?;
@@ -330,19 +333,19 @@ impl<'path> Place<'path> {
 }
 
 fn log_as(path: &Path, access: Access) -> io::Result<File> {
-    let place = Place::of(path)?;
-    let mode = place.mode(LOG_MODE)?;
+    let entry = FolderEntry::of(path)?;
+    let mode = entry.mode(LOG_MODE)?;
     let is_missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
-    let leads = match place.link() {
-        Ok(Some(_)) => place.followed()?,
+    let leads = match entry.link() {
+        Ok(Some(_)) => entry.followed()?,
         Ok(None) => {
-            return if access == Access::Read { place.open(access) } else { place.open_or_create(access, mode) };
+            return if access == Access::Read { entry.open(access) } else { entry.open_or_create(access, mode) };
         }
-        Err(error) if is_missing(&error) && access != Access::Read => return place.open_or_create(access, mode),
+        Err(error) if is_missing(&error) && access != Access::Read => return entry.open_or_create(access, mode),
         Err(error) => return Err(error),
     };
     let create = if access == Access::Read { OFlags::empty() } else { OFlags::CREATE };
-    let file = File::from(openat(&place.folder, &leads, flags(access) | create, Mode::from_raw_mode(mode))?);
+    let file = File::from(openat(&entry.folder, &leads, flags(access) | create, Mode::from_raw_mode(mode))?);
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
@@ -350,13 +353,13 @@ fn log_as(path: &Path, access: Access) -> io::Result<File> {
     Ok(file)
 }
 
-/// How a folder is opened whose entries are opened by name; it need not be readable.
+/// Flags to open a folder whose entries are opened by name; it need not be readable.
 #[cfg(target_os = "linux")]
 const HOLDS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const HOLDS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Non-blocking: to open a pipe can wait for ever. It changes nothing for a regular file.
+/// Non-blocking, because opening a pipe can wait forever. It has no effect on a regular file.
 fn flags(access: Access) -> OFlags {
     let how = match access {
         Access::Read => OFlags::RDONLY,
@@ -377,7 +380,7 @@ mod tests {
 
     const PRIVATE: &str = "private";
 
-    /// A folder with a private file, which nothing may reach.
+    /// A folder with a private file, which no link may make accessible.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), PRIVATE).unwrap();
@@ -389,11 +392,11 @@ mod tests {
         *error.get_ref().and_then(|why| why.downcast_ref()).unwrap_or_else(|| panic!("{error}"))
     }
 
-    /// Runs it on a thread: a program that waits must not hang the tests.
+    /// Runs a function on a thread, so that a function that waits does not hang the tests.
     fn without_waiting<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, ended) = mpsc::channel();
         thread::spawn(move || done.send(run()));
-        ended.recv_timeout(Duration::from_secs(20)).expect("it does not wait")
+        ended.recv_timeout(Duration::from_secs(20)).expect("the function does not wait")
     }
 
     fn every_way(path: &Path) -> Vec<io::Result<File>> {
@@ -429,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_with_the_mode_and_found_again() {
+    fn a_missing_file_is_created_with_the_mode_and_opened_again() {
         let folder = folder();
         let path = folder.path().join("new");
         assert_eq!(open(&path, Access::Read).unwrap_err().kind(), ErrorKind::NotFound);
@@ -444,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_follows_its_own_link_also_to_a_pipe() {
+    fn a_log_follows_a_link_of_its_own_user_even_to_a_pipe() {
         let folder = folder();
         let path = |name: &str| folder.path().join(name);
         for (name, leads) in [("file", "elsewhere"), ("device", "/dev/null"), ("pipe", "a pipe")] {
@@ -466,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_not_writable_by_others_and_neither_is_one_of_a_former_run() {
+    fn a_new_or_former_log_is_not_writable_by_others() {
         let folder = folder();
         let path = folder.path().join("log");
         for former in [0o666, 0o602, 0o620, 0o644, 0o600] {
@@ -478,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_user_is_refused_where_the_folder_is_neithers_and_in_a_shared_one_it_is_the_groups() {
+    fn a_file_of_another_user_is_accepted_only_by_its_folders_owner_or_group() {
         use std::os::unix::fs::chown;
 
         if !geteuid().is_root() {
@@ -523,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_written_only_where_no_other_user_can_replace_them() {
+    fn secrets_are_written_only_if_no_other_user_can_replace_them() {
         use std::os::unix::fs::chown;
 
         if !geteuid().is_root() {
@@ -555,7 +558,8 @@ mod tests {
             }
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         }
-        // What another user's link leads to is what that user says, also where it is ours.
+        // Another user can change where a link of that user leads, even if it now leads to a folder
+        // of ours.
         chown(&folder, Some(0), Some(0)).unwrap();
         fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
         let link = host.path().join("link");
@@ -569,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn what_replaces_a_link_is_not_written_where_the_link_leads() {
+    fn replacing_a_link_does_not_write_to_its_destination() {
         let folder = folder();
         let path = |name: &str| folder.path().join(name);
         symlink("secret", path("page")).unwrap();
@@ -588,10 +592,10 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6, "a temporary file is left");
     }
 
-    /// As on NFS with `root_squash`: what root makes belongs to another user.
+    /// As on NFS with `root_squash`: files that root makes belong to another user.
     #[cfg(target_os = "linux")]
     #[test]
-    fn where_the_file_system_shows_another_owner_for_what_we_make_that_owner_is_us() {
+    fn the_owner_that_the_file_system_shows_for_our_files_counts_as_this_user() {
         use std::os::unix::fs::chown;
 
         use nix::unistd::{Uid, setfsuid};

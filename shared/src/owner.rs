@@ -1,4 +1,4 @@
-//! Which file is in the way when the system refuses access, and whose it is.
+//! Names the file to which the system refuses access, and its owner.
 
 use std::{
     fs, io,
@@ -11,11 +11,12 @@ use rustix::{
     process::geteuid,
 };
 
-/// Where the names of users stand.
+/// The file with the names of users.
 const USERS: &str = "/etc/passwd";
 
-/// The error with the first of the paths that this process may not use, and its owner, if access
-/// was refused; any other error as it is. What does not exist is looked for in its folder.
+/// If access was refused, adds the first of the paths that this process may not use, and its owner,
+/// to the error. Any other error is returned unchanged. For a path that does not exist, its folder
+/// is checked.
 pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item = P>) -> io::Error {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return error;
@@ -41,7 +42,7 @@ pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item
     io::Error::new(error.kind(), said)
 }
 
-/// The path, or the folder that it would be made in.
+/// The path, or the folder in which it would be created.
 fn existing(path: &Path) -> Option<PathBuf> {
     path.ancestors().find(|path| path.symlink_metadata().is_ok()).map(Path::to_owned)
 }
@@ -55,12 +56,14 @@ fn may_use(path: &Path, is_folder: bool) -> bool {
     access(path, how).is_ok()
 }
 
-/// A user's name, or the number where it has none.
+/// The name of a user, or the number of a user without a name.
 pub(crate) fn name(user: u32) -> String {
     let users = fs::read_to_string(USERS).unwrap_or_default();
     let named = users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+        let name = fields.next()?;
+        fields.next()?;
+        let number = fields.next()?;
         (number.parse() == Ok(user)).then(|| name.to_owned())
     });
     named.unwrap_or_else(|| format!("user {user}"))
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_refusal_is_explained_and_only_by_what_is_in_the_way() {
+    fn only_refused_access_is_explained_by_the_path_that_caused_it() {
         let folder = tempfile::tempdir().unwrap();
         let error = explained(io::ErrorKind::NotFound.into(), [folder.path()]);
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -84,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_in_the_way_is_named_with_its_owner() {
+    fn the_inaccessible_file_is_named_with_its_owner() {
         if geteuid().is_root() {
             println!("skipped: root is refused nothing");
             return;
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn users_have_names_or_numbers() {
+    fn a_user_is_shown_by_name_or_number() {
         assert_eq!(name(0), "root");
         assert_eq!(name(4_000_000_000), "user 4000000000");
     }

@@ -1,6 +1,6 @@
-//! The rule by which a file or a folder counts as this program's where other users may have put
-//! something. The files of a target (`own_file`), the staging area (the worker's `area_access`) and
-//! the folders of secrets all use it.
+//! The rule that decides whether a file or a folder counts as this program's in a folder to which
+//! other users may have added entries. It is used for the files of a target (`own_file`), the
+//! staging area (the worker's `area_access`) and the folders of secrets.
 
 use std::{
     fs::Metadata,
@@ -12,13 +12,13 @@ use rustix::process::geteuid;
 
 use crate::owner;
 
-/// Rights of others, and of the group, to write.
+/// Permissions of others and of the group to write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Right of every user to write.
+/// Permission of every user to write.
 const WRITABLE_BY_ALL: u32 = 0o002;
-/// In a folder with it, users can rename and remove only what is theirs.
+/// The sticky bit: in a folder with it, users can rename and remove only their own entries.
 const STICKY: u32 = 0o1000;
-/// A folder with both bits is shared by its group, if not every user can write to it.
+/// The group shares a folder with both bits, unless every user can write to it.
 const SHARED: u32 = 0o2020;
 
 /// Why a file or a folder is not used.
@@ -27,54 +27,54 @@ pub enum NotOurs {
     /// A symbolic link.
     #[error("it is a symbolic link of {}, which is not followed: remove it", owner::name(*owner))]
     Link {
-        /// Who made it.
+        /// The owner of the link.
         owner: u32,
     },
     /// A pipe, a socket or a device.
     #[error("it is no regular file: remove it")]
     NotAFile,
-    /// Made by another user.
+    /// Another user made it.
     #[error(
         "it belongs to {}, and this program runs as {}: remove it, or run this program as {} if that \
          user began the job",
         owner::name(*owner), owner::name(*user), owner::name(*owner)
     )]
     Owner {
-        /// Whose it is.
+        /// The owner of the file.
         owner: u32,
-        /// Who runs this process.
+        /// The user of this process.
         user: u32,
     },
-    /// Writing to it would change a file that has another name as well.
+    /// The file has another name as well, so writing would change that file too.
     #[error("it is a hard link, and its other name may be a file of something else: remove it")]
     Linked,
-    /// What is in it may be of another user.
+    /// Others can write to it, so its content may be of another user.
     #[error("other users can write to it: see what is in it, then take that right away (chmod go-w)")]
     Writable,
-    /// A folder for secrets, made by another user.
+    /// A folder for secrets that another user made.
     #[error(
         "it belongs to {}, and this program runs as {}: give a folder of your own",
         owner::name(*owner), owner::name(*user)
     )]
     FolderOfAnother {
-        /// Whose it is.
+        /// The owner of the folder.
         owner: u32,
-        /// Who runs this process.
+        /// The user of this process.
         user: u32,
     },
-    /// A link or a folder on the way to a folder for secrets, made by another user.
+    /// A link or a folder on the path to a folder for secrets that another user made.
     #[error(
         "its path leads through a folder or link of {}, who can replace what is in it, and this program runs as {}; give \
          a folder whose parents are all yours or root's",
         owner::name(*owner), owner::name(*user)
     )]
     PathOfAnother {
-        /// Whose it is.
+        /// The owner of the link or folder.
         owner: u32,
-        /// Who runs this process.
+        /// The user of this process.
         user: u32,
     },
-    /// A folder for secrets, in which all users can make files.
+    /// A folder for secrets in which all users can create files.
     #[error("every user of this host can write to it: give a folder to which only you can write")]
     OpenFolder,
 }
@@ -90,21 +90,23 @@ impl From<NotOurs> for io::Error {
 pub struct Ownership {
     /// This process's user, as the file system shows it.
     pub user: u32,
-    /// The owner of the folder, who can replace all that is in it; `None` where that is no reason.
+    /// The owner of the folder, who can replace every entry in it; `None` if such an owner is not
+    /// accepted.
     pub folder: Option<u32>,
-    /// A group that shares the folder.
+    /// The group that shares the folder, if there is one.
     pub group: Option<u32>,
 }
 
 impl Ownership {
-    /// The rule for what is in a folder, which is that of the kernel's `fs.protected_regular`.
+    /// The rule for the entries of a folder, the same as that of the kernel's
+    /// `fs.protected_regular`.
     pub fn within(folder: &Metadata) -> Self {
         let group = is_shared(folder).then(|| folder.gid());
         Self { user: geteuid().as_raw(), folder: Some(folder.uid()), group }
     }
 
-    /// The rule for folders whose entries are used by name for longer than one call: their owner
-    /// could replace an entry in between, so only this process's user and root count.
+    /// The rule for folders whose entries are used by name for longer than one call. Their owner
+    /// could replace an entry in between, so only this process's user and root are accepted.
     pub fn strict() -> Self {
         Self { user: geteuid().as_raw(), folder: None, group: None }
     }
@@ -115,13 +117,13 @@ impl Ownership {
         Self { user, ..self }
     }
 
-    /// Whether something belongs to one of the users, or to the group.
+    /// Whether the owner is one of the users, or the group is the accepted one.
     pub fn accepts(self, found: &Metadata) -> bool {
         let is_a_users = [Some(self.user), Some(0), self.folder].contains(&Some(found.uid()));
         is_a_users || self.group == Some(found.gid())
     }
 
-    /// An error unless [`Self::accepts`] it.
+    /// Returns an error unless [`Self::accepts`] the entry.
     ///
     /// # Errors
     /// [`NotOurs::Owner`].
@@ -130,25 +132,25 @@ impl Ownership {
     }
 }
 
-/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it, but
-/// not every user. Where every user can write, the bit gives the folder's group to what any of them
-/// makes, so the group of a file says nothing about who made it.
+/// Whether a group shares a folder: it has the set-group-ID bit, and its group can write to it but
+/// not every user. If every user can write, the bit gives the folder's group to files of any user,
+/// so the group of a file does not show who made it.
 pub fn is_shared(folder: &Metadata) -> bool {
     folder.mode() & SHARED == SHARED && !is_writable_by_all(folder)
 }
 
-/// Whether users other than the owner, or the group of a folder that is shared, can write.
+/// Whether users can write to a folder other than its owner or the group that shares it.
 pub fn is_writable_by_others(folder: &Metadata) -> bool {
     let own = if is_shared(folder) { 0o020 } else { 0 };
     folder.mode() & WRITABLE_BY_OTHERS & !own != 0
 }
 
-/// Whether entries of a folder can be replaced only by their owners and that of the folder.
+/// Whether entries of a folder can be replaced only by their owners and the owner of the folder.
 pub fn has_sticky_bit(folder: &Metadata) -> bool {
     folder.mode() & STICKY != 0
 }
 
-/// Whether every user of this host can write.
+/// Whether every user of this host can write to it.
 pub fn is_writable_by_all(found: &Metadata) -> bool {
     found.mode() & WRITABLE_BY_ALL != 0
 }

@@ -1,7 +1,7 @@
-//! Who can replace what a path leads through: the owners of its folders and links.
+//! Checks who can replace the components of a path: the owners of its folders and links.
 //!
-//! The path is resolved here one name at a time, because the system follows a link of another user
-//! without a word where `fs.protected_symlinks` is off, or outside of folders with the sticky bit.
+//! The path is resolved here one name at a time: the system follows a link of another user silently
+//! if `fs.protected_symlinks` is off, or outside of folders with the sticky bit.
 
 use std::{
     ffi::OsString,
@@ -15,15 +15,15 @@ use rustix::io::Errno;
 
 use crate::ownership::{NotOurs, Ownership};
 
-/// As many links as Linux follows in one path.
-const MOST_LINKS: u32 = 40;
+/// Linux follows at most this number of links in one path.
+const MAX_LINKS: u32 = 40;
 
-/// An error unless each folder and each link above the last name of an absolute path, and above what
-/// a link leads to, belongs to a user of whom this is accepted. What does not exist is not looked
-/// at.
+/// Returns an error unless `accepts` accepts each folder and each link above the last name of an
+/// absolute path, and above the destinations of links. Components that do not exist are not
+/// checked.
 ///
 /// # Errors
-/// [`NotOurs`], or as the file system says.
+/// [`NotOurs`], or the error of the file system.
 pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io::Result<()> {
     let mut resolved = PathBuf::from("/");
     let mut left = names_backwards(path);
@@ -38,10 +38,11 @@ pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io:
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             found => found?,
         };
-        // The last one is a matter of the rule for the folder itself, unless it is a link.
+        // The rule for the folder itself covers the last name, unless it is a link.
         let is_last = left.is_empty() && !found.is_symlink();
         if !is_last && !accepts(&found) {
-            let (owner, user) = (found.uid(), Ownership::strict().user);
+            let owner = found.uid();
+            let user = Ownership::strict().user;
             return Err(NotOurs::PathOfAnother { owner, user }.into());
         }
         if !found.is_symlink() {
@@ -49,7 +50,7 @@ pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io:
             continue;
         }
         links += 1;
-        if links > MOST_LINKS {
+        if links > MAX_LINKS {
             return Err(Errno::LOOP.into());
         }
         let leads = fs::read_link(&next)?;
@@ -61,7 +62,7 @@ pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io:
     Ok(())
 }
 
-/// The names of a path, the first one last; `..` is one.
+/// The names of a path, the first one last; `..` counts as a name.
 fn names_backwards(path: &Path) -> Vec<OsString> {
     let name = |component: Component<'_>| match component {
         Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
@@ -80,7 +81,7 @@ mod tests {
     const OTHER: u32 = 54_421;
 
     #[test]
-    fn links_lead_on_until_there_are_too_many() {
+    fn links_are_followed_up_to_a_limit() {
         let host = tempfile::tempdir().unwrap();
         let path = |name: &str| host.path().join(name);
         fs::create_dir_all(path("a/b")).unwrap();

@@ -1,20 +1,21 @@
-//! Files that the programs make for a moment in a target, to see whether and as whom they can write
-//! there: those that a killed process has left are removed by the next one that starts.
+//! Temporary files in a target. The programs create them to find out whether and as which user they
+//! can write there. Files that a killed process has left are removed by the next process that
+//! starts.
 //!
-//! Invariant: a process never fails because another one has removed its probe.
+//! Invariant: a process never fails because another one has removed its probe file.
 
 use std::{fs, io, path::Path};
 
 use crate::{listing::list, own_file::PROBE};
 
-/// Hexadecimal digits behind [`PROBE`].
+/// Number of hexadecimal digits after [`PROBE`].
 const DIGITS: usize = 16;
 
-/// Removes the probes that are left in a folder. One that cannot be removed stays, e.g. a file of
-/// another user in a folder with the sticky bit.
+/// Removes the probe files that are left in a folder. A file that cannot be removed stays, for
+/// example a file of another user in a folder with the sticky bit.
 ///
 /// # Errors
-/// Where the folder cannot be listed.
+/// The folder cannot be listed.
 pub fn remove_left(folder: &Path) -> io::Result<()> {
     for entry in list(folder)? {
         let entry = entry?;

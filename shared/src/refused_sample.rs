@@ -1,22 +1,22 @@
-//! What tells an origin that refuses every class, because of a wrong URL or a missing login, from
-//! one that does not have some classes: a sample of the list of which each class is refused alike.
-//! Pure.
+//! Distinguishes an origin that refuses every class, because of a wrong URL or a missing login,
+//! from one that does not have some classes. The criterion is a sample of the list in which each
+//! class is refused in the same way. Pure.
 
 use std::{collections::BTreeMap, fmt};
 
 use crate::{outcome::Failure, refusal::Refusal};
 
-/// Different classes that the origin refuses alike before a job ends. In a shorter list each class
-/// fails by itself.
+/// Number of different classes that the origin must refuse in the same way before a job ends. In a
+/// shorter list each class fails by itself.
 pub const SAMPLE: usize = 20;
-/// Bytes of one class after which it is a tar that comes: pages and other contents are told apart by
-/// their first 512 bytes.
+/// A class of which this number of bytes was received is a tar: pages and other content are
+/// recognised by their first 512 bytes.
 pub const BYTES_OF_A_TAR: u64 = 64 << 10;
-/// Bytes for each class that was asked for after which tars come: pages are shorter.
+/// Mean number of bytes per requested class above which the responses are tars: pages are shorter.
 pub const LONGEST_PAGE: u64 = 1 << 20;
 
-/// Positions of [`SAMPLE`] classes that are spread evenly over a list of at least so many, the first
-/// and the last one included.
+/// Positions of [`SAMPLE`] classes spread evenly over a list of at least that length, including the
+/// first and the last one.
 pub fn spread(classes: usize) -> impl Iterator<Item = usize> {
     (0..SAMPLE).map(move |number| number * classes.saturating_sub(1) / (SAMPLE - 1))
 }
@@ -26,19 +26,19 @@ pub fn spread(classes: usize) -> impl Iterator<Item = usize> {
 pub struct OriginRefuses {
     /// How most of the classes were refused.
     pub refusal: Refusal,
-    /// The failure of one of these.
+    /// The failure of one of these classes.
     pub failure: Failure,
-    /// How many classes were refused.
+    /// Number of refused classes.
     pub classes: usize,
-    /// How many of them were refused in another way.
+    /// Number of them that were refused in another way.
     pub otherwise: usize,
     /// The origin has sent tars before.
     pub midway: bool,
 }
 
 impl OriginRefuses {
-    /// What the failures of all refused classes have in common; `None` without one, or if one is no
-    /// refusal.
+    /// What the failures of all refused classes have in common; `None` if there are none, or one is
+    /// not a refusal.
     pub fn of<'failure>(failures: impl IntoIterator<Item = &'failure Failure>, midway: bool) -> Option<Self> {
         let mut ways: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
         let mut classes = 0;
@@ -52,7 +52,7 @@ impl OriginRefuses {
     }
 }
 
-/// Fit to follow the address of the origin and a colon.
+/// Worded to follow the address of the origin and a colon.
 impl fmt::Display for OriginRefuses {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { failure, classes, otherwise, midway, .. } = self;
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_frequent_refusal_is_told() {
+    fn the_most_frequent_refusal_is_reported() {
         let failure = Failure::new(FailureKind::HttpError, "no");
         let with_status = |status| failure.clone().refused(Refusal::Status(status));
         let failures = [with_status(404), with_status(403), with_status(403)];

@@ -1,22 +1,22 @@
 //! Which parts of a URL are secrets. One rule decides both whether a job has secrets and what of a
 //! URL is shown. Pure.
 //!
-//! User and password are secrets, and so is a value of the query whose name has the word of a
-//! credential in it, or that looks random itself. When in doubt it is a secret: that costs a token
-//! for the coordinator and a value in the log, and the opposite would publish a password. Secrets in
-//! the path are not known: hashes and ids in a path are common, and mostly public.
+//! User and password are secrets, and so is a query value whose name contains a credential word, or
+//! that looks random. Doubtful values count as secrets. A wrong decision then costs a token for the
+//! coordinator and a value missing from the log, and the opposite could publish a password. Secrets
+//! in the path are not detected: hashes and ids in a path are common and mostly public.
 
 use url::{Position, Url, form_urlencoded};
 
 use crate::wnid::Wnid;
 
-/// Stands for the id of a class in a template.
+/// The placeholder for the id of a class in a template.
 pub(crate) const PLACEHOLDER: &str = "{wnid}";
-/// What is not shown.
+/// Shown instead of a secret.
 pub(crate) const HIDDEN: &str = "…";
 
-/// A name with one of these words in it is that of a credential. Words end at signs, digits and
-/// capitals: `access_token`, `apiKey2`.
+/// A name that contains one of these words is that of a credential. Words end at punctuation,
+/// digits and capitals: `access_token`, `apiKey2`.
 const CREDENTIAL_WORDS: [&str; 33] = [
     "token",
     "key",
@@ -52,7 +52,7 @@ const CREDENTIAL_WORDS: [&str; 33] = [
     "user",
     "account",
 ];
-/// The same where no sign or capital stands before it: `clientsecret`, `JSESSIONID`.
+/// Credential words that also count without a boundary before them: `clientsecret`, `JSESSIONID`.
 const CREDENTIAL_ENDINGS: [&str; 13] = [
     "token",
     "secret",
@@ -68,23 +68,24 @@ const CREDENTIAL_ENDINGS: [&str; 13] = [
     "username",
     "userid",
 ];
-/// The first words of names in URLs that are signed for Amazon's and Google's storage.
+/// Prefixes of names in signed URLs of Amazon's and Google's storage.
 const SIGNED_URLS: [&str; 2] = ["x-amz-", "x-goog-"];
-/// Short names of credentials, as a whole.
+/// Short names of credentials; the whole name must match.
 const SHORT_CREDENTIALS: [&str; 11] = ["k", "p", "s", "t", "pw", "sk", "st", "pin", "otp", "sid", "code"];
-/// Characters of a value that is shown, at the most.
+/// Maximum length of a shown value in characters.
 const LONGEST_VALUE: usize = 32;
-/// Letters and digits in a row, at the most: a longer row may be an id that cannot be guessed.
+/// Maximum length of a row of letters and digits: a longer row may be an unguessable id.
 const LONGEST_WORD: usize = 11;
-/// Words of data sets that are longer.
+/// Longer words that are common in names of data sets.
 const LONG_WORDS: [&str; 6] =
     ["classification", "classifications", "localization", "localisation", "segmentation", "representation"];
-/// A row of letters and digits of this length is no word where it changes between both twice.
+/// A row of letters and digits of at least this length is no word if it changes between letters and
+/// digits at least twice.
 const SHORTEST_MIX: usize = 6;
-/// The same where it has capitals and small letters too.
+/// The same limit for rows that also mix capitals and small letters; there one change is enough.
 const SHORTEST_CASED_MIX: usize = 5;
-/// What may follow the number in a name like `imagenet21k`, whose first part is a word of this
-/// length at least.
+/// Units that may follow the number in a name like `imagenet21k`. The part before the number must
+/// be a word of at least `SHORTEST_NAME` letters.
 const UNITS: [&str; 8] = ["k", "m", "g", "x", "p", "px", "mb", "gb"];
 const SHORTEST_NAME: usize = 4;
 
@@ -95,8 +96,8 @@ pub(crate) fn has_secrets(url: &str) -> bool {
     has_user || parsed.as_ref().and_then(Url::query).unwrap_or_default().split('&').any(is_secret)
 }
 
-/// A URL fit for a log: without `user:password@`, without a fragment, and with the secrets in its
-/// query hidden. Of what is no URL nothing is shown.
+/// The URL for logs: without `user:password@`, without a fragment, and with the secrets in its
+/// query hidden. If the text is no URL, nothing of it is shown.
 pub fn without_credentials(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return HIDDEN.to_owned() };
     if url.set_username("").and_then(|()| url.set_password(None)).is_err() && !url.has_host() {
@@ -120,10 +121,10 @@ fn shown(parameter: &str) -> String {
     }
 }
 
-/// Whether a parameter of a query, as it stands in the URL, has a secret.
+/// Whether a parameter of a query contains a secret. The text is as in the URL.
 fn is_secret(parameter: &str) -> bool {
     let Some((name, value)) = form_urlencoded::parse(parameter.as_bytes()).next() else { return false };
-    // Without `=` it is a value as well as a name, and so it is without a name.
+    // A parameter without `=`, or with an empty name, counts as a name and as a value.
     let value = if parameter.contains('=') { value } else { name.clone() };
     let value = value.replace(PLACEHOLDER, "");
     let is_class = value.is_empty() || value.parse::<Wnid>().is_ok();
@@ -146,7 +147,8 @@ fn has_credential_word(text: &str) -> bool {
     words_of(text).iter().any(is_credential) || CREDENTIAL_WORDS.contains(&letters.as_str())
 }
 
-/// The words of a name in small letters: `accessKey`, `AWSAccessKeyId` and `access_key2` have `key`.
+/// The words of a name in lower case: `accessKey`, `AWSAccessKeyId` and `access_key2` contain
+/// `key`.
 fn words_of(name: &str) -> Vec<String> {
     let letters: Vec<char> = name.chars().collect();
     let mut words = vec![String::new()];
@@ -167,14 +169,14 @@ fn words_of(name: &str) -> Vec<String> {
     words
 }
 
-/// Whether it is anything but a few words and numbers.
+/// Whether a value is anything other than a few words and numbers.
 fn looks_random(value: &str) -> bool {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.,/+~ ".contains(character);
     let mut words = value.split(|character: char| !character.is_ascii_alphanumeric());
     value.len() > LONGEST_VALUE || !value.chars().all(is_plain) || !words.all(is_word)
 }
 
-/// Whether letters and digits in a row are a word, a number, or the name of a version.
+/// Whether a row of letters and digits is a word, a number, or the name of a version.
 fn is_word(word: &str) -> bool {
     if LONG_WORDS.contains(&word.to_ascii_lowercase().as_str()) || is_sized_name(word) {
         return true;
@@ -192,7 +194,7 @@ fn is_word(word: &str) -> bool {
     word.len() <= LONGEST_WORD && !is_mix && capitals < 3
 }
 
-/// A word, a number and a unit, like `imagenet21k`.
+/// Whether it is a word, a number and a unit, like `imagenet21k`.
 fn is_sized_name(word: &str) -> bool {
     let Some(number) = word.find(|character: char| character.is_ascii_digit()) else { return false };
     let (name, rest) = word.split_at(number);
@@ -228,9 +230,9 @@ mod tests {
         ("author=smith&keyword=cat&tokenizer=bpe", false),
         ("assigned=1&passage=2&hashtag=cat&userland=1", false),
         ("set=Winter2021", false),
-        // Of these nothing is known, and they look like words.
+        // Unknown names whose values look like words.
         ("x=hunter2", false),
-        // Names of credentials, however they are spelled.
+        // Names of credentials in various spellings.
         ("token=a", true),
         ("access_token=a", true),
         ("api-key=1", true),
@@ -258,7 +260,7 @@ mod tests {
         ("st=a&e=1", true),
         ("otp=123456", true),
         ("AuthUser=a", true),
-        // Values that nothing else explains.
+        // Values that match no other rule.
         ("x=9f86d081884c7d65", true),
         ("x=c7Gh29xK", true),
         ("x=aB3xY", true),

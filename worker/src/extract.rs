@@ -1,4 +1,4 @@
-//! Unpacking while the bytes arrive: framing says what they are, the unpacker writes them.
+//! Unpacking while the bytes arrive: framing parses the tar, and the unpacker writes the files.
 
 mod extension;
 mod framing;

@@ -1,5 +1,5 @@
-//! What a job would do, for `--dry-run`: reads the target and asks the origin for the lengths of a few
-//! classes. Nothing is written and nothing is downloaded.
+//! The forecast of `--dry-run`: reads the target and requests the lengths of a few classes from the
+//! origin. Writes and downloads nothing.
 
 use std::{
     io,
@@ -27,11 +27,11 @@ use crate::{
     },
 };
 
-/// Requests at once, or fewer where the job allows fewer connections.
+/// Maximum number of concurrent requests; fewer if the job allows fewer connections.
 const CONNECTIONS: usize = 4;
-/// Folders whose first difference is told.
+/// Number of folders whose first difference is reported.
 const DIFFERENCES: usize = 20;
-/// When so many first requests were refused, no more are made.
+/// If this number of first requests is refused, no more are sent.
 const REFUSED: usize = 5;
 
 /// What a job would do.
@@ -41,33 +41,34 @@ pub struct Forecast {
     pub complete: Vec<Wnid>,
     /// Classes whose folder would be compared with the origin's tar.
     pub unproved: Vec<Wnid>,
-    /// Classes that would fail, because of what stands under their names.
+    /// Classes that would fail, because of what is under their final names.
     pub conflicts: Vec<Wnid>,
-    /// Classes that would be downloaded: those that are missing, differ from their manifests, or are
-    /// marked.
+    /// Classes that would be downloaded: those that are missing, differ from their manifests, or
+    /// are marked.
     pub missing: Vec<Wnid>,
     /// How many of `missing` have a folder that differs from its manifest.
     pub differing: u64,
-    /// The first difference of each of these folders, as sentences; of the first few folders.
+    /// The first difference of each of these folders, as sentences; only for the first
+    /// `DIFFERENCES` folders.
     pub differences: Vec<String>,
-    /// Bytes that this user may still write; `None` where the file system does not say.
+    /// Bytes that this user may still write; `None` if the file system does not report it.
     pub free: Option<u64>,
 }
 
-/// What the origin said of some classes.
+/// What the origin announced for some classes.
 #[derive(Debug, Default)]
 pub struct Sample {
-    /// Classes that were asked for.
+    /// Number of requested classes.
     pub asked: usize,
-    /// The lengths of their tars, where the origin says them.
+    /// The lengths of their tars, if announced.
     pub lengths: Vec<u64>,
-    /// What it said instead.
+    /// The failures of the other requests.
     pub failures: Vec<Failure>,
 }
 
 impl Sample {
-    /// The mean length of a class, those that the origin does not have included; `None` if no length
-    /// is known.
+    /// The mean length of a class, including those that the origin does not have; `None` if no
+    /// length is known.
     pub fn mean_length(&self) -> Option<u64> {
         let classes = self.lengths.len() + self.failures.len();
         let bytes = self.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
@@ -79,11 +80,11 @@ impl Sample {
     }
 }
 
-/// Looks at what a target has of these classes, as a job does. It may be missing. Reads files: not
-/// for an asynchronous task.
+/// Inspects what a target has of these classes, as a job does. The target may be missing. Reads
+/// files, so it must not run in an asynchronous task.
 ///
 /// # Errors
-/// As the file system says.
+/// The error of the file system.
 pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
     let mut forecast = Forecast { free: free(target), ..Forecast::default() };
     for wnid in wnids {
@@ -109,7 +110,7 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
     Ok(forecast)
 }
 
-/// Of the target, or of the first folder above it that is there.
+/// The free space of the target, or of its nearest existing parent folder.
 fn free(target: &Path) -> Option<u64> {
     let absolute = std::path::absolute(target).ok()?;
     let there: PathBuf = absolute.ancestors().find(|path| path.exists())?.to_owned();
@@ -117,11 +118,12 @@ fn free(target: &Path) -> Option<u64> {
     (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Asks the origin for the lengths of at most `most` of these classes, spread over the list, with
-/// `HEAD`, a few at once, each once. It stops when all of the first ones were refused.
+/// Requests the lengths of at most `most` of these classes, spread over the list, with `HEAD`. A
+/// few requests run at the same time, and none is repeated. Stops if all of the first ones were
+/// refused.
 ///
 /// # Errors
-/// [`OriginError`], e.g. for an address that may not be asked.
+/// [`OriginError`], for example for an address that is not allowed.
 pub async fn sample(
     job: &JobOptions,
     wnids: &[Wnid],
@@ -139,13 +141,15 @@ pub async fn sample(
     origin.check_address().await?;
     let count = most.min(wnids.len());
     let mut chosen = (0..count).map(|number| wnids[number * wnids.len() / count]);
-    let (mut sample, mut requests) = (Sample::default(), JoinSet::new());
+    let mut sample = Sample::default();
+    let mut requests = JoinSet::new();
     loop {
         while requests.len() < at_once
             && !sample.is_hopeless()
             && let Some(wnid) = chosen.next()
         {
-            let (origin, url) = (origin.clone(), job.url.for_class(wnid));
+            let origin = origin.clone();
+            let url = job.url.for_class(wnid);
             requests.spawn(async move { origin.describe(&url, Question::Head).await });
             sample.asked += 1;
         }

@@ -1,7 +1,7 @@
 //! The worker: leases classes from a coordinator, downloads, unpacks and publishes them.
 //!
-//! For one program on one machine there is [`download_batch`], with [`load_part_ids_from_csv`] beside it. The modules below
-//! stand in the order in which a class meets them.
+//! For one program on one machine there is [`download_batch`], with [`load_part_ids_from_csv`]. The
+//! modules below are in the order in which a class passes through them.
 
 pub mod config;
 mod fetch;
@@ -54,14 +54,14 @@ pub use tokio_util::sync::CancellationToken;
 
 use crate::{
     observe::progress::Progress,
-    session::{Ended, coordinator_client::Identity},
+    session::{SessionEnd, coordinator_client::Identity},
 };
 
-/// Works for the coordinator until the job is done or the worker is drained (`Exit::Done`), or the shutdown asks for an end
-/// (`Exit::Interrupted`). What it does is counted in `counters`.
+/// Works for the coordinator until the job is done or the worker is drained (`Exit::Done`), or
+/// until the shutdown requests its end (`Exit::Interrupted`). Updates `counters`.
 ///
 /// # Errors
-/// [`WorkerError`]; what was leased is checkpointed and handed back first.
+/// [`WorkerError`]; before that, leased classes are checkpointed and their leases released.
 pub async fn run(
     config: &WorkerConfig,
     connector: &Connector,
@@ -69,17 +69,17 @@ pub async fn run(
     shutdown: &Shutdown,
     counters: &Arc<WorkerCounters>,
 ) -> Result<Exit, WorkerError> {
-    let who = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
+    let identity = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
     let progress = Progress::new(screen.clone(), Arc::clone(counters));
     loop {
-        let ended = session::work(connector, &who, config, &progress, shutdown).await;
-        if !matches!(ended, Ok(Ended::AnotherRun)) {
-            counters.tell_mended();
+        let ended = session::work(connector, &identity, config, &progress, shutdown).await;
+        if !matches!(ended, Ok(SessionEnd::AnotherRun)) {
+            counters.log_replaced_folders();
         }
         match ended? {
-            Ended::JobDone | Ended::Dismissed => return Ok(Exit::Done),
-            Ended::Drained => return Ok(Exit::Interrupted),
-            Ended::AnotherRun => tracing::info!("the coordinator has begun another run"),
+            SessionEnd::JobDone | SessionEnd::Drained => return Ok(Exit::Done),
+            SessionEnd::Interrupted => return Ok(Exit::Interrupted),
+            SessionEnd::AnotherRun => tracing::info!("the coordinator has begun another run"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The library for one program on one machine: a list of classes, a folder, and the counts at the
-//! end.
+//! The library for one program on one machine: from a list of classes and a folder to the final
+//! counts.
 
 use std::{collections::HashSet, panic::resume_unwind, path::Path, sync::Arc, time::Duration};
 
@@ -42,31 +42,32 @@ use crate::{
     storage::target::{Target, TargetError},
 };
 
-/// How often the progress is told while no class ends.
+/// How often the progress is reported while no class ends.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Reads the ids of a CSV with a `wnid` column, each once, in their order; rows that hold no WordNet id are among them, so
-/// that [`download_batch`] can report them.
+/// Reads the ids of a CSV file with a `wnid` column, each once, in their order. Rows without a
+/// valid WordNet id are included, so that [`download_batch`] can report them.
 ///
 /// # Errors
-/// When the file cannot be read, has no `wnid` column, or no good row at all.
+/// If the file cannot be read, has no `wnid` column, or has no valid row.
 pub fn load_part_ids_from_csv(path: impl AsRef<Path>) -> Result<Vec<String>, ReadError> {
     Ok(ClassList::read(path.as_ref())?.part_ids().collect())
 }
 
-/// Downloads the classes into `<target_path>/<wnid>/`, each published whole or not at all, and
-/// returns what became of them.
+/// Downloads the classes into `<target_path>/<wnid>/`, each published as a whole or not at all, and
+/// returns the results.
 ///
 /// Runs on the tokio runtime of the caller (multi-threaded or not) and draws nothing; log lines go
-/// to `tracing`. One class that fails does not stop the rest. After an error, a cancellation or the
+/// to `tracing`. A class that fails does not stop the others. After an error, a cancellation or the
 /// drop of the future, the next call continues at the checkpoints of this one.
 ///
-/// A list of 20 classes or more is begun with 20 that are spread over it. If the origin refuses all
-/// of these alike, as with a wrong URL or without a login, nothing more is asked for. Where some
-/// class of the list is there already, classes that the origin does not have (404, 410) have failed.
+/// A list of at least 20 classes starts with 20 that are spread over it. If the origin refuses all
+/// of these in the same way, for example because of a wrong URL or a missing login, no further
+/// class is requested. If the target already has some class of the list, a class that the origin
+/// does not have (404, 410) counts as failed.
 ///
 /// # Errors
-/// [`BatchError`] when the options make no sense, the target cannot be used, the origin refuses every
+/// [`BatchError`] if an option is invalid, the target cannot be used, the origin refuses every
 /// class, or [`Options::cancellation`] was cancelled.
 pub async fn download_batch<Id: AsRef<str>>(
     part_ids: impl IntoIterator<Item = Id>,
@@ -103,24 +104,24 @@ pub async fn download_batch<Id: AsRef<str>>(
     ran.and_then(|()| batch.ended()).inspect(|_| target.remove_staging())
 }
 
-/// A batch that runs.
+/// A running batch.
 struct Batch<'options> {
     options: &'options Options,
     total: u64,
-    /// Not begun.
+    /// Classes that were not started.
     waiting: std::vec::IntoIter<Wnid>,
     begun: usize,
-    /// Until the origin has sent a tar.
+    /// Present until the origin has sent a tar.
     first_answers: Option<FirstAnswers>,
     stats: Stats,
-    /// The target failed, or the origin refuses every class: what is under way is stopped, and
-    /// nothing more is begun.
+    /// Set if the target failed or the origin refuses every class. Running classes are then
+    /// stopped, and no further class is started.
     fault: Option<BatchError>,
     is_cancelled: bool,
 }
 
 impl Batch<'_> {
-    /// Until every class has ended, or what was under way has stopped.
+    /// Runs until every class has ended, or until the running classes have stopped.
     async fn run(&mut self, slots: &mut Slots) {
         let mut ticks = interval(PROGRESS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -136,7 +137,7 @@ impl Batch<'_> {
                     None => break,
                     Some((lease, result)) => {
                         self.end(lease.wnid, result, slots);
-                        self.tell(slots);
+                        self.report_progress(slots);
                     }
                 },
                 _ = ticks.tick(), if self.options.on_progress.is_some() || self.first_answers.is_some() => {
@@ -144,13 +145,13 @@ impl Batch<'_> {
                     if self.first_answers.as_ref().is_some_and(are_tars) {
                         self.end_first_answers();
                     }
-                    self.tell(slots);
+                    self.report_progress(slots);
                 }
             }
         }
         if !self.is_stopping() && self.first_answers.is_some() {
             self.end_first_answers();
-            self.tell(slots);
+            self.report_progress(slots);
         }
     }
 
@@ -165,7 +166,7 @@ impl Batch<'_> {
             && let Some(wnid) = self.waiting.next()
         {
             self.begun += 1;
-            // These classes are leased to no other process: the token is of no account.
+            // No other process leases these classes, so the value of the token does not matter.
             let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
             slots.start(lease).expect("a slot is free");
         }
@@ -208,14 +209,14 @@ impl Batch<'_> {
         }
     }
 
-    /// What was refused has failed.
+    /// Counts the refused classes as failed.
     fn end_first_answers(&mut self) {
         for (wnid, failure) in self.first_answers.take().into_iter().flat_map(FirstAnswers::into_failed) {
             self.stats.count(&wnid.to_string(), Outcome::Failed(failure));
         }
     }
 
-    fn tell(&self, slots: &Slots) {
+    fn report_progress(&self, slots: &Slots) {
         let Some(callback) = &self.options.on_progress else { return };
         let under_way = slots.held().into_iter().map(|held| ClassUnderWay {
             part_id: held.lease.wnid.to_string(),
@@ -241,15 +242,15 @@ impl Batch<'_> {
     }
 }
 
-/// What a batch works with.
+/// What a batch needs to run.
 struct Opened {
     slots: Slots,
     threads: JoinSet<()>,
-    /// The target has a folder of a listed class.
+    /// Whether the target has a folder of a listed class.
     some_are_there: bool,
 }
 
-/// Opens the target and the slots, on a thread of its own: that is file work.
+/// Opens the target and the slots. Uses its own thread, because these are file operations.
 async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result<Opened, BatchError> {
     let job: JobOptions = options.job()?;
     let target = target.to_owned();
@@ -263,9 +264,9 @@ async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;
         let clock = Arc::new(LeaseClock::of_this_host());
-        let gate = OriginLimiter::shut(slots, Arc::clone(&counters));
-        gate.keep_to(&budget);
-        let origin = Origin::new(&job, PrivateOrigin::Allowed, gate, counters.retries.clone())?;
+        let limiter = OriginLimiter::shut(slots, Arc::clone(&counters));
+        limiter.keep_to(&budget);
+        let origin = Origin::new(&job, PrivateOrigin::Allowed, limiter, counters.retries.clone())?;
         let context = Arc::new(JobContext::open(job, origin, target, clock, slots, counters, &mut threads)?);
         let slots = Slots::open(context, progress, slots, &mut threads)?;
         Ok::<_, JobContextError>(Opened { slots, threads, some_are_there })
@@ -275,7 +276,7 @@ async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result
     match opening.join_next().await.expect("it was started").map_err(JoinError::try_into_panic) {
         Ok(opened) => Ok(opened?),
         Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime is at its end, and this call with it.
+        // The runtime ends, and this call with it.
         Err(Err(_)) => std::future::pending().await,
     }
 }

@@ -1,4 +1,5 @@
-//! The origin as one process sees it: pooled clients behind the gate of the pace, and what it says of a tar.
+//! The origin as one process uses it: pooled clients behind the origin limiter, and what the origin
+//! announces about a tar.
 
 use std::{
     sync::{
@@ -46,35 +47,36 @@ mod redirect;
 pub(crate) mod retry;
 mod route;
 
-/// No class is longer; twice what the whole of a large one takes with every image in full size.
+/// Upper limit for the length of a tar in bytes: twice the size of a large class with every image
+/// in full size.
 const LONGEST_TAR: u64 = 64 << 30;
 
-/// A pooled client for the job's origin; clones share all there is, connections included.
+/// A pooled client for the job's origin; clones share its state, connections included.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     connections: Connections,
     clients: Arc<Clients>,
     timeout: Duration,
-    /// Every request goes through it.
-    gate: Arc<OriginLimiter>,
-    /// The client's last request left its connection to the next.
-    keeps: Arc<AtomicBool>,
+    /// Every request passes through it.
+    limiter: Arc<OriginLimiter>,
+    /// The client's last request left its connection open for the next one.
+    reuses_connection: Arc<AtomicBool>,
     window: Arc<ReceiveWindow>,
-    /// Requests that are made again.
+    /// Number of repeated requests.
     pub(crate) retries: Counter,
 }
 
-/// The origin's answer to a request for a tar, or for the rest of one.
+/// The origin's response to a request for a tar, or for the rest of one.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) transfer: Transfer,
     /// The tar that is being sent.
     pub(crate) source: Source,
-    /// What of it the body is.
+    /// The range of the tar that the body contains.
     pub(crate) part: Part,
 }
 
-/// How the origin is asked what it says of a tar.
+/// The kind of request for the length and validators of a tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
     /// `HEAD`, which some origins answer without a length or not at all.
@@ -83,59 +85,67 @@ pub(crate) enum Question {
     FirstByte,
 }
 
-/// What of a tar a body is.
+/// The range of a tar that a body contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// All of it.
     Whole,
-    /// From this offset on.
+    /// The bytes from this offset on.
     From(u64),
-    /// The answer contradicts itself.
+    /// The headers of the response contradict one another.
     Unclear,
 }
 
 impl Origin {
-    /// Reads what its clients need, and makes the first. `private`: it may be at a private address.
+    /// Reads what its clients need, and makes the first client. `private`: whether private
+    /// addresses are allowed.
     pub(crate) fn new(
         job: &JobOptions,
         private: PrivateOrigin,
-        gate: Arc<OriginLimiter>,
+        limiter: Arc<OriginLimiter>,
         retries: Counter,
     ) -> Result<Self, OriginError> {
         let clients = Arc::new(Clients::for_job(job, private)?);
         let connections = clients.make()?;
-        let (keeps, window) = (Arc::default(), Arc::default());
-        Ok(Self { connections, clients, timeout: job.timeout, gate, keeps, window, retries })
+        let reuses_connection = Arc::default();
+        let window = Arc::default();
+        Ok(Self { connections, clients, timeout: job.timeout, limiter, reuses_connection, window, retries })
     }
 
-    /// The same origin, over other connections: those of one client must all be used on the same runtime.
+    /// The same origin over connections of its own: all requests of one client must be made on the
+    /// same runtime.
     pub(crate) fn with_own_connections(&self) -> Result<Self, OriginError> {
-        Ok(Self { connections: self.clients.make()?, keeps: Arc::default(), window: Arc::default(), ..self.clone() })
+        Ok(Self {
+            connections: self.clients.make()?,
+            reuses_connection: Arc::default(),
+            window: Arc::default(),
+            ..self.clone()
+        })
     }
 
-    /// Refuses an origin at an address that may not be asked, before anything is sent there.
+    /// Returns an error if the origin's address is not allowed, before anything is sent to it.
     pub(crate) async fn check_address(&self) -> Result<(), OriginError> {
         self.clients.check_origin().await
     }
 
-    /// `--timeout`: the longest time without a byte.
+    /// `--timeout`: the longest time without a received byte.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// What came of a request, or of a body on its way: told to the pace.
+    /// Reports a failed request or body to the origin limiter.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        self.gate.tell_first_trouble(error, &origin_address(&self.clients.base));
-        self.gate.failed(error);
+        self.limiter.tell_first_trouble(error, &origin_address(&self.clients.base));
+        self.limiter.failed(error);
     }
 
-    /// Whether bytes may come only so fast (`--max-rate`).
+    /// Whether a rate limit applies (`--max-rate`).
     pub(crate) fn has_rate(&self) -> bool {
-        self.gate.has_rate()
+        self.limiter.has_rate()
     }
 
-    /// Asks for a tar: all of it, or what is missing of a source of which the first `from` bytes are here. `until`: not the
-    /// bytes from there on.
+    /// Requests a tar: all of it, or the rest of a source of which the first `from` bytes were
+    /// received. `until`: the end of the requested range, exclusive.
     pub(crate) async fn open(
         &self,
         url: &Url,
@@ -160,7 +170,7 @@ impl Origin {
         Ok(Opened { transfer, source, part })
     }
 
-    /// Asks for a tar's length and validators only.
+    /// Requests only the length and the validators of a tar.
     pub(crate) async fn describe(&self, url: &Url, question: Question) -> Result<Source, DownloadError> {
         let mut headers = HeaderMap::new();
         let method = match question {
@@ -175,13 +185,14 @@ impl Origin {
             refuse_page(answer.response().headers())?;
         }
         let source = Source::of_answer(url, answer.response(), 0);
-        // The length of a part is not the tar's.
+        // The length of a part is not the length of the tar.
         let is_part = part(answer.response().status(), answer.response().headers()) != Part::Whole;
         let total = ContentRange::of(answer.response().headers()).and_then(|range| range.total);
         Ok(Source { length: if is_part { total } else { source.length }, ..source })
     }
 
-    /// Sends a request when the origin may be asked, and follows redirects; anything but a plausible tar is an error.
+    /// Sends a request when the origin limiter permits it, and follows redirects. A response that
+    /// cannot be a tar is an error.
     async fn send(
         &self,
         method: &Method,
@@ -189,7 +200,7 @@ impl Origin {
         headers: HeaderMap,
         priority: Priority,
     ) -> Result<Transfer, DownloadError> {
-        let mut permit = self.gate.permit(priority).await;
+        let mut permit = self.limiter.permit(priority).await;
         let mut route = Route::new(&self.clients, &self.connections, url.clone());
         let answer = loop {
             let request = match route.request(method.clone(), &headers) {
@@ -200,60 +211,64 @@ impl Origin {
             (sent, permit) = self.send_hop(request, permit).await;
             let Ok(response) = sent else { break sent };
             match route.follow(&response).await {
-                Ok(true) => self.gate.redirected(),
+                Ok(true) => self.limiter.redirected(),
                 Ok(false) => break plausible(response),
                 Err(refused) => break Err(refused.into()),
             }
         };
-        // Before the permit is dropped, so that a refusal holds for the request that takes its place.
+        // Done before the permit is dropped, so that a refusal also delays the request that takes
+        // its place.
         let response = answer.inspect_err(|error| self.failed(error))?;
         if !self.has_rate() {
-            // What comes before we read it has come faster than it may.
+            // With a rate limit the window stays small: bytes that arrive before they are read
+            // would exceed the limit.
             self.window.widen(&response);
         }
         Ok(Transfer::new(response, permit))
     }
 
-    /// Sends one request of a route, once more if it was sent over a connection that the origin had closed meanwhile.
+    /// Sends one request of a route. Repeats it once if it was sent over a connection that the
+    /// origin had closed in the meantime.
     async fn send_hop(&self, request: RequestBuilder, mut permit: Permit) -> (Result<Response, DownloadError>, Permit) {
         let again = request.try_clone();
-        let may_be_kept = self.keeps.load(Ordering::Relaxed);
+        let may_be_reused = self.reuses_connection.load(Ordering::Relaxed);
         let mut sent = self.send_once(request, &permit).await;
         if let (Ok(Err(error)), Some(again)) = (&sent, again)
-            && may_be_kept
+            && may_be_reused
             && may_be_stale(error)
         {
-            // The origin closes idle connections at any time; this costs no attempt.
+            // The origin may close idle connections at any time; the repetition is not counted as
+            // an attempt.
             drop(permit);
-            permit = self.gate.permit(Priority::GoingOn).await;
+            permit = self.limiter.permit(Priority::GoingOn).await;
             sent = self.send_once(again, &permit).await;
         }
         if matches!(sent, Ok(Ok(_))) {
-            self.gate.answered();
+            self.limiter.answered();
         }
-        (sent.and_then(|sent| sent.map_err(|error| self.sorted(&error))), permit)
+        (sent.and_then(|sent| sent.map_err(|error| self.download_error(&error))), permit)
     }
 
-    fn sorted(&self, error: &reqwest::Error) -> DownloadError {
+    fn download_error(&self, error: &reqwest::Error) -> DownloadError {
         let proxy = error.url().and_then(|url| self.clients.proxies.for_url(url).ok().flatten());
         client_error::from_client(error, proxy.as_ref())
     }
 
-    /// The outer error: no answer in time.
+    /// Sends a request once. The outer error: no response in time.
     async fn send_once(
         &self,
         request: RequestBuilder,
         permit: &Permit,
     ) -> Result<reqwest::Result<Response>, DownloadError> {
         let keeps = permit.keeps_connection();
-        self.keeps.store(keeps, Ordering::Relaxed);
+        self.reuses_connection.store(keeps, Ordering::Relaxed);
         let request = if keeps { request } else { request.header(header::CONNECTION, "close") };
         let answer = timeout(self.timeout, request.send()).await;
         answer.map_err(|_| DownloadError::Timeout { after: self.timeout })
     }
 }
 
-/// Whether an answer may be the head of a tar.
+/// Accepts a response whose headers can be those of a tar.
 fn plausible(response: Response) -> Result<Response, DownloadError> {
     let code = response.status().as_u16();
     if code != 200 && code != 206 {
@@ -264,12 +279,13 @@ fn plausible(response: Response) -> Result<Response, DownloadError> {
     Ok(response)
 }
 
-/// The connection was there and broke before an answer began.
+/// Whether a request failed on an open connection before its response began.
 fn may_be_stale(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout() && !error.is_redirect()
 }
 
-/// The length of a page, e.g. of a login, is not the tar's. A body is judged by its bytes, not by this header.
+/// Refuses web pages, for example of a login: their length is not the tar's. A body is judged by
+/// its bytes and not by this header.
 fn refuse_page(headers: &HeaderMap) -> Result<(), DownloadError> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -281,11 +297,11 @@ fn refuse_page(headers: &HeaderMap) -> Result<(), DownloadError> {
     Ok(())
 }
 
-/// Encodings that leave the body as it is: `aws-chunked` is what an upload to S3 had, the others are written by servers that
-/// mean none.
+/// Encodings that leave the body unchanged. Uploads to S3 have `aws-chunked`; servers that do not
+/// encode the body send the others.
 const PLAIN_ENCODINGS: [&str; 6] = ["identity", "aws-chunked", "chunked", "none", "binary", "utf-8"];
 
-/// A compressed body is told apart before a byte of it is read.
+/// Refuses a compressed body before any byte of it is read.
 fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
     let values =
         headers.get_all(header::CONTENT_ENCODING).into_iter().map(|value| value.to_str().unwrap_or("unreadable"));
@@ -297,15 +313,16 @@ fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
     Err(DownloadError::NotATar { why: format!("unexpected encoding: the body is {}", encodings.join(", ")) })
 }
 
-/// `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now. A date is one of the origin's clock, which `Date` tells,
-/// plus the `Age` that the answer had in a cache (RFC 9111 §4.2.3); without a `Date` it is measured by the clock of this host.
+/// The wait of `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now. A date is
+/// relative to the origin's clock, which is `Date` plus the `Age` of the response in a cache (RFC
+/// 9111 §4.2.3). Without a `Date` the clock of this host is used.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
     let date = |name| httpdate::parse_http_date(text(name)?).ok();
     let seconds =
         |name| text(name).filter(|text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
     if let Some(digits) = seconds(header::RETRY_AFTER) {
-        // More digits than a number has are a long time all the same.
+        // A number with too many digits for its type means a long wait.
         return Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)));
     }
     let until = date(header::RETRY_AFTER)?;
@@ -316,14 +333,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(until.duration_since(answered).unwrap_or_default().saturating_sub(age))
 }
 
-/// The value of a `Range`; `until`: not the bytes from there on.
+/// The value of a `Range` header; `until`: the end of the range, exclusive.
 fn range(from: u64, until: Option<u64>) -> HeaderValue {
     let last = until.map_or(String::new(), |until| (until - 1).to_string());
     HeaderValue::from_str(&format!("bytes={from}-{last}")).expect("digits are allowed in a header")
 }
 
-/// Which bytes a body is. Some origins answer 200 and send a part all the same, and some proxies answer each request with 206:
-/// only 206 with `Content-Range: bytes 5-9/10`, 200 without, and either with the range of the whole are clear.
+/// The range of the tar that a body contains. Some origins answer 200 and still send a part, and
+/// some proxies answer every request with 206. Only these are unambiguous: 206 with `Content-Range:
+/// bytes 5-9/10`, 200 without that header, and either with the range of the whole.
 fn part(status: StatusCode, headers: &HeaderMap) -> Part {
     let is_partial = status == StatusCode::PARTIAL_CONTENT;
     match ContentRange::of(headers) {
@@ -345,7 +363,8 @@ mod tests {
     use super::*;
     use crate::fixture::job;
 
-    /// Whether each request of a connection is answered, or its connection closed. Says how many connections there were.
+    /// For each connection of the script: whether each of its requests is answered, or the
+    /// connection closed. Returns the number of connections.
     async fn serve(listener: TcpListener, script: &[&[bool]]) -> usize {
         let mut connections = 0;
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -370,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_connection_that_was_kept_may_be_stale() {
+    async fn only_a_reused_connection_may_be_stale() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
         let origin =
@@ -378,17 +397,17 @@ mod tests {
                 .unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
-            assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is trouble");
+            assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is a failure");
             fetch(&other, &url).await.unwrap();
-            fetch(&other, &url).await.expect("over a third connection, for free");
+            fetch(&other, &url).await.expect("the repetition uses a third connection");
         };
         let (connections, ()) = tokio::join!(serve(listener, &[&[false], &[true, false], &[true]]), requests);
         assert_eq!(connections, 3);
     }
 
-    /// What browsers and curl read, too.
+    /// Forms that browsers and curl accept too.
     #[tokio::test]
-    async fn a_head_is_read_as_servers_write_it() {
+    async fn the_head_of_a_response_is_parsed_in_the_forms_that_servers_send() {
         for (head, length) in [
             (" 200 OK\r\nContent-Length: 1\r\nX-Folded: one\r\n two\r\n", Some(1)),
             (" 200 OK\r\nContent-Length : 1\r\n", Some(1)),
@@ -417,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_comes_in_seconds_or_as_a_date() {
+    fn retry_after_is_in_seconds_or_a_date() {
         let after = |value| retry_after(&one(header::RETRY_AFTER, value));
         assert_eq!(after("30"), Some(Duration::from_secs(30)));
         assert_eq!(after("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
@@ -431,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_of_retry_after_is_measured_by_the_origins_clock() {
+    fn a_date_of_retry_after_is_relative_to_the_origins_clock() {
         const UNTIL: &str = "Wed, 21 Oct 2065 07:28:30 GMT";
         let after = |until, date, age: Option<&str>| {
             let mut headers = one(header::RETRY_AFTER, until);
@@ -444,15 +463,15 @@ mod tests {
         assert_eq!(after(UNTIL, "Wed Oct 21 07:28:00 2065", None), 30);
         assert_eq!(after("Wednesday, 21-Oct-65 07:28:30 GMT", "Wed, 21 Oct 2065 07:28:00 GMT", None), 30);
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:30 GMT", None), 0);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:29:00 GMT", None), 0, "that has passed");
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:29:00 GMT", None), 0, "the date has passed");
         assert_eq!(after(UNTIL, "Thu, 01 Jan 1970 00:00:00 GMT", None), 3_023_335_710, "a limit is set elsewhere");
-        // A cache had it for a while.
+        // The response was in a cache.
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 10);
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("3600")), 0);
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("99999999999999999999999")), 0);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("-5")), 30, "no age");
-        assert_eq!(after("30", "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 30, "seconds count from now");
-        // Without a date that can be read, the clock of this host counts.
+        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("-5")), 30, "an invalid age");
+        assert_eq!(after("30", "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 30, "seconds are relative to now");
+        // Without a readable date the clock of this host is used.
         assert_eq!(after("Wed, 21 Oct 2015 07:28:30 GMT", "today", None), 0);
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!((90..=100).contains(&after(&later, "today", None)));
@@ -487,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_the_whole_or_a_part_only_where_status_and_range_agree() {
+    fn a_body_is_the_whole_or_a_part_only_if_status_and_range_agree() {
         for (status, range, expected) in [
             (200, None, Part::Whole),
             (206, None, Part::Unclear),

@@ -1,4 +1,5 @@
-//! The tail: with nothing left to lease, free slots fetch parts of the largest transfers into files beside them.
+//! Parts: when no class is left to lease, free slots fetch parts of the largest transfers into
+//! files.
 
 mod assembly;
 mod fetch_part;

@@ -1,4 +1,5 @@
-//! A worker's life with a coordinator: register, acquire, report, leave. One loop owns everything: select, event, handle.
+//! A worker's session with a coordinator: register, acquire, report, leave. One loop owns all
+//! state: select, event, handle.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -41,81 +42,86 @@ mod outbox;
 mod registration;
 mod stop_reason;
 
-/// Between two questions for leases while the coordinator is stopping, and at least between two registrations.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Between two questions for leases after an answer without any, which has waited long already.
-const BREATH: Duration = Duration::from_millis(100);
+/// Delay between two `Acquire` calls while the coordinator is stopping, and minimum delay between
+/// two registrations.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Delay before the next `Acquire` call after an answer without leases. Short, because that answer
+/// was already a long poll.
+const ACQUIRE_DELAY: Duration = Duration::from_millis(100);
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum SessionEnd {
     /// Every class of the job is settled.
     JobDone,
-    /// Somebody wanted this worker to end, and what it held is finished.
-    Dismissed,
-    /// Told to stop by a signal, or it cannot go on; all is checkpointed and handed back.
+    /// The coordinator drained this worker, and the classes that it held are finished.
     Drained,
-    /// The coordinator now has another run: register again.
+    /// The worker received a signal or cannot continue; all classes are checkpointed and their
+    /// leases are released.
+    Interrupted,
+    /// The coordinator is now in another run; the worker has to register again.
     AnotherRun,
 }
 
 /// A worker in a session.
 struct Worker {
-    who: Identity,
+    identity: Identity,
     context: Arc<JobContext>,
     calls: Calls,
     session: Option<Session>,
     registered_at: Option<Instant>,
-    /// Requests to the origin before the session.
+    /// Requests to the origin before this session.
     requests_before: u64,
-    /// Renewals in a row that had no answer.
-    missed: u32,
-    /// The leases have run out, which was said.
+    /// Consecutive heartbeats without an answer.
+    missed_heartbeats: u32,
+    /// The leases have expired, and this was logged.
     is_fenced: bool,
     slots: Slots,
     progress: Progress,
     /// See [`WorkerConfig::counts`].
     counts: Option<watch::Receiver<JobStatus>>,
     renewable: watch::Sender<RenewalState>,
-    /// Until all that the target has is reported.
-    survey: Option<Inventory>,
+    /// The inventory of the target, until all of it is reported.
+    inventory: Option<Inventory>,
     outbox: Outbox,
-    /// The session of another run, which has taken over what is held.
+    /// The session of another run that has taken over the leases.
     other_run: Option<SessionId>,
     status: JobStatus,
-    /// How long not to ask for leases.
+    /// Delay before the next `Acquire` call.
     pause: Duration,
-    /// Why the coordinator ended, as it was said last.
+    /// The last logged reason why the coordinator ended.
     stop_reason: String,
-    ending: Option<Ended>,
+    ending: Option<SessionEnd>,
     fault: Option<WorkerError>,
 }
 
 /// Works for the coordinator until the job is done, a signal comes, or the target fails.
 pub(crate) async fn work(
     connector: &Connector,
-    who: &Identity,
+    identity: &Identity,
     config: &WorkerConfig,
     progress: &Progress,
     shutdown: &Shutdown,
-) -> Result<Ended, WorkerError> {
-    let Some(joined) = join(connector, who, config, progress, shutdown).await? else { return Ok(Ended::Drained) };
-    let Joined { calls, registration, renewals, slots, gate, threads } = joined;
+) -> Result<SessionEnd, WorkerError> {
+    let Some(joined) = join(connector, identity, config, progress, shutdown).await? else {
+        return Ok(SessionEnd::Interrupted);
+    };
+    let Joined { calls, registration, renewals, slots, limiter, threads } = joined;
     let Renewals { renewable, beats, stop: stop_guard } = renewals;
     let context = Arc::clone(slots.context());
-    let mut pace = JoinSet::new();
-    pace.spawn(exchange_budgets(calls.client(), gate, renewable.subscribe()));
-    let mut worker = Worker::new(who, slots, calls, progress, renewable);
+    let mut budget_task = JoinSet::new();
+    budget_task.spawn(exchange_budgets(calls.client(), limiter, renewable.subscribe()));
+    let mut worker = Worker::new(identity, slots, calls, progress, renewable);
     worker.counts.clone_from(&config.counts);
     worker.registered(&registration);
     let ended = worker.run(beats, shutdown).await?;
-    pace.shutdown().await;
+    budget_task.shutdown().await;
     let target = Arc::clone(context.target());
-    // The renewals stop, and the committer ends with the last handle on the context.
+    // The heartbeats stop here, and the committer ends with the last reference to the context.
     drop((worker, context, stop_guard));
-    // A sync of a slow disk can take long; a second signal does not wait for it.
+    // A sync on a slow disk can take long; a second signal ends the wait for it.
     shutdown.abort.run_until_cancelled(threads.join_all()).await;
-    if ended == Ended::JobDone {
+    if ended == SessionEnd::JobDone {
         target.remove_staging();
     }
     Ok(ended)
@@ -123,26 +129,26 @@ pub(crate) async fn work(
 
 impl Worker {
     fn new(
-        who: &Identity,
+        identity: &Identity,
         slots: Slots,
         calls: Calls,
         progress: &Progress,
         renewable: watch::Sender<RenewalState>,
     ) -> Self {
         Self {
-            who: who.clone(),
+            identity: identity.clone(),
             context: Arc::clone(slots.context()),
             slots,
             calls,
             session: None,
             registered_at: None,
             requests_before: 0,
-            missed: 0,
+            missed_heartbeats: 0,
             is_fenced: false,
             progress: progress.clone(),
             counts: None,
             renewable,
-            survey: None,
+            inventory: None,
             outbox: Outbox::default(),
             other_run: None,
             status: JobStatus::default(),
@@ -157,29 +163,29 @@ impl Worker {
         &mut self,
         mut beats: mpsc::Receiver<RenewalResult>,
         shutdown: &Shutdown,
-    ) -> Result<Ended, WorkerError> {
+    ) -> Result<SessionEnd, WorkerError> {
         let mut line = JobLine::new(self.progress.screen());
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
-            self.look_at_the_clock();
+            self.check_lease_clock();
             self.renewable.send_replace(RenewalState { session: self.session, held: self.held() });
             self.progress.counters().set_registered(self.session.is_some() && !self.calls.is_cut_off());
             if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
             }
-            self.call();
+            self.start_due_calls();
             let more_to_report = !self.outbox.is_full();
             tokio::select! {
                 Some((lease, result)) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
                 Some(answer) = self.calls.next() => self.answered(answer),
-                Some(beat) = beats.recv() => self.beat(beat),
-                found = found(&mut self.survey), if more_to_report => self.found(found),
-                () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(Ended::Drained),
-                () = shutdown.abort.cancelled() => break Ended::Drained,
+                Some(result) = beats.recv() => self.heartbeat_answered(result),
+                found = next_results(&mut self.inventory), if more_to_report => self.add_existing_results(found),
+                () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(SessionEnd::Interrupted),
+                () = shutdown.abort.cancelled() => break SessionEnd::Interrupted,
                 _ = redraw.tick() => {
                     let counts = self.counts.as_ref().map(|counts| *counts.borrow());
                     let counts = counts.unwrap_or(self.status);
-                    // Nothing is known of the job before the first answer.
+                    // The job is unknown before the first answer.
                     if self.status.total > 0 {
                         line.update(&JobStatus { received_bytes: self.progress.received_bytes(), ..counts });
                     }
@@ -190,8 +196,8 @@ impl Worker {
         self.leave(ended).await
     }
 
-    /// Without an answered renewal in time the leases may be another worker's by now.
-    fn look_at_the_clock(&mut self) {
+    /// Without an answered heartbeat in time another worker may hold the leases by now.
+    fn check_lease_clock(&mut self) {
         if !self.is_fenced && self.context.clock().has_run_out() {
             self.is_fenced = true;
             tracing::warn!("no renewal was answered in time: nothing new is begun before the coordinator says so");
@@ -199,44 +205,47 @@ impl Worker {
         }
     }
 
-    /// All that this worker holds: what it works on, and what it has no receipt for.
+    /// All leases of this worker: those it works on, and those whose results are not acknowledged
+    /// yet.
     fn held(&self) -> Vec<Held> {
         let delivered_soon = self.outbox.leases().map(|lease| Held { lease, progress: None });
         self.slots.held().into_iter().chain(delivered_soon).collect()
     }
 
     /// Starts the calls that are due.
-    fn call(&mut self) {
-        if self.ending == Some(Ended::AnotherRun) {
+    fn start_due_calls(&mut self) {
+        if self.ending == Some(SessionEnd::AnotherRun) {
             return;
         }
         let Some(Session { id, .. }) = self.session else {
-            let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < PAUSE);
-            let pause = if too_soon { PAUSE } else { Duration::ZERO };
-            let (storage_id, draining) = (self.context.target().storage_id(), self.ending == Some(Ended::Dismissed));
-            return self.calls.register(&self.who, storage_id, self.held(), draining, pause);
+            let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < RETRY_DELAY);
+            let pause = if too_soon { RETRY_DELAY } else { Duration::ZERO };
+            let storage_id = self.context.target().storage_id();
+            let draining = self.ending == Some(SessionEnd::Drained);
+            return self.calls.register(&self.identity, storage_id, self.held(), draining, pause);
         };
         if !self.outbox.is_empty() {
             let requests = self.progress.counters().requests_with_redirects() - self.requests_before;
-            self.calls.report(&self.who, id, &mut self.outbox, requests);
-        } else if self.survey.as_ref().is_some_and(Inventory::is_over) {
-            self.survey = None;
+            self.calls.report(&self.identity, id, &mut self.outbox, requests);
+        } else if self.inventory.as_ref().is_some_and(Inventory::is_over) {
+            self.inventory = None;
         }
         let free = self.slots.free();
-        if free > 0 && self.ending.is_none() && self.survey.is_none() && !self.outbox.blocks_leasing() {
+        if free > 0 && self.ending.is_none() && self.inventory.is_none() && !self.outbox.blocks_leasing() {
             self.calls.acquire(id, free, self.held(), self.pause);
         }
     }
 
-    fn found(&mut self, found: Option<Result<Vec<UnreportedResult>, TargetError>>) {
+    fn add_existing_results(&mut self, found: Option<Result<Vec<UnreportedResult>, TargetError>>) {
         match found {
             Some(Ok(found)) => {
-                // A class under a lease has its result with that lease, also if it is complete by now.
+                // The result of a leased class is reported with its lease, even if the class is
+                // complete by now.
                 let leased: HashSet<Wnid> = self.held().iter().map(|held| held.lease.wnid).collect();
                 self.outbox.add(found.into_iter().filter(|found| !leased.contains(&found.lease.wnid)));
             }
-            Some(Err(fault)) => self.cannot_go_on(fault.into()),
-            // Leases may be asked for.
+            Some(Err(fault)) => self.stop_on_fault(fault.into()),
+            // `Acquire` calls may begin.
             None => {}
         }
     }
@@ -248,44 +257,45 @@ impl Worker {
                 let outcome = Outcome::Failed(failure);
                 self.outbox.add([UnreportedResult { lease, outcome, needs_lease: false }]);
             }
-            // What is not named any more in renewals goes back.
+            // Leases that are no longer named in heartbeats are released.
             Err(Unfinished::Stopped) => {}
-            Err(Unfinished::Target(fault)) => self.cannot_go_on(fault.into()),
+            Err(Unfinished::Target(fault)) => self.stop_on_fault(fault.into()),
         }
     }
 
-    /// Nobody's attempts are burnt: what was held goes back, with the reason.
-    fn cannot_go_on(&mut self, fault: WorkerError) {
+    /// Stops without using up attempts: the leases are released, with the reason.
+    fn stop_on_fault(&mut self, fault: WorkerError) {
         self.fault.get_or_insert(fault);
         if !self.is_stopping() {
-            self.end(Ended::Drained);
+            self.end(SessionEnd::Interrupted);
         }
     }
 
-    /// What runs is on its way to a checkpoint.
+    /// Whether the classes in the slots are stopping at a checkpoint.
     fn is_stopping(&self) -> bool {
-        self.ending.is_some_and(|ended| ended != Ended::Dismissed)
+        self.ending.is_some_and(|ended| ended != SessionEnd::Drained)
     }
 
-    /// Takes nothing new; what runs stops at a checkpoint.
-    fn end(&mut self, ended: Ended) {
+    /// Takes no new classes; the classes in the slots stop at a checkpoint.
+    fn end(&mut self, ended: SessionEnd) {
         self.ending = Some(ended);
-        self.survey = None;
+        self.inventory = None;
         self.slots.stop_all();
     }
 
-    /// Nothing runs, and what is finished is reported; or cannot be now, if there is no time to wait.
-    fn has_nothing_left(&self, ended: Ended) -> bool {
-        // To another run the results are of no use.
+    /// Whether no class runs and every result is reported, or cannot be reported and must not be
+    /// waited for.
+    fn has_nothing_left(&self, ended: SessionEnd) -> bool {
+        // Another run does not accept the results.
         let gives_up = match ended {
-            Ended::AnotherRun => true,
-            Ended::JobDone | Ended::Drained => self.calls.is_cut_off(),
-            Ended::Dismissed => false,
+            SessionEnd::AnotherRun => true,
+            SessionEnd::JobDone | SessionEnd::Interrupted => self.calls.is_cut_off(),
+            SessionEnd::Drained => false,
         };
         self.slots.are_idle() && (self.outbox.is_empty() || gives_up)
     }
 
-    async fn leave(&mut self, ended: Ended) -> Result<Ended, WorkerError> {
+    async fn leave(&mut self, ended: SessionEnd) -> Result<SessionEnd, WorkerError> {
         self.renewable.send_replace(RenewalState::default());
         self.progress.counters().set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
@@ -296,10 +306,10 @@ impl Worker {
     }
 }
 
-/// What the survey finds next, or `None` at its end, once; never anything when there is none.
-async fn found(survey: &mut Option<Inventory>) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
-    match survey {
-        Some(survey) if !survey.is_over() => survey.next().await,
+/// The next results of the inventory; `None` at its end, once. Never ready without an inventory.
+async fn next_results(inventory: &mut Option<Inventory>) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
+    match inventory {
+        Some(inventory) if !inventory.is_over() => inventory.next().await,
         _ => std::future::pending().await,
     }
 }

@@ -1,4 +1,5 @@
-//! The slots of one worker: so many classes at once, each under its lease, each ended by an outcome or a checkpoint.
+//! The slots of one worker: a fixed number of classes at once, each under its lease, each ended by
+//! an outcome or a checkpoint.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -32,8 +33,8 @@ mod runtime;
 
 /// How often free slots are assigned anew to transfers that are under way.
 const ASSIGN_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a slot is free before a transfer may use it, where nothing is left to lease. A class that
-/// was granted before needs the slot.
+/// How long a slot is free before a transfer may use it, where nothing is left to lease. A class
+/// that was granted before needs the slot.
 const NOTHING_TO_LEASE: Duration = Duration::from_millis(50);
 /// The same where classes were left to lease at the coordinator's last answer.
 const WAIT_FOR_LEASES: Duration = Duration::from_millis(500);
@@ -46,32 +47,32 @@ const SPARE_THREADS: usize = 2;
 pub(crate) struct Lease {
     pub(crate) wnid: Wnid,
     pub(crate) token: LeaseToken,
-    /// The origin is in doubt and this class is to find out: one attempt.
+    /// A probe: the origin may be down and this class finds out, with one attempt.
     pub(crate) probe: bool,
-    /// Where its trace goes on.
+    /// The trace context in which the class continues.
     pub(crate) trace: TraceParent,
 }
 
-/// A class that this worker is working on, or whose result it has not delivered.
+/// A class that this worker works on, or whose result is not acknowledged yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     pub(crate) lease: Lease,
-    /// `None`: there is a result.
+    /// `None`: the class has a result.
     pub(crate) progress: Option<Arc<ClassProgress>>,
 }
 
 impl Held {
-    /// Where in the tar the worker is.
+    /// The worker's offset in the tar.
     pub(crate) fn position(&self) -> u64 {
         self.progress.as_ref().map_or(0, |progress| progress.position())
     }
 
-    /// Whether it needs no origin now; so does one that has a result.
+    /// Whether the class needs no origin now. That is also true if it has a result.
     pub(crate) fn is_local(&self) -> bool {
         self.progress.as_ref().is_none_or(|progress| progress.is_local())
     }
 
-    /// Length of the tar; 0 while it is not known, and when there is a result.
+    /// Length of the tar in bytes; 0 while it is unknown, and if there is a result.
     pub(crate) fn length(&self) -> u64 {
         self.progress.as_ref().map_or(0, |progress| progress.length())
     }
@@ -86,24 +87,24 @@ pub(crate) struct Slots {
     busy: Vec<Option<Busy>>,
     tasks: JoinSet<Result<Outcome, Unfinished>>,
     slot_of: BTreeMap<Id, usize>,
-    /// When the last slot was taken, or the first one became free.
+    /// The time at which the last slot was taken, or the first one became free.
     free_since: Instant,
     assign: Interval,
 }
 
+/// A slot with a class.
 #[derive(Debug)]
 struct Busy {
     held: Held,
-    /// Free slots that its transfer may use.
-    spare: Arc<ExtraConnections>,
+    /// The extra connections that its transfer may use.
+    extra: Arc<ExtraConnections>,
     stop: CancellationToken,
-    /// Granted again after the stop: it starts anew when it has stopped.
+    /// The class was granted again after the stop: it starts again when it has stopped.
     again: bool,
 }
 
 impl Slots {
-    /// Opens so many slots, or as many as there are memory and threads for, on threads of the given
-    /// set.
+    /// Opens `count` slots, or as many as memory and threads permit, on threads of the given set.
     pub(crate) fn open(
         context: Arc<JobContext>,
         progress: Progress,
@@ -128,12 +129,12 @@ impl Slots {
         })
     }
 
-    /// Where the work is done.
+    /// The job that the slots work on.
     pub(crate) fn context(&self) -> &Arc<JobContext> {
         &self.context
     }
 
-    /// Slots with nothing to do.
+    /// Number of free slots.
     pub(crate) fn free(&self) -> usize {
         self.busy.len() - self.tasks.len()
     }
@@ -143,36 +144,39 @@ impl Slots {
         self.progress.received_bytes()
     }
 
-    /// Whether nothing is being worked on.
+    /// Whether all slots are free.
     pub(crate) fn are_idle(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// What is being worked on.
+    /// The leases of the classes in the slots.
     pub(crate) fn held(&self) -> Vec<Held> {
         self.busy.iter().flatten().map(|busy| busy.held.clone()).collect()
     }
 
-    /// Starts a class in a free slot. A lease beyond the free slots, or of a class that is already here, is given back.
+    /// Starts a class in a free slot. Returns the lease if no slot is free.
     pub(crate) fn start(&mut self, lease: Lease) -> Result<(), Lease> {
         if let Some(busy) = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.wnid == lease.wnid) {
-            // Granted again, because the first answer was lost: the work goes on under the newer token.
+            // Granted again, because the first answer was lost: the class continues under the newer
+            // token.
             busy.held.lease = Lease { trace: busy.held.lease.trace, ..lease };
             busy.again = busy.stop.is_cancelled();
             return Ok(());
         }
         let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
         let progress = Arc::new(self.progress.class(slot, lease.wnid));
-        let spare = Arc::<ExtraConnections>::default();
+        let extra = Arc::<ExtraConnections>::default();
         let stop = CancellationToken::new();
-        let (context, class, stopped) = (Arc::clone(&self.context), Arc::clone(&progress), stop.clone());
-        let granted = Arc::clone(&spare);
+        let context = Arc::clone(&self.context);
+        let class = Arc::clone(&progress);
+        let stopped = stop.clone();
+        let granted = Arc::clone(&extra);
         let retries = if lease.probe { 0 } else { context.job.retries };
-        let story = async move |origin: &Origin| {
+        let work = async move |origin: &Origin| {
             fetch_class(&context, origin, lease.wnid, retries, &class, &granted, &stopped).await
         };
         let held = Held { lease, progress: Some(progress) };
-        self.occupy(slot, Busy { held, spare, stop, again: false }, story);
+        self.occupy(slot, Busy { held, extra, stop, again: false }, work);
         Ok(())
     }
 
@@ -180,16 +184,16 @@ impl Slots {
         &mut self,
         slot: usize,
         mut busy: Busy,
-        story: impl AsyncFnOnce(&Origin) -> Result<Outcome, Unfinished> + Send + 'static,
+        work: impl AsyncFnOnce(&Origin) -> Result<Outcome, Unfinished> + Send + 'static,
     ) {
         let Lease { wnid, token, trace, .. } = busy.held.lease;
         let span = tracing::info_span!("class", %wnid, %token);
         trace.adopt(&span);
         let here = TraceParent::of(&span);
         busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
-        let lane = Arc::clone(&self.runtimes[slot]);
-        let story = async move |origin: &Origin| story(origin).instrument(span).await;
-        let task = self.tasks.spawn(async move { lane.run(story).await });
+        let runtime = Arc::clone(&self.runtimes[slot]);
+        let work = async move |origin: &Origin| work(origin).instrument(span).await;
+        let task = self.tasks.spawn(async move { runtime.run(work).await });
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
         self.progress.counters().busy.inc();
@@ -204,18 +208,20 @@ impl Slots {
         self.assign.reset_after(NOTHING_TO_LEASE);
     }
 
-    /// Assigns the free slots to the transfers under way, once slots have been free for long enough.
+    /// Assigns the free slots to the transfers under way, once slots have been free for long
+    /// enough.
     fn assign_free(&self, wait: Duration) {
         let free = if self.free_since.elapsed() >= wait { self.free() } else { 0 };
-        let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.spare).collect();
-        let appetites: Vec<Demand> = transfers.iter().map(|spare| spare.appetite()).collect();
-        for (spare, share) in transfers.iter().zip(shares(free, &appetites)) {
-            spare.grant(share);
+        let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.extra).collect();
+        let demands: Vec<Demand> = transfers.iter().map(|extra| extra.appetite()).collect();
+        for (extra, share) in transfers.iter().zip(shares(free, &demands)) {
+            extra.grant(share);
         }
     }
 
-    /// Stops what is held under this very lease at a checkpoint; it ends as [`Unfinished::Stopped`]. A class that was granted
-    /// again meanwhile goes on. Gives the class.
+    /// Stops the class that is held under exactly this lease at a checkpoint; it ends as
+    /// [`Unfinished::Stopped`]. A class that was granted again in the meantime continues. Returns
+    /// the class.
     pub(crate) fn stop(&mut self, token: LeaseToken) -> Option<Wnid> {
         let busy = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.token == token)?;
         busy.stop();
@@ -261,7 +267,7 @@ impl Slots {
 }
 
 impl Drop for Slots {
-    /// Threads cannot be taken back: what runs goes to its checkpoint.
+    /// A slot's thread cannot be cancelled: each class stops at its checkpoint.
     fn drop(&mut self) {
         self.stop_all();
     }
@@ -274,8 +280,8 @@ impl Busy {
     }
 }
 
-/// Where the system has not enough threads, fewer runtimes than asked for, so that some are left for
-/// what comes later.
+/// If the system cannot provide enough threads, opens fewer runtimes than requested, so that some
+/// threads are left for later use.
 fn open_runtimes(
     context: &JobContext,
     count: usize,
@@ -284,7 +290,7 @@ fn open_runtimes(
     let mut runtimes = Vec::with_capacity(count);
     while runtimes.len() < count {
         match SlotRuntime::open(context.origin(), set) {
-            Ok(lane) => runtimes.push(Arc::new(lane)),
+            Ok(runtime) => runtimes.push(Arc::new(runtime)),
             Err(JobContextError::Thread(error)) if !runtimes.is_empty() => {
                 runtimes.truncate(runtimes.len().saturating_sub(SPARE_THREADS).max(1));
                 tracing::warn!("only {} downloads at once instead of {count}: failed to {error}", runtimes.len());
@@ -296,7 +302,8 @@ fn open_runtimes(
     Ok(runtimes)
 }
 
-/// A bug in one class's task costs that class and nothing else. Another worker has the same bug.
+/// A panic of one class's task fails that class only. The failure is attributed to the class and
+/// not to this worker, because every worker has the same bug.
 fn internal(error: &JoinError) -> Failure {
     let failure = Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"));
     failure.suspecting(Suspect::Class)
@@ -318,10 +325,11 @@ mod tests {
         JobOptions { timeout: Duration::from_secs(1), ..fixture::job() }
     }
 
-    fn two_slots(folder: &std::path::Path, progress: &Progress, gate: Arc<OriginLimiter>) -> Slots {
+    fn two_slots(folder: &std::path::Path, progress: &Progress, limiter: Arc<OriginLimiter>) -> Slots {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
-        let (mut threads, clock) = (JoinSet::new(), Arc::new(LeaseClock::of_this_host()));
-        let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
+        let mut threads = JoinSet::new();
+        let clock = Arc::new(LeaseClock::of_this_host());
+        let origin = Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
         let context =
             Arc::new(JobContext::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
         Slots::open(context, progress.clone(), 2, &mut threads).unwrap()
@@ -331,27 +339,27 @@ mod tests {
         Lease { wnid, token: LeaseToken(token), probe: false, trace: TraceParent::default() }
     }
 
-    /// The grant may come while the class is still on its way to a checkpoint.
+    /// The grant may arrive while the class is still on its way to a checkpoint.
     #[tokio::test]
-    async fn a_class_that_is_granted_again_while_it_stops_begins_again() {
+    async fn a_class_granted_again_while_it_stops_starts_again() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        // Where nothing can end before it is stopped.
-        let gate = OriginLimiter::shut(2, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, Arc::clone(&gate));
+        // No class ends here before it is stopped.
+        let limiter = OriginLimiter::shut(2, Arc::default());
+        let mut slots = two_slots(folder.path(), &progress, Arc::clone(&limiter));
         let wnid = "n00000001".parse().unwrap();
         slots.start(lease(wnid, 1)).unwrap();
         assert_eq!(slots.stop(LeaseToken(1)), Some(wnid));
         slots.start(lease(wnid, 2)).unwrap();
         assert_eq!(slots.stop(LeaseToken(1)), None, "the answer is about the former lease");
         assert_eq!(slots.held().len(), 1);
-        // Nobody listens there, so what is let through fails at once.
-        gate.open_to_all();
+        // No server listens at the URL, so an admitted request fails at once.
+        limiter.open_to_all();
         let (ended, result) = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
-        assert!(matches!(result, Err(Unfinished::Failed(_))), "it was worked on: {result:?}");
+        assert!(matches!(result, Err(Unfinished::Failed(_))), "the class was started again: {result:?}");
 
-        gate.close();
+        limiter.close();
         slots.start(lease(wnid, 3)).unwrap();
         slots.stop(LeaseToken(3));
         slots.start(lease(wnid, 4)).unwrap();
@@ -362,14 +370,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_costs_its_own_class_and_no_other() {
+    async fn a_panic_fails_its_own_class_only() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
-            Busy { held, spare: Arc::default(), stop: CancellationToken::new(), again: false }
+            Busy { held, extra: Arc::default(), stop: CancellationToken::new(), again: false }
         };
         slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
         slots.occupy(1, busy(1, good), async |_: &Origin| Ok(Outcome::Success(Published::default())));
@@ -382,11 +390,11 @@ mod tests {
         assert_eq!(slots.free(), 2, "both slots are free again");
         slots.occupy(0, busy(0, bad), async |_: &Origin| Ok(Outcome::Success(Published::default())));
         let (_, again) = slots.next(true).await.unwrap();
-        assert!(again.is_ok(), "its lane is as good as before: {again:?}");
+        assert!(again.is_ok(), "its slot runtime still works: {again:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slot_is_assigned_to_a_transfer_when_it_was_free_for_a_while() {
+    async fn a_slot_is_assigned_to_a_transfer_after_it_was_free_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
@@ -394,27 +402,27 @@ mod tests {
         let mut occupy = |slots: &mut Slots, slot: usize| {
             let wnid = format!("n0000000{slot}").parse().unwrap();
             let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
-            let spare = Arc::<ExtraConnections>::default();
+            let extra = Arc::<ExtraConnections>::default();
             let stop = CancellationToken::new();
             let (end, ended) = oneshot::channel::<()>();
-            slots.occupy(slot, Busy { held, spare: Arc::clone(&spare), stop, again: false }, async |_: &Origin| {
+            slots.occupy(slot, Busy { held, extra: Arc::clone(&extra), stop, again: false }, async |_: &Origin| {
                 ended.await.ok();
                 Err(Unfinished::Stopped)
             });
             ends.push(end);
-            spare.want(Demand { left: 100, least: 10, at_work: 0 });
-            spare.granted()
+            extra.want(Demand { left: 100, least: 10, at_work: 0 });
+            extra.granted()
         };
         let passes = async |slots: &mut Slots, left_to_lease: bool, wait: Duration| {
-            assert!(tokio::time::timeout(wait, slots.next(left_to_lease)).await.is_err(), "it goes on");
+            assert!(tokio::time::timeout(wait, slots.next(left_to_lease)).await.is_err(), "no class ends");
         };
         let first = occupy(&mut slots, 0);
         passes(&mut slots, true, WAIT_FOR_LEASES.mul_f64(0.9)).await;
-        assert_eq!(*first.borrow(), 0, "classes are left to lease, so one may come for the slot");
+        assert_eq!(*first.borrow(), 0, "classes are left to lease, so one may need the slot");
         passes(&mut slots, true, ASSIGN_INTERVAL * 2).await;
         assert_eq!(*first.borrow(), 1);
         let second = occupy(&mut slots, 1);
-        assert_eq!(*first.borrow(), 0, "the class has the slot at once");
+        assert_eq!(*first.borrow(), 0, "the class takes the slot back at once");
         drop(ends.pop());
         let (_, ended) = slots.next(false).await.unwrap();
         assert!(ended.is_err());
@@ -423,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_runs_is_stopped_when_nobody_waits_for_it_any_more() {
+    async fn dropping_the_slots_stops_their_classes() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
         let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
@@ -431,7 +439,7 @@ mod tests {
         let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
         let stop = CancellationToken::new();
         let (stopped, (begins, begun), (ends, ended)) = (stop.clone(), oneshot::channel(), oneshot::channel());
-        slots.occupy(0, Busy { held, spare: Arc::default(), stop, again: false }, async move |_: &Origin| {
+        slots.occupy(0, Busy { held, extra: Arc::default(), stop, again: false }, async move |_: &Origin| {
             begins.send(()).unwrap();
             stopped.cancelled().await;
             ends.send(()).unwrap();
@@ -439,6 +447,6 @@ mod tests {
         });
         begun.await.unwrap();
         drop(slots);
-        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("it is told to stop").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the class is stopped").unwrap();
     }
 }

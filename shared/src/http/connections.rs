@@ -1,8 +1,8 @@
 //! The connections of the HTTP port: how many there are, and how long each may take.
 //!
-//! Invariant: a new connection is always accepted at once. When all places are taken the oldest
-//! connection that is not being answered is reset, so a probe, which needs its place for some
-//! milliseconds, is answered beside any number of connections that do nothing.
+//! Invariant: a new connection is always accepted at once. When the maximum number of connections
+//! is open, the oldest one that is not being answered is reset. A probe needs its connection for
+//! some milliseconds, so it is answered even if any number of idle connections is open.
 
 use std::{
     collections::VecDeque,
@@ -32,42 +32,44 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Connections at the same time, and as many open files. A new connection can be reset after so
-/// many later ones. 15,000 a second were measured, and with 64 places a client that the system had
-/// suspended for 4 ms between connect and request lost its place (2 of 30 probes).
+/// Maximum number of concurrent connections, each with one open file. A new connection can be reset
+/// after this many later ones. Measured at 15,000 connections a second: with a limit of 64, a
+/// client that the system had suspended for 4 ms between connect and request was reset (2 of 30
+/// probes).
 pub const MAX_CONNECTIONS: usize = 256;
-/// Connections that wait in the system to be accepted. Beyond them it drops what comes, and the
-/// other end tries again after a second. As many as Linux allows by default, because a process
-/// that waits for a processor meets bursts: 1024 were full after 60 ms.
+/// Maximum number of connections in the system's accept queue. The system drops connection attempts
+/// beyond it, and the client retries after a second. This is the Linux default limit, because
+/// bursts arrive while the process waits for a processor: a queue of 1024 was full after 60 ms.
 const BACKLOG: u32 = 4096;
-/// For the head of a request from its first moment, and for the idle time between two requests.
+/// Limit for receiving the head of a request, and for the idle time between two requests.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the head of a request until the last byte of its answer is with the system. Prometheus
-/// gives up after 10 s by default.
+/// Limit from the head of a request until the last byte of its answer is in the system's send
+/// buffer. Prometheus times out after 10 s by default.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The last of so many answers on one connection says that the connection is closed.
+/// Number of requests per connection; the last answer announces that the connection is closed.
 pub(super) const MAX_REQUESTS: usize = 8;
-/// Bytes of a request's head.
+/// Size limit of a request's head in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
-/// Accepted in one turn of the task, at the most. A connection is the oldest after
-/// `MAX_CONNECTIONS` others, so each of them, a probe too, has had 32 turns before it can go.
+/// Maximum number of connections accepted in one turn of the task. A connection is the oldest only
+/// after `MAX_CONNECTIONS` others, so each connection, and thus a probe too, gets 32 turns before
+/// it can be reset.
 const ACCEPTS_EACH_TURN: usize = MAX_CONNECTIONS / 32;
-/// After a connection that could not be accepted, for instance for want of descriptors.
+/// Delay after a failed accept, for example because no file descriptor is free.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Takes the address. Must be called within a runtime.
+/// Binds the address. Must be called within a runtime.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A port whose last connections are still closing can be taken again.
+    // Permits a port whose former connections are still closing.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Accepts connections until it is dropped. `answer` gives the answer to one request.
+/// Accepts connections until it is dropped. `answer` returns the answer to one request.
 pub(super) async fn serve<A, F>(listener: TcpListener, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -92,8 +94,8 @@ where
                         continue;
                     }
                     if tasks.len() >= MAX_CONNECTIONS {
-                        // If no connection of the older half can go, the oldest goes: the newest
-                        // may be a probe.
+                        // If every connection of the older half is being answered, the oldest one
+                        // is reset and not the newest, which may be a probe.
                         let mut older = connections.iter().take(MAX_CONNECTIONS / 2);
                         let oldest = older.position(|connection| !connection.is_answering());
                         drop(connections.remove(oldest.unwrap_or_default()));
@@ -117,8 +119,8 @@ where
 /// A connection whose task runs; it is reset when this is dropped.
 struct Connection {
     end: oneshot::Sender<Infallible>,
-    /// The head of its first request is there, and the answer is not made yet. Later requests do
-    /// not count: a client that pipelines them would keep its place for ever.
+    /// The head of its first request was received, and the answer is not complete yet. Later
+    /// requests do not count: otherwise a client that pipelines requests could never be reset.
     answering: Arc<AtomicBool>,
 }
 
@@ -132,8 +134,8 @@ impl Connection {
     }
 }
 
-/// Whether the other end has closed the connection and sent nothing. Such connections come in
-/// floods, and need no place.
+/// Whether the client has closed the connection without sending anything. Such connections come in
+/// floods and are dropped at once.
 fn is_closed(stream: &TcpStream) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     matches!(recv(stream.as_raw_fd(), &mut [0], flags), Ok(0) | Err(Errno::ECONNRESET))
@@ -158,7 +160,8 @@ async fn serve_connection<A, F>(
         let answer = answer(request);
         let answering = &answering;
         async move {
-            // One answer a turn: connections that pipeline requests leave turns for the others.
+            // One answer per turn, so that connections with pipelined requests leave turns for the
+            // others.
             if earlier > 0 {
                 yield_now().await;
             }
@@ -186,11 +189,11 @@ async fn serve_connection<A, F>(
         _ = ended => "a new one took its place",
     };
     tracing::debug!("a connection over HTTP was reset: {why}");
-    // What the peer has not read is dropped by the system as well.
+    // The system also discards what the client has not read.
     connection.into_parts().io.into_inner().set_zero_linger().ok();
 }
 
-/// Waits for the deadline, which each request moves.
+/// Waits for the deadline, which each request extends.
 async fn expired(mut deadline: watch::Receiver<Instant>) {
     loop {
         let end = *deadline.borrow_and_update();
@@ -215,7 +218,7 @@ mod tests {
     use super::*;
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    /// More than both ends of a connection keep in the system.
+    /// More bytes than the system buffers for both ends of a connection.
     const LARGE: usize = 64 << 20;
 
     fn start(body_length: usize) -> (SocketAddr, JoinSet<()>) {
@@ -232,13 +235,13 @@ mod tests {
         connection
     }
 
-    /// Whether nothing comes: the other end has neither closed nor answered.
+    /// Whether the server has neither answered nor closed the connection.
     async fn is_waiting(connection: &mut TcpStream) -> bool {
         timeout(Duration::from_millis(1), connection.read(&mut [0])).await.is_err()
     }
 
     #[tokio::test]
-    async fn when_all_places_are_taken_the_oldest_connection_goes() {
+    async fn at_the_limit_the_oldest_connection_is_reset() {
         let (address, _task) = start(1);
         let mut silent = Vec::new();
         for _ in 0..MAX_CONNECTIONS {
@@ -247,9 +250,9 @@ mod tests {
         assert!(is_waiting(&mut silent[0]).await);
         let mut newest = open(address, GET).await;
         newest.read_exact(&mut [0; 12]).await.unwrap();
-        assert!(silent[0].read(&mut [0]).await.is_err(), "it is reset");
+        assert!(silent[0].read(&mut [0]).await.is_err(), "the oldest connection is reset");
         assert!(is_waiting(&mut silent[1]).await);
-        // A connection that has ended leaves its place to the next one.
+        // A connection that has ended makes room for the next one.
         let last_of_its_connection = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         for _ in 0..4 {
             drop(newest);
@@ -260,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_being_answered_keeps_its_place() {
+    async fn a_connection_that_is_being_answered_is_not_reset() {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let begun = Arc::new(Notify::new());
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_are_closed_already_take_no_place() {
+    async fn connections_that_are_closed_already_do_not_count() {
         let (address, _task) = start(1);
         let mut silent = open(address, b"").await;
         assert!(is_waiting(&mut silent).await);
@@ -303,11 +306,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_has_few_answers_and_the_last_says_so() {
+    async fn requests_per_connection_are_limited_and_the_last_answer_closes_it() {
         let (address, _task) = start(1);
         let mut connection = open(address, &GET.repeat(MAX_REQUESTS * 2)).await;
         let mut answers = Vec::new();
-        // What was sent beyond the last request makes it a reset.
+        // Bytes after the last request turn the close into a reset.
         drop(connection.read_to_end(&mut answers).await);
         let answers = String::from_utf8(answers).unwrap();
         assert_eq!(answers.matches("HTTP/1.1 200 ").count(), MAX_REQUESTS);
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_has_the_whole_time_for_its_answer_also_late_on_a_connection() {
+    async fn every_request_of_a_connection_has_the_whole_time_limit() {
         let (address, _task) = start(1);
         let mut connection = open(address, GET).await;
         for _ in 0..4 {
@@ -337,11 +340,11 @@ mod tests {
         }
         let mut answers = String::new();
         connection.read_to_string(&mut answers).await.unwrap();
-        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 5, "then it was idle for too long");
+        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 5, "then the connection was idle for too long");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_has_a_limit_of_time_and_of_bytes() {
+    async fn the_head_of_a_request_has_a_time_limit_and_a_size_limit() {
         let (address, _task) = start(1);
         let begun = Instant::now();
         let mut slow = open(address, b"GET / HTTP/1.1\r\nx-slow: ").await;

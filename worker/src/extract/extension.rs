@@ -1,7 +1,9 @@
-//! `Extensions`: what PAX and GNU headers say about the entry behind them; and which names an entry may have.
+//! `Extensions`: what PAX and GNU headers state about the entry that follows; and which names an
+//! entry may have.
 //!
-//! Invariant: of an extension no byte is kept before its size is within the limit, and what two readers could take for
-//! two different things (a key twice, two names, a line break inside a value) is refused.
+//! Invariant: no byte of an extension is stored before its size is checked against the limit.
+//! Whatever two readers could interpret in two ways (a repeated key, two names, a line break inside
+//! a value) is refused.
 
 use shared::Wnid;
 
@@ -13,13 +15,13 @@ use super::{
 /// Longest GNU long name, in bytes: `PATH_MAX`.
 const MAX_LONG_NAME: u64 = 4096;
 
-/// Longest file name that file systems take, in bytes.
+/// Longest file name in bytes that file systems support.
 const MAX_NAME: usize = 255;
 
-/// The manifest of a class stands beside its images under this name.
+/// The name of the manifest in the class folder, which no image may have.
 const RESERVED: &[u8] = b".manifest.json";
 
-/// Collects the extension headers before an entry; its buffers are used again for the next one.
+/// Collects the extension headers before an entry; its buffers are reused for the next entry.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     body: Vec<u8>,
@@ -31,7 +33,7 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
-    /// A header of this kind, with a body of `size` bytes, stands at `offset`.
+    /// Begins an extension header of this kind at `offset`, with a body of `size` bytes.
     pub(super) fn begin(&mut self, kind: Kind, size: u64, limit: u64, offset: u64) -> Result<(), FramingError> {
         let (seen, limit, problem) = match kind {
             Kind::LongName => (&mut self.has_long_name, limit.min(MAX_LONG_NAME), "two long names for one entry"),
@@ -47,12 +49,12 @@ impl Extensions {
         Ok(())
     }
 
-    /// The next bytes of the body.
+    /// Processes the next bytes of the body.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.body.extend_from_slice(bytes);
     }
 
-    /// The body, which ended at `offset`, is complete.
+    /// Evaluates the complete body, which ended at `offset`.
     pub(super) fn complete(&mut self, kind: Kind, offset: u64) -> Result<(), FramingError> {
         match kind {
             Kind::LongName => {
@@ -87,22 +89,22 @@ impl Extensions {
         Ok(())
     }
 
-    /// The path that replaces the header's.
+    /// The path that replaces the one in the entry's header.
     pub(super) fn path(&self) -> Option<&[u8]> {
         self.has_path.then_some(&self.path)
     }
 
-    /// The size that replaces the header's.
+    /// The size that replaces the one in the entry's header.
     pub(super) fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// Whether an entry has to follow.
+    /// Whether an entry must follow.
     pub(super) fn is_pending(&self) -> bool {
         self.has_pax || self.has_long_name
     }
 
-    /// The entry they were about has come.
+    /// Clears the extensions after the entry to which they apply.
     pub(super) fn clear(&mut self) {
         self.path.clear();
         self.size = None;
@@ -119,10 +121,11 @@ fn set_path(path: &mut Vec<u8>, has_path: &mut bool, value: &[u8], offset: u64) 
     Ok(())
 }
 
-/// Takes one `<length> <key>=<value>\n` off the front; the length counts the whole record.
+/// Splits off the first record, `<length> <key>=<value>\n`; the length counts the whole record.
 ///
-/// POSIX allows line breaks in values, but readers that split at line breaks (the `tar` crate does) would see other
-/// records than those that count, and so could be shown another path.
+/// POSIX allows line breaks in values. Readers that split at line breaks, as the `tar` crate does,
+/// would see other records than readers that use the lengths, and so possibly another path. Line
+/// breaks are therefore refused.
 fn split_record(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let digits = body.iter().position(|&byte| byte == b' ')?;
     let length = decimal(&body[..digits]).filter(|_| body[0] != b'0')?;
@@ -139,7 +142,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
     str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The name under which a file of the class may be written: its path without `./` and `<wnid>/` in front, and flat.
+/// The name under which a file of the class may be written: its path without a leading `./` and
+/// `<wnid>/`. It must be flat.
 pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path str, FramingError> {
     let refused = |problem| FramingError::UnsafePath { path: shown(path), problem };
     let text = str::from_utf8(path).map_err(|_| refused("it is not utf-8"))?;
@@ -166,7 +170,7 @@ pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path s
     if name.len() > MAX_NAME {
         return Err(refused("it is longer than 255 bytes"));
     }
-    // On a file system that ignores case another spelling is the same file.
+    // On a file system that ignores case another spelling names the same file.
     if name.as_bytes().get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED)) {
         return Err(FramingError::ReservedName { path: shown(path) });
     }
@@ -250,13 +254,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn no_record_hides_inside_another() {
+    fn a_record_inside_the_value_of_another_is_refused() {
         let hidden = record("comment", &format!("\n{}", record("path", "evil.JPEG")));
         assert!(matches!(pax(hidden.as_bytes()), Err(FramingError::Corrupt { .. })));
     }
 
     #[test]
-    fn refuses_what_is_said_twice() {
+    fn refuses_repeated_keys_and_headers() {
         assert!(pax(b"9 path=b\n9 path=b\n").is_err());
         assert!(pax(b"9 size=1\n9 size=1\n").is_err());
         let mut extensions = pax(b"9 path=b\n").unwrap();
@@ -267,7 +271,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn refuses_sizes_that_are_no_number_and_other_character_sets() {
+    fn refuses_invalid_sizes_and_other_character_sets() {
         for size in ["", "-1", "+1", " 1", "1 ", "0x1", "1e3", "18446744073709551616"] {
             assert!(matches!(pax(record("size", size).as_bytes()), Err(FramingError::Corrupt { .. })), "{size:?}");
         }
@@ -319,7 +323,7 @@ pub(super) mod tests {
             let refused = flat_name(path, WNID);
             assert!(matches!(refused, Err(FramingError::UnsafePath { .. })), "{} {refused:?}", path.escape_ascii());
         }
-        assert!(flat_name(b"/x", "").is_err(), "an absolute path stays absolute whatever the class is called");
+        assert!(flat_name(b"/x", "").is_err(), "an absolute path stays absolute for any class name");
     }
 
     #[test]
@@ -333,7 +337,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn keeps_the_manifests_name_free() {
+    fn refuses_the_name_of_the_manifest() {
         for path in [".manifest.json", "./.manifest.json", "n01440764/.manifest.json.tmp", ".Manifest.JSON"] {
             assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::ReservedName { .. })), "{path}");
         }
@@ -341,7 +345,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_archive_of_the_tars_of_classes_is_no_class() {
+    fn refuses_an_archive_of_tars_of_classes() {
         for path in ["n01440764.tar", "./n01440765.tar", "n01440764/n01440764.tar"] {
             assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::TarOfClass { .. })), "{path}");
         }
@@ -351,7 +355,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn knows_the_directories_of_a_class() {
+    fn accepts_only_the_directories_of_the_class() {
         for path in [".", "./", "n01440764", "n01440764/", "./n01440764", "./n01440764/"] {
             check_directory(path.as_bytes(), WNID).unwrap();
         }

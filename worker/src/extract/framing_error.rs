@@ -1,36 +1,37 @@
-//! Why bytes are no archive of a class: one fact for each variant, in the words of the failure log.
+//! Why bytes are not an archive of a class: one fact per variant, in the words of the failure log.
 
-/// Why the bytes are no archive of a class. Paths and snippets are escaped to plain ASCII and short.
+/// Why the bytes are not an archive of a class. Paths and snippets are short and escaped to plain
+/// ASCII.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FramingError {
-    /// The first block is no header.
+    /// The first block is not a header.
     #[error("not a tar, it looks like {looks_like}: \"{snippet}\"")]
     NotATar { looks_like: &'static str, snippet: String },
     /// The bytes ended before the end marker.
     #[error("truncated archive: it ends at byte {offset}, {place}")]
     Truncated { offset: u64, place: &'static str },
-    /// A whole archive without a file, or no bytes at all.
+    /// A complete archive without a file, or no bytes at all.
     #[error("empty archive: it holds no file")]
     EmptyArchive,
-    /// No tar program writes this.
+    /// A header or record that no tar program writes.
     #[error("corrupt archive: {problem}, at byte {offset}")]
     Corrupt { offset: u64, problem: &'static str },
-    /// After the end marker: another byte than zero, or too many zeros.
+    /// Bytes after the end marker that are not zero, or too many zeros.
     #[error("trailing data: something follows the end marker, at byte {offset}")]
     TrailingData { offset: u64 },
-    /// One of the limits of the framing.
+    /// A limit of the framing was exceeded.
     #[error("limit exceeded: more than {limit} {unit}")]
     LimitExceeded { limit: u64, unit: &'static str },
-    /// Not the name of a file in the class's folder, on any system.
+    /// The path is not a valid name of a file in the class's folder on every system.
     #[error("unsafe path \"{path}\": {problem}")]
     UnsafePath { path: String, problem: &'static str },
     /// A folder inside the class's folder, or of another class.
     #[error("unexpected layout: \"{path}\" is not directly in the class's folder")]
     UnexpectedLayout { path: String },
-    /// The name is taken by the manifest.
+    /// The name of the manifest.
     #[error("reserved name \"{path}\": the manifest's")]
     ReservedName { path: String },
-    /// The tar of a class: the archive is one of such tars, e.g. ILSVRC2012's outer one.
+    /// The tar of a class: the archive consists of such tars, like the outer tar of ILSVRC2012.
     #[error("\"{path}\" is the tar of a class, so this is an archive of several classes")]
     TarOfClass { path: String },
     /// A symbolic or a hard link.
@@ -39,21 +40,21 @@ pub(crate) enum FramingError {
     /// A device, a FIFO, a volume.
     #[error("special entry \"{path}\": neither a file nor a directory")]
     SpecialEntry { path: String },
-    /// A file with holes: one header could claim terabytes.
+    /// A file with holes: its header could claim terabytes.
     #[error("sparse entry \"{path}\"")]
     SparseEntry { path: String },
-    /// A global PAX header, or what no standard names.
+    /// A global PAX header, or a type that no standard defines.
     #[error("unknown entry of type '{type_flag}', at byte {offset}")]
     UnknownEntry { offset: u64, type_flag: String },
 }
 
 impl FramingError {
-    /// More bytes could help: all that came was fine, and it was not all.
+    /// Whether more bytes could complete the archive: it is valid so far and ends too early.
     pub(crate) fn is_truncated(&self) -> bool {
         matches!(self, Self::Truncated { .. })
     }
 
-    /// The origin served something else under the archive's address.
+    /// Whether the origin sent something other than an archive.
     pub(crate) fn is_not_a_tar(&self) -> bool {
         matches!(self, Self::NotATar { .. })
     }

@@ -1,7 +1,9 @@
-//! Writes the files of one tar into a staging folder as its bytes arrive, with their digests and a checkpoint.
+//! Writes the files of one tar into a staging folder as its bytes arrive, with their digests and a
+//! checkpoint.
 //!
-//! Every file is made anew (`O_EXCL`), relative to the folder's descriptor and without following links: nothing in an
-//! archive can reach outside, and a name that comes twice is noticed by the file system itself.
+//! Every file is created (`O_EXCL`) relative to the folder's descriptor, and links are not
+//! followed. So no entry can write outside of the folder, and the file system itself detects
+//! duplicate names.
 
 use std::{
     fs::File,
@@ -34,20 +36,20 @@ use crate::{
     },
 };
 
-/// A file takes up to so many bytes of the disk beside its content; what most file systems have for
-/// a block.
+/// Disk space in bytes that a file can take beyond its content: the block size of most file
+/// systems.
 const DISK_BLOCK: u64 = 4096;
 
-/// Where to start: at the beginning, or after what is already there.
+/// Where unpacking starts: at the beginning, or after the files that a former attempt unpacked.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
     /// The version of the tar.
     pub(crate) source: Source,
-    /// Files that are done.
+    /// Number of complete files.
     pub(crate) files: u64,
-    /// The file behind them, if it is begun.
+    /// The partial file after them, if there is one.
     pub(crate) begun: Option<ProvedPartialFile>,
-    /// Offset of the next header, or of the rest of the file that is begun.
+    /// Offset of the next header, or of the rest of the partial file.
     pub(crate) offset: u64,
 }
 
@@ -68,39 +70,40 @@ pub(crate) struct Unpacker {
 struct Current {
     begun: ProvedPartialFile,
     file: File,
-    /// Offset in the tar of what comes next of it.
+    /// Offset in the tar of the file's next byte.
     position: u64,
 }
 
 /// Why unpacking ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnpackError {
-    /// The archive is bad, or is none.
+    /// The archive is invalid, or the response is not an archive.
     #[error("{0}")]
     Framing(#[from] FramingError),
-    /// Two entries of one name; also two that differ only in case, where the file system takes them for one.
+    /// Two entries have the same name, or names that differ only in case on a file system that
+    /// ignores case.
     #[error("duplicate entry {name:?}")]
     Duplicate {
         /// The name.
         name: String,
     },
-    /// The target failed.
+    /// An operation in the target failed.
     #[error("{action}: {source}")]
     Storage {
-        /// What was being done.
+        /// The operation that failed.
         action: String,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl UnpackError {
-    /// More bytes could make the archive whole.
+    /// Whether more bytes could complete the archive.
     pub(crate) fn is_truncated(&self) -> bool {
         matches!(self, Self::Framing(error) if error.is_truncated())
     }
 
-    /// The disk, or this user's part of it, is full.
+    /// Whether the disk or the user's quota is full.
     pub(crate) fn is_full_disk(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self, Self::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
@@ -110,7 +113,8 @@ impl UnpackError {
         |source| Self::Storage { action: action.into(), source }
     }
 
-    /// The class's failure, or the error of the target that is nobody's failure.
+    /// Returns the class's failure, or as an error the storage error, which is not a failure of the
+    /// class.
     pub(crate) fn into_failure(self) -> Result<Failure, (String, io::Error)> {
         let kind = match &self {
             Self::Framing(error) if error.is_not_a_tar() => FailureKind::NotATar,
@@ -127,8 +131,8 @@ impl UnpackError {
 }
 
 impl Unpacker {
-    /// Opens an unpacker on a staging folder. A start at offset 0 empties the folder first. `keep_tar`: the bytes are also
-    /// written to the staged tar.
+    /// Opens an unpacker on a staging folder. A start at offset 0 empties the folder first.
+    /// `keep_tar`: the bytes are also written to the staged tar.
     pub(crate) fn open(staging: &Staging, wnid: Wnid, start: Start, keep_tar: bool) -> Result<Self, UnpackError> {
         let in_staging = || UnpackError::storage("open the staging folder");
         let Start { source, files, begun, offset } = start;
@@ -143,18 +147,19 @@ impl Unpacker {
             (journal, keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?)
         };
         let folder = own_file::open_folder(&staging.class_folder()).map_err(in_staging())?;
-        let (wnid, limits) = (wnid.to_string(), Limits::for_tar(source.length));
+        let wnid = wnid.to_string();
+        let limits = Limits::for_tar(source.length);
         let framing = match &begun {
             Some(ProvedPartialFile { size, written, .. }) => {
                 Framing::resume_within(&wnid, limits, offset, files, *size, size - written)
             }
             None => Framing::resume(&wnid, limits, offset, files),
         };
-        let current = begun.map(|begun| Current::go_on(&folder, begun, offset)).transpose()?;
+        let current = begun.map(|begun| Current::resume(&folder, begun, offset)).transpose()?;
         Ok(Self { framing, folder, tar, journal, timer: CheckpointTimer::default(), current, disk_bytes })
     }
 
-    /// Takes the next bytes of the tar.
+    /// Processes the next bytes of the tar.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         if let Some(tar) = &self.tar {
             write_all(tar, bytes).map_err(UnpackError::storage("write the tar"))?;
@@ -164,24 +169,24 @@ impl Unpacker {
         if self.timer.received() { self.note_progress() } else { Ok(()) }
     }
 
-    /// About so many bytes of the disk the class takes: its files in whole blocks, and the tar
-    /// where it is kept.
+    /// Approximate disk space of the class in bytes: its files in whole blocks, and the tar if it
+    /// is kept.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.disk_bytes
     }
 
-    /// Files of the tar so far, the one that is being written included.
+    /// Number of files of the tar so far, the current one included.
     pub(crate) fn files(&self) -> u64 {
         self.framing.files()
     }
 
-    /// Says when [`Self::note_progress`] is due although nothing more comes.
+    /// The timer that tells when [`Self::note_progress`] is due even if no more bytes arrive.
     pub(crate) fn timer(&self) -> &CheckpointTimer {
         &self.timer
     }
 
-    /// Notes in the journal all that has come. From then on it survives the end of the process: files and tar were handed to
-    /// the kernel before.
+    /// Records all received bytes in the journal. They then survive the end of the process, because
+    /// files and tar were written to the kernel before.
     pub(crate) fn note_progress(&mut self) -> Result<(), UnpackError> {
         self.timer.restart();
         let noted = match &self.current {
@@ -222,11 +227,13 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Makes what is done findable for a later attempt; gives how far into the tar that is.
+    /// Makes the progress available to a later attempt; returns the offset in the tar that it
+    /// reaches.
     pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
         let end = match self.current.take() {
             Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => current.position,
-            // What is not done makes room for what is: on a full disk there is none.
+            // The unfinished file makes room for the journal of the finished ones: a full disk has
+            // no other room.
             Some(current) => {
                 let removed = rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
                 removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
@@ -241,7 +248,7 @@ impl Unpacker {
         Ok(end)
     }
 
-    /// Proves that the tar was complete; gives the number of its files.
+    /// Verifies that the tar was complete; returns the number of its files.
     pub(crate) fn finish(mut self) -> Result<u64, UnpackError> {
         self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
         if let Some(tar) = self.tar {
@@ -266,9 +273,10 @@ impl Current {
         }
     }
 
-    /// A former owner that still runs has this file open too. It can only write what the tar has in that place, so it does no
-    /// harm as long as nobody writes to wherever the file ends.
-    fn go_on(folder: &File, begun: ProvedPartialFile, position: u64) -> Result<Self, UnpackError> {
+    /// A former owner that still runs has this file open too. It can only write the bytes that the
+    /// tar has at that place. So it does no harm as long as no write depends on where the file
+    /// ends.
+    fn resume(folder: &File, begun: ProvedPartialFile, position: u64) -> Result<Self, UnpackError> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
         let file = opened.and_then(|file| {
@@ -285,7 +293,7 @@ impl Current {
         Ok(())
     }
 
-    /// Takes what was written last into the digest.
+    /// Adds the last written bytes to the digest.
     fn hash(&mut self, data: &[u8]) {
         self.begun.digest.update(data, self.begun.written == self.begun.size);
     }
@@ -297,7 +305,8 @@ impl Current {
     }
 }
 
-/// As the standard library's, which goes through the C library: there each call is prepared for a thread that is cancelled.
+/// Like the standard library's `write_all`, but without the C library, which prepares each call for
+/// the cancellation of its thread.
 fn write_all(file: &File, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match retry_on_intr(|| rustix::io::write(file, data))? {
@@ -308,7 +317,7 @@ fn write_all(file: &File, mut data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// On some file systems a full quota or a broken disk shows only here.
+/// Some file systems report a full quota or a broken disk only on `close`.
 fn close(file: File) -> io::Result<()> {
     Ok(nix::unistd::close(file)?)
 }

@@ -1,11 +1,11 @@
-//! A tar in the target that another program has begun to download: the download goes on behind it
-//! if the origin proves that it is the beginning of the tar that the origin has now.
+//! Continues a tar in the target that another program has started to download, if the origin proves
+//! that the file is a prefix of the origin's current tar.
 //!
 //! Proof: the tar at the origin is longer and has a strong validator; it has not changed since the
-//! file was last written (`Last-Modified`); and the first and the last bytes of the file are those
-//! of the origin, which are asked for under that validator. So a file of an older version, of
-//! another URL or with a damaged end is not continued. What is not proved is downloaded anew, and
-//! the file stays.
+//! file was last written (`Last-Modified`); and the first and the last bytes of the file equal
+//! those of the origin, which are requested with that validator. So a file of an older version, of
+//! another URL or with a damaged end is not continued. Without a proof the tar is downloaded anew,
+//! and the file stays.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
     extract::Start,
     fetch::{
         context::JobContext,
-        local_tar::{Ended, unpack},
+        local_tar::{UnpackEnd, unpack},
         unfinished::{self, Unfinished},
     },
     observe::progress::ClassProgress,
@@ -34,13 +34,14 @@ use crate::{
     storage::staging::{self, Staging},
 };
 
-/// Compared at the beginning and at the end of the file: a sixteenth of it, but at most this.
+/// Maximum number of bytes compared at the beginning and at the end of the file. Below it, a
+/// sixteenth of the file.
 const LONGEST_SAMPLE: u64 = 64 << 10;
-/// A shorter file has nothing in it that is worth three requests.
+/// A shorter file does not save enough to justify three requests.
 const SHORTEST: u64 = 8 << 10;
 
-/// Unpacks the file into a staging folder, from which the download goes on, if the origin proves
-/// it; whether it has.
+/// If the origin proves the file, unpacks it into a staging folder, from which the download
+/// continues. Returns whether it did.
 pub(crate) async fn begin_from(
     context: &JobContext,
     origin: &Origin,
@@ -76,7 +77,7 @@ pub(crate) async fn begin_from(
     }
 }
 
-/// What the tar at the origin is of which the file is the beginning, or why that is not proved.
+/// The origin's tar of which the file is a prefix, or the reason why that is not proved.
 async fn prove(
     origin: &Origin,
     url: &Url,
@@ -98,7 +99,7 @@ async fn prove(
     Ok(source)
 }
 
-/// Whether a file of this length, last written then, can be the beginning of this version.
+/// Whether a file of this length and modification time can be a prefix of this version.
 fn may_be_of(source: &Source, length: u64, modified: Option<SystemTime>) -> Result<(), String> {
     let parse = |text: &String| httpdate::parse_http_date(text).ok();
     let changed = source.last_modified.as_ref().and_then(parse);
@@ -107,7 +108,7 @@ fn may_be_of(source: &Source, length: u64, modified: Option<SystemTime>) -> Resu
         (Some(whole), _, _) if whole <= length => Err(format!("the origin's tar has {whole} bytes")),
         (None, _, _) => Err("the origin does not say how long its tar is".to_owned()),
         (_, None, _) | (_, _, None) => Err("it is not known whether the origin's tar is older".to_owned()),
-        // `Last-Modified` has whole seconds.
+        // `Last-Modified` has a resolution of seconds.
         (_, Some(changed), Some(modified)) if changed > modified + Duration::from_secs(1) => {
             Err("the origin's tar has changed since the file was written".to_owned())
         }
@@ -115,7 +116,7 @@ fn may_be_of(source: &Source, length: u64, modified: Option<SystemTime>) -> Resu
     }
 }
 
-/// Whether the origin sends for this range, under this version, the bytes of the file.
+/// Whether the bytes of the file in this range equal those that the origin sends for this version.
 async fn is_same(
     origin: &Origin,
     url: &Url,
@@ -128,7 +129,8 @@ async fn is_same(
     let until = Until::default();
     until.set(range.end);
     download.end_at(until);
-    let (mut position, mut own) = (range.start, Vec::new());
+    let mut position = range.start;
+    let mut own = Vec::new();
     loop {
         match download.next().await? {
             Piece::Begin(_) => return Ok(false),
@@ -144,7 +146,7 @@ async fn is_same(
     }
 }
 
-/// Unpacks the file as the beginning of this version, and leaves a checkpoint.
+/// Unpacks the file as a prefix of this version, and leaves a checkpoint.
 fn keep(
     context: &JobContext,
     wnid: Wnid,
@@ -161,12 +163,12 @@ fn keep(
         .map_err(|error| unfinished::staging(context.target(), "make a staging folder", error))?;
     let start = Start { source, ..Start::default() };
     match unpack(tar, &staging, wnid, start, keep_tar, stop) {
-        Ok(Ended::BrokenOff) => {
+        Ok(UnpackEnd::BrokenOff) => {
             tracing::info!(%wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
             Ok(true)
         }
-        Ok(Ended::Whole { .. }) => context.drop_staging(&staging).map(|()| false),
-        Ok(Ended::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Ok(UnpackEnd::Whole { .. }) => context.drop_staging(&staging).map(|()| false),
+        Ok(UnpackEnd::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
         Err(error) => Err(context.broken(&staging, error)),
     }
 }
@@ -185,7 +187,8 @@ mod tests {
     #[test]
     fn only_a_longer_tar_that_is_not_newer_than_the_file_can_be_continued() {
         let written = httpdate::parse_http_date(CHANGED).unwrap();
-        let (later, earlier) = (written + Duration::from_mins(1), written - Duration::from_mins(1));
+        let later = written + Duration::from_mins(1);
+        let earlier = written - Duration::from_mins(1);
         let whole = source(Some(20_000), Some(CHANGED), Some("\"a\""));
         assert_eq!(may_be_of(&whole, 10_000, Some(written)), Ok(()));
         assert_eq!(may_be_of(&whole, 10_000, Some(later)), Ok(()));

@@ -1,6 +1,7 @@
-//! What all classes of a job share in one process, and the file work that their story needs.
+//! What all classes of a job share in one process, and the file operations that fetching a class
+//! needs.
 //!
-//! A class has a thread to itself, so its file work may block.
+//! A class has its own thread, so its file operations may block.
 
 use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
@@ -23,7 +24,7 @@ use crate::{
     lease_clock::LeaseClock,
     observe::{counters::WorkerCounters, progress::ClassProgress},
     origin::{Origin, client::OriginError},
-    process_limits::{TooFewDescriptors, make_room},
+    process_limits::{TooFewDescriptors, raise_open_files_limit},
     source::Source,
     storage::{
         disk_space::DiskSpace,
@@ -37,7 +38,7 @@ use crate::{
     },
 };
 
-/// A job at a target.
+/// The job, its target and its origin.
 #[derive(Debug)]
 pub(crate) struct JobContext {
     pub(crate) job: JobOptions,
@@ -50,28 +51,28 @@ pub(crate) struct JobContext {
     runtime: Handle,
 }
 
-/// Why work cannot begin.
+/// Why a job cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum JobContextError {
-    /// The target folder.
+    /// The target folder cannot be used.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The HTTP client.
+    /// The HTTP client cannot be made.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    /// The limit on open files.
+    /// The limit on open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
-    /// What a slot works with.
+    /// A slot's runtime cannot be started.
     #[error("start the downloads: {0}; allow the process more open files")]
     Runtime(io::Error),
-    /// A thread.
+    /// A thread cannot be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
 }
 
 impl JobContext {
-    /// Starts the committer, which ends some time after the context is dropped.
+    /// Starts the committer, which ends soon after the context is dropped.
     pub(crate) fn open(
         job: JobOptions,
         origin: Origin,
@@ -81,13 +82,13 @@ impl JobContext {
         counters: Arc<WorkerCounters>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, JobContextError> {
-        make_room(slots)?;
+        raise_open_files_limit(slots)?;
         let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
         let disk_space = DiskSpace::new(Arc::clone(&target));
         Ok(Self { job, origin, target, clock, publisher, disk_space, counters, runtime: Handle::current() })
     }
 
-    /// Refuses an origin at an address that may not be asked.
+    /// Returns an error if the origin's address is not allowed.
     pub(crate) async fn check_origin(&self) -> Result<(), JobContextError> {
         Ok(self.origin.check_address().await?)
     }
@@ -96,27 +97,27 @@ impl JobContext {
         &self.target
     }
 
-    /// Until when the leases are this worker's.
+    /// The clock that tells until when the leases are valid.
     pub(crate) fn clock(&self) -> &Arc<LeaseClock> {
         &self.clock
     }
 
-    /// Where the tars come from.
+    /// The origin of the tars.
     pub(crate) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The origin, and the runtime on which what is fetched beside a class works.
-    pub(crate) fn beside(&self) -> (&Origin, &Handle) {
+    /// The origin, and the runtime for the tasks that fetch parts.
+    pub(crate) fn origin_and_runtime(&self) -> (&Origin, &Handle) {
         (&self.origin, &self.runtime)
     }
 
-    /// The disk, which the classes of this process share.
+    /// The disk space that the classes of this process share.
     pub(crate) fn disk_space(&self) -> &Arc<DiskSpace> {
         &self.disk_space
     }
 
-    /// What stands under the class's name.
+    /// What is under the class's final name.
     pub(crate) fn look(&self, wnid: Wnid) -> Result<ExistingFolder, Unfinished> {
         let found = existing::look(&self.target, wnid, &self.job);
         found.map_err(|error| self.storage(wnid, "look at what is there", error))
@@ -128,7 +129,7 @@ impl JobContext {
         written.map_err(|error| self.storage(wnid, "look at the tar", error))
     }
 
-    /// With `--delete-tar` no tar of this program is left behind, also not by an earlier run.
+    /// With `--delete-tar`, removes a tar that this program wrote, also one of an earlier run.
     pub(crate) fn drop_tar(&self, wnid: Wnid) -> Result<(), Unfinished> {
         if !self.job.delete_tar || self.own_tar(wnid)?.is_none() {
             return Ok(());
@@ -136,21 +137,22 @@ impl JobContext {
         remove_tar(&self.target, wnid).map_err(|error| storage(&self.target, "remove the tar", error))
     }
 
-    /// Removes a staging folder that is of no use.
+    /// Removes a staging folder that is not needed any more.
     pub(crate) fn drop_staging(&self, staging: &Staging) -> Result<(), Unfinished> {
         let removed = staging.remove();
         removed.map_err(|error| unfinished::staging(&self.target, "remove a staging folder", error))
     }
 
-    /// A staging folder, with what an earlier attempt has left in it.
+    /// A staging folder, with the checkpoint of an earlier attempt if there is one.
     pub(crate) fn take_over(&self, wnid: Wnid) -> Result<(Staging, Option<Checkpoint>), Unfinished> {
         let url = crate::source::shown(&self.job.url.for_class(wnid));
         take_over(&self.target, wnid, &url, !self.job.delete_tar)
             .map_err(|error| unfinished::staging(&self.target, "make a staging folder", error))
     }
 
-    /// Proves a folder by the length that the origin says its tar has, and gives it a manifest
-    /// unless it is another user's, whose manifest proves nothing; or says why not.
+    /// Verifies a folder by the length of the tar that the origin announces. Then gives it a
+    /// manifest, unless it is another user's: a manifest there proves nothing. Otherwise returns
+    /// the reason.
     pub(crate) async fn prove(
         &self,
         origin: &Origin,
@@ -174,7 +176,8 @@ impl JobContext {
         })
     }
 
-    /// Gives a folder a manifest if the sizes of its files add up to the tar; the inner error: why they do not.
+    /// Gives a folder a manifest if the sizes of its files add up to the tar; the inner error is
+    /// why they do not.
     fn adopt_if_whole(
         &self,
         wnid: Wnid,
@@ -200,7 +203,7 @@ impl JobContext {
         Ok(Ok(Outcome::Skipped(manifest.published())))
     }
 
-    /// Publishes what is complete in a staging folder.
+    /// Publishes a complete class from its staging folder.
     pub(crate) async fn publish(
         &self,
         wnid: Wnid,
@@ -232,11 +235,11 @@ impl JobContext {
         }
     }
 
-    /// The folder for files of users that the manifest of a class does not list; `None` where the
-    /// class folder has none.
+    /// The folder for files of users that the manifest of a class does not list; `None` if the
+    /// class folder has no such files.
     ///
     /// # Errors
-    /// A conflict where it has some, and no folder can keep them.
+    /// A conflict if there are such files and no folder can keep them.
     pub(crate) fn place_of_unlisted(&self, wnid: Wnid) -> Result<Option<PathBuf>, Unfinished> {
         let found = set_aside::has_unlisted(&self.target.class_folder(wnid), wnid);
         if !found.map_err(|error| self.storage(wnid, "read the folder", error))? {
@@ -245,7 +248,7 @@ impl JobContext {
         set_aside::place(&self.target).map(Some).map_err(|why| cannot_keep(&why))
     }
 
-    /// A conflict if another user's file stands under the tar's name and cannot be renamed.
+    /// Returns a conflict if another user's file has the tar's name and cannot be renamed.
     pub(crate) fn check_tar_name(&self, wnid: Wnid) -> Result<(), Unfinished> {
         if self.job.delete_tar {
             return Ok(());
@@ -260,7 +263,7 @@ impl JobContext {
         self.counters.mended.inc();
     }
 
-    /// As [`storage`], for work on what stands under a class's names.
+    /// As [`storage`], for operations on what is under a class's final names.
     fn storage(&self, wnid: Wnid, action: &str, error: io::Error) -> Unfinished {
         storage(&self.target, action, self.explained(wnid, error))
     }
@@ -273,7 +276,7 @@ impl JobContext {
         )
     }
 
-    /// Sorts what broke an unpacking; a bad archive leaves nothing behind.
+    /// Converts an unpacking error. Nothing of an invalid archive is kept.
     pub(crate) fn broken(&self, staging: &Staging, error: UnpackError) -> Unfinished {
         match error.into_failure() {
             Err((action, error)) => unfinished::staging(&self.target, &action, error),
@@ -281,7 +284,7 @@ impl JobContext {
         }
     }
 
-    /// Ends a class as failed; what was staged of it is of no use to anybody.
+    /// Ends a class as failed, and removes its staging folder, which no other attempt can use.
     pub(crate) fn failed(&self, staging: &Staging, failure: Failure) -> Unfinished {
         match staging.remove() {
             Ok(()) => Unfinished::Failed(failure),
@@ -289,15 +292,15 @@ impl JobContext {
         }
     }
 
-    /// The outcome of a class whose folder is complete. A manifest of this very run: an earlier process published the class
-    /// and had no time to say so.
+    /// The outcome of a class whose folder is complete. If the manifest is of this run, an earlier
+    /// process published the class and ended before it reported it.
     pub(crate) fn found(&self, manifest: &Manifest) -> Outcome {
         let published = manifest.published();
         if manifest.run == self.job.run_id { Outcome::Success(published) } else { Outcome::Skipped(published) }
     }
 }
 
-/// There are files that the manifest of a class does not list, and no place to keep them.
+/// The class has files that its manifest does not list, and they cannot be kept elsewhere.
 fn cannot_keep(why: &impl Display) -> Unfinished {
     conflict(&format!(
         "its folder has files that its manifest does not list, and {why}; move them out of the folder and run the \
@@ -305,8 +308,8 @@ fn cannot_keep(why: &impl Display) -> Unfinished {
     ))
 }
 
-/// What the manifest records of the tar: the one that is published with it, or one that stays and
-/// is this program's.
+/// What the manifest records of the tar: the one that is published with the class, or one that
+/// stays and was written by this program.
 fn kept(staging: &Staging, tar: TarFate, own: Option<KeptTar>) -> io::Result<Option<KeptTar>> {
     match tar {
         TarFate::Move | TarFate::MoveOver => KeptTar::of(&staging.tar()),
@@ -315,7 +318,7 @@ fn kept(staging: &Staging, tar: TarFate, own: Option<KeptTar>) -> io::Result<Opt
     }
 }
 
-/// Writes the manifest from the journal, which must have every file that the tar had.
+/// Writes the manifest from the journal, which must list every file of the tar.
 fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str, kept_tar: Option<KeptTar>) -> io::Result<Manifest> {
     let Unpacked { staging, source, files } = unpacked;
     let folder = staging.class_folder();

@@ -1,4 +1,5 @@
-//! The story of one class: look what is there, receive the tar while unpacking it, publish. The decisions are all here.
+//! Fetches one class: inspects what is there, receives and unpacks the tar, publishes the class.
+//! All decisions are made here.
 
 use std::sync::Arc;
 
@@ -28,15 +29,15 @@ use crate::{
     },
 };
 
-/// Brings one class to its end, or to a checkpoint when `stop` is cancelled. `retries`: attempts without progress, after the
-/// first; `spare`: connections of free slots for its transfer.
+/// Fetches one class to its end, or to a checkpoint when `stop` is cancelled. `retries`: number of
+/// retries without progress. `extra`: extra connections for its transfer.
 pub(crate) async fn fetch_class(
     context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
-    spare: &Arc<ExtraConnections>,
+    extra: &Arc<ExtraConnections>,
     stop: &CancellationToken,
 ) -> Result<Outcome, Unfinished> {
     let found = {
@@ -75,7 +76,7 @@ pub(crate) async fn fetch_class(
         return Ok(outcome);
     }
     let own_tar = context.own_tar(wnid)?;
-    // Contents differ there, and the tar may have been damaged with them.
+    // The contents of the folder differ, so the tar may be damaged as well.
     let local = match differs {
         Some(Difference::Marked) => LocalTar::Unused,
         _ => use_local_tar(context, origin, wnid, retries, own_tar.is_some(), progress, stop).await?,
@@ -86,7 +87,7 @@ pub(crate) async fn fetch_class(
         LocalTar::BrokenOff | LocalTar::Unused => {
             context.check_tar_name(wnid)?;
             let received =
-                receive(context, origin, wnid, retries, progress, spare, stop).instrument(trace::step("receive"));
+                receive(context, origin, wnid, retries, progress, extra, stop).instrument(trace::step("receive"));
             (received.await?, false)
         }
     };
@@ -105,10 +106,10 @@ pub(crate) async fn fetch_class(
     Ok(outcome)
 }
 
-/// Says why a class is fetched again, and where files go that its manifest does not list.
+/// Logs why a class is fetched again, and where the files that its manifest does not list are kept.
 ///
 /// # Errors
-/// A conflict where there are such files and no place for them.
+/// A conflict if there are such files and they cannot be kept.
 fn say_difference(context: &JobContext, wnid: Wnid, first: &FirstDifference) -> Result<(), Unfinished> {
     match context.place_of_unlisted(wnid)? {
         None => tracing::warn!("{wnid}/{first}: the class is fetched again"),

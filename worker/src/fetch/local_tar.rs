@@ -1,9 +1,10 @@
-//! A `<wnid>.tar` that is already in the target: a whole one is unpacked and not downloaded, the
-//! download goes on behind one that is broken off, and any other stays as it is.
+//! A `<wnid>.tar` that is already in the target. A complete one is unpacked and not downloaded, the
+//! download continues after a truncated one, and any other one stays as it is.
 //!
-//! A tar that this program did not write is whole if it has its end marker and what is before that
-//! fits the length of the origin's tar, as a folder without a manifest is proved (`origin_proof`).
-//! `--existing trust` uses it without asking. Its bytes are not compared.
+//! A tar that this program did not write is complete if it has its end marker and the entries
+//! before it fit the length of the origin's tar. A folder without a manifest is verified in the
+//! same way (`origin_proof`). `--existing trust` uses the tar without a request to the origin. Its
+//! bytes are not compared.
 
 use std::{
     fs::File,
@@ -32,23 +33,23 @@ use crate::{
 };
 
 const BLOCK: usize = 256 << 10;
-/// Beside a file that is not complete: the control files of aria2 and axel, whose files can have
-/// their full length from the beginning, with zeros where nothing has come.
+/// Extensions of files that other programs keep beside an incomplete file: the control files of
+/// aria2 and axel. Their data files can have the full length from the beginning, with zeros for
+/// missing bytes.
 const CONTROL_FILES: [&str; 2] = ["aria2", "st"];
 
-/// What a tar in the target was good for.
+/// How a tar in the target was used.
 #[derive(Debug)]
 pub(crate) enum LocalTar {
-    /// It is unpacked.
+    /// The tar is unpacked.
     Whole(Unpacked),
-    /// Its beginning is in the staging area, and the download goes on behind it.
+    /// Its beginning is unpacked in the staging area, and the download continues after it.
     BrokenOff,
-    /// Nothing; or there is none.
+    /// The tar was not used, or there is none.
     Unused,
 }
 
-/// Looks for the class's tar in the target, and uses it as far as it goes. `is_own`: this program
-/// wrote it.
+/// Uses the class's tar in the target as far as possible. `is_own`: this program wrote it.
 pub(crate) async fn use_local_tar(
     context: &JobContext,
     origin: &Origin,
@@ -60,7 +61,7 @@ pub(crate) async fn use_local_tar(
 ) -> Result<LocalTar, Unfinished> {
     let target = context.target();
     let path = target.tar(wnid);
-    // A link, a folder or a pipe of that name is no tar.
+    // A link, a folder or a pipe with that name is not a tar.
     let Ok(tar) = open_regular(&path) else { return Ok(LocalTar::Unused) };
     let Ok(found) = tar.metadata() else { return Ok(LocalTar::Unused) };
     let length = found.len();
@@ -73,22 +74,22 @@ pub(crate) async fn use_local_tar(
         tracing::info!(%wnid, file = %control.display(), "the tar in the target is not complete, and not used");
         return Ok(LocalTar::Unused);
     }
-    // A sparse file can be longer than the disk: what the origin says of the class decides.
+    // A sparse file can be longer than the disk: the length that the origin announces decides.
     let Ok(Some(space)) = context.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
     let url = crate::source::shown(&context.job.url.for_class(wnid));
     let source = Source { url, length: Some(length), ..Source::default() };
-    // The origin's tar may be longer, so the length of the file is no limit for what is in it.
+    // The origin's tar may be longer, so the length of the file is not a limit for its content.
     let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
     let local = progress.locally();
     let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
     drop(local);
     match unpacked {
-        Ok(Ended::Whole { files, .. }) if is_own || context.job.existing == Existing::Trust => {
+        Ok(UnpackEnd::Whole { files, .. }) if is_own || context.job.existing == Existing::Trust => {
             Ok(LocalTar::Whole(Unpacked { staging, source, files }))
         }
-        Ok(Ended::Whole { files, entries }) => {
+        Ok(UnpackEnd::Whole { files, entries }) => {
             let proved = stop.run_until_cancelled(prove(context, origin, wnid, retries, entries)).await;
             match proved.unwrap_or(Err(Unfinished::Stopped)) {
                 Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
@@ -96,8 +97,8 @@ pub(crate) async fn use_local_tar(
                 Err(unfinished) => context.drop_staging(&staging).and(Err(unfinished)),
             }
         }
-        Ok(Ended::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
-        Ok(Ended::BrokenOff) => {
+        Ok(UnpackEnd::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+        Ok(UnpackEnd::BrokenOff) => {
             context.drop_staging(&staging)?;
             drop(space);
             let begun = begin_from(context, origin, wnid, retries, progress, &tar, stop).await?;
@@ -114,8 +115,8 @@ pub(crate) async fn use_local_tar(
     }
 }
 
-/// The origin's tar, if it can be the one in the target, whose entries have this length in bytes.
-/// What is not proved is said, and not used.
+/// The origin's tar, if it can be the tar in the target, whose entries have the length `entries` in
+/// bytes. If that is not proved, logs it and returns `None`.
 async fn prove(
     context: &JobContext,
     origin: &Origin,
@@ -145,7 +146,7 @@ async fn prove(
     Ok(None)
 }
 
-/// What says that another program has not completed a file.
+/// The control file that shows that another program has not completed a tar.
 fn control_file(tar: &Path) -> Option<PathBuf> {
     let beside = |extension: &&str| {
         let mut name = tar.as_os_str().to_owned();
@@ -156,14 +157,15 @@ fn control_file(tar: &Path) -> Option<PathBuf> {
 }
 
 /// How the unpacking of a file ended.
-pub(crate) enum Ended {
-    /// The end marker came.
+pub(crate) enum UnpackEnd {
+    /// The end marker was reached.
     Whole {
         files: u64,
         /// Length of all entries, in bytes.
         entries: u64,
     },
-    /// The file ends before the tar does. What there is of it is a checkpoint in the staging folder.
+    /// The file ends before the tar does. The unpacked prefix is a checkpoint in the staging
+    /// folder.
     BrokenOff,
     Stopped,
 }
@@ -176,13 +178,13 @@ pub(crate) fn unpack(
     start: Start,
     keep_tar: bool,
     stop: &CancellationToken,
-) -> Result<Ended, UnpackError> {
+) -> Result<UnpackEnd, UnpackError> {
     let mut reader = Positioned { file: tar, offset: 0 };
     let mut unpacker = Unpacker::open(staging, wnid, start, keep_tar)?;
     let mut block = vec![0; BLOCK];
     loop {
         if stop.is_cancelled() {
-            return Ok(Ended::Stopped);
+            return Ok(UnpackEnd::Stopped);
         }
         match reader.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
             0 => break,
@@ -191,12 +193,12 @@ pub(crate) fn unpack(
     }
     let entries = unpacker.checkpoint()?;
     match unpacker.finish() {
-        Err(error) if error.is_truncated() => Ok(Ended::BrokenOff),
-        finished => finished.map(|files| Ended::Whole { files, entries }),
+        Err(error) if error.is_truncated() => Ok(UnpackEnd::BrokenOff),
+        finished => finished.map(|files| UnpackEnd::Whole { files, entries }),
     }
 }
 
-/// Reads a file from an offset of its own, so that it can be read again.
+/// Reads a file from an offset of its own, so that other readers of the file are independent.
 struct Positioned<'file> {
     file: &'file File,
     offset: u64,

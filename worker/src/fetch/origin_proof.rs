@@ -1,4 +1,5 @@
-//! Proves a folder or a tar in the target by the length that the origin says the class's tar has.
+//! Verifies a folder or a tar in the target by the length that the origin announces for the class's
+//! tar.
 
 use url::Url;
 
@@ -13,23 +14,24 @@ use crate::{
     source::Source,
 };
 
-/// Why the origin's word proves nothing.
+/// Why the origin's answer proves nothing.
 #[derive(Debug)]
 pub(crate) enum NotProved {
-    /// It contradicts what is there, or gives no length.
+    /// The answer contradicts what is there, or has no length.
     Differs(String),
-    /// It refuses to say anything, and will when it is asked again.
+    /// The origin refuses to answer, and repeating the request will not change that.
     Refused(DownloadError),
 }
 
-/// Asks the origin, and judges what is there by its answer; the inner error of `judge` says why
-/// that is no proof.
+/// Requests the length of the tar, and calls `judge` with the answer; the inner error of `judge` is
+/// the reason why it is no proof.
 ///
-/// Many origins answer a `HEAD` with another length than a `GET`, with none, or not at all: it can
-/// prove what is there, but what does not fit it disproves nothing, and the first byte is asked for.
+/// Many origins answer a `HEAD` with another length than a `GET`, without a length, or not at all.
+/// So an answer to `HEAD` can prove what is there, but cannot disprove it: in that case the first
+/// byte is requested with `GET`.
 ///
 /// # Errors
-/// [`Unfinished`] where the origin does not answer; the inner error where its answer is no proof.
+/// [`Unfinished`] if the origin does not answer; the inner error if its answer is no proof.
 pub(crate) async fn prove<T>(
     origin: &Origin,
     url: &Url,
@@ -44,7 +46,7 @@ pub(crate) async fn prove<T>(
     match describe(origin, url, retries).await {
         Ok(source) => Ok(judge(&source)?.map_err(NotProved::Differs)),
         Err(error) => match retry_decision(&error) {
-            // Tried to the end: the origin's fault, and no word about what is there.
+            // All retries failed: that is the origin's fault and does not disprove what is there.
             RetryDecision::Retry { .. } => Err(Unfinished::Failed(error.into())),
             RetryDecision::GiveUp => Ok(Err(NotProved::Refused(error))),
         },

@@ -1,4 +1,4 @@
-//! Receiving a class: the pieces of the download go to the unpacker, whatever breaks in between.
+//! Receives a class: passes the pieces of the download to the unpacker and handles interruptions.
 
 use std::{pin::pin, sync::Arc};
 
@@ -19,71 +19,74 @@ use crate::{
     },
 };
 
-/// Downloads and unpacks a class into a staging folder, from the checkpoint of an earlier attempt where there is one.
+/// Downloads and unpacks a class into a staging folder, starting from the checkpoint of an earlier
+/// attempt if there is one.
 pub(crate) async fn receive(
     context: &JobContext,
     origin: &Origin,
     wnid: Wnid,
     retries: u32,
     progress: &Arc<ClassProgress>,
-    spare: &Arc<ExtraConnections>,
+    extra: &Arc<ExtraConnections>,
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
     let (staging, checkpoint) = context.take_over(wnid)?;
-    let mut intake = Intake { context, wnid, staging, at_work: None };
+    let mut receiver = ClassReceiver { context, wnid, staging, unpacking: None };
     let mut left = None;
     if let Some(Checkpoint { source, files, begun, position, parts }) = checkpoint {
         tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        let claim = context.disk_space().claim_rest(source.length, intake.copies(), position);
-        intake.start(Start { source: source.clone(), files, begun, offset: position }, claim)?;
+        let claim = context.disk_space().claim_rest(source.length, receiver.copies(), position);
+        receiver.start(Start { source: source.clone(), files, begun, offset: position }, claim)?;
         left = Some(Left { source, position, parts });
     }
-    let (beside, runtime) = context.beside();
+    let (part_origin, runtime) = context.origin_and_runtime();
     let url = context.job.url.for_class(wnid);
-    let tar = Tar { origin: beside.clone(), url, retries, progress: Arc::clone(progress), spare: Arc::clone(spare) };
-    let mut assembly = Assembly::new(origin, tar, intake.staging.parts(), runtime.clone(), left);
+    let tar =
+        Tar { origin: part_origin.clone(), url, retries, progress: Arc::clone(progress), extra: Arc::clone(extra) };
+    let mut assembly = Assembly::new(origin, tar, receiver.staging.parts(), runtime.clone(), left);
     loop {
         let piece = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Unfinished::Stopped),
-            piece = intake.noting(assembly.next()) => piece.map_err(|error| Unfinished::Failed(error.into())),
+            piece = receiver.noting(assembly.next()) => piece.map_err(|error| Unfinished::Failed(error.into())),
         };
         match piece {
             Ok(Piece::Begin(source)) => {
-                intake.forget();
+                receiver.forget();
                 progress.begin(0, source.length);
-                let begun = stop.run_until_cancelled(intake.begin(source)).await;
+                let begun = stop.run_until_cancelled(receiver.begin(source)).await;
                 if let Err(unfinished) = begun.unwrap_or(Err(Unfinished::Stopped)) {
                     assembly.stop().await;
                     return Err(unfinished);
                 }
             }
             Ok(Piece::Bytes(bytes)) => {
-                if let Err(unfinished) = intake.feed(&bytes) {
+                if let Err(unfinished) = receiver.feed(&bytes) {
                     assembly.stop().await;
                     return Err(unfinished);
                 }
             }
-            Ok(Piece::End) => match intake.finish()? {
-                Some((source, files)) => return Ok(Unpacked { staging: intake.staging, source, files }),
+            Ok(Piece::End) => match receiver.finish()? {
+                Some((source, files)) => return Ok(Unpacked { staging: receiver.staging, source, files }),
                 None => match stop.run_until_cancelled(assembly.begin_again()).await {
                     Some(Ok(())) => {}
-                    Some(Err(error)) => return Err(context.failed(&intake.staging, error.into())),
+                    Some(Err(error)) => return Err(context.failed(&receiver.staging, error.into())),
                     None => return Err(Unfinished::Stopped),
                 },
             },
             Err(Unfinished::Failed(failure)) => {
-                // What may pass is tried again, here or by another worker, and goes on where this attempt ended.
+                // A transient failure is retried here or by another worker, and continues where
+                // this attempt ended.
                 let has_parts = assembly.stop().await;
-                if failure.suspect == Suspect::Origin && (intake.keep()? || has_parts) {
+                if failure.suspect == Suspect::Origin && (receiver.keep()? || has_parts) {
                     return Err(Unfinished::Failed(failure));
                 }
-                intake.forget();
-                return Err(context.failed(&intake.staging, failure));
+                receiver.forget();
+                return Err(context.failed(&receiver.staging, failure));
             }
             Err(unfinished) => {
                 assembly.stop().await;
-                intake.keep()?;
+                receiver.keep()?;
                 return Err(unfinished);
             }
         }
@@ -91,34 +94,34 @@ pub(crate) async fn receive(
 }
 
 /// The staging folder and the unpacker that fills it.
-struct Intake<'context> {
+struct ClassReceiver<'context> {
     context: &'context JobContext,
     wnid: Wnid,
     staging: Staging,
-    at_work: Option<AtWork>,
+    unpacking: Option<Unpacking>,
 }
 
 /// A tar that is being unpacked.
-struct AtWork {
+struct Unpacking {
     unpacker: Unpacker,
     source: Source,
-    /// Its space on the disk.
+    /// Its reservation of disk space.
     claim: Claim,
 }
 
-impl Intake<'_> {
-    /// How often the bytes of the tar are written.
+impl ClassReceiver<'_> {
+    /// How many times the bytes of the tar are written.
     fn copies(&self) -> u64 {
         if self.context.job.delete_tar { 1 } else { 2 }
     }
 
-    /// Begins a tar, if the disk has space for it, or once it has.
+    /// Begins a tar as soon as the disk has space for it.
     async fn begin(&mut self, source: Source) -> Result<(), Unfinished> {
-        // What there is of another version makes room for this one.
+        // The files of another version are removed to make room for this one.
         self.staging
             .clear()
             .map_err(UnpackError::storage("open the staging folder"))
-            .map_err(|error| self.sorted(error))?;
+            .map_err(|error| self.unfinished(error))?;
         let claim = self.context.disk_space().claim(source.length, self.copies()).await;
         let claim = claim.map_err(|lacks| self.context.failed(&self.staging, lacks.into()))?;
         self.start(Start { source, ..Start::default() }, claim)
@@ -127,89 +130,97 @@ impl Intake<'_> {
     fn start(&mut self, start: Start, claim: Claim) -> Result<(), Unfinished> {
         let source = start.source.clone();
         match Unpacker::open(&self.staging, self.wnid, start, !self.context.job.delete_tar) {
-            Ok(unpacker) => self.at_work = Some(AtWork { unpacker, source, claim }),
-            Err(error) => return Err(self.sorted(error)),
+            Ok(unpacker) => self.unpacking = Some(Unpacking { unpacker, source, claim }),
+            Err(error) => return Err(self.unfinished(error)),
         }
         Ok(())
     }
 
-    /// Waits, and notes meanwhile what has come when that is due.
+    /// Waits, and records the progress in the journal whenever that is due.
     async fn noting<T>(&mut self, next: impl Future<Output = T>) -> T {
         let mut next = pin!(next);
         loop {
-            let Some(AtWork { unpacker, .. }) = &mut self.at_work else { return next.await };
+            let Some(Unpacking { unpacker, .. }) = &mut self.unpacking else { return next.await };
             tokio::select! {
                 biased;
                 next = &mut next => return next,
                 () = unpacker.timer().due() => {
-                    // Whatever is wrong with the disk, the next bytes meet it again.
+                    // An error of the disk is ignored here: writing the next bytes returns it
+                    // again.
                     unpacker.note_progress().ok();
                 }
             }
         }
     }
 
-    /// Unpacks the next bytes of the tar. While the disk is behind, nothing more is asked of the origin.
+    /// Unpacks the next bytes of the tar. While the disk is slower than the origin, no further
+    /// bytes are read.
     fn feed(&mut self, bytes: &[u8]) -> Result<(), Unfinished> {
-        let AtWork { unpacker, claim, .. } = self.at_work.as_mut().expect("bytes come after the beginning");
+        let Unpacking { unpacker, claim, .. } = self.unpacking.as_mut().expect("bytes come after the beginning");
         if let Err(error) = unpacker.push(bytes) {
             return Err(self.broken(error));
         }
         claim.takes(unpacker.disk_bytes(), unpacker.files()).map_err(|lacks| self.give_up(lacks))
     }
 
-    /// Ends a class for which the disk has no space. Its claim ends after its staging was removed,
-    /// because a class that waits for the claim compares itself with the free space then.
+    /// Ends a class for which the disk has no space. The reservation ends after the staging folder
+    /// was removed, because a class that waits for the reservation then compares its size with the
+    /// free space.
     fn give_up(&mut self, lacks: LacksSpace) -> Unfinished {
-        let claim = self.at_work.take().map(|AtWork { claim, .. }| claim);
+        let claim = self.unpacking.take().map(|Unpacking { claim, .. }| claim);
         let failed = self.context.failed(&self.staging, lacks.into());
         drop(claim);
         failed
     }
 
-    /// Ends the class, or the worker, as its unpacker ended.
+    /// Ends the class or the worker, depending on the error of its unpacker.
     fn broken(&mut self, error: UnpackError) -> Unfinished {
-        if let Some(lacks) = self.at_work.as_ref().and_then(|at_work| at_work.lacks_space(&error)) {
+        if let Some(lacks) = self.unpacking.as_ref().and_then(|unpacking| unpacking.lacks_space(&error)) {
             return self.give_up(lacks);
         }
-        if let Some(AtWork { mut unpacker, .. }) = self.at_work.take() {
-            // What is done may serve the next attempt; that it cannot be kept changes nothing.
+        if let Some(Unpacking { mut unpacker, .. }) = self.unpacking.take() {
+            // The next attempt may use the finished files. If they cannot be kept, the result is
+            // the same.
             unpacker.checkpoint().ok();
         }
-        self.sorted(error)
+        self.unfinished(error)
     }
 
-    fn sorted(&self, error: UnpackError) -> Unfinished {
+    fn unfinished(&self, error: UnpackError) -> Unfinished {
         self.context.broken(&self.staging, error)
     }
 
-    /// Stops with a checkpoint of what is done; says whether there is anything that a later attempt can go on from.
+    /// Stops with a checkpoint of the finished work; returns whether a later attempt can continue
+    /// from it.
     fn keep(&mut self) -> Result<bool, Unfinished> {
-        let Some(AtWork { unpacker, source, .. }) = &mut self.at_work else { return Ok(false) };
+        let Some(Unpacking { unpacker, source, .. }) = &mut self.unpacking else { return Ok(false) };
         let has_validator = source.validator().is_some();
         let done = unpacker.checkpoint().map_err(|error| self.broken(error))?;
-        self.at_work = None;
+        self.unpacking = None;
         Ok(done > 0 && has_validator)
     }
 
-    /// Drops what there is of a version that the origin no longer has; what was wrong with it does not matter any more.
+    /// Discards the files of a version that the origin no longer has, and any error of its
+    /// unpacker.
     fn forget(&mut self) {
-        self.at_work = None;
+        self.unpacking = None;
     }
 
-    /// Proves the tar complete; `None` when a body of unknown length was cut, which only the tar can tell.
+    /// Verifies that the tar is complete. `None` if a body of unknown length was cut, which only
+    /// the tar itself can show.
     fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
-        let AtWork { unpacker, source, .. } = self.at_work.take().expect("the end comes after the beginning");
+        let Unpacking { unpacker, source, .. } = self.unpacking.take().expect("the end comes after the beginning");
         match unpacker.finish() {
             Ok(files) => Ok(Some((source, files))),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),
-            Err(error) => Err(self.sorted(error)),
+            Err(error) => Err(self.unfinished(error)),
         }
     }
 }
 
-impl AtWork {
-    /// Whether the disk is full because this tar takes more than was announced, or has too many files.
+impl Unpacking {
+    /// The failure for a disk that is full because this tar takes more space than announced, or has
+    /// too many files.
     fn lacks_space(&self, error: &UnpackError) -> Option<LacksSpace> {
         if !error.is_full_disk() {
             return None;

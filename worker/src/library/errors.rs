@@ -1,23 +1,23 @@
-//! Why the functions of the library fail. Each message is a sentence of its own.
+//! The errors of the library's functions. Each message is a complete sentence.
 
 use shared::{class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses};
 
 use super::Stats;
 use crate::{fetch::context::JobContextError, storage::target::TargetError};
 
-/// Why there are no ids.
+/// Why no ids could be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", sentence(.0))]
 pub struct ReadError(#[from] ClassListError);
 
 impl ReadError {
-    /// The reason, for programs that tell them apart.
+    /// The reason, for programs that handle them separately.
     pub fn reason(&self) -> &ClassListError {
         &self.0
     }
 }
 
-/// The missing column has a wording of its own, see [`ClassListError`].
+/// The missing column has its own wording, see [`ClassListError`].
 fn sentence(error: &ClassListError) -> String {
     match error {
         ClassListError::MissingColumn { .. } => error.to_string(),
@@ -25,26 +25,27 @@ fn sentence(error: &ClassListError) -> String {
     }
 }
 
-/// Why a batch could not run, or not to its end. What was completed stays, and the same call
-/// continues with the rest.
+/// Why a batch did not run, or did not finish. Completed classes stay, and the same call continues
+/// with the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// The URL.
+    /// The URL is invalid.
     #[error("cannot use the URL: {0}")]
     Url(#[from] InvalidUrl),
-    /// A number of [`Options`](super::Options) that has to be at least 1.
+    /// A number in [`Options`](super::Options) is 0 and must be at least 1.
     #[error("cannot download with {option} = 0: give at least 1")]
     Zero {
         /// The field's name.
         option: &'static str,
     },
-    /// The target folder, or the HTTP client.
+    /// The target folder or the HTTP client cannot be used.
     #[error("cannot {0}")]
     JobContext(#[from] JobContextError),
-    /// The target failed during the batch, e.g. because it is full.
+    /// The target failed during the batch, for example because the disk is full.
     #[error("cannot {0}")]
     Target(#[from] TargetError),
-    /// The origin refuses every class alike, as with a wrong URL or without a login.
+    /// The origin refuses every class in the same way, for example because of a wrong URL or a
+    /// missing login.
     #[error("cannot get any class from {origin}: {refuses}. {}No class is counted as failed", advice(.refuses.refusal))]
     OriginRefuses {
         /// Scheme, host and port.
@@ -56,12 +57,12 @@ pub enum BatchError {
     /// ended.
     #[error("cancelled after {} classes", .stats.total())]
     Cancelled {
-        /// What became of the classes that had ended.
+        /// Results of the classes that had ended.
         stats: Stats,
     },
 }
 
-/// The fields of [`Options`](super::Options) to look at. Nothing where the failure names them.
+/// The fields of [`Options`](super::Options) to check. Empty if the failure names them.
 fn advice(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::Status(407) => "The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY. ",
@@ -79,7 +80,7 @@ mod tests {
     use crate::library::{Options, download_batch, load_part_ids_from_csv};
 
     #[test]
-    fn a_csv_that_cannot_be_used_is_told_in_one_sentence() {
+    fn an_unusable_csv_is_reported_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("other.csv"), "id\nn00000001\n").unwrap();
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn options_that_make_no_sense_are_told_in_one_sentence() {
+    async fn invalid_options_are_reported_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { url: "http://127.0.0.1:1".to_owned(), ..Options::default() };
         for (options, sentence) in [
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_that_is_cancelled_before_its_begin_downloads_nothing_and_says_so() {
+    async fn a_batch_that_is_cancelled_before_its_start_downloads_nothing_and_reports_it() {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { url: "http://127.0.0.1:1".to_owned(), ..Options::default() };
         options.cancellation.cancel();

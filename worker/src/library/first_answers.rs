@@ -1,8 +1,10 @@
-//! The first answers of the origin to a batch: whether it refuses every class alike. Pure.
+//! The first answers of the origin to a batch: whether it refuses every class in the same way.
+//! Pure.
 //!
-//! Until a tar comes, at most [`SAMPLE`] classes are asked for, spread over the whole list. A class
-//! that is refused meanwhile is undecided: it has failed when the check is over. If [`SAMPLE`] classes
-//! are refused alike, none of them has failed and the batch ends.
+//! Until a tar arrives, at most [`SAMPLE`] classes are requested, spread over the whole list. A
+//! class that is refused in this time is undecided: it counts as failed when the check is over. If
+//! [`SAMPLE`] classes are refused in the same way, none of them counts as failed and the batch
+//! ends.
 
 use std::collections::HashSet;
 
@@ -12,17 +14,17 @@ use shared::{
     refused_sample::{BYTES_OF_A_TAR, LONGEST_PAGE, OriginRefuses, SAMPLE, spread},
 };
 
-/// A check that goes on.
+/// A running check.
 #[derive(Debug)]
 pub(super) struct FirstAnswers {
     refused: Vec<(Wnid, Failure)>,
-    /// Some class of the list is there already, so those that the origin says it does not have may
-    /// have been missing at the last call, too.
+    /// The target already has some class of the list. So classes that the origin does not have may
+    /// have been missing in the last call too.
     some_are_there: bool,
 }
 
 impl FirstAnswers {
-    /// Puts a sample first in the list. `None` where the list is too short for one.
+    /// Moves a sample to the front of the list. `None` if the list is too short for one.
     pub(super) fn of(classes: &mut Vec<Wnid>, some_are_there: bool) -> Option<Self> {
         if classes.len() < SAMPLE {
             return None;
@@ -34,13 +36,13 @@ impl FirstAnswers {
         Some(Self { refused: Vec::new(), some_are_there })
     }
 
-    /// How many classes may be begun while so many are under way.
+    /// How many classes may be started while `under_way` classes run.
     pub(super) fn room(&self, under_way: usize) -> usize {
         SAMPLE.saturating_sub(self.refused.len() + under_way)
     }
 
-    /// Notes that a class has failed. Gives the failure back if it does not look like the earlier
-    /// ones: then the check is over.
+    /// Records that a class has failed. Returns the failure if it differs from the earlier ones;
+    /// the check is then over.
     pub(super) fn note(&mut self, wnid: Wnid, failure: Failure) -> Result<(), Failure> {
         let first = self.refused.first().and_then(|(_, failure)| failure.refusal);
         let is_alike = failure.refusal.is_some_and(|refusal| {
@@ -54,19 +56,19 @@ impl FirstAnswers {
         Ok(())
     }
 
-    /// That the origin refuses every class, once the whole sample is refused.
+    /// Returns that the origin refuses every class, once the whole sample is refused.
     pub(super) fn refuses(&self) -> Option<OriginRefuses> {
         let failures = self.refused.iter().map(|(_, failure)| failure);
         OriginRefuses::of(failures, false).filter(|refuses| refuses.classes >= SAMPLE)
     }
 
-    /// Whether so many bytes, of so many classes that were begun, are tars and not pages.
+    /// Whether `received` bytes from `begun` classes can only be tars and not pages.
     pub(super) fn are_tars(&self, received: u64, begun: usize) -> bool {
         let pages = if self.refused.is_empty() { BYTES_OF_A_TAR } else { LONGEST_PAGE };
         received >= pages.saturating_mul(begun.max(1) as u64)
     }
 
-    /// The classes that have failed after all.
+    /// The undecided classes, which count as failed after all.
     pub(super) fn into_failed(self) -> Vec<(Wnid, Failure)> {
         self.refused
     }
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_refusals_that_are_alike_end_the_batch_and_another_answer_ends_the_check() {
+    fn twenty_equal_refusals_end_the_batch_and_another_answer_ends_the_check() {
         let mut list = classes(100);
         let mut check = FirstAnswers::of(&mut list, false).unwrap();
         for (number, wnid) in list.iter().take(19).enumerate() {
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn where_some_classes_are_there_others_may_be_missing_and_a_login_may_have_expired() {
+    fn with_existing_classes_a_404_ends_the_check_and_a_401_does_not() {
         let mut list = classes(20);
         let mut check = FirstAnswers::of(&mut list, true).unwrap();
         assert!(check.note(list[0], refused(404)).is_err());
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_for_each_class_is_no_tar() {
+    fn a_page_for_each_class_does_not_count_as_a_tar() {
         let mut list = classes(20);
         let mut check = FirstAnswers::of(&mut list, false).unwrap();
         assert!(check.are_tars(8 * BYTES_OF_A_TAR, 8) && !check.are_tars(8 * BYTES_OF_A_TAR - 1, 8));

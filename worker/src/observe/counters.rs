@@ -1,4 +1,5 @@
-//! What this worker has done and is doing, counted in atomics where it happens; for those who look from outside.
+//! Counters of this worker's work, kept in atomics and updated where the events happen. They are
+//! read by the metrics endpoint and the reports to the coordinator.
 
 use std::{
     fmt,
@@ -8,28 +9,28 @@ use std::{
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use shared::metrics::{Durations, MetricsSource, Page};
 
-/// See the module. Of one process, whatever sessions and runs it lives through.
+/// Counters of one process, over all its sessions and runs.
 #[derive(Debug, Default)]
 pub struct WorkerCounters {
     pub(crate) slots: Gauge,
     pub(crate) busy: Gauge,
     pub(crate) received: Counter,
     pub(crate) retries: Counter,
-    /// What the gate to the origin lets through, holds back and may let through.
+    /// Connections in use, requests that wait, and the limit of the origin limiter.
     pub(crate) origin_open: Gauge,
     pub(crate) origin_waiting: Gauge,
     pub(crate) origin_limit: Gauge,
     pub(crate) origin_requests: Counter,
-    /// Further requests, to where the origin has redirected.
+    /// Additional requests that follow redirects of the origin.
     pub(crate) origin_redirects: Counter,
-    /// Requests that broke.
+    /// Requests that failed without an answer, or whose body ended early.
     pub(crate) origin_cuts: Counter,
-    /// 429 and 503.
+    /// Answers 429 and 503.
     pub(crate) origin_refusals: Counter,
-    /// From the moment in which a class is complete in its staging folder.
+    /// Time from a class being complete in its staging folder to its publication.
     pub(crate) publishes: Durations,
     pub(crate) missed_renewals: Counter,
-    /// Folders that differed from their manifests and were replaced.
+    /// Class folders that differed from their manifests and were replaced.
     pub(crate) mended: Counter,
     success: Counter,
     skipped: Counter,
@@ -39,7 +40,7 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// Whether the coordinator knows this worker and was heard of lately.
+    /// Whether the worker is registered and the coordinator has answered lately.
     pub fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Relaxed)
     }
@@ -66,13 +67,13 @@ pub(crate) enum ClassEnd {
     Success,
     Skipped,
     Failed,
-    /// Not finished; another lease of the class goes on where this one ended.
+    /// Not finished; the next lease of the class continues where this one ended.
     HandedBack,
 }
 
 impl WorkerCounters {
-    /// Says how many folders differed from their manifests, if any did.
-    pub(crate) fn tell_mended(&self) {
+    /// Logs how many class folders differed from their manifests, if there were any.
+    pub(crate) fn log_replaced_folders(&self) {
         match self.mended.get() {
             0 => {}
             1 => tracing::warn!("1 class folder differed from its manifest and was replaced"),
@@ -80,7 +81,7 @@ impl WorkerCounters {
         }
     }
 
-    /// Requests to the origin, with those that followed redirects.
+    /// Requests to the origin, including those that follow redirects.
     pub(crate) fn requests_with_redirects(&self) -> u64 {
         self.origin_requests.get().saturating_add(self.origin_redirects.get())
     }

@@ -1,4 +1,5 @@
-//! One bar per download on a terminal, and the byte counts that renewals and the job's line report.
+//! One progress bar per download on a terminal, and the byte counts for heartbeats and the job's
+//! line.
 
 use std::{
     fmt::Write,
@@ -16,14 +17,14 @@ use shared::{
 
 use crate::observe::counters::WorkerCounters;
 
-/// The shape that users know: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
+/// The format of tqdm: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
 const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
-/// Before its first byte: most often for its turn at the origin.
+/// Before the first byte: the download usually waits for the origin limiter.
 const TEMPLATE_WHILE_WAITING: &str = "[{prefix}] {msg}: waiting [{so_far}]";
-/// While the origin has not said how long the tar is.
+/// While the length of the tar is unknown.
 const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {rate}B/s]";
 
-/// Byte counts of this process, and where bars are drawn.
+/// Byte counts of this process, and the screen for the bars.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     screen: Screen,
@@ -35,7 +36,7 @@ pub(crate) struct Progress {
 pub(crate) struct ClassProgress {
     bar: Option<ProgressBar>,
     here: AtomicU64,
-    /// Of the whole tar; 0 while it is not known.
+    /// Length of the whole tar; 0 while it is unknown.
     length: AtomicU64,
     /// The class needs no origin now; see [`ClassProgress::locally`].
     local: AtomicBool,
@@ -73,13 +74,15 @@ impl Progress {
             }
             Screen::Plain(_) | Screen::Silent => None,
         };
-        let (here, length, local) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        let here = AtomicU64::new(0);
+        let length = AtomicU64::new(0);
+        let local = AtomicBool::new(false);
         ClassProgress { bar, here, length, local, counters: Arc::clone(&self.counters) }
     }
 }
 
 impl ClassProgress {
-    /// The tar begins, or goes on with so many bytes.
+    /// Begins the tar, or continues it after `here` bytes.
     pub(crate) fn begin(&self, here: u64, length: Option<u64>) {
         self.here.store(here, Ordering::Relaxed);
         self.length.store(length.unwrap_or(0), Ordering::Relaxed);
@@ -93,7 +96,7 @@ impl ClassProgress {
         }
     }
 
-    /// So many bytes more have come from the origin.
+    /// Counts bytes received from the origin.
     pub(crate) fn received(&self, bytes: u64) {
         self.counters.received.inc_by(bytes);
         self.here.fetch_add(bytes, Ordering::Relaxed);
@@ -102,30 +105,30 @@ impl ClassProgress {
         }
     }
 
-    /// Until the guard is dropped the class is worked on without the origin, so its coordinator
+    /// Marks the class as not using the origin until the guard is dropped, so that the coordinator
     /// does not expect bytes of it.
     pub(crate) fn locally(&self) -> LocalWork<'_> {
         self.local.store(true, Ordering::Relaxed);
         LocalWork(self)
     }
 
-    /// Whether the class is worked on without the origin.
+    /// Whether the class does not use the origin at the moment.
     pub(crate) fn is_local(&self) -> bool {
         self.local.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the tar that are here.
+    /// Number of bytes of the tar that were received.
     pub(crate) fn position(&self) -> u64 {
         self.here.load(Ordering::Relaxed)
     }
 
-    /// Length of the tar; 0 while it is not known.
+    /// Length of the tar; 0 while it is unknown.
     pub(crate) fn length(&self) -> u64 {
         self.length.load(Ordering::Relaxed)
     }
 }
 
-/// Work on a class that needs no origin.
+/// Marks work on a class that needs no origin, until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct LocalWork<'class>(&'class ClassProgress);
@@ -156,7 +159,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 fn key(text: fn(&ProgressState) -> String) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
-    // A bar that cannot be drawn must not stop a download.
+    // An error while drawing a bar must not stop a download.
     move |state, out| out.write_str(&text(state)).unwrap_or_default()
 }
 
@@ -175,7 +178,7 @@ mod tests {
     use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget, TermLike};
 
     #[test]
-    fn the_bar_has_the_shape_that_users_know() {
+    fn the_bar_has_the_format_of_tqdm() {
         let terminal = InMemoryTerm::new(5, 100);
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
         let output = Output::start("test", io::sink()).unwrap();

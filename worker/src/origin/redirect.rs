@@ -1,33 +1,34 @@
-//! Where the origin may redirect to: a few hops, never from https to http; which addresses,
-//! `allowed_addresses` says.
+//! Decides which redirects of the origin are followed: a few hops, never from https to http.
+//! `allowed_addresses` decides which addresses are allowed.
 
 use reqwest::{Response, StatusCode, header};
 use url::Url;
 
 use crate::origin::proxies::UnusableProxy;
 
-/// No origin needs more.
-const MOST_HOPS: usize = 5;
+/// Maximum number of redirects; no known origin needs more.
+const MAX_HOPS: usize = 5;
 
 /// Why a redirect is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RefusedRedirect {
     /// A loop, or a long chain.
-    #[error("too many redirects (more than {MOST_HOPS})")]
+    #[error("too many redirects (more than {MAX_HOPS})")]
     TooMany,
-    /// Back to a URL that has redirected already, without a cookie that could change its answer.
+    /// A redirect to a URL that has redirected already, without a cookie that could change its
+    /// response.
     #[error("redirect loop: {url} was asked before")]
     Loop {
         /// The URL, without credentials.
         url: String,
     },
-    /// `Location` is no URL.
+    /// `Location` is not a valid URL.
     #[error("redirect refused: its Location is no URL ({0})")]
     Unreadable(url::ParseError),
     /// From https to http.
     #[error("redirect from https to plain http refused, to {host}")]
     Downgrade {
-        /// Where it led.
+        /// The destination.
         host: String,
     },
     /// Neither http nor https.
@@ -39,20 +40,20 @@ pub(crate) enum RefusedRedirect {
     /// To an address that is not public.
     #[error("redirect to another host refused: {host} has a private address")]
     Private {
-        /// Where it led.
+        /// The destination.
         host: String,
     },
-    /// Only through a proxy that cannot be used.
+    /// The destination can only be reached through a proxy that cannot be used.
     #[error("redirect to {host} cannot be followed ({why})")]
     Proxy {
-        /// Where it led.
+        /// The destination.
         host: String,
-        /// What is wrong with the proxy.
+        /// The error of the proxy.
         why: UnusableProxy,
     },
 }
 
-/// Where an answer redirects to; `None` if it is no redirect.
+/// The destination of a redirect; `None` if the response is no redirect.
 pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, RefusedRedirect>> {
     let redirects = [
         StatusCode::MULTIPLE_CHOICES,
@@ -66,23 +67,23 @@ pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, Re
     Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
 }
 
-/// Resolves a `Location` against the URL that answered. Bytes beyond ASCII are sent back as they came, percent-encoded,
-/// whatever encoding they are in; the parser encodes spaces.
+/// Resolves a `Location` against the URL of the response. Bytes beyond ASCII are percent-encoded
+/// unchanged, whatever encoding they have; the parser encodes spaces.
 fn resolve(from: &Url, location: &[u8]) -> Result<Url, url::ParseError> {
     let encoded = location.iter().map(|byte| match byte {
         0x80.. => format!("%{byte:02X}"),
         byte => char::from(*byte).to_string(),
     });
     let mut to = from.join(&encoded.collect::<String>())?;
-    // Never sent, and of no use in a message.
+    // A fragment is never sent and is useless in a message.
     to.set_fragment(None);
     Ok(to)
 }
 
-/// Judges one hop, but for where it leads; `hops`: how many there are with it.
+/// Checks one hop except for its address. `hops`: the number of hops, including this one.
 pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedirect> {
     let host = || to.host_str().unwrap_or("no host").to_owned();
-    if hops > MOST_HOPS {
+    if hops > MAX_HOPS {
         return Err(RefusedRedirect::TooMany);
     }
     if !matches!(to.scheme(), "http" | "https") {
@@ -94,7 +95,7 @@ pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedi
     Ok(())
 }
 
-/// Whether the origin's secrets may go to a URL as well: it is the origin, or the origin's `https`.
+/// Whether the origin's secrets may be sent to a URL: it is the origin, or the origin over `https`.
 pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
     let is_upgrade = (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
     base.host() == to.host() && (base.origin() == to.origin() || is_upgrade)
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_to_a_private_address_is_refused_and_the_host_named() {
+    fn a_redirect_to_a_private_address_is_refused_with_the_name_of_the_host() {
         for to in [
             "169.254.169.254",
             "127.0.0.1",
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_go_to_the_origin_alone() {
+    fn secrets_are_sent_to_the_origin_only() {
         for (base, to, is_shared) in [
             ("https://h.org/a", "https://h.org/b", true),
             ("https://h.org/", "https://h.org:443/", true),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_read_as_browsers_read_it() {
+    fn a_location_is_parsed_as_browsers_do() {
         let from = Url::parse("http://h.org/a/b?c").unwrap();
         for (location, expected) in [
             (&b"/x y/z.tar"[..], "http://h.org/x%20y/z.tar"),

@@ -1,7 +1,8 @@
 //! One request for a tar, from the configured URL over redirects to the host that answers it.
 //!
-//! Invariant: secrets (`--header-file`, user and password of the URL) are sent to the origin alone; cookies that a redirect
-//! sets are sent by their own rules (RFC 6265), and forgotten with the request.
+//! Invariant: secrets (`--header-file`, user and password of the URL) are sent to the origin only.
+//! Cookies that a redirect sets are sent by their own rules (RFC 6265), and dropped after the
+//! request.
 
 use cookie_store::{CookieStore, RawCookie};
 use reqwest::{
@@ -15,26 +16,26 @@ use crate::origin::{
     redirect::{self, RefusedRedirect},
 };
 
-/// Where a request has got to.
+/// The state of a request that follows redirects.
 #[derive(Debug)]
 pub(crate) struct Route<'origin> {
     clients: &'origin Clients,
     connections: &'origin Connections,
-    /// The URL that is asked next.
+    /// The URL of the next request.
     url: Url,
     /// The URLs that have redirected.
-    asked: Vec<Url>,
-    /// Those of the redirects so far.
+    visited: Vec<Url>,
+    /// The cookies of the redirects so far.
     cookies: CookieStore,
 }
 
 impl<'origin> Route<'origin> {
     /// Begins at a URL of the origin.
     pub(crate) fn new(clients: &'origin Clients, connections: &'origin Connections, url: Url) -> Self {
-        Self { clients, connections, url, asked: Vec::new(), cookies: CookieStore::default() }
+        Self { clients, connections, url, visited: Vec::new(), cookies: CookieStore::default() }
     }
 
-    /// The request to be sent next; `headers`: what it asks for.
+    /// The next request to send; `headers`: its headers.
     pub(crate) fn request(&self, method: Method, headers: &HeaderMap) -> Result<RequestBuilder, RefusedRedirect> {
         let Clients { base, secrets, proxies, .. } = self.clients;
         let is_proxied = proxies
@@ -62,12 +63,12 @@ impl<'origin> Route<'origin> {
         Ok(client.request(method, self.url.clone()).headers(all))
     }
 
-    /// Goes where an answer redirects to; says whether it does.
+    /// Follows the redirect of a response; returns whether it is a redirect.
     pub(crate) async fn follow(&mut self, response: &Response) -> Result<bool, RefusedRedirect> {
         let Some(location) = redirect::location(&self.url, response) else { return Ok(false) };
         let mut to = location?;
-        self.asked.push(self.url.clone());
-        redirect::judge(&self.url, &to, self.asked.len())?;
+        self.visited.push(self.url.clone());
+        redirect::judge(&self.url, &to, self.visited.len())?;
         let base = &self.clients.base;
         let checked = self.clients.addresses.check(&to).await;
         checked.map_err(|_| RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })?;
@@ -76,11 +77,11 @@ impl<'origin> Route<'origin> {
         self.cookies.store_response_cookies(set, &self.url);
         let has_cookies = self.cookies.iter_any().next().is_some();
         if redirect::shares_secrets(base, &to) && to.username().is_empty() && to.password().is_none() {
-            // An absolute Location leaves them out.
+            // An absolute `Location` does not contain them.
             let failed = to.set_username(base.username()).and_then(|()| to.set_password(base.password()));
             failed.expect("an http URL has a host");
         }
-        if self.asked.contains(&to) && !has_cookies {
+        if self.visited.contains(&to) && !has_cookies {
             return Err(RefusedRedirect::Loop { url: crate::source::shown(&to) });
         }
         self.url = to;

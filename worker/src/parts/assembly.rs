@@ -1,7 +1,8 @@
-//! All of a tar in order, over however many connections: the main one streams, parts that others have fetched come out of
-//! their files.
+//! Delivers the bytes of a tar in order over several connections: the main connection streams, and
+//! parts that other connections have fetched are read from their files.
 //!
-//! Invariant: as for [`Download`], the bytes since the last [`Piece::Begin`] are a prefix of one version.
+//! Invariant: as for [`Download`], the bytes since the last [`Piece::Begin`] are a prefix of one
+//! version.
 
 use std::{path::PathBuf, pin::pin};
 
@@ -22,34 +23,35 @@ use crate::{
     storage::{file_tree::remove_tree, part_file::FoundPart},
 };
 
-/// See the module.
+/// The bytes of one tar in order, from the main connection and from the files of its parts.
 #[derive(Debug)]
 pub(crate) struct Assembly<'origin> {
     tar: Tar,
     download: Download<'origin>,
-    /// Where the main connection is to end.
+    /// The offset at which the main connection ends.
     until: Until,
-    /// Of files with parts.
+    /// The folder for files with parts.
     folder: PathBuf,
-    /// Where others run who fetch parts.
+    /// The runtime of the tasks that fetch parts.
     runtime: Handle,
-    /// While the tar can be cut.
+    /// Present while the tar can be split.
     split: Option<Split>,
-    /// When the last bytes of the main connection were handed out, while they are unpacked.
-    handed_out: Option<Instant>,
+    /// The time at which the last bytes of the main connection were returned to the unpacker, while
+    /// it unpacks them.
+    delivered_at: Option<Instant>,
 }
 
 /// What an earlier attempt has left of a tar.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) source: Source,
-    /// Where the unpacker goes on.
+    /// Offset at which the unpacker continues.
     pub(crate) position: u64,
     pub(crate) parts: Vec<FoundPart>,
 }
 
 impl<'origin> Assembly<'origin> {
-    /// Prepares a transfer. `origin`: for the main connection; `folder`: for files with parts.
+    /// Prepares a transfer. `origin`: for the main connection. `folder`: for files with parts.
     pub(crate) fn new(origin: &'origin Origin, tar: Tar, folder: PathBuf, runtime: Handle, left: Option<Left>) -> Self {
         let resume = left.as_ref().map(|left| (left.source.clone(), left.position));
         let mut download = Download::new(origin, tar.url.clone(), tar.retries, resume);
@@ -57,26 +59,27 @@ impl<'origin> Assembly<'origin> {
         download.end_at(until.clone());
         let split = left.and_then(|Left { source, position, parts }| {
             let split = Split::new(tar.clone(), &source, folder.clone(), position, parts, runtime.clone());
-            let here = split.as_ref().map_or(position, Split::here);
+            let here = split.as_ref().map_or(position, Split::received_bytes);
             tar.progress.begin(here, source.length);
             split
         });
-        Self { tar, download, until, folder, runtime, split, handed_out: None }
+        Self { tar, download, until, folder, runtime, split, delivered_at: None }
     }
 
-    /// The next piece. An error is final: whatever could help has been tried.
+    /// The next piece. An error is final: retries are used up or cannot help.
     pub(crate) async fn next(&mut self) -> Result<Piece, DownloadError> {
-        if let Some((at, split)) = self.handed_out.take().zip(self.split.as_mut()) {
+        if let Some((at, split)) = self.delivered_at.take().zip(self.split.as_mut()) {
             split.unpacked(at.elapsed());
         }
         loop {
             let Some(split) = &mut self.split else { return self.main_piece().await };
-            split.take_in();
+            split.process_changes();
             if split.asks_by_date() && !self.download.asks_by_date() {
                 self.download.ask_by_date();
             }
             match split.first().map(|first| first.state) {
-                // Who has brought nothing yet may never do so, while the main connection is there.
+                // A task that has received nothing yet may never receive anything, and the main
+                // connection is available.
                 Some(State::Filed { file, reached, .. })
                     if reached == split.position() && self.download.can_go_on() =>
                 {
@@ -89,12 +92,13 @@ impl<'origin> Assembly<'origin> {
                     return Ok(Piece::End);
                 }
             }
-            let is_main = split.deal_out(self.download.can_go_on());
+            let is_main = split.assign_parts(self.download.can_go_on());
             match split.first() {
                 Some(Part { state: State::Missing, .. }) if is_main => {
                     self.download.go_to(split.position());
                     match self.main_piece().await? {
-                        // Of its own part only; what comes then is in a file.
+                        // The end of the main connection's own part; the bytes after it are in a
+                        // file.
                         Piece::End => {}
                         piece => return Ok(piece),
                     }
@@ -120,7 +124,7 @@ impl<'origin> Assembly<'origin> {
                 if let Some(split) = &mut self.split {
                     let now = Instant::now();
                     split.received(bytes.len() as u64, now - began);
-                    self.handed_out = Some(now);
+                    self.delivered_at = Some(now);
                 }
             }
             Piece::End => {}
@@ -128,7 +132,7 @@ impl<'origin> Assembly<'origin> {
         Ok(piece)
     }
 
-    /// The part of the main connection may become shorter or longer while it is waited for.
+    /// The end of the main connection's part can change during the wait.
     async fn wait_for(
         download: &mut Download<'_>,
         until: &Until,
@@ -142,31 +146,34 @@ impl<'origin> Assembly<'origin> {
                 biased;
                 piece = &mut next => return piece,
                 () = split.changed(false) => {
-                    split.take_in();
-                    split.deal_out(true);
+                    split.process_changes();
+                    split.assign_parts(true);
                 }
             }
         }
     }
 
-    /// Forgets the parts of a version that the origin no longer has.
+    /// Removes the parts of a version that the origin no longer has.
     async fn begin(&mut self, source: Source) {
         self.stop().await;
         if let Err(error) = remove_tree(&self.folder) {
             tracing::info!(%error, "parts of another version stay until the end of the job");
         }
         self.until.set(u64::MAX);
-        let (tar, folder, runtime) = (self.tar.clone(), self.folder.clone(), self.runtime.clone());
+        let tar = self.tar.clone();
+        let folder = self.folder.clone();
+        let runtime = self.runtime.clone();
         self.split = Split::new(tar, &source, folder, 0, Vec::new(), runtime);
     }
 
-    /// The tar turned out to be incomplete although its body ended: starts anew if attempts are left.
+    /// Starts again if retries are left, because the tar turned out to be incomplete although its
+    /// body ended.
     pub(crate) async fn begin_again(&mut self) -> Result<(), DownloadError> {
         self.download.begin_again().await
     }
 
-    /// Ends what is fetched beside the main connection, and waits for it. Says whether files have bytes that a later attempt
-    /// can use.
+    /// Stops the extra connections and waits for them. Returns whether files have bytes that a
+    /// later attempt can use.
     pub(crate) async fn stop(&mut self) -> bool {
         match &mut self.split {
             Some(split) => split.stop().await,

@@ -1,4 +1,5 @@
-//! Fetches a part of a tar into its file, over a connection of its own. Every connection beside the main one begins here.
+//! Fetches a part of a tar into its file, over a connection of its own. Every extra connection
+//! starts here.
 
 use std::{
     io,
@@ -27,33 +28,33 @@ use crate::{
     storage::part_file::PartWriter,
 };
 
-/// What all parts of a tar have in common.
+/// What all parts of a tar share.
 #[derive(Debug, Clone)]
 pub(crate) struct Tar {
     pub(crate) origin: Origin,
     pub(crate) url: Url,
-    /// Attempts without progress, after the first.
+    /// Number of retries without progress.
     pub(crate) retries: u32,
     pub(crate) progress: Arc<ClassProgress>,
-    /// Connections of free slots that it may use.
-    pub(crate) spare: Arc<ExtraConnections>,
+    /// Extra connections, of free slots, that the transfer may use.
+    pub(crate) extra: Arc<ExtraConnections>,
 }
 
-/// What the class and the one who fetches for it tell one another.
+/// The state that a part's task shares with the class.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    /// Where the part ends; may come nearer.
+pub(crate) struct PartState {
+    /// The offset at which the part ends; it may be lowered.
     pub(crate) until: Until,
     /// The unpacker waits for this part.
     pub(crate) is_first: AtomicBool,
-    /// How far it is in the file.
+    /// Offset in the tar up to which the file has bytes.
     reached: AtomicU64,
-    /// Told whenever the file has grown.
+    /// Notified whenever the file has grown.
     grown: Arc<Notify>,
     pub(crate) stop: CancellationToken,
 }
 
-impl Shared {
+impl PartState {
     pub(crate) fn new(start: u64, end: u64, grown: Arc<Notify>) -> Self {
         let until = Until::default();
         until.set(end);
@@ -66,12 +67,13 @@ impl Shared {
         }
     }
 
-    /// The file has the tar's bytes up to here.
+    /// The file has the tar's bytes up to this offset.
     pub(crate) fn reached(&self) -> u64 {
         self.reached.load(Ordering::Acquire)
     }
 
-    /// What the unpacker waits for goes on; all else comes in any case.
+    /// The part that the unpacker waits for continues the transfer. All other parts arrive later in
+    /// any case.
     fn priority(&self) -> Priority {
         if self.is_first.load(Ordering::Relaxed) { Priority::GoingOn } else { Priority::Part }
     }
@@ -82,22 +84,24 @@ impl Shared {
     }
 }
 
-/// How it ended.
+/// How fetching a part ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// All is there, or it was told to stop.
+pub(crate) enum PartEnd {
+    /// The part is complete, or the task was stopped.
     Done,
-    /// Nothing more came, although it was tried again; or the file could not be written.
+    /// The retries are used up, or the file could not be written.
     Failed,
-    /// The origin sends something else than this part of this version.
+    /// The origin does not send this part of this version.
     Refused,
-    /// The same, but it has this version: the part may come if it is asked for by `Last-Modified`.
+    /// As [`Self::Refused`], but the origin has this version: a request by `Last-Modified` may
+    /// succeed.
     RefusedByTag,
 }
 
 impl Tar {
-    /// Fetches the part that begins where the writer is. What came is in the file whatever the end.
-    pub(crate) async fn fetch(self, source: Source, mut writer: PartWriter, shared: Arc<Shared>) -> Ended {
+    /// Fetches the part that begins at the writer's offset. Received bytes are in the file however
+    /// it ends.
+    pub(crate) async fn fetch(self, source: Source, mut writer: PartWriter, shared: Arc<PartState>) -> PartEnd {
         let mut download =
             Download::new(&self.origin, self.url.clone(), self.retries, Some((source.clone(), writer.reached())));
         download.end_at(shared.until.clone());
@@ -127,12 +131,12 @@ impl Tar {
                     continue;
                 }
                 Ok(None) if download.is_under_way() => continue,
-                Ok(Some(Piece::End)) => Ended::Done,
-                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => Ended::RefusedByTag,
-                Ok(Some(Piece::Begin(_)) | None) => Ended::Refused,
+                Ok(Some(Piece::End)) => PartEnd::Done,
+                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => PartEnd::RefusedByTag,
+                Ok(Some(Piece::Begin(_)) | None) => PartEnd::Refused,
                 Err(error) => {
                     tracing::info!(url = %shown(&self.url), %error, "a part of the tar did not come");
-                    Ended::Failed
+                    PartEnd::Failed
                 }
             };
             return match flush(writer, &shared).await {
@@ -143,12 +147,12 @@ impl Tar {
     }
 }
 
-fn unwritten(error: &io::Error) -> Ended {
+fn unwritten(error: &io::Error) -> PartEnd {
     tracing::info!(%error, "a part of the tar could not be written to a file of its own");
-    Ended::Failed
+    PartEnd::Failed
 }
 
-async fn store(mut writer: PartWriter, mut bytes: Bytes, shared: &Shared) -> io::Result<PartWriter> {
+async fn store(mut writer: PartWriter, mut bytes: Bytes, shared: &PartState) -> io::Result<PartWriter> {
     while !bytes.is_empty() {
         let taken = writer.fill(&bytes);
         drop(bytes.split_to(taken));
@@ -163,7 +167,7 @@ async fn note(mut writer: PartWriter) -> io::Result<PartWriter> {
     spawn_blocking(move || writer.note().map(|()| writer)).await.map_err(io::Error::other)?
 }
 
-async fn flush(mut writer: PartWriter, shared: &Shared) -> io::Result<PartWriter> {
+async fn flush(mut writer: PartWriter, shared: &PartState) -> io::Result<PartWriter> {
     let write = move || writer.write().map(|()| writer);
     let writer = spawn_blocking(write).await.map_err(io::Error::other)??;
     shared.has_grown(writer.reached());

@@ -1,34 +1,35 @@
-//! How fast the main connection is, and what it is that keeps it from being faster: the origin or this end. Pure.
+//! The speed of the main connection, and whether the origin or this process limits it. Pure.
 
 use std::time::Duration;
 
-/// So many bytes tell how fast it is.
+/// Bytes needed for an estimate of the speed.
 const SAMPLE: u64 = 256 << 10;
 
-/// What the main connection has done so far.
+/// Measurements of the main connection.
 #[derive(Debug, Default)]
 pub(crate) struct Speed {
     bytes: u64,
-    /// For the origin, in sum.
+    /// Total time waited for the origin.
     waited: Duration,
-    /// With what came, in sum.
+    /// Total time spent on unpacking.
     busy: Duration,
 }
 
 impl Speed {
-    /// So many bytes have come after a wait.
+    /// Records bytes that arrived after a wait.
     pub(crate) fn received(&mut self, bytes: u64, waited: Duration) {
         self.bytes += bytes;
         self.waited += waited;
     }
 
-    /// What came is unpacked, which took so long.
+    /// Records the time that unpacking the last bytes took.
     pub(crate) fn unpacked(&mut self, busy: Duration) {
         self.busy += busy;
     }
 
-    /// Bytes that come in a second while nobody is waited for but the origin; `None` where nobody can tell yet, and where
-    /// this end takes longer than the origin, so that more connections would only fill more buffers.
+    /// Bytes per second while waiting for the origin only. `None` before enough bytes have arrived,
+    /// and if unpacking takes longer than receiving: more connections would then only fill more
+    /// buffers.
     pub(crate) fn of_origin(&self) -> Option<u64> {
         if self.bytes < SAMPLE || self.busy > self.waited {
             return None;
@@ -51,7 +52,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_few_bytes_tell_nothing() {
+    fn fewer_bytes_than_a_sample_give_no_estimate() {
         let mut speed = Speed::default();
         speed.received(SAMPLE - 1, SECOND);
         assert_eq!(speed.of_origin(), None);
@@ -60,13 +61,13 @@ mod tests {
     }
 
     #[test]
-    fn more_connections_are_for_an_origin_that_is_slower_than_this_end() {
+    fn the_speed_is_known_only_while_the_origin_is_slower_than_unpacking() {
         let mut speed = Speed::default();
         speed.received(30_000_000, 3 * SECOND);
         speed.unpacked(2 * SECOND);
         assert_eq!(speed.of_origin(), Some(10_000_000));
         speed.unpacked(2 * SECOND);
-        assert_eq!(speed.of_origin(), None, "it is this end by now");
+        assert_eq!(speed.of_origin(), None, "unpacking is the slower side");
         speed.received(10_000_000, 2 * SECOND);
         assert_eq!(speed.of_origin(), Some(8_000_000));
     }

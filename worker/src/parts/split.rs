@@ -1,4 +1,5 @@
-//! A transfer that may be cut: its plan, the files of its parts, and those who fetch them.
+//! A transfer that can be split into parts: its plan, the files of its parts, and the tasks that
+//! fetch them.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    fetch_part::{Ended, Shared, Tar},
+    fetch_part::{PartEnd, PartState, Tar},
     plan::{Cut, FileId, Part, PartPlan, State},
     spare::Demand,
     speed::Speed,
@@ -27,12 +28,13 @@ use crate::{
     storage::part_file::{FoundPart, PartReader, PartWriter, Version, name},
 };
 
-/// A request for less than this, or than a fifth of a second brings, is not worth it.
-const LEAST: u64 = 4 << 20;
-/// Nobody is given more than this part of what is left, because more connections may come.
-const SHARES: u64 = 10;
+/// Minimum size of a part in bytes. A part is also at least a fifth of what the origin sends in a
+/// second: a smaller request is not worth its overhead.
+const MIN_PART_BYTES: u64 = 4 << 20;
+/// A connection gets at most one tenth of the remaining bytes, because more connections may follow.
+const MIN_CONNECTIONS: u64 = 10;
 
-/// See the module.
+/// A transfer that fetches parts of its tar over extra connections.
 #[derive(Debug)]
 pub(crate) struct Split {
     tar: Tar,
@@ -42,23 +44,25 @@ pub(crate) struct Split {
     plan: PartPlan,
     files: BTreeMap<FileId, FoundPart>,
     reader: Option<(FileId, PartReader)>,
-    /// Those who fetch, and where they run.
-    tasks: JoinSet<(FileId, Ended)>,
+    /// The tasks that fetch parts, and the runtime on which they run.
+    tasks: JoinSet<(FileId, PartEnd)>,
     runtime: Handle,
-    growing: BTreeMap<FileId, Arc<Shared>>,
+    growing: BTreeMap<FileId, Arc<PartState>>,
     grown: Arc<Notify>,
     granted: watch::Receiver<usize>,
-    /// Connections that came to nothing, and are not tried again.
+    /// Number of connections that failed; they are not replaced.
     failed: usize,
     /// The origin does not send parts of this version.
     refused: bool,
-    /// Parts were refused by the `ETag`, and none has come by the date yet: one connection finds out.
+    /// Parts were refused by `ETag`, and none was received by `Last-Modified` yet. One connection
+    /// tests it.
     is_probing: bool,
     speed: Speed,
 }
 
 impl Split {
-    /// For an unpacker at a position of a tar that can be asked for in parts; `None` if it cannot.
+    /// Prepares the split of a tar for an unpacker at `position`. `None` if the origin cannot send
+    /// parts of it: its length or a validator is unknown.
     pub(crate) fn new(
         tar: Tar,
         source: &Source,
@@ -69,7 +73,7 @@ impl Split {
     ) -> Option<Self> {
         let length = source.length.filter(|_| source.validator().is_some())?;
         let ranges: Vec<_> = found.iter().map(|found| (found.start, found.reached)).collect();
-        let granted = tar.spare.granted();
+        let granted = tar.extra.granted();
         Some(Self {
             tar,
             version: Version::of(source),
@@ -94,34 +98,34 @@ impl Split {
         self.plan.position()
     }
 
-    /// Whether parts are asked for by `Last-Modified` although there is an `ETag`.
+    /// Whether parts are requested by `Last-Modified` although there is an `ETag`.
     pub(crate) fn asks_by_date(&self) -> bool {
         self.source.by_date
     }
 
-    /// Bytes of the tar that have come.
-    pub(crate) fn here(&self) -> u64 {
+    /// Number of bytes of the tar that were received.
+    pub(crate) fn received_bytes(&self) -> u64 {
         self.source.length.unwrap_or_default() - self.plan.left()
     }
 
-    /// What the unpacker wants next; `None` at the end of the tar.
+    /// The part that the unpacker needs next; `None` at the end of the tar.
     pub(crate) fn first(&self) -> Option<Part> {
         self.plan.first()
     }
 
-    /// The main connection has brought so many bytes, and was waited for so long.
+    /// Records bytes of the main connection, and the time they were waited for.
     pub(crate) fn received(&mut self, bytes: u64, waited: Duration) {
         self.plan.consumed(bytes);
         self.speed.received(bytes, waited);
     }
 
-    /// What it brought is unpacked, which took so long.
+    /// Records the time that unpacking the last bytes of the main connection took.
     pub(crate) fn unpacked(&mut self, busy: Duration) {
         self.speed.unpacked(busy);
     }
 
-    /// Takes in what has happened.
-    pub(crate) fn take_in(&mut self) {
+    /// Processes ended tasks and the growth of files.
+    pub(crate) fn process_changes(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             self.ended(ended);
         }
@@ -130,21 +134,21 @@ impl Split {
         }
     }
 
-    /// Begins or ends parts as there are connections for them. `main`: whether the main connection is open. Says whether it
-    /// is needed.
-    pub(crate) fn deal_out(&mut self, main: bool) -> bool {
+    /// Starts and stops parts to match the granted connections. `main`: whether the main connection
+    /// is open. Returns whether the main connection is needed.
+    pub(crate) fn assign_parts(&mut self, main: bool) -> bool {
         let granted = if self.refused { 0 } else { self.granted.borrow_and_update().saturating_sub(self.failed) };
         let granted = if self.is_probing { granted.min(1) } else { granted };
-        let appetite = self.appetite();
-        let splits = granted > 0 && appetite.left > 0;
-        // A main connection that is not open leaves its place, and whatever comes next, to the others.
+        let demand = self.demand();
+        let splits = granted > 0 && demand.left > 0;
+        // If the main connection is not open, the extra connections take its place and its part.
         let main = self.first().is_some_and(|first| first.state == State::Missing) && (main || !splits);
         let others = if main { granted } else { granted + 1 };
         let mut at_work = self.at_work();
         for file in at_work.split_off(others.min(at_work.len())) {
             self.growing[&file].stop.cancel();
         }
-        let cut = Cut { connections: SHARES.max(granted as u64 + 1), main, least: appetite.least };
+        let cut = Cut { connections: MIN_CONNECTIONS.max(granted as u64 + 1), main, least: demand.least };
         if splits {
             for _ in at_work.len()..others {
                 let Some((file, part)) = self.plan.take(cut) else { break };
@@ -152,30 +156,32 @@ impl Split {
             }
         }
         let at_work = self.at_work().len();
-        // One of them has the main connection's place.
+        // One of them uses the main connection's place.
         let at_work = at_work.saturating_sub(usize::from(!main));
-        self.tar.spare.want(Demand { at_work, ..appetite });
-        self.tell_and_sweep();
+        self.tar.extra.want(Demand { at_work, ..demand });
+        self.update_and_clean_up();
         main || self.growing.is_empty()
     }
 
-    /// Files whose connections are not told to stop.
+    /// Files whose tasks were not stopped.
     fn at_work(&self) -> Vec<FileId> {
         self.growing.iter().filter(|(_, shared)| !shared.stop.is_cancelled()).map(|(file, _)| *file).collect()
     }
 
-    /// What more connections could do.
-    fn appetite(&self) -> Demand {
-        // Where bytes may come only so fast, more connections bring none.
+    /// What additional connections could fetch.
+    fn demand(&self) -> Demand {
+        // Under a rate limit more connections bring no more bytes.
         let may_be_cut = !self.refused && !self.tar.origin.has_rate();
         let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Demand::default() };
         let left = self.plan.left();
-        // What is here within a second needs no help, unless it was begun with.
+        // A remainder that arrives within a second is not split, unless parts are already under
+        // way.
         let left = if self.growing.is_empty() && left < second { 0 } else { left };
-        Demand { left, least: LEAST.max(second / 5), at_work: 0 }
+        Demand { left, least: MIN_PART_BYTES.max(second / 5), at_work: 0 }
     }
 
-    /// Never the staging folder itself: who has taken that over has renamed it.
+    /// Makes only the folder of the parts and never the staging folder: another attempt that has
+    /// taken over the staging folder has renamed it.
     fn make_folder(&self) -> io::Result<()> {
         match fs::create_dir(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -192,7 +198,7 @@ impl Split {
         }
         tracing::debug!(start, end, "fetching a part of the tar");
         let path = self.folder.join(name(start));
-        let shared = Arc::new(Shared::new(start, end, Arc::clone(&self.grown)));
+        let shared = Arc::new(PartState::new(start, end, Arc::clone(&self.grown)));
         shared.is_first.store(start == self.plan.position(), Ordering::Relaxed);
         let writer = PartWriter::new(path.clone(), self.version, start);
         let fetch = self.tar.clone().fetch(self.source.clone(), writer, Arc::clone(&shared));
@@ -201,11 +207,11 @@ impl Split {
         self.files.insert(file, FoundPart { path, start, reached: start });
     }
 
-    fn ended(&mut self, ended: Result<(FileId, Ended), JoinError>) {
+    fn ended(&mut self, ended: Result<(FileId, PartEnd), JoinError>) {
         let (file, ended) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-            // Only the end of the runtime takes tasks away, and this class ends with it.
+            // Tasks are cancelled only when the runtime ends, and this class ends with it.
             Err(_) => return,
         };
         if let Some(shared) = self.growing.remove(&file) {
@@ -215,22 +221,23 @@ impl Split {
         }
         self.plan.stopped(file);
         match ended {
-            Ended::Failed => self.failed += 1,
-            Ended::Refused if !self.refused => {
+            PartEnd::Failed => self.failed += 1,
+            PartEnd::Refused if !self.refused => {
                 tracing::info!(url = %self.source.url, "the origin does not send parts of this tar, so it comes in one");
                 self.refused = true;
             }
-            Ended::RefusedByTag if !self.source.by_date => {
+            PartEnd::RefusedByTag if !self.source.by_date => {
                 tracing::info!(url = %self.source.url, "parts of this tar do not come by its ETag: they are asked for by Last-Modified");
                 self.source.by_date = true;
                 self.is_probing = true;
             }
-            Ended::Done | Ended::Refused | Ended::RefusedByTag => {}
+            PartEnd::Done | PartEnd::Refused | PartEnd::RefusedByTag => {}
         }
     }
 
-    /// Tells those who fetch where their parts end by now, and removes the files that nobody needs any more.
-    fn tell_and_sweep(&mut self) {
+    /// Updates the ends of the parts that are under way, and removes the files that are no longer
+    /// needed.
+    fn update_and_clean_up(&mut self) {
         let first = self.plan.first().map(|first| first.state);
         for (file, shared) in &self.growing {
             let is_first = matches!(first, Some(State::Filed { file: first, .. }) if first == *file);
@@ -244,12 +251,14 @@ impl Split {
         let over: Vec<_> = self.files.keys().copied().filter(is_over).collect();
         for file in over {
             self.reader.take_if(|(read, _)| *read == file);
-            // One without bytes was never made; one that stays goes with the staging folder.
+            // A file without bytes was never made. A file that cannot be removed is removed with
+            // the staging folder.
             self.files.remove(&file).and_then(|found| fs::remove_file(found.path).ok());
         }
     }
 
-    /// Waits for something to take in; `following`: also for files to grow. Cancel safe.
+    /// Waits for a change that [`Self::process_changes`] processes; `following`: growth of a file
+    /// counts as one. Cancel safe.
     pub(crate) async fn changed(&mut self, following: bool) {
         tokio::select! {
             Some(ended) = self.tasks.join_next() => self.ended(ended),
@@ -259,7 +268,7 @@ impl Split {
         }
     }
 
-    /// Does without what others fetch into a file.
+    /// Stops the task that writes to a file and plans without its missing bytes.
     pub(crate) fn give_up(&mut self, file: FileId) {
         if let Some(shared) = self.growing.get(&file) {
             shared.stop.cancel();
@@ -268,7 +277,8 @@ impl Split {
         self.plan.stopped(file);
     }
 
-    /// The next bytes out of a file that has some; `None` if it turns out that it has not.
+    /// The next bytes of a file that should have some; `None` if the file turns out not to have
+    /// them.
     pub(crate) fn read(&mut self, file: FileId, part: Part) -> Option<Bytes> {
         let position = self.plan.position();
         match self.block(file, position) {
@@ -288,7 +298,7 @@ impl Split {
         }
     }
 
-    /// The block that holds a position, and where it begins.
+    /// The block that contains a position, and the offset at which the block begins.
     fn block(&mut self, file: FileId, position: u64) -> io::Result<Option<(u64, Bytes)>> {
         let mut reader = match self.reader.take() {
             Some((read, reader)) if read == file && reader.position() <= position => reader,
@@ -307,13 +317,14 @@ impl Split {
         Ok(None)
     }
 
-    /// Ends all that is fetched, and waits for it. Says whether the files have any bytes that are not unpacked yet.
+    /// Stops all tasks and waits for them. Returns whether the files have bytes that are not
+    /// unpacked yet.
     pub(crate) async fn stop(&mut self) -> bool {
         self.growing.values().for_each(|shared| shared.stop.cancel());
         while let Some(ended) = self.tasks.join_next().await {
             self.ended(ended);
         }
-        self.tar.spare.want(Demand::default());
+        self.tar.extra.want(Demand::default());
         self.files.keys().any(|file| self.plan.needs(*file))
     }
 }

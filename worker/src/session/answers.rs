@@ -1,14 +1,14 @@
-//! What a worker does with what its coordinator answers.
+//! How the worker processes the coordinator's answers.
 //!
-//! Invariant: an answer about a former session neither ends the session of now nor stops what is held under it. Leases are
-//! given up by their tokens.
+//! Invariant: an answer to a former session neither ends the current session nor stops classes that
+//! are held in it. Leases are given up by their tokens.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use shared::ids::{LeaseToken, SessionId};
 use tokio::time::Instant;
 
-use super::{BREATH, Ended, PAUSE, Worker};
+use super::{ACQUIRE_DELAY, RETRY_DELAY, SessionEnd, Worker};
 use crate::session::{
     calls::{Answer, Kind, Refused},
     coordinator_client::{Acquired, Directive, Registration, Reported},
@@ -24,20 +24,22 @@ impl Worker {
             Ok(Answer::Acquired(session, acquired)) => self.acquired(session, acquired),
             Ok(Answer::Reported(session, reported)) => self.reported(session, &reported),
             Ok(Answer::Lost) => {}
-            Err(Refused(why)) => self.cannot_go_on(WorkerError::Refused(why)),
+            Err(Refused(why)) => self.stop_on_fault(WorkerError::Refused(why)),
         }
     }
 
     pub(super) fn registered(&mut self, registration: &Registration) {
         self.registered_at = Some(Instant::now());
-        // Also the same run with other options, e.g. a coordinator that was started again with a login for the origin.
+        // This includes the same run with other options, for example after a restart of the
+        // coordinator with a login for the origin.
         if registration.job != self.context.job {
-            // Results of the former run: a worker that leases these classes again finds them published.
+            // The outbox has results of the former run: a worker that leases these classes again
+            // finds them published.
             self.outbox.clear();
             self.other_run = Some(registration.session);
-            // A worker that was told to end works for no other run either.
-            let is_draining = self.ending == Some(Ended::Dismissed);
-            return self.end(if is_draining { Ended::Dismissed } else { Ended::AnotherRun });
+            // A worker that is drained works for no other run either.
+            let is_draining = self.ending == Some(SessionEnd::Drained);
+            return self.end(if is_draining { SessionEnd::Drained } else { SessionEnd::AnotherRun });
         }
         if !self.context.clock().answered(registration.epoch, registration.sent, registration.ttl) {
             tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
@@ -45,18 +47,18 @@ impl Worker {
         }
         self.calls.accept(Kind::Register);
         self.is_fenced = false;
-        self.missed = 0;
+        self.missed_heartbeats = 0;
         let Registration { session: id, ttl, renew, .. } = *registration;
         tracing::info!(session = id.0, "registered with the coordinator");
         self.session = Some(Session { id, ttl, renew });
         self.requests_before = self.progress.counters().requests_with_redirects();
         self.give_up(&registration.drop);
-        self.hear_whether_it_is_done(registration.job_done);
-        if registration.survey && self.survey.is_none() && self.ending.is_none() {
+        self.end_if_job_done(registration.job_done);
+        if registration.needs_inventory && self.inventory.is_none() && self.ending.is_none() {
             match Inventory::start(Arc::clone(&self.context)) {
-                Ok(survey) => {
+                Ok(inventory) => {
                     tracing::info!("reporting the classes that the target already has");
-                    self.survey = Some(survey);
+                    self.inventory = Some(inventory);
                 }
                 Err(error) => tracing::warn!("classes that are there are found one by one: failed to {error}"),
             }
@@ -66,23 +68,25 @@ impl Worker {
     fn acquired(&mut self, session: SessionId, acquired: Acquired) {
         self.calls.accept(Kind::Acquire);
         if !self.is_current(session) {
-            // What it grants went back with that session, or goes back because the next list does not name it.
+            // The granted leases were released with that session, or are released because the next
+            // heartbeat does not name them.
             return;
         }
         self.status = acquired.status;
         let free = self.slots.free();
-        // What comes too late or is too much goes back: the next list of what is held does not name it.
+        // Leases that arrive too late or exceed the free slots are released: the next heartbeat
+        // does not name them.
         let too_late = self.ending.is_some() || self.session.is_none() || self.context.clock().has_run_out();
         if !too_late {
             for lease in acquired.leases {
                 self.slots.start(lease).ok();
             }
         }
-        // Leases whose classes are here already begin nothing, so they count as none.
-        self.pause = if self.slots.free() < free { Duration::ZERO } else { BREATH };
-        self.hear_whether_it_is_done(acquired.job_done && acquired.directive != Directive::Reregister);
-        self.tell_stop_reason(acquired.stop_reason);
-        self.obey(acquired.directive);
+        // Leases of classes that are already in slots start nothing, so they do not count.
+        self.pause = if self.slots.free() < free { Duration::ZERO } else { ACQUIRE_DELAY };
+        self.end_if_job_done(acquired.job_done && acquired.directive != Directive::Reregister);
+        self.log_stop_reason(acquired.stop_reason);
+        self.apply_directive(acquired.directive);
     }
 
     fn reported(&mut self, session: SessionId, reported: &Reported) {
@@ -93,57 +97,59 @@ impl Worker {
         }
         if self.is_current(session) {
             self.status = reported.status;
-            self.hear_whether_it_is_done(reported.job_done && reported.directive != Directive::Reregister);
-            self.tell_stop_reason(reported.stop_reason.clone());
-            self.obey(reported.directive);
+            self.end_if_job_done(reported.job_done && reported.directive != Directive::Reregister);
+            self.log_stop_reason(reported.stop_reason.clone());
+            self.apply_directive(reported.directive);
         }
     }
 
-    pub(super) fn beat(&mut self, RenewalResult { session, renewed }: RenewalResult) {
+    pub(super) fn heartbeat_answered(&mut self, RenewalResult { session, renewed }: RenewalResult) {
         if !self.is_current(session) {
             return;
         }
         match renewed {
             Err(why) => {
-                self.missed = self.missed.saturating_add(1);
-                if self.missed >= heartbeat::TRIES {
-                    // A coordinator that was started again waits for its workers, so a registration is tried sooner than
-                    // the next renewal.
+                self.missed_heartbeats = self.missed_heartbeats.saturating_add(1);
+                if self.missed_heartbeats >= heartbeat::TRIES {
+                    // A coordinator that was restarted waits for its workers, so the worker tries
+                    // to register before the next heartbeat is due.
                     self.session = None;
                 }
-                if self.missed == 1 {
+                if self.missed_heartbeats == 1 {
                     tracing::warn!("leases could not be renewed, trying again: {why}");
                 } else {
-                    tracing::info!(missed = self.missed, "leases could not be renewed: {why}");
+                    tracing::info!(missed = self.missed_heartbeats, "leases could not be renewed: {why}");
                 }
             }
             Ok(renewed) => {
-                let missed = std::mem::take(&mut self.missed);
+                let missed = std::mem::take(&mut self.missed_heartbeats);
                 if missed > 0 {
                     tracing::info!(missed, "leases are renewed again");
                 }
                 self.give_up(&renewed.drop);
-                self.hear_whether_it_is_done(renewed.job_done && renewed.directive != Directive::Reregister);
-                self.obey(renewed.directive);
+                self.end_if_job_done(renewed.job_done && renewed.directive != Directive::Reregister);
+                self.apply_directive(renewed.directive);
             }
         }
     }
 
-    /// Whether an answer is about the session of now. One about a former session says nothing of this one.
+    /// Whether an answer is about the current session. An answer to a former session must not
+    /// affect this one.
     fn is_current(&self, session: SessionId) -> bool {
         self.session.is_some_and(|current| current.id == session)
     }
 
-    /// The coordinator ends with the job, so whichever answer says it first is the last that may come.
-    fn hear_whether_it_is_done(&mut self, job_done: bool) {
+    /// Ends the worker when the job is done. The coordinator ends with the job, so the first answer
+    /// that contains this may be the last answer.
+    fn end_if_job_done(&mut self, job_done: bool) {
         if job_done && self.ending.is_none() {
-            self.end(Ended::JobDone);
+            self.end(SessionEnd::JobDone);
         }
     }
 
-    /// Says why the coordinator ends although the job is not done, once for each reason. A
-    /// coordinator in the same process says it itself.
-    fn tell_stop_reason(&mut self, reason: String) {
+    /// Logs why the coordinator ends although the job is not done, once for each reason. A
+    /// coordinator in the same process logs it itself.
+    fn log_stop_reason(&mut self, reason: String) {
         if reason.is_empty() || reason == self.stop_reason || self.counts.is_some() {
             return;
         }
@@ -151,16 +157,16 @@ impl Worker {
         self.stop_reason = reason;
     }
 
-    fn obey(&mut self, directive: Directive) {
+    fn apply_directive(&mut self, directive: Directive) {
         match directive {
             Directive::Drain if self.ending.is_none() => {
                 tracing::info!("asked to end: finishing what is held, and nothing new");
-                self.survey = None;
-                self.ending = Some(Ended::Dismissed);
+                self.inventory = None;
+                self.ending = Some(SessionEnd::Drained);
             }
             Directive::Continue | Directive::Drain => {}
             Directive::Reregister => self.session = None,
-            Directive::Stop => self.pause = PAUSE,
+            Directive::Stop => self.pause = RETRY_DELAY,
         }
     }
 
@@ -168,7 +174,7 @@ impl Worker {
         if leases.is_empty() {
             return;
         }
-        // The list may be long; what is held is bounded by the slots.
+        // The list may be long; the number of held classes is limited by the slots.
         let lost: HashSet<LeaseToken> = leases.iter().copied().collect();
         for held in self.slots.held() {
             if lost.contains(&held.lease.token)

@@ -1,4 +1,5 @@
-//! Calls in flight to the coordinator: of each kind at most one, and after a lost one a growing pause before the next.
+//! The calls in flight to the coordinator: at most one of each kind. After failed calls of a kind
+//! the next one is delayed by a growing backoff.
 
 use std::{
     collections::BTreeMap,
@@ -19,30 +20,30 @@ use crate::{
     slots::Held,
 };
 
-/// A coordinator that was started again waits for its workers, but not for long.
+/// A coordinator that was restarted waits for its workers for a limited time only.
 const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
-/// A coordinator that is away for so long does not come back.
-const ORPHANED: Duration = Duration::from_hours(24);
-/// How long a stopping worker waits to hand back its leases.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// After this time without an answer the worker assumes that the coordinator does not come back.
+const LONGEST_OUTAGE: Duration = Duration::from_hours(24);
+/// How long a stopping worker waits for the release of its leases.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The coordinator's answer to a call.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Registered(Box<Registration>),
-    /// Of this session, which may have ended by now.
+    /// The answer of this session, which may have ended by now.
     Acquired(SessionId, Acquired),
     /// As `Acquired`.
     Reported(SessionId, Reported),
-    /// None came; it will be asked for again.
+    /// There was no answer; the call is repeated.
     Lost,
 }
 
-/// The coordinator refused, and asking again will not change it.
+/// The coordinator refused, and repeating the call cannot change that.
 #[derive(Debug)]
 pub(crate) struct Refused(pub(crate) String);
 
-/// What is asked.
+/// The kinds of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Register,
@@ -56,10 +57,10 @@ pub(crate) struct Calls {
     client: CoordinatorClient,
     tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
     in_flight: Vec<Kind>,
-    /// Calls of a kind in a row that were of no use.
+    /// Consecutive useless calls of a kind.
     lost: BTreeMap<Kind, u32>,
     last_answer: Instant,
-    /// Any call ever was.
+    /// Whether any call was ever answered.
     was_answered: bool,
 }
 
@@ -75,57 +76,62 @@ impl Calls {
         }
     }
 
-    /// The connection that the calls go over, for what else there is to tell.
+    /// The client that the calls use, for other calls on the same connection.
     pub(crate) fn client(&self) -> CoordinatorClient {
         self.client.clone()
     }
 
-    /// Results cannot be delivered now.
+    /// Whether results cannot be delivered now.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.lost.contains_key(&Kind::Register) || self.lost.contains_key(&Kind::Report)
     }
 
-    /// An answer was of use: the next call of the kind comes at once.
+    /// Records a useful answer: the next call of the kind is not delayed.
     pub(crate) fn accept(&mut self, kind: Kind) {
         self.lost.remove(&kind);
     }
 
-    /// An answer was of no use: the next call of the kind comes after a pause.
+    /// Records a useless answer: the next call of the kind is delayed.
     pub(crate) fn disregard(&mut self, kind: Kind) {
         let lost = self.lost.entry(kind).or_default();
         *lost = lost.saturating_add(1);
     }
 
-    /// Opens the session, after a pause. `draining`: the worker was told to end.
+    /// Opens the session after a delay. `draining`: the worker is drained.
     pub(crate) fn register(
         &mut self,
-        who: &Identity,
+        identity: &Identity,
         storage_id: String,
         held: Vec<Held>,
         draining: bool,
         pause: Duration,
     ) {
-        let who = who.clone();
+        let identity = identity.clone();
         self.begin(Kind::Register, pause, async move |mut client| {
-            client.register(&who, storage_id, &held, draining).await.map(|answer| Answer::Registered(Box::new(answer)))
+            client
+                .register(&identity, storage_id, &held, draining)
+                .await
+                .map(|answer| Answer::Registered(Box::new(answer)))
         });
     }
 
-    /// Asks for leases, after a pause.
+    /// Requests leases after a delay.
     pub(crate) fn acquire(&mut self, session: SessionId, max: usize, held: Vec<Held>, pause: Duration) {
         self.begin(Kind::Acquire, pause, async move |mut client| {
             client.acquire(session, max, &held).await.map(|answer| Answer::Acquired(session, answer))
         });
     }
 
-    /// Delivers the oldest results; `requests`: to the origin, in this session.
-    pub(crate) fn report(&mut self, who: &Identity, session: SessionId, outbox: &mut Outbox, requests: u64) {
+    /// Reports the oldest results. `requests`: the number of requests to the origin in this
+    /// session.
+    pub(crate) fn report(&mut self, identity: &Identity, session: SessionId, outbox: &mut Outbox, requests: u64) {
         if self.in_flight.contains(&Kind::Report) {
             return;
         }
-        let (who, results) = (who.clone(), outbox.batch().to_vec());
+        let identity = identity.clone();
+        let results = outbox.batch().to_vec();
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
-            client.report(&who, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
+            client.report(&identity, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
         });
     }
 
@@ -141,7 +147,7 @@ impl Calls {
         let pause = self.lost.get(&kind).map_or(pause, |lost| pause.max(RECONNECT.delay(lost - 1, rand::random())));
         let call = call(self.client.clone());
         self.tasks.spawn(async move {
-            // Even no pause at all would take until the next tick of the clock, a millisecond.
+            // A sleep of zero would still last until the next tick of the timer, one millisecond.
             if !pause.is_zero() {
                 sleep(pause).await;
             }
@@ -163,17 +169,20 @@ impl Calls {
                 self.disregard(kind);
                 Err(Refused(why))
             }
-            // A worker that was let in before waits for its file to be replaced.
+            // A worker that was authenticated before waits until its token or certificate is
+            // replaced.
             Err(CallError::Denied(why)) if !self.was_answered => Err(Refused(why)),
-            Err(CallError::Denied(why) | CallError::Unreachable(why)) if self.last_answer.elapsed() > ORPHANED => {
+            Err(CallError::Denied(why) | CallError::Unreachable(why))
+                if self.last_answer.elapsed() > LONGEST_OUTAGE =>
+            {
                 Err(Refused(format!(
                     "no answer for {} hours ({why}); start the worker again when the coordinator is back",
-                    ORPHANED.as_secs() / 3600
+                    LONGEST_OUTAGE.as_secs() / 3600
                 )))
             }
             Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
                 if self.lost.is_empty() {
-                    let end = SystemTime::now() + ORPHANED.saturating_sub(self.last_answer.elapsed());
+                    let end = SystemTime::now() + LONGEST_OUTAGE.saturating_sub(self.last_answer.elapsed());
                     let end = humantime::format_rfc3339_seconds(end);
                     tracing::warn!("no answer from {}, trying again until {end}: {why}", self.client.end());
                 }
@@ -183,10 +192,10 @@ impl Calls {
         })
     }
 
-    /// Ends the session and hands back what was not finished; does not wait for long.
+    /// Ends the session and releases unfinished classes; waits for a short time only.
     pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) {
         self.tasks.shutdown().await;
-        if !matches!(timeout(FAREWELL, self.client.leave(session, reason)).await, Ok(Ok(()))) {
+        if !matches!(timeout(LEAVE_TIMEOUT, self.client.leave(session, reason)).await, Ok(Ok(()))) {
             tracing::info!("could not say goodbye to the coordinator; the leases run out by themselves");
         }
     }

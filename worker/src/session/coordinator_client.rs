@@ -1,7 +1,7 @@
-//! The worker's side of the wire: the only module here that names the generated types.
+//! The worker's gRPC client: the only module of the worker that uses the generated types.
 //!
-//! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue 1635), and every call
-//! may be repeated: they are all idempotent.
+//! Every call has an outer deadline, because tonic's own does not cover connecting (grpc-rust issue
+//! 1635). Every call is idempotent and may be repeated.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bytes of one answer: what is longer is refused before it is read. The longest honest one has
 /// certificates for the origin (512 KiB), and names some thousand leases.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// A lease that lives for less time cannot be renewed reliably.
+/// Leases with a shorter lifetime cannot be renewed reliably.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 /// Shortest time between two renewals, whatever the coordinator asks for.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
@@ -45,39 +45,39 @@ const _: () = {
 };
 
 /// The generated client on its connection.
-type Wired = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
+type InterceptedStub = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
 
-/// Who this worker is.
+/// The identity of this worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) name: String,
-    /// New for each process.
+    /// Random; new for each process.
     pub(crate) nonce: [u8; 16],
     pub(crate) slots: usize,
 }
 
-/// What the coordinator wants of the worker.
+/// What the worker has to do, according to the coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Directive {
     Continue,
-    /// The session is gone: register again.
+    /// The session is not valid any more: register again.
     Reregister,
-    /// The coordinator is going away for a while: ask for nothing.
+    /// The coordinator is stopping: request no leases.
     Stop,
-    /// Somebody wants this worker to end: finish what is held, and leave.
+    /// The worker is drained: finish the held classes and leave.
     Drain,
 }
 
-/// Why a call has no answer.
+/// Why a call was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// The coordinator answered that it never will.
+    /// The coordinator refused the call for good.
     #[error("{0}")]
     Refused(String),
-    /// One of the two could not prove who it is; other files may help.
+    /// Authentication failed on one of the two sides; other files may help.
     #[error("{0}")]
     Denied(String),
-    /// No answer; it may come next time.
+    /// There was no answer; a later call may have one.
     #[error("{0}")]
     Unreachable(String),
 }
@@ -90,13 +90,13 @@ pub(crate) struct Registration {
     pub(crate) ttl: Duration,
     pub(crate) renew: Duration,
     pub(crate) job: JobOptions,
-    /// Leases that were named and must be given up.
+    /// Leases that the request named and that must be given up.
     pub(crate) drop: Vec<LeaseToken>,
     /// Every class of the job is settled.
     pub(crate) job_done: bool,
-    /// What the target already has is to be reported first.
-    pub(crate) survey: bool,
-    /// When the question was sent.
+    /// The worker has to report what the target already has before it requests leases.
+    pub(crate) needs_inventory: bool,
+    /// When the request was sent.
     pub(crate) sent: Duration,
 }
 
@@ -107,7 +107,8 @@ pub(crate) struct Acquired {
     pub(crate) directive: Directive,
     pub(crate) job_done: bool,
     pub(crate) status: JobStatus,
-    /// With [`Directive::Stop`]: why the job cannot go on; empty where that was not said.
+    /// With [`Directive::Stop`]: why the job cannot continue; empty if the coordinator gave no
+    /// reason.
     pub(crate) stop_reason: String,
 }
 
@@ -126,20 +127,20 @@ pub(crate) struct Reported {
 #[derive(Debug)]
 pub(crate) struct Renewed {
     pub(crate) epoch: u32,
-    /// Leases that were named and must be given up.
+    /// Leases that the request named and that must be given up.
     pub(crate) drop: Vec<LeaseToken>,
     pub(crate) directive: Directive,
     pub(crate) job_done: bool,
-    /// When the question was sent.
+    /// When the request was sent.
     pub(crate) sent: Duration,
 }
 
 /// A connection to the coordinator; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct CoordinatorClient {
-    stub: Wired,
+    stub: InterceptedStub,
     clock: Arc<LeaseClock>,
-    /// Whom it asks, for a sentence.
+    /// The coordinator's address, for messages.
     end: Arc<str>,
 }
 
@@ -150,7 +151,7 @@ impl CoordinatorClient {
         Self { stub, clock, end: connector.end().into() }
     }
 
-    /// Whom it asks, for a sentence.
+    /// The coordinator's address, for messages.
     pub(crate) fn end(&self) -> &str {
         &self.end
     }
@@ -158,16 +159,16 @@ impl CoordinatorClient {
     /// `storage_id`: see [`crate::storage::storage_id`].
     pub(crate) async fn register(
         &mut self,
-        who: &Identity,
+        identity: &Identity,
         storage_id: String,
         held: &[Held],
         draining: bool,
     ) -> Result<Registration, CallError> {
         let request = proto::RegisterRequest {
             protocol_version: protocol::VERSION,
-            worker_name: who.name.clone(),
-            instance_nonce: who.nonce.to_vec(),
-            slots: u32::try_from(who.slots).unwrap_or(u32::MAX),
+            worker_name: identity.name.clone(),
+            instance_nonce: identity.nonce.to_vec(),
+            slots: u32::try_from(identity.slots).unwrap_or(u32::MAX),
             build: crate::version::VERSION.to_owned(),
             held: wire_held(held),
             storage_id,
@@ -187,12 +188,12 @@ impl CoordinatorClient {
             job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
             drop: tokens(&reply.drop_leases),
             job_done: is_done(reply.status.as_ref()),
-            survey: reply.survey,
+            needs_inventory: reply.survey,
             sent,
         })
     }
 
-    /// Waits for an answer no longer than `limit`.
+    /// Sends a heartbeat and waits for its answer at most for `limit`.
     pub(crate) async fn renew(
         &mut self,
         session: SessionId,
@@ -235,7 +236,7 @@ impl CoordinatorClient {
 
     pub(crate) async fn report(
         &mut self,
-        who: &Identity,
+        identity: &Identity,
         session: SessionId,
         results: &[UnreportedResult],
         requests: u64,
@@ -250,7 +251,7 @@ impl CoordinatorClient {
         let request = proto::ReportRequest {
             session_id: session.0,
             results: results.collect(),
-            worker_name: who.name.clone(),
+            worker_name: identity.name.clone(),
             requests,
         };
         let reply = self
@@ -271,17 +272,17 @@ impl CoordinatorClient {
         Ok(())
     }
 
-    /// Makes a call, for which an answer is waited no longer than `limit`.
+    /// Makes a call and waits for its answer at most for `limit`.
     async fn call<Q: Clone, T>(
         &self,
         limit: Duration,
         method: &'static str,
         request: Q,
-        call: impl AsyncFn(Wired, Q) -> Result<tonic::Response<T>, Status>,
+        call: impl AsyncFn(InterceptedStub, Q) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, CallError> {
         let made = async {
             match call(self.stub.clone(), request.clone()).await {
-                // The stream for the pace keeps a connection alive that takes no more calls.
+                // The stream of the budgets keeps a connection open that accepts no further calls.
                 Err(status) if connect::was_not_sent(&status) => call(self.stub.clone(), request).await,
                 answered => answered,
             }
@@ -304,8 +305,8 @@ impl CoordinatorClient {
     }
 }
 
-/// How long leases live, and how often to renew them. Where the coordinator says too much, less is
-/// always right.
+/// The lifetime of leases and the interval between heartbeats. A value above the limit is lowered,
+/// which is always safe.
 fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
     let ttl = Duration::from_millis(ttl_ms).min(MAX_LEASE_TTL);
     if ttl < SHORTEST_LEASE {
@@ -345,7 +346,7 @@ fn tokens(leases: &[proto::Held]) -> Vec<LeaseToken> {
     leases.iter().map(|lease| LeaseToken(lease.token)).collect()
 }
 
-/// What is no id was never acknowledged.
+/// Ignores texts that are not ids: they were never reported.
 fn wnids(texts: &[String]) -> Vec<Wnid> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
@@ -355,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_terms_of_a_session_are_within_bounds_whatever_the_coordinator_says() {
+    fn the_terms_of_a_session_are_within_bounds_for_any_answer() {
         let milliseconds = Duration::from_millis;
         for (ttl, renew, expected) in [
             (30_000, 10_000, (milliseconds(30_000), milliseconds(10_000))),

@@ -1,5 +1,5 @@
-//! Joining a coordinator: the target is opened, the session too, and then what the job needs. If nothing comes of it, the
-//! target is left as it was found.
+//! Joins a coordinator: opens the target, registers, and opens what the job needs. If that fails,
+//! the target is left unchanged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,30 +23,31 @@ use crate::{
     storage::target::Target,
 };
 
-/// The first lookup of the origin delays the work by at most this, and by at most a third of a
-/// lease's time to live.
+/// The first lookup of the origin's name delays the work by at most this time, and by at most a
+/// third of the leases' lifetime.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(5);
 
-/// What a worker has once a coordinator has let it in.
+/// The state of a worker after its registration.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) calls: Calls,
     pub(crate) registration: Registration,
     pub(crate) renewals: Renewals,
     pub(crate) slots: Slots,
-    /// Shut, until the coordinator says how far it may be opened.
-    pub(crate) gate: Arc<OriginLimiter>,
-    /// Those that publish and those of the slots, which end with the slots.
+    /// Admits no request before the first budget of the coordinator.
+    pub(crate) limiter: Arc<OriginLimiter>,
+    /// The threads of the committer and of the slots, which end with the slots.
     pub(crate) threads: JoinSet<()>,
 }
 
-/// Joins, however long it takes; `None` when told to stop before.
+/// Joins a coordinator, waiting for as long as it takes; `None` if a shutdown is requested before.
 ///
 /// # Errors
-/// When the target cannot be used, the coordinator refuses, or the job cannot be done here, which it is told.
+/// The target cannot be used, the coordinator refuses, or the job cannot be done here. The
+/// coordinator is informed of the latter.
 pub(crate) async fn join(
     connector: &Connector,
-    who: &Identity,
+    identity: &Identity,
     config: &WorkerConfig,
     progress: &Progress,
     shutdown: &Shutdown,
@@ -54,20 +55,21 @@ pub(crate) async fn join(
     let target = Arc::new(Target::open(&config.target, config.staging.as_deref())?);
     let clock = Arc::new(LeaseClock::of_this_host());
     let mut calls = Calls::new(CoordinatorClient::new(connector, Arc::clone(&clock)));
-    let Some(registration) = register(&mut calls, who, &target, shutdown).await? else { return Ok(None) };
+    let Some(registration) = register(&mut calls, identity, &target, shutdown).await? else { return Ok(None) };
     let mut threads = JoinSet::new();
     let counters = Arc::clone(progress.counters());
-    let gate = OriginLimiter::shut(who.slots, Arc::clone(&counters));
+    let limiter = OriginLimiter::shut(identity.slots, Arc::clone(&counters));
     let open = || {
         let job = registration.job.clone();
         let retries = counters.retries.clone();
         let private = if config.allow_private_origin { PrivateOrigin::Allowed } else { PrivateOrigin::Refused };
-        let origin = Origin::new(&job, private, Arc::clone(&gate), retries);
+        let origin = Origin::new(&job, private, Arc::clone(&limiter), retries);
         let origin = origin.map_err(JobContextError::from)?;
-        let context = JobContext::open(job, origin, target, Arc::clone(&clock), who.slots, counters, &mut threads)?;
-        // Before the slots, which can be fewer where the system has not enough threads.
+        let context =
+            JobContext::open(job, origin, target, Arc::clone(&clock), identity.slots, counters, &mut threads)?;
+        // Started before the slots, whose number is reduced if the system has too few threads.
         let renewals = heartbeat::start(&mut threads, connector.clone(), clock, progress.clone())?;
-        let slots = Slots::open(Arc::new(context), progress.clone(), who.slots, &mut threads)?;
+        let slots = Slots::open(Arc::new(context), progress.clone(), identity.slots, &mut threads)?;
         Ok::<_, WorkerError>((renewals, slots))
     };
     let opened = match open() {
@@ -75,7 +77,7 @@ pub(crate) async fn join(
         Err(error) => Err(error),
     };
     match opened {
-        Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, gate, threads })),
+        Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, limiter, threads })),
         Err(error) => {
             calls.leave(registration.session, &for_the_coordinator(&error)).await;
             Err(error)
@@ -83,8 +85,8 @@ pub(crate) async fn join(
     }
 }
 
-/// Refuses an origin that this worker must not ask. A name that is not looked up in time is checked
-/// at each connection.
+/// Returns an error if this worker must not connect to the origin's address. A name that is not
+/// resolved in time is checked at each connection.
 async fn check_origin(context: &JobContext, ttl: Duration) -> Result<(), WorkerError> {
     match timeout(LONGEST_LOOKUP.min(ttl / 3), context.check_origin()).await {
         Ok(checked) => Ok(checked?),
@@ -94,12 +96,12 @@ async fn check_origin(context: &JobContext, ttl: Duration) -> Result<(), WorkerE
 
 async fn register(
     calls: &mut Calls,
-    who: &Identity,
+    identity: &Identity,
     target: &Target,
     shutdown: &Shutdown,
 ) -> Result<Option<Registration>, WorkerError> {
     loop {
-        calls.register(who, target.storage_id(), Vec::new(), false, Duration::ZERO);
+        calls.register(identity, target.storage_id(), Vec::new(), false, Duration::ZERO);
         match shutdown.drain.run_until_cancelled(calls.next()).await {
             None => return Ok(None),
             Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),

@@ -1,7 +1,7 @@
 //! Compares a class folder with the files that its manifest lists. Only reads, and follows no link.
 //!
-//! Two depths use the same walk: a job compares names, number and sizes of the files, which costs
-//! one `stat` a file and one listing, and `verify` compares their contents too.
+//! Two depths use the same walk: a job compares the names, number and sizes of the files, which
+//! costs one `stat` per file and one listing. `verify` compares their contents too.
 
 use std::{
     collections::HashSet,
@@ -22,39 +22,39 @@ use shared::{Wnid, listing::list, outcome::printable};
 
 use crate::storage::manifest::{self, Listed};
 
-/// So many names of a folder are looked up in the manifest at once.
+/// Number of names of a folder that are looked up in the manifest at once.
 pub(crate) const NAMES: usize = 16 << 10;
-/// Files that file managers write beside images, in lower case.
+/// Files that file managers create beside images, in lower case.
 const DESKTOP_FILES: [&str; 4] = ["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"];
 
-/// How something in a class folder differs from what its manifest says.
+/// How an entry of a class folder differs from its manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// The manifest itself is damaged, of another class, or of a later version.
     Manifest,
-    /// A file that the manifest lists is not there.
+    /// A listed file is missing.
     Missing,
-    /// Something else than a file stands under the name of one.
+    /// The entry under a listed name is not a file.
     NoFile,
-    /// It is longer or shorter.
+    /// The file has another size.
     Size {
-        /// In bytes, as the manifest says.
+        /// In bytes, according to the manifest.
         listed: u64,
         /// In bytes.
         found: u64,
     },
-    /// It has the right size and other bytes.
+    /// The file has the listed size and other content.
     Content,
-    /// It is there and the manifest does not list it.
+    /// The file exists and the manifest does not list it.
     NotListed,
     /// `verify --repair` has marked the manifest.
     Marked,
-    /// It cannot be read; what the operating system said.
+    /// The file cannot be read; the error of the operating system.
     Unreadable(String),
 }
 
 impl Difference {
-    /// One word for programs.
+    /// A single word for programs that parse the output.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
@@ -98,14 +98,14 @@ impl fmt::Display for FirstDifference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = printable(&self.name);
         match self.difference {
-            // A job says itself what it does.
+            // A job logs itself what it does about the difference.
             Difference::Marked => write!(formatter, "{name} was marked by `verify --repair`"),
             ref difference => write!(formatter, "{name} {difference}"),
         }
     }
 }
 
-/// Whether a name in a class folder counts as an image. Hidden files and those of file managers do
+/// Whether a name in a class folder counts as an image. Hidden files and files of file managers do
 /// not.
 pub(crate) fn counts(name: &[u8]) -> bool {
     !name.starts_with(b".") && !DESKTOP_FILES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
@@ -131,9 +131,9 @@ pub(crate) fn first_difference(
     Ok(ended.break_value())
 }
 
-/// What a `stat` says of a file; no link is followed.
+/// Compares the `stat` of a file with its listed size; no link is followed.
 fn size_difference(folder: &File, listed: &Listed) -> Option<Difference> {
-    // No manifest of this program has such a name, and it would lead out of the folder.
+    // A manifest of this program never has such a name, and the path would lead out of the folder.
     if listed.name.contains('/') {
         return Some(Difference::NoFile);
     }
@@ -158,8 +158,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Looks at each listed file, then for names that are not listed. `look` compares one file;
-    /// `tell` gets each difference. Either ends the walk with a `Break`.
+    /// Compares each listed file, then finds names that are not listed. `look` compares one file;
+    /// `tell` receives each difference. A `Break` of either ends the walk.
     pub(crate) fn walk<B>(
         &self,
         files: impl Iterator<Item = io::Result<Listed>>,
@@ -189,8 +189,8 @@ impl Comparison {
         self.not_listed(does_count, |name| tell(&name.to_string_lossy(), Difference::NotListed))
     }
 
-    /// Names of the folder that fit and that the manifest does not list. The manifest is read once
-    /// for [`NAMES`] names, so memory does not grow with the folder.
+    /// The accepted names of the folder that the manifest does not list. The manifest is read once
+    /// per [`NAMES`] names, so memory does not grow with the folder.
     pub(crate) fn not_listed<B>(
         &self,
         fits: impl Fn(&OsString) -> bool,
@@ -222,7 +222,7 @@ fn does_count(name: &OsString) -> bool {
     counts(name.as_encoded_bytes())
 }
 
-/// Opens what is in a folder. A pipe of that name is not waited for, and a link leads nowhere.
+/// Opens an entry of a folder. It does not wait for a pipe and follows no link.
 pub(crate) fn open(folder: impl AsFd, name: &Path, more: OFlags) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
     Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())

@@ -1,4 +1,5 @@
-//! What already stands under a class's name: complete, to be proved, in the way, or nothing.
+//! The state of a class's final name before its download: a complete folder, a folder to be
+//! verified, something in the way, or nothing.
 
 use std::{fmt, fs, io, path::Path};
 
@@ -23,36 +24,36 @@ use crate::{
     },
 };
 
-/// A tar that cannot be moved out of the way of the class's.
+/// The conflict of a tar that cannot be renamed to make room for the class's tar.
 pub(crate) const TAR_OF_ANOTHER: &str = "the file under the tar's name is another user's and cannot be renamed";
-/// Length of the end marker of a tar, and of its records, in bytes.
+/// Length in bytes of the end marker of a tar, and of the records that most programs pad it to.
 const END_MARKER: u64 = 1024;
 const RECORD: u64 = 10_240;
 
-/// What stands under a class's name.
+/// What is under a class's final name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ExistingFolder {
     /// Nothing, or an empty folder.
     Nothing,
-    /// A folder with a valid manifest; names, number and sizes of its files agree with it, unless
-    /// `--existing trust` has it taken as it is.
+    /// A folder with a valid manifest. The names, number and sizes of its files agree with it,
+    /// unless `--existing trust` accepts it without a comparison.
     Complete(Manifest),
     /// A folder whose files differ from its manifest, or that `verify --repair` has marked.
     Differs(FirstDifference),
-    /// A folder that has to be proved.
+    /// A folder that must be verified against the origin.
     Unproved(Unproved),
-    /// A folder whose manifest was cut or edited.
+    /// A folder whose manifest was truncated or edited.
     Damaged,
-    /// Something that is never touched, and why.
+    /// Something that is never touched, and the reason.
     InTheWay(String),
 }
 
-/// Why the manifest of a folder proves nothing.
+/// Why the manifest of a folder is no proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unproved {
-    /// There is none: the folder is another tool's, or made by hand.
+    /// There is none: another tool or a person made the folder.
     WithoutManifest,
-    /// Another user made the folder, in a target to which every user can write.
+    /// Another user made the folder, in a target that every user can write to.
     OfAnotherUser,
 }
 
@@ -65,15 +66,15 @@ impl fmt::Display for Unproved {
     }
 }
 
-/// Looks, and follows no link.
+/// Inspects the final name of a class; follows no link.
 pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<ExistingFolder> {
     look_in(target.root(), wnid, job, || target.users())
 }
 
-/// As [`look`], in a target that is not opened for work. `users`: the rights in it.
+/// As [`look`], in a target that is not open for work. `users`: the permissions of the target.
 ///
-/// What keeps the class from being published is told here, before anything is downloaded; a class
-/// that is complete needs none of it.
+/// Anything that would prevent publication is reported here, before the download. A complete class
+/// needs no publication, so it is not checked.
 pub(crate) fn look_in(
     root: &Path,
     wnid: Wnid,
@@ -92,7 +93,7 @@ pub(crate) fn look_in(
     Ok(found)
 }
 
-/// What under the names of a class this process can neither replace nor rename.
+/// What of a class's final names this process can neither replace nor rename.
 fn in_the_way(
     root: &Path,
     wnid: Wnid,
@@ -104,7 +105,7 @@ fn in_the_way(
         if !users()?.can_replace(&found) {
             return Ok(Some("the folder under the class's name is another user's and cannot be replaced".to_owned()));
         }
-        // A folder with something in it is renamed, which changes its entry `..`.
+        // Renaming a folder that is not empty changes its entry `..`.
         if list(&folder)?.next().is_some()
             && let Err(error) = access(&folder, Access::WRITE_OK)
         {
@@ -167,47 +168,48 @@ fn look_at_folder(
     })
 }
 
-/// What a folder with a manifest is.
+/// The result of comparing a folder with its manifest.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// Names, number and sizes of its files are those of the manifest.
+    /// The names, number and sizes of its files are those of the manifest.
     Agrees(Manifest),
-    /// Something differs, or the folder is marked.
+    /// Something differs, or `verify --repair` has marked the folder.
     Differs(FirstDifference),
 }
 
-/// Compares a folder with its manifest by names, number and sizes; `None` where no valid manifest
-/// and no mark is in it.
+/// Compares a folder with its manifest by names, number and sizes; `None` if it has neither a valid
+/// manifest nor a mark.
 pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>> {
     let path = folder.join(MANIFEST);
     if let Some((manifest, files)) = manifest::open(&path, wnid)? {
         let first = first_difference(folder, &path, wnid, files)?;
         return Ok(Some(first.map_or(Compared::Agrees(manifest), Compared::Differs)));
     }
-    // A manifest that was damaged after the mark is another finding.
+    // A manifest that was damaged after it was marked is a different finding.
     let is_marked = path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
     let marked = || FirstDifference { name: MARKED.to_owned(), difference: Difference::Marked };
     Ok(is_marked.then(|| Compared::Differs(marked())))
 }
 
-/// Whether a tar whose entries have this length can have that length in all: two blocks follow as
-/// end marker and, as most programs write it, zeros up to a record of 10,240 bytes.
+/// Whether a tar whose entries have this length can have that total length. Two blocks follow as
+/// end marker, and most programs pad with zeros up to a record of 10,240 bytes.
 pub(crate) fn can_be_whole(entries: u64, tar_bytes: u64) -> bool {
     let length = entries + END_MARKER;
     tar_bytes == length || tar_bytes == length.next_multiple_of(RECORD)
 }
 
-/// The length of a tar with these entries, as most programs write it.
+/// The length of a tar with these entries, padded as most programs do.
 pub(crate) fn whole_length(entries: u64) -> u64 {
     (entries + END_MARKER).next_multiple_of(RECORD)
 }
 
-/// The number of files of a folder that is the whole tar, by arithmetic, or why it is not.
+/// The number of files of a folder whose sizes add up to the whole tar, or why they do not.
 ///
-/// A tar of plain files is a header block and the contents in 512-byte blocks for each; some hold an
-/// entry for the folder itself.
+/// A tar of plain files has for each file a header block and the content in 512-byte blocks. Some
+/// tars also have an entry for the folder itself.
 pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, String>> {
-    let (mut files, mut blocks) = (0_u64, 0_u64);
+    let mut files = 0_u64;
+    let mut blocks = 0_u64;
     for entry in visible(folder)? {
         let (name, metadata) = entry?;
         if !metadata.is_file() {
@@ -225,7 +227,7 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
     Ok(Err(format!("its {files} {files_make} a tar of {length} bytes and the origin's has {tar_bytes}")))
 }
 
-/// Gives a folder that was proved its manifest.
+/// Writes the manifest of a folder that was verified.
 pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
     let files = visible(folder)?.map(|entry| {
         let (name, metadata) = entry?;
@@ -235,7 +237,7 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
     manifest::write(folder, Provenance { wnid, run, source, adopted: true, kept_tar: None }, files)
 }
 
-/// The entries of a folder, without the files that tools and desktops leave behind.
+/// The entries of a folder without files that tools and desktops create.
 fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
     let entries = list(folder)?.map(|entry| {
         let entry = entry?;
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sizes_of_the_files_prove_the_tar() {
+    fn files_whose_sizes_add_up_to_the_tar_match() {
         let folder = folder_of(&[0, 1, 512, 513, 20_000]);
         let exact = 5 * 512 + 512 + 512 + 1024 + 20_480 + 1024;
         for length in [exact, exact + 512, 30_720] {
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_is_told_in_the_singular() {
+    fn the_message_for_one_file_is_in_the_singular() {
         for (sizes, said) in
             [(&[100][..], "its 1 file makes a tar of 10240 bytes"), (&[1, 2], "its 2 files make a tar of ")]
         {
@@ -282,12 +284,15 @@ mod tests {
     }
 
     #[test]
-    fn dot_files_do_not_count_and_folders_do_not_pass() {
+    fn hidden_files_do_not_count_and_folders_do_not_match() {
         let folder = folder_of(&[100]);
         fs::write(folder.path().join(".DS_Store"), [0; 6148]).unwrap();
         assert_eq!(matches(folder.path(), 10_240).unwrap(), Ok(1));
         fs::create_dir(folder.path().join("more")).unwrap();
         assert!(matches(folder.path(), 10_240).unwrap().is_err());
-        assert!(matches(tempfile::tempdir().unwrap().path(), 10_240).unwrap().is_err(), "nothing proves nothing");
+        assert!(
+            matches(tempfile::tempdir().unwrap().path(), 10_240).unwrap().is_err(),
+            "an empty folder proves nothing"
+        );
     }
 }

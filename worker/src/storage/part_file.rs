@@ -23,7 +23,7 @@ use crate::{source::Source, storage::checkpoint_timer::CheckpointTimer};
 
 /// Bytes of the tar in a block; the last one of a file may have fewer.
 const BLOCK: usize = 256 << 10;
-/// Length (4 bytes, little endian) and digest stand before the bytes.
+/// Size of a block's length (4 bytes, little endian) and digest, which precede its bytes.
 const HEAD: usize = 4 + blake3::OUT_LEN;
 
 /// Key of the block digests, derived from the version of the tar.
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_of_a_block_survives_a_kill_and_does_not_count_as_reached() {
+    fn noted_bytes_of_a_block_survive_a_kill_and_do_not_count_as_reached() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("part");
         let bytes = bytes(BLOCK + 3000);

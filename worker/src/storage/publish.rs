@@ -1,8 +1,10 @@
-//! Publishing by group commit: one sync for all classes that are ready, then one rename each, then one sync of the target.
+//! Publishing by group commit: one sync for all classes that are ready, then one rename for each
+//! class, then one sync of the target.
 //!
-//! Invariant: a class folder under its final name is complete at every instant, and under `--durability power` also after a
-//! power cut, because no folder is renamed before all its bytes are on the disk. The rename is the fence: it fails on a
-//! folder with something in it, so the first publisher wins without any lock.
+//! Invariant: a class folder under its final name is complete at every instant, and with
+//! `--durability power` also after a power cut, because no folder is renamed before all its bytes
+//! are on the disk. The rename is the fence: it fails if the destination is a folder that is not
+//! empty, so the first publisher wins without a lock.
 
 use std::{
     error::Error,
@@ -37,32 +39,34 @@ use crate::{
     },
 };
 
-/// At most so many classes share a commit.
+/// Maximum number of classes in one commit.
 const LARGEST_BATCH: usize = 64;
 
-/// A class that is complete in its staging folder, manifest and all.
+/// A class that is complete in its staging folder, its manifest included.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) wnid: Wnid,
     pub(crate) staging: Staging,
     pub(crate) tar: TarFate,
-    /// What under the final name gives way.
+    /// What may be replaced under the final name.
     pub(crate) replace: Replace,
 }
 
-/// What under a class's final name gives way to the class.
+/// What a publication may replace under a class's final name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replace {
     /// An empty folder only.
     Nothing,
-    /// A folder that differs from its manifest. What the manifest does not list is kept elsewhere.
+    /// A folder that differs from its manifest. Files that the manifest does not list are kept
+    /// elsewhere.
     Differing,
-    /// Any folder (`--existing replace`). What a valid manifest does not list is kept elsewhere.
+    /// Any folder (`--existing replace`). Files that a valid manifest does not list are kept
+    /// elsewhere.
     Any,
 }
 
 impl Replace {
-    /// What `--existing` lets a class replace.
+    /// What `--existing` permits a class to replace.
     pub(crate) fn of(existing: Existing) -> Self {
         match existing {
             Existing::Replace => Self::Any,
@@ -71,47 +75,50 @@ impl Replace {
     }
 }
 
-/// What becomes of the tar.
+/// What happens to the tar of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TarFate {
-    /// It was written to the staging folder and moves to its final name. A tar that stands there
-    /// gets another name.
+    /// The tar is in the staging folder and moves to its final name. A tar that already has that
+    /// name gets another one.
     Move,
-    /// As `Move`, but a tar that stands there is the beginning of this one, or this program's, and
-    /// is replaced.
+    /// As `Move`, but the tar under the final name is a prefix of this one, or was written by this
+    /// program, and is replaced.
     MoveOver,
-    /// What is under its final name stays there.
+    /// What is under the tar's final name stays there.
     Stay,
-    /// The one under its final name is removed: this program wrote it.
+    /// The tar under the final name is removed: this program wrote it.
     Remove,
 }
 
 /// How a publication ended.
 #[derive(Debug)]
 pub(crate) enum Publication {
-    /// The class folder is there, by this call.
+    /// This call published the class folder.
     Done,
-    /// Somebody else was first, and the folder has a valid manifest.
+    /// Another publisher was first, and its folder has a valid manifest.
     AlreadyThere(Manifest),
-    /// Something else stands under the name.
+    /// Something else has the name.
     Occupied,
-    /// There are files that the manifest does not list, and no place to keep them; why.
+    /// There are files that the manifest does not list, and they cannot be kept elsewhere; the
+    /// reason.
     CannotKeep(String),
-    /// Something stands there that would have been replaced, but the lease may be another worker's by now. The staging folder
-    /// stays as a checkpoint.
+    /// The publication would replace something, but another worker may hold the lease by now. The
+    /// staging folder stays as a checkpoint.
     Fenced,
 }
 
+/// Receives the result of one publication.
 type Reply = oneshot::Sender<io::Result<Publication>>;
 
-/// The way to the committer; clones share it.
+/// Sends classes to the committer; clones use the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
     queue: mpsc::Sender<(Staged, Reply)>,
 }
 
 impl Publisher {
-    /// Publishes a class; comes back when it would survive what `--durability` says.
+    /// Publishes a class; returns when the publication has the durability that `--durability`
+    /// requires.
     pub(crate) async fn publish(&self, staged: Staged) -> io::Result<Publication> {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the committer has ended");
@@ -120,7 +127,8 @@ impl Publisher {
     }
 }
 
-/// Starts the committer on a thread of the given set; it ends when the last [`Publisher`] is dropped.
+/// Starts the committer on a thread of the given set. It ends when the last [`Publisher`] is
+/// dropped.
 ///
 /// # Errors
 /// [`NoThread`].
@@ -132,7 +140,8 @@ pub(crate) fn start(
 ) -> Result<Publisher, NoThread> {
     let (queue, mut ready) = mpsc::channel::<(Staged, Reply)>(LARGEST_BATCH);
     threads::start(set, "publish", move || {
-        // While one commit runs the next ones queue up: batches grow with the load, and nobody waits for company.
+        // While one commit runs, the next classes queue up. Batches grow with the load, and no
+        // class waits for others to fill a batch.
         while let Some(first) = ready.blocking_recv() {
             let mut batch = vec![first];
             while batch.len() < LARGEST_BATCH
@@ -148,7 +157,8 @@ pub(crate) fn start(
 
 fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Vec<(Staged, Reply)>) {
     let durable = durability == Durability::Power;
-    // After a failed sync nothing can be trusted: the kernel may have dropped what it could not write.
+    // After a failed sync no file of the batch can be trusted: the kernel may have dropped pages
+    // that it could not write.
     let synced = if durable { sync_file_system(target) } else { Ok(()) };
     let published: Vec<_> = batch
         .into_iter()
@@ -171,7 +181,7 @@ fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Ve
         {
             tracing::info!(wnid = %staged.wnid, %error, "a staging folder stays until the end of the job");
         }
-        // A receiver that is gone was stopped; the class is there and the next run finds it.
+        // A receiver that is gone was stopped. The class is published, and the next run finds it.
         reply.send(result).ok();
     }
 }
@@ -192,7 +202,8 @@ fn sync_file_system(_: &Target) -> io::Result<()> {
     Ok(())
 }
 
-/// The tar first: where the folder is, everything is. Nothing that stands there is touched under a lease that may be gone.
+/// Publishes the tar first: a class folder under its final name implies that its tar is there.
+/// Nothing is replaced under a lease that may have expired.
 fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClock) -> io::Result<Publication> {
     let replace = if clock.has_run_out() { Replace::Nothing } else { staged.replace };
     if staged.replace != replace && target.class_folder(staged.wnid).symlink_metadata().is_ok() {
@@ -216,15 +227,17 @@ fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClo
     Ok(publication)
 }
 
-/// A plain rename replaces an empty folder, which is wanted, and refuses one with something in it. It refuses a file or a
-/// link under the name as well, and never follows a link.
+/// A plain rename replaces an empty folder, as intended, and fails on a folder that is not empty.
+/// It fails on a file or a link under the name as well, and never follows a link.
 fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Result<Publication> {
-    let (from, to) = (staged.staging.class_folder(), target.class_folder(staged.wnid));
+    let from = staged.staging.class_folder();
+    let to = target.class_folder(staged.wnid);
     let error = match fs::rename(&from, &to) {
         Ok(()) => return Ok(Publication::Done),
         Err(error) => error,
     };
-    // Whatever went wrong, on a network disk also an answer that was lost: what stands there decides.
+    // The rename may have succeeded despite an error, for example if a network file system lost the
+    // answer. What is under the name decides.
     let is_of_another = to.symlink_metadata().and_then(|found| Ok(target.users()?.is_of_another(&found)));
     let found = if is_of_another.is_ok_and(|is| !is) { compare(&to, staged.wnid) } else { Ok(None) };
     if let Ok(Some(Compared::Agrees(manifest))) = found {
@@ -255,10 +268,10 @@ fn keep_unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Res
     Ok(())
 }
 
-/// Puts a complete folder in the place of another one: in one step where the file system can
-/// exchange two names, else with a moment between them in which there is none. A process that is
-/// killed in that moment leaves the old folder in `aside`, from which it goes back to its name,
-/// unless the new one gets there first.
+/// Replaces a folder by a complete one: in one step if the file system can exchange two names,
+/// otherwise with a short time in between without a folder under the name. A process that is killed
+/// in that time leaves the old folder in `aside`. The old folder later gets its name back, unless a
+/// new folder has taken it.
 fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     if exchange(from, to).is_ok() {
         return Ok(());
@@ -268,8 +281,8 @@ fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
 
 fn replace_in_two_steps(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
     match fs::rename(to, aside) {
-        // In the lower layer of an overlay a folder can be removed and not renamed. The new one is
-        // complete already.
+        // A folder in the lower layer of an overlay can be removed but not renamed. The new folder
+        // is complete already.
         Err(error) if error.kind() == ErrorKind::CrossesDevices => remove_tree(to)?,
         renamed => remove_if_there(renamed)?,
     }
@@ -289,7 +302,7 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
 /// Removes a class's tar, if there is one.
 pub(crate) fn remove_tar(target: &Target, wnid: Wnid) -> io::Result<()> {
     match fs::remove_file(target.tar(wnid)) {
-        // A folder of that name is no tar.
+        // A folder with that name is not a tar.
         Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(()),
         removed => remove_if_there(removed),
     }
@@ -312,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_there_is_not_replaced_after_a_suspension() {
+    fn a_folder_is_not_replaced_after_a_suspension_beyond_the_lease() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let time = Arc::new(AtomicU64::new(0));
@@ -335,7 +348,8 @@ mod tests {
         assert!(class.join("new.JPEG").exists() && !class.join("old.JPEG").exists());
     }
 
-    /// What a kill between the two steps leaves, on a file system that cannot exchange names.
+    /// The state that a kill between the two steps leaves, on a file system that cannot exchange
+    /// names.
     fn killed_between_the_steps(target: &Target) -> Staged {
         let staged = staged(target);
         let old = staged.staging.replaced();
@@ -357,7 +371,8 @@ mod tests {
         assert!(class.join("old.JPEG").exists());
         fs::remove_dir_all(&class).unwrap();
 
-        // So does a class that fails, and the end of a job that could not download the class.
+        // A class that fails does the same, and so does the end of a job that could not download
+        // the class.
         killed_between_the_steps(&target).staging.remove().unwrap();
         assert!(class.join("old.JPEG").exists());
         fs::remove_dir_all(&class).unwrap();
@@ -366,7 +381,7 @@ mod tests {
         assert!(class.join("old.JPEG").exists());
         fs::remove_dir_all(&class).unwrap();
 
-        // Once another folder is in the place, the old one goes.
+        // Once another folder has the name, the old one is removed.
         let staged = killed_between_the_steps(&target);
         fs::create_dir(&class).unwrap();
         fs::write(class.join("other.JPEG"), "").unwrap();
@@ -386,12 +401,12 @@ mod tests {
             replace(&from, &to, &aside).unwrap();
             assert!(to.join("new.JPEG").exists() && !to.join("old.JPEG").exists());
             replace(&folder.path().join("missing"), &to, &other).unwrap_err();
-            assert!(to.join("new.JPEG").exists(), "it keeps its name if there is nothing to put there");
+            assert!(to.join("new.JPEG").exists(), "the folder keeps its name if there is no replacement");
         }
     }
 
     #[test]
-    fn where_nothing_stands_the_rename_is_the_only_fence() {
+    fn without_an_existing_folder_the_rename_is_the_only_fence() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let clock = LeaseClock::new(|| Duration::from_mins(10));

@@ -1,5 +1,5 @@
-//! What a user has put where a class or its tar is published: it is moved to another name before
-//! the class takes its place, and never removed.
+//! Keeps a user's files that are in the place of a class or its tar: they are renamed before the
+//! class is published, and never removed.
 
 use std::{
     ffi::OsString,
@@ -23,17 +23,18 @@ use crate::storage::{
     target::Target,
 };
 
-/// Mode of the folder and of those in it.
+/// Mode of the folder for kept files and of the folders in it.
 const MODE: u32 = 0o700;
-/// Names that are tried before the attempt fails.
+/// Number of names that are tried before the attempt fails.
 const NAMES: u32 = 10_000;
 
 /// Moves the entries of a class folder that its manifest does not list to a folder of their own
-/// beside the target. Without a valid manifest these are the names that the new folder does not
-/// have. Gives that folder and their number; `None` where there are no such entries.
+/// beside the target. Without a valid manifest these are the entries whose names the new folder
+/// does not have. Returns that folder and their number; `None` if there are none.
 ///
 /// # Errors
-/// [`NoPlace`] inside, where no folder beside the target can be used; else as the file system says.
+/// [`NoPlace`] inside if no folder beside the target can be used; otherwise the error of the file
+/// system.
 pub(crate) fn unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Result<Option<(PathBuf, u64)>> {
     let [current, marked] = [MANIFEST, MARKED].map(|name| old.join(name));
     let manifest = if manifest::read(old, wnid)?.is_some() { current } else { marked };
@@ -56,7 +57,7 @@ pub(crate) fn unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> i
         return Err(error);
     }
     if let Some((folder, _)) = &moved {
-        // Before the folder that they were in is removed.
+        // Moved before the folder that contained them is removed.
         open_folder(folder)?.sync_all()?;
         if let Some(parent) = folder.parent() {
             open_folder(parent)?.sync_all()?;
@@ -65,8 +66,8 @@ pub(crate) fn unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> i
     Ok(moved)
 }
 
-/// Gives a tar that stands under the class's name the first free name `<wnid>.tar.1`,
-/// `<wnid>.tar.2` and so on; `None` where there is none, or an empty one.
+/// Renames a tar that is under the class's final name to the first free name of `<wnid>.tar.1`,
+/// `<wnid>.tar.2` and so on; `None` if there is no tar or it is empty.
 pub(crate) fn tar(target: &Target, wnid: Wnid) -> io::Result<Option<PathBuf>> {
     let path = target.tar(wnid);
     match path.symlink_metadata() {
@@ -84,14 +85,15 @@ pub(crate) fn tar(target: &Target, wnid: Wnid) -> io::Result<Option<PathBuf>> {
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// There is no folder beside the target for what is not in a manifest.
+/// There is no folder beside the target for entries that a manifest does not list.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct NoPlace {
     why: String,
 }
 
-/// Whether a user may miss an entry: anything but our manifests and what tools leave in each folder.
+/// Whether an entry may be a user's: it is neither one of our manifests nor a file that tools
+/// create in each folder.
 fn is_of_the_user(name: &OsString) -> bool {
     let bytes = name.as_encoded_bytes();
     let is_hidden = bytes.starts_with(b".");
@@ -100,7 +102,7 @@ fn is_of_the_user(name: &OsString) -> bool {
     if is_hidden { !of_tools } else { counts(bytes) }
 }
 
-/// The folder beside the target in which they are kept. It need not be there yet.
+/// The folder beside the target for kept files. It may not exist yet.
 pub(crate) fn place(target: &Target) -> Result<PathBuf, NoPlace> {
     let Some(place) = target.set_aside() else {
         return Err(NoPlace { why: "staging is in the target, so there is no folder beside it for them".to_owned() });
@@ -137,7 +139,7 @@ fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
         }
         Ok(()) => {}
     }
-    // Another user may have made it in between.
+    // Another user may have created it in the meantime.
     place(target).map_err(io::Error::other)?;
     for number in 0..NAMES {
         let name = if number == 0 { wnid.to_string() } else { format!("{wnid}.{number}") };
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_tools_leave_in_each_folder_is_not_of_the_user() {
+    fn files_that_tools_create_in_each_folder_are_not_the_users() {
         for name in [".DS_Store", "._a.JPEG", "Thumbs.db", ".manifest.json", ".manifest.json.new", ".nfs0001"] {
             assert!(!is_of_the_user(&name.into()), "{name}");
         }
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tar_gets_the_first_free_name_and_nothing_is_written_over() {
+    fn a_tar_gets_the_first_free_name_and_no_file_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let wnid = "n00000001".parse().unwrap();

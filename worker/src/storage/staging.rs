@@ -1,8 +1,9 @@
 //! The staging folder of a class: `<wnid>.<nonce>/` in the staging area, with the future class
 //! folder, the future tar and the journal.
 //!
-//! Only one owner at a time: whoever takes over an earlier attempt first renames its folder, so a former owner that still
-//! runs finds nothing to publish, and then moves the proved files into a folder of its own.
+//! A staging folder has one owner at a time. An attempt that takes over the folder of an earlier
+//! attempt first renames it, so a former owner that still runs finds nothing to publish. Then it
+//! moves the proved files into a folder of its own.
 
 use std::{
     fs, io,
@@ -24,7 +25,7 @@ use crate::{
 
 /// In a staging folder: the future class folder.
 const CLASS: &str = "class";
-/// In a staging folder: what stood under the class's name.
+/// In a staging folder: the folder that was under the class's final name.
 const REPLACED: &str = "replaced";
 
 /// A staging folder that this process owns.
@@ -35,7 +36,7 @@ pub(crate) struct Staging {
     published: PathBuf,
 }
 
-/// A class that is unpacked to the last byte, but for its manifest.
+/// A class that is completely unpacked; only its manifest is missing.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     pub(crate) staging: Staging,
@@ -57,8 +58,8 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Takes a former attempt's folder from the process that may still have it; `None` if another
-    /// process was faster.
+    /// Takes over the folder of an earlier attempt, whose process may still run; `None` if another
+    /// process has taken it.
     pub(crate) fn claim(&self, left: &Path) -> io::Result<Option<Self>> {
         let path = self.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
         match move_folder(left, &path) {
@@ -67,7 +68,8 @@ impl Staging {
         }
     }
 
-    /// Empties the staging folder, for a tar that is unpacked from its beginning on. Parts of it that came already stay.
+    /// Empties the staging folder for a tar that is unpacked from its beginning. Parts that were
+    /// already fetched stay.
     pub(crate) fn clear(&self) -> io::Result<()> {
         remove_tree(&self.class_folder())?;
         remove_if_there(fs::remove_file(self.tar()))?;
@@ -75,8 +77,8 @@ impl Staging {
         fs::create_dir(self.class_folder())
     }
 
-    /// Removes it with all that is in it. A folder that it was to replace, and has not, goes back
-    /// to its name first.
+    /// Removes the staging folder and its contents. A folder that was to be replaced, but was not,
+    /// gets its name back first.
     pub(crate) fn remove(&self) -> io::Result<()> {
         put_back(&self.path, &self.published)?;
         remove_tree(&self.path)
@@ -92,12 +94,12 @@ impl Staging {
         self.path.join("tar")
     }
 
-    /// Files with parts of the tar that the unpacker has not got to.
+    /// The folder for parts of the tar that the unpacker has not reached.
     pub(crate) fn parts(&self) -> PathBuf {
         self.path.join("parts")
     }
 
-    /// Where a folder that is being replaced waits for its removal.
+    /// Where a folder that is being replaced is kept until it is removed.
     pub(crate) fn replaced(&self) -> PathBuf {
         self.path.join(REPLACED)
     }
@@ -106,14 +108,15 @@ impl Staging {
         self.path.join("journal")
     }
 
-    /// The finished files, as the journal has them.
+    /// The finished files in the order of the journal.
     pub(crate) fn entries(&self) -> io::Result<Entries> {
         let unreadable = || io::Error::other("the journal cannot be read back");
         journal::open(&self.journal()).map(|(_, entries)| entries).ok_or_else(unreadable)
     }
 }
 
-/// Folders of earlier attempts at a class beside one's own, the one with the longest journal first.
+/// Folders of earlier attempts at a class, without the attempt's own; the one with the longest
+/// journal first.
 pub(crate) fn left_behind(target: &Target, wnid: Wnid, own: &Staging) -> io::Result<Vec<PathBuf>> {
     left_behind_beside(target, wnid, &own.path)
 }
@@ -134,19 +137,19 @@ fn left_behind_beside(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Whether an attempt at a class has left anything.
+/// Whether an earlier attempt at a class has left a folder.
 pub(crate) fn is_begun(target: &Target, wnid: Wnid) -> io::Result<bool> {
     Ok(!left_behind_beside(target, wnid, Path::new(""))?.is_empty())
 }
 
-/// Where the manifests of classes are that were not renamed into the target after their tar was.
+/// Paths of the manifests of classes whose tar was moved into the target but whose folder was not.
 pub(crate) fn manifests(target: &Target, wnid: Wnid) -> io::Result<Vec<PathBuf>> {
     let left = left_behind_beside(target, wnid, Path::new(""))?;
     Ok(left.into_iter().map(|folder| folder.join(CLASS).join(MANIFEST)).collect())
 }
 
-/// Gives the folders that were to be replaced their names back, where a process was killed before
-/// the new one was in the place. For an area that no other process uses.
+/// Gives folders that were to be replaced their names back, if a process was killed before the new
+/// folder had the name. Only for a staging area that no other process uses.
 pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
     for entry in entries(area)? {
         if let Some(wnid) = wnid_of(&entry) {
@@ -156,7 +159,7 @@ pub(crate) fn put_back_replaced(area: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a folder is there; a link to one is none.
+/// Whether a path is a folder; a link to a folder is none.
 pub(crate) fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir())
 }
@@ -168,7 +171,8 @@ fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
     }
     match fs::rename(&replaced, published) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            // It must not be seen in part under its name, so it is put together here first.
+            // The folder must not be visible under its name while it is incomplete, so it is
+            // assembled here first.
             let whole = staging.join(format!("{REPLACED}.{:016x}", rand::random::<u64>()));
             move_folder(&replaced, &whole)?;
             fs::rename(&whole, published)

@@ -1,11 +1,11 @@
-//! The staging area: the folder in which the classes of one target are put together before they are
+//! The staging area: the folder in which the classes of one target are assembled before they are
 //! published.
 //!
-//! Each process that uses the area holds a lock on a file of its own in it. The last process to
-//! finish removes the folder. A process that finds the folder gone makes it again, lock file and
-//! all.
+//! Each process that uses the area holds a lock on its own lock file in it. The last process to
+//! finish removes the folder. A process that finds the folder gone recreates it with its lock file.
 //!
-//! Invariant: only this process's user can write to an area that is used, or the group with which
+//! Invariant: only this process's user, or the group with which that user shares the target
+//! (`area_access`), can write to an area that is used. So its content was written by this program.
 //! that user shares the target (`area_access`). So what is in it was put there by this program.
 
 use std::{
@@ -28,24 +28,25 @@ use crate::storage::{
     file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree},
 };
 
-/// Beginning of the names of the lock files.
+/// Prefix of the names of the lock files.
 const LOCK: &str = "in-use.";
 
-/// Names, up to the first dot, of what a process makes for a moment, and of the folders of former versions.
+/// Names, up to the first dot, of temporary files and folders of a process, and of folders of
+/// former versions.
 const TRIALS: [&str; 3] = ["probe", "renamed", "storage"];
 
 /// An area that this process uses.
 #[derive(Debug)]
 pub(crate) struct StagingArea {
     path: PathBuf,
-    /// The group that shares the target.
+    /// The group that shares the target, if there is one.
     group: Option<Group>,
     lock: Mutex<Option<LockFile>>,
 }
 
 impl Drop for StagingArea {
-    /// Where the target could not be opened after all, or the program failed: without a trace, unless another process could
-    /// go on with something.
+    /// Applies if the target could not be opened or the program failed: removes all traces, except
+    /// files from which another process could continue.
     fn drop(&mut self) {
         if self.is_left() {
             return;
@@ -56,7 +57,7 @@ impl Drop for StagingArea {
     }
 }
 
-/// Tells other processes, by the lock on it, that this one lives.
+/// A lock file: its lock shows other processes that this one is running.
 #[derive(Debug)]
 struct LockFile {
     path: PathBuf,
@@ -65,8 +66,8 @@ struct LockFile {
 }
 
 impl StagingArea {
-    /// Enters an area, whose folder is made if it is missing; its parent must be there. `group`:
-    /// the one that shares the target.
+    /// Enters an area. Its folder is created if it is missing; its parent must exist. `group`: the
+    /// group that shares the target.
     pub(crate) fn enter(path: PathBuf, group: Option<Group>) -> io::Result<Self> {
         let area = Self { path, group, lock: Mutex::new(None) };
         area.restore()?;
@@ -77,13 +78,13 @@ impl StagingArea {
         &self.path
     }
 
-    /// Makes the folder and this process's lock file if they are missing.
+    /// Creates the folder and this process's lock file if they are missing.
     pub(crate) fn restore(&self) -> io::Result<()> {
         let mut lock = self.lock();
         if lock.as_ref().is_some_and(|lock| lock.path.exists()) {
             return Ok(());
         }
-        // A process that finishes may remove the folder at any of these steps.
+        // A process that finishes may remove the folder between any two of these steps.
         for _ in 1..ATTEMPTS {
             match self.make_and_lock() {
                 Err(error) if is_gone(&error) => {}
@@ -102,8 +103,8 @@ impl StagingArea {
         LockFile::create(&self.path, self.group)
     }
 
-    /// An error unless another area was made by this program, for the same users. What other users
-    /// have put under its name is neither used nor removed.
+    /// Returns an error unless this program made another area, for the same users. An entry of
+    /// other users with the area's name is neither used nor removed.
     pub(crate) fn check(&self, other: &Path) -> io::Result<()> {
         let folder = open_folder(other)?.metadata()?;
         self.access().check(&folder, self.group)
@@ -128,8 +129,8 @@ impl StagingArea {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether other processes seem to use the area. A killed process counts too: not every file
-    /// system has locks.
+    /// Whether other processes seem to use the area. A killed process counts too, because not every
+    /// file system supports locks.
     pub(crate) fn has_neighbours(&self) -> bool {
         let lock = self.lock();
         let own = lock.as_ref().map(|lock| lock.path.as_path());
@@ -137,35 +138,35 @@ impl StagingArea {
         found.iter().filter(|entry| is_lock_file(entry)).any(|entry| Some(entry.path()) != own)
     }
 
-    /// Whether a living process other than this one uses the area.
+    /// Whether another running process uses the area.
     pub(crate) fn is_shared(&self) -> io::Result<bool> {
         let lock = self.lock();
         is_used_by_others(&self.path, lock.as_ref().map(|lock| lock.path.as_path()))
     }
 
-    /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open one
-    /// under another name.
+    /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open
+    /// file under another name.
     pub(crate) fn leave(&self) -> io::Result<()> {
         let Some(lock) = self.lock().take() else { return Ok(()) };
         drop(lock.file);
         remove_if_there(fs::remove_file(lock.path))
     }
 
-    /// Whether this process has left it.
+    /// Whether this process has left the area.
     pub(crate) fn is_left(&self) -> bool {
         self.lock().is_none()
     }
 
-    /// Removes the area unless a living process uses it; says whether it is gone. For a process
-    /// that has left.
+    /// Removes the area unless a running process uses it; returns whether it is gone. For a process
+    /// that has left it.
     pub(crate) fn remove(&self) -> io::Result<bool> {
         remove(&self.path)
     }
 
-    /// As [`Self::remove`], unless something is in it with which another process could go on.
+    /// As [`Self::remove`], unless it contains something from which another process could continue.
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
-        // Folders in which nothing was begun are removed, the others refuse.
+        // Empty staging folders are removed; removing the others fails.
         let is_empty = |entry: &Entry| match purpose_of(entry) {
             Some(Purpose::Lock) => true,
             Some(Purpose::Trial) => remove_entry(entry).is_ok(),
@@ -175,8 +176,8 @@ impl StagingArea {
         if found.iter().all(is_empty) { self.remove() } else { Ok(false) }
     }
 
-    /// Moves what former processes have left in another area of the same target here, and removes
-    /// that area. An area that a living process uses stays as it is.
+    /// Moves what former processes have left in another area of the same target to this area, and
+    /// removes the other one. An area that a running process uses stays as it is.
     pub(crate) fn take_over(&self, former: &Path) -> io::Result<()> {
         match self.check(former) {
             Err(error) if is_gone(&error) => return Ok(()),
@@ -194,10 +195,10 @@ impl StagingArea {
     }
 }
 
-/// Removes an area unless a living process uses it; says whether it is gone.
+/// Removes an area unless a running process uses it; returns whether it is gone.
 ///
-/// What is removed was listed before the locks were asked for, so nothing that a process puts into
-/// the area later is touched, and its lock file keeps the folder.
+/// The entries to remove are listed before the locks are requested. So nothing that a process adds
+/// later is removed, and its lock file keeps the folder.
 pub(crate) fn remove(area: &Path) -> io::Result<bool> {
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -222,17 +223,17 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// A file that is open on a network disk keeps its folder from being removed until it is closed.
+/// On a network file system an open file prevents the removal of its folder until it is closed.
 fn ignore_busy(error: io::Error) -> io::Result<()> {
     if is_busy(&error) { Ok(()) } else { Err(error) }
 }
 
-/// Removes the lock file of a process that has ended, and says so; not one that a living process
-/// holds.
+/// Removes the lock file of a process that has ended, and returns whether it did; never that of a
+/// running process.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
     match lock_of(path) {
-        // Held until it is removed: a process that has just created it sees that, and creates
-        // another.
+        // Held until the file is removed: a process that has just created the file detects that,
+        // and creates another one.
         Some(Ok(held)) => {
             remove_if_there(fs::remove_file(path))?;
             drop(held);
@@ -254,9 +255,9 @@ fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
 }
 
 impl LockFile {
-    /// Creates it open for reading and writing, which NFS asks of a file that is to be locked.
+    /// Creates the file open for reading and writing, which NFS requires for a lock.
     ///
-    /// Nothing else is done in the area before the file shows that the folder is ours.
+    /// Until the file shows that the folder is ours, nothing else is done in the area.
     fn create(area: &Path, group: Option<Group>) -> io::Result<Self> {
         let folder = open_folder(area)?;
         let name = format!("{LOCK}{:016x}", rand::random::<u64>());
@@ -274,15 +275,15 @@ impl LockFile {
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
             Err(TryLockError::Error(cause)) => tracing::debug!(%cause, "this file system has no locks"),
         }
-        // A process that looked before the lock was there may have removed the file as that of a
-        // process that has ended.
+        // Another process may have checked before the lock was taken, and removed the file as that
+        // of an ended process.
         fs::metadata(&path)?;
         Ok(Self { path, file, access })
     }
 }
 
-/// Whether a living process uses an area, as far as its locks can tell; an area that does not exist
-/// is not used.
+/// Whether a running process uses an area, as far as its locks show; an area that does not exist is
+/// not used.
 pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
     is_used_by_others(area, None)
 }
@@ -305,15 +306,15 @@ fn is_lock_file(entry: &Entry) -> bool {
 /// What an entry of an area is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// It shows that a process lives.
+    /// A lock file: it shows that a process is running.
     Lock,
-    /// A class is put together in it.
+    /// A staging folder: a class is assembled in it.
     Class,
-    /// It is of use for a moment, or was to a former version.
+    /// A temporary file or folder, or one of a former version.
     Trial,
 }
 
-/// `None` for an entry that this program has not made, which stays.
+/// `None` for an entry that this program has not made; such an entry stays.
 fn purpose_of(entry: &Entry) -> Option<Purpose> {
     let name = entry.text()?;
     if name.starts_with(LOCK) {
@@ -330,7 +331,7 @@ fn remove_entry(entry: &Entry) -> io::Result<()> {
     if entry.is_folder()? { remove_tree(entry.path()) } else { fs::remove_file(entry.path()) }
 }
 
-/// What is in an area; nothing if there is none.
+/// The entries of an area; empty if the area does not exist.
 pub(crate) fn entries(area: &Path) -> io::Result<Vec<Entry>> {
     match list(area) {
         Err(error) if is_gone(&error) => Ok(Vec::new()),

@@ -35,21 +35,22 @@ pub(crate) struct Target {
     area: StagingArea,
     /// Areas that other processes may use or have left: in the target, or beside it.
     other_areas: Vec<PathBuf>,
-    /// As it was found last.
+    /// The storage id when it was last read.
     storage_id: Mutex<String>,
 }
 
-/// The target cannot be used: not this class's fault, so the process stops and nobody's attempts are burnt.
+/// The target cannot be used. That is no fault of the class, so the process stops and no attempt is
+/// counted.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// The file system refuses something.
+    /// The file system refuses an operation.
     #[error("{action} in the target folder {}: {cause}{}", target.display(), advice(cause))]
     Refused {
         /// The target.
         target: PathBuf,
-        /// What was to be done, fit to follow "failed to".
+        /// The operation, worded to follow "failed to".
         action: String,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: io::Error,
     },
     /// The staging folder cannot be made or used.
@@ -57,10 +58,10 @@ pub enum TargetError {
     Staging {
         /// The folder.
         area: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: io::Error,
     },
-    /// The folder of `--staging` would be a class to a loader.
+    /// A loader would take the folder of `--staging` for a class.
     #[error(
         "use the folder {} for staging: it is in the target {}, where a loader would take it for a class; name a folder \
          outside of the target with --staging, on the same file system",
@@ -72,7 +73,8 @@ pub enum TargetError {
         /// The target.
         target: PathBuf,
     },
-    /// Nothing can be renamed from there into the target.
+    /// The staging folder is on another file system, so nothing can be renamed from it into the
+    /// target.
     #[error(
         "use the folder {} for staging: it is on another file system than the target {}, and a class is published by a \
          rename; name a folder on the same one with --staging",
@@ -103,20 +105,20 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Final name of a class below a target.
+/// The final name of a class in a target.
 pub(crate) fn class_folder(root: &Path, wnid: Wnid) -> PathBuf {
     root.join(wnid.to_string())
 }
 
-/// Final name of its tar.
+/// The final name of the tar of a class.
 pub(crate) fn tar(root: &Path, wnid: Wnid) -> PathBuf {
     root.join(format!("{wnid}.tar"))
 }
 
 impl Target {
-    /// Opens the target, makes it if it is missing, and proves that folders can be made, filled and
-    /// renamed in it. `staging`: the folder in which classes are to be put together, if it was
-    /// named.
+    /// Opens the target, creates it if it is missing, and verifies that folders can be created,
+    /// filled and renamed in it. `staging`: the folder of `--staging`, in which classes are
+    /// assembled.
     pub(crate) fn open(path: &Path, staging: Option<&Path>) -> Result<Self, TargetError> {
         let refused = |action: &'static str| {
             move |cause| TargetError::Refused {
@@ -144,16 +146,16 @@ impl Target {
         let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
         let storage_id = storage_id::settle(&root, area.path(), &storage_id::new())
             .map_err(|error| refused("write")(explained(error, [root.join(storage_id::FILE)])))?;
-        // A folder that cannot be listed keeps them: nothing depends on it.
+        // Not required: if the folder cannot be listed, the probe files stay.
         probe_files::remove_left(&root).unwrap_or_default();
         let target = Self { root, folder, area, other_areas, storage_id: Mutex::new(storage_id) };
-        target.take_over_what_is_left().map_err(|cause| in_area(target.staging(), cause))?;
+        target.take_over_leftovers().map_err(|cause| in_area(target.staging(), cause))?;
         Ok(target)
     }
 
-    /// What former processes have left: checkpoints in other areas, and folders that were to be
-    /// replaced.
-    fn take_over_what_is_left(&self) -> io::Result<()> {
+    /// Takes over what former processes have left: checkpoints in other areas, and folders that
+    /// were to be replaced.
+    fn take_over_leftovers(&self) -> io::Result<()> {
         for other in &self.other_areas {
             if let Err(cause) = self.area.take_over(other) {
                 tracing::info!(folder = %other.display(), %cause, "what a former process has left there stays");
@@ -165,12 +167,12 @@ impl Target {
         Ok(())
     }
 
-    /// The folder itself, open.
+    /// The open target folder.
     pub(crate) fn folder(&self) -> &File {
         &self.folder
     }
 
-    /// Its path.
+    /// The path of the target folder.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -180,54 +182,55 @@ impl Target {
         self.area.path()
     }
 
-    /// Whose entries in the target are believed, and whose can be replaced.
+    /// Whose entries in the target are trusted, and whose entries can be replaced.
     pub(crate) fn users(&self) -> io::Result<TargetUsers> {
         Ok(TargetUsers::new(self.folder.metadata()?, self.area.user()))
     }
 
-    /// Where what is in the way of a class and not of this program is moved to.
+    /// The folder for files that are in the way of a class and were not written by this program.
     pub(crate) fn set_aside(&self) -> Option<PathBuf> {
         staging_place::set_aside(self.area.path(), &self.root)
     }
 
-    /// Final name of a class.
+    /// The final name of a class.
     pub(crate) fn class_folder(&self, wnid: Wnid) -> PathBuf {
         class_folder(&self.root, wnid)
     }
 
-    /// Final name of its tar.
+    /// The final name of the tar of a class.
     pub(crate) fn tar(&self, wnid: Wnid) -> PathBuf {
         tar(&self.root, wnid)
     }
 
-    /// Says that the target, and not a class, is at fault.
+    /// An error that blames the target instead of a class.
     pub(crate) fn error(&self, action: impl Into<String>, cause: io::Error) -> TargetError {
-        // Where the whole target is gone, that is what to say, and not what it led to.
+        // If the whole target is gone, report that and not its consequence.
         let gone = self.is_there().err().filter(is_gone);
         let cause = gone.unwrap_or(cause);
         TargetError::Refused { target: self.root.clone(), action: action.into(), cause }
     }
 
-    /// Whether an error that met one class would meet every other as well.
+    /// Whether an error of one class would affect every other class as well.
     pub(crate) fn is_at_fault(&self, error: &io::Error) -> bool {
         use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
             || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-            // The file system's own limit is met by one class, this process's limit by many.
+            // The limit of the file system concerns one class; the limit of this process concerns
+            // many.
             || (error.kind() == io::ErrorKind::FileTooLarge && limits::file_size().is_some())
             || self.restore_staging().is_err()
-            || try_out(self.staging(), &self.root).is_err()
+            || verify_usable(self.staging(), &self.root).is_err()
     }
 
-    /// Whether the target is still the one that was opened, and not the folder below a disk that
+    /// Whether the target is still the one that was opened, and not the mount point of a disk that
     /// was unmounted.
     fn is_there(&self) -> io::Result<()> {
         let same = fs::metadata(&self.root)?.dev() == self.folder.metadata()?.dev();
         if same { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
-    /// Makes the staging area again, if a process that finished has removed it; never where the
-    /// target itself is gone.
+    /// Recreates the staging area if a process that finished has removed it; never if the target
+    /// itself is gone.
     pub(crate) fn restore_staging(&self) -> io::Result<()> {
         self.is_there()?;
         self.area.restore()?;
@@ -236,7 +239,8 @@ impl Target {
         Ok(())
     }
 
-    /// Id of the storage; another one if a process that came later was the first to make a new one.
+    /// The id of the storage. It changes if a process that started later was the first to make a
+    /// new one.
     pub(crate) fn storage_id(&self) -> String {
         self.known_storage().clone()
     }
@@ -250,8 +254,8 @@ impl Target {
         self.area.has_neighbours()
     }
 
-    /// Removes staging and checkpoints when the job is done, unless another process still works
-    /// here. For a process that has closed its files there.
+    /// Removes the staging area and its checkpoints after the job, unless another process still
+    /// uses it. The process must have closed its files there.
     pub(crate) fn remove_staging(&self) {
         if let Err(cause) = self.try_to_remove_staging() {
             tracing::info!(folder = %self.staging().display(), %cause, "the staging folder stays until the next run");
@@ -264,7 +268,7 @@ impl Target {
         for area in [self.staging()].into_iter().chain(self.other_areas.iter().map(PathBuf::as_path)) {
             match self.area.check(area) {
                 Err(error) if is_gone(&error) => continue,
-                // What other users have put under the name is not of this program.
+                // What other users have put under the name does not belong to this program.
                 Err(error) if is_refused(&error) => continue,
                 checked => checked?,
             }
@@ -278,7 +282,7 @@ impl Target {
         if is_used { Ok(()) } else { storage_id::remove(&self.root) }
     }
 
-    /// Removes what opening has made, but nothing with which another process could go on.
+    /// Removes what opening has created, but no file from which another process could continue.
     fn withdraw(&self) -> io::Result<()> {
         self.area.leave()?;
         let others_are_used = self.other_areas.iter().any(|area| area.exists());
@@ -300,8 +304,8 @@ fn in_area(area: &Path, cause: io::Error) -> TargetError {
     TargetError::Staging { area: area.to_owned(), cause: explained(cause, [area]) }
 }
 
-/// Opens an area in a folder that was named, which must be on the target's file system and not in
-/// the target.
+/// Opens an area in the folder of `--staging`, which must be on the target's file system and
+/// outside of the target.
 fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
     let unusable = |cause| in_area(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
@@ -310,7 +314,7 @@ fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingAr
     }
     fs::create_dir_all(&resolved).map_err(unusable)?;
     let area = StagingArea::enter(staging_place::in_folder(&resolved, root), group).map_err(unusable)?;
-    match try_out(area.path(), root) {
+    match verify_usable(area.path(), root) {
         Ok(()) => return Ok(area),
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
         Err(error) => return Err(in_area(area.path(), error)),
@@ -319,14 +323,15 @@ fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingAr
     Err(TargetError::StagingElsewhere { folder: resolved, target: root.to_owned() })
 }
 
-/// Opens the area beside the target; where that cannot be, the one in the target, and warns of it.
+/// Opens the area beside the target. If that is not possible, opens the area in the target and logs
+/// a warning.
 fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
     let why = match staging_place::beside(root) {
         Err(why) => why,
         Ok(path) => match StagingArea::enter(path.clone(), group) {
             Err(cause) if parent_refuses(&path, &cause) => NotBeside::ParentRefuses(cause),
             Err(cause) => return Err(in_area(&path, cause)),
-            Ok(area) => match try_out(&path, root) {
+            Ok(area) => match verify_usable(&path, root) {
                 Ok(()) => return Ok(area),
                 Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                     drop(area);
@@ -337,7 +342,7 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
         },
     };
     let path = staging_place::in_target(root);
-    let area = StagingArea::enter(path.clone(), group).and_then(|area| try_out(&path, root).map(|()| area));
+    let area = StagingArea::enter(path.clone(), group).and_then(|area| verify_usable(&path, root).map(|()| area));
     let area = area.map_err(|cause| TargetError::Refused {
         target: root.to_owned(),
         action: "write".to_owned(),
@@ -352,17 +357,16 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
     Ok(area)
 }
 
-/// Whether no folder can be made beside the target, and there is none.
+/// Whether the area does not exist beside the target and cannot be created there.
 fn parent_refuses(area: &Path, error: &io::Error) -> bool {
     let refused = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
     refused && area.symlink_metadata().is_err()
 }
 
-/// What staging and publishing do, on something small. It makes no folder in the target, not even
-/// for an instant.
-fn try_out(area: &Path, root: &Path) -> io::Result<()> {
-    // Names of its own: what a process that was killed has left of a probe, or another user has
-    // made, must not be in the way.
+/// Performs the steps of staging and publishing on a small file. It never makes a folder in the
+/// target, because a loader could see it.
+fn verify_usable(area: &Path, root: &Path) -> io::Result<()> {
+    // Unique names, so that entries of a killed process or of another user cause no conflict.
     let nonce = rand::random::<u64>();
     let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
     fs::create_dir(&probe)?;

@@ -1,11 +1,11 @@
-//! Users of the host that can write to a target: whose entries are believed, and whose entries this
+//! Which users of the host can write to a target: whose entries are trusted, and which entries this
 //! process can rename or replace.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt as _};
 
 use shared::ownership::{Ownership, has_sticky_bit, is_writable_by_all};
 
-/// The rights in a target.
+/// The permissions of a target.
 #[derive(Debug)]
 pub(crate) struct TargetUsers {
     folder: Metadata,

@@ -13,11 +13,11 @@ use crate::{
 };
 
 const URL: &str = "http://origin/n00000001.tar";
-/// Long enough for several lines of the journal on the way.
+/// Length of the long file in bytes: enough for several journal lines for its partial content.
 const LONG: usize = 20 << 20;
-/// As they come from the network.
+/// Size of the pieces in which bytes arrive from the network.
 const PIECE: usize = 100_000;
-/// From one line on the way to the next, and a piece.
+/// Distance between two journal lines for a partial file, plus one piece.
 const INTERVAL: u64 = (8 << 20) + PIECE as u64;
 
 /// A target, and a tar of three files, the second of which is long.
@@ -28,7 +28,7 @@ struct Case {
     keep_tar: bool,
     source: Source,
     tar: Vec<u8>,
-    /// Where the contents of the long file are in it.
+    /// Range of the long file's content in the tar.
     long: Range<u64>,
 }
 
@@ -40,7 +40,8 @@ impl Case {
     fn of(keep_tar: bool, files: impl IntoIterator<Item = (impl AsRef<str>, usize)>) -> Self {
         let mut builder = tar::Builder::new(Vec::new());
         for (seed, (name, size)) in (1_u32..).zip(files) {
-            // A period that is no multiple of a block, so that no two places look the same for long.
+            // A period that is no multiple of a block, so that no two places look the same for
+            // long.
             let pattern: Vec<u8> =
                 (0..9973_u32).map(|at| (at.wrapping_mul(seed * 7919) >> 8).to_le_bytes()[0]).collect();
             let mut body = pattern.repeat(size / pattern.len() + 1);
@@ -52,20 +53,21 @@ impl Case {
         let tar = builder.into_inner().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
-        let (length, etag) = (Some(tar.len() as u64), Some("\"one\"".to_owned()));
+        let length = Some(tar.len() as u64);
+        let etag = Some("\"one\"".to_owned());
         let source = Source { url: URL.to_owned(), length, etag, ..Source::default() };
         let long = 512 + 1024 + 512;
         let wnid = "n00000001".parse().unwrap();
         Self { folder, target, wnid, keep_tar, source, tar, long: long..long + LONG as u64 }
     }
 
-    /// Pushes the tar from where an unpacker is up to a place.
+    /// Pushes a range of the tar, in pieces.
     fn push(&self, unpacker: &mut Unpacker, range: Range<u64>) {
         let [from, to] = [range.start, range.end].map(|place| usize::try_from(place).unwrap());
         self.tar[from..to].chunks(PIECE).for_each(|piece| unpacker.push(piece).unwrap());
     }
 
-    /// An unpacker that was given the tar up to a place.
+    /// An unpacker that has received the tar up to this offset.
     fn unpacked_up_to(&self, place: u64) -> (Staging, Unpacker) {
         let staging = Staging::create(&self.target, self.wnid).unwrap();
         let start = Start { source: self.source.clone(), ..Start::default() };
@@ -78,13 +80,13 @@ impl Case {
         take_over(&self.target, self.wnid, URL, self.keep_tar).unwrap()
     }
 
-    /// Takes over, and says where it would go on.
-    fn goes_on_at(&self) -> u64 {
+    /// Takes over, and returns the offset at which a new attempt would continue.
+    fn resume_offset(&self) -> u64 {
         self.take_over().1.map_or(0, |checkpoint| checkpoint.position)
     }
 
-    /// Opens an unpacker where an earlier one ended.
-    fn go_on(&self) -> (Staging, u64, Unpacker) {
+    /// Opens an unpacker that continues where an earlier one ended.
+    fn resume(&self) -> (Staging, u64, Unpacker) {
         let (staging, checkpoint) = self.take_over();
         let Checkpoint { source, files, begun, position, .. } = checkpoint.expect("something is left");
         let start = Start { source, files, begun, offset: position };
@@ -92,9 +94,10 @@ impl Case {
         (staging, position, unpacker)
     }
 
-    /// Goes on to the end: what is staged then is what the tar holds, and so are the journal's files.
+    /// Continues to the end and verifies that the staged files and those in the journal are the
+    /// tar's.
     fn finish(&self) -> u64 {
-        let (staging, position, mut unpacker) = self.go_on();
+        let (staging, position, mut unpacker) = self.resume();
         self.push(&mut unpacker, position..self.tar.len() as u64);
         self.assert_whole(&staging, unpacker);
         position
@@ -134,7 +137,7 @@ impl Case {
 }
 
 #[test]
-fn stopped_at_any_byte_it_goes_on_there() {
+fn an_unpacker_stopped_at_any_byte_continues_there() {
     for keep_tar in [false, true] {
         let case = Case::new(keep_tar);
         let Range { start, end } = case.long;
@@ -150,7 +153,7 @@ fn stopped_at_any_byte_it_goes_on_there() {
 }
 
 #[test]
-fn killed_in_a_long_file_it_goes_on_at_the_last_line_on_the_way() {
+fn an_unpacker_killed_in_a_long_file_continues_at_its_last_journal_line() {
     for keep_tar in [false, true] {
         let case = Case::new(keep_tar);
         for written in [LONG as u64 - 3_000_000, LONG as u64] {
@@ -164,23 +167,23 @@ fn killed_in_a_long_file_it_goes_on_at_the_last_line_on_the_way() {
 }
 
 #[test]
-fn stopped_again_and_again_it_loses_nothing() {
+fn an_unpacker_stopped_repeatedly_loses_nothing() {
     let case = Case::new(true);
     let (_, mut unpacker) = case.unpacked_up_to(case.long.start + 10_000_000);
     unpacker.checkpoint().unwrap();
     for more in [1, 3_000_000, 0, 6_000_000] {
-        let (_, position, mut unpacker) = case.go_on();
+        let (_, position, mut unpacker) = case.resume();
         case.push(&mut unpacker, position..position + more);
         assert_eq!(unpacker.checkpoint().unwrap(), position + more);
     }
     assert_eq!(case.finish(), case.long.start + 19_000_001);
 }
 
-/// What is done to a staging folder.
+/// A name, and a change that damages a staging folder.
 type Spoil = (&'static str, fn(&Case));
 
 #[test]
-fn a_beginning_that_does_not_hold_is_not_gone_on_from() {
+fn a_partial_file_that_does_not_match_its_digest_is_not_continued() {
     let behind_the_first = 512 + 1024;
     let spoil: [Spoil; 5] = [
         ("a byte has changed", |case| {
@@ -205,28 +208,28 @@ fn a_beginning_that_does_not_hold_is_not_gone_on_from() {
         let case = Case::new(true);
         drop(case.unpacked_up_to(case.long.start + 9_000_000));
         spoil(&case);
-        assert_eq!(case.goes_on_at(), behind_the_first, "{what}");
+        assert_eq!(case.resume_offset(), behind_the_first, "{what}");
         assert_eq!(case.finish(), behind_the_first, "{what}");
     }
 }
 
 #[test]
-fn what_a_file_has_behind_its_last_line_is_cut_off() {
+fn bytes_of_a_file_beyond_its_last_journal_line_are_cut_off() {
     let case = Case::new(false);
     drop(case.unpacked_up_to(case.long.start + 9_000_000));
-    let noted = case.goes_on_at();
+    let noted = case.resume_offset();
     assert_eq!(fs::metadata(case.long_file()).unwrap().len(), noted - case.long.start);
     assert_eq!(case.finish(), noted);
 }
 
-/// Its lease is gone and it does not know yet: the file that it had begun is still open.
+/// The former owner does not know yet that its lease has expired: its partial file is still open.
 #[test]
-fn a_former_owner_that_goes_on_for_a_while_does_no_harm() {
+fn a_former_owner_that_continues_for_a_while_does_no_harm() {
     for keep_tar in [false, true] {
         let case = Case::new(keep_tar);
         let killed_at = case.long.start + 9_000_000;
         let (_, mut former) = case.unpacked_up_to(killed_at);
-        let (staging, position, mut unpacker) = case.go_on();
+        let (staging, position, mut unpacker) = case.resume();
         assert!(case.long.contains(&position) && position <= killed_at);
         case.push(&mut former, killed_at..killed_at + 2_000_000);
         case.push(&mut unpacker, position..case.long.end - 4_000_000);
@@ -236,15 +239,15 @@ fn a_former_owner_that_goes_on_for_a_while_does_no_harm() {
     }
 }
 
-/// It has moved the files to a folder of its own, and not the parts.
+/// The killed process has moved the files to its own folder, but not the parts.
 #[test]
-fn killed_while_it_takes_over_it_loses_neither_files_nor_parts() {
+fn a_kill_during_a_takeover_loses_neither_files_nor_parts() {
     for (files_moved, keep_tar) in [(true, false), (true, true), (false, true)] {
         let case = Case::new(keep_tar);
         let place = case.long.start + 9_000_000;
         drop(case.unpacked_up_to(place));
-        let noted = if files_moved { case.goes_on_at() } else { 0 };
-        // As it stood there before.
+        let noted = if files_moved { case.resume_offset() } else { 0 };
+        // The state before the takeover.
         let former = case.target.staging().join(format!("{}.{:016x}.old", case.wnid, 7));
         fs::create_dir_all(former.join("class")).unwrap();
         fs::create_dir(former.join("parts")).unwrap();
@@ -269,17 +272,17 @@ fn killed_while_it_takes_over_it_loses_neither_files_nor_parts() {
 }
 
 #[test]
-fn stopped_again_before_anything_came_it_is_where_it_was() {
+fn a_stop_before_any_new_byte_keeps_the_checkpoint() {
     for (keep_tar, place) in [(false, 1536), (true, 1536), (true, 9_000_000)] {
         let case = Case::new(keep_tar);
         case.unpacked_up_to(place).1.checkpoint().unwrap();
-        assert_eq!(case.go_on().2.checkpoint().unwrap(), place);
+        assert_eq!(case.resume().2.checkpoint().unwrap(), place);
         assert_eq!(case.finish(), place);
     }
 }
 
 #[test]
-fn what_stands_in_front_of_a_begun_file_is_noted_before_it() {
+fn the_files_before_a_partial_file_are_recorded_before_it() {
     let case = Case::of(false, [("small.JPEG", 2000), ("long.JPEG", LONG), ("last.JPEG", 700)]);
     let (_, mut unpacker) = case.unpacked_up_to(0);
     unpacker.push(&case.tar[..10_000_000]).unwrap();
@@ -287,14 +290,14 @@ fn what_stands_in_front_of_a_begun_file_is_noted_before_it() {
     assert_eq!(case.finish(), 10_000_000);
 }
 
-/// Of sizes around whole chunks of BLAKE3.
+/// Files whose sizes are close to multiples of a BLAKE3 chunk.
 fn small_files() -> impl Iterator<Item = (String, usize)> {
     let sizes = (0..20).flat_map(|chunks| [1024 * chunks, 1024 * chunks + 1, 1024 * chunks + 700]);
     sizes.enumerate().map(|(number, size)| (format!("{number}.JPEG"), size))
 }
 
 #[test]
-fn small_files_have_their_digests_however_the_tar_comes() {
+fn digests_of_small_files_do_not_depend_on_the_size_of_the_pieces() {
     let case = Case::of(true, small_files());
     for piece in [1, 511, 5000, 16_384, 50_000, usize::MAX] {
         let (staging, mut unpacker) = case.unpacked_up_to(0);
@@ -305,7 +308,7 @@ fn small_files_have_their_digests_however_the_tar_comes() {
 }
 
 #[test]
-fn small_files_in_front_of_an_error_are_done() {
+fn small_files_before_an_error_are_complete() {
     let case = Case::of(false, small_files());
     let bad_header = (0..20).fold(0, |place, number| {
         let size = small_files().nth(number).unwrap().1;
@@ -321,20 +324,20 @@ fn small_files_in_front_of_an_error_are_done() {
     assert_eq!(case.finish(), bad_header as u64);
 }
 
-/// A tar whose end comes before any checkpoint that its length would make.
+/// A tar that is too short for the checkpoints that are made after a number of bytes.
 fn short_case(keep_tar: bool) -> Case {
     Case::of(keep_tar, (0..60).map(|number| (format!("{number}.JPEG"), 5000 + number * 700)))
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_slowly_bytes_come_a_kill_costs_no_more_than_those_of_a_second() {
+async fn a_kill_of_a_slow_download_loses_at_most_the_bytes_of_one_second() {
     for keep_tar in [false, true] {
         let case = short_case(keep_tar);
         let contents_end = case.tar.len() as u64 - 1024;
         let mut unpacker = case.unpacked_up_to(0).1;
         let mut received = 0;
         loop {
-            // A second of 20 KB/s.
+            // One second at 20 KB/s.
             for _ in 0..20 {
                 let more = (received + 1000).min(contents_end);
                 case.push(&mut unpacker, received..more);
@@ -342,14 +345,14 @@ async fn however_slowly_bytes_come_a_kill_costs_no_more_than_those_of_a_second()
                 advance(Duration::from_millis(50)).await;
             }
             drop(unpacker);
-            // Of the last third of it, and a header.
+            // The last third of a second's bytes, and a header.
             let costs_little = |position| position <= received && position + 8000 > received;
             if received == contents_end {
                 let position = case.finish();
                 assert!(costs_little(position), "{position} of {received}");
                 break;
             }
-            let (_, position, next) = case.go_on();
+            let (_, position, next) = case.resume();
             assert!(costs_little(position), "{position} of {received}");
             (unpacker, received) = (next, position);
         }
@@ -357,7 +360,7 @@ async fn however_slowly_bytes_come_a_kill_costs_no_more_than_those_of_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_a_silence_is_noted_in_it() {
+async fn bytes_received_before_a_pause_are_recorded_in_it() {
     for keep_tar in [false, true] {
         let case = short_case(keep_tar);
         let (_, mut unpacker) = case.unpacked_up_to(0);

@@ -1,4 +1,5 @@
-//! `OriginLimiter`: where requests wait until the origin may be asked, and where what becomes of them is counted.
+//! `OriginLimiter`: delays requests to the origin until the budget, the rate and the pauses permit
+//! them, and counts their results.
 
 use std::{
     sync::{
@@ -23,68 +24,79 @@ use super::{
 };
 use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
-/// The instants that two messages give for the end of one wait differ by less.
+/// Two messages about the same pause give ends that differ by less than this.
 const JITTER: Duration = Duration::from_millis(50);
-/// Who waits for its bytes to have had time to come looks so often whether the rate is another one.
-const LOOK: Duration = Duration::from_secs(1);
-/// Of so many bytes at first the coordinator hears at each [`EARLY_STEP`]: at the start of a short job that is when a second
-/// connection and then all others come.
+/// How often a request that waits for the rate checks whether the rate has changed.
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The first bytes of a job, up to this number, are reported to the coordinator at each
+/// [`EARLY_STEP`]. At the start of a short job these reports make the coordinator allow a second
+/// connection, and then all others.
 const EARLY: u64 = 8 * EARLY_STEP;
-/// A little more than the coordinator waits for, so that a step is enough where it has counted from another one on.
+/// Slightly more bytes than the coordinator waits for, so one step is enough even if the
+/// coordinator counts from another offset.
 const EARLY_STEP: u64 = 9 << 17;
 
-/// See the module. Nothing waits in it longer than for a lock that is held for a moment.
+/// Limits the connections, the rate and the timing of this process's requests to the origin. Its
+/// locks are held only for short computations.
 #[derive(Debug)]
 pub(crate) struct OriginLimiter {
     state: Mutex<State>,
-    /// Until then the origin is asked for nothing.
+    /// No request is sent to the origin before this instant.
     quiet_until: watch::Sender<Instant>,
     bucket: Mutex<TokenBucket>,
     has_rate: AtomicBool,
-    /// Bytes that have come, up to [`EARLY`] and a little more.
+    /// Bytes received, counted up to slightly above [`EARLY`].
     early: AtomicU64,
-    /// There is something that the coordinator should hear at once.
+    /// Notified when a change must be reported to the coordinator at once.
     news: Notify,
-    /// Downloads that may run at once; each has connections of its own.
+    /// Maximum number of concurrent downloads; each has connections of its own.
     slots: u32,
     counters: Arc<WorkerCounters>,
     first_trouble: FirstFailures,
 }
 
+/// The part of the limiter that is behind one lock.
 #[derive(Debug)]
 struct State {
     permits: Permits<oneshot::Sender<()>>,
-    /// Version of the budget.
+    /// Version of the current budget.
     seen: u64,
-    /// The origin itself has asked this process to wait until then.
-    asked_until: Option<Instant>,
-    /// How often waits were ended by the coordinator, as of its last budget.
+    /// The end of the wait that the origin's own `Retry-After` has set for this process.
+    retry_after_until: Option<Instant>,
+    /// The value of `resumed` in the last budget: how often the coordinator has ended waits.
     resumed: u64,
-    /// The coordinator was not told of a wait yet.
-    is_wait_untold: bool,
+    /// A wait was set that was not reported to the coordinator yet.
+    has_unreported_wait: bool,
 }
 
-/// Leave to have one request on one connection, until it is dropped.
+/// Permission for one request on one connection; returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    gate: Arc<OriginLimiter>,
+    limiter: Arc<OriginLimiter>,
     flowing: bool,
 }
 
-/// A place in the queue, or what was admitted from there and not taken.
-struct Waiting<'gate> {
-    gate: &'gate OriginLimiter,
+/// A place in the queue of requests, or an admission that was not used yet. Dropping it withdraws
+/// the request.
+struct Waiting<'limiter> {
+    limiter: &'limiter OriginLimiter,
     ticket: Option<Ticket>,
 }
 
 impl OriginLimiter {
-    /// A gate that is shut until there is a budget.
+    /// A limiter that admits no request before it has a budget.
     pub(crate) fn shut(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let permits = Permits::new(0);
         let now = Instant::now();
-        let gate = Self {
-            state: Mutex::new(State { permits, seen: 0, asked_until: None, resumed: 0, is_wait_untold: false }),
+        let limiter = Self {
+            state: Mutex::new(State {
+                permits,
+                seen: 0,
+                retry_after_until: None,
+                resumed: 0,
+                has_unreported_wait: false,
+            }),
             quiet_until: watch::Sender::new(now),
             bucket: Mutex::new(TokenBucket::new(now)),
             has_rate: AtomicBool::new(false),
@@ -94,22 +106,22 @@ impl OriginLimiter {
             counters,
             first_trouble: FirstFailures::default(),
         };
-        Arc::new(gate)
+        Arc::new(limiter)
     }
 
-    /// A gate without a budget: as many connections as there are slots.
+    /// A limiter without a budget: as many connections as there are slots.
     pub(crate) fn open(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
-        let gate = Self::shut(slots, counters);
-        gate.open_to_all();
-        gate
+        let limiter = Self::shut(slots, counters);
+        limiter.open_to_all();
+        limiter
     }
 
-    /// Waits for leave to make a request now. Cancel safe: who does not wait any more has lost its place.
+    /// Waits until a request may be sent. Cancel safe: a dropped wait loses its place in the queue.
     pub(crate) async fn permit(self: &Arc<Self>, priority: Priority) -> Permit {
         loop {
-            let permit = self.admitted(priority).await;
+            let permit = self.wait_for_admission(priority).await;
             self.room().await;
-            // Meanwhile the origin may have asked for quiet.
+            // A pause may have begun in the meantime.
             if *self.quiet_until.borrow() <= Instant::now() {
                 self.counters.origin_requests.inc();
                 return permit;
@@ -117,83 +129,86 @@ impl OriginLimiter {
         }
     }
 
-    /// Waits for one of the connections, while the origin is not left alone.
-    async fn admitted(self: &Arc<Self>, priority: Priority) -> Permit {
+    /// Waits for the admission of a connection, and for the end of a pause.
+    async fn wait_for_admission(self: &Arc<Self>, priority: Priority) -> Permit {
         let mut quiet_until = self.quiet_until.subscribe();
-        let (call, mut called) = oneshot::channel();
-        let ticket = self.change(|state| state.permits.ask(priority, call));
-        let mut waiting = Waiting { gate: self, ticket: Some(ticket) };
+        let (admit, mut admission) = oneshot::channel();
+        let ticket = self.change(|state| state.permits.ask(priority, admit));
+        let mut waiting = Waiting { limiter: self, ticket: Some(ticket) };
         loop {
             let until = *quiet_until.borrow_and_update();
             let is_quiet = until > Instant::now();
             if !is_quiet {
-                // Whoever sees it first lets everybody in.
+                // The first request that sees the end of a pause admits all requests that may go.
                 self.change(|_| ());
             }
             tokio::select! {
                 biased;
-                called = &mut called => {
-                    called.expect("whoever is not called stays in the queue");
+                admitted = &mut admission => {
+                    admitted.expect("a request stays in the queue until it is admitted");
                     waiting.ticket = None;
-                    return Permit { gate: Arc::clone(self), flowing: false };
+                    return Permit { limiter: Arc::clone(self), flowing: false };
                 }
                 () = sleep_until(until), if is_quiet => {}
-                changed = quiet_until.changed() => changed.expect("the gate is here"),
+                changed = quiet_until.changed() => changed.expect("the limiter owns the sender"),
             }
         }
     }
 
-    /// What failed is counted, and the origin is left alone if it asks for that.
+    /// Counts a failed request, and starts a wait if the origin sent a `Retry-After`.
     pub(crate) fn failed(&self, error: &DownloadError) {
         match trouble(error) {
             None => return,
             Some(OverloadSignal::Cut) => drop(self.counters.origin_cuts.inc()),
             Some(OverloadSignal::Refusal(wait)) => {
-                // The wait comes first: a refusal that is told without one counts as a cut.
-                self.asked_to_wait(wait.unwrap_or_default());
+                // Set the wait before the count: the coordinator counts a refusal that is reported
+                // without a wait as a cut.
+                self.apply_retry_after(wait.unwrap_or_default());
                 self.counters.origin_refusals.inc();
             }
         }
         self.change(|state| state.permits.trouble());
     }
 
-    /// Tells why the origin has not answered yet.
+    /// Logs why the origin has not answered yet.
     pub(crate) fn tell_first_trouble(&self, error: &DownloadError, address: &str) {
         if let Some(sentence) = self.first_trouble.note(error, address) {
             tracing::warn!("{sentence}");
         }
     }
 
-    /// A redirect is followed, under the permit of its request.
+    /// Records that a redirect is followed, under the permit of its request.
     pub(crate) fn redirected(&self) {
         self.counters.origin_redirects.inc();
     }
 
-    /// The origin has answered a request.
+    /// Records that the origin has answered a request.
     pub(crate) fn answered(&self) {
         self.first_trouble.answered();
     }
 
-    /// Why the origin has not answered yet; empty if it has, or was not asked.
+    /// Why the origin has not answered yet; empty if it has answered or no request was sent.
     pub(crate) fn first_trouble(&self) -> String {
         self.first_trouble.last()
     }
 
-    /// Holds back every request of this process for a while, because the origin asked one of them to wait.
-    fn asked_to_wait(&self, wait: Duration) {
+    /// Delays every request of this process, because the origin sent a `Retry-After` to one of
+    /// them.
+    fn apply_retry_after(&self, wait: Duration) {
         let until = Instant::now() + wait.min(MAX_RETRY_AFTER);
-        // First, or a budget that comes now would end the wait.
+        // Set this before the pause begins: otherwise a budget that arrives in between would end
+        // the wait.
         self.change(|state| {
-            state.asked_until = state.asked_until.max(Some(until));
-            state.is_wait_untold |= !wait.is_zero();
+            state.retry_after_until = state.retry_after_until.max(Some(until));
+            state.has_unreported_wait |= !wait.is_zero();
         });
-        if self.be_quiet(until) {
+        if self.pause_until(until) {
             tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
         }
     }
 
-    /// Waits at least until then; says whether that is longer.
-    fn be_quiet(&self, until: Instant) -> bool {
+    /// Extends the pause to the given instant at least; returns whether that made it longer.
+    fn pause_until(&self, until: Instant) -> bool {
         self.quiet_until.send_if_modified(|quiet| {
             let is_longer = until > *quiet;
             *quiet = until.max(*quiet);
@@ -201,8 +216,8 @@ impl OriginLimiter {
         })
     }
 
-    /// Waits until then and no longer. What the origin has asked for is part of that.
-    fn be_quiet_exactly(&self, until: Instant) {
+    /// Sets the end of the pause. The instant includes the wait for a `Retry-After` of the origin.
+    fn set_pause_end(&self, until: Instant) {
         self.quiet_until.send_if_modified(|quiet| {
             let is_other = until > *quiet || until + JITTER < *quiet;
             *quiet = if is_other { until } else { *quiet };
@@ -210,7 +225,8 @@ impl OriginLimiter {
         });
     }
 
-    /// Bytes have come; where they had to wait for it, that is their place.
+    /// Counts received bytes. With a rate limit, returns the position that the transfer has to wait
+    /// for.
     pub(super) fn came(&self, bytes: usize) -> Option<Place> {
         let bytes = bytes as u64;
         if self.early.load(Ordering::Relaxed) < EARLY {
@@ -222,12 +238,12 @@ impl OriginLimiter {
         self.has_rate().then(|| lock(&self.bucket).spend(bytes, Instant::now()))
     }
 
-    /// Whether bytes may come only so fast.
+    /// Whether a rate limit applies.
     pub(crate) fn has_rate(&self) -> bool {
         self.has_rate.load(Ordering::Relaxed)
     }
 
-    /// Waits until another body may begin, which is when those that have come had time to.
+    /// Waits until another body may begin: when the rate has allowed all bytes received so far.
     async fn room(&self) {
         if self.has_rate() {
             let place = lock(&self.bucket).end();
@@ -235,18 +251,18 @@ impl OriginLimiter {
         }
     }
 
-    /// Waits until more bytes may come after those.
+    /// Waits until the rate allows more bytes after that position.
     pub(super) async fn room_after(&self, place: Place) {
         loop {
             let wait = lock(&self.bucket).wait(place, Instant::now());
             if wait.is_zero() {
                 return;
             }
-            sleep(wait.min(LOOK)).await;
+            sleep(wait.min(RATE_CHECK_INTERVAL)).await;
         }
     }
 
-    /// Another session: nothing more is asked for before it has a budget.
+    /// Begins another session: no request is admitted before that session has a budget.
     pub(crate) fn close(&self) {
         self.change(|state| {
             state.permits.set_limit(0);
@@ -254,12 +270,12 @@ impl OriginLimiter {
         });
     }
 
-    /// Nobody gives a budget: every slot may ask.
+    /// Applies when no coordinator sends a budget: admits one connection for each slot.
     pub(crate) fn open_to_all(&self) {
         self.change(|state| state.permits.set_limit(self.slots));
     }
 
-    /// Keeps to another budget from now on.
+    /// Applies another budget.
     pub(crate) fn keep_to(&self, budget: &Budget) {
         let now = Instant::now();
         lock(&self.bucket).set_rate(budget.bytes_per_second, now);
@@ -268,17 +284,17 @@ impl OriginLimiter {
             state.permits.set_limit(budget.connections);
             state.seen = budget.version;
             if std::mem::replace(&mut state.resumed, budget.resumed) < budget.resumed {
-                state.asked_until = None;
+                state.retry_after_until = None;
             }
-            let told_until = now + budget.quiet.min(MAX_RETRY_AFTER);
-            self.be_quiet_exactly(told_until.max(state.asked_until.unwrap_or(now)));
+            let budget_until = now + budget.quiet.min(MAX_RETRY_AFTER);
+            self.set_pause_end(budget_until.max(state.retry_after_until.unwrap_or(now)));
         });
     }
 
-    /// What is done to the origin now.
+    /// The current state of this process's requests to the origin.
     pub(crate) fn observation(&self) -> Observation {
         let state = lock(&self.state);
-        let asked = state.asked_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let retry_after = state.retry_after_until.map(|until| until.saturating_duration_since(Instant::now()));
         Observation {
             seen: state.seen,
             open: state.permits.open(),
@@ -288,39 +304,40 @@ impl OriginLimiter {
             requests: self.counters.origin_requests.get(),
             cuts: self.counters.origin_cuts.get(),
             refusals: self.counters.origin_refusals.get(),
-            retry_after: asked.unwrap_or_default(),
+            retry_after: retry_after.unwrap_or_default(),
         }
     }
 
-    /// The same, for the coordinator, which then knows it.
+    /// The observation for a report to the coordinator; marks its changes as reported.
     pub(crate) fn tell(&self) -> Observation {
-        let is_wait_untold = {
+        let has_unreported_wait = {
             let mut state = lock(&self.state);
             state.permits.told();
-            std::mem::take(&mut state.is_wait_untold)
+            std::mem::take(&mut state.has_unreported_wait)
         };
         let mut observation = self.observation();
-        if is_wait_untold {
-            // Also a wait that has ended by now: without it the refusal would count as a cut.
+        if has_unreported_wait {
+            // Applies to a wait that has already ended too: without it the coordinator would count
+            // the refusal as a cut.
             observation.retry_after = observation.retry_after.max(Duration::from_millis(1));
         }
         observation
     }
 
-    /// Waits until the coordinator should hear something at once. Cancel safe.
+    /// Waits until a change must be reported to the coordinator at once. Cancel safe.
     pub(crate) async fn news(&self) {
         while !lock(&self.state).permits.has_news() {
             self.news.notified().await;
         }
     }
 
-    /// Changes something, and lets in whoever may come in then.
+    /// Changes the state, then admits the requests that may go.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
         let changed = change(&mut state);
         if *self.quiet_until.borrow() <= Instant::now() {
             while let Some(call) = state.permits.admit() {
-                // One that does not listen any more is about to withdraw.
+                // The receiver is gone only if the request is about to withdraw.
                 call.send(()).ok();
             }
         }
@@ -335,34 +352,35 @@ impl OriginLimiter {
 }
 
 impl Permit {
-    /// Whether the connection may stay when the request is done. Where the slots have fewer connections than there are of them, one
-    /// that is idle would be in the way of another slot's: the origin sees them all.
+    /// Whether the connection may stay open after the request. If there are fewer connections than
+    /// slots, an idle connection would take the place of another slot's connection, because the
+    /// origin counts all of them.
     pub(crate) fn keeps_connection(&self) -> bool {
-        lock(&self.gate.state).permits.limit() >= self.gate.slots
+        lock(&self.limiter.state).permits.limit() >= self.limiter.slots
     }
 
-    /// The answer has begun, and a body comes.
+    /// Records that the response has begun and its body arrives.
     pub(super) fn flows(&mut self) {
         if !std::mem::replace(&mut self.flowing, true) {
-            self.gate.change(|state| state.permits.flows());
+            self.limiter.change(|state| state.permits.flows());
         }
     }
 
     pub(super) fn gate(&self) -> &OriginLimiter {
-        &self.gate
+        &self.limiter
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.change(|state| state.permits.release(self.flowing));
+        self.limiter.change(|state| state.permits.release(self.flowing));
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.gate.change(|state| state.permits.withdraw(ticket));
+            self.limiter.change(|state| state.permits.withdraw(ticket));
         }
     }
 }

@@ -1,22 +1,22 @@
-//! The failure of a class for which the disk has not enough space.
+//! The failure of a class for which the disk has too little space.
 
 use shared::outcome::{Failure, FailureKind};
 
-/// The disk has not enough space for one class.
+/// The disk has too little space for one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LacksSpace {
-    /// Not begun.
+    /// The class was not started.
     #[error(
         "not enough space for this class; it needs {needed} bytes, and {free} are free for it; free some space, or start a \
          worker with a larger disk"
     )]
     Announced {
-        /// Bytes on the disk.
+        /// Free bytes on the disk.
         needed: u64,
-        /// Bytes that no other class will take.
+        /// Free bytes that are not reserved for other classes.
         free: u64,
     },
-    /// It was begun, and takes more than was announced.
+    /// The class was started and takes more space than announced.
     #[error(
         "not enough space for this class; the origin {}, and after {used} bytes the disk has no room for more",
         length.map_or_else(
@@ -25,18 +25,18 @@ pub(crate) enum LacksSpace {
         )
     )]
     Outgrown {
-        /// Bytes of the tar, if they were announced.
+        /// Length of the tar in bytes, if it was announced.
         length: Option<u64>,
-        /// Bytes on the disk.
+        /// Free bytes on the disk.
         used: u64,
     },
-    /// It has more files than the file system can hold beside those of others.
+    /// The class has more files than the file system can hold besides those of other classes.
     #[error(
         "not enough room for the files of this class; after {files} of them the disk cannot hold as many again, whatever \
          their length; start a worker with a disk that can hold more files"
     )]
     Files {
-        /// Files of the class.
+        /// Number of files of the class.
         files: u64,
     },
 }

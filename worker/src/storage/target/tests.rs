@@ -1,12 +1,12 @@
 use super::*;
 
-/// A target in a folder of its own, with nothing beside it.
-struct Place {
+/// A target in a folder of its own, which contains nothing else.
+struct TargetFolder {
     folder: tempfile::TempDir,
     root: PathBuf,
 }
 
-impl Place {
+impl TargetFolder {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("target");
@@ -21,7 +21,7 @@ impl Place {
         self.folder.path().join(".target.partial")
     }
 
-    /// The target is as it was made, and nothing is beside it.
+    /// Asserts that the target is empty again and that nothing is beside it.
     #[track_caller]
     fn assert_nothing_left(&self) {
         let names =
@@ -32,9 +32,10 @@ impl Place {
 }
 
 #[test]
-fn what_is_in_use_by_another_process_stays() {
-    let place = Place::new();
-    let (one, other) = (place.open(), place.open());
+fn an_area_in_use_by_another_process_stays() {
+    let place = TargetFolder::new();
+    let one = place.open();
+    let other = place.open();
     fs::create_dir_all(one.staging().join("n00000001.1/class")).unwrap();
     assert!(one.has_neighbours() && other.has_neighbours());
     one.remove_staging();
@@ -45,8 +46,8 @@ fn what_is_in_use_by_another_process_stays() {
 }
 
 #[test]
-fn a_process_that_was_killed_is_in_nobodys_way() {
-    let place = Place::new();
+fn what_a_killed_process_has_left_blocks_no_other_process() {
+    let place = TargetFolder::new();
     let target = place.open();
     assert_eq!(target.staging(), place.area());
     fs::write(target.staging().join("in-use.of-a-dead-process"), "").unwrap();
@@ -54,15 +55,16 @@ fn a_process_that_was_killed_is_in_nobodys_way() {
         fs::create_dir(target.staging().join(left)).unwrap();
         fs::write(target.staging().join(left).join("file"), "probe").unwrap();
     }
-    try_out(target.staging(), &place.root).unwrap();
+    verify_usable(target.staging(), &place.root).unwrap();
     target.remove_staging();
     place.assert_nothing_left();
 }
 
 #[test]
-fn a_storage_that_was_cleared_keeps_its_id_and_one_with_a_new_id_keeps_that() {
-    let place = Place::new();
-    let (one, other) = (place.open(), place.open());
+fn a_cleared_storage_keeps_its_id_unless_another_process_has_made_a_new_one() {
+    let place = TargetFolder::new();
+    let one = place.open();
+    let other = place.open();
     let id = one.storage_id();
     assert_eq!(other.storage_id(), id);
     let clear = || {
@@ -71,7 +73,7 @@ fn a_storage_that_was_cleared_keeps_its_id_and_one_with_a_new_id_keeps_that() {
     };
     clear();
     one.restore_staging().unwrap();
-    assert!(!one.has_neighbours(), "it has its lock file again, and only that");
+    assert!(!one.has_neighbours(), "only its own lock file was recreated");
     assert_eq!(place.open().storage_id(), id);
 
     clear();
@@ -79,12 +81,12 @@ fn a_storage_that_was_cleared_keeps_its_id_and_one_with_a_new_id_keeps_that() {
     other.restore_staging().unwrap();
     assert_ne!(newcomer.storage_id(), id);
     assert_eq!(other.storage_id(), newcomer.storage_id());
-    assert!(newcomer.has_neighbours(), "the lock file of a process whose area was removed is there again");
+    assert!(newcomer.has_neighbours(), "the lock file of a process whose area was removed is recreated");
 }
 
 #[test]
-fn a_target_is_the_same_by_every_name() {
-    let place = Place::new();
+fn every_path_to_a_target_has_the_same_area_and_storage_id() {
+    let place = TargetFolder::new();
     let target = place.open();
     let link = place.folder.path().join("link");
     std::os::unix::fs::symlink(&place.root, &link).unwrap();
@@ -96,8 +98,9 @@ fn a_target_is_the_same_by_every_name() {
 
 #[test]
 fn two_targets_in_one_folder_have_an_area_each() {
-    let place = Place::new();
-    let (one, other) = (place.open(), Target::open(&place.folder.path().join("other"), None).unwrap());
+    let place = TargetFolder::new();
+    let one = place.open();
+    let other = Target::open(&place.folder.path().join("other"), None).unwrap();
     assert_ne!(one.staging(), other.staging());
     assert_ne!(one.storage_id(), other.storage_id());
     other.remove_staging();
@@ -105,9 +108,10 @@ fn two_targets_in_one_folder_have_an_area_each() {
 }
 
 #[test]
-fn a_process_without_work_leaves_only_what_others_need() {
-    let place = Place::new();
-    let (one, other) = (place.open(), place.open());
+fn a_process_without_classes_leaves_only_the_files_of_others() {
+    let place = TargetFolder::new();
+    let one = place.open();
+    let other = place.open();
     fs::create_dir_all(one.staging().join("n00000001.1/class")).unwrap();
     drop(one);
     assert!(place.area().join("n00000001.1").exists());
@@ -121,8 +125,8 @@ fn a_process_without_work_leaves_only_what_others_need() {
 }
 
 #[test]
-fn one_class_is_not_the_target() {
-    let place = Place::new();
+fn an_error_of_one_class_does_not_blame_the_target() {
+    let place = TargetFolder::new();
     let target = place.open();
     assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
     assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
@@ -135,8 +139,8 @@ fn one_class_is_not_the_target() {
 }
 
 #[test]
-fn what_is_left_in_another_area_is_taken_over_unless_a_process_uses_it() {
-    let place = Place::new();
+fn another_area_is_taken_over_unless_a_process_uses_it() {
+    let place = TargetFolder::new();
     let former = place.root.join(".partial");
     fs::create_dir_all(former.join("n00000001.1/class")).unwrap();
     fs::create_dir_all(former.join("storage")).unwrap();
@@ -158,8 +162,8 @@ fn what_is_left_in_another_area_is_taken_over_unless_a_process_uses_it() {
 }
 
 #[test]
-fn a_folder_that_was_named_is_used_or_refused_in_one_sentence() {
-    let place = Place::new();
+fn a_folder_of_staging_is_used_or_refused_in_one_sentence() {
+    let place = TargetFolder::new();
     let named = place.folder.path().join("staging/of-all");
     let target = Target::open(&place.root, Some(&named)).unwrap();
     let other = Target::open(&place.folder.path().join("other/target"), Some(&named)).unwrap();
@@ -168,7 +172,7 @@ fn a_folder_that_was_named_is_used_or_refused_in_one_sentence() {
     for target in [target, other] {
         target.remove_staging();
     }
-    assert_eq!(fs::read_dir(&named).unwrap().count(), 0, "what was named stays");
+    assert_eq!(fs::read_dir(&named).unwrap().count(), 0, "the named folder stays");
     for inside in [place.root.clone(), place.root.join("new"), place.root.join("../target/new")] {
         let error = Target::open(&place.root, Some(&inside)).unwrap_err().to_string();
         assert!(error.contains("a loader would take it for a class"), "{error}");
@@ -181,7 +185,7 @@ fn a_folder_that_was_named_is_used_or_refused_in_one_sentence() {
 
 #[test]
 fn a_file_or_a_link_under_the_areas_name_is_not_followed() {
-    let place = Place::new();
+    let place = TargetFolder::new();
     for way in ["file", "link"] {
         match way {
             "file" => fs::write(place.area(), "").unwrap(),
@@ -194,8 +198,8 @@ fn a_file_or_a_link_under_the_areas_name_is_not_followed() {
 }
 
 #[test]
-fn what_is_not_ours_stays_beside_the_target_and_in_it() {
-    let place = Place::new();
+fn files_of_others_stay_beside_the_target_and_in_it() {
+    let place = TargetFolder::new();
     let beside = place.area();
     for area in [beside.clone(), place.root.join(".partial")] {
         fs::create_dir_all(area.join("mine/empty")).unwrap();
@@ -208,13 +212,13 @@ fn what_is_not_ours_stays_beside_the_target_and_in_it() {
     assert!(!beside.join("n00000001.1").exists());
     for area in [beside, place.root.join(".partial")] {
         assert!(area.join("mine/precious").exists() && area.join("mine/empty").exists());
-        assert_eq!(fs::read_dir(&area).unwrap().count(), 1, "only what is not ours stays");
+        assert_eq!(fs::read_dir(&area).unwrap().count(), 1, "only files of others stay");
     }
 }
 
 #[test]
-fn a_target_that_cannot_be_opened_is_left_without_a_trace() {
-    let place = Place::new();
+fn a_target_that_cannot_be_opened_is_left_unchanged() {
+    let place = TargetFolder::new();
     fs::create_dir_all(place.root.join(".imagenet_downloader.storage/not ours")).unwrap();
     Target::open(&place.root, None).unwrap_err();
     assert!(!place.area().exists());
@@ -222,8 +226,8 @@ fn a_target_that_cannot_be_opened_is_left_without_a_trace() {
 }
 
 #[test]
-fn a_probe_that_a_killed_process_has_left_in_the_target_is_removed() {
-    let place = Place::new();
+fn a_probe_file_of_a_killed_process_in_the_target_is_removed() {
+    let place = TargetFolder::new();
     fs::create_dir(&place.root).unwrap();
     let mine = place.root.join(".probe-mine");
     fs::write(&mine, "of the user").unwrap();
