@@ -1,13 +1,16 @@
-"""Measures what one refusal costs: one 503 with `Retry-After: 2` for each class of a job in turn, beside the job without it.
+"""Measures the cost of one 503 with `Retry-After: 2`, for each class of a job in turn, compared
+with the job without it.
 
     cargo build --release -p coordinator -p worker -p tests --bins
-    python3 tests/benches/one_refusal.py                # 25 jobs of 15 s, four at a time: two minutes
+    python3 tests/benches/one_refusal.py                # 25 jobs of 15 s, four at a time: 2 minutes
     python3 tests/benches/one_refusal.py --classes 1 3 10
 
-The origin limits each connection to 900 KB/s; the job has 25 classes and eight slots in one process. The jobs hardly use the
-processor, so several run at once (`--at-once`), each with an origin of its own.
+The origin limits each connection to 900 KB/s; the job has 25 classes and eight slots in one
+process. The jobs use little CPU time, so several run concurrently (`--at-once`), each with a
+separate origin.
 
-Exit code: 0, 1 if a job took more than 1.25 times the healthy time and 3 s or left a class, 2 if it could not run.
+Exit code: 0, 1 if a job took more than 1.25 times the time without a 503 and 3 s or left a class
+incomplete, 2 if it could not run.
 """
 
 import argparse
@@ -29,7 +32,7 @@ SLOTS = 8
 RATE = 900_000
 MEGABYTES = 4.4
 REFUSAL = "status 503 2"
-# What a job is held to, by the time of the job without a refusal.
+# Allowed time of a job, relative to the job without a 503.
 FACTOR, SECONDS = 1.25, 3.0
 DEADLINE = 300
 
@@ -45,7 +48,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, tars: Path, script: str) -> float:
-    """Seconds of one job; every class must be there."""
+    """Seconds of one job; every class must be complete."""
     work = Path(tempfile.mkdtemp(dir=tars.parent))
     (work / "script").write_text(script)
     with origin(options.bin, tars, "--rate", RATE, "--script", work / "script") as (_, url):

@@ -1,21 +1,25 @@
-"""Measures whether the pace finds what an origin bears, beside every number of connections that a person could have fixed.
+"""Measures whether the concurrency controller finds the limit of an origin, compared with each
+fixed number of connections.
 
     cargo build --release -p coordinator -p worker -p tests --bins
-    python3 tests/benches/pace.py                       # everything, half an hour
+    python3 tests/benches/pace.py                       # all kinds, half an hour
     python3 tests/benches/pace.py --kinds total --limits 3 --rounds 1
 
-total    an origin with one line for all that breaks every transfer as soon as more than C are open, and then answers nobody for
-         a second; C is not told. `adaptive` beside `--max-connections` 1 to C + 1, with --workers 20.
+total    an origin with one rate limit for all connections. It breaks every transfer when more than
+         C connections are open, and then answers no request for a second. C is unknown to the
+         program. `adaptive` is compared with `--max-connections` 1 to C + 1, with --workers 20.
 workers  the same with four worker processes of five slots.
-steep    the same in one process, but a connection alone has no more than the C-th part of the line: only C of them use all of it,
-         and one more breaks them. There is no target for it: it shows what not knowing C costs.
-each     an origin with a line for each connection and no other limit: nothing should be lost by pacing. `adaptive` beside
-         `--max-connections 20`, and beside `xargs -P 20` with `curl | tar`, which has no pace at all.
+steep    the same in one process, but one connection has at most 1/C of the rate: only C of them use
+         all of it, and one more breaks them. It has no target: it shows the cost of finding C.
+each     an origin with a rate limit for each connection and no other limit: adaptation should cost
+         nothing. `adaptive` is compared with `--max-connections 20`, and with `xargs -P 20` with
+         `curl | tar`, which does not adapt.
 
-The settings take turns, in another order each round. Every run has an origin of its own, and must leave every class. What is
-compared is the time of the whole job, start and end of the processes included.
+The settings run alternately, in another order each round. Every run has a separate origin, and must
+complete every class. The compared value is the time of the whole job, including start and end of
+the processes.
 
-Exit code: 0, 1 if a target was missed or a class, 2 if it could not run.
+Exit code: 0, 1 if a target was missed or a class is incomplete, 2 if it could not run.
 """
 
 import argparse
@@ -40,7 +44,7 @@ KINDS = ("total", "workers", "steep", "each")
 SLOTS = 20
 WORKERS = 4
 IMAGE = 110_000
-# What the pace is held to.
+# The targets.
 OF_THE_BEST = 0.85
 OF_UNPACED = 0.95
 REQUESTS_A_CLASS = 1.5
@@ -58,7 +62,7 @@ class Load:
 
 @dataclass
 class Figures:
-    """What the runs of one setting brought."""
+    """The results of the runs of one setting."""
 
     seconds: list[float] = field(default_factory=list)
     requests: list[float] = field(default_factory=list)
@@ -79,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_tars(folder: Path, classes: int, megabytes: float) -> list[str]:
-    """Tars like ImageNet's, and a list of them."""
+    """Tars with the structure of those of ImageNet, and a list of them."""
     folder.mkdir()
     noise = random.Random(1).randbytes(2 * IMAGE)
     wnids = [f"n{number:08}" for number in range(1, classes + 1)]
@@ -95,7 +99,7 @@ def make_tars(folder: Path, classes: int, megabytes: float) -> list[str]:
 
 
 class Bench:
-    """A corpus, and the ways to download it."""
+    """A corpus, and the commands that download it."""
 
     def __init__(self, options: argparse.Namespace, folder: Path, load: Load):
         self.bin, self.folder, self.load = options.bin.resolve(), folder, load
@@ -104,7 +108,7 @@ class Bench:
         self.images = {wnid: len(tarfile.open(self.tars / f"{wnid}.tar").getnames()) for wnid in self.wnids[:1]}
 
     def run(self, start, figures: Figures) -> None:
-        """One run on an origin of its own."""
+        """One run with a separate origin."""
         command = [str(self.bin / "origin"), "--dir", str(self.tars), *self.load.origin]
         target = Path(tempfile.mkdtemp(dir=self.folder))
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as origin:
@@ -129,7 +133,7 @@ class Bench:
         figures.most = max(figures.most, seen["most_transfers"])
 
     def check(self, target: Path) -> None:
-        """Every class must be there, with all of its images."""
+        """Checks that every class has all of its images."""
         (expected,) = self.images.values()
         for wnid in self.wnids:
             folder = target / wnid
@@ -143,7 +147,7 @@ class Bench:
 
 
 def end(processes: list[subprocess.Popen]) -> None:
-    """Waits for all; none of them may fail."""
+    """Waits for all processes; raises an error if one fails."""
     try:
         codes = [process.wait(PATIENCE) for process in processes]
     finally:
@@ -154,7 +158,7 @@ def end(processes: list[subprocess.Popen]) -> None:
 
 
 def quietly(command: list[str], said: Path, **more) -> subprocess.Popen:
-    """Starts a program whose words nobody wants, unless it fails."""
+    """Starts a program and discards its output unless it fails."""
     with said.open("ab") as words:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words, **more)
 
@@ -169,10 +173,10 @@ def one_process(*arguments: str):
 
 
 def four_workers(*arguments: str):
-    """A job of a coordinator and four workers, twenty slots together."""
+    """A job of a coordinator and four workers, with twenty slots in total."""
 
     def start(bench: Bench, url: str, target: Path) -> None:
-        # A free port: the coordinator takes it a moment later.
+        # A free port, which the coordinator binds shortly afterwards.
         port = random.randrange(20_000, 32_000)
         listen = ["--listen", f"127.0.0.1:{port}", *arguments]
         processes = [quietly(bench.coordinator(url, target, listen), bench.said)]
@@ -185,7 +189,7 @@ def four_workers(*arguments: str):
 
 
 def curl_tar(bench: Bench, url: str, target: Path) -> None:
-    """As many connections as slots, and no pace."""
+    """One connection per slot, without adaptation."""
     each = f"mkdir {target}/$1 && curl -sS --fail {url}/$1.tar | tar -x -C {target}/$1"
     xargs = ["xargs", "-P", str(SLOTS), "-n", "1", "bash", "-o", "pipefail", "-c", each, "-"]
     process = quietly(xargs, bench.said, stdin=subprocess.PIPE, text=True)
@@ -195,7 +199,7 @@ def curl_tar(bench: Bench, url: str, target: Path) -> None:
 
 
 def compare(bench: Bench, settings: dict, rounds: int) -> dict[str, Figures]:
-    """Lets the settings take turns."""
+    """Runs the settings alternately."""
     figures = {name: Figures() for name in settings}
     for number in range(rounds):
         order = list(settings)
@@ -222,7 +226,7 @@ def judge(what: str, value: float, target: float, met: bool) -> bool:
 
 
 def breaks_above(options: argparse.Namespace, folder: Path, limit: int, kind: str) -> bool:
-    """An origin that breaks above a limit: the pace beside each fixed number."""
+    """An origin that breaks connections above a limit: the controller and each fixed number."""
     origin = ["--total-rate", str(options.rate), "--break-above", str(limit), "--silence", "1"]
     if kind == "steep":
         origin += ["--rate", str(options.rate // limit)]
@@ -243,7 +247,7 @@ def breaks_above(options: argparse.Namespace, folder: Path, limit: int, kind: st
 
 
 def each_its_own(options: argparse.Namespace, folder: Path) -> bool:
-    """An origin that limits connections alone: the pace beside none."""
+    """An origin that limits only each connection: the controller and no limit."""
     bench = Bench(options, folder, Load(80, 2.0, ("--rate", "1000000")))
     unpaced = f"xargs -P {SLOTS}, curl | tar"
     fixed = f"--max-connections {SLOTS}"

@@ -1,4 +1,5 @@
-"""The programs that benchmarks run: where they are built, the scripted origin, and a job in one process."""
+"""The programs that benchmarks run: their build folder, the scripted origin, and a job in one
+process."""
 
 import os
 import subprocess
@@ -11,7 +12,7 @@ BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve(
 
 
 def are_built(folder: Path, *names: str) -> bool:
-    """Whether all these programs are in the folder; says which are not."""
+    """Whether the folder has all these programs; prints the missing ones."""
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         print(f"{', '.join(missing)} not in {folder}: build first, see --help", file=sys.stderr)
@@ -20,7 +21,7 @@ def are_built(folder: Path, *names: str) -> bool:
 
 @contextmanager
 def origin(folder: Path, tars: Path, *arguments):
-    """Serves a folder of tars; gives the process and its URL."""
+    """Serves a folder of tars; returns the process and its URL."""
     command = list(map(str, [folder / "origin", "--dir", tars, *arguments]))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -30,6 +31,7 @@ def origin(folder: Path, tars: Path, *arguments):
 
 
 def job(coordinator: Path, tars: Path, url: str, target: Path, workers: int) -> list[str]:
-    """The command of a job in one process: the list of the tars, no kept tars, nothing synced for a crash of the machine."""
+    """The command of a job in one process: the list of the tars, tars are not kept, durability for
+    process crashes only."""
     command = [coordinator, "--dev", "--workers", workers, "--fname", tars / "data.csv", "--url", url, "--target", target]
     return list(map(str, [*command, "--delete-tar", "--durability", "process", "--http", "127.0.0.1:0"]))

@@ -1,17 +1,21 @@
-"""Measures how well the time left that the job's line shows agrees with what the job then took.
+"""Measures how well the estimated time left in the progress line agrees with the actual time of the
+job.
 
     cargo build --workspace --bins
-    python3 tests/benches/time_left.py --bin target/debug      # one job of about two and a half minutes
+    python3 tests/benches/time_left.py --bin target/debug      # one job of about 2.5 minutes
 
-One job in one process against an origin with a limited total rate. The tars differ in length, some classes are missing, and
-some rows of the list are invalid. At a quarter of the job the program is killed (SIGKILL) and started again; at a half the
-origin stands still (SIGSTOP) for a while. The program runs on a pseudo-terminal, and its line is read ten times a second.
+One job in one process with an origin whose total rate is limited. The lengths of the tars differ,
+some classes are missing, and some rows of the list are invalid. After a quarter of the job the
+program is killed (SIGKILL) and started again; after a half the origin is stopped (SIGSTOP) for some
+time. The program runs on a pseudo-terminal, and its progress line is read ten times per second.
 
-With few classes (`--classes 90 --megabytes 3`) the lengths that are not known yet differ more from the mean of the known ones.
+With few classes (`--classes 90 --megabytes 3`) the unknown lengths differ more from the mean of the
+known ones.
 
-A sample is right if it is within 25 % of the time that the job then took; "--:--" is not right. The first tenth does not count.
+A sample is correct if it is within 25 % of the time that the job then took; "--:--" is not correct.
+The first tenth of the job is ignored.
 
-Exit code: 0, 1 if fewer than 80 % of the samples were right, 2 if it could not run.
+Exit code: 0, 1 if fewer than 80 % of the samples were correct, 2 if it could not run.
 """
 
 import argparse
@@ -56,7 +60,8 @@ def arguments() -> argparse.Namespace:
 
 
 def make_list(folder: Path, options: argparse.Namespace) -> int:
-    """Tars of different lengths, and a list that names missing classes and invalid rows too; gives all bytes."""
+    """Creates tars of different lengths and a list that also has missing classes and invalid rows;
+    returns the total bytes."""
     folder.mkdir()
     dice = random.Random(options.seed)
     rows, total = [], 0
@@ -90,7 +95,7 @@ class Job:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
 
     def read(self, seconds: float) -> bool:
-        """Reads what is written within a time; whether the program still runs."""
+        """Reads the output for some time; returns whether the program still runs."""
         until = time.monotonic() + seconds
         while (wait := until - time.monotonic()) > 0:
             if select.select([self.terminal], [], [], wait)[0]:
@@ -120,7 +125,7 @@ def seconds(shown: str | None) -> float | None:
 
 
 def run(options: argparse.Namespace, folder: Path) -> tuple[list, float]:
-    """Samples (time, what was shown), and the time of the whole job."""
+    """Samples (time, displayed value), and the time of the whole job."""
     tars = folder / "tars"
     expected = make_list(tars, options) / options.rate
     with origin(options.bin, tars, "--total-rate", options.rate) as (process, url):

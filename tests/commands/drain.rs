@@ -1,4 +1,4 @@
-//! `coordinator drain NAME`: a worker ends in order, and the others go on.
+//! `coordinator drain NAME`: one worker finishes its leases and ends, and the others continue.
 
 use serde_json::json;
 use tests::{
@@ -13,7 +13,7 @@ use tests::{
 use super::{SLOW, ask, command, origin_of, status};
 
 #[test]
-fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest() {
+fn the_drained_worker_finishes_its_leases_and_ends_and_another_does_the_rest() {
     let (origin, wnids) = origin_of(8);
     origin.limit_rate(SLOW);
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
@@ -23,7 +23,7 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     let start =
         |name| job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target]);
     let mut leaves = start("leaves");
-    leaves.wait_until("it has two classes", |_| (status(&job, &coordinator)["leased"] == 2).then_some(()));
+    leaves.wait_until("it holds two leases", |_| (status(&job, &coordinator)["leased"] == 2).then_some(()));
 
     let unknown = ask(&job, &coordinator, &["drain", "absent"]);
     let words = ["failed to drain a worker: there is no worker absent; these are there: leaves"];
@@ -31,9 +31,9 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     let nameless = ask(&job, &coordinator, &["drain", ""]);
     job.assert_could_not_run(&nameless, &["a value is required for '<NAME>'"]);
 
-    let told = ask(&job, &coordinator, &["drain", "leaves"]);
-    assert_eq!(told.code, Some(0), "{}", told.stderr);
-    assert_eq!(told.stdout, "worker leaves takes nothing new, finishes what it holds and ends\n");
+    let drained = ask(&job, &coordinator, &["drain", "leaves"]);
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
+    assert_eq!(drained.stdout, "worker leaves takes nothing new, finishes what it holds and ends\n");
     assert_eq!(status(&job, &coordinator)["workers"][0]["state"], json!("draining"));
     origin.limit_rate(0);
     let ended = leaves.wait();
@@ -42,8 +42,8 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     assert_eq!((&left["success"], &left["leased"], &left["pending"]), (&json!(2), &json!(0), &json!(6)));
     assert_eq!(left["workers"], json!([]));
 
-    let nobody = ask(&job, &coordinator, &["drain", "leaves"]);
-    job.assert_could_not_run(&nobody, &["failed to drain a worker: there is no worker leaves; no worker is there now"]);
+    let gone = ask(&job, &coordinator, &["drain", "leaves"]);
+    job.assert_could_not_run(&gone, &["failed to drain a worker: there is no worker leaves; no worker is there now"]);
 
     let stays = start("stays");
     assert_eq!(stays.wait().code, Some(0));
@@ -53,25 +53,25 @@ fn the_named_worker_finishes_what_it_holds_and_ends_and_the_other_does_the_rest(
     }
 }
 
-/// The worker renews every ten seconds, so it has not heard of the drain when the coordinator is killed.
+/// The worker renews every 10 s, so the coordinator is killed before the worker receives the drain.
 #[test]
-fn a_worker_that_was_told_to_end_takes_no_class_after_the_coordinator_was_killed_and_its_successor_does() {
+fn a_drain_survives_a_kill_of_the_coordinator_and_ends_with_the_worker() {
     let fleet = Fleet::new(6, 5, 10_000..20_000, &[]);
     fleet.origin.limit_rate(SLOW);
     let coordinator = fleet.start_coordinator();
     let mut leaves = fleet.start_worker("leaves", 2);
-    leaves.wait_until("it has two classes", |_| (told(&fleet)?["leased"] == 2).then_some(()));
-    let said = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    leaves.wait_until("it holds two leases", |_| (status_of(&fleet)?["leased"] == 2).then_some(()));
+    let drained = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
     coordinator.kill();
     let mut coordinator = fleet.start_coordinator();
-    coordinator.wait_until("the worker is back", |_| {
-        let told = told(&fleet)?;
-        (told["workers"][0]["name"] == "leaves").then(|| assert_eq!(told["workers"][0]["state"], json!("draining")))
+    coordinator.wait_until("the worker has registered again", |_| {
+        let status = status_of(&fleet)?;
+        (status["workers"][0]["name"] == "leaves").then(|| assert_eq!(status["workers"][0]["state"], json!("draining")))
     });
     fleet.origin.limit_rate(0);
     assert_eq!(leaves.wait().code, Some(0));
-    let left = told(&fleet).expect("the coordinator waits for another worker");
+    let left = status_of(&fleet).expect("the coordinator waits for another worker");
     assert_eq!((&left["success"], &left["leased"], &left["pending"]), (&json!(2), &json!(0), &json!(4)));
 
     let again = fleet.start_worker("leaves", 2);
@@ -79,18 +79,18 @@ fn a_worker_that_was_told_to_end_takes_no_class_after_the_coordinator_was_killed
     fleet.assert_nothing_came_twice();
 }
 
-/// It has heard of the drain, and the coordinator comes back with a ledger that knows nothing of it.
+/// The worker has received the drain, and the next coordinator has a ledger without it.
 #[test]
-fn a_worker_that_was_told_to_end_does_not_work_for_the_next_run_either() {
+fn a_drained_worker_does_not_join_the_next_run() {
     let fleet = Fleet::new(4, 5, 10_000..20_000, &["--lease-ttl", "3s"]);
     fleet.origin.limit_rate(SLOW);
     let coordinator = fleet.start_coordinator();
     let mut leaves = fleet.start_worker("leaves", 1);
-    leaves.wait_until("it has a class", |_| (told(&fleet)?["leased"] == 1).then_some(()));
-    let said = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
-    assert_eq!(said.code, Some(0), "{}", said.stderr);
-    let has_heard = || has_line(&fleet.job.log_of("leaves"), &["asked to end"]);
-    leaves.wait_until("it has heard", |_| has_heard().then_some(()));
+    leaves.wait_until("it holds a lease", |_| (status_of(&fleet)?["leased"] == 1).then_some(()));
+    let drained = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
+    let has_received = || has_line(&fleet.job.log_of("leaves"), &["asked to end"]);
+    leaves.wait_until("it has received the drain", |_| has_received().then_some(()));
     coordinator.kill();
     fleet.origin.limit_rate(0);
     let job = Job::new().classes(["n00000002", "n00000003"]).origin(&fleet.origin).args(["--delete-tar"]);
@@ -102,7 +102,7 @@ fn a_worker_that_was_told_to_end_does_not_work_for_the_next_run_either() {
     job.assert_ended(&coordinator.wait(), 0, Table::of(2, 0, 0));
 }
 
-/// A job on one host; its classes take three seconds each while the origin is slow.
+/// A job on one host. Each class takes 3 s while the origin is slow.
 fn job_on_one_host(args: &[&str]) -> (Origin, Vec<String>, Job) {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=6).map(|number| format!("n{number:08}")).collect();
@@ -116,21 +116,21 @@ fn job_on_one_host(args: &[&str]) -> (Origin, Vec<String>, Job) {
 }
 
 fn wait_for_two_classes(job: &Job, running: &mut Running) {
-    running.wait_until("two classes are under way", |_| {
-        let told = command(job, ["status", "--json"]);
-        let told: serde_json::Value = serde_json::from_str(&told.stdout).ok()?;
-        (told["leased"] == 2).then_some(())
+    running.wait_until("two classes are in progress", |_| {
+        let status = command(job, ["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).ok()?;
+        (status["leased"] == 2).then_some(())
     });
 }
 
-/// On one host the job ends with its only worker, as after an interruption.
+/// On one host the job ends when its only worker ends, as after an interruption.
 #[test]
-fn a_drain_of_the_only_worker_ends_the_job_and_the_same_command_goes_on() {
+fn a_drain_of_the_only_worker_ends_the_job_and_the_same_command_resumes() {
     let (origin, wnids, job) = job_on_one_host(&[]);
     let mut running = job.start();
     wait_for_two_classes(&job, &mut running);
-    let told = command(&job, ["drain", "only"]);
-    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    let drained = command(&job, ["drain", "only"]);
+    assert_eq!(drained.code, Some(0), "{}", drained.stderr);
     origin.limit_rate(0);
     let finished = running.wait();
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
@@ -143,9 +143,9 @@ fn a_drain_of_the_only_worker_ends_the_job_and_the_same_command_goes_on() {
     }
 }
 
-/// With `--listen` other workers can join, so the job goes on without its own.
+/// With `--listen` other workers can join, so the job continues without the worker in the process.
 #[test]
-fn a_drain_of_the_worker_in_the_process_leaves_the_job_to_others_where_they_can_join() {
+fn with_listen_a_drain_of_the_own_worker_leaves_the_job_to_other_workers() {
     let (origin, _, job) = job_on_one_host(&["--listen", "127.0.0.1:0"]);
     let mut running = job.start();
     let http = running.wait_for_http();
@@ -163,8 +163,8 @@ fn a_drain_of_the_worker_in_the_process_leaves_the_job_to_others_where_they_can_
     job.assert_ended(&running.wait(), 0, Table::of(6, 0, 0));
 }
 
-/// What `status --json` says, if the coordinator answers.
-fn told(fleet: &Fleet) -> Option<serde_json::Value> {
-    let told = Running::wait(fleet.job.start_with(["status", "--json", "--connect", &fleet.url()]));
-    serde_json::from_str(&told.stdout).ok()
+/// The output of `status --json`, if the coordinator answers.
+fn status_of(fleet: &Fleet) -> Option<serde_json::Value> {
+    let status = Running::wait(fleet.job.start_with(["status", "--json", "--connect", &fleet.url()]));
+    serde_json::from_str(&status.stdout).ok()
 }

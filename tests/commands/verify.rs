@@ -1,4 +1,4 @@
-//! `coordinator verify` (F10): says which file is no longer what was downloaded.
+//! `coordinator verify` (F10): prints each file that differs from what was downloaded.
 
 use std::{fs, path::PathBuf};
 
@@ -12,7 +12,7 @@ use tests::{
 
 use super::{command, origin_of};
 
-/// A target with so many finished classes.
+/// A target with `count` complete classes.
 fn finished(count: u64) -> Job {
     let (origin, wnids) = origin_of(count);
     let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
@@ -20,34 +20,34 @@ fn finished(count: u64) -> Job {
     job
 }
 
-/// An image of a class.
+/// Path of an image of a class.
 fn image(job: &Job, wnid: &str, number: u32) -> PathBuf {
     job.class_folder(wnid).join(format!("{wnid}_{number}.JPEG"))
 }
 
 #[track_caller]
-fn assert_says(job: &Job, code: i32, lines: &[&str], totals: &str) {
+fn assert_verify_prints(job: &Job, code: i32, lines: &[&str], totals: &str) {
     let found = command(job, ["verify"]);
     assert_eq!(found.code, Some(code), "{}{}", found.stdout, found.stderr);
-    let mut said: Vec<&str> = found.stdout.lines().collect();
-    let last = said.pop().expect("the totals come last");
+    let mut printed: Vec<&str> = found.stdout.lines().collect();
+    let last = printed.pop().expect("the output ends with the totals");
     assert!(last.starts_with(totals), "{last}");
-    // Several are compared at once.
-    said.sort_unstable();
-    assert_eq!(said, lines);
+    // Classes are compared concurrently, so their order varies.
+    printed.sort_unstable();
+    assert_eq!(printed, lines);
     assert_eq!(found.stderr, "");
 }
 
 #[test]
-fn what_was_downloaded_is_right_and_stays_untouched() {
+fn an_unchanged_target_has_no_differences_and_is_not_modified() {
     let job = finished(3);
     let before = snapshot(job.target_path());
-    assert_says(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
+    assert_verify_prints(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
     assert_eq!(snapshot(job.target_path()), before);
 }
 
 #[test]
-fn each_file_that_differs_is_named() {
+fn each_different_file_is_named() {
     let job = finished(5);
     let edited = image(&job, "n00000001", 2);
     let mut content = fs::read(&edited).unwrap();
@@ -70,13 +70,13 @@ fn each_file_that_differs_is_named() {
         "n00000003/stray is not in the manifest",
         "n00000004/.manifest.json is damaged, of another class or of a later version",
     ];
-    assert_says(&job, 1, &lines, "5 classes: 1 right, 4 different, 0 not proved; 20 files, ");
+    assert_verify_prints(&job, 1, &lines, "5 classes: 1 right, 4 different, 0 not proved; 20 files, ");
 
     let found = command(&job, ["verify", "--json"]);
     assert_eq!(found.code, Some(1), "{}", found.stderr);
     let objects: Vec<Value> = found.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(objects.len(), 6);
-    let missing = objects.iter().find(|object| object["difference"] == "missing").expect("one is missing");
+    let missing = objects.iter().find(|object| object["difference"] == "missing").expect("one file is missing");
     let expected =
         json!({"class": "n00000002", "file": "n00000002_1.JPEG", "difference": "missing", "text": "is missing"});
     assert_eq!(*missing, expected);
@@ -84,14 +84,15 @@ fn each_file_that_differs_is_named() {
     assert_eq!((&totals["classes"], &totals["right"], &totals["different"]), (&json!(5), &json!(1), &json!(4)));
 }
 
-/// Same size, other bytes: only `verify` sees that, and only `verify --repair` has it mended.
+/// Same size, other bytes: only `verify` detects that, and only `verify --repair` causes a repair.
 #[test]
-fn what_is_marked_is_downloaded_by_the_next_job_and_until_then_stays_as_it_is() {
+fn repair_marks_classes_that_the_next_job_downloads_again_and_changes_no_image() {
     for args in [&["--delete-tar"][..], &[], &["--delete-tar", "--existing", "trust"]] {
         let (origin, wnids) = origin_of(3);
         let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args.iter().copied());
         job.assert_ended(&job.run(), 0, Table::of(3, 0, 0));
-        let (edited, good) = (image(&job, "n00000001", 2), fs::read(image(&job, "n00000001", 2)).unwrap());
+        let edited = image(&job, "n00000001", 2);
+        let good = fs::read(&edited).unwrap();
         let mut content = good.clone();
         *content.last_mut().unwrap() ^= 1;
         fs::write(&edited, &content).unwrap();
@@ -101,8 +102,8 @@ fn what_is_marked_is_downloaded_by_the_next_job_and_until_then_stays_as_it_is() 
 
         let found = command(&job, ["verify", "--repair"]);
         assert_eq!(found.code, Some(1), "{}", found.stderr);
-        let said = "2 classes are marked as different; run the same job again: it downloads them again\n";
-        assert_eq!(found.stderr, said);
+        let printed = "2 classes are marked as different; run the same job again: it downloads them again\n";
+        assert_eq!(found.stderr, printed);
         assert_eq!(fs::read(&edited).unwrap(), content, "nothing is removed");
         let again = command(&job, ["verify"]);
         let marked = "was marked by `verify --repair`, so the next job downloads the class again";
@@ -111,37 +112,37 @@ fn what_is_marked_is_downloaded_by_the_next_job_and_until_then_stays_as_it_is() 
 
         origin.forget_requests();
         job.assert_ended(&job.run(), 0, Table::of(2, 1, 0));
-        assert_eq!(origin.all_requests().len(), 2, "from the origin, also where tars are kept");
+        assert_eq!(origin.all_requests().len(), 2, "both classes are requested from the origin, even with kept tars");
         assert_eq!(fs::read(&edited).unwrap(), good);
         let kept = job.folder().join(".target.set-aside/n00000002/mine.txt");
         assert_eq!(fs::read_to_string(kept).unwrap(), "of the user");
-        assert_says(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
+        assert_verify_prints(&job, 0, &[], "3 classes: 3 right, 0 different, 0 not proved; 15 files, ");
     }
 }
 
 #[test]
-fn programs_read_the_name_itself_and_people_one_without_surprises() {
+fn names_are_unchanged_in_json_and_escaped_in_text() {
     let job = finished(1);
     fs::write(job.class_folder("n00000001").join("a\\b\n\u{1b}"), "").unwrap();
     let found = command(&job, ["verify"]);
-    let said = "n00000001/a\\b\\n\\u{1b} is not in the manifest\n1 class: 0 right, 1 different, ";
-    assert!(found.stdout.starts_with(said), "{}", found.stdout);
+    let printed = "n00000001/a\\b\\n\\u{1b} is not in the manifest\n1 class: 0 right, 1 different, ";
+    assert!(found.stdout.starts_with(printed), "{}", found.stdout);
     let found = command(&job, ["verify", "--json"]);
-    let line: Value = serde_json::from_str(found.stdout.lines().next().expect("it differs")).unwrap();
+    let line: Value = serde_json::from_str(found.stdout.lines().next().expect("the class differs")).unwrap();
     assert_eq!(line["file"], json!("a\\b\n\u{1b}"));
 }
 
 #[test]
-fn a_folder_without_a_manifest_is_told_and_fails_only_when_that_is_asked_for() {
+fn a_folder_without_a_manifest_is_reported_and_an_error_only_with_strict() {
     let job = finished(2);
     fs::remove_file(job.class_folder("n00000002").join(MANIFEST)).unwrap();
     let line = "n00000002 is not proved: it has no manifest";
-    assert_says(&job, 0, &[line], "2 classes: 1 right, 0 different, 1 not proved; 5 files, ");
+    assert_verify_prints(&job, 0, &[line], "2 classes: 1 right, 0 different, 1 not proved; 5 files, ");
     assert_eq!(command(&job, ["verify", "--strict"]).code, Some(1));
 }
 
 #[test]
-fn where_there_is_nothing_to_compare_nothing_is_right() {
+fn a_target_without_classes_is_an_error() {
     let job = Job::new();
     let nowhere = command(&job, ["verify", "--target", "nowhere"]);
     job.assert_could_not_run(&nowhere, &["failed to read the folder nowhere: No such file", "with --target"]);
@@ -150,31 +151,32 @@ fn where_there_is_nothing_to_compare_nothing_is_right() {
     job.assert_could_not_run(&flags, &["the subcommand 'verify' cannot be used with '--fname <FILE>'"]);
 }
 
-/// Makes an image so long that nobody reads it to its end, and the manifest say so.
+/// Makes an image 1 TiB long, so that `verify` does not reach its end, and changes its size in the
+/// manifest accordingly.
 fn make_endless(job: &Job, wnid: &str) -> PathBuf {
     let path = image(job, wnid, 1);
-    let length = fs::metadata(&path).expect("the folder is ours").len();
+    let length = fs::metadata(&path).expect("the folder is writable").len();
     fs::File::options()
         .write(true)
         .open(&path)
-        .expect("the folder is ours")
+        .expect("the folder is writable")
         .set_len(1 << 40)
-        .expect("the folder is ours");
+        .expect("the folder is writable");
     let manifest = job.class_folder(wnid).join(MANIFEST);
-    let text = fs::read_to_string(&manifest).expect("the folder is ours");
+    let text = fs::read_to_string(&manifest).expect("the folder is writable");
     let text = text.replacen(&format!("\"size\":{length},"), &format!("\"size\":{},", 1_u64 << 40), 1);
-    let (covered, _) = text.split_once("  \"digest\"").expect("it ends with its own digest");
+    let (covered, _) = text.split_once("  \"digest\"").expect("the manifest ends with its digest");
     let digest = blake3::hash(covered.as_bytes()).to_hex();
-    fs::write(&manifest, format!("{covered}  \"digest\": \"{digest}\"\n}}\n")).expect("the folder is ours");
+    fs::write(&manifest, format!("{covered}  \"digest\": \"{digest}\"\n}}\n")).expect("the folder is writable");
     path
 }
 
 #[test]
-fn ctrl_c_ends_it() {
+fn ctrl_c_ends_verify() {
     let job = finished(1);
     let endless = make_endless(&job, "n00000001");
     let mut running = job.start_with(["verify"]);
-    running.wait_until("it reads, and listens for signals", |running| {
+    running.wait_until("it reads the image and handles SIGINT", |running| {
         let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
         let caught = u64::from_str_radix(caught.trim(), 16).ok()?;

@@ -1,5 +1,5 @@
-//! Class folders and tars of another user in a target to which every user can write: what their
-//! manifests say is not believed, and what they hold is not published.
+//! Class folders and tars of another user in a target that every user can write to: their manifests
+//! are not trusted, and their content is not published.
 
 use std::{fs, os::unix::fs::chown, path::Path};
 
@@ -10,19 +10,19 @@ use tests::{
 
 use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, attackers_folder, give, set_mode, victims};
 
-/// The group that shares a target.
+/// Group id of the users who share a target.
 const GROUP: u32 = 54_412;
 const OTHER_SEED: u64 = 2;
 
-/// Makes a class that a run has published a user's, with its manifest.
-fn give_class(class: &Path, user: u32, group: u32) {
-    for file in fs::read_dir(class).expect("the class is there") {
-        chown(file.expect("it can be listed").path(), Some(user), Some(group)).expect("root may");
+/// Changes the owner and group of a published class and its files.
+fn change_owner_of_class(class: &Path, user: u32, group: u32) {
+    for file in fs::read_dir(class).expect("the class exists") {
+        chown(file.expect("the folder can be listed").path(), Some(user), Some(group)).expect("root may");
     }
     chown(class, Some(user), Some(group)).expect("root may");
 }
 
-/// The class is in the target already, with a valid manifest, and is a user's.
+/// A published class in the target: its owner and group, and the owner and mode of the target.
 struct Case {
     class: u32,
     group: u32,
@@ -36,7 +36,7 @@ fn set_up(victim: u32, case: &Case, tar: Vec<u8>) -> Scene {
     let first = scene.job.run();
     assert_eq!(first.code, Some(0), "{}", first.stderr);
     fs::remove_file(scene.target().join("n00000001.tar")).expect("root may");
-    give_class(&scene.job.class_folder(WNID), case.class, case.group);
+    change_owner_of_class(&scene.job.class_folder(WNID), case.class, case.group);
     chown(scene.target(), Some(case.target), Some(GROUP)).expect("root may");
     set_mode(scene.target(), case.mode);
     scene.origin.class(WNID, scene.tar.clone());
@@ -45,9 +45,9 @@ fn set_up(victim: u32, case: &Case, tar: Vec<u8>) -> Scene {
 }
 
 #[test]
-fn a_manifest_of_another_user_proves_nothing_in_a_target_of_all_users() {
+fn a_manifest_of_another_user_is_not_trusted_in_a_world_writable_target() {
     for victim in victims() {
-        // In a folder of all users the set-group-ID bit gives the group to what any of them makes.
+        // With the set-group-ID bit, new entries of any user inherit the group of the folder.
         for (mode, group) in
             [(0o1777, ATTACKER), (0o777, ATTACKER), (0o3777, ATTACKER), (0o3777, GROUP), (0o2777, GROUP)]
         {
@@ -58,23 +58,24 @@ fn a_manifest_of_another_user_proves_nothing_in_a_target_of_all_users() {
             let finished = scene.job.run();
             assert_eq!(finished.code, Some(1), "{mode:o}: {}", finished.stderr);
             let failure = scene.job.failure_of(WNID);
-            let said =
+            let message =
                 "Conflict: the folder is another user's, so its manifest proves nothing, and is not the origin's";
-            assert!(failure.starts_with(said), "{failure}");
-            assert!(snapshot(&class) == before, "it was changed");
+            assert!(failure.starts_with(message), "{failure}");
+            assert!(snapshot(&class) == before, "the folder was changed");
 
-            // As long as the origin's tar: it counts as there, and nothing is written into it.
+            // A class with the length of the origin's tar counts as complete, and nothing is
+            // written into its folder.
             let scene = set_up(victim, &case, images(WNID, 6, 10_000..20_000, 1));
             let before = snapshot(&scene.job.class_folder(WNID));
             scene.run("a class of another user, as long as the origin's", Ending::Done);
-            assert_eq!(scene.origin.requests(WNID).len(), 1, "it is asked for its length");
-            assert!(snapshot(&scene.job.class_folder(WNID)) == before, "it was changed");
+            assert_eq!(scene.origin.requests(WNID).len(), 1, "the length is requested from the origin");
+            assert!(snapshot(&scene.job.class_folder(WNID)) == before, "the folder was changed");
         }
     }
 }
 
 #[test]
-fn a_manifest_is_believed_where_other_users_could_not_put_it() {
+fn a_manifest_is_trusted_where_other_users_cannot_write_it() {
     for victim in victims() {
         for case in [
             Case { class: victim, group: victim, target: 0, mode: 0o1777 },
@@ -94,7 +95,7 @@ fn a_manifest_is_believed_where_other_users_could_not_put_it() {
 }
 
 #[test]
-fn a_tar_of_another_user_is_not_unpacked_in_a_target_of_all_users() {
+fn a_tar_of_another_user_is_not_unpacked_in_a_world_writable_target() {
     for victim in victims() {
         for (mode, group) in [(0o1777, ATTACKER), (0o777, ATTACKER), (0o3777, GROUP)] {
             let scene = Scene::new(victim, 0o755, mode);
@@ -105,16 +106,19 @@ fn a_tar_of_another_user_is_not_unpacked_in_a_target_of_all_users() {
             chown(&tar, None, Some(group)).expect("root may");
             scene.run(&format!("a tar of the attacker in {mode:o}"), Ending::DoneOrFailed);
             let class = scene.job.class_folder(WNID);
-            assert!(!class.exists() || difference(&scene.tar, &class).is_none(), "the attacker's images are there");
+            assert!(
+                !class.exists() || difference(&scene.tar, &class).is_none(),
+                "the attacker's images were published"
+            );
         }
     }
 }
 
-/// With the sticky bit only its owner may move an entry, or the owner of the target.
+/// With the sticky bit only the owner of an entry or of the target may move the entry.
 #[test]
-fn what_cannot_be_moved_out_of_the_way_is_a_conflict_before_anything_is_downloaded() {
+fn an_entry_that_cannot_be_moved_is_a_conflict_before_the_first_request() {
     for victim in victims() {
-        for (what, args, said) in [
+        for (what, args, message) in [
             ("an empty folder", &["--delete-tar"][..], "Conflict: the folder under the class's name is another user's"),
             ("an empty folder", &[], "Conflict: the folder under the class's name is another user's"),
             ("a folder", &["--existing", "replace"], "Conflict: the folder under the class's name is another user's"),
@@ -135,16 +139,19 @@ fn what_cannot_be_moved_out_of_the_way_is_a_conflict_before_anything_is_download
             let before = snapshot(scene.target());
             let finished = scene.job.run();
             if victim == 0 {
-                // Root may move it.
+                // Root may move the entry.
                 assert_eq!(finished.code, Some(0), "{what}: {}", finished.stderr);
                 continue;
             }
             assert_eq!(finished.code, Some(1), "{what}: {}", finished.stderr);
             let failure = scene.job.failure_of(WNID);
-            assert!(failure.starts_with(said), "{what}: {failure}");
+            assert!(failure.starts_with(message), "{what}: {failure}");
             assert!(scene.origin.all_requests().is_empty(), "{what}: {:?}", scene.origin.all_requests());
             let after = snapshot(scene.target());
-            assert!(before.iter().all(|(path, thing)| after.get(path) == Some(thing)), "{what}: it was changed");
+            assert!(
+                before.iter().all(|(path, thing)| after.get(path) == Some(thing)),
+                "{what}: the target was changed"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A host with a victim, who runs the programs, and an attacker, who can write to the same folder.
+//! A host with two users: the victim runs the programs, and the attacker can write to the same
+//! folder.
 
 use std::{
     fs::{self, Permissions},
@@ -18,42 +19,44 @@ use tests::{
 };
 
 pub(crate) const WNID: &str = "n00000001";
+/// User id of the ordinary victim.
 const VICTIM: u32 = 54_410;
+/// User id and group id of the attacker.
 pub(crate) const ATTACKER: u32 = 54_411;
-/// Stands in each private file of the victim.
+/// Content of each private file of the victim.
 const SECRET: &str = "only the victim may read this\n";
-/// Nothing here takes longer than this on a busy machine, unless it waits.
+/// Deadline of a run. Only a run that blocks takes longer, even on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
-/// A program that reads a device without end has more.
-const MEMORY: u64 = 256 << 20;
+/// Maximum peak memory in bytes. A program that reads an endless device exceeds it.
+const MAX_MEMORY: u64 = 256 << 20;
 
-#[expect(clippy::print_stdout, reason = "the test's own line")]
-fn say(line: &str) {
+#[expect(clippy::print_stdout, reason = "the result line of the test")]
+fn print_line(line: &str) {
     println!("{line}");
 }
 
-/// The users who run the programs: an ordinary one and root. None where this user cannot be both.
+/// The users who run the programs: an ordinary user and root. Empty unless the test runs as root.
 pub(crate) fn victims() -> Vec<u32> {
     if rustix::process::geteuid().is_root() {
         return vec![VICTIM, 0];
     }
-    say("skipped: needs root, to be several users");
+    print_line("skipped: needs root, to run as several users");
     Vec::new()
 }
 
-/// What the attacker puts under a name.
+/// The kind of entry that the attacker creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Planted {
     /// A symbolic link to a private file.
     Link,
-    /// A hard link to a private file, where the kernel lets users make one
+    /// A hard link to a private file, if the kernel permits users to create one
     /// (`fs.protected_hardlinks`).
     HardLink,
-    /// A symbolic link to a name in a private folder where nothing is.
+    /// A symbolic link to a nonexistent name in a private folder.
     Dangling,
-    /// A symbolic link to a device without end.
+    /// A symbolic link to an endless device.
     Endless,
-    /// A pipe that nothing reads or writes.
+    /// A named pipe without a reader or writer.
     Pipe,
     /// A file that every user can write to.
     File,
@@ -64,35 +67,35 @@ impl Planted {
         [Self::Link, Self::HardLink, Self::Dangling, Self::Endless, Self::Pipe, Self::File];
 }
 
-/// How it has to end.
+/// The required outcome of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ending<'words> {
-    /// Exit code 2, and a sentence with these words.
+    /// Exit code 2 and an error message with these texts.
     Refused(&'words [&'words str]),
-    /// The class is there, whole.
+    /// The class is complete.
     Done,
-    /// The class is there, or it failed with a reason.
+    /// The class is complete, or it failed with a reason.
     DoneOrFailed,
-    /// The class is there, or exit code 2 with a sentence.
+    /// The class is complete, or the run ends with exit code 2 and an error message.
     DoneOrRefused,
 }
 
-/// A target in a folder of the host, and what the victim has that is private.
+/// A target in a folder of the host, and the private files of the victim.
 pub(crate) struct Scene {
     pub(crate) victim: u32,
     pub(crate) origin: Origin,
     pub(crate) tar: Vec<u8>,
     pub(crate) job: Job,
-    /// The folder in which the target is.
+    /// The parent folder of the target.
     pub(crate) place: PathBuf,
     home: PathBuf,
     private: Snapshot,
 }
 
 impl Scene {
-    /// `place`: mode of the folder that holds the target, which belongs to root; `target`: mode of
-    /// the target, which is the victim's.
-    pub(crate) fn new(victim: u32, place: u32, target: u32) -> Self {
+    /// `parent` is the mode of the parent folder, which belongs to root; `target` is the mode of
+    /// the target, which belongs to the victim.
+    pub(crate) fn new(victim: u32, parent: u32, target: u32) -> Self {
         let origin = Origin::start();
         let tar = images(WNID, 6, 10_000..20_000, 1);
         origin.class(WNID, tar.clone());
@@ -101,12 +104,12 @@ impl Scene {
         set_mode(&folder, 0o755);
         let [host, home] = ["host", "home"].map(|name| folder.join(name));
         let images = host.join("images");
-        fs::create_dir_all(&images).expect("the folder is ours");
-        set_mode(&host, place);
+        fs::create_dir_all(&images).expect("the folder is writable");
+        set_mode(&host, parent);
         give(&images, victim, target);
         for name in ["", "storage", "probe", "n00000001.private"] {
-            fs::create_dir_all(home.join(name)).expect("the folder is ours");
-            fs::write(home.join(name).join("file"), SECRET.repeat(4000)).expect("the folder is ours");
+            fs::create_dir_all(home.join(name)).expect("the folder is writable");
+            fs::write(home.join(name).join("file"), SECRET.repeat(4000)).expect("the folder is writable");
             give(&home.join(name).join("file"), victim, 0o600);
             give(&home.join(name), victim, 0o700);
         }
@@ -126,24 +129,24 @@ impl Scene {
         self.job.target_path()
     }
 
-    /// The next transfer stands still after so many bytes.
+    /// The next transfer stalls after half of the tar. Returns that number of bytes.
     pub(crate) fn stall_at_half(&self) -> u64 {
         let half = self.tar.len() as u64 / 2;
-        self.origin.script_of(WNID).expect("it serves the class").script([Answer::stall_at(half)]);
+        self.origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(half)]);
         half
     }
 
-    /// A private file.
+    /// Path of a private file.
     pub(crate) fn secret(&self) -> PathBuf {
         self.home.join("file")
     }
 
-    /// A private folder.
+    /// Path of a private folder.
     pub(crate) fn home(&self) -> &Path {
         &self.home
     }
 
-    /// The attacker puts something under a name.
+    /// Creates an entry of the attacker at a path.
     pub(crate) fn plant(&self, planted: Planted, path: &Path) {
         match planted {
             Planted::HardLink => return fs::hard_link(self.secret(), path).expect("the name is free"),
@@ -162,7 +165,7 @@ impl Scene {
         attackers(path);
     }
 
-    /// Runs the job and holds it to its ending, with what else was done under `what`.
+    /// Runs the job and checks its outcome. `what` describes the case in messages.
     #[track_caller]
     pub(crate) fn run(&self, what: &str, ending: Ending<'_>) -> Finished {
         let finished = self.job.run();
@@ -170,7 +173,7 @@ impl Scene {
         finished
     }
 
-    /// Files that hold what is private; a hard link to the private file is that file.
+    /// Files that contain private bytes, without hard links to the private file.
     fn leaked(&self) -> Vec<PathBuf> {
         let inode = |path: &Path| path.symlink_metadata().map(|found| found.ino()).unwrap_or_default();
         let secret = inode(&self.secret());
@@ -182,13 +185,15 @@ impl Scene {
         found.map(|(path, _)| path).filter(|path| inode(&self.place.join(path)) != secret).collect()
     }
 
+    /// Panics unless the run had the required outcome, changed and leaked nothing private, and kept
+    /// within the memory limit.
     #[track_caller]
-    pub(crate) fn check(&self, trick: &str, finished: &Finished, ending: Ending<'_>) {
-        let what = format!("{trick}, victim {}: {:?}\n{}", self.victim, finished.code, finished.stderr);
-        assert!(snapshot(&self.home) == self.private, "something private was changed: {what}");
+    pub(crate) fn check(&self, case: &str, finished: &Finished, ending: Ending<'_>) {
+        let what = format!("{case}, victim {}: {:?}\n{}", self.victim, finished.code, finished.stderr);
+        assert!(snapshot(&self.home) == self.private, "private files were changed: {what}");
         let leaked = self.leaked();
         assert!(leaked.is_empty(), "private bytes in {leaked:?}: {what}");
-        assert!(finished.peak_memory.is_none_or(|peak| peak < MEMORY), "{:?}: {what}", finished.peak_memory);
+        assert!(finished.peak_memory.is_none_or(|peak| peak < MAX_MEMORY), "{:?}: {what}", finished.peak_memory);
         assert!(!finished.stderr.contains("panicked"), "{what}");
         match ending {
             Ending::Refused(words) => {
@@ -211,7 +216,7 @@ impl Scene {
                 assert!(finished.code == Some(1) && self.job.failures().len() == 1, "{what}");
             }
         }
-        say(&format!("held: {trick}, victim {}", self.victim));
+        print_line(&format!("held: {case}, victim {}", self.victim));
     }
 }
 
@@ -219,24 +224,24 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("root may");
 }
 
-/// Makes something a user's, with this mode.
+/// Changes the owner, group and mode of a path.
 pub(crate) fn give(path: &Path, user: u32, mode: u32) {
     chown(path, Some(user), Some(user)).expect("root may");
     set_mode(path, mode);
 }
 
-/// Makes it the attacker's, the link itself where it is one.
+/// Changes the owner to the attacker, without following a link.
 pub(crate) fn attackers(path: &Path) {
     lchown(path, Some(ATTACKER), Some(ATTACKER)).expect("root may");
 }
 
-/// Writes a file of the attacker's.
+/// Writes a file owned by the attacker.
 pub(crate) fn attackers_file(path: &Path, content: &[u8]) {
     fs::write(path, content).expect("root may");
     attackers(path);
 }
 
-/// Makes a folder of the attacker's that every user can write to.
+/// Creates a folder owned by the attacker that every user can write to.
 pub(crate) fn attackers_folder(path: &Path) {
     fs::create_dir(path).expect("the name is free");
     attackers(path);

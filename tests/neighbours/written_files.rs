@@ -1,4 +1,4 @@
-//! Programs that write files into folders that they are given: manual pages, and the secrets of
+//! Commands that write files into a folder from an argument: manual pages, and the secrets of
 //! `coordinator init`.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
@@ -7,10 +7,10 @@ use tests::programs::program;
 
 use crate::scene::{attackers, give, set_mode, victims};
 
-/// The attacker, and a user who has nothing to do with it.
+/// User id of an owner other than the victim: the attacker.
 const OTHER: u32 = 54_411;
 
-/// Runs a program as a user; gives its exit code and its standard error.
+/// Runs a program as a user; returns its exit code and its standard error.
 fn run_as(user: u32, name: &str, words: &[&str]) -> (Option<i32>, String) {
     let user = user.to_string();
     let mut command = Command::new("setpriv");
@@ -34,14 +34,14 @@ fn manual_pages_replace_links_and_do_not_follow_them() {
                 fs::write(&private, "private").unwrap();
                 give(&private, victim, 0o600);
                 fs::create_dir(&pages).unwrap();
-                // In a sticky folder only its owner can replace what others have made.
+                // In a sticky folder only the owner of the folder can replace entries of others.
                 give(&pages, victim, mode);
                 let page = pages.join(format!("{name}.1"));
                 symlink(&private, &page).unwrap();
                 attackers(&page);
-                let (code, said) = run_as(victim, name, &["man", text(&pages)]);
+                let (code, message) = run_as(victim, name, &["man", text(&pages)]);
                 assert_eq!(fs::read_to_string(&private).unwrap(), "private", "{name}, {mode:o}");
-                assert_eq!(code, Some(0), "{said}");
+                assert_eq!(code, Some(0), "{message}");
                 assert!(page.symlink_metadata().unwrap().is_file());
                 assert!(fs::read_to_string(&page).unwrap().contains("IMAGENET_TARGET"));
             }
@@ -50,9 +50,9 @@ fn manual_pages_replace_links_and_do_not_follow_them() {
 }
 
 #[test]
-fn init_writes_no_secrets_where_other_users_could_replace_them() {
+fn init_writes_no_secrets_to_folders_that_other_users_can_change() {
     for victim in victims() {
-        for (owner, mode, said) in [
+        for (owner, mode, message) in [
             (OTHER, 0o777, "every user of this host can write to it: give a folder to which only you can write with"),
             (victim, 0o1777, "every user of this host can write to it: give a folder to which only you can write with"),
             (OTHER, 0o755, "it belongs to user 54411, and this program runs as "),
@@ -72,12 +72,12 @@ fn init_writes_no_secrets_where_other_users_could_replace_them() {
                 let words: Vec<&str> = ["init"].into_iter().chain(words).collect();
                 let (code, error) = run_as(victim, "coordinator", &words);
                 assert_eq!(code, Some(2), "{error}");
-                assert!(error.contains(said) && error.trim_end().ends_with(&format!(" with {flag}")), "{error}");
+                assert!(error.contains(message) && error.trim_end().ends_with(&format!(" with {flag}")), "{error}");
                 assert_eq!(error.lines().count(), 1, "{error}");
                 let made = [&folder, &own].map(|path| path.read_dir().unwrap().count());
                 assert_eq!(made, [0, 0], "{flag}, {mode:o}");
             }
-            // A folder of its own in one with the sticky bit is safe, as in /tmp.
+            // A new folder within a sticky folder is safe, as in /tmp.
             set_mode(host.path(), 0o1777);
             let new = host.path().join("new");
             let (code, error) = run_as(victim, "coordinator", &["init", "--dir", text(&new)]);
@@ -87,9 +87,9 @@ fn init_writes_no_secrets_where_other_users_could_replace_them() {
     }
 }
 
-/// Wherever in the path it is, what another user's link leads to is what that user says.
+/// A link of another user anywhere in the path lets that user choose the destination.
 #[test]
-fn init_follows_no_link_and_enters_no_folder_of_another_user() {
+fn init_follows_no_link_and_uses_no_folder_of_another_user() {
     for victim in victims() {
         let host = tempfile::tempdir().unwrap();
         set_mode(host.path(), 0o755);
@@ -99,8 +99,10 @@ fn init_follows_no_link_and_enters_no_folder_of_another_user() {
             give(&path(folder), victim, 0o755);
         }
         attackers(&path("theirs"));
-        for (link, leads, of_attacker) in [("link", "own", true), ("own link", "link", false), ("good", "own", false)] {
-            symlink(leads, path(link)).unwrap();
+        for (link, destination, of_attacker) in
+            [("link", "own", true), ("own link", "link", false), ("good", "own", false)]
+        {
+            symlink(destination, path(link)).unwrap();
             if of_attacker {
                 attackers(&path(link));
             } else {
@@ -117,8 +119,8 @@ fn init_follows_no_link_and_enters_no_folder_of_another_user() {
             ] {
                 let (code, error) = run_as(victim, "coordinator", words);
                 assert_eq!(code, Some(2), "{words:?} {error}");
-                let said = "its path leads through a folder or link of user 54411, who can replace what is in it";
-                assert!(error.contains(said), "{words:?} {error}");
+                let message = "its path leads through a folder or link of user 54411, who can replace what is in it";
+                assert!(error.contains(message), "{words:?} {error}");
                 assert_eq!(error.lines().count(), 1, "{error}");
                 assert_eq!(fs::read_dir(path("own/deep")).unwrap().count(), 0, "{words:?}");
             }

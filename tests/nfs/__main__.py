@@ -1,16 +1,16 @@
-"""Runs the programs on a real NFS: a Linux of its own in QEMU, with the kernel's NFS server and
-client, versions 4.2 and 3. Two mounts of one export stand for two hosts. What is done and checked
-there is in story.sh.
+"""Runs the programs on a real NFS: a separate Linux in QEMU, with the kernel's NFS server and
+client, versions 4.2 and 3. Two mounts of one export represent two hosts. The steps and checks
+are in story.sh.
 
     cargo build -p coordinator -p worker -p tests --bins
     python3 tests/nfs                # --help has the rest
 
-Needs Debian's packages that .ci/run installs, and no root; the kernel and the NFS programs are
-fetched with apt-get and unpacked below target/nfs. Nothing on the machine changes. QEMU emulates
-the processor, so that this needs no KVM.
+Needs the Debian packages that .ci/run installs, and no root; the kernel and the NFS programs are
+downloaded with apt-get and unpacked below target/nfs. Nothing on the machine changes. QEMU emulates
+the processor, so KVM is not needed.
 
-Exit code: 0 (also with one line that says why it was skipped), 1 if a check failed or the guest did
-not come to its end.
+Exit code: 0 (also with one line with the reason why it was skipped), 1 if a check failed or the
+guest did not finish.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A Linux in QEMU that runs one script: its initramfs, its disk, and what its console says."""
+"""A Linux in QEMU that runs one script: its initramfs, its disk, and its console output."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ ETC = {
 
 
 def why_not() -> str | None:
-    """Why the guest cannot run here, if so."""
+    """The reason why the guest cannot run here, or None."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return "the story on NFS needs Linux on x86-64"
     missing = ", ".join(each for each in NEEDS if not shutil.which(each))
@@ -41,20 +41,20 @@ def why_not() -> str | None:
 
 
 def verdict(console: str) -> bool:
-    """Whether the story came to its end and all its checks held."""
+    """Whether the story finished and all its checks passed."""
     ends = END.findall(console)
     return ends == ["0"] and "WRONG:" not in console
 
 
 class Guest:
-    """A guest in the making; `run` boots it."""
+    """The files of a guest; `run` boots it."""
 
     def __init__(self, folder: Path, packages: Path):
         self._folder, self._packages = folder, packages
         self._root = folder / "root"
         for name in FOLDERS:
             self.path(name).mkdir(parents=True)
-        # rpc.statd gives up root's rights and then reads here.
+        # rpc.statd drops root privileges and reads here afterwards.
         self._root.chmod(0o755)
         self.add(Path(shutil.which("busybox")), "bin/busybox")
         for daemon in DAEMONS:
@@ -68,13 +68,13 @@ class Guest:
         self.path("init").chmod(0o755)
 
     def path(self, name: str) -> Path:
-        """Where a file of the guest is while it is put together."""
+        """The path of a guest file during preparation."""
         return self._root / name
 
     def add(self, file: Path, name: str) -> None:
-        """Puts a file into the guest, and the libraries that it is linked to."""
+        """Adds a file to the guest, and the libraries that it is linked to."""
         shutil.copy(file, self.path(name))
-        # It fails for programs that are static.
+        # ldd fails for static programs.
         listed = subprocess.run(["ldd", file], capture_output=True, text=True, check=False,
                                 env={**os.environ, "LD_LIBRARY_PATH": self._libraries()})
         for library in map(Path, re.findall(r"/\S+\.so\S*", listed.stdout)):
@@ -84,7 +84,8 @@ class Guest:
                 shutil.copy(library, target)
 
     def run(self, variables: dict[str, str], limit: float) -> bool:
-        """Boots, shows the console and returns whether the story passed. It sees the variables."""
+        """Boots, prints the console output and returns whether the story passed. The guest receives
+        the variables."""
         exports = "".join(f"export {name}='{value}'\n" for name, value in variables.items())
         self.path("variables").write_text(exports)
         kernel = next((self._packages / "boot").glob("vmlinuz-*"))
@@ -104,7 +105,7 @@ class Guest:
         return archive
 
     def _disk(self) -> Path:
-        """An empty disk for what the guest's NFS server exports."""
+        """An empty disk for the export of the guest's NFS server."""
         disk = self._folder / "disk"
         with open(disk, "wb") as image:
             image.truncate(1 << 30)
@@ -124,7 +125,7 @@ class Guest:
             shutil.copy(file, self.path("lib/x86_64-linux-gnu"))
 
     def _add_modules(self) -> None:
-        """The kernel's modules, numbered in the order in which they are loaded."""
+        """The kernel modules, numbered in load order."""
         version = next((self._packages / "lib/modules").iterdir()).name
         loaded: list[str] = []
         for module in MODULES:
@@ -136,14 +137,14 @@ class Guest:
 
 
 def _console(command: list[str], limit: float) -> str:
-    """What QEMU prints, shown line by line; QEMU is ended after the limit."""
+    """The output of QEMU, printed line by line; QEMU is killed after the limit."""
     lines = []
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, **streams) as qemu:
         clock = threading.Timer(limit, qemu.kill)
         clock.start()
         for line in qemu.stdout:
-            # The firmware sends control sequences of terminals.
+            # The firmware prints terminal control sequences.
             text = SEQUENCE.sub("", line.decode(errors="replace")).strip("\r\n")
             lines.append(text)
             print(f"  {text}", flush=True)

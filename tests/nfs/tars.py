@@ -1,4 +1,4 @@
-"""The classes of the story: tars of random bytes that are the same in each run."""
+"""The classes of the story: tars of random bytes that are equal in each run."""
 
 import io
 import random
@@ -9,7 +9,7 @@ CLASSES, IMAGES, BYTES = 16, 7, 50_000
 
 
 def make_tars(folder: Path) -> None:
-    """Makes a tar for each class, and the list of them as `list.csv`."""
+    """Creates a tar for each class, and the list of them as `list.csv`."""
     folder.mkdir(parents=True)
     noise = random.Random(13)
     wnids = [f"n{number:08}" for number in range(1, CLASSES + 1)]

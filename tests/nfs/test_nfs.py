@@ -1,4 +1,4 @@
-"""What can be known without a guest. Run with `python3 -m unittest discover tests/nfs`."""
+"""Tests that need no guest. Run with `python3 -m unittest discover tests/nfs`."""
 
 import tarfile
 import tempfile

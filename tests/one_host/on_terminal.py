@@ -1,11 +1,11 @@
-"""Runs a program with standard error on a pseudo-terminal, and ends as it ends.
+"""Runs a program with standard error on a pseudo-terminal, and ends with its exit code.
 
 Usage: on_terminal.py MODE PROGRAM [ARGUMENT ...]
 
 gone: the terminal is closed after the first output; SIGHUP is ignored, as after `disown`.
 gone-both: the same, with standard output on that terminal too.
 stopped: nothing is read from the terminal, as after Ctrl-S.
-read: everything is read.
+read: all output is read.
 """
 
 import os
@@ -34,5 +34,5 @@ while mode == "read":
         break
     sys.stderr.write(text.decode("utf-8", "replace").replace("\x1b", "<ESC>"))
 code = program.wait()
-# A signal ends this program with a code that none of the programs has.
+# After a signal this program ends with an exit code that none of the programs has.
 sys.exit(code if code >= 0 else 100 - code)

@@ -1,6 +1,6 @@
-//! An origin that refuses every class alike, because of a wrong path or a missing login: the job ends
-//! within seconds, asks little, and notes nothing as failed. A list of which only some classes are
-//! missing is finished.
+//! An origin that rejects every class in the same way, because of a wrong path or a missing login:
+//! the job ends within seconds, after few requests, and records no class as failed. A job with only
+//! some missing classes runs to its end.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ fn tars(count: u64) -> Vec<(String, Vec<u8>)> {
     (1..).zip(wnids(count)).map(|(seed, wnid)| (wnid.clone(), images(&wnid, 1, 500..900, seed))).collect()
 }
 
-/// How an origin refuses, and what the sentence must hold.
-fn refusals() -> [(Option<Answer>, &'static [&'static str]); 5] {
+/// Rejections by an origin, each with texts that the error message must contain.
+fn rejections() -> [(Option<Answer>, &'static [&'static str]); 5] {
     [
         (None, &["404 Client Error: Not Found for url: http", "check the path in --url"]),
         (Some(Answer::status(403)), &["403 Client Error", "--header-file", "--url"]),
@@ -38,9 +38,9 @@ fn refusals() -> [(Option<Answer>, &'static [&'static str]); 5] {
 }
 
 #[test]
-fn a_list_of_five_thousand_that_is_refused_alike_ends_within_five_seconds_and_25_requests() {
+fn a_list_of_5000_rejected_classes_ends_within_five_seconds_and_25_requests() {
     let wnids = wnids(5000);
-    for (answer, words) in refusals() {
+    for (answer, words) in rejections() {
         let origin = Origin::start();
         if let Some(answer) = answer {
             for wnid in &wnids {
@@ -62,7 +62,8 @@ fn a_list_of_five_thousand_that_is_refused_alike_ends_within_five_seconds_and_25
     }
 }
 
-/// A login page behind a redirect takes two requests for each class; a loop is known by its first step.
+/// A redirect to a login page takes two requests for each class; a redirect loop is detected at its
+/// first request.
 #[test]
 fn redirects_count_as_requests() {
     let wnids = wnids(5000);
@@ -81,7 +82,7 @@ fn redirects_count_as_requests() {
 }
 
 #[test]
-fn a_certificate_that_does_not_verify_and_a_wrong_scheme_end_the_job_too() {
+fn an_invalid_certificate_and_a_wrong_scheme_end_the_job_too() {
     let origin = Origin::start();
     let front = TlsFront::start(origin.address(), Certificate::Valid);
     let wnids = wnids(200);
@@ -102,7 +103,7 @@ fn a_certificate_that_does_not_verify_and_a_wrong_scheme_end_the_job_too() {
 }
 
 #[test]
-fn a_list_whose_first_twenty_are_missing_is_finished() {
+fn a_job_whose_first_twenty_classes_are_missing_runs_to_its_end() {
     let origin = Origin::start();
     let tars = tars(60);
     for (wnid, tar) in &tars[20..] {
@@ -123,15 +124,15 @@ fn a_list_whose_first_twenty_are_missing_is_finished() {
 
     // The next run asks for the same ones again, which says nothing of the origin.
     for (wnid, _) in &tars[30..] {
-        std::fs::remove_dir_all(job.class_folder(wnid)).expect("the class is there");
+        std::fs::remove_dir_all(job.class_folder(wnid)).expect("the class is complete");
         origin.class(wnid, Vec::new()).forever(Answer::status(404));
     }
-    std::fs::remove_file(job.target_path().join(".imagenet_downloader.ledger")).expect("there is a ledger");
+    std::fs::remove_file(job.target_path().join(".imagenet_downloader.ledger")).expect("the ledger exists");
     job.assert_could_not_run(&job.run(), &["check the path in --url"]);
 }
 
 #[test]
-fn classes_that_were_missing_before_do_not_end_the_next_run() {
+fn classes_that_were_already_missing_do_not_end_the_next_run() {
     let origin = Origin::start();
     let tars = tars(50);
     origin.class(&tars[49].0, tars[49].1.clone());
@@ -141,10 +142,10 @@ fn classes_that_were_missing_before_do_not_end_the_next_run() {
     assert_eq!(job.failures().len(), 49);
 }
 
-/// A list that is too short for an early end: the closing summary says what to look at.
+/// A list that is too short for an early end: the summary names the flags to check.
 #[test]
-fn a_short_list_that_is_refused_alike_is_told_what_to_look_at() {
-    for (answer, words) in refusals() {
+fn the_summary_of_a_short_rejected_list_names_the_flags_to_check() {
+    for (answer, words) in rejections() {
         let origin = Origin::start();
         let wnids = wnids(7);
         if let Some(answer) = answer {
@@ -163,7 +164,7 @@ fn a_short_list_that_is_refused_alike_is_told_what_to_look_at() {
     }
 }
 
-/// One class that was served is enough to show that URL and login are right.
+/// One served class shows that the URL and the login are right.
 #[test]
 fn a_short_list_of_which_some_classes_are_missing_gets_no_advice() {
     let origin = Origin::start();
@@ -175,9 +176,9 @@ fn a_short_list_of_which_some_classes_are_missing_gets_no_advice() {
     assert!(!finished.stderr.contains("--url"), "{}", finished.stderr);
 }
 
-/// A run that is refused at once says nothing of the classes that the run before has left failed.
+/// A run that is rejected at once has no results for the classes that failed in the previous run.
 #[test]
-fn a_refused_run_keeps_the_failure_log_of_the_run_before() {
+fn a_rejected_run_keeps_the_failure_log_of_the_previous_run() {
     let origin = Origin::start();
     let tars = tars(40);
     for (wnid, tar) in &tars[2..] {
@@ -205,9 +206,9 @@ fn a_refused_run_keeps_the_failure_log_of_the_run_before() {
     assert!(failures.len() == 1 && failures[0].starts_with(&tars[0].0), "{failures:?}");
 }
 
-/// Workers wait for the coordinator's next start, and then use the login that it brings.
+/// Workers wait for the next start of the coordinator, and then use its login.
 #[test]
-fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {
+fn waiting_workers_continue_with_the_login_of_the_next_coordinator() {
     let origin = Origin::start();
     let tars = tars(60);
     for (wnid, _) in &tars {
@@ -229,20 +230,20 @@ fn workers_that_waited_go_on_with_the_login_of_the_next_coordinator() {
     }
     origin.forget_requests();
     let login = job.folder().join("login");
-    std::fs::write(&login, "Cookie: session=fresh\n").expect("the folder is ours");
+    std::fs::write(&login, "Cookie: session=fresh\n").expect("the folder is writable");
     let login = login.to_str().expect("a plain path").to_owned();
     let job = job.args(["--delete-tar", "--header-file", &login, "--insecure"]);
     let coordinator = job.start_coordinator_at(address);
     for worker in workers {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        let told = lines_with(&finished.stderr, &["has ended: failed to get any class from http://"]);
+        let lines = lines_with(&finished.stderr, &["has ended: failed to get any class from http://"]);
         assert!(
-            told.len() == 1 && told[0].contains("WARN") && told[0].contains("403 Client Error"),
-            "it says once why the coordinator ended: {}",
+            lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("403 Client Error"),
+            "the worker prints once why the coordinator ended: {}",
             finished.stderr
         );
-        assert!(told[0].contains("--header-file") && told[0].contains("waits for the next"), "{told:?}");
+        assert!(lines[0].contains("--header-file") && lines[0].contains("waits for the next"), "{lines:?}");
         assert!(finished.stderr.contains(", trying again until 20"), "{}", finished.stderr);
     }
     job.assert_ended(&coordinator.wait(), 0, Table::of(60, 0, 0));

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""A worker in Python: shows that `coordinator.proto` is all that a foreign client needs.
+"""A worker in Python: shows that a foreign client needs only `coordinator.proto`.
 
     python3 -m venv venv && venv/bin/pip install -r tests/python_client/requirements.txt
     venv/bin/python tests/python_client/client.py --connect 127.0.0.1:50051
 
-It downloads nothing. It takes three classes of a job that another worker does too: reports one as published and one as
-failed, hands the third back, and watches the job to its end. What it holds and what it did is printed, one JSON object a
-line; anything that is not as the protocol says ends it with an AssertionError. Stubs are generated at the start, with
-grpcio-tools.
+It downloads nothing. It leases three classes of a job that another worker processes too: it reports
+one as published and one as failed, releases the third, and watches the job to its end. It prints
+its leases and results, one JSON object per line. Any violation of the protocol ends it with an
+AssertionError. Stubs are generated at the start, with grpcio-tools.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_tools import protoc
 
 PROTO = Path(__file__).resolve().parents[2] / "proto" / "coordinator.proto"
-# No call may wait for ever; Acquire is a long poll of up to 20 seconds.
+# Deadline of each call; Acquire is a long poll of up to 20 seconds.
 SECONDS = 10
 LONG_POLL = 30
 JOB = 60
@@ -43,22 +43,23 @@ def say(**what) -> None:
 
 
 def check_health(channel: grpc.Channel) -> None:
-    """Asks as `grpc_health_probe` and Kubernetes do: for the server, for the service, and for one that is not there."""
+    """Calls the health service as `grpc_health_probe` and Kubernetes do: for the server, the
+    service, and an unknown service."""
     health = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     for reply in health.Watch(health_pb2.HealthCheckRequest(service=""), timeout=SECONDS):
-        # It may have been started a moment ago.
+        # The server may have started a moment ago.
         if reply.status == serving:
             break
     for service in ["", "imagenet.v1.Coordinator"]:
         reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
         assert reply.status == serving, (service, reply)
-    assert refused(lambda: health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS)) \
+    assert refused(lambda: health.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=SECONDS)) \
         == grpc.StatusCode.NOT_FOUND
 
 
 def refused(call) -> grpc.StatusCode:
-    """The status with which a call is refused."""
+    """The status with which a call is rejected."""
     try:
         reply = call()
     except grpc.RpcError as error:
@@ -71,13 +72,13 @@ class Worker:
 
     def __init__(self, pb, stub, name: str):
         self.pb, self.stub, self.name = pb, stub, name
-        # Tells this process from another one of the same name.
+        # Distinguishes this process from another one of the same name.
         self.nonce = os.urandom(16)
         self.held: dict[str, int] = {}
         self.session = self.epoch = 0
 
     def holds(self):
-        """Every call says in full what is held."""
+        """Every call contains the full list of held leases."""
         return [self.pb.Held(wnid=wnid, token=token) for wnid, token in self.held.items()]
 
     def register(self, version: int = 1):
@@ -113,7 +114,7 @@ class Worker:
 
 
 def watch(stub, pb, until):
-    """Follows the job's counts until they are as wanted; they add up at every instant."""
+    """Watches the counts of the job until they match; at any time they add up to the total."""
     status = None
     for status in stub.Watch(pb.WatchRequest(), timeout=JOB):
         parts = status.success + status.skipped + status.failed + status.leased + status.pending
@@ -139,7 +140,7 @@ def run(worker: Worker, stub, pb) -> None:
     renewed = worker.renew()
     assert renewed.directive == directives.DIRECTIVE_CONTINUE and not renewed.drop_leases and renewed.epoch == first.epoch, renewed
 
-    # The rest of the job is the other worker's.
+    # The other worker completes the rest of the job.
     watch(stub, pb, lambda status: status.pending == 0 and status.leased == 3 and status.workers == 2)
     assert not worker.renew().drop_leases, "a lease was lost although it was renewed"
 
@@ -149,11 +150,11 @@ def run(worker: Worker, stub, pb) -> None:
     failure = pb.Outcome(failure=pb.Failure(kind=pb.FAILURE_KIND_HTTP_ERROR, message="404 Client Error: from Python",
                                             suspect=pb.SUSPECT_CLASS))
     before = worker.report(published, tokens[published], success)
-    # An answer that was lost on the way: the same report again is acknowledged, and counts once.
+    # As after a lost answer: the repeated report is acknowledged and counts once.
     assert worker.report(published, tokens[published], success).success == before.success
-    # Bad news about what is there is not believed.
+    # A failure of a settled class is ignored.
     assert worker.report(published, tokens[published], failure).success == before.success
-    # Nor bad news from somebody who does not hold the lease.
+    # A failure from a worker that does not hold the lease is ignored, too.
     assert worker.report(failed, tokens[failed] - 1, failure).failed == 0
     assert worker.report(failed, tokens[failed], failure).failed == 1
     assert refused(lambda: worker.report("../etc", 0, success)) == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,9 +1,9 @@
-//! One hostile worker beside honest ones: it speaks the protocol and repeats one attack. The others
-//! do all classes, and it settles none of theirs.
+//! One hostile worker in parallel with honest ones. It uses the protocol correctly and repeats one
+//! attack. The honest workers complete all classes, and the hostile one settles none of theirs.
 //!
 //! `RATES=3 cargo test -p tests --test several_workers hostile::rates -- --nocapture` runs longer
-//! jobs, three pairs for each attack, and prints how fast the honest workers are beside it, as a
-//! part of their rate without it.
+//! jobs, three pairs for each attack, and prints the rate of the honest workers during the attack
+//! as a percentage of their rate without it.
 
 use std::{
     collections::HashSet,
@@ -22,47 +22,48 @@ use tests::{cluster::Table, fleet::Fleet, running::Running};
 use tokio::time::{Instant, sleep};
 use tonic::{Status, transport::Channel};
 
-/// Bytes per second and connection; a class has some 75 KB.
+/// Bytes per second and connection; a class has about 75 KB.
 const RATE: u64 = 100_000;
 const SLOTS: u32 = 4;
 
-/// What the hostile worker does again and again.
+/// The attack that the hostile worker repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attack {
-    /// Reports every class as failed, under a hundred guessed tokens each.
-    Guesses,
-    /// Asks for thousands of leases, and holds what it gets for a moment.
-    Hoards,
-    /// Claims all classes under tokens of former coordinators.
-    Claims,
-    /// Fails a class under a new name, as the origin's fault.
-    FailsUnderNewNames,
-    /// Says that the origin has asked for a quarter of an hour, and leaves.
-    AsksToWait,
-    /// Registers storages of which nothing is known.
-    Storages,
-    /// Fails its own class with a message of escapes.
-    Escapes,
+    /// Reports every class as failed, with a hundred guessed tokens each.
+    GuessTokens,
+    /// Requests thousands of leases and holds the granted ones for 50 ms.
+    HoardLeases,
+    /// Claims to hold all classes, with tokens of earlier coordinators.
+    ClaimOldTokens,
+    /// Registers with a new name and reports a class as failed with the origin as the suspect.
+    FailWithNewNames,
+    /// Reports a `Retry-After` of 15 minutes from the origin, and leaves.
+    ReportRetryAfter,
+    /// Registers storages that the coordinator does not know.
+    RegisterStorages,
+    /// Reports a failure with a long message of control characters.
+    SendEscapes,
 }
 
 impl Attack {
     const ALL: [Self; 7] = [
-        Self::Guesses,
-        Self::Hoards,
-        Self::Claims,
-        Self::FailsUnderNewNames,
-        Self::AsksToWait,
-        Self::Storages,
-        Self::Escapes,
+        Self::GuessTokens,
+        Self::HoardLeases,
+        Self::ClaimOldTokens,
+        Self::FailWithNewNames,
+        Self::ReportRetryAfter,
+        Self::RegisterStorages,
+        Self::SendEscapes,
     ];
 }
 
-/// A client of the protocol that is none of ours.
+/// A client of the protocol that is not our worker.
 struct Hostile {
     client: CoordinatorClient<Channel>,
     wnids: Vec<String>,
+    /// Number of names that it has registered with.
     names: u64,
-    /// Classes that it has failed.
+    /// Classes that it has reported as failed.
     failed: HashSet<String>,
 }
 
@@ -82,7 +83,7 @@ impl Hostile {
         Ok(self.client.register(request).await?.into_inner().session_id)
     }
 
-    /// Leases that are there at once.
+    /// Returns the leases that are granted within 200 ms.
     async fn acquire(&mut self, session_id: u64, max: u32) -> Vec<proto::Lease> {
         let request = proto::AcquireRequest { session_id, max, held: vec![] };
         let call = tokio::time::timeout(Duration::from_millis(200), self.client.acquire(request));
@@ -118,18 +119,19 @@ impl Hostile {
         self.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.map(drop)
     }
 
-    async fn asks_to_wait(&mut self, session_id: u64) -> Result<(), Status> {
-        let says = proto::Observation { session_id, refusals: 1, retry_after_ms: 15 * 60 * 1000, ..Default::default() };
-        let mut budgets = self.client.pace(stream::iter([says])).await?.into_inner();
-        let told = budgets.message().await?.unwrap_or_default();
-        assert!(told.quiet_ms > 800_000 || told.quiet_ms == 0, "{told:?}");
+    async fn report_retry_after(&mut self, session_id: u64) -> Result<(), Status> {
+        let observation =
+            proto::Observation { session_id, refusals: 1, retry_after_ms: 15 * 60 * 1000, ..Default::default() };
+        let mut budgets = self.client.pace(stream::iter([observation])).await?.into_inner();
+        let budget = budgets.message().await?.unwrap_or_default();
+        assert!(budget.quiet_ms > 800_000 || budget.quiet_ms == 0, "{budget:?}");
         Ok(())
     }
 
-    /// Does its worst once; gives how often it has tried.
+    /// Runs the attack once; returns the number of attempts.
     async fn attack(&mut self, attack: Attack) -> Result<u64, Status> {
         match attack {
-            Attack::Guesses => {
+            Attack::GuessTokens => {
                 let session = self.register(1, vec![], false).await?;
                 for guess in 1..=100 {
                     let token = (1 << 32) + guess;
@@ -139,7 +141,7 @@ impl Hostile {
                 self.leave(session).await?;
                 Ok(100 * self.wnids.len() as u64)
             }
-            Attack::Hoards => {
+            Attack::HoardLeases => {
                 let session = self.register(1, vec![], false).await?;
                 let leases = self.acquire(session, 4096).await;
                 let more = self.acquire(session, 4096).await;
@@ -148,7 +150,7 @@ impl Hostile {
                 self.leave(session).await?;
                 Ok(2)
             }
-            Attack::Claims => {
+            Attack::ClaimOldTokens => {
                 for token in [1, (1 << 32) - 1, 1 << 32] {
                     let held =
                         self.wnids.iter().map(|wnid| proto::Held { wnid: wnid.clone(), token, ..Default::default() });
@@ -157,40 +159,41 @@ impl Hostile {
                 }
                 Ok(3)
             }
-            Attack::FailsUnderNewNames => {
-                // As many as would open the breaker; more would only make the test longer.
+            Attack::FailWithNewNames => {
+                // 14 failures would open the circuit breaker; more would only make the test longer.
                 if self.names >= 14 {
                     sleep(Duration::from_millis(50)).await;
                     return Ok(0);
                 }
                 let session = self.register(1, vec![], false).await?;
                 let granted = self.acquire(session, 1).await;
-                // A class that two workers have failed has failed; these would be the same one.
+                // Two failures settle a class as failed. A second failure of the same class would
+                // count as one of another worker, because the names differ.
                 let new = granted.into_iter().filter(|lease| self.failed.insert(lease.wnid.clone()));
                 let leases: Vec<_> = new.map(|lease| (lease.wnid, lease.token)).collect();
                 self.fail(session, leases.into_iter(), "no answer", proto::Suspect::Origin).await?;
                 self.leave(session).await?;
                 Ok(1)
             }
-            Attack::AsksToWait => {
+            Attack::ReportRetryAfter => {
                 let session = self.register(1, vec![], false).await?;
-                self.asks_to_wait(session).await?;
+                self.report_retry_after(session).await?;
                 self.leave(session).await?;
                 sleep(Duration::from_millis(500)).await;
                 Ok(1)
             }
-            Attack::Storages => {
+            Attack::RegisterStorages => {
                 self.register(1, vec![], true).await?;
                 sleep(Duration::from_millis(50)).await;
                 Ok(1)
             }
-            Attack::Escapes => {
+            Attack::SendEscapes => {
                 let session = self.register(1, vec![], false).await?;
                 let message = "\u{1}\u{202e}".repeat(500_000);
                 let guessed = std::iter::once((self.wnids[0].clone(), 1));
                 self.fail(session, guessed, &message, proto::Suspect::Host).await?;
                 let refused = self.fail(session, std::iter::once((message, 1)), "", proto::Suspect::Host).await;
-                let refused = refused.expect_err("that is no class");
+                let refused = refused.expect_err("the class id is invalid");
                 assert!(refused.message().len() < 1000, "{} bytes", refused.message().len());
                 self.leave(session).await?;
                 sleep(Duration::from_millis(50)).await;
@@ -200,14 +203,14 @@ impl Hostile {
     }
 }
 
-/// The hostile worker at work, until it is stopped.
-struct Attacking {
+/// The thread of the running hostile worker.
+struct RunningAttack {
     stop: Arc<AtomicBool>,
     tries: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
-impl Attacking {
+impl RunningAttack {
     fn start(attack: Attack, address: SocketAddr, wnids: Vec<String>) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let tries = Arc::<AtomicU64>::default();
@@ -222,7 +225,7 @@ impl Attacking {
                 while !until.load(Ordering::Relaxed) {
                     match hostile.attack(attack).await {
                         Ok(times) => drop(counted.fetch_add(times, Ordering::Relaxed)),
-                        // The coordinator is not there yet, or not any more.
+                        // The coordinator has not started yet or has ended.
                         Err(_) => sleep(Duration::from_millis(20)).await,
                     }
                 }
@@ -238,38 +241,38 @@ impl Attacking {
     #[track_caller]
     fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("what it was told is as it must be");
+        self.thread.join().expect("the answers to the attack are as expected");
     }
 }
 
-/// Two honest workers do all classes beside an attack. Gives how long that takes, and how often the
-/// attack was tried.
+/// Two honest workers complete all classes during an attack. Returns the duration and the number of
+/// attempts of the attack.
 #[track_caller]
-fn job(classes: u64, attack: Option<Attack>) -> (Duration, u64) {
+fn run_job(classes: u64, attack: Option<Attack>) -> (Duration, u64) {
     let fleet = Fleet::new(classes, 5, 10_000..20_000, &["--max-connections", "8"]);
     fleet.origin.limit_rate(RATE);
     let mut coordinator = fleet.start_coordinator();
     coordinator.wait_for_http();
     let wnids = fleet.tars.iter().map(|(wnid, _)| wnid.clone()).collect();
-    let attacking = attack.filter(|attack| *attack != Attack::Storages);
-    let attacking = attacking.map(|attack| Attacking::start(attack, fleet.address(), wnids));
+    let attacking = attack.filter(|attack| *attack != Attack::RegisterStorages);
+    let attacking = attacking.map(|attack| RunningAttack::start(attack, fleet.address(), wnids));
     let begun = Instant::now();
     let workers = ["one", "other"].map(|name| fleet.start_worker(name, SLOTS));
-    // Those put off the first grant, within a bound of minutes. Once there is one they put off
-    // nothing.
+    // Registrations of new storages delay the first grant, by at most some minutes. After the first
+    // grant they delay nothing.
     let attacking = attacking.or_else(|| {
         let attack = attack?;
         fleet.wait_for_gets(&fleet.tars[0].0, 1, Duration::from_mins(1));
         let wnids = fleet.tars.iter().map(|(wnid, _)| wnid.clone()).collect();
-        Some(Attacking::start(attack, fleet.address(), wnids))
+        Some(RunningAttack::start(attack, fleet.address(), wnids))
     });
     for worker in workers {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{attack:?}: {}", finished.stderr);
     }
     let took = begun.elapsed();
-    let tries = attacking.as_ref().map_or(0, Attacking::tries);
-    attacking.into_iter().for_each(Attacking::stop);
+    let tries = attacking.as_ref().map_or(0, RunningAttack::tries);
+    attacking.into_iter().for_each(RunningAttack::stop);
     assert_ended(&fleet, coordinator, classes);
     (took, tries)
 }
@@ -282,44 +285,44 @@ fn assert_ended(fleet: &Fleet, coordinator: Running, classes: u64) {
 }
 
 #[track_caller]
-fn honest_workers_do_all_classes_beside(attack: Attack) {
-    let (_, tries) = job(24, Some(attack));
-    assert!(tries > 0, "the attack was never tried");
+fn assert_honest_workers_complete_all_classes_during(attack: Attack) {
+    let (_, tries) = run_job(24, Some(attack));
+    assert!(tries > 0, "the attack made no attempt");
 }
 
 #[test]
 fn failures_with_guessed_tokens_settle_nothing() {
-    honest_workers_do_all_classes_beside(Attack::Guesses);
+    assert_honest_workers_complete_all_classes_during(Attack::GuessTokens);
 }
 
 #[test]
-fn a_worker_with_one_slot_that_asks_for_thousands_of_leases_holds_one() {
-    honest_workers_do_all_classes_beside(Attack::Hoards);
+fn a_worker_with_one_slot_that_requests_thousands_of_leases_holds_one() {
+    assert_honest_workers_complete_all_classes_during(Attack::HoardLeases);
 }
 
 #[test]
-fn classes_that_are_claimed_under_old_tokens_stay_with_the_others() {
-    honest_workers_do_all_classes_beside(Attack::Claims);
+fn claims_with_old_tokens_do_not_take_classes_from_other_workers() {
+    assert_honest_workers_complete_all_classes_during(Attack::ClaimOldTokens);
 }
 
 #[test]
-fn failures_under_new_names_pause_nobody() {
-    honest_workers_do_all_classes_beside(Attack::FailsUnderNewNames);
+fn failures_reported_with_new_names_do_not_pause_the_job() {
+    assert_honest_workers_complete_all_classes_during(Attack::FailWithNewNames);
 }
 
 #[test]
-fn a_wait_of_a_worker_that_leaves_holds_nobody_up() {
-    honest_workers_do_all_classes_beside(Attack::AsksToWait);
+fn a_retry_after_reported_by_a_worker_that_leaves_delays_no_other_worker() {
+    assert_honest_workers_complete_all_classes_during(Attack::ReportRetryAfter);
 }
 
 #[test]
-fn new_storages_hold_up_no_fleet_that_is_at_work() {
-    honest_workers_do_all_classes_beside(Attack::Storages);
+fn new_storages_do_not_delay_a_running_fleet() {
+    assert_honest_workers_complete_all_classes_during(Attack::RegisterStorages);
 }
 
 #[test]
-fn messages_of_escapes_are_cut_short() {
-    honest_workers_do_all_classes_beside(Attack::Escapes);
+fn messages_of_control_characters_are_truncated() {
+    assert_honest_workers_complete_all_classes_during(Attack::SendEscapes);
 }
 
 #[test]
@@ -332,8 +335,8 @@ fn rates() {
     let classes = 64;
     for attack in Attack::ALL {
         let pair = |_| {
-            let (alone, _) = job(classes, None);
-            let (beside, tries) = job(classes, Some(attack));
+            let (alone, _) = run_job(classes, None);
+            let (beside, tries) = run_job(classes, Some(attack));
             (alone.as_secs_f64() / beside.as_secs_f64(), tries)
         };
         let mut ratios: Vec<(f64, u64)> = (0..pairs).map(pair).collect();
@@ -343,9 +346,9 @@ fn rates() {
     }
 }
 
-/// Leases all classes, names them with every renewal, and receives nothing. Returns when it was told
-/// to give all of them up.
-async fn hoards(address: SocketAddr, classes: u64, all_are_leased: &AtomicBool) -> Result<(), Status> {
+/// Leases all classes, reports them as held in every renewal, and receives no bytes. Returns when
+/// the coordinator has revoked all of the leases.
+async fn hold_all_leases(address: SocketAddr, classes: u64, all_are_leased: &AtomicBool) -> Result<(), Status> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
     let mut hostile =
         Hostile { client: CoordinatorClient::new(channel), wnids: vec![], names: 0, failed: HashSet::new() };
@@ -365,34 +368,36 @@ async fn hoards(address: SocketAddr, classes: u64, all_are_leased: &AtomicBool) 
 }
 
 #[test]
-fn a_worker_that_leases_every_class_and_receives_nothing_keeps_none_of_them() {
+fn a_worker_that_leases_every_class_and_receives_nothing_loses_all_leases() {
     let classes = 12;
     let fleet = Fleet::new(classes, 5, 10_000..20_000, &["--timeout", "1s", "--lease-ttl", "3s"]);
     let mut coordinator = fleet.start_coordinator();
     coordinator.wait_for_http();
-    let (address, all_are_leased) = (fleet.address(), Arc::<AtomicBool>::default());
-    let is_told = Arc::clone(&all_are_leased);
+    let address = fleet.address();
+    let all_are_leased = Arc::<AtomicBool>::default();
+    let leased = Arc::clone(&all_are_leased);
     let hostile = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(hoards(address, classes, &is_told))
+        runtime.block_on(hold_all_leases(address, classes, &leased))
     });
-    tests::wait::wait_for("the hostile worker has all classes", Duration::from_mins(1), || {
+    tests::wait::wait_for("the hostile worker holds all leases", Duration::from_mins(1), || {
         all_are_leased.load(Ordering::Relaxed)
     });
     let worker = fleet.start_worker("honest", SLOTS).wait();
     assert_eq!(worker.code, Some(0), "{}", worker.stderr);
     assert_ended(&fleet, coordinator, classes);
     // The coordinator may have ended before the last renewal.
-    drop(hostile.join().expect("it was granted all classes"));
+    drop(hostile.join().expect("the hostile worker was granted all classes"));
 }
 
-/// Classes that have failed, and those of them that one report says are there after all.
+/// Number of classes that have failed.
 const FAILED: u32 = 20_400;
+/// Number of failed classes that one report corrects to complete.
 const CORRECTED: usize = 4096;
 
-/// Beside it another worker renews; gives how long the report took, and the slowest renewal
-/// meanwhile.
-async fn corrections(address: SocketAddr) -> Result<(Duration, Duration), Status> {
+/// Sends a report of corrections while another worker renews. Returns the duration of the report
+/// and that of the slowest renewal during it.
+async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), Status> {
     let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
     let client = CoordinatorClient::new(channel);
     let mut worker = Hostile { client: client.clone(), wnids: vec![], names: 0, failed: HashSet::new() };
@@ -435,7 +440,7 @@ fn a_report_of_thousands_of_corrections_is_answered() {
     let job = tests::cluster::Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
     let coordinator = job.start_coordinator();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (took, slowest) = runtime.block_on(corrections(coordinator.address)).expect("it is answered");
+    let (took, slowest) = runtime.block_on(send_corrections(coordinator.address)).expect("the report is answered");
     println!("{CORRECTED} corrections of {FAILED} failures: {took:?}; slowest renewal meanwhile: {slowest:?}");
     assert_eq!(job.failures().len(), FAILED as usize - CORRECTED);
     coordinator.running.kill();

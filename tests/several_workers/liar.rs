@@ -1,5 +1,5 @@
-//! A worker does not trust its coordinator: whatever the coordinator sends, the worker asks no
-//! address that it must not, neither spins nor panics nor grows without bound, and prints no
+//! A worker does not trust its coordinator. With any answers from the coordinator, the worker
+//! connects to no forbidden address, does not spin, panic or use unbounded memory, and prints no
 //! control characters.
 
 use std::{fs, net::Ipv4Addr, path::Path, thread, time::Duration};
@@ -21,23 +21,24 @@ use crate::{
 };
 
 const WNID: &str = "n00000001";
-/// For so long a worker is watched with each lie.
-const WATCHED: Duration = Duration::from_millis(1500);
-/// Calls of all kinds in that time: renewals ten times a second, questions for leases too, and a
-/// few more.
-const MOST_CALLS: usize = 60;
-/// Of a debug build that decodes a megabyte with each answer.
-const MOST_CPU: Duration = Duration::from_millis(1200);
-const MOST_MEMORY: u64 = 128 << 20;
-/// What a worker does after a false statement of its coordinator.
+/// Time for which the worker is measured with each false answer.
+const MEASURED: Duration = Duration::from_millis(1500);
+/// Maximum number of calls of all kinds in that time: ten renewals and ten `Acquire` calls per
+/// second, and some more.
+const MAX_CALLS: usize = 60;
+/// Maximum CPU time of a debug build that decodes 1 MB in each answer.
+const MAX_CPU: Duration = Duration::from_millis(1200);
+/// Maximum peak memory, in bytes.
+const MAX_MEMORY: u64 = 128 << 20;
+/// The expected behaviour of a worker after a false answer of its coordinator.
 #[derive(Debug, Clone, Copy)]
 enum Expected {
-    /// It works on, within the bounds.
-    Lives,
-    /// It ends with 2 and one sentence that has these words.
+    /// The worker continues, within the limits.
+    Continues,
+    /// The worker ends with exit code 2 and one error message that contains this text.
     Ends(&'static str),
 }
-use Expected::{Ends, Lives};
+use Expected::{Continues, Ends};
 
 fn headers(count: usize, bytes: usize) -> Lies {
     let header = move |number| proto::Header { name: format!("A{number}"), value: vec![b'b'; bytes] };
@@ -68,55 +69,60 @@ fn wnids(count: u32) -> Vec<String> {
     (1..=count).map(|number| format!("n{number:08}")).collect()
 }
 
-/// Durations, epochs and sessions.
+/// False durations, epochs and sessions.
 fn lies_about_the_session() -> Vec<(&'static str, Lies, Expected)> {
     vec![
-        ("renew never", Lies::in_registrations(|reply| reply.renew_ms = u64::MAX), Lives),
-        ("renew at once", Lies::in_registrations(|reply| reply.renew_ms = 0), Lives),
-        ("renew each millisecond", Lies::in_registrations(|reply| reply.renew_ms = 1), Lives),
-        ("a lease for ever", Lies::in_registrations(|reply| reply.ttl_ms = u64::MAX), Lives),
-        ("all for ever", Lies::in_registrations(|reply| (reply.ttl_ms, reply.renew_ms) = (u64::MAX, u64::MAX)), Lives),
-        ("no time to live", Lies::in_registrations(|reply| reply.ttl_ms = 0), Ends("its leases live for 0 ms")),
+        ("the longest renewal interval", Lies::in_registrations(|reply| reply.renew_ms = u64::MAX), Continues),
+        ("a renewal interval of 0 ms", Lies::in_registrations(|reply| reply.renew_ms = 0), Continues),
+        ("a renewal interval of 1 ms", Lies::in_registrations(|reply| reply.renew_ms = 1), Continues),
+        ("the longest lease", Lies::in_registrations(|reply| reply.ttl_ms = u64::MAX), Continues),
         (
-            "no time at all",
+            "the longest lease and interval",
+            Lies::in_registrations(|reply| (reply.ttl_ms, reply.renew_ms) = (u64::MAX, u64::MAX)),
+            Continues,
+        ),
+        ("leases of 0 ms", Lies::in_registrations(|reply| reply.ttl_ms = 0), Ends("its leases live for 0 ms")),
+        (
+            "leases and interval of 0 ms",
             Lies::in_registrations(|reply| (reply.ttl_ms, reply.renew_ms) = (0, 0)),
             Ends("live for 0 ms"),
         ),
-        ("a millisecond to live", Lies::in_registrations(|reply| reply.ttl_ms = 1), Ends("its leases live for 1 ms")),
-        ("epoch 0", Lies::in_registrations(|reply| reply.epoch = 0), Lives),
-        ("the last epoch", Lies::in_registrations(|reply| reply.epoch = u32::MAX), Lives),
-        ("session 0", Lies::in_registrations(|reply| reply.session_id = 0), Lives),
-        ("the last session", Lies::in_registrations(|reply| reply.session_id = u64::MAX), Lives),
+        ("leases of 1 ms", Lies::in_registrations(|reply| reply.ttl_ms = 1), Ends("its leases live for 1 ms")),
+        ("epoch 0", Lies::in_registrations(|reply| reply.epoch = 0), Continues),
+        ("the last epoch", Lies::in_registrations(|reply| reply.epoch = u32::MAX), Continues),
+        ("session 0", Lies::in_registrations(|reply| reply.session_id = 0), Continues),
+        ("the last session", Lies::in_registrations(|reply| reply.session_id = u64::MAX), Continues),
         ("no job", Lies::in_registrations(|reply| reply.job = None), Ends("sent no job")),
-        ("counts that overflow", Lies::in_registrations(|reply| reply.status = Some(status())), Lives),
-        ("what is not held is dropped", Lies::in_registrations(|reply| reply.drop_leases = held(80_000)), Lives),
-        ("a refusal that steers the terminal", Lies::refusal(STEERS), Ends("\\u{1b}[2J")),
-        ("a long refusal", Lies::refusal(&"\u{9b}".repeat(2000)), Ends("\\u{9b}\\u{9b}")),
+        ("counts that overflow", Lies::in_registrations(|reply| reply.status = Some(status())), Continues),
+        ("drop leases that are not held", Lies::in_registrations(|reply| reply.drop_leases = held(80_000)), Continues),
+        ("a rejection with control characters", Lies::refusal(STEERS), Ends("\\u{1b}[2J")),
+        ("a long rejection", Lies::refusal(&"\u{9b}".repeat(2000)), Ends("\\u{9b}\\u{9b}")),
     ]
 }
 
+/// False job options.
 fn lies_about_the_job() -> Vec<(&'static str, Lies, Expected)> {
     vec![
-        ("no timeout", Lies::in_the_job(|job| job.timeout_ms = 0), Lives),
-        ("a timeout for ever", Lies::in_the_job(|job| job.timeout_ms = u64::MAX), Lives),
-        ("retries for ever", Lies::in_the_job(|job| job.retries = u32::MAX), Lives),
+        ("no timeout", Lies::in_the_job(|job| job.timeout_ms = 0), Continues),
+        ("the longest timeout", Lies::in_the_job(|job| job.timeout_ms = u64::MAX), Continues),
+        ("the most retries", Lies::in_the_job(|job| job.retries = u32::MAX), Continues),
         ("300 headers", headers(300, 1), Ends("its request headers are 300")),
         ("40,000 headers", headers(40_000, 1), Ends("its request headers are 40000")),
         ("long headers", headers(10, 90_000), Ends("its bytes of request headers are")),
         (
-            "a header that steers the terminal",
+            "a header with control characters",
             Lies::in_the_job(|job| job.headers = vec![proto::Header { name: STEERS.to_owned(), value: Vec::new() }]),
             Ends("use the request header \"\\u{1b}[2J"),
         ),
         (
-            "certificates without end",
+            "900 kB of certificates",
             Lies::in_the_job(|job| job.ca_pem = vec![b'-'; 900_000]),
             Ends("its bytes of certificates"),
         ),
-        ("an answer that is too long", Lies::in_the_job(|job| job.ca_pem = vec![b'-'; 3_000_000]), Lives),
+        ("an answer that is too long", Lies::in_the_job(|job| job.ca_pem = vec![b'-'; 3_000_000]), Continues),
         ("no URL", Lies::in_the_job(|job| job.url_template.clear()), Ends("it is no URL")),
         (
-            "a file",
+            "a file URL",
             Lies::in_the_job(|job| "file:///etc/passwd".clone_into(&mut job.url_template)),
             Ends("its scheme is file:"),
         ),
@@ -126,15 +132,20 @@ fn lies_about_the_job() -> Vec<(&'static str, Lies, Expected)> {
             Ends("bytes of URL"),
         ),
         (
-            "a URL that steers",
+            "a URL with control characters",
             Lies::in_the_job(|job| job.url_template = format!("http://{STEERS}/")),
             Ends("it is no URL"),
         ),
-        ("a run that steers", Lies::in_the_job(|job| STEERS.clone_into(&mut job.run_id)), Ends("the id of its run")),
-        ("a long run", Lies::in_the_job(|job| job.run_id = "a".repeat(100_000)), Ends("the id of its run")),
+        (
+            "a run id with control characters",
+            Lies::in_the_job(|job| STEERS.clone_into(&mut job.run_id)),
+            Ends("the id of its run"),
+        ),
+        ("a long run id", Lies::in_the_job(|job| job.run_id = "a".repeat(100_000)), Ends("the id of its run")),
     ]
 }
 
+/// False answers to renewals, `Acquire` calls and reports.
 fn lies_in_answers() -> Vec<(&'static str, Lies, Expected)> {
     let again = |reply: &mut proto::AcquireReply| reply.leases = vec![lease(WNID, 5); 3];
     let odd = |reply: &mut proto::AcquireReply| {
@@ -146,21 +157,29 @@ fn lies_in_answers() -> Vec<(&'static str, Lies, Expected)> {
     };
     let reregister = proto::Directive::Reregister;
     vec![
-        ("drop 80,000 leases", Lies::in_renewals(|reply| reply.drop_leases = held(80_000)), Lives),
-        ("always register again", Lies::in_renewals(move |reply| reply.directive = reregister.into()), Lives),
-        ("ask again and again", Lies::in_grants(move |reply| reply.directive = reregister.into()), Lives),
-        ("a directive of the future", Lies::in_renewals(|reply| reply.directive = 99), Lives),
-        ("the same lease again", Lies::in_grants(again), Lives),
-        ("leases of no classes", Lies::in_grants(odd), Lives),
-        ("50,000 leases of no classes", Lies::in_grants(|reply| reply.leases = vec![lease("", 1); 50_000]), Lives),
-        ("a trace that steers", Lies::in_grants(traced), Lives),
-        ("counts of grants", Lies::in_grants(|reply| reply.status = Some(status())), Lives),
-        ("settled 60,000 times", Lies::in_receipts(|reply| reply.acked = wnids(60_000)), Lives),
-        ("counts of receipts", Lies::in_receipts(|reply| reply.status = Some(status())), Lives),
+        ("drop 80,000 leases", Lies::in_renewals(|reply| reply.drop_leases = held(80_000)), Continues),
+        ("always register again", Lies::in_renewals(move |reply| reply.directive = reregister.into()), Continues),
+        (
+            "register again after each grant",
+            Lies::in_grants(move |reply| reply.directive = reregister.into()),
+            Continues,
+        ),
+        ("an unknown directive", Lies::in_renewals(|reply| reply.directive = 99), Continues),
+        ("the same lease again", Lies::in_grants(again), Continues),
+        ("leases of invalid classes", Lies::in_grants(odd), Continues),
+        (
+            "50,000 leases of invalid classes",
+            Lies::in_grants(|reply| reply.leases = vec![lease("", 1); 50_000]),
+            Continues,
+        ),
+        ("a trace with control characters", Lies::in_grants(traced), Continues),
+        ("counts of grants", Lies::in_grants(|reply| reply.status = Some(status())), Continues),
+        ("settled 60,000 times", Lies::in_receipts(|reply| reply.acked = wnids(60_000)), Continues),
+        ("counts of receipts", Lies::in_receipts(|reply| reply.status = Some(status())), Continues),
     ]
 }
 
-/// Budgets of connections, rates and pauses.
+/// Budgets with extreme limits of connections, rates and pauses.
 fn budgets() -> Vec<proto::Budget> {
     let most = u64::MAX;
     let all = |number: u64, connections| proto::Budget {
@@ -180,36 +199,36 @@ fn budgets() -> Vec<proto::Budget> {
     ]
 }
 
-/// Processor time of a process, and the most memory that it had; none once it has ended.
+/// CPU time and peak memory of a process; `None` after its end.
 fn cost(process: u32) -> Option<(Duration, u64)> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<u64> =
         stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map_while(|field| field.parse().ok()).collect();
     let peak = memory::of(process).ok()?.peak;
-    // A hundred ticks a second, on every Linux. A process that has ended holds nothing.
+    // `USER_HZ` is 100 per second on Linux. A process that has ended has no memory.
     (peak > 0).then(|| (Duration::from_millis(fields.iter().sum::<u64>() * 10), peak))
 }
 
 fn calls(coordinator: &Scripted) -> usize {
-    let told = coordinator.told();
-    told.registrations.len() + told.renewals + told.acquires + told.reports.len()
+    let calls = coordinator.told();
+    calls.registrations.len() + calls.renewals + calls.acquires + calls.reports.len()
 }
 
-/// Fails if the text has characters that a terminal interprets.
+/// Panics if the text contains characters that a terminal interprets.
 #[track_caller]
 fn assert_printable(what: &str, text: &str) {
     let plain = |character: char| character == ' ' || character == '\n' || character.is_ascii_graphic();
-    let steers = |character: &char| STEERS.contains(*character) && !plain(*character);
-    let found: Vec<char> = text.chars().filter(steers).collect();
+    let is_interpreted = |character: &char| STEERS.contains(*character) && !plain(*character);
+    let found: Vec<char> = text.chars().filter(is_interpreted).collect();
     assert!(found.is_empty(), "{what}: {found:?} in {text:?}");
     assert!(!text.lines().any(|line| line.starts_with("INFO forged")), "{what}: {text}");
 }
 
-/// Tells one worker a lie; gives what was wrong with what it did.
-fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), String> {
+/// Runs one worker with false answers. The error lists the limits and expectations it violated.
+fn try_lie(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), String> {
     let origin = Origin::start();
     origin.class(WNID, images(WNID, 10, 8000..12_000, 1));
-    // It is held for as long as the worker is watched.
+    // Slow enough that the class is in progress for the whole measurement.
     origin.limit_rate(5000);
     let job = Job::new();
     let coordinator = Scripted::start(&origin);
@@ -226,14 +245,14 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
     wait_until(Duration::from_secs(30), || (!coordinator.told().registrations.is_empty()).then_some(()));
     let before = cost(process);
     let made = calls(&coordinator);
-    // The time is what is measured, nothing is waited for.
-    thread::sleep(if ends { Duration::ZERO } else { WATCHED });
+    // This sleep is the measured period; it does not wait for an event.
+    thread::sleep(if ends { Duration::ZERO } else { MEASURED });
     let after = cost(process);
     let made = calls(&coordinator) - made;
     let mut wrong = Vec::new();
     if let (Some((cpu, _)), Some((later, peak))) = (before, after) {
         let busy = later.saturating_sub(cpu);
-        if busy > MOST_CPU || made > MOST_CALLS || peak > MOST_MEMORY {
+        if busy > MAX_CPU || made > MAX_CALLS || peak > MAX_MEMORY {
             wrong.push(format!("{busy:?} busy, {made} calls, {} MiB", peak >> 20));
         }
     }
@@ -241,7 +260,7 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
     coordinator.answers().job_done = true;
     let finished = worker.wait();
     let code = match expected {
-        Lives => 0,
+        Continues => 0,
         Ends(_) => 2,
     };
     if finished.code != Some(code) || finished.stderr.contains("panicked") {
@@ -258,49 +277,50 @@ fn tell(what: &str, lies: &Lies, pace: Pace, expected: Expected) -> Result<(), S
     if wrong.is_empty() { Ok(()) } else { Err(format!("{what}: {}", wrong.join("; "))) }
 }
 
-/// Tells all of them, some at a time; prints how many were told and held.
+/// Runs one worker for each entry of `lies`, six at a time. Prints the number of entries and of
+/// workers that passed.
 #[track_caller]
-#[expect(clippy::print_stdout, reason = "figures for people")]
-fn tell_all(kind: &str, lies: &[(&'static str, Lies, Expected)], paces: &[Pace]) {
+#[expect(clippy::print_stdout, reason = "figures for the reader of the test output")]
+fn try_all(kind: &str, lies: &[(&'static str, Lies, Expected)], paces: &[Pace]) {
     let mut wrong = Vec::new();
     for some in lies.iter().zip(paces.iter().cycle()).collect::<Vec<_>>().chunks(6) {
-        let told: Vec<_> = thread::scope(|scope| {
-            let telling: Vec<_> = some
+        let results: Vec<_> = thread::scope(|scope| {
+            let running: Vec<_> = some
                 .iter()
-                .map(|((what, lies, expected), pace)| scope.spawn(move || tell(what, lies, **pace, *expected)))
+                .map(|((what, lies, expected), pace)| scope.spawn(move || try_lie(what, lies, **pace, *expected)))
                 .collect();
-            telling.into_iter().map(|told| told.join().unwrap_or_else(|_| Err("panicked".to_owned()))).collect()
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("panicked".to_owned()))).collect()
         });
-        wrong.extend(told.into_iter().filter_map(Result::err));
+        wrong.extend(results.into_iter().filter_map(Result::err));
     }
-    println!("{kind}: {} lies told, {} held", lies.len(), lies.len() - wrong.len());
+    println!("{kind}: {} false answers tried, {} passed", lies.len(), lies.len() - wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn no_lie_about_the_session_makes_a_worker_spin_panic_or_grow() {
-    tell_all("session", &lies_about_the_session(), &[Pace::Unknown]);
+fn false_session_data_does_not_make_a_worker_spin_panic_or_use_unbounded_memory() {
+    try_all("session", &lies_about_the_session(), &[Pace::Unknown]);
 }
 
 #[test]
-fn no_lie_about_the_job_makes_a_worker_spin_panic_or_grow() {
-    tell_all("job", &lies_about_the_job(), &[Pace::Unknown]);
+fn false_job_options_do_not_make_a_worker_spin_panic_or_use_unbounded_memory() {
+    try_all("job", &lies_about_the_job(), &[Pace::Unknown]);
 }
 
 #[test]
-fn no_lie_in_an_answer_makes_a_worker_spin_panic_or_grow() {
-    tell_all("answers", &lies_in_answers(), &[Pace::Unknown]);
+fn false_answers_do_not_make_a_worker_spin_panic_or_use_unbounded_memory() {
+    try_all("answers", &lies_in_answers(), &[Pace::Unknown]);
 }
 
 #[test]
-fn no_budget_makes_a_worker_spin_panic_or_grow() {
+fn no_budget_makes_a_worker_spin_panic_or_use_unbounded_memory() {
     let paces: Vec<Pace> = budgets().into_iter().map(Pace::Budget).collect();
-    let lies: Vec<_> = paces.iter().map(|_| ("a budget", Lies::default(), Lives)).collect();
-    tell_all("budgets", &lies, &paces);
+    let lies: Vec<_> = paces.iter().map(|_| ("a budget", Lies::default(), Continues)).collect();
+    try_all("budgets", &lies, &paces);
 }
 
 #[test]
-fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
+fn commands_print_no_terminal_control_characters_from_a_coordinator() {
     let job = Job::new();
     let coordinator = Scripted::start(&Origin::start());
     let url = coordinator.url();
@@ -313,19 +333,19 @@ fn nothing_that_a_coordinator_says_to_people_steers_their_terminal() {
         (&["drain", "w"], 2),
         (&["resume"], 2),
     ] {
-        let told = job.start_with(words.iter().copied().chain(["--connect", &url])).wait();
-        assert_eq!(told.code, Some(code), "{words:?}: {} {}", told.stdout, told.stderr);
-        for text in [&told.stdout, &told.stderr] {
+        let finished = job.start_with(words.iter().copied().chain(["--connect", &url])).wait();
+        assert_eq!(finished.code, Some(code), "{words:?}: {} {}", finished.stdout, finished.stderr);
+        for text in [&finished.stdout, &finished.stderr] {
             assert_printable(&format!("{words:?}"), text);
         }
-        let said = if code == 0 { &told.stdout } else { &told.stderr };
-        assert!(said.contains("u{1b}[2J"), "{words:?} shows what was said, escaped: {said}");
+        let text = if code == 0 { &finished.stdout } else { &finished.stderr };
+        assert!(text.contains("u{1b}[2J"), "{words:?} prints the text of the coordinator escaped: {text}");
         tried += 1;
     }
-    println!("people: {tried} tried, {tried} held");
+    println!("commands: {tried} tried, {tried} passed");
 }
 
-/// Starts a worker on a host.
+/// Starts a worker in the network namespace of a host.
 fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flags: &[&str]) -> Running {
     let connect = coordinator.url();
     let target = target.to_str().expect("a plain path");
@@ -333,11 +353,11 @@ fn worker_on(host: &Host, job: &Job, coordinator: &Scripted, target: &Path, flag
     host.start_worker(job, always.into_iter().chain(flags.iter().copied()))
 }
 
-/// Where clouds serve credentials.
+/// The metadata address, at which cloud providers serve credentials.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 #[test]
-fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worker_reaches() {
+fn a_remote_coordinator_cannot_direct_a_worker_to_internal_addresses() {
     let Some((_network, [host, elsewhere])) = Network::of(["worker", "elsewhere"]) else { return };
     host.add_address(METADATA);
     host.know(&format!("{METADATA} metadata.test\n{} inside.test\n127.0.0.1 here.test\n", host.address));
@@ -348,12 +368,12 @@ fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worke
     }
     let coordinator = elsewhere.on(|| Scripted::start_at(elsewhere.address, &inside));
     let never = "has a link-local or reserved address, which is never asked";
-    let only_if_told = "start the worker with --allow-private-origin";
+    let only_if_allowed = "start the worker with --allow-private-origin";
     let mut tried = 0;
     for (origin, hosts, words) in [
         (&metadata, &["169.254.169.254", "2852039166", "[::ffff:a9fe:a9fe]", "metadata.test"][..], never),
-        (&inside, &["10.77.0.1", "[::ffff:10.77.0.1]", "inside.test"], only_if_told),
-        (&here, &["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "here.test"], only_if_told),
+        (&inside, &["10.77.0.1", "[::ffff:10.77.0.1]", "inside.test"], only_if_allowed),
+        (&here, &["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "here.test"], only_if_allowed),
     ] {
         for name in hosts {
             let url = format!("http://{name}:{}/{{wnid}}.tar", origin.address().port());
@@ -363,16 +383,16 @@ fn a_coordinator_elsewhere_cannot_send_a_worker_to_addresses_that_only_the_worke
             let finished = worker_on(&host, &job, &coordinator, job.target_path(), flags).wait();
             job.assert_could_not_run(&finished, &["failed to ask the origin: ", words]);
             assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
-            assert_eq!(origin.most_connections(), 0, "{name} was connected to");
+            assert_eq!(origin.most_connections(), 0, "the worker connected to {name}");
             tried += 1;
         }
     }
     assert!(coordinator.told().farewells.iter().all(|farewell| farewell.reason.contains("ask the origin")));
-    println!("addresses: {tried} tried, {tried} held");
+    println!("addresses: {tried} tried, {tried} passed");
 }
 
 #[test]
-fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_there() {
+fn a_worker_with_allow_private_origin_connects_to_it_and_follows_no_redirect_from_it() {
     let Some((_network, [host, elsewhere])) = Network::of(["worker", "elsewhere"]) else { return };
     host.add_address(METADATA);
     host.know(&format!("{METADATA} metadata.test\n"));
@@ -391,7 +411,7 @@ fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_the
         let coordinator = elsewhere.on(|| Scripted::start_at(elsewhere.address, &inside));
         coordinator.answers().leases = vec![lease(WNID, 5)];
         let worker = worker_on(&host, &job, &coordinator, job.target_path(), &["--allow-private-origin"]);
-        coordinator.wait_for("the class has ended", |told| !told.reports.is_empty());
+        coordinator.wait_for("the class is reported", |calls| !calls.reports.is_empty());
         coordinator.answers().job_done = true;
         assert_eq!(worker.wait().code, Some(0));
         match coordinator.told().results()[0].outcome.as_ref().and_then(|outcome| outcome.kind.clone()) {
@@ -401,6 +421,6 @@ fn a_worker_that_was_told_to_may_ask_a_private_origin_and_is_not_led_on_from_the
             }
             other => panic!("{name:?}: {other:?}"),
         }
-        assert_eq!(metadata.most_connections(), 0, "{name} was connected to");
+        assert_eq!(metadata.most_connections(), 0, "the worker connected to {name}");
     }
 }

@@ -1,5 +1,5 @@
-//! A class that its worker unpacks from a local tar: no byte of it comes from the origin, and it is
-//! not taken away for that.
+//! A class that its worker unpacks from a local tar: the worker keeps the lease although it
+//! receives no bytes from the origin.
 
 use std::{fs, mem, path::Path, process::Command, time::Duration};
 
@@ -13,7 +13,7 @@ use tests::{
 
 const WNID: &str = "n00000001";
 
-/// Delays each read of a tar, as a slow disk would.
+/// C source of a library that delays each read of a tar by 0.5 s, as a slow disk does.
 const SLOW_READS: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,19 +32,19 @@ ssize_t pread64(int file, void *buffer, size_t size, off64_t offset) {
 }
 "#;
 
-/// Builds a library for `LD_PRELOAD`, and gives its path.
+/// Builds the library for `LD_PRELOAD` and returns its path.
 fn slow_reads(folder: &Path) -> String {
     let [source, library] = ["slow_reads.c", "slow_reads.so"].map(|name| folder.join(name));
     fs::write(&source, SLOW_READS).expect("the folder is ours");
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").output();
-    let built = built.expect("there is a C compiler, which the programs need as well");
+    let built = built.expect("a C compiler, which the build of the programs needs as well, is installed");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     library.to_str().expect("a plain path").to_owned()
 }
 
 #[test]
-fn a_class_that_is_unpacked_from_a_local_tar_stays_with_its_worker_however_long_that_takes() {
-    // Without a byte of the origin a class is taken after 4 s; to read the tar takes twice that.
+fn a_worker_keeps_its_lease_while_it_unpacks_a_local_tar_slowly() {
+    // Without progress a lease is revoked after 4 s; reading the tar takes twice that time.
     let tar = images(WNID, 20, 200_000..220_000, 1);
     let mut fleet = Fleet::of(vec![(WNID.to_owned(), tar.clone())], &["--lease-ttl", "3s", "--timeout", "1s"]);
     let library = slow_reads(fleet.job.folder());
@@ -57,7 +57,7 @@ fn a_class_that_is_unpacked_from_a_local_tar_stays_with_its_worker_however_long_
 
     let coordinator = fleet.start_coordinator();
     let holder = fleet.start_worker_in(&with_tar, &fleet.url(), "with-tar", 1);
-    wait_for("the class is unpacked", Duration::from_secs(30), || {
+    wait_for("the class is being unpacked", Duration::from_secs(30), || {
         let entries = fs::read_dir(staging(&with_tar)).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with(WNID))
     });
@@ -67,7 +67,7 @@ fn a_class_that_is_unpacked_from_a_local_tar_stays_with_its_worker_however_long_
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
     fleet.job.assert_ended(&coordinator.wait(), 0, Table::of(1, 0, 0));
-    assert_eq!(fleet.gets(WNID), 0, "no worker needs the origin");
+    assert_eq!(fleet.gets(WNID), 0, "no worker requests the class from the origin");
     assert_class_is(&tar, &with_tar.join(WNID));
     assert!(!other.join(WNID).exists());
 }

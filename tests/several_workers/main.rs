@@ -1,4 +1,4 @@
-//! Workers and their coordinator: what each does when the other, or the host, does something out of the ordinary.
+//! Workers and their coordinator: how each handles unusual behaviour of the other or of the host.
 
 mod budget;
 mod copies;

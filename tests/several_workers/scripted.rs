@@ -1,4 +1,5 @@
-//! A coordinator that does what a test says and remembers what it was told: for what the real one does too seldom.
+//! A coordinator with scripted answers that records the calls it receives. It produces situations
+//! that the real coordinator produces too rarely for a test.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -18,84 +19,88 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::lies::{Lies, LyingAdmin};
 
-/// What it answers; a test may change it at any time.
+/// The answers of the scripted coordinator. A test may change them at any time.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     pub(crate) run: u32,
     pub(crate) epoch: u32,
-    /// Of renewals only, if it is another one.
+    /// The epoch in answers to renewals, if it differs from `epoch`.
     pub(crate) renewals_epoch: Option<u32>,
     pub(crate) ttl: Duration,
     pub(crate) survey: bool,
-    /// Given out one by one.
+    /// Leases still to be granted, one per call, from the end of the list.
     pub(crate) leases: Vec<proto::Lease>,
-    /// With each renewal.
+    /// Directive in each answer to a renewal.
     pub(crate) directive: proto::Directive,
     pub(crate) job_done: bool,
-    /// Settled classes of the one that the job has, in the answers to registrations and reports.
+    /// Number of settled classes in the answers to registrations and reports. The job has one
+    /// class.
     pub(crate) settled: u64,
-    /// Given with each registration.
+    /// Session id in each answer to a registration.
     pub(crate) session: u64,
     pub(crate) acquires: Acquires,
-    /// Reports that are answered without settling anything.
+    /// Number of further reports whose answers acknowledge no result.
     pub(crate) unsettled_reports: u32,
-    /// Reports that fail.
+    /// Number of further reports that fail as unavailable.
     pub(crate) failing_reports: u32,
+    /// Rejects each report as invalid.
     pub(crate) refuses_reports: bool,
     pub(crate) pace: Pace,
     pub(crate) lies: Lies,
 }
 
-/// Whether questions for leases are answered. One of a former session is told to register again.
+/// Whether `Acquire` calls are answered. The answer to a call with an old session id has the
+/// directive to register again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acquires {
     Answered,
     Held,
 }
 
-/// How it answers on the stream for the pace.
+/// How the coordinator answers on the budget stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As a coordinator of before there was one.
+    /// Rejects the call as unimplemented, as a coordinator without the budget stream does.
     Unknown,
-    /// No stream is opened, or one that is open breaks.
+    /// Rejects new streams as unavailable and ends open ones.
     Broken,
-    /// A stream, and no word on it.
+    /// Accepts the stream and sends nothing.
     Silent,
-    /// Told on each stream when it is new.
+    /// Sends this budget on each stream, once per stream and change.
     Budget(proto::Budget),
 }
 
-/// What it was told, each in its order.
+/// The recorded calls of each kind, in their order.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told {
+pub(crate) struct RecordedCalls {
     pub(crate) registrations: Vec<proto::RegisterRequest>,
     pub(crate) renewals: usize,
     pub(crate) acquires: usize,
-    /// With the number of questions for leases that came before.
+    /// Each report with the number of `Acquire` calls before it.
     pub(crate) reports: Vec<(usize, proto::ReportRequest)>,
     pub(crate) farewells: Vec<proto::LeaveRequest>,
     pub(crate) observations: Vec<proto::Observation>,
 }
 
-impl Told {
-    /// All results, in their order.
+impl RecordedCalls {
+    /// All results of all reports, in their order.
     pub(crate) fn results(&self) -> Vec<&proto::Result> {
         self.reports.iter().flat_map(|(_, report)| &report.results).collect()
     }
 }
 
+/// The state shared by the service and the test.
 #[derive(Debug)]
-struct Door {
+struct State {
     answers: Mutex<Answers>,
-    told: Mutex<Told>,
+    told: Mutex<RecordedCalls>,
     job: proto::JobOptions,
 }
 
-/// A running one; ends when it is dropped.
+/// A running scripted coordinator; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct Scripted {
-    door: Arc<Door>,
+    state: Arc<State>,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -111,22 +116,26 @@ impl Scripted {
     pub(crate) fn start_at(address: Ipv4Addr, origin: &Origin) -> Self {
         let listener = TcpListener::bind((address, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
-        let address = listener.local_addr().expect("it is bound");
-        let door = Arc::new(Door { answers: Mutex::new(Answers::default()), told: Mutex::default(), job: job(origin) });
+        let address = listener.local_addr().expect("the listener is bound");
+        let state =
+            Arc::new(State { answers: Mutex::new(Answers::default()), told: Mutex::default(), job: job(origin) });
         let (stop, stopped) = oneshot::channel();
-        let served = Served(Arc::clone(&door));
+        let service = ScriptedService(Arc::clone(&state));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let services = tonic::transport::Server::builder()
-                .add_service(CoordinatorServer::new(served))
+                .add_service(CoordinatorServer::new(service))
                 .add_service(AdminServer::new(LyingAdmin));
             let stopped = async { drop(stopped.await) };
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("it listens");
-                services.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped).await.expect("it serves");
+                let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is valid");
+                services
+                    .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped)
+                    .await
+                    .expect("the server ends without an error");
             });
         });
-        Self { door, address, stop: Some(stop), thread: Some(thread) }
+        Self { state, address, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -134,17 +143,17 @@ impl Scripted {
     }
 
     pub(crate) fn answers(&self) -> MutexGuard<'_, Answers> {
-        lock(&self.door.answers)
+        lock(&self.state.answers)
     }
 
-    pub(crate) fn told(&self) -> Told {
-        lock(&self.door.told).clone()
+    pub(crate) fn told(&self) -> RecordedCalls {
+        lock(&self.state.told).clone()
     }
 
-    /// Waits until what it was told is what was waited for.
+    /// Waits until the recorded calls satisfy the condition.
     #[track_caller]
-    pub(crate) fn wait_for(&self, what: &str, mut is_true: impl FnMut(&Told) -> bool) {
-        wait_for(what, Duration::from_secs(40), || is_true(&lock(&self.door.told)));
+    pub(crate) fn wait_for(&self, what: &str, mut is_true: impl FnMut(&RecordedCalls) -> bool) {
+        wait_for(what, Duration::from_secs(40), || is_true(&lock(&self.state.told)));
     }
 }
 
@@ -178,7 +187,7 @@ impl Default for Answers {
     }
 }
 
-/// A lease of a class.
+/// A lease of a class with a fencing token.
 pub(crate) fn lease(wnid: &str, token: u64) -> proto::Lease {
     proto::Lease { wnid: wnid.to_owned(), token, ..proto::Lease::default() }
 }
@@ -201,10 +210,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Served(Arc<Door>);
+/// The gRPC service of the scripted coordinator.
+struct ScriptedService(Arc<State>);
 
-impl Served {
-    fn has_something_to_say(&self) -> bool {
+impl ScriptedService {
+    fn has_news(&self) -> bool {
         let answers = lock(&self.0.answers);
         !answers.leases.is_empty() || answers.job_done || answers.lies.acquire.is_some()
     }
@@ -220,7 +230,7 @@ impl Served {
 }
 
 #[tonic::async_trait]
-impl Coordinator for Served {
+impl Coordinator for ScriptedService {
     type WatchStream =
         std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
     type PaceStream =
@@ -232,7 +242,7 @@ impl Coordinator for Served {
     ) -> Result<Response<proto::RegisterReply>, Status> {
         lock(&self.0.told).registrations.push(request.into_inner());
         let answers = lock(&self.0.answers).clone();
-        let ttl = u64::try_from(answers.ttl.as_millis()).expect("a short time");
+        let ttl = u64::try_from(answers.ttl.as_millis()).expect("the time fits into 64 bits");
         if let Some(words) = answers.lies.refusal {
             return Err(Status::invalid_argument(words));
         }
@@ -265,9 +275,9 @@ impl Coordinator for Served {
         while lock(&self.0.answers).acquires == Acquires::Held {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // A short long poll.
+        // A long poll of at most 0.5 s.
         for _ in 0..50 {
-            if self.has_something_to_say() {
+            if self.has_news() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -289,7 +299,7 @@ impl Coordinator for Served {
     async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
         let request = request.into_inner();
         let status = self.counts();
-        let mut told = lock(&self.0.told);
+        let mut recorded = lock(&self.0.told);
         let mut answers = lock(&self.0.answers);
         if answers.refuses_reports {
             return Err(Status::invalid_argument("these are no results"));
@@ -301,8 +311,8 @@ impl Coordinator for Served {
         let settles = answers.unsettled_reports == 0;
         answers.unsettled_reports = answers.unsettled_reports.saturating_sub(1);
         let acked = request.results.iter().filter(|_| settles).map(|result| result.wnid.clone()).collect();
-        let acquires = told.acquires;
-        told.reports.push((acquires, request));
+        let acquires = recorded.acquires;
+        recorded.reports.push((acquires, request));
         let directive = proto::Directive::Continue.into();
         let reply = proto::ReportReply { acked, directive, status: Some(status), ..proto::ReportReply::default() };
         Ok(Response::new(Lies::told(answers.lies.report.as_ref(), reply)))
@@ -314,7 +324,7 @@ impl Coordinator for Served {
     }
 
     async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("nobody watches here"))
+        Err(Status::unimplemented("this coordinator has no watch stream"))
     }
 
     async fn pace(
@@ -322,20 +332,21 @@ impl Coordinator for Served {
         observations: Request<tonic::Streaming<proto::Observation>>,
     ) -> Result<Response<Self::PaceStream>, Status> {
         match lock(&self.0.answers).pace {
-            Pace::Unknown => return Err(Status::unimplemented("there is no budget here")),
+            Pace::Unknown => return Err(Status::unimplemented("this coordinator has no budget stream")),
             Pace::Broken => return Err(Status::unavailable("not now")),
             Pace::Silent | Pace::Budget(_) => {}
         }
-        let stream = Budgets { door: Arc::clone(&self.0), observations: observations.into_inner(), told: None };
+        let stream = Budgets { state: Arc::clone(&self.0), observations: observations.into_inner(), sent: None };
         Ok(Response::new(Box::pin(stream::try_unfold(stream, Budgets::next))))
     }
 }
 
-/// A stream for the pace.
+/// One budget stream.
 struct Budgets {
-    door: Arc<Door>,
+    state: Arc<State>,
     observations: tonic::Streaming<proto::Observation>,
-    told: Option<proto::Budget>,
+    /// The last budget sent.
+    sent: Option<proto::Budget>,
 }
 
 impl Budgets {
@@ -343,16 +354,16 @@ impl Budgets {
         loop {
             tokio::select! {
                 observed = self.observations.message() => match observed? {
-                    Some(observation) => lock(&self.door.told).observations.push(observation),
+                    Some(observation) => lock(&self.state.told).observations.push(observation),
                     None => return Ok(None),
                 },
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }
-            let pace = lock(&self.door.answers).pace;
+            let pace = lock(&self.state.answers).pace;
             match pace {
                 Pace::Unknown | Pace::Broken => return Ok(None),
-                Pace::Budget(budget) if self.told != Some(budget) => {
-                    self.told = Some(budget);
+                Pace::Budget(budget) if self.sent != Some(budget) => {
+                    self.sent = Some(budget);
                     return Ok(Some((budget, self)));
                 }
                 Pace::Budget(_) | Pace::Silent => {}

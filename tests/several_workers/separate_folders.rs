@@ -1,5 +1,5 @@
-//! Workers with a folder each: what one of them has is not downloaded again without a word when a
-//! later run begins without it.
+//! Workers with separate folders: a later run without one of them warns before it downloads that
+//! worker's classes again.
 
 use std::{fs, path::PathBuf};
 
@@ -15,14 +15,14 @@ use tests::{
 
 const CLASSES: [&str; 8] =
     ["n00000001", "n00000002", "n00000003", "n00000004", "n00000005", "n00000006", "n00000007", "n00000008"];
-/// Fails in the first run.
+/// The class that fails in the first run.
 const MISSING: &str = "n00000009";
 
 fn tar(wnid: &str) -> Vec<u8> {
     images(wnid, 5, 100..2000, 1)
 }
 
-/// A job whose first run is done by two workers; each has some of the classes.
+/// A job after its first run, in which each of two workers has completed some of the classes.
 struct Setting {
     origin: Origin,
     job: Job,
@@ -34,8 +34,9 @@ impl Setting {
         for wnid in CLASSES {
             origin.class(wnid, tar(wnid));
         }
-        // The first worker gets one class that takes until the other one has done the rest.
-        origin.script_of(CLASSES[0]).expect("it is served").script([Answer::stall_at(1000)]);
+        // The first worker gets one class, whose transfer stalls until the second worker has
+        // completed the rest.
+        origin.script_of(CLASSES[0]).expect("the class is served").script([Answer::stall_at(1000)]);
         let job = Job::new().classes(CLASSES.into_iter().chain([MISSING])).origin(&origin).args(["--delete-tar"]);
         let setting = Self { origin, job };
         let mut coordinator = setting.job.start_coordinator();
@@ -81,54 +82,54 @@ impl Setting {
         ended
     }
 
-    /// How many classes were downloaded.
+    /// Number of classes that were requested from the origin.
     fn downloaded(&self) -> usize {
         CLASSES.iter().filter(|wnid| !self.origin.gets(wnid).is_empty()).count()
     }
 }
 
 #[test]
-fn without_one_of_the_workers_its_classes_come_last_and_it_is_said_before() {
+fn classes_of_an_absent_worker_are_downloaded_last_after_a_warning() {
     let setting = Setting::new();
-    // A class that no worker has comes before what the absent worker has.
+    // A class that no worker has comes before the classes of the absent worker.
     setting.origin.class(MISSING, tar(MISSING));
     let coordinator = setting.job.start_coordinator();
     let worker = setting.worker("a", &coordinator, "1");
     let ended = setting.assert_done(coordinator, [worker], 0, Table::of(8, 1, 0));
-    let said = "7 classes are complete on b, which has not joined: other workers download them again when nothing else is \
+    let message = "7 classes are complete on b, which has not joined: other workers download them again when nothing else is \
                 left (start it now, or wait for it with --expect b)";
-    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    assert!(ended.stderr.contains(message), "{}", ended.stderr);
     assert_eq!(setting.downloaded(), 7);
     let first = &setting.origin.all_requests()[0];
     assert_eq!(first.wnid, MISSING);
 }
 
 #[test]
-fn an_expected_worker_is_waited_for_and_nothing_comes_twice() {
+fn an_expected_worker_is_waited_for_and_nothing_is_downloaded_twice() {
     let setting = Setting::new();
     setting.origin.class(MISSING, tar(MISSING));
     let job = setting.job.args(["--delete-tar", "--expect", "b,unknown"]);
     let setting = Setting { job, ..setting };
     let mut coordinator = setting.job.start_coordinator();
     let first = setting.worker("a", &coordinator, "2");
-    // Classes that no worker has go on.
-    coordinator.running.wait_until("the first worker has done what is to do", |_| {
+    // Classes that no worker has do not wait.
+    coordinator.running.wait_until("the first worker has completed the missing class", |_| {
         setting.disk("a").join(MISSING).exists().then_some(())
     });
     let second = setting.worker("b", &coordinator, "2");
     let ended = setting.assert_done(coordinator, [first, second], 0, Table::of(1, 8, 0));
     assert_eq!(setting.downloaded(), 0);
-    for said in [
+    for message in [
         "7 classes are complete on worker b, which is expected: other workers download them if it has not joined in 10m",
         "the ledger knows no class that is complete on worker unknown, so none waits for it",
     ] {
-        assert!(ended.stderr.contains(said), "{}", ended.stderr);
+        assert!(ended.stderr.contains(message), "{}", ended.stderr);
     }
     assert!(!ended.stderr.contains("was expected and has not joined"), "{}", ended.stderr);
 }
 
 #[test]
-fn what_a_worker_that_joins_does_not_have_any_more_is_fetched_again() {
+fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
     for retry in [false, true] {
         let setting = Setting::new();
         setting.origin.class(MISSING, tar(MISSING));
@@ -141,28 +142,30 @@ fn what_a_worker_that_joins_does_not_have_any_more_is_fetched_again() {
 
         let coordinator = setting.job.start_coordinator();
         let worker = setting.worker("b", &coordinator, "1");
-        // With --retry-failed the class of the absent worker counts as skipped, else it comes again.
+        // With --retry-failed the class of the absent worker counts as skipped; otherwise it is
+        // downloaded again.
         let table = if retry { Table::of(3, 6, 0) } else { Table::of(4, 5, 0) };
         let ended = setting.assert_done(coordinator, [worker], 0, table);
-        let said = "2 classes are missing or damaged on worker b, where the ledger has them as complete: fetched again";
-        assert!(ended.stderr.contains(said), "{}", ended.stderr);
+        let message =
+            "2 classes are missing or damaged on worker b, where the ledger has them as complete: fetched again";
+        assert!(ended.stderr.contains(message), "{}", ended.stderr);
         for wnid in &CLASSES[1..] {
             assert_class_is(&tar(wnid), &setting.disk("b").join(wnid));
         }
         assert_eq!(setting.downloaded(), if retry { 2 } else { 3 });
-        // The ledger knows of it: the next retry has nothing to do.
+        // The ledger has recorded it, so the next retry has nothing to do.
         if retry {
             let nothing = setting.job.start_coordinator_at(lasting_address()).wait();
             setting.job.assert_ended(&nothing, 0, Table::of(0, 9, 0));
-            // It waits for no worker, and says so.
-            let said = "the same command without --retry-failed has each worker look";
-            assert!(nothing.stderr.contains(said), "{}", nothing.stderr);
+            // The retry waits for no worker and prints that.
+            let message = "the same command without --retry-failed has each worker look";
+            assert!(nothing.stderr.contains(message), "{}", nothing.stderr);
         }
     }
 }
 
 #[test]
-fn a_run_of_all_workers_says_nothing() {
+fn a_run_with_all_workers_prints_no_warning() {
     let setting = Setting::new();
     let coordinator = setting.job.start_coordinator();
     let workers = ["a", "b"].map(|name| setting.worker(name, &coordinator, "1"));

@@ -1,4 +1,4 @@
-//! One class against the fleet: workers with small disks, and a class that would fill each of them.
+//! Workers with small disks and one class that would fill each of them: only that class fails.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,12 +14,11 @@ use tests::{
 };
 use tokio::time::Instant;
 
-/// The class that fits on no disk, first in the list.
+/// The class that fits on no disk. It is the first in the list.
 const HOSTILE: &str = "n99999999";
-const SOON: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Honest classes of half a megabyte, the coordinator's list of them, and two workers, each with a
-/// small disk of its own.
+/// Ordinary classes of 0.5 MB, a job with them, and one small disk for each worker.
 struct Setting {
     origin: Origin,
     tars: Vec<(String, Vec<u8>)>,
@@ -27,12 +26,13 @@ struct Setting {
     disks: Vec<Mount>,
 }
 
-/// `None`: this user may not mount a file system; a line says so.
+/// Prepares the setting. Without the right to mount a file system it prints that the test is
+/// skipped and returns `None`.
 fn setting(classes: u64, disks: &[&str]) -> Option<Setting> {
     setting_after(&[], classes, disks)
 }
 
-/// The same, with other classes before all others in the list.
+/// As [`setting`], with the classes `first` at the start of the list.
 fn setting_after(first: &[&str], classes: u64, disks: &[&str]) -> Option<Setting> {
     let disks: Option<Vec<Mount>> = disks.iter().map(|size| Mount::memory(size)).collect();
     let Some(disks) = disks else {
@@ -59,8 +59,8 @@ impl Setting {
         targets
     }
 
-    /// Where a class is, and that it is whole.
-    fn is_there(&self, wnid: &str, tar: &[u8]) -> bool {
+    /// Whether a class is on any disk. Panics if a copy of it is incomplete.
+    fn is_complete(&self, wnid: &str, tar: &[u8]) -> bool {
         let folders = self.targets().into_iter().map(|target| target.join(wnid));
         let found: Vec<PathBuf> = folders.filter(|folder| folder.exists()).collect();
         for folder in &found {
@@ -69,8 +69,9 @@ impl Setting {
         !found.is_empty()
     }
 
-    /// Runs the job. All honest classes come, no worker ends early, and the hostile one is the only
-    /// line of the failure log, after at most so many requests. Gives that line.
+    /// Runs the job and panics unless all ordinary classes are complete, each worker ends without
+    /// an error, and only the hostile class has failed, after at most `requests` requests. Returns
+    /// its line of the failure log.
     #[track_caller]
     fn run(&self, requests: usize) -> String {
         let coordinator = self.job.start_coordinator();
@@ -81,17 +82,17 @@ impl Setting {
             .collect();
         for worker in workers {
             let finished = worker.wait();
-            assert_eq!(finished.code, Some(0), "a worker ended: {}", finished.stderr);
+            assert_eq!(finished.code, Some(0), "a worker ended with an error: {}", finished.stderr);
         }
         self.job.assert_ended(&coordinator.running.wait(), 1, Table::of(self.tars.len() as u64, 0, 1));
         for (wnid, tar) in &self.tars {
-            assert!(self.is_there(wnid, tar), "{wnid} is nowhere");
+            assert!(self.is_complete(wnid, tar), "{wnid} is on no disk");
         }
         for target in &targets {
             assert_no_partial(target);
         }
-        let asked = self.origin.gets(HOSTILE).len();
-        assert!((1..=requests).contains(&asked), "{asked} requests for the class that does not fit");
+        let sent_requests = self.origin.gets(HOSTILE).len();
+        assert!((1..=requests).contains(&sent_requests), "{sent_requests} requests for the class that does not fit");
         assert_eq!(self.job.failures().len(), 1, "{:#?}", self.job.failures());
         self.job.failure_of(HOSTILE)
     }
@@ -100,19 +101,19 @@ impl Setting {
 const TWO_DISKS: [&str; 2] = ["size=24m", "size=24m"];
 
 #[test]
-fn a_class_that_is_longer_than_every_disk_fails_alone_and_is_not_begun() {
+fn a_class_larger_than_every_disk_fails_alone_and_is_not_downloaded() {
     let Some(setting) = setting(24, &TWO_DISKS) else { return };
-    // Two gibibytes.
+    // 2 GiB.
     setting.origin.class(HOSTILE, streamed_images(HOSTILE, 1024, 2 << 20, 9));
     let line = setting.run(2);
     assert!(line.starts_with("StorageError: not enough space for this class; it needs 21"), "{line}");
     assert!(line.contains("free some space, or start a worker with a larger disk"), "{line}");
     let sent: u64 = setting.origin.gets(HOSTILE).iter().map(|get| get.sent).sum();
-    assert!(sent < 16 << 20, "it was not begun, but {sent} bytes were sent");
+    assert!(sent < 16 << 20, "the class is not to be downloaded, but {sent} bytes were sent");
 }
 
 #[test]
-fn a_body_without_a_length_and_without_an_end_fails_alone_and_leaves_no_bytes_behind() {
+fn a_body_without_a_length_and_an_end_fails_alone_and_leaves_no_files() {
     for answer in [Answer::plain().without_length(), Answer::plain().chunked_without_end()] {
         let Some(setting) = setting(24, &TWO_DISKS) else { return };
         let scripted = setting.origin.class(HOSTILE, streamed_images(HOSTILE, 4096, 1 << 20, 9));
@@ -123,7 +124,7 @@ fn a_body_without_a_length_and_without_an_end_fails_alone_and_leaves_no_bytes_be
 }
 
 #[test]
-fn a_class_without_a_length_that_fits_on_the_disk_is_there_although_it_takes_more_than_half() {
+fn a_class_without_a_length_may_take_more_than_half_of_the_disk() {
     let Some(setting) = setting(4, &["size=24m"]) else { return };
     let large = images(HOSTILE, 19, 900_000..1_000_000, 9);
     let scripted = setting.origin.class(HOSTILE, large.clone());
@@ -136,16 +137,16 @@ fn a_class_without_a_length_that_fits_on_the_disk_is_there_although_it_takes_mor
     assert_eq!(difference(&large, &target.join(HOSTILE)), None);
 }
 
-/// Eight megabytes of tar, which are thirty in blocks of a disk.
+/// A tar of 8 MB, whose files take 30 MB in blocks of the disk.
 #[test]
-fn a_class_that_takes_more_of_the_disk_than_its_length_fails_alone() {
+fn a_class_that_takes_more_disk_space_than_its_length_fails_alone() {
     let Some(setting) = setting(24, &TWO_DISKS) else { return };
     setting.origin.class(HOSTILE, streamed_images(HOSTILE, 8000, 1, 9));
     let line = setting.run(2);
     assert!(line.contains("the origin says that it has 8"), "{line}");
 }
 
-/// Ten thousand files of one byte, on disks that can hold twelve thousand, and three thousand.
+/// 10,000 files of 1 byte, on disks with 12,000 and with 3,000 inodes.
 #[test]
 fn a_class_of_more_files_than_a_disk_can_hold_fails_alone() {
     for options in ["size=96m,nr_inodes=12000", "size=96m,nr_inodes=3000"] {
@@ -159,7 +160,7 @@ fn a_class_of_more_files_than_a_disk_can_hold_fails_alone() {
 }
 
 #[test]
-fn a_class_that_fits_on_one_disk_only_gets_there() {
+fn a_class_that_fits_on_one_disk_only_is_completed_there() {
     const BUSY: &str = "n00000000";
     let Some(setting) = setting_after(&[BUSY], 12, &["size=64m", "size=8m", "size=8m"]) else { return };
     let [busy, large] = [(BUSY, 1), (HOSTILE, 20)].map(|(wnid, count)| images(wnid, count, 900_000..1_000_000, 9));
@@ -173,12 +174,13 @@ fn a_class_that_fits_on_one_disk_only_gets_there() {
         let words = ["--connect", &connect, "--name", name, "--workers", slots, "--target", target];
         setting.job.start_worker_with(words)
     };
-    // The only slot of the large disk is busy until both of the small ones were offered the class.
+    // The only slot of the large disk is busy until both workers with small disks have tried the
+    // class.
     let mut workers = vec![start("large", "1", &targets[0])];
-    wait_for("the large disk is busy", SOON, || !setting.origin.gets(BUSY).is_empty());
+    wait_for("the slot of the large disk is busy", TIMEOUT, || !setting.origin.gets(BUSY).is_empty());
     workers.push(start("small1", "1", &targets[1]));
     workers.push(start("small2", "1", &targets[2]));
-    wait_for("both small disks were asked", SOON, || setting.origin.gets(HOSTILE).len() == 2);
+    wait_for("both workers with small disks have tried the class", TIMEOUT, || setting.origin.gets(HOSTILE).len() == 2);
     setting.origin.end_stalls();
     for worker in workers {
         assert_eq!(worker.wait().code, Some(0));
@@ -188,21 +190,21 @@ fn a_class_that_fits_on_one_disk_only_gets_there() {
     assert_eq!(setting.origin.gets(HOSTILE).len(), 3);
 }
 
-/// A class of 14 MB that stands still has claimed most of a disk of 25 MB. After small classes, which
-/// say what an ordinary one is, comes one of 12 MB.
+/// A stalled class of 14 MB has reserved most of a disk of 25 MB. Small classes follow, from which
+/// the worker learns the usual size of a class, and then one of 12 MB.
 #[test]
-fn a_class_waits_for_space_that_another_one_has_claimed_and_not_taken() {
-    const CLAIMS: &str = "n00000000";
-    const WAITS: &str = "n00000007";
-    let Some(setting) = setting_after(&[CLAIMS], 7, &["size=24m"]) else { return };
+fn a_class_waits_for_space_that_another_class_has_reserved() {
+    const STALLED: &str = "n00000000";
+    const WAITING: &str = "n00000007";
+    let Some(setting) = setting_after(&[STALLED], 7, &["size=24m"]) else { return };
     let large = |wnid, count| images(wnid, count, 900_000..1_000_000, 9);
-    let scripted = setting.origin.class(CLAIMS, large(CLAIMS, 15));
+    let scripted = setting.origin.class(STALLED, large(STALLED, 15));
     scripted.script([Answer::stall_at(1000)]).forever(Answer::status(404));
     setting.origin.class(HOSTILE, images(HOSTILE, 10, 45_000..55_000, 9));
-    let waits = large(WAITS, 12);
-    setting.origin.class(WAITS, waits.clone());
-    // One slot and one connection stand still, and the other ones take the classes in the order of
-    // the list.
+    let waiting_tar = large(WAITING, 12);
+    setting.origin.class(WAITING, waiting_tar.clone());
+    // One slot and one connection are stalled; the other slot takes the classes in the order of the
+    // list.
     let job = setting.job.args(["--delete-tar", "--timeout", "5s", "--max-connections", "2"]);
     let coordinator = job.start_coordinator();
     let target = setting.disks[0].path().join("images");
@@ -212,14 +214,15 @@ fn a_class_waits_for_space_that_another_one_has_claimed_and_not_taken() {
     let finished = job.start_worker_with(["--connect", &connect, "--target", target, "--workers", "2"]).wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(8, 0, 1));
-    assert!(job.failure_of(CLAIMS).contains("404"), "{:#?}", job.failures());
-    assert_eq!(difference(&waits, &std::path::Path::new(target).join(WAITS)), None);
+    assert!(job.failure_of(STALLED).contains("404"), "{:#?}", job.failures());
+    assert_eq!(difference(&waiting_tar, &std::path::Path::new(target).join(WAITING)), None);
 }
 
-/// The time in which the honest classes come, whatever else is in the list.
-fn time_of_the_honest(hostile: Option<Answer>) -> Option<Duration> {
+/// Returns the time until all ordinary classes are complete. The hostile class has this answer;
+/// `None` stands for an ordinary class in its place.
+fn time_of_ordinary_classes(hostile: Option<Answer>) -> Option<Duration> {
     let setting = setting(120, &["size=96m", "size=96m"])?;
-    // A connection has its own limit, as those of a real origin have: half a second for a class.
+    // Each connection has its own rate limit, as at a real origin: 0.5 s for a class.
     setting.origin.limit_rate(1_000_000);
     match hostile {
         Some(answer) => {
@@ -237,16 +240,18 @@ fn time_of_the_honest(hostile: Option<Answer>) -> Option<Duration> {
         .collect();
     let folders: Vec<Vec<PathBuf>> =
         setting.tars.iter().map(|(wnid, _)| targets.iter().map(|target| target.join(wnid)).collect()).collect();
-    wait_for("all honest classes are there", SOON, || folders.iter().all(|one| one.iter().any(|path| path.exists())));
+    wait_for("all ordinary classes are complete", TIMEOUT, || {
+        folders.iter().all(|one| one.iter().any(|path| path.exists()))
+    });
     let took = began.elapsed();
     drop(workers);
     Some(took)
 }
 
-/// Prints its figures: `cargo test -p tests --test several_workers honest_workers_rate --
+/// To see its figures: `cargo test -p tests --test several_workers ordinary_classes_rate --
 /// --nocapture`.
 #[test]
-fn the_honest_workers_rate_falls_by_at_most_a_tenth() {
+fn the_ordinary_classes_rate_falls_by_at_most_a_tenth() {
     let hostile = [
         ("an announced length of 4 GiB", Answer::plain()),
         ("a body without a length or an end", Answer::plain().without_length().without_validators()),
@@ -254,10 +259,10 @@ fn the_honest_workers_rate_falls_by_at_most_a_tenth() {
     for (what, answer) in hostile {
         let mut losses = Vec::new();
         for _ in 0..4 {
-            let Some(alone) = time_of_the_honest(None) else { return };
-            let Some(beside) = time_of_the_honest(Some(answer.clone())) else { return };
+            let Some(alone) = time_of_ordinary_classes(None) else { return };
+            let Some(beside) = time_of_ordinary_classes(Some(answer.clone())) else { return };
             let loss = 1.0 - alone.as_secs_f64() / beside.as_secs_f64();
-            println!("{what}: {alone:.2?} without it, {beside:.2?} beside it: {:.1} % of the rate", loss * 100.0);
+            println!("{what}: {alone:.2?} without it, {beside:.2?} with it: rate lower by {:.1} %", loss * 100.0);
             losses.push(loss);
             if loss <= 0.1 {
                 break;

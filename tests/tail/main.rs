@@ -1,5 +1,5 @@
-//! The tail of a job: free slots fetch parts of the largest transfers, and whatever happens to them, the class is one version
-//! of the tar and hardly a byte comes twice.
+//! The tail of a job: free slots download parts of the largest transfers. With any fault, the class
+//! is from one version of the tar and few bytes are downloaded twice.
 
 mod kills;
 mod odd_origins;
@@ -14,13 +14,13 @@ use tests::{
 const LARGE: &str = "n00000005";
 const SMALL: [&str; 4] = ["n00000001", "n00000002", "n00000008", "n00000009"];
 
-/// About 30 MB, which is worth several requests.
+/// The tar of the large class: about 30 MB, large enough to be split into parts.
 fn large(seed: u64) -> Vec<u8> {
     images(LARGE, 300, 90_000..110_000, seed)
 }
 
-/// One large class and some small ones at a few megabytes a second for each connection; the large class stands at a place in
-/// the list.
+/// An origin with four small classes and one large class, at 1.5 MB/s per connection, and a job for
+/// them. `place` is the index of the large class in the list.
 fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, tests::origin::Scripted<'origin>) {
     for wnid in SMALL {
         origin.class(wnid, images(wnid, 10, 8000..12_000, 7));
@@ -32,13 +32,14 @@ fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, t
     (Job::new().classes(list).origin(origin).args(["--workers", "6"]), scripted)
 }
 
+/// Panics unless the job completes all five classes and the large class matches its tar.
 #[track_caller]
 fn assert_whole(job: &Job, tar: &[u8]) {
     job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
     assert_class_is(tar, &job.class_folder(LARGE));
 }
 
-/// Bytes of the large class that were sent beyond its length.
+/// Number of bytes of the large class that were sent more than once.
 fn extra(gets: &[Request], tar: &[u8]) -> u64 {
     gets.iter().map(|get| get.sent).sum::<u64>() - tar.len() as u64
 }

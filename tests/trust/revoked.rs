@@ -1,4 +1,4 @@
-//! A token that is removed from the coordinator's file while calls that were made with it are open.
+//! A token that is removed from the coordinator's token file while calls with it are open.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tonic::{Code, Status, Streaming};
 
 use super::{Cluster, roles::Client};
 
-/// The file is read every two seconds.
-const SOON: Duration = Duration::from_secs(15);
+/// Deadline for a change of the token file to take effect. The file is read every 2 s.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Reads a stream to its end and gives the error there.
+/// Reads a stream to its end and returns its error.
 async fn end_of<T>(mut stream: Streaming<T>) -> Status {
     loop {
         match stream.message().await {
@@ -25,7 +25,7 @@ async fn end_of<T>(mut stream: Streaming<T>) -> Status {
 }
 
 #[test]
-fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
+fn open_calls_of_a_revoked_token_end_and_those_of_others_continue() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
     let [worker, viewer, admin] = ["worker.token", "viewer.token", "admin.token"].map(|file| cluster.secret(file));
@@ -37,8 +37,8 @@ fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
     let session_id = worker_client.register("w1").expect("the token is valid").session_id;
     let mut calls = CoordinatorClient::new(worker_client.channel());
     let acquire = |max| worker_client.request(proto::AcquireRequest { session_id, max, held: vec![] });
-    let first = worker_client.runtime.block_on(calls.acquire(acquire(1))).expect("there is a class");
-    assert_eq!(first.get_ref().leases.len(), 1, "from here on there is nothing to lease");
+    let first = worker_client.runtime.block_on(calls.acquire(acquire(1))).expect("a class is pending");
+    assert_eq!(first.get_ref().leases.len(), 1, "the only class is leased");
     let observation = proto::Observation { session_id, ..Default::default() };
     let observations = stream::iter([observation]).chain(stream::pending());
     let mut pace = worker_client.request(observations);
@@ -55,39 +55,41 @@ fn the_open_calls_of_a_revoked_token_end_and_those_of_others_go_on() {
     let viewers = watch(&viewer_client);
     let admins = watch(&admin_client);
 
-    std::fs::write(&tokens, format!("admin {admin}\nworker another-worker-0123456789\n")).expect("it is ours");
+    std::fs::write(&tokens, format!("admin {admin}\nworker another-worker-0123456789\n"))
+        .expect("the file is writable");
     let ended = worker_client.runtime.block_on(async {
         let acquired = async { calls.clone().acquire(acquire(1)).await.expect_err("the token is revoked") };
-        timeout(SOON, async { tokio::join!(acquired, end_of(budgets)) }).await
+        timeout(RELOAD_TIMEOUT, async { tokio::join!(acquired, end_of(budgets)) }).await
     });
-    let (acquired, budgets) = ended.expect("both end within seconds");
+    let (acquired, budgets) = ended.expect("both calls end within seconds");
     assert_eq!((acquired.code(), budgets.code()), (Code::Unauthenticated, Code::Unauthenticated), "{acquired:?}");
-    let viewers = viewer_client.runtime.block_on(async { timeout(SOON, end_of(viewers)).await });
-    assert_eq!(viewers.expect("it ends within seconds").code(), Code::Unauthenticated);
-    let goes_on = admin_client.runtime.block_on(async { timeout(Duration::from_millis(100), end_of(admins)).await });
-    assert!(goes_on.is_err(), "the admin's stream has not ended: {goes_on:?}");
+    let viewers = viewer_client.runtime.block_on(async { timeout(RELOAD_TIMEOUT, end_of(viewers)).await });
+    assert_eq!(viewers.expect("the stream ends within seconds").code(), Code::Unauthenticated);
+    let continues = admin_client.runtime.block_on(async { timeout(Duration::from_millis(100), end_of(admins)).await });
+    assert!(continues.is_err(), "the admin's stream has not ended: {continues:?}");
 
-    // Its connection counts as one without a credential, which may stay for ten seconds.
-    let log = || std::fs::read_to_string(format!("/proc/{}/net/tcp", coordinator.running.id())).unwrap_or_default();
+    // A connection with a revoked token counts as pending, and pending connections are closed after
+    // 10 s.
+    let sockets = || std::fs::read_to_string(format!("/proc/{}/net/tcp", coordinator.running.id())).unwrap_or_default();
     let listening = format!(":{:04X} ", coordinator.address.port());
-    let accepted = || log().lines().filter(|line| line.contains(&listening) && line.contains(" 01 ")).count();
+    let accepted = || sockets().lines().filter(|line| line.contains(&listening) && line.contains(" 01 ")).count();
     wait_for("only the admin's connection is left", Duration::from_secs(30), || accepted() <= 2);
     coordinator.running.kill();
 }
 
 #[test]
-fn an_emptied_file_revokes_all_tokens_until_it_has_some_again() {
+fn an_empty_token_file_revokes_all_tokens_until_it_has_tokens_again() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
-    let text = std::fs::read_to_string(&tokens).expect("init has written it");
+    let text = std::fs::read_to_string(&tokens).expect("init has written the file");
     let secret = cluster.secret("viewer.token");
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let viewer = Client::new(coordinator.address, Some(&secret));
     let is_valid = || {
-        let asked = viewer.request(proto::WatchRequest {});
+        let request = viewer.request(proto::WatchRequest {});
         let mut calls = CoordinatorClient::new(viewer.channel());
-        match viewer.runtime.block_on(calls.watch(asked)) {
+        match viewer.runtime.block_on(calls.watch(request)) {
             Ok(_) => true,
             Err(status) => {
                 assert_eq!(status.code(), Code::Unauthenticated, "{status}");
@@ -97,9 +99,9 @@ fn an_emptied_file_revokes_all_tokens_until_it_has_some_again() {
     };
     assert!(is_valid());
     std::fs::write(&tokens, "").expect("it is ours");
-    wait_for("no token is valid", SOON, || !is_valid());
+    wait_for("no token is valid", RELOAD_TIMEOUT, || !is_valid());
     std::fs::write(&tokens, text).expect("it is ours");
-    wait_for("the tokens are valid again", SOON, is_valid);
+    wait_for("the tokens are valid again", RELOAD_TIMEOUT, is_valid);
     assert_lines(&job.log(), 1, &["holds no token any more: all tokens are revoked"]);
     coordinator.running.kill();
 }

@@ -1,17 +1,21 @@
-"""Times this program beside what people use instead, on the same classes, from the same nginx on loopback.
+"""Compares this program with common alternatives on the same classes, from the same nginx on
+loopback.
 
     cargo build --release -p coordinator
-    python3 tests/benches/beside_peers --shape realistic                # also: small, skewed, large
-    python3 tests/benches/beside_peers --shape realistic --https        # also: --keep-tar, --disk
-    python3 tests/benches/beside_peers --all                            # every line that this program is held to
+    python3 tests/benches/beside_peers --shape realistic           # also: small, skewed, large
+    python3 tests/benches/beside_peers --shape realistic --https   # also: --keep-tar, --disk
+    python3 tests/benches/beside_peers --all                       # every setting with a target
 
-The programs take turns, in another order each round. After each run the target is compared with the corpus; a program that
-fails or delivers anything else gets no figures, but VOID. Many processes get more of a busy machine than one, so a run
-beside which others used more than a tenth of the cores is repeated, as long as the patience lasts, and marked if it was never
-quiet. Loopback has no round-trip time and the origin shares the cores: read the ratios, not the seconds.
+The programs run alternately, in another order each round. After each run the target is compared
+with the corpus; a program that fails or delivers anything else is VOID and has no figures. On a
+busy machine many processes get a larger share than one. A run during which other processes used
+more than a tenth of the cores is therefore repeated until --patience is used up, and marked if it
+was never quiet. Loopback has no round-trip time and the origin shares the cores: the ratios are
+meaningful, the seconds are not.
 
-It needs nginx, curl and tar, and openssl for --https; aria2c, wget and a Python with requests below target/python_peer
-(see requirements.txt) where they are. The corpus, and the targets unless --disk is given, are in memory: up to 5 GB.
+It needs nginx, curl and tar, and openssl for --https; aria2c, wget and a Python with requests below
+target/python_peer (see requirements.txt) are used if they are installed. The corpus is in memory,
+and so are the targets unless --disk is given: up to 5 GB.
 
 Exit code: 0, 1 if a run was void or a target was missed, 2 if it could not run.
 """
@@ -60,7 +64,7 @@ def arguments() -> argparse.Namespace:
 
 
 def file_system_of(folder: Path) -> str:
-    """The type of the file system that a folder is on."""
+    """The type of the file system of a folder."""
     best = ("", "an unknown file system")
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, mount, kind, *_ = line.split()
@@ -70,7 +74,7 @@ def file_system_of(folder: Path) -> str:
 
 
 class Bench:
-    """The options, the programs that can take part, and the corpora that were made so far."""
+    """The options, the available programs, and the corpora created so far."""
 
     def __init__(self, options: argparse.Namespace, scratch: Path):
         self.options = options
@@ -79,7 +83,7 @@ class Bench:
         self._peers = choose([this_program(options.bin), *OTHERS, python_tool(BUILD / "python_peer/bin/python")], options.peers)
 
     def _corpus(self, shape: str) -> Corpus:
-        """Only one at a time is there: memory may be short."""
+        """Returns a corpus. Only one exists at a time, because memory may be short."""
         if shape not in self._corpora:
             for name in list(self._corpora):
                 shutil.rmtree(self._scratch / name)
@@ -88,7 +92,8 @@ class Bench:
         return self._corpora[shape]
 
     def run(self, setting: Setting, target: Target | None) -> bool:
-        """Measures and prints one setting. Whether nothing was void and the target, if there is one, is met."""
+        """Measures and prints one setting. Returns whether no run was void and the target, if any,
+        is met."""
         corpus = self._corpus(setting.shape)
         peers = self._taking_part(target)
         place = self.options.disk_dir if setting.on_disk else self.options.memory_dir
@@ -115,7 +120,7 @@ class Bench:
 
 
 def print_verdicts(target: Target, series: list[Series], corpus: Corpus) -> bool:
-    """Says for each bound whether it holds. Whether all do."""
+    """Prints for each bound whether it is met. Returns whether all are."""
     try:
         verdicts = judge(target, series, corpus)
     except NoFigures as error:
@@ -129,7 +134,7 @@ def print_verdicts(target: Target, series: list[Series], corpus: Corpus) -> bool
 
 
 def settings(options: argparse.Namespace) -> list[tuple[Setting, Target | None]]:
-    """What is to be measured, each with its target if it has one."""
+    """The settings to measure, each with its target if it has one."""
     if options.all:
         return [(replace(each.setting, parallel=options.parallel), each) for each in TARGETS]
     wanted = Setting(options.shape, options.https, options.keep_tar, options.disk, options.parallel)
@@ -138,7 +143,7 @@ def settings(options: argparse.Namespace) -> list[tuple[Setting, Target | None]]
 
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the origin and the targets go, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the cleanup of the origin and the targets
     for program in (options.bin / "coordinator", nginx() or "nginx"):
         if not shutil.which(program):
             print(f"{program} is not there", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The classes that everybody downloads, and what must lie in a target afterwards.
+"""The classes that all programs download, and the expected content of a target afterwards.
 
-A corpus is drawn from a seed, so it is the same on every machine and in every run. It is never compressed by anybody on
-the way: the bodies are slices of one block of noise.
+A corpus is generated from a seed, so it is the same on every machine and in every run. Compression
+on the way has no effect: the bodies are slices of one block of random bytes.
 """
 
 import filecmp
@@ -16,13 +16,14 @@ from pathlib import Path
 from random import Random
 
 NOISE = 32 << 20
-# Every image is counted and measured, one in this many is also compared byte by byte, by its digest.
+# The size of every image is compared, and the digest of one image in this many.
 SAMPLE = 40
 IMAGE_BYTES = 110_000
 
 
 def photo(draw: Random) -> int:
-    """Bytes of an image as ImageNet has them: log-normal, with the mean that its classes have."""
+    """Size of an image in bytes, distributed as in ImageNet: log-normal, with the mean of its
+    classes."""
     sigma = 0.6
     size = draw.lognormvariate(math.log(IMAGE_BYTES) - sigma**2 / 2, sigma)
     return int(min(3_000_000, max(2_000, size)))
@@ -30,21 +31,22 @@ def photo(draw: Random) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many classes there are, how many images the class with a number has, how large an image is."""
+    """The number of classes, the number of images of each class, and the size of an image."""
 
     summary: str
     classes: int
     images: Callable[[Random, int], int]
     image_bytes: Callable[[Random], int] = photo
-    # Bytes per second that the origin gives to one connection; 0: as fast as it can.
+    # Bytes per second for each connection to the origin; 0: unlimited.
     rate: int = 0
 
 
 SHAPES = {
-    # Many classes have 300 to 700 images and few have 1300, as with ImageNet.
+    # As in ImageNet, many classes have 300 to 700 images and few have 1300.
     "realistic": Shape("log-normal sizes", 14, lambda draw, _: 300 + int(1000 * draw.betavariate(1, 2.7))),
     "small": Shape("2 KB a file", 32, lambda *_: 2_500, lambda _: 2_048),
-    # The large one comes late in the list: whoever goes through it in order is left alone with it at the end.
+    # The large class is late in the list: a program that keeps the order downloads it alone at the
+    # end.
     "skewed": Shape("one class 20 times larger", 24, lambda _, number: 91 * (20 if number == 18 else 1), rate=20_000_000),
     "large": Shape("200 MB a class", 10, lambda *_: 200_000_000 // IMAGE_BYTES),
 }
@@ -52,7 +54,8 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class ImageClass:
-    """One tar: its sizes in bytes, its images by name, the SHA-256 of some of them."""
+    """One tar: its length in bytes, the size of each image by name, and the SHA-256 of some
+    images."""
 
     wnid: str
     tar_bytes: int
@@ -61,7 +64,8 @@ class ImageClass:
 
 
 class Corpus:
-    """The tars of a shape in a folder `tars`; beside it the CSV for this program and the bare names for the peers."""
+    """The tars of a shape in a folder `tars`, the CSV for this program, and the plain names for the
+    peers."""
 
     def __init__(self, folder: Path, shape: Shape, scale: float = 1.0):
         self.shape = shape
@@ -82,7 +86,7 @@ class Corpus:
 
     @property
     def files(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return sum(len(each.images) for each in self.classes)
 
     @property
@@ -92,11 +96,12 @@ class Corpus:
 
     @property
     def tar_bytes(self) -> int:
-        """Bytes that go over the wire."""
+        """Bytes of all tars."""
         return sum(each.tar_bytes for each in self.classes)
 
     def fault_in(self, target: Path, keep_tar: bool) -> str | None:
-        """What the target lacks or has too much, in one line; None if it holds exactly the corpus."""
+        """The first difference between the target and the corpus, in one line; None if they are
+        equal."""
         for each in self.classes:
             if fault := fault_of_class(each, target / each.wnid) or fault_of_tar(each, target, self.tars, keep_tar):
                 return fault
@@ -104,7 +109,7 @@ class Corpus:
 
 
 def write_class(tars: Path, wnid: str, sizes: list[int], noise: bytes, draw: Random) -> ImageClass:
-    """Writes the tar of a class whose images have these sizes."""
+    """Writes the tar of a class with images of these sizes."""
     images: dict[str, int] = {}
     digests: dict[str, str] = {}
     path = tars / f"{wnid}.tar"
@@ -123,7 +128,7 @@ def write_class(tars: Path, wnid: str, sizes: list[int], noise: bytes, draw: Ran
 
 
 def fault_of_class(wanted: ImageClass, folder: Path) -> str | None:
-    """What is wrong with the folder of a class. Hidden files (a manifest) may be there as well."""
+    """The first difference of a class's folder, or None. Hidden files (a manifest) are ignored."""
     try:
         found = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder) if entry.name[0] != "."}
     except OSError as error:
@@ -138,7 +143,7 @@ def fault_of_class(wanted: ImageClass, folder: Path) -> str | None:
 
 
 def fault_of_tar(wanted: ImageClass, target: Path, tars: Path, keep_tar: bool) -> str | None:
-    """Whether the tar is there if and only if it was to be kept, with all its bytes."""
+    """A fault if a tar to be kept is missing or differs, or if another tar is left."""
     tar = target / f"{wanted.wnid}.tar"
     if not keep_tar:
         return f"{tar.name}: still there" if tar.exists() else None

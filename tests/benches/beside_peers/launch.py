@@ -1,8 +1,8 @@
-"""Runs a command and prints what it cost, as JSON. Started with `python3 -I -S launch.py SYNC COMMAND…`.
+"""Runs a command and prints its cost as JSON. Started with `python3 -I -S launch.py SYNC COMMAND…`.
 
-In a process of its own, which loads next to nothing: a child's peak memory begins at that of the process which starts it.
-SYNC is a folder whose file system is written out to the disk within the command's time, or empty. What the command prints
-goes to standard error.
+A separate process that loads few modules: the peak memory of a child starts at that of its parent.
+SYNC is a folder whose file system is synced within the measured time, or empty. The output of the
+command goes to standard error.
 """
 
 import json
@@ -12,7 +12,8 @@ import time
 
 
 def wait(pid: int):
-    """The exit code of a child, and what the kernel added up for it and the descendants that it waited for."""
+    """The exit code of a child, and its resource usage with that of the descendants it waited
+    for."""
     _, status, usage = os.wait4(pid, 0)
     return os.waitstatus_to_exitcode(status), usage
 

@@ -1,4 +1,5 @@
-"""One run of one program into a fresh target: what it cost, whether others disturbed it, whether the target is right."""
+"""One run of one program into a new target: its cost, whether other processes disturbed it, and
+whether the target is correct."""
 
 import json
 import os
@@ -15,7 +16,7 @@ from peers import Job, Peer
 from processes import CORES, cpu_of_family, cpu_of_machine, memory_of_group
 
 LAUNCHER = Path(__file__).resolve().parent / "launch.py"
-# Above this share of all cores the other processes have disturbed a run.
+# Other processes with more than this share of all cores have disturbed a run.
 QUIET = 0.10
 SECONDS_TO_FINISH = 900
 SECONDS_BETWEEN_SAMPLES = 0.02
@@ -23,7 +24,7 @@ SECONDS_BETWEEN_SAMPLES = 0.02
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds, CPU seconds, bytes of memory; the share of all cores that other processes had."""
+    """Seconds, CPU seconds, bytes of memory; and the share of all cores used by other processes."""
 
     wall: float
     cpu: float
@@ -32,17 +33,17 @@ class Run:
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes had more than is bearable."""
+        """Whether other processes used more than the limit."""
         return self.others > QUIET
 
 
 class Void(Exception):
-    """The program failed or did not deliver the corpus: its times mean nothing."""
+    """The program failed or did not deliver the corpus: its times are not valid."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """CPU seconds until a moment: of the machine, and of what belongs to the measuring."""
+    """CPU seconds until a point in time: of the machine, and of the measurement itself."""
 
     moment: float
     machine: float
@@ -50,17 +51,19 @@ class Load:
 
     @classmethod
     def now(cls, origin: Origin | None = None) -> "Load":
-        """Own are this process, all that it has waited for, and the origin."""
+        """Reads both. The measurement consists of this process, the children it waited for, and the
+        origin."""
         return cls(time.monotonic(), cpu_of_machine(), sum(os.times()[:4]) + (origin.cpu_seconds() if origin else 0.0))
 
     def share_of_others(self, later: "Load") -> float:
-        """The share of all cores that everybody else had until a later moment."""
+        """The share of all cores that other processes used until a later point in time."""
         others = (later.machine - self.machine) - (later.own - self.own)
         return max(0.0, others) / CORES / (later.moment - self.moment)
 
 
 class Sampler(threading.Thread):
-    """Watches the memory of a process group, its leader excepted, until it is stopped; `peak` is in bytes."""
+    """Samples the memory of a process group without its leader until stopped; `peak` is in
+    bytes."""
 
     def __init__(self, group: int):
         super().__init__(daemon=True)
@@ -73,18 +76,19 @@ class Sampler(threading.Thread):
             self.peak = max(self.peak, memory_of_group(self._group, without=self._group))
 
     def stop(self) -> None:
-        """Ends the watching."""
+        """Stops the sampling."""
         self._ended.set()
         self.join()
 
 
 def measure(peer: Peer, job: Job, origin: Origin, log: Path, on_disk: bool, sample_memory: bool) -> Run:
-    """Runs a program once; `Void` if what it leaves is not the corpus. Sampling disturbs: its times are not for a table."""
+    """Runs a program once; raises `Void` if the target differs from the corpus. Sampling slows a
+    run down, so the times of a sampled run are not used."""
     job.target.mkdir()
     sync = str(job.target) if on_disk and not peer.durable else ""
     command = [sys.executable, "-I", "-S", str(LAUNCHER), sync, *peer.command(job)]
     if on_disk:
-        subprocess.run(["sync", "-f", job.target], check=True)  # what earlier runs left to be written
+        subprocess.run(["sync", "-f", job.target], check=True)  # writes back what earlier runs left
     before = Load.now(origin)
     with log.open("wb") as errors:
         launcher = subprocess.Popen(command, env=job.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -114,14 +118,15 @@ def measure(peer: Peer, job: Job, origin: Origin, log: Path, on_disk: bool, samp
 
 
 def end_group(launcher: subprocess.Popen) -> None:
-    """Ends what a launcher that was given up has started, and the launcher."""
+    """Kills a launcher that was abandoned, with the processes it started."""
     if launcher.poll() is None:
         os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
 
 
 def wait_until_quiet(deadline: float) -> None:
-    """Waits for a second in which other processes leave the cores alone, at most until a monotonic time."""
+    """Waits for a second in which other processes use few CPU seconds, at most until a monotonic
+    time."""
     while time.monotonic() < deadline:
         before = Load.now()
         time.sleep(1)

@@ -1,10 +1,12 @@
-"""An nginx on loopback that serves a folder of tars, at a steady rate for each connection if need be.
+"""An nginx on loopback that serves a folder of tars, optionally at a constant rate for each
+connection.
 
-The listening sockets are made here and handed to nginx as it hands them to its own successor (the variable NGINX). So the
-port is one that is free, and what is set on them holds for every connection that nginx accepts, from its first packet on:
-the congestion control, because a machine whose default is another would give other figures (a connection that began under
-bbr stays paced after a change to cubic, which cost everybody a fifth to a half more CPU), and SO_MAX_PACING_RATE, because
-nginx's own `limit_rate` begins with a burst of a second's worth and counts anew for each request.
+This module creates the listening sockets and passes them to nginx in the variable NGINX, as nginx
+passes them on in an upgrade. The port is therefore free, and options set on the sockets apply to
+every accepted connection from its first packet: the congestion control, because another default of
+the machine would change the figures (a connection that started with bbr stays paced after a change
+to cubic, which cost each program a fifth to a half more CPU time), and SO_MAX_PACING_RATE, because
+nginx's `limit_rate` starts with a burst of one second and restarts with each request.
 """
 
 import os
@@ -18,7 +20,7 @@ from processes import cpu_of_family, processes
 
 WORKERS = 2
 CONGESTION_CONTROL = b"cubic"
-# The number of the option in Linux; Python has no name for it.
+# Number of the option in Linux; Python has no constant for it.
 SO_MAX_PACING_RATE = 47
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 10
@@ -41,12 +43,13 @@ class OriginError(Exception):
 
 
 def nginx() -> str | None:
-    """The program; Debian keeps it where only root looks."""
+    """Path of nginx; Debian installs it in a folder of root's PATH only."""
     return shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 
 
 class Origin:
-    """A running nginx; a context manager that ends it. `rate` is in bytes per second and connection, 0 is no limit."""
+    """A running nginx; a context manager that stops it. `rate`: bytes per second and connection, 0:
+    unlimited."""
 
     def __init__(self, root: Path, folder: Path, https: bool = False, rate: int = 0):
         folder.mkdir()
@@ -72,7 +75,7 @@ class Origin:
         self._wait_for_workers(folder / "errors")
 
     def _listen(self, rate: int) -> list[socket.socket]:
-        """A socket for each of nginx's workers, all on the same free port."""
+        """Opens one socket for each nginx worker, all on the same free port."""
         sockets: list[socket.socket] = []
         self.paced = True
         port = 0
@@ -126,7 +129,7 @@ class Origin:
 
 
 def make_certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that vouches for itself."""
+    """Creates a self-signed certificate for 127.0.0.1."""
     certificate = folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
                "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",

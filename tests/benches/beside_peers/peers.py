@@ -1,7 +1,8 @@
-"""The programs that do the job: this one, and what people use instead.
+"""The compared programs: this one and common alternatives.
 
-Each leaves every class in TARGET/<wnid>/ and, where tars are kept, TARGET/<wnid>.tar beside it. tar runs as it does for an
-ordinary user; as root it would change owners as well, which this program never does.
+Each writes every class to TARGET/<wnid>/ and, if tars are kept, also TARGET/<wnid>.tar. tar runs
+with the options of an ordinary user: as root it would also change owners, which this program never
+does.
 """
 
 import os
@@ -20,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Job:
-    """What a program is given."""
+    """The input of a program."""
 
     corpus: Corpus
     url: str
@@ -30,7 +31,8 @@ class Job:
     keep_tar: bool
 
     def environment(self) -> dict[str, str]:
-        """The job for the scripts. Nothing else of this process's: proxies and settings of a person would disturb."""
+        """The environment of the scripts. This process's own variables, such as proxies, are not
+        passed on."""
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.corpus.names.parent), "LC_ALL": "C", "URL": self.url,
             "NAMES": str(self.corpus.names), "TARGET": str(self.target), "PARALLEL": str(self.parallel), "CORES": str(CORES),
@@ -40,19 +42,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Peer:
-    """A program: how it is called here and in the table, its command, and the programs that must be there for it."""
+    """A program: its short name, its title in the table, its command, and the programs it needs."""
 
     name: str
     title: str
     command: Callable[[Job], list[str]]
     needs: tuple[str, ...] = ()
-    # One process, whose own high-water mark is its peak memory; otherwise it is sampled over all of them.
+    # One process, whose high-water mark is the peak memory; otherwise all processes are sampled.
     alone: bool = False
-    # Whether what it wrote is on the disk when it ends; otherwise a sync belongs to its time.
+    # Whether its output is durable at its end; otherwise the measured time includes a sync.
     durable: bool = False
 
 
-# What the scripts share. Unpacking is bound to the cores, so more at a time than those would only cost.
+# Shared part of the scripts. Unpacking is bound by the CPU, so more processes than cores would only
+# add cost.
 PRELUDE = """
 set -euo pipefail
 unpack() {
@@ -108,7 +111,7 @@ def script(text: str) -> Callable[[Job], list[str]]:
 
 
 def this_program(folder: Path) -> Peer:
-    """The coordinator that was built into a folder, with everything at its default."""
+    """The coordinator from a build folder, with default options."""
 
     def command(job: Job) -> list[str]:
         return [str(folder / "coordinator"), "--dev", "--fname", str(job.corpus.csv), "--url", job.url,
@@ -119,7 +122,7 @@ def this_program(folder: Path) -> Peer:
 
 
 def python_tool(interpreter: Path) -> Peer:
-    """The plain tool in Python; the interpreter is one that has requests."""
+    """The plain Python tool; the interpreter has the package requests."""
     return Peer("python", "requests, tarfile", lambda _: [str(interpreter), str(HERE / "plain_python.py")],
                 (str(interpreter),), alone=True)
 
@@ -136,7 +139,7 @@ OTHERS = (
 
 
 def what_is_missing(peer: Peer) -> str | None:
-    """Why a peer cannot take part, in a few words; None if it can."""
+    """The reason why a peer is not available, in a few words, or None."""
     for program in peer.needs:
         if not shutil.which(program):
             return f"{program} is not there"
@@ -147,7 +150,7 @@ def what_is_missing(peer: Peer) -> str | None:
 
 
 def choose(candidates: list[Peer], names: list[str] | None) -> list[Peer]:
-    """Those of the candidates that were asked for and can take part; says of each other one why not."""
+    """The requested and available candidates; prints the reason for each other one."""
     chosen = []
     for peer in candidates:
         if names and peer.name not in names and peer.name not in ("ours", REFERENCE.name):

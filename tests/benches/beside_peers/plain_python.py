@@ -1,6 +1,8 @@
-"""What one writes in Python for an afternoon: requests, a pool of threads, tarfile. The job is in the environment.
+"""A simple downloader in Python: requests, a thread pool, and tarfile. Its input is in the
+environment.
 
-Each tar is streamed into a file in small pieces, unpacked when it is whole, and removed unless it is to be kept.
+Each tar is streamed into a file in small pieces, unpacked when it is complete, and removed unless
+it is to be kept.
 """
 
 import os
@@ -16,12 +18,12 @@ CHUNK = 8192
 TARGET = Path(os.environ["TARGET"])
 KEEP_TAR = bool(os.environ["KEEP_TAR"])
 PARALLEL = int(os.environ["PARALLEL"])
-# Given with each request: a variable of requests' own would win over what the session says.
+# Passed with each request: the environment variable of requests would override the session.
 VERIFY = os.environ["CACERT"] or True
 
 
 def download(session: requests.Session, wnid: str) -> None:
-    """Brings one class into its folder."""
+    """Downloads one class into its folder."""
     path = TARGET / f"{wnid}.tar"
     with session.get(f"{os.environ['URL']}/{wnid}.tar", stream=True, timeout=120, verify=VERIFY) as response:
         response.raise_for_status()
@@ -31,7 +33,7 @@ def download(session: requests.Session, wnid: str) -> None:
     folder = TARGET / wnid
     folder.mkdir()
     with tarfile.open(path) as tar:
-        tar.chown = lambda *_: None  # what an ordinary user gets; root would change the owner of every file
+        tar.chown = lambda *_: None  # as an ordinary user; root would change the owner of every file
         tar.extractall(folder)
     if not KEEP_TAR:
         path.unlink()

@@ -1,4 +1,4 @@
-"""What the kernel tells in /proc about processes: who belongs to whom, CPU seconds, memory."""
+"""Reads /proc: parents of processes, CPU seconds, and memory."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 CORES = len(os.sched_getaffinity(0))
-# The parent of all threads of the kernel.
+# Process id of the parent of all kernel threads.
 KTHREADD = 2
 
 
 @dataclass(frozen=True)
 class Process:
-    """A line of /proc/PID/stat, as far as it is needed here."""
+    """The needed fields of /proc/PID/stat."""
 
     pid: int
     parent: int
@@ -22,7 +22,8 @@ class Process:
 
 
 def parse_stat(line: str) -> Process:
-    """Reads a line of /proc/PID/stat. The name of a program, in parentheses, may hold blanks and parentheses itself."""
+    """Parses /proc/PID/stat. The program name, in parentheses, may contain spaces and
+    parentheses."""
     before, _, after = line.rpartition(")")
     fields = after.split()
     cpu = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
@@ -30,7 +31,7 @@ def parse_stat(line: str) -> Process:
 
 
 def processes() -> Iterator[Process]:
-    """All processes that live now."""
+    """All current processes."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
@@ -40,12 +41,12 @@ def processes() -> Iterator[Process]:
 
 
 def cpu_of_family(pid: int) -> float:
-    """CPU seconds so far of a process and its living children."""
+    """CPU seconds so far of a process and its running children."""
     return sum(each.cpu_seconds for each in processes() if pid in (each.pid, each.parent))
 
 
 def cpu_of_machine() -> float:
-    """CPU seconds so far of everything but the kernel's own threads, which work for everybody."""
+    """CPU seconds so far of all processes except kernel threads, which work for all of them."""
     with open("/proc/stat") as stat:
         user, nice, system = map(int, stat.readline().split()[1:4])
     kernel = sum(each.cpu_seconds for each in processes() if each.parent == KTHREADD)
@@ -53,7 +54,7 @@ def cpu_of_machine() -> float:
 
 
 def memory_of_group(group: int, without: int) -> int:
-    """Bytes that a process group holds now, one process excepted: pages that several share are counted once."""
+    """Current memory of a process group in bytes, without one process; shared pages count once."""
     total = 0
     for each in processes():
         if each.group == group and each.pid != without:

@@ -1,4 +1,5 @@
-"""The rounds of one setting: every program takes its turn, in another order each time, from the same origin."""
+"""The rounds of one setting: all programs run in each round, in another order each time, with the
+same origin."""
 
 import shutil
 import sys
@@ -11,15 +12,15 @@ from measure import Run, Void, measure, wait_until_quiet
 from origin import Origin
 from peers import Job, Peer
 
-# A run that others keep disturbing is taken as it is after so many.
+# Maximum number of attempts of a disturbed run; the last one counts.
 TRIES = 4
-# What a file system rounds a file's size up to.
+# Block size to which a file system rounds the size of a file.
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: a shape, how it comes, and what becomes of it."""
+    """A setting: the shape of the corpus, the protocol, and whether tars are kept."""
 
     shape: str
     https: bool = False
@@ -29,29 +30,31 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """In a few words."""
+        """A short description."""
         return ", ".join((self.shape, "HTTPS" if self.https else "HTTP", "tars kept" if self.keep_tar else "tars deleted",
                           "disk" if self.on_disk else "memory", f"{self.parallel} at a time"))
 
 
 @dataclass
 class Series:
-    """The runs of one program, one a round, or why there is nothing to say; what was thrown away because of others."""
+    """The runs of one program, one per round, or the reason why there are none; and the number of
+    discarded runs."""
 
     peer: Peer
     runs: list[Run] = field(default_factory=list)
     void: str | None = None
     thrown_away: int = 0
-    # Bytes, of a run that is not timed.
+    # Bytes; from a run that is not timed.
     peak: int = 0
 
 
 class NoRoom(Exception):
-    """The file system of the targets has no place for the next one."""
+    """The file system of the targets has no space for the next target."""
 
 
 class Rounds:
-    """Measures the programs in one setting. `patience` is how many seconds may go into waiting for quiet cores, in all."""
+    """Measures the programs in one setting. `patience` is the total number of seconds for waiting
+    for quiet cores."""
 
     def __init__(self, setting: Setting, corpus: Corpus, peers: list[Peer], folder: Path, patience: float):
         self.setting = setting
@@ -62,7 +65,7 @@ class Rounds:
         self._turns = 0
 
     def measure(self, count: int, origin: Origin) -> list[Series]:
-        """A round that warms up and looks at memory, then as many as are asked for."""
+        """One round for warm-up and memory, then the requested number of rounds."""
         for series in self.series:
             if run := self._run(series, origin, sample_memory=True):
                 series.peak = run.peak
@@ -76,7 +79,8 @@ class Rounds:
         return self.series
 
     def _run_in_quiet(self, series: Series, origin: Origin) -> Run | None:
-        """Repeats a run that others disturbed. Only their share decides that, never the result."""
+        """Repeats a run that other processes disturbed. The decision depends only on their CPU
+        share, never on the result."""
         for attempt in range(1, TRIES + 1):
             begin = time.monotonic()
             wait_until_quiet(begin + self._patience)
@@ -90,12 +94,13 @@ class Rounds:
             series.thrown_away += 1
 
     def _run(self, series: Series, origin: Origin, sample_memory: bool = False) -> Run | None:
-        """One run, unless the program has failed before; what it left is removed outside its time."""
+        """One run, unless the program failed before. Its target is removed outside of the measured
+        time."""
         if series.void:
             return None
         self._turns += 1
         target = self._folder / f"{self._turns}-{series.peer.name}"
-        room = 2 * self.corpus.tar_bytes + BLOCK * self.corpus.files  # the tars and what is in them
+        room = 2 * self.corpus.tar_bytes + BLOCK * self.corpus.files  # the tars and their content
         if shutil.disk_usage(self._folder).free < room:
             raise NoRoom(f"{self._folder} has less than {room / 1e9:.1f} GB left")
         job = Job(self.corpus, origin.url, origin.cacert, target, self.setting.parallel, self.setting.keep_tar)
@@ -106,14 +111,15 @@ class Rounds:
             print(f"void: {series.peer.name}: {error}", file=sys.stderr)
             return None
         finally:
-            # On a disk they stay until the end: ext4 steps over inodes that were freed minutes ago, so whoever comes after
-            # a removal is several times slower.
+            # On a disk the targets stay until the end: ext4 skips inodes that were freed minutes
+            # ago, so a run after a removal is several times slower.
             if not self.setting.on_disk:
                 shutil.rmtree(target, ignore_errors=True)
 
 
 def in_turn(series: list[Series], number: int) -> list[Series]:
-    """The order of a round: each begins once, and who comes after whom changes direction."""
+    """The order of a round: each program is first once, and the direction of the order
+    alternates."""
     start = number % len(series)
     order = series[start:] + series[:start]
     return order if number % 2 == 0 else order[:1] + order[:0:-1]

@@ -1,4 +1,4 @@
-"""What the rounds say, as figures and as a table."""
+"""The results of the rounds, as figures and as a table."""
 
 import statistics
 from collections.abc import Callable
@@ -15,7 +15,8 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Figures:
-    """One program: seconds, CPU seconds per GB of images, bytes; ratios to the reference, None where there is none."""
+    """The figures of one program: seconds, CPU seconds per GB of images, bytes; ratios to the
+    reference, or None."""
 
     name: str
     wall: float
@@ -29,27 +30,28 @@ class Figures:
 
     @property
     def busy(self) -> bool:
-        """Whether a run that others disturbed is among these."""
+        """Whether one of these runs was disturbed."""
         return self.others > QUIET
 
 
 def median_ratio(runs: list[Run], reference: list[Run], of: Callable[[Run], float]) -> float:
-    """The median of the rounds' ratios: what disturbs a whole round, or slows the machine down, does not show in it."""
+    """The median of the ratios of each round, which is not affected by a slow or disturbed
+    round."""
     return statistics.median(of(run) / of(other) for run, other in zip(runs, reference, strict=True))
 
 
 def wall_of(run: Run) -> float:
-    """Seconds."""
+    """Formats seconds."""
     return run.wall
 
 
 def cpu_of(run: Run) -> float:
-    """CPU seconds."""
+    """Formats CPU seconds."""
     return run.cpu
 
 
 def by_name(all_series: list[Series], name: str) -> Series | None:
-    """The program's series, if it took part and has figures."""
+    """The series of the program, if it has figures."""
     return next((each for each in all_series if each.peer.name == name and not each.void), None)
 
 
@@ -71,7 +73,7 @@ def figures(series: Series, all_series: list[Series], payload: int) -> Figures:
 
 
 def table(setting: Setting, corpus: Corpus, all_series: list[Series], file_system: str) -> str:
-    """Everything about one setting, in Markdown. The words below it say what the columns are."""
+    """The Markdown report of one setting; the legend explains the columns."""
     rounds = max((len(each.runs) for each in all_series), default=0)
     rate = f", {corpus.shape.rate / MEGABYTE:.0f} MB/s a connection" if corpus.shape.rate else ""
     lines = [
@@ -91,7 +93,7 @@ def table(setting: Setting, corpus: Corpus, all_series: list[Series], file_syste
 
 
 def row(series: Series, all_series: list[Series], payload: int) -> str:
-    """The line of one program."""
+    """The row of one program."""
     if series.void:
         return f"| {series.peer.title} | VOID: {' '.join(series.void.split())[:200]} | | | | | |"
     found = figures(series, all_series, payload)
@@ -101,7 +103,7 @@ def row(series: Series, all_series: list[Series], payload: int) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """With two digits, or a dash."""
+    """A number with two digits, or a dash."""
     return "-" if value is None else f"{value:.2f}"
 
 

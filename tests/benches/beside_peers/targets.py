@@ -1,4 +1,4 @@
-"""What this program is held to, and whether it gets there."""
+"""The performance targets of this program, and the comparison with the results."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ PEAK_MB = 40.0
 
 @dataclass(frozen=True)
 class Target:
-    """Upper bounds in one setting. Ratios are to `curl | tar`; None where nothing is asked for."""
+    """Upper bounds in one setting. Ratios are to `curl | tar`; None: no bound."""
 
     setting: Setting
     wall: float | None = None
     cpu: float | None = None
-    # Faster than each of the others, too.
+    # Also faster than each of the other programs.
     fastest: bool = False
-    # Times what the bytes take when every connection is in use all the time.
+    # Factor on the time that the bytes take with every connection busy all the time.
     ideal: float | None = None
-    # Who takes part beside this program and curl | tar; None: everybody. A disk keeps all targets to the end and has no
-    # room for more, and peak memory is nobody else's concern.
+    # Programs in addition to this one and curl | tar; None: all. A disk keeps all targets until the
+    # end and has no space for more, and peak memory is only a target of this program.
     peers: tuple[str, ...] | None = None
 
 
@@ -38,7 +38,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """One bound: what was found beside what is asked for."""
+    """One bound: the measured and the allowed value."""
 
     what: str
     found: float
@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the bound holds."""
+        """Whether the bound is met."""
         return self.found <= self.bound
 
     def __str__(self) -> str:
@@ -56,11 +56,11 @@ class Verdict:
 
 
 class NoFigures(Exception):
-    """This program or the reference is void, so that nothing can be said."""
+    """This program or the reference is void, so no bound can be judged."""
 
 
 def judge(target: Target, all_series: list[Series], corpus: Corpus) -> list[Verdict]:
-    """Holds the rounds against the target."""
+    """Compares the results with the target."""
     ours = by_name(all_series, "ours")
     found = figures(ours, all_series, corpus.payload) if ours and ours.runs else None
     if not ours or not found or found.wall_ratio is None or found.cpu_ratio is None:

@@ -1,4 +1,5 @@
-"""What must hold before a figure can be believed. Run with `python3 -m unittest discover tests/benches/beside_peers`."""
+"""Tests of the measurement itself. Run with `python3 -m unittest discover
+tests/benches/beside_peers`."""
 
 import shutil
 import tarfile
@@ -20,7 +21,7 @@ OURS = this_program(Path("build"))
 
 
 class NoOrigin:
-    """An origin that nobody asks for anything."""
+    """An origin that receives no requests."""
 
     url = "http://127.0.0.1:1"
     cacert = None
@@ -136,7 +137,8 @@ class TheFigures(unittest.TestCase):
         self.assertTrue(all(sorted(order) == list("abcdefg") for order in orders))
 
     def test_a_ratio_is_of_the_same_round(self):
-        # The machine was ten times slower in the second round. The medians alone would say 1.1.
+        # The machine was ten times slower in the second round. The ratio of the medians would be
+        # 1.1.
         ours, reference = series(OURS, 1.0, 11.0, 2.2), series(REFERENCE, 2.0, 20.0, 1.0)
         self.assertAlmostEqual(median_ratio(ours.runs, reference.runs, wall_of), 0.55)
 

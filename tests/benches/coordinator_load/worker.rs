@@ -1,4 +1,5 @@
-//! A worker as the coordinator sees it: the generated client, a session, and what it holds. It downloads nothing.
+//! The protocol side of a worker: the generated client, a session, and leases. It downloads
+//! nothing.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -14,50 +15,50 @@ use crate::{
     dial::{Client, Dial},
 };
 
-/// A coordinator that does not answer for so long is gone.
-const CALL: Duration = Duration::from_mins(1);
+/// Deadline of a call; after it the coordinator counts as unreachable.
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why a phase could not be measured.
+/// The reason why a phase could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// Something of this benchmark's own.
+    /// An error of the benchmark itself.
     #[error("{0}")]
     Setting(String),
-    /// A file or a process.
+    /// An error of a file or a process.
     #[error("prepare: {0}")]
     Io(#[from] io::Error),
-    /// No answer.
+    /// A call failed or was not answered in time.
     #[error("call {call}: {why}")]
     Unanswered {
-        /// Which call.
+        /// Name of the call.
         call: &'static str,
-        /// What tonic said.
+        /// The status or the deadline.
         why: String,
     },
-    /// The coordinator broke the protocol.
+    /// The coordinator violated the protocol.
     #[error("find the protocol kept: {0}")]
     Misbehaved(String),
 }
 
-/// A session.
+/// A worker with its session and leases.
 pub(crate) struct Worker {
     name: String,
     client: Client,
     grants: Arc<Grants>,
     session: u64,
     held: Vec<Held>,
-    /// How often the coordinator wants to hear of it.
+    /// Interval of heartbeats that the coordinator requests.
     pub(crate) renew_every: Duration,
 }
 
-/// The counts, by `Watch`.
+/// Reads the counts of the job with `Watch`.
 pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, Trouble> {
     let mut client = dial.viewer();
     let first = async { client.watch(WatchRequest {}).await?.into_inner().message().await.map(Response::new) };
-    answered("Watch", first).await?.ok_or_else(|| Trouble::Misbehaved("Watch said nothing".to_owned()))
+    call("Watch", first).await?.ok_or_else(|| Trouble::Misbehaved("Watch sent no counts".to_owned()))
 }
 
-/// Lets each worker do something, all at once, and gives them back with what came of it.
+/// Runs a step for all workers concurrently; returns the workers and the results.
 pub(crate) async fn all<T, F>(
     workers: impl IntoIterator<Item = Worker>,
     step: impl Fn(usize, Worker) -> F,
@@ -67,7 +68,8 @@ where
     F: Future<Output = Result<(Worker, T), Trouble>> + Send + 'static,
 {
     let mut tasks: JoinSet<_> = workers.into_iter().enumerate().map(|(place, worker)| step(place, worker)).collect();
-    let (mut workers, mut results) = (Vec::new(), Vec::new());
+    let mut workers = Vec::new();
+    let mut results = Vec::new();
     while let Some(ended) = tasks.join_next().await {
         let (worker, result) = ended.map_err(|error| Trouble::Setting(format!("await a worker: {error}")))??;
         workers.push(worker);
@@ -76,7 +78,7 @@ where
     Ok((workers, results))
 }
 
-/// Lets all of them leave.
+/// All workers leave.
 pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), Trouble> {
     all(workers, |_, mut worker| async move {
         worker.leave().await?;
@@ -91,7 +93,7 @@ impl Worker {
         Self { name, client, grants, session: 0, held: Vec::new(), renew_every: Duration::ZERO }
     }
 
-    /// So many workers that share connections.
+    /// Creates `count` workers that share `connections` connections.
     pub(crate) fn sharing(connections: u32, name: &str, count: u32, dial: &Dial, grants: &Arc<Grants>) -> Vec<Self> {
         let shared: Vec<Channel> = (0..connections).map(|_| dial.channel()).collect();
         let numbered = (0..count).zip(shared.iter().cycle());
@@ -107,33 +109,33 @@ impl Worker {
             protocol_version: 1,
             worker_name: self.name.clone(),
             instance_nonce: self.name.clone().into_bytes(),
-            // As many as a worker may have: a phase asks for more leases than it reports at once.
+            // The maximum: a phase requests more leases than it reports at once.
             slots: 1000,
             build: "coordinator_load".to_owned(),
             held: self.held.clone(),
             storage_id: self.name.clone(),
             draining: false,
         };
-        let reply = answered("Register", self.client.register(request)).await?;
+        let reply = call("Register", self.client.register(request)).await?;
         self.session = reply.session_id;
         self.renew_every = Duration::from_millis(reply.renew_ms);
-        self.give_up(&reply.drop_leases)
+        self.drop_leases_of(&reply.drop_leases)
     }
 
-    /// Whether the session goes on; if not, the worker must register.
+    /// Renews all leases. Returns `false` if the worker must register again.
     pub(crate) async fn renew(&mut self) -> Result<bool, Trouble> {
         let request = RenewRequest { session_id: self.session, held: self.held.clone(), received_bytes: 0 };
-        let reply = answered("Renew", self.client.renew(request)).await?;
-        self.give_up(&reply.drop_leases)?;
+        let reply = call("Renew", self.client.renew(request)).await?;
+        self.drop_leases_of(&reply.drop_leases)?;
         Ok(reply.directive() != Directive::Reregister)
     }
 
-    /// Asks for leases; gives the counts that came with the answer.
+    /// Requests leases; returns the counts in the answer.
     pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, Trouble> {
         let request = AcquireRequest { session_id: self.session, max, held: self.held.clone() };
-        let reply = answered("Acquire", self.client.acquire(request)).await?;
+        let reply = call("Acquire", self.client.acquire(request)).await?;
         if reply.directive() == Directive::Reregister {
-            return Err(Trouble::Misbehaved(format!("the session of {} was forgotten", self.name)));
+            return Err(Trouble::Misbehaved(format!("the session of {} is unknown to the coordinator", self.name)));
         }
         for lease in reply.leases {
             self.grants.granted(&lease.wnid)?;
@@ -142,21 +144,21 @@ impl Worker {
         Ok(reply.status.unwrap_or_default())
     }
 
-    /// Reports all that is held as published; gives how many that were.
+    /// Reports all held classes as published; returns their number.
     pub(crate) async fn report(&mut self) -> Result<u64, Trouble> {
         let published = Outcome { kind: Some(Kind::Success(Published { files: 500, bytes: 55_000_000 })) };
-        self.deliver(&published).await
+        self.send_report(&published).await
     }
 
-    /// Reports classes as there before, without a lease, as a survey of the storage does.
+    /// Reports classes as already complete, without leases, as the inventory of a storage does.
     pub(crate) async fn survey(&mut self, wnids: Vec<String>) -> Result<u64, Trouble> {
         self.held =
             wnids.into_iter().map(|wnid| Held { wnid, token: 0, bytes: 0, length: 0, is_local: false }).collect();
         let skipped = Outcome { kind: Some(Kind::Skipped(Published { files: 500, bytes: 55_000_000 })) };
-        self.deliver(&skipped).await
+        self.send_report(&skipped).await
     }
 
-    async fn deliver(&mut self, outcome: &Outcome) -> Result<u64, Trouble> {
+    async fn send_report(&mut self, outcome: &Outcome) -> Result<u64, Trouble> {
         let result = |held: &Held| proto::Result {
             wnid: held.wnid.clone(),
             token: held.token,
@@ -169,7 +171,7 @@ impl Worker {
             results: self.held.iter().map(result).collect(),
             ..Default::default()
         };
-        let reply = answered("Report", self.client.report(request)).await?;
+        let reply = call("Report", self.client.report(request)).await?;
         if reply.acked.len() != self.held.len() {
             let message = format!("of {:?} only {:?} were acknowledged", self.held, reply.acked);
             return Err(Trouble::Misbehaved(message));
@@ -179,37 +181,35 @@ impl Worker {
         Ok(reply.acked.len() as u64)
     }
 
-    /// Whether it has registered, here or with an earlier coordinator.
+    /// Whether the worker has registered, with this or an earlier process of the coordinator.
     pub(crate) fn has_session(&self) -> bool {
         self.session != 0
     }
 
-    /// Holds nothing any more.
+    /// Forgets all leases.
     pub(crate) fn give_all_up(&mut self) -> Result<(), Trouble> {
         self.held.drain(..).try_for_each(|held| self.grants.given_back(&held.wnid))
     }
 
-    /// Gives everything back and ends the session.
+    /// Releases all leases and ends the session.
     async fn leave(&mut self) -> Result<(), Trouble> {
-        // Before the answer: it may be granted to another meanwhile.
+        // Before the call: the coordinator may grant a class to another worker before the answer
+        // arrives.
         self.give_all_up()?;
         let request = LeaveRequest { session_id: self.session, reason: String::new() };
-        answered("Leave", self.client.leave(request)).await.map(|_| ())
+        call("Leave", self.client.leave(request)).await.map(|_| ())
     }
 
-    fn give_up(&mut self, drop: &[Held]) -> Result<(), Trouble> {
+    fn drop_leases_of(&mut self, drop: &[Held]) -> Result<(), Trouble> {
         self.held.retain(|held| drop.iter().all(|lease| lease.wnid != held.wnid));
         drop.iter().try_for_each(|lease| self.grants.given_back(&lease.wnid))
     }
 }
 
-async fn answered<T>(
-    call: &'static str,
-    answer: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Trouble> {
-    match timeout(CALL, answer).await {
+async fn call<T>(call: &'static str, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Trouble> {
+    match timeout(CALL_TIMEOUT, answer).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(Trouble::Unanswered { call, why: status.to_string() }),
-        Err(_) => Err(Trouble::Unanswered { call, why: format!("no answer for {CALL:?}") }),
+        Err(_) => Err(Trouble::Unanswered { call, why: format!("no answer for {CALL_TIMEOUT:?}") }),
     }
 }

@@ -1,13 +1,15 @@
-"""Follows deploy/bare-metal.md to the letter: its blocks are run as they stand, on hosts made of namespaces, each with a
-systemd of its own that has really been booted. Between them it is looked whether what the page promises has come about.
+"""Tests deploy/bare-metal.md: runs its blocks unchanged, on hosts made of namespaces, each with its
+own booted systemd. After each block the promised results are checked.
 
     cargo build --locked -p coordinator -p worker -p tests --bins
     sudo python3 tests/deploy/bare_metal
 
-The origin is the scripted one, under ImageNet's name and with a certificate that the nodes believe. Nothing on the machine
-changes, and nothing leaves it, but for the packages of an SSH server, fetched once and unpacked below target/.
+The origin is the scripted one, with the host name of ImageNet and a certificate that the nodes
+trust. Nothing on the machine changes. The only network access outside is a single download of the
+packages of an SSH server, which are unpacked below target/.
 
-Exit code: 0 (also with one line that says why it was skipped), 1 if the page or what it promises is wrong.
+Exit code: 0 (also with one line with the reason why it was skipped), 1 if the page is wrong or a
+promised result is missing.
 """
 
 import argparse
@@ -30,17 +32,18 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 HOME = "your machine"
 NODES = ("node1", "node2")
-# One more is there for another list.
+# One class more is used for another list.
 CLASSES = 160
-# So slow that the job is still going on when the page comes to its end.
+# Slow enough that the job still runs at the last block of the page.
 BYTES_A_SECOND = 15_000
 NEEDS = ("ip", "unshare", "nsenter", "systemd-analyze", "nginx", "openssl", "ssh", "scp", "ssh-keygen", "man",
          "curl", "ps")
 
 
 def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
-    """The machine itself, in the network of the nodes: the checkout with a `data.csv` in it, and a home of its own. What is
-    written to the checkout outside of target/ is gone afterwards."""
+    """The machine itself, in the network of the nodes: the checkout with a `data.csv` in it, and a
+    separate home folder. Files written to the checkout outside of target/ are discarded
+    afterwards."""
     folder = network.folder / "home"
     folder.mkdir()
     etc = Path("/etc/netns") / space
@@ -58,8 +61,8 @@ def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
     mount = network.folder / "checkout"
     mount.mkdir()
     real = Path.home()
-    # The page's programs without optimization, which is most of the time that building takes; in a folder of their own, where
-    # nobody takes them for real ones.
+    # The page's programs without optimization, which takes most of the build time. They are in a
+    # separate folder so that they are not mistaken for release builds.
     quick = {"CARGO_TARGET_DIR": str(BUILD / "unoptimized"), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
              "CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
     environment = {**os.environ, **quick, "HOME": str(folder), "CARGO_NET_OFFLINE": "true",
@@ -70,7 +73,7 @@ def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
 
 
 def follow(page: list[Block], hosts: dict[str, Host], story: Story) -> None:
-    """Runs all blocks and looks after each."""
+    """Runs all blocks, and the check of each after it."""
     checks = dict(story.after)
     for block in page:
         for name in block.hosts:
@@ -86,7 +89,7 @@ def follow(page: list[Block], hosts: dict[str, Host], story: Story) -> None:
 
 
 def run(page: Path) -> None:
-    """The whole story."""
+    """Runs the whole page."""
     steps = blocks(page.read_text(), {HOME, *NODES})
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bare-metal-")))
@@ -114,7 +117,7 @@ def main() -> int:
     if os.geteuid() or missing or not Path("/lib/systemd/systemd").exists():
         print(f"skipped: the hosts of the page need root, systemd and {', '.join(missing) or 'nothing else'}")
         return 0
-    # So that all hosts are gone then, too.
+    # SIGTERM then removes all hosts, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(page)

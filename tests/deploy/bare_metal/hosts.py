@@ -1,5 +1,5 @@
-"""Hosts on one machine: a network namespace each, on a bridge that has one of its own; nodes have all other namespaces as
-well, a file system in memory, and systemd as their first process."""
+"""Hosts on one machine: a network namespace each, connected by a bridge in a namespace of its own.
+Nodes also have all other kinds of namespaces, a file system in memory, and systemd as PID 1."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ HERE = Path(__file__).resolve().parent
 
 
 class HostError(Exception):
-    """A host cannot be made, or what is done on it fails."""
+    """A host cannot be created, or a command on it fails."""
 
 
 def must(*command: str | Path) -> str:
-    """What a command prints."""
+    """Returns the output of a command."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HostError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
@@ -29,7 +29,7 @@ def must(*command: str | Path) -> str:
 
 
 class Network:
-    """A bridge, and what is plugged into it; a context manager that takes all of it away again."""
+    """A bridge and the hosts connected to it; a context manager that removes all of them."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -53,9 +53,10 @@ class Network:
         self._spaces.append(space)
 
     def plug_in(self, name: str) -> str:
-        """A namespace that others reach by this name."""
+        """Creates a network namespace that other hosts reach by this name."""
         number = len(self.names) + 1
-        # Public by its form, as the address of ImageNet's server is: a worker asks a private one only with a flag.
+        # A public address, like that of ImageNet's server: a worker connects to a private one only
+        # with a flag.
         space, address = f"{self.name}-{number}", f"203.0.113.{number}"
         self._add(space)
         must("ip", "-n", self.name, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -67,12 +68,12 @@ class Network:
         return space
 
     def etc_hosts(self) -> str:
-        """What all hosts know of each other."""
+        """The `/etc/hosts` of all hosts."""
         return "".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **self.names}.items())
 
 
 class Host:
-    """Where blocks are run."""
+    """A host on which blocks run."""
 
     def __init__(self, name: str, enter: list[str | Path], environment: dict[str, str]):
         self.name = name
@@ -80,7 +81,8 @@ class Host:
         self._environment = environment
 
     def run(self, commands: str, seconds: float = SECONDS_FOR_A_BLOCK) -> subprocess.CompletedProcess[str]:
-        """Runs commands in a shell that stops at the first one that fails; the output has the errors in it."""
+        """Runs commands in a shell that stops at the first failing command; the output includes
+        standard error."""
         try:
             return subprocess.run([*self._enter, *STRICT, commands], env=self._environment, stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False)
@@ -89,7 +91,7 @@ class Host:
             raise HostError(f"on {self.name}, after {seconds:.0f}s still running: {commands}\n{said}") from error
 
     def must(self, commands: str) -> str:
-        """What they print; an error if they fail."""
+        """Returns the output of the commands; raises an error if they fail."""
         done = self.run(commands)
         if done.returncode:
             raise HostError(f"on {self.name}, exit code {done.returncode}: {commands}\n{done.stdout}")
@@ -97,7 +99,7 @@ class Host:
 
 
 class Node(Host):
-    """A host with systemd; a context manager that pulls its plug."""
+    """A host with systemd; a context manager that kills it."""
 
     def __init__(self, network: Network, name: str, sshd: Sshd, authorities: Path):
         self._space = network.plug_in(name)
@@ -121,7 +123,7 @@ class Node(Host):
         sshd.configure(etc)
 
     def boot(self, network: Network) -> None:
-        """Switches it on and waits until everything is up."""
+        """Boots it and waits until all units are started."""
         (self._folder / "files/etc/hosts").write_text(network.etc_hosts())
         self._cgroup.mkdir()
         namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child", "--propagation", "private"]
@@ -144,7 +146,7 @@ class Node(Host):
             time.sleep(0.1)
 
     def outside(self, path: str) -> Path:
-        """A path on it, as seen from outside."""
+        """A path on this host, as seen from the machine."""
         return Path(f"/proc/{self._first}/root{path}")
 
     def _console(self) -> str:
@@ -155,7 +157,7 @@ class Node(Host):
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "_outside"):
-            # Its first process goes with it, and everything in there with that.
+            # The kill of PID 1 ends all processes in its namespaces.
             self._outside.send_signal(signal.SIGKILL)
             self._outside.wait()
         until = time.monotonic() + 10
@@ -168,7 +170,7 @@ class Node(Host):
 
 
 def cgroups() -> Path:
-    """Where the unified hierarchy is mounted."""
+    """The mount point of the unified control group hierarchy."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, path, kind, *_ = line.split()
         if kind == "cgroup2":

@@ -1,4 +1,5 @@
-"""ImageNet's server, as the hosts see it: two scripted origins behind nginx, under its name and with a certificate for it."""
+"""ImageNet's server for the hosts: two scripted origins behind nginx, with its host name and a
+certificate for it."""
 
 import io
 import random
@@ -27,7 +28,7 @@ http {{
 
 
 def make_tars(folder: Path, classes: list[str]) -> dict[str, dict[str, bytes]]:
-    """A tar for each class; the files of each by name."""
+    """Creates a tar for each class; returns the files of each by name."""
     folder.mkdir()
     made = {}
     noise = random.Random(5)
@@ -42,7 +43,8 @@ def make_tars(folder: Path, classes: list[str]) -> dict[str, dict[str, bytes]]:
 
 
 class Origin:
-    """Serves the tars of a folder in a network namespace; a context manager that stops it. `rate`: bytes a second."""
+    """Serves the tars of a folder in a network namespace; a context manager that stops it. `rate`:
+    bytes per second."""
 
     def __init__(self, space: str, folder: Path, tars: Path, program: Path, rate: int):
         self._inside = ["ip", "netns", "exec", space]
@@ -67,12 +69,13 @@ class Origin:
             program.wait()
 
     def hurry(self) -> None:
-        """From now on as fast as it goes. What was under way breaks off, which is the programs' business; nobody is refused."""
+        """Removes the rate limit. Transfers in progress are cut, which the programs must handle; no
+        request is rejected."""
         self._running[0].kill()
         self._running.pop(0).wait()
 
     def _serve(self, rate: int) -> str:
-        """Where it listens, as HOST:PORT."""
+        """Starts an origin; returns its address as HOST:PORT."""
         serving = self._start(self._program, "--dir", self._tars, "--listen", "127.0.0.1:0", "--total-rate", str(rate))
         return serving.stdout.readline().decode().strip().removeprefix("http://")
 

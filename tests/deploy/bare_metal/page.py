@@ -1,25 +1,25 @@
-"""The page as what is to be done: its blocks of commands in order, each with the hosts it is for."""
+"""Parses the page: its blocks of commands in order, each with its hosts."""
 
 import re
 from dataclasses import dataclass
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-# The line in a block that says where it is run.
+# The line in a block that names its hosts.
 WHERE = re.compile(r"# (.+)\n")
 
 
 class PageError(Exception):
-    """The page cannot be followed."""
+    """The page cannot be parsed or run."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Commands between two fences."""
+    """The commands between two fences."""
 
     heading: str
     number: int
-    """Which one below its heading, from 1."""
+    """Number of the block below its heading, from 1."""
     hosts: tuple[str, ...]
     commands: str
 
@@ -28,7 +28,8 @@ class Block:
 
 
 def blocks(text: str, known: set[str]) -> list[Block]:
-    """All blocks of a page. Whoever writes a block that nobody would run has made a mistake, so that is an error."""
+    """All blocks of a page. A block without a known host is a mistake in the page, and therefore an
+    error."""
     found: list[Block] = []
     fences = list(FENCE.finditer(text))
     if text.count("```") != 2 * len(fences):

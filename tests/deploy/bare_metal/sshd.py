@@ -1,10 +1,11 @@
-"""An SSH server for the nodes and a client's configuration for the machine they are set up from, with keys of their own."""
+"""An SSH server for the nodes and the client configuration of the machine that sets them up, with
+separate keys."""
 
 import shutil
 import subprocess
 from pathlib import Path
 
-# What the server needs that a small Debian does not have.
+# Dependencies of the server that a minimal Debian does not have.
 PACKAGES = ["openssh-server", "libwrap0"]
 UNIT = """
 [Unit]
@@ -28,7 +29,8 @@ Host *
 
 
 class Sshd:
-    """The program, taken from its package where the machine has none: nothing is installed on it."""
+    """Path of the program; from its unpacked package if the machine does not have it. Nothing is
+    installed."""
 
     def __init__(self, folder: Path, cache: Path):
         self._folder = folder
@@ -38,7 +40,7 @@ class Sshd:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
 
     def configure(self, etc: Path) -> None:
-        """Puts what the server needs into the `/etc` of a node."""
+        """Writes the server's files into the `/etc` of a node."""
         (etc / "ssh").mkdir()
         shutil.copy(self._folder / "host_key", etc / "ssh/host_key")
         shutil.copy(self._folder / "key.pub", etc / "ssh/authorized_keys")
@@ -47,13 +49,13 @@ class Sshd:
         (etc / "systemd/system/multi-user.target.wants/sshd.service").symlink_to("../sshd.service")
 
     def client(self, etc: Path) -> None:
-        """Puts what the client needs into an `/etc`."""
+        """Writes the client's files into an `/etc`."""
         (etc / "ssh").mkdir(parents=True)
         (etc / "ssh/ssh_config").write_text(CLIENT.format(folder=self._folder))
 
 
 def unpacked(cache: Path) -> Path:
-    """The `/usr` of the packages, fetched once."""
+    """The `/usr` of the packages, downloaded once."""
     usr = cache / "root/usr"
     if not usr.exists():
         shutil.rmtree(cache, ignore_errors=True)
@@ -62,6 +64,7 @@ def unpacked(cache: Path) -> Path:
         subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *PACKAGES], cwd=cache, check=True)
         for package in cache.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, cache / "unpacked"], check=True)
-        # Moved when it is whole. What the packages have in /lib is not needed, and `/usr` has that name as well.
+        # Renamed when it is complete. The files of the packages in /lib are not needed, and `/usr` has a
+        # `lib` too.
         (cache / "unpacked").rename(cache / "root")
     return usr

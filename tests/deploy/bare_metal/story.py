@@ -1,4 +1,4 @@
-"""What must be seen between the blocks of the page: each method belongs to one of them and looks after it has been run."""
+"""The checks between the blocks of the page: each method belongs to one block and runs after it."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from origin import Origin
 SECONDS_TO_SEE = 120
 COORDINATOR, WORKER = "imagenet-coordinator", "imagenet-worker"
 STATUS = "coordinator status --json --connect https://node1:50051 --token-file /etc/imagenet/viewer.token"
-# What a node has apart from what systemd and Debian keep for themselves.
+# Files of a node, without those that systemd and Debian maintain themselves.
 FILES = "find /etc /usr/local /root /var/lib -xdev ! -name '*-' ! -name man1 ! -path '/var/lib/systemd*' | sort"
 
 
 class Story:
-    """The checks; `after` has them by the block that they belong to."""
+    """The checks; `after` maps each block to its check."""
 
     def __init__(self, node1: Node, node2: Node, origin: Origin, images: dict[str, dict[str, bytes]]):
         self.node1, self.node2, self.origin, self.images = node1, node2, origin, images
@@ -53,7 +53,7 @@ class Story:
         for secret in ("/etc/imagenet/server.key", f"/run/credentials/{COORDINATOR}.service/server.key"):
             self.node1.must(f"test -s {secret}")
             readable = self.node1.run(f"setpriv --reuid nobody --clear-groups cat {secret}").returncode == 0
-            see(not readable, f"anybody can read {secret}")
+            see(not readable, f"every user can read {secret}")
         refused = self.node1.run(f"setpriv --reuid imagenet --clear-groups cat /etc/imagenet/server.key").returncode
         see(refused != 0, "the user imagenet can read the key that is for root alone")
 
@@ -120,7 +120,7 @@ class Story:
         self.origin.hurry()
 
     def nothing_is_begun_anew_but_another_list(self) -> None:
-        # The job is done a moment before the worker hears of it.
+        # The job is done shortly before the worker receives that.
         self.ends_well(self.node2)
         for restart in (f"systemctl restart {COORDINATOR}", f"systemctl kill --signal SIGKILL {COORDINATOR}"):
             pid = self.active(self.node1, COORDINATOR)
@@ -128,7 +128,7 @@ class Story:
             wait("another process runs", lambda p=pid: shown(self.node1, COORDINATOR, "MainPID") not in (p, "0"))
             self.it_is_the_same_run()
             self.counts_are(success=len(self.images) - 1)
-        # A worker that comes late hears that it is done.
+        # A worker that starts after the end of the job receives that it is done.
         self.the_worker_starts_and_ends()
         self.counts_are(success=len(self.images) - 1)
         rows = "".join(f"{wnid}\\n" for wnid in self.images)
@@ -171,7 +171,7 @@ class Story:
         return json.loads(self.node1.must(STATUS).splitlines()[-1])
 
     def active(self, node: Host, unit: str) -> str:
-        """The unit runs; its process."""
+        """Checks that the unit runs; returns its process id."""
         state, pid = shown(node, unit, "ActiveState", "MainPID").split()
         see(state == "active" and pid != "0", f"{unit} on {node.name} is {state}: {journal(node, unit)}")
         return pid
@@ -184,13 +184,14 @@ class Story:
 
 
 def see(holds: bool, otherwise: str) -> None:
-    """Something that must hold."""
+    """Raises an error with this text unless the condition holds."""
     if not holds:
         raise HostError(otherwise)
 
 
 def wait(what: str, comes: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
-    """Something that must come; what to show if it does not."""
+    """Waits until the condition holds; on a timeout, the error contains the output of
+    `otherwise`."""
     until = time.monotonic() + SECONDS_TO_SEE
     while not has_come(comes):
         if time.monotonic() > until:
@@ -199,7 +200,7 @@ def wait(what: str, comes: Callable[[], bool], otherwise: Callable[[], str] = st
 
 
 def has_come(comes: Callable[[], bool]) -> bool:
-    """Also where a command fails until then."""
+    """Evaluates the condition; a failing command counts as false."""
     try:
         return comes()
     except HostError:
@@ -207,10 +208,10 @@ def has_come(comes: Callable[[], bool]) -> bool:
 
 
 def shown(node: Host, unit: str, *properties: str) -> str:
-    """Properties of a unit, in this order."""
+    """The values of properties of a unit, in this order."""
     return " ".join(node.must(f"systemctl show --value --property {each} {unit}") for each in properties)
 
 
 def journal(node: Host, unit: str) -> str:
-    """The last that a unit has said."""
+    """The last log lines of a unit."""
     return node.run(f"journalctl --no-pager --lines 30 --unit {unit}").stdout

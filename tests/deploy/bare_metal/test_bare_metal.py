@@ -1,5 +1,5 @@
-"""What can be known without hosts. Run with `python3 -m unittest discover tests/deploy/bare_metal`; it needs the programs in
-target/debug and systemd-analyze."""
+"""Tests that need no hosts. Run with `python3 -m unittest discover tests/deploy/bare_metal`; it
+needs the programs in target/debug and systemd-analyze."""
 
 import os
 import re
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
 UNITS = REPOSITORY / "deploy/systemd"
 PROGRAMS = ("coordinator", "worker")
-# systemd counts exposure in tenths; what is held to is less than 3.0.
+# systemd reports exposure in tenths; the bound is less than 3.0.
 MOST_EXPOSED = "29"
 HOSTS = {"your machine", "node1", "node2"}
 
@@ -63,7 +63,7 @@ class Page(unittest.TestCase):
         self.assertEqual((first.hosts, first.commands, str(first)), (("node1", "node2"), "x\n", "B, block 1"))
         self.assertEqual((second.hosts, second.commands, str(second)), (("node1",), "# why\ny\n", "B, block 2"))
 
-    def test_a_block_that_nobody_would_run_is_a_mistake(self) -> None:
+    def test_a_block_without_a_known_host_is_an_error(self) -> None:
         for text in ("", "```sh\nx\n```\n", "```sh\n# node7\nx\n```\n", "```\n# node1\nx\n```\n", "```sh\n# node1\nx\n",
                      "   ```sh\n# node1\nx\n```\n"):
             with self.assertRaises(PageError, msg=text):

@@ -1,4 +1,4 @@
-"""The chart as the tests see it: rendered, as objects, and with what they hold."""
+"""The chart for the tests: rendered, as objects, and their content."""
 
 import base64
 import copy
@@ -23,7 +23,7 @@ Object = dict
 
 
 class Refused(Exception):
-    """Helm did not render it; what it said."""
+    """Helm did not render the chart; the text is its output."""
 
 
 def skip_without_helm() -> None:
@@ -32,7 +32,7 @@ def skip_without_helm() -> None:
 
 
 def helm(arguments: list[str], version: str | None = None) -> subprocess.CompletedProcess:
-    """Runs helm, the newest unless a version is given, with no configuration of the machine's."""
+    """Runs helm, the newest version unless one is given, without the machine's configuration."""
     program = helms()[version or max(helms())]
     with tempfile.TemporaryDirectory() as home:
         environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
@@ -41,7 +41,7 @@ def helm(arguments: list[str], version: str | None = None) -> subprocess.Complet
 
 
 def template(values: list[Path] = (), settings: list[str] = (), version: str | None = None) -> list[Object]:
-    """The objects that these values files and `--set` arguments make."""
+    """The objects from these values files and `--set` arguments."""
     files = [word for path in values for word in ("-f", path)]
     given = [word for setting in settings for word in ("--set", setting)]
     done = helm(["template", RELEASE, CHART, "--namespace", NAMESPACE, *files, *given], version)
@@ -56,7 +56,7 @@ def _rendered(path: Path) -> list[Object]:
 
 
 def rendered(path: Path) -> list[Object]:
-    """What a values file makes, to be changed at will."""
+    """The objects from a values file, as a copy that the caller may change."""
     return copy.deepcopy(_rendered(path))
 
 
@@ -74,12 +74,12 @@ def one(objects: list[Object], kind: str, name: str) -> Object:
 
 
 def texts(secret: Object) -> dict[str, str]:
-    """What is in a Secret."""
+    """The decoded content of a Secret."""
     return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
 
 
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Each pod template and pod, with the name of what it belongs to."""
+    """Each pod template and pod, with the kind and name of its owner."""
     for found in objects:
         name = f"{found['kind']} {found['metadata']['name']}"
         if found["kind"] == "Pod":

@@ -1,10 +1,12 @@
-"""Pods without a cluster: what a kubelet does of a pod, with the kernel's own means, so that commands run as they stand.
+"""Pods without a cluster: emulates the work of a kubelet with kernel features, so that commands run
+unchanged.
 
-Each pod has a network namespace with an address, a host name, its process as PID 1, a root that is read-only and holds
-nothing but the programs, and its volumes; user, groups, variables and arguments are the pod's. Services are lines of
-`/etc/hosts`. The root is the image's where the variable IMAGE names the folder with its files, as `deploy/static-build`
-lays them out; else it has the programs of the debug build, and with them the libraries that they need. What there is not:
-scheduling, admission, claims that are bound, resources, policies.
+Each pod has a network namespace with an address, a host name, its process as PID 1, a read-only
+root that contains only the programs, and its volumes; user, groups, variables and arguments are
+those of the pod. Services are lines of `/etc/hosts`. If the variable IMAGE names the folder with
+the files of the image, as `deploy/static-build` creates it, the root is that of the image;
+otherwise it contains the programs of the debug build and the libraries that they need. Not
+emulated: scheduling, admission, binding of claims, resources, policies.
 """
 
 import os
@@ -58,14 +60,14 @@ def ip(*words: str) -> None:
 
 
 def children(process: subprocess.Popen) -> list[int]:
-    """Process ids of its children; none once it has ended."""
+    """Process ids of the children; empty after its end."""
     if process.poll() is not None:
         return []
     return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 class Pod:
-    """A pod that runs, or has ended."""
+    """A pod that runs or has ended."""
 
     def __init__(self, name: str, address: str, process: subprocess.Popen, output: Path):
         self.name, self.address, self.process, self.output = name, address, process, output
@@ -77,7 +79,7 @@ class Pod:
         return self.process.poll() is None
 
     def signal(self, number: int) -> None:
-        """Reaches the program itself, as a kubelet's does."""
+        """Sends a signal to the program itself, as a kubelet does."""
         for child in children(self.process):
             os.kill(child, number)
 
@@ -100,7 +102,8 @@ class Pod:
 
 
 class Cluster:
-    """Hosts on a bridge that has a namespace of its own, the objects that were applied, and what is in the claims."""
+    """Hosts on a bridge in a namespace of its own, the applied objects, and the content of the
+    claims."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="imagenet-cluster-"))
@@ -119,7 +122,7 @@ class Cluster:
 
     def close(self) -> None:
         for process in self.running:
-            # To change its user takes the signal from a program that --kill-child gives it.
+            # A program that changes its user loses the signal that --kill-child gives it.
             for child in children(process):
                 os.kill(child, signal.SIGKILL)
             process.kill()
@@ -131,18 +134,20 @@ class Cluster:
         shutil.rmtree(self.folder)
 
     def apply(self, objects: list[dict], keep: tuple[str, ...] = ()) -> None:
-        """As an upgrade does; what is to be kept is what a chart finds in the cluster and leaves as it is."""
+        """Applies objects as an upgrade does; objects of the kinds in `keep` stay as they are in
+        the cluster."""
         kept = {key: found for key, found in self.objects.items() if key[0] in keep}
         self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects} | kept
         self.volumes.objects = self.objects
 
     def command(self, words: list[str]) -> str:
-        """Runs something on the node, as a kubelet or Prometheus would."""
+        """Runs a command on the node, as a kubelet or Prometheus does."""
         done = subprocess.run(["ip", "netns", "exec", self.space, *map(str, words)], capture_output=True, text=True)
         return done.stdout + done.stderr
 
     def origin(self, tars: Path, rate: int = 0) -> str:
-        """Serves tars, at a rate in bytes a second and connection unless that is 0; gives the URL."""
+        """Serves tars; `rate` is in bytes per second and connection, 0: unlimited. Returns the
+        URL."""
         words = [
             "ip",
             "netns",
@@ -161,7 +166,7 @@ class Cluster:
         return process.stdout.readline().strip()
 
     def address(self, name: str) -> str:
-        """The address of a pod, which it keeps when it is started again."""
+        """The address of a pod, which stays the same after a restart."""
         if name not in self.spaces:
             number = len(self.spaces) + 1
             space = f"{self.space}-{number}"
@@ -175,7 +180,8 @@ class Cluster:
         return f"10.77.0.{list(self.spaces).index(name) + 1}"
 
     def run(self, name: str, pod: dict, command: list[str] | None = None) -> Pod:
-        """Starts a pod; or, with a command, another process in one like it, as `kubectl exec` does."""
+        """Starts a pod, or with a command another process in a pod like it, as `kubectl exec`
+        does."""
         self.count += 1
         home = self.folder / f"{self.count}-{name}"
         (home / "root").mkdir(parents=True)
@@ -207,7 +213,8 @@ class Cluster:
         return Pod(name, self.address(name), process, home / "output")
 
     def services(self) -> str:
-        """Every Service leads to the coordinator: who else it finds is seen without running anything."""
+        """Every Service resolves to the coordinator; other selectors are tested on the rendered
+        objects."""
         lines = []
         for kind, name in list(self.objects):
             if kind == "Service":

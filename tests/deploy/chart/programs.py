@@ -1,4 +1,4 @@
-"""The programs that the chart starts: where they are, and what their `--help` says."""
+"""The programs that the chart starts: their paths and the flags in their `--help`."""
 
 import os
 import re
@@ -16,14 +16,14 @@ VARIABLE = re.compile(r"\[env:\s+(\w+)=?\]")
 
 @dataclass(frozen=True)
 class Help:
-    """The flags of a command, and whether each takes a value; and the variables that stand for flags."""
+    """The flags of a command, and whether each takes a value; and the variables that set flags."""
 
     flags: dict[str, bool]
     variables: frozenset[str]
 
 
 def program(name: str) -> Path:
-    """A program of the debug build."""
+    """Path of a program of the debug build."""
     path = TARGET / "debug" / name
     if not path.is_file():
         raise unittest.SkipTest(f"no {path}; cargo build -p coordinator -p worker -p tests --bins")

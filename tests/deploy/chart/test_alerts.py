@@ -1,4 +1,4 @@
-"""The alerts and the dashboard's questions, as Prometheus understands them: by `promtool`, out of Debian's package."""
+"""The alerts and the queries of the dashboard, checked with `promtool` from Debian's package."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""The chart is closed: restricted pods, each with the files that it needs, and nobody calls who need not."""
+"""The chart is restrictive: restricted pods, each with only the files it needs, and only required
+network connections are allowed."""
 
 import copy
 import ipaddress
@@ -46,7 +47,8 @@ def lets_in(block: dict, address: ipaddress.IPv4Address | ipaddress.IPv6Address)
 
 
 def broken_rules(pod: dict) -> set[str]:
-    """Which controls of the restricted Pod Security Standard a pod breaks, those of the baseline among them."""
+    """The controls of the restricted Pod Security Standard that a pod violates, including those of
+    the baseline standard."""
     spec = pod["spec"]
     security = spec.get("securityContext", {})
     containers = [
@@ -101,7 +103,7 @@ def broken_rules(pod: dict) -> set[str]:
 
 
 def change(pod: dict, path: str, value: object) -> dict:
-    """The pod with one thing changed."""
+    """A copy of the pod with one change."""
     changed = copy.deepcopy(pod)
     *way, last = path.split("/")
     at = changed["spec"]
@@ -138,7 +140,7 @@ BREAKS = [
 
 
 def files_of(pod: dict) -> set[str]:
-    """The secret files that a pod is given."""
+    """The secret files in the volumes of a pod."""
     volumes = pod["spec"].get("volumes") or []
     sources = [source for volume in volumes for source in volume.get("projected", {}).get("sources", [])]
     return {item["path"] for source in sources for item in source["secret"]["items"]}
@@ -158,7 +160,7 @@ class Pods(unittest.TestCase):
         self.assertGreater(count, 2 * len(VALUES))
 
     def test_a_cluster_that_gives_numbers_may_do_so(self):
-        """As OpenShift does, whose pods may not ask for one."""
+        """On OpenShift, for example, pods may not set these ids."""
         settings = [f"podSecurity.{key}=null" for key in ("runAsUser", "runAsGroup", "fsGroup")]
         for name, pod in pods(template([values_file("defaults")], settings)):
             self.assertTrue({"runAsUser", "runAsGroup", "fsGroup"}.isdisjoint(pod["spec"]["securityContext"]), name)
@@ -171,7 +173,8 @@ class Pods(unittest.TestCase):
                     self.assertEqual(broken_rules(change(pod, path, value)), {rule})
 
     def test_no_pod_has_a_token_or_variables_of_the_cluster(self):
-        """A Service `imagenet-http` would be the variable IMAGENET_HTTP_PORT and others of the programs' prefix."""
+        """Otherwise a Service `imagenet-http` would set the variable IMAGENET_HTTP_PORT and others
+        with the prefix of the programs."""
         for path in VALUES:
             for name, pod in pods(rendered(path)):
                 with self.subTest(values=path.name, pod=name):
@@ -249,7 +252,8 @@ class Network(unittest.TestCase):
                 with self.subTest(values=path.name, service=service["metadata"]["name"]):
                     self.assertTrue(selects({"matchLabels": service["spec"]["selector"]}, found["coordinator"]))
                     self.assertFalse(selects({"matchLabels": service["spec"]["selector"]}, found["worker"]))
-                    # Workers must reach one that recovers, or it never becomes ready.
+                    # Workers must be able to connect to a recovering coordinator; otherwise it
+                    # never becomes ready.
                     self.assertIs(service["spec"]["publishNotReadyAddresses"], True)
             for owner in of_kind(objects, "PodDisruptionBudget", "PodMonitor", "StatefulSet", "Deployment"):
                 name = owner["metadata"]["name"].rpartition("-")[2]
@@ -305,7 +309,7 @@ class Network(unittest.TestCase):
                     [selects(callers[0], found[name]) for name in ("worker", "test", "coordinator")],
                     [True, True, False],
                 )
-                self.assertTrue(all(rule.get("from") for rule in coordinator["ingress"]), "nobody else")
+                self.assertTrue(all(rule.get("from") for rule in coordinator["ingress"]), "each rule names its clients")
 
     def test_workers_do_not_reach_the_metadata_service_unless_values_say_so(self):
         metadata = [ipaddress.ip_address(address) for address in ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")]
@@ -323,7 +327,7 @@ class Network(unittest.TestCase):
                             self.assertTrue(any(lets_in(block, address) for block in blocks), address)
 
     def test_policies_name_ports_by_number_and_let_pods_ask_for_names_where_openshift_answers(self):
-        """Some plugins find no port by its name for whom they let in by address."""
+        """Some network plugins do not resolve named ports in rules with address blocks."""
         policies = of_kind(rendered(values_file("everything")), "NetworkPolicy")
         self.assertEqual(len(policies), 2)
         for policy in policies:
@@ -335,7 +339,8 @@ class Network(unittest.TestCase):
 
 class Runs(unittest.TestCase):
     def names(self, *settings: str, values: str = "defaults") -> tuple[str, str, set[str]]:
-        """The run in the coordinator's pod, that in the Service, and the Jobs."""
+        """The run in the labels of the coordinator's pod, the run in the selector of the Service,
+        and the names of the Jobs."""
         objects = template([values_file(values)], list(settings))
         pod = one(objects, "StatefulSet", f"{RELEASE}-coordinator")["spec"]["template"]
         service = one(objects, "Service", RELEASE)

@@ -1,4 +1,4 @@
-"""A job, run by the rendered pods themselves, in all ways in which the chart can be used."""
+"""A job that the rendered pods run themselves, in all configurations of the chart."""
 
 import io
 import json
@@ -20,9 +20,9 @@ from programs import program
 
 CLASSES = ["n00000001", "n00000002", "n00000003"]
 MISSING = "n00000009"
-# Bytes a second and connection: a class takes 25 seconds.
+# Bytes per second and connection: a class takes 25 seconds.
 SLOW = 12_000
-# Seconds for what takes a few of them on a machine that has nothing else to do.
+# Deadline in seconds for steps that take a few seconds on an idle machine.
 PATIENCE = 180
 COORDINATOR = f"{RELEASE}-coordinator-0"
 EXEC = "/usr/local/bin/coordinator"
@@ -58,12 +58,13 @@ class Jobs(unittest.TestCase):
         write_tars(self.tars)
         self.url = self.cluster.origin(self.tars)
 
-    # What a person and the controllers do.
+    # The actions of a user and of the controllers.
 
     def install(
         self, values: str, *settings: str, classes: list[str] = (*CLASSES, MISSING), keep: tuple[str, ...] = ()
     ) -> list[dict]:
-        """Applies what the chart makes, with a list and an origin of ours in place of those in the values file."""
+        """Applies the rendered objects, with a test list and a test origin instead of those of the
+        values file."""
         ours = [f"job.url={self.url}", "job.retries=1", "workers.count=2", "workers.allowPrivateOrigin=true", *settings]
         path, own = values_file(values), self.cluster.folder / "own.yaml"
         has_list = "csv" in yaml.safe_load(path.read_text())["classes"]
@@ -79,7 +80,8 @@ class Jobs(unittest.TestCase):
         return self.cluster.run(COORDINATOR, self.coordinator_pod())
 
     def start_workers(self) -> list[Pod]:
-        """As many as the Jobs or the Deployment say, under the names that their pods have."""
+        """Starts the number of workers in the Jobs or the Deployment, with the names that their
+        pods have."""
         started = []
         for (kind, name), found in list(self.cluster.objects.items()):
             if kind in ("Job", "Deployment"):
@@ -88,7 +90,7 @@ class Jobs(unittest.TestCase):
         return started
 
     def probe(self, pod: Pod, template: dict, handler: str) -> bool:
-        """Asks as the kubelet does."""
+        """Calls the probe as the kubelet does."""
         [container] = template["spec"]["containers"]
         probe = container[handler]
         if "grpc" in probe:
@@ -105,7 +107,8 @@ class Jobs(unittest.TestCase):
             time.sleep(0.1)
 
     def exec(self, *words: str) -> str:
-        """As the notes tell people to; the namespaces are like the pod's, and the network is the pod's."""
+        """Runs a command as the chart's notes describe; the namespaces are like those of the pod,
+        and the network is the pod's."""
         done = self.cluster.run(COORDINATOR, self.coordinator_pod(), [EXEC, *words])
         self.assertEqual(done.wait(), 0, done.said())
         return done.said()
@@ -122,7 +125,7 @@ class Jobs(unittest.TestCase):
             self.assertEqual(worker.wait(), 0, worker.said())
 
     def images(self, claim: str, folder: str) -> list[str]:
-        """The classes in a claim, after a look at each file; all belong to the pod's user."""
+        """The classes in a claim, after a check of each file; all belong to the pod's user."""
         found = []
         for wnid in sorted(path.name for path in (self.cluster.volumes.claim(claim) / folder).glob("n*")):
             at = self.cluster.volumes.claim(claim) / folder / wnid
@@ -134,7 +137,8 @@ class Jobs(unittest.TestCase):
         return found
 
     def run_to_the_end(self, table: str) -> Pod:
-        """Workers that come before the coordinator, the job, and the coordinator that stays."""
+        """Workers that start before the coordinator, the job, and the coordinator that keeps
+        running."""
         workers = self.start_workers()
         coordinator = self.start_coordinator()
         self.assert_ended(workers)
@@ -145,7 +149,7 @@ class Jobs(unittest.TestCase):
             self.wait_for_probe(coordinator, self.coordinator_pod(), handler)
         return coordinator
 
-    # The stories.
+    # The tests.
 
     def test_a_job_runs_to_its_end_as_it_is_installed_and_an_upgrade_begins_the_next(self):
         objects = self.install("defaults")
@@ -162,7 +166,7 @@ class Jobs(unittest.TestCase):
         with self.subTest("a pod that comes late, or is started again, is sent home"):
             self.assert_ended(self.start_workers())
 
-        with self.subTest("the coordinator is moved: the finished job is shown, nobody is asked again"):
+        with self.subTest("the coordinator is moved: the finished job is shown, and no class is requested again"):
             self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 1)
             coordinator = self.run_to_the_end("3 0 1")
             self.assertIn(f"{MISSING} failed: HTTPError: 404", coordinator.said())
@@ -176,7 +180,8 @@ class Jobs(unittest.TestCase):
             self.assertEqual(coordinator.stop(30), 0)
 
     def test_pods_that_are_moved_in_the_middle_lose_nothing(self):
-        """SIGTERM to all, as when nodes are drained, well within their grace; then others of the same names."""
+        """SIGTERM to all pods, as in a drain of the nodes, well within their grace period; then
+        other pods with the same names."""
         self.url = self.cluster.origin(self.tars, SLOW)
         objects = self.install("defaults")
         coordinator, workers = self.start_coordinator(), self.start_workers()
@@ -239,7 +244,7 @@ class Jobs(unittest.TestCase):
         self.run_to_the_end("3 0 1")
 
     def test_certificates_by_cert_manager_are_used_with_tokens_by_the_chart_and_renewed_without_a_restart(self):
-        """With every flag of the job, as far as it does not name an origin elsewhere."""
+        """With all flags of the job, except those that name another origin."""
         objects = self.install(
             "everything",
             "job.headerSecret=",
@@ -273,7 +278,7 @@ class Jobs(unittest.TestCase):
         self.cluster.objects["Secret", f"{RELEASE}-tls"] = {"stringData": texts}
 
     def certificate(self, coordinator: Pod) -> str:
-        """The one that it shows to whoever connects."""
+        """The certificate that the coordinator presents."""
         ask = f"import ssl; print(ssl.get_server_certificate(('{coordinator.address}', 50051)))"
         deadline = time.monotonic() + PATIENCE
         while "BEGIN CERTIFICATE" not in (shown := self.cluster.command([sys.executable, "-c", ask]).strip()):
@@ -296,7 +301,8 @@ class Jobs(unittest.TestCase):
         self.assertIn("INSECURE", coordinator.said())
 
     def test_a_stranger_is_not_let_in(self):
-        """A worker with another token than the Secret's, and one that believes another authority."""
+        """One worker with another token than the Secret's, and one that trusts another
+        authority."""
         objects = self.install("defaults")
         coordinator = self.start_coordinator()
         self.wait_for_probe(coordinator, self.coordinator_pod(), "readinessProbe")

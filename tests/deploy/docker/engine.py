@@ -1,7 +1,9 @@
-"""A Docker engine of the tests' own: its files in a temporary folder, its bridges and firewall rules in a network namespace.
+"""A Docker engine for the tests: its files in a temporary folder, its bridges and firewall rules in
+a network namespace.
 
-So it meets no engine that is there already, and nothing of the host's network changes: an engine otherwise sets the policy of
-forwarded packets to DROP, which is for everybody on the machine. Ports that are published appear in that namespace only.
+It therefore does not interfere with an existing engine or the network of the host: an engine
+otherwise sets the policy of forwarded packets to DROP for the whole machine. Published ports are
+reachable in that namespace only.
 """
 
 import os
@@ -20,11 +22,11 @@ PROJECT = "imagenet"
 
 
 class Failed(AssertionError):
-    """A command ended with another code than 0; the text has all that it said."""
+    """A command ended with an exit code other than 0; the text has its complete output."""
 
 
 def why_not() -> str | None:
-    """Why no engine can run here, if so."""
+    """The reason why no engine can run here, or None."""
     missing = [each for each in ("dockerd", "docker", "docker-compose", "iptables", "ip", "nsenter") if not shutil.which(each)]
     if os.geteuid() != 0:
         return "Docker's engine needs root"
@@ -32,7 +34,7 @@ def why_not() -> str | None:
 
 
 def run(*words: str | Path, environment: dict[str, str] | None = None, timeout: float = 300) -> str:
-    """What a command prints."""
+    """The output of a command."""
     ended = subprocess.run([str(word) for word in words], env=environment, timeout=timeout, text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     if ended.returncode != 0:
@@ -41,7 +43,7 @@ def run(*words: str | Path, environment: dict[str, str] | None = None, timeout: 
 
 
 def wait_until(what: str, found, within: float = 120.0):
-    """The first true value of `found`; a command that fails is asked again."""
+    """The first true value of `found`; a failing command is retried."""
     deadline, last = time.monotonic() + within, None
     while time.monotonic() < deadline:
         try:
@@ -54,13 +56,13 @@ def wait_until(what: str, found, within: float = 120.0):
 
 
 class Engine:
-    """A running engine, for `with`."""
+    """A running engine, as a context manager."""
 
     def __init__(self, variables: dict[str, str]):
         self._variables = variables
 
     def __enter__(self) -> "Engine":
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine goes, too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the cleanup of the engine
         self._folder = Path(tempfile.mkdtemp(prefix="imagenet-docker-"))
         self._space = f"imagenet-docker-{os.getpid()}"
         run("ip", "netns", "add", self._space)
@@ -95,16 +97,16 @@ class Engine:
         return ["nsenter", f"--net=/run/netns/{self._space}"]
 
     def docker(self, *words: str | Path, **options) -> str:
-        """What `docker …` prints."""
+        """The output of `docker …`."""
         return run("docker", *words, environment=self.environment, **options)
 
     def compose(self, *words: str, **options) -> str:
-        """What `docker-compose …` prints for the Compose file as it stands."""
+        """The output of `docker-compose …` for the unchanged Compose file."""
         return run("docker-compose", "--project-name", PROJECT, "--file", COMPOSE_FILE, *words,
                    environment=self.environment, **options)
 
     def containers(self, service: str) -> list[str]:
-        """The ids of a service's containers, also of those that have ended, in the order of their names."""
+        """The ids of a service's containers, including ended ones, in the order of their names."""
         lines = self.docker("ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}",
                             "--filter", f"label=com.docker.compose.service={service}",
                             "--filter", "label=com.docker.compose.oneoff=False").splitlines()
@@ -115,5 +117,5 @@ class Engine:
         return self.docker("inspect", "--format", what, container)
 
     def fetch(self, url: str) -> str:
-        """What a published port answers."""
+        """The response body of a published port."""
         return run(*self._inside(), "curl", "--silent", "--show-error", "--fail", "--max-time", "5", url)

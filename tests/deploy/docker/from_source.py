@@ -1,10 +1,11 @@
-"""Builds the image from source where no registry can be reached, and runs what comes out.
+"""Builds the image from source without a registry, and runs it.
 
     cargo fetch --locked && python3 tests/deploy/docker/from_source.py
 
-In the place of the image that the Dockerfile begins with stands one that is made here: Debian's smallest system with a C
-compiler (by debootstrap, from Debian's mirror), this machine's Rust, and the crates that were fetched. The build itself has no
-network. It takes a quarter of an hour and 5 GB in the folder for temporary files, so `.ci/run` leaves it to people.
+The base image of the Dockerfile is replaced with one built here: the smallest Debian with a C
+compiler (by debootstrap, from Debian's mirror), this machine's Rust, and the fetched crates. The
+build itself has no network. It takes 15 minutes and 5 GB in the folder for temporary files, so it
+is run manually and not by `.ci/run`.
 """
 
 import os
@@ -23,7 +24,7 @@ REVISION = "0123abc"
 
 
 def stand_in(folder: Path, suite: str) -> None:
-    """Lays out the base image's files."""
+    """Creates the files of the base image."""
     run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, folder, timeout=HOUR)
     toolchain = Path(run("rustc", "--print", "sysroot"))
     for part in ("bin", "lib"):

@@ -1,8 +1,8 @@
-"""The image as it is built from programs that are built already, and the Compose file as it stands, on a real engine.
+"""The image from already built programs, and the unchanged Compose file, on a real engine.
 
     deploy/static-build && python3 -m unittest discover --verbose tests/deploy/docker
 
-Needs root and Debian's docker.io, docker-compose and iptables; no registry is asked for anything.
+Needs root and Debian's docker.io, docker-compose and iptables; no registry is used.
 """
 
 import json
@@ -23,11 +23,12 @@ REVISION = "0123abc"
 SOURCE = "https://example.org/imagenet-downloader"
 CLASSES = {line.split(",")[0] for line in (REPOSITORY / "deploy/demo.csv").read_text().splitlines()[1:]}
 MISSING = "n99999999"
-# So long that each fault below hits in the middle of the job, and a lease short enough that nobody waits for long.
+# Long enough that each fault happens during the job, with a short lease for short waits.
 PACE = {"CLASS_TAKES": "30s", "LEASE_TTL": "5s"}
-# What a coordinator grants a silent worker beside the lease.
+# Seconds until a silent worker is lost: the lease, and the additional time that a coordinator
+# grants.
 LOST_AFTER = 5 + 10
-# Seconds for what takes a few of them on a machine that has nothing else to do.
+# Deadline in seconds for steps that take a few seconds on an idle machine.
 PATIENCE = 120.0
 
 engine: Engine
@@ -43,9 +44,9 @@ def setUpModule():
 
 
 class TheImage(unittest.TestCase):
-    """What the Dockerfile promises."""
+    """The properties of the image that the Dockerfile promises."""
 
-    def test_is_small_belongs_to_nobody_and_says_what_it_is(self):
+    def test_is_small_runs_as_an_unprivileged_user_and_has_labels(self):
         image = json.loads(engine.docker("inspect", IMAGE))[0]
         print(f"the image has {image['Size'] / 1e6:.1f} MB", flush=True)
         self.assertLess(image["Size"], LARGEST)
@@ -68,7 +69,7 @@ class TheImage(unittest.TestCase):
             with self.assertRaises(Failed) as ended:
                 engine.docker("run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none", "--user", "1000:1000",
                               "--volume", f"{folder}:/data", IMAGE, "coordinator", "--demo")
-            # With the demo's missing class that is its right end.
+            # The exit code of a demo, which has a missing class.
             self.assertIn("ended with 1\n", str(ended.exception))
             classes = {each.name: each.stat().st_uid for each in Path(folder, "images").iterdir() if each.is_dir()}
             self.assertEqual([each.name for each in Path(folder).iterdir()], ["images"])
@@ -81,7 +82,7 @@ class TheImage(unittest.TestCase):
         engine.docker("rm", container)
         files = {words[5]: words for words in map(str.split, listing.splitlines()) if len(words) == 6}
         programs = {name for name, words in files.items() if words[0].startswith("-rwx")}
-        # What the engine itself puts into each container is below dev and etc.
+        # The files that the engine adds to each container are below dev and etc.
         programs = {name for name in programs if name.startswith("usr/")}
         self.assertEqual(programs, {"usr/local/bin/coordinator", "usr/local/bin/worker"})
         ours = {name: (words[0], words[1]) for name, words in files.items() if words[1] != "0/0"}
@@ -90,7 +91,7 @@ class TheImage(unittest.TestCase):
 
 
 class AMistake(unittest.TestCase):
-    """It is told at once, and leaves nothing behind."""
+    """A mistake is reported at once, and leaves no files."""
 
     def test_a_list_that_is_not_there(self):
         self.addCleanup(engine.compose, "down", "--volumes")
@@ -102,7 +103,7 @@ class AMistake(unittest.TestCase):
 
 
 class TheComposeFile(unittest.TestCase):
-    """One job, and whatever happens to it."""
+    """One job with several faults."""
 
     def setUp(self):
         self.addCleanup(engine.compose, "down", "--volumes")
@@ -121,12 +122,12 @@ class TheComposeFile(unittest.TestCase):
 
         engine.docker("kill", killed)
         engine.docker("network", "disconnect", "imagenet_default", cut_off)
-        # The process dies, the engine starts it again, and it waits for those that had a session.
+        # The engine restarts the killed process, which waits for the workers with sessions.
         crashed, = engine.containers("coordinator")
         run("kill", "-KILL", engine.inspect(crashed, "{{.State.Pid}}"))
         self.wait_for("the coordinator is there again", lambda job: job["epoch"] == first["epoch"] + 1)
         self.assertEqual(engine.inspect(crashed, "{{.RestartCount}}"), "1")
-        # In the middle of that it is replaced.
+        # The container is replaced during that wait.
         engine.compose("rm", "--force", "--stop", "coordinator")
         engine.compose("up", "--detach", "--no-build", "coordinator")
         self.assertNotEqual(engine.containers("coordinator"), [crashed])
@@ -144,7 +145,8 @@ class TheComposeFile(unittest.TestCase):
         wait_until("workers end with 0 when the job is done", lambda: self.ended(cut_off, stays) == ["0", "0"])
         self.assertEqual(self.ended(killed), ["137"])
 
-        # Once more, with all workers: nothing is begun anew, and nothing is asked of the origin.
+        # Start again with all workers: no class is started again, and the origin receives no
+        # request.
         engine.compose("stop", "coordinator")
         self.assertEqual(self.ended(*engine.containers("coordinator")), ["1"], "the job's, of which a class is missing")
         engine.compose("up", "--detach", "--no-build")
@@ -159,17 +161,17 @@ class TheComposeFile(unittest.TestCase):
                                         "--connect", "https://localhost:50051", "--token-file", "/trust/viewer.token"))
 
     def wait_for(self, what: str, reached, within: float = PATIENCE):
-        """The first true answer of `reached` to the job's status."""
+        """The first true result of `reached` for the job's status."""
         found = wait_until(what, lambda: reached(self.status()), within)
         print(f"  {what}", flush=True)
         return found
 
     def ended(self, *containers: str) -> list[str]:
-        """The exit codes; a dash for who runs."""
+        """The exit codes; a dash for a running container."""
         return [engine.inspect(each, "{{if .State.Running}}-{{else}}{{.State.ExitCode}}{{end}}") for each in containers]
 
     def assert_confined(self, container: str):
-        """Asks the kernel, not the engine."""
+        """Checks the confinement in the kernel, not in the engine."""
         process = Path("/proc") / engine.inspect(container, "{{.State.Pid}}")
         fields = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
         self.assertEqual(fields["Uid"].split() + fields["Gid"].split(), [str(USER)] * 8)
@@ -185,7 +187,8 @@ class TheComposeFile(unittest.TestCase):
         self.assertEqual([each.name for each in Path(volumes["/join"]["Source"]).iterdir()], ["worker.token"])
 
     def assert_complete(self):
-        """All classes but the missing one, each as its manifest says, and nothing that was left behind."""
+        """Checks that all classes but the missing one match their manifests, and that no other
+        files are left."""
         said = engine.compose("run", "--rm", "verify")
         there = len(CLASSES) - 1
         self.assertIn(f"{there} classes: {there} right, 0 different, 0 not proved;", said)
@@ -198,7 +201,7 @@ class TheComposeFile(unittest.TestCase):
 
 
 def names(job: dict) -> set[str]:
-    """The workers', which are the first letters of their containers' ids."""
+    """The names of the workers, which are the first characters of their containers' ids."""
     return {each["name"] for each in job["workers"]}
 
 

@@ -1,4 +1,5 @@
-"""What is delivered beside the programs: notices of third parties, the list of components, no paths.
+"""The files delivered with the programs: third-party notices, the list of components, and no local
+paths.
 
     deploy/static-build && deploy/sbom && python3 -m unittest discover tests/deploy/supply_chain
 """
@@ -19,7 +20,8 @@ ACKNOWLEDGEMENT = "This software is based in part on the work of the Independent
 
 
 def crates(edges: str, *packages: str) -> set[tuple[str, str]]:
-    """Name and version of the crates that the packages need, without those of this workspace."""
+    """Name and version of the crates that the packages depend on, without those of this
+    workspace."""
     command = ["cargo", "tree", "--locked", "--prefix", "none", "--edges", edges, "--target", host()]
     command += [word for package in packages for word in ("--package", package)]
     listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
@@ -85,7 +87,7 @@ class Programs(unittest.TestCase):
 
 
 def build_places() -> list[str]:
-    """The folders that the build has used and that say something of the machine."""
+    """The folders of the build whose paths identify the machine."""
     cargo = os.environ.get("CARGO_HOME", str(Path.home() / ".cargo"))
     target = os.environ.get("CARGO_TARGET_DIR", str(REPOSITORY / "target"))
     return [cargo, str(REPOSITORY), target]
