@@ -44,9 +44,9 @@ pub struct WorkerConfig {
 /// all other options of the job come from the coordinator: a worker only says where to put the
 /// images and how many downloads run at once.
 ///
-/// A worker waits for its coordinator without a time limit: at the start, and after a connection is
-/// lost. It finishes the classes that it has, keeps their results, and tries to connect again every
-/// few seconds. It ends when the job is done.
+/// A worker waits for its coordinator for 24 hours: at the start, and after a connection is lost.
+/// It finishes the classes that it has, keeps their results, and tries to connect again every few
+/// seconds. It ends when the job is done.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "worker", version = crate::version::VERSION, after_help = format!("{EXAMPLES}\n\n{}", exit_code::HELP))]
 pub struct Cli {
