@@ -19,7 +19,10 @@ pub const LONGEST_PAGE: u64 = 1 << 20;
 /// first and the last one. The first half of them is spread over the whole list too, because behind
 /// redirects it decides alone.
 pub fn spread(classes: usize) -> impl Iterator<Item = usize> {
-    (0..SAMPLE).step_by(2).chain((1..SAMPLE).step_by(2)).map(move |number| number * classes.saturating_sub(1) / (SAMPLE - 1))
+    (0..SAMPLE)
+        .step_by(2)
+        .chain((1..SAMPLE).step_by(2))
+        .map(move |number| number * classes.saturating_sub(1) / (SAMPLE - 1))
 }
 
 /// The origin refuses every class alike.

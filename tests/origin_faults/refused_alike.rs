@@ -219,9 +219,14 @@ fn waiting_workers_continue_with_the_login_of_the_next_coordinator() {
     let coordinator = job.start_coordinator_at(address);
     let target = job.target_path().to_str().expect("a plain path").to_owned();
     let url = format!("http://{address}");
-    let workers = ["w1", "w2"]
+    let mut workers = ["w1", "w2"]
         .map(|name| job.start_worker_with(["--connect", &url, "--name", name, "--workers", "4", "--target", &target]));
     job.assert_could_not_run(&coordinator.wait(), &["403 Client Error", "--header-file"]);
+    for worker in &mut workers {
+        worker.wait_until("it has lost its coordinator", |worker| {
+            worker.stderr().contains(", trying again until 20").then_some(())
+        });
+    }
     let requests = origin.all_requests().len();
     assert!((20..=25).contains(&requests), "{requests} requests of both workers");
 
@@ -244,7 +249,6 @@ fn waiting_workers_continue_with_the_login_of_the_next_coordinator() {
             finished.stderr
         );
         assert!(lines[0].contains("--header-file") && lines[0].contains("waits for the next"), "{lines:?}");
-        assert!(finished.stderr.contains(", trying again until 20"), "{}", finished.stderr);
     }
     job.assert_ended(&coordinator.wait(), 0, Table::of(60, 0, 0));
     let with_login = |request: &tests::origin::Request| request.header("cookie") == Some("session=fresh");
