@@ -166,6 +166,11 @@ impl StagingArea {
     /// As [`Self::remove`], unless it contains something from which another process could continue.
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
+        // After the listing: a process takes its lock before it makes anything else, so nothing of a
+        // running one is in the list if no lock is held now.
+        if self.is_shared()? {
+            return Ok(false);
+        }
         // Empty staging folders are removed; removing the others fails.
         let is_empty = |entry: &Entry| match purpose_of(entry) {
             Some(Purpose::Lock) => true,
@@ -204,10 +209,11 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
         if attempt > 0 {
             thread::sleep(RETRY_DELAY);
         }
-        let found = entries(area)?;
-        let found = found.into_iter().filter(|entry| purpose_of(entry).is_some());
-        let (locks, others): (Vec<Entry>, Vec<Entry>) = found.partition(is_lock_file);
-        for lock in locks {
+        let others = entries(area)?.into_iter().filter(|entry| purpose_of(entry).is_some());
+        let others: Vec<Entry> = others.filter(|entry| !is_lock_file(entry)).collect();
+        // Listed again: a listing is not atomic, so the first one can have an entry of a process and
+        // not the lock file that the process created before.
+        for lock in entries(area)?.into_iter().filter(is_lock_file) {
             if !remove_if_dead(lock.path())? {
                 return Ok(false);
             }

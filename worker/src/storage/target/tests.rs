@@ -85,6 +85,21 @@ fn a_cleared_storage_keeps_its_id_unless_another_process_has_made_a_new_one() {
 }
 
 #[test]
+fn a_process_that_leaves_removes_nothing_of_one_that_enters() {
+    let place = TargetFolder::new();
+    let leaving = place.open();
+    let entering = place.open();
+    let probe = entering.staging().join("probe.0123456789abcdef");
+    let empty = entering.staging().join("n00000001.0123456789abcdef");
+    fs::create_dir(&probe).unwrap();
+    fs::create_dir(&empty).unwrap();
+    drop(leaving);
+    assert!(probe.is_dir() && empty.is_dir());
+    drop(entering);
+    place.assert_nothing_left();
+}
+
+#[test]
 fn every_path_to_a_target_has_the_same_area_and_storage_id() {
     let place = TargetFolder::new();
     let target = place.open();
