@@ -85,6 +85,7 @@ mod tests {
         assert!(all.into_iter().eq(0..SAMPLE));
         let mut positions: Vec<usize> = spread(1000).collect();
         assert!(positions[..SAMPLE / 2].is_sorted_by(|one, next| one < next && next - one <= 106));
+        assert!(positions[SAMPLE / 2 - 1] > 900, "the first half reaches the end of the list");
         positions.sort_unstable();
         assert_eq!((positions.len(), positions[0], positions[19]), (SAMPLE, 0, 999));
         assert!(positions.is_sorted_by(|one, next| one < next && next - one <= 53));
